@@ -1,0 +1,101 @@
+"""One execution of a task: what a worker was given, and how it ended. Pure records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETED = "completed"  # with its evidence: exit status 0, or the function returned
+    FAILED = "failed"  # the job said no
+    TIMED_OUT = "timed_out"  # it took longer than its timeout, or stood still longer than its stall timeout
+    CANCELED = "canceled"  # the task was canceled while it ran
+    LOST = "lost"  # its worker died or was cut off: the lease ran out
+    HANDED_BACK = "handed_back"  # its worker shut down and gave it back; nothing is charged
+    DEFERRED = "deferred"  # the job asked to be tried later (exit status 75); nothing is charged
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """One model call as a job reports it. ``cost_usd`` None: unknown price, recorded and flagged, never zero."""
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    total_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    id: str | None = None
+    session_id: str | None = None
+    at: datetime | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a worker holds after a claim: everything a runner needs, and the fence it must quote (``attempt``)."""
+
+    task_id: str
+    attempt: int
+    workspace_id: str
+    project_id: str
+    project: str
+    run_id: str
+    session_id: str | None
+    key: str
+    title: str
+    work: dict[str, Any]
+    input: dict[str, Any]
+    needs: dict[str, dict[str, Any]]
+    agent: str | None
+    timeout: timedelta | None
+    stall_timeout: timedelta | None
+    workdir: str | None
+    python_path: tuple[str, ...]
+    max_attempts: int
+    failures: int
+    deferrals: int
+    backoff: dict[str, Any]
+    repeatable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a runner returns. ``log`` is the bounded text of stderr (and of prints, for Python jobs).
+
+    ``retryable`` False: an error that no retry can mend (a function that does not exist).
+    """
+
+    outcome: Outcome
+    output: Any = None
+    exit_code: int | None = None
+    error: str | None = None
+    log: str | None = None
+    usage: tuple[Usage, ...] = ()
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as stored."""
+
+    task_id: str
+    number: int
+    worker: str | None
+    host: str | None
+    started_at: datetime
+    heartbeat_at: datetime | None
+    progress_at: datetime | None
+    lease_until: datetime | None
+    finished_at: datetime | None
+    outcome: Outcome | None
+    exit_code: int | None
+    error: str | None
+    output: Any
+    log: str | None

@@ -1,0 +1,47 @@
+"""The append-only story of a task: which events exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class EventType(StrEnum):
+    """What can be written into a task's (or a run's) story."""
+
+    CREATED = "created"
+    ASSIGNED = "assigned"
+    CLAIMED = "claimed"  # a worker holds it; attempt and worker in the payload
+    STARTED = "started"  # the job itself was started
+    PROGRESS = "progress"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ESCALATED = "escalated"
+    HEARTBEAT_LOST = "heartbeat_lost"  # the lease ran out, or the worker's parent reported its death
+    RETRIED = "retried"  # queued again, after a failed attempt or by a person
+    HANDED_BACK = "handed_back"  # the worker shut down
+    CANCELED = "canceled"
+    BLOCKED = "blocked"
+    UNBLOCKED = "unblocked"
+    RUN_SUBMITTED = "run_submitted"
+    RUN_FINISHED = "run_finished"
+    RUN_REOPENED = "run_reopened"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the story. ``cursor`` orders events as they became visible; pass it back to read on from there."""
+
+    cursor: str
+    type: EventType
+    at: datetime
+    run_id: str | None
+    task_id: str | None
+    key: str | None
+    attempt: int | None
+    actor: str | None
+    payload: dict[str, Any]

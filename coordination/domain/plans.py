@@ -1,0 +1,124 @@
+"""A plan as its author writes it: a graph of tasks with their rules. Pure; formats/plan reads it from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from coordination.domain.tasks import DependencyKind, OnDependencyFailure
+from coordination.domain.work import Work
+
+MAX_TITLE = 500
+MAX_KEY = 200
+MAX_TASKS = 200_000
+
+DEFAULT_MAX_ATTEMPTS = 1
+DEFAULT_TIMEOUT = timedelta(hours=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """One edge towards another task of the plan, by key."""
+
+    key: str
+    kind: DependencyKind = DependencyKind.BLOCKS
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits between failed attempts: initial, then times factor, never above maximum."""
+
+    initial: timedelta = timedelta(seconds=2)
+    factor: float = 2.0
+    maximum: timedelta = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a plan. ``None`` means: as the plan's defaults say.
+
+    ``run`` is a Shell, a PythonCall, a mapping such as ``{"shell": "ruff check ."}`` or an importable function.
+    ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
+    Durations are timedeltas; ``priority``: higher runs earlier, default 0.
+    """
+
+    key: str
+    run: Work | Mapping[str, Any] | Callable[..., Any]
+    title: str | None = None
+    needs: Sequence[str | Dependency] = ()
+    input: Mapping[str, Any] = field(default_factory=dict)
+    agent: str | None = None
+    parent: str | None = None
+    priority: int = 0
+    max_attempts: int | None = None
+    backoff: Backoff | None = None
+    timeout: timedelta | None = None
+    stall_timeout: timedelta | None = None
+    repeatable: bool = True
+    on_dependency_failure: OnDependencyFailure | None = None
+    concurrency_key: str | None = None
+    not_before: datetime | None = None
+    due: datetime | None = None
+    workdir: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds for every task of the plan that says nothing else."""
+
+    timeout: timedelta = DEFAULT_TIMEOUT
+    stall_timeout: timedelta | None = None
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    backoff: Backoff = field(default_factory=Backoff)
+    on_dependency_failure: OnDependencyFailure = OnDependencyFailure.CANCEL
+    workdir: str | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRef:
+    """Which project a plan belongs to. Empty: the git repository that is stood in."""
+
+    name: str | None = None
+    git_remote: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many tasks may run at once: in the whole project, per agent, per named key. Missing: no limit.
+
+    A task's ``concurrency_key`` that ``keys`` does not name is limited to 1.
+    """
+
+    project: int | None = None
+    agents: Mapping[str, int] = field(default_factory=dict)
+    keys: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCap:
+    """The plan's own cap in US dollars, kept with the run."""
+
+    usd: Decimal
+    on_exceed: str = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs."""
+
+    tasks: Sequence[Task]
+    name: str | None = None
+    project: ProjectRef = field(default_factory=ProjectRef)
+    defaults: Defaults = field(default_factory=Defaults)
+    concurrency: Concurrency = field(default_factory=Concurrency)
+    budget: BudgetCap | None = None
+    python_path: Sequence[str] = ()
+    session: str | None = None
+    source: str | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,87 @@
+"""What follows the end of an attempt: a value, decided without a clock or a database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
+from coordination.domain.plans import Backoff
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """The task is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """Another attempt may follow, no sooner than after this wait."""
+
+    wait: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No attempt follows."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskPerson:
+    """The outcome is unknown and the job must not be repeated: a person decides."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StayCanceled:
+    """The task was canceled before; only the attempt is closed."""
+
+
+Decision = Complete | RetryAfter | GiveUp | AskPerson | StayCanceled
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    failures: int,
+    losses: int,
+    deferrals: int,
+    max_attempts: int,
+    repeatable: bool,
+    backoff: Backoff,
+    retryable: bool = True,
+) -> Decision:
+    """What follows *outcome*; the three counts already include this attempt."""
+    match outcome:
+        case Outcome.COMPLETED:
+            return Complete()
+        case Outcome.CANCELED:
+            return StayCanceled()
+        case Outcome.HANDED_BACK:
+            return RetryAfter(timedelta(0))
+        case Outcome.DEFERRED:
+            if deferrals >= MAX_DEFERRALS:
+                return GiveUp(f"asked to be tried later {deferrals} times")
+            return RetryAfter(wait_before(deferrals, backoff))
+        case Outcome.LOST:
+            if not repeatable:
+                return AskPerson("its worker was lost and the job must not be repeated")
+            if losses >= MAX_LOSSES:
+                return GiveUp(f"{losses} workers were lost while running it")
+            return RetryAfter(timedelta(0))
+        case Outcome.FAILED | Outcome.TIMED_OUT:
+            if not retryable:
+                return GiveUp("no retry can mend this")
+            if failures >= max_attempts:
+                return GiveUp("attempts used up" if max_attempts > 1 else "it has one attempt")
+            return RetryAfter(wait_before(failures, backoff))
+
+
+def wait_before(count: int, backoff: Backoff) -> timedelta:
+    """The wait after the *count*-th failure (1-based), without jitter."""
+    exponent = min(max(count - 1, 0), 60)
+    return min(backoff.initial * (backoff.factor**exponent), backoff.maximum)

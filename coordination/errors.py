@@ -1,0 +1,131 @@
+"""Every refusal the system can give, as one tree; each carries a code, a sentence and, where it helps, a hint.
+
+    CoordinationError
+    ├── Refused               the caller's input is wrong; nothing was changed
+    │   ├── PlanError         a plan file or a Plan object (knows file and line)
+    │   ├── FormatError       a foreign file (knows file and line)
+    │   └── SettingsError     an environment variable or option
+    ├── NotFound              no such run, task, project, issue
+    ├── Conflict              somebody else was first
+    │   ├── IllegalMove       the task machine has no such move from that state
+    │   ├── LeaseLost         a later attempt holds the task
+    │   └── StackRunning      another stack owns this home folder
+    └── Unavailable           the world is not there (now)
+        ├── DatabaseUnavailable
+        ├── RedisUnavailable
+        └── SchemaMismatch    the store's schema and this program do not fit
+"""
+
+from __future__ import annotations
+
+
+class CoordinationError(Exception):
+    """Base of all refusals. ``code`` is stable and machine-readable; ``hint`` says what to do about it."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def sentence(self) -> str:
+        """The message and its hint as a person reads them, on one line."""
+        text = self.message if self.message.endswith((".", "!", "?")) else self.message + "."
+        if self.hint:
+            hint = self.hint if self.hint.endswith((".", "!", "?")) else self.hint + "."
+            text = f"{text} {hint}"
+        return " ".join(text.split())
+
+
+class Refused(CoordinationError):
+    """The input is wrong; nothing was stored."""
+
+    code = "refused"
+
+
+class PlanError(Refused):
+    """A plan that cannot be accepted. ``source`` is the file's name (or None), ``line`` is 1-based (or None)."""
+
+    code = "plan_error"
+
+    def __init__(
+        self, message: str, *, source: str | None = None, line: int | None = None, hint: str | None = None
+    ) -> None:
+        place = source or ""
+        if line is not None:
+            place = f"{place}:{line}" if place else f"line {line}"
+        super().__init__(f"{place}: {message}" if place else message, hint=hint)
+        self.source = source
+        self.line = line
+
+
+class FormatError(PlanError):
+    """A foreign file (Beads, costs.jsonl) with a line that cannot be read."""
+
+    code = "format_error"
+
+
+class SettingsError(Refused):
+    """A setting that cannot be used."""
+
+    code = "settings_error"
+
+
+class NotFound(CoordinationError):
+    """Nothing there by that name or id."""
+
+    code = "not_found"
+
+
+class Conflict(CoordinationError):
+    """Somebody else was first."""
+
+    code = "conflict"
+
+
+class IllegalMove(Conflict):
+    """The move does not exist from this state."""
+
+    code = "illegal_move"
+
+    def __init__(self, move: str, state: str, *, what: str = "task") -> None:
+        super().__init__(f"A {what} that is {state} cannot {move}")
+        self.move = move
+        self.state = state
+
+
+class LeaseLost(Conflict):
+    """The attempt that speaks is not the one that holds the task."""
+
+    code = "lease_lost"
+
+
+class StackRunning(Conflict):
+    """Another stack owns this home folder."""
+
+    code = "stack_running"
+
+
+class Unavailable(CoordinationError):
+    """Something outside this program is not there now."""
+
+    code = "unavailable"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The SQL database cannot be reached or written."""
+
+    code = "database_unavailable"
+
+
+class RedisUnavailable(Unavailable):
+    """Redis cannot be reached, or refuses us."""
+
+    code = "redis_unavailable"
+
+
+class SchemaMismatch(Unavailable):
+    """The schema in the store does not fit this program."""
+
+    code = "schema_mismatch"

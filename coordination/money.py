@@ -1,0 +1,40 @@
+"""Money is ``Decimal`` US dollars, exact from the wire to the database; floats never hold an amount."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from coordination.errors import Refused
+
+ZERO = Decimal(0)
+_LARGEST = Decimal(10) ** 12
+_MAX_PLACES = 30
+
+
+def usd(value: str | int | float | Decimal) -> Decimal:
+    """*value* as exact dollars.
+
+    A float is read by its shortest decimal form (0.1 is one tenth), as a person or a JSON file means it.
+    Raises Refused for what is not a finite number, beyond a trillion, or finer than 30 decimal places.
+    """
+    if isinstance(value, bool):
+        raise Refused(f"{value!r} is not an amount of money")
+    try:
+        amount = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    except (InvalidOperation, TypeError, ValueError):
+        raise Refused(f"{value!r} is not an amount of money", hint="Write it like 1.25") from None
+    if not amount.is_finite() or abs(amount) > _LARGEST:
+        raise Refused(f"{value!r} is not an amount of money that can be kept")
+    exponent = amount.as_tuple().exponent
+    if isinstance(exponent, int) and -exponent > _MAX_PLACES:
+        raise Refused(f"{value!r} has more than {_MAX_PLACES} decimal places")
+    return amount
+
+
+def show_usd(amount: Decimal) -> str:
+    """For people: cents, or as many digits as a small amount needs to be seen."""
+    if amount == 0:
+        return "$0.00"
+    if abs(amount) >= Decimal("0.01"):
+        return f"${amount:,.2f}"
+    return f"${amount.normalize():f}"
