@@ -1,0 +1,78 @@
+# make help lists what there is. Works in a path with spaces, so nothing here names an absolute path as a target.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PY := .venv/bin/python
+JOBS ?= 2
+
+# An environment fits one pyproject.toml in one place: an edited or moved checkout installs again, nothing else does.
+KEY := $(shell { cat pyproject.toml; pwd; } | cksum | tr ' ' -)
+RUNTIME := .venv/installed-$(KEY)
+DEVELOPMENT := .venv/development-$(KEY)
+
+.PHONY: help demo test lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(RUNTIME) ## Run the example plan on this repository, with an embedded stack
+	@echo "== coord run examples/repo-checkup.yaml"
+	@COORD_HOME="$${COORD_HOME:-$$PWD/.coord/demo}" $(PY) -m coordination.cli run examples/repo-checkup.yaml
+
+test: $(DEVELOPMENT) ## Run all tests on SQLite, PostgreSQL and Redis (ARGS=… goes to pytest, JOBS=2 processes)
+	@echo "== pytest, $(JOBS) processes"
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(DEVELOPMENT) ## Check style, format, types and import contracts
+	@echo "== ruff check"
+	@$(PY) -m ruff check .
+	@echo "== ruff format --check"
+	@$(PY) -m ruff format --check .
+	@echo "== mypy"
+	@$(PY) -m mypy
+	@echo "== import contracts"
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo
+
+format: $(DEVELOPMENT) ## Format the code and mend what ruff can mend
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+bench: $(DEVELOPMENT) ## Measure throughput, hops and fan-out beside raw Celery
+	@echo "== benchmarks"
+	@$(PY) -m benchmarks $(ARGS)
+
+clean: ## Remove the environment, caches and the demo's data
+	rm -rf .venv .coord/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# A .venv whose Python has gone (a dangling link) counts as missing, and is made anew.
+$(PY):
+	@for candidate in $${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do \
+	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then found=$$candidate; break; fi; \
+	done; \
+	if [ -z "$${found:-}" ]; then \
+	    echo "No Python 3.11, 3.12 or 3.13 found on PATH. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; \
+	fi; \
+	echo "== environment: .venv with $$("$$found" --version)"; \
+	"$$found" -m venv --clear .venv || { \
+	    rm -rf .venv; \
+	    echo "This Python cannot make environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+
+# uv where it is installed (seconds instead of half a minute); its own index settings may differ from pip's, so pip is the way back.
+define install
+	@if command -v uv >/dev/null && uv pip install --quiet --python $(PY) $(1); then :; else $(PY) -m pip install --quiet --disable-pip-version-check $(1); fi
+endef
+
+$(RUNTIME): | $(PY)
+	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
+	$(call install,--editable .)
+	@rm -f .venv/installed-*; touch $@
+
+# Dependency groups are younger than the pip of many Pythons, so the group is read here.
+$(DEVELOPMENT): $(RUNTIME)
+	@echo "== installing the tools for tests and lint into .venv (once; about half a minute)"
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > .venv/development.txt
+	$(call install,--requirement .venv/development.txt)
+	@rm -f .venv/development-*; touch $@
