@@ -1,0 +1,1 @@
+"""Read-only joins that answer one question each. Nothing here writes."""

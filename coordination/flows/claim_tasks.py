@@ -1,0 +1,151 @@
+"""Claim tasks for a worker: raise the fence, take the slots, open attempts with a lease, hand over what they need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping
+
+from coordination.domain.attempts import Claim
+from coordination.domain.events import EventType
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.tasks import BlockReason
+from coordination.store.queries import attempts, dependencies, events, ready, slots
+
+_PAUSED = (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)
+
+
+def claim_tasks(
+    tx: Connection, workspace_id: str, ids: Sequence[str], *, worker_id: str, lease: timedelta, limit: int | None = None
+) -> list[Claim]:
+    """Those of *ids* (all of one project) that this worker now holds, best first; others may have been faster.
+
+    Tasks of a paused project become blocked; tasks whose slots are full stay queued and wait in SQL again.
+    """
+    found = ready.lock_ready(tx, workspace_id, ids)
+    if not found:
+        return []
+    project_id = found[0]["project_id"]
+    if found[0]["project_status"] in _PAUSED:
+        _hold_back(tx, workspace_id, found)
+        return []
+    chosen = _with_slots(tx, workspace_id, project_id, found, limit)
+    refused = [row["id"] for row in found if row["id"] not in chosen]
+    if refused:
+        ready.unmark_rung(tx, workspace_id, refused)
+    if not chosen:
+        return []
+    ready.claim(tx, workspace_id, list(chosen))
+    outputs = dependencies.outputs_for(tx, workspace_id, list(chosen))
+    claims = [
+        _claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen
+    ]
+    attempts.insert_many(
+        tx,
+        [
+            {
+                "task_id": claim.task_id,
+                "number": claim.attempt,
+                "workspace_id": workspace_id,
+                "project_id": project_id,
+                "run_id": claim.run_id,
+                "worker_id": worker_id,
+                "slots": list(claim.slots) or None,
+            }
+            for claim in claims
+        ],
+        lease=lease,
+    )
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project_id,
+                "run_id": claim.run_id,
+                "task_id": claim.task_id,
+                "attempt": claim.attempt,
+                "type": EventType.CLAIMED,
+                "actor": f"worker:{worker_id}",
+            }
+            for claim in claims
+        ],
+    )
+    return claims
+
+
+def _with_slots(
+    tx: Connection, workspace_id: str, project_id: str, found: Sequence[RowMapping], limit: int | None
+) -> dict[str, tuple[str, ...]]:
+    """The tasks for which every limit has a place, with the names of the places they take."""
+    free = slots.lock(tx, workspace_id, project_id)
+    chosen: dict[str, tuple[str, ...]] = {}
+    taken: Counter[str] = Counter()
+    for row in found:
+        if limit is not None and len(chosen) >= limit:
+            break
+        wanted = ["project"]
+        if row["agent"] is not None:
+            wanted.append(f"agent:{row['agent']}")
+        if row["concurrency_key"] is not None:
+            wanted.append(f"key:{row['concurrency_key']}")
+        limited = tuple(name for name in wanted if name in free)
+        if all(free[name] > 0 for name in limited):
+            for name in limited:
+                free[name] -= 1
+                taken[name] += 1
+            chosen[row["id"]] = limited
+    slots.take(tx, workspace_id, project_id, taken)
+    return chosen
+
+
+def _hold_back(tx: Connection, workspace_id: str, found: Sequence[RowMapping]) -> None:
+    ready.hold_back(tx, workspace_id, [row["id"] for row in found], BlockReason.PAUSED)
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": row["project_id"],
+                "run_id": row["run_id"],
+                "task_id": row["id"],
+                "type": EventType.BLOCKED,
+                "payload": {"reasons": ["paused"]},
+            }
+            for row in found
+        ],
+    )
+
+
+def _claim(row: RowMapping, held: tuple[str, ...], needs: dict[str, dict[str, Any]]) -> Claim:
+    options = row["options"]
+    return Claim(
+        task_id=row["id"],
+        attempt=row["attempt"] + 1,
+        workspace_id=row["workspace_id"],
+        project_id=row["project_id"],
+        project=row["project_name"],
+        run_id=row["run_id"],
+        session_id=row["session_id"],
+        key=row["key"],
+        title=row["title"],
+        work=row["work"],
+        input=row["input"],
+        needs=needs,
+        agent=row["agent"],
+        timeout=row["timeout"],
+        stall_timeout=row["stall_timeout"],
+        workdir=row["workdir"],
+        python_path=tuple(row["python_path"]),
+        max_attempts=row["max_attempts"],
+        failures=row["failures"],
+        deferrals=row["deferrals"],
+        backoff=options.get("backoff", {}),
+        repeatable=row["repeatable"],
+        losses=row["losses"],
+        slots=held,
+        kind=row["kind"],
+    )

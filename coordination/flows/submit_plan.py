@@ -1,0 +1,283 @@
+"""Submit a plan: all of it is checked before anything is stored, and all of it is stored in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from coordination.domain import graph, templates
+from coordination.domain.events import EventType
+from coordination.domain.plans import Backoff, Dependency, Plan, Task
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.sessions import SessionTarget
+from coordination.domain.supervision import DEFAULT_LIFETIME
+from coordination.domain.tasks import NO_REASON, BlockReason, TaskState
+from coordination.domain.work import Work, parse_work
+from coordination.errors import NotFound, PlanError, Refused
+from coordination.ids import is_id, new_id
+from coordination.services import projects as project_service
+from coordination.store.bulk import insert_rows
+from coordination.store.queries import events, runs, slots, supervisors
+from coordination.store.tables.events import task_events
+from coordination.store.tables.tasks import dependencies, tasks
+from coordination.store.types import commit_order, db_now
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a plan comes from: which project (its identity, a name for people, a folder), and who submits it."""
+
+    identity: str
+    name: str
+    creator: str
+    path: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What was stored."""
+
+    run_id: str
+    project_id: str
+    task_ids: dict[str, str]
+
+
+def submit_plan(
+    tx: Connection, workspace_id: str, plan: Plan, origin: Origin, *, lifetime: timedelta = DEFAULT_LIFETIME
+) -> Submitted:
+    """Store *plan* as a new run. Raises PlanError or Refused with nothing stored."""
+    works = checked(plan)
+    project = project_service.resolve(
+        tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path
+    )
+    if project.status is ProjectStatus.ARCHIVED:
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+    project_service.activate(tx, workspace_id, project)
+    run_id = new_id()
+    session_id = _session(tx, workspace_id, project.id, plan)
+    runs.insert_run(
+        tx,
+        workspace_id,
+        {
+            "id": run_id,
+            "project_id": project.id,
+            "session_id": session_id,
+            "name": plan.name or project.name,
+            "creator": origin.creator,
+            "python_path": list(plan.python_path),
+            "budget_usd": plan.budget.usd if plan.budget else None,
+            "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
+            "metadata": dict(origin.metadata),
+        },
+    )
+    ids = {task.key: new_id() for task in plan.tasks}
+    now, txid = tx.execute(select(db_now(), commit_order())).one()
+    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now)
+    edges = [edge for task in plan.tasks for edge in _edges(scope, task, ids)]
+    pending: dict[str, int] = {}
+    for edge in edges:
+        if edge.pop("holds"):
+            pending[edge["child_id"]] = pending.get(edge["child_id"], 0) + 1
+    insert_rows(tx, tasks, [_row(scope, task, works[task.key], ids, pending) for task in plan.tasks])
+    insert_rows(tx, dependencies, edges)
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project.id,
+                "run_id": run_id,
+                "type": EventType.RUN_SUBMITTED,
+                "actor": origin.creator,
+                "payload": {"tasks": len(ids), "dependencies": len(edges), "name": plan.name},
+            }
+        ],
+    )
+    insert_rows(tx, task_events, [_created(scope, task, ids, txid) for task in plan.tasks])
+    insert_rows(
+        tx,
+        task_events,
+        [
+            {**_created(scope, task, ids, txid), "type": EventType.ASSIGNED, "payload": {"agent": agent}}
+            for task in plan.tasks
+            if (agent := task.agent or plan.defaults.agent)
+        ],
+    )
+    _limits(tx, scope)
+    supervisors.ensure(
+        tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
+    )
+    return Submitted(run_id, project.id, ids)
+
+
+def checked(plan: Plan) -> dict[str, Work]:
+    """The plan's jobs by key, after every check that needs no store; PlanError names file and line."""
+    graph.check(plan)
+    works: dict[str, Work] = {}
+    for task in plan.tasks:
+        work = parse_work(task.run)
+        try:
+            templates.check(work.to_json(), needs=[_edge(need).key for need in task.needs])
+        except Refused as error:
+            raise PlanError(
+                f"task {task.key!r}: {error.message}",
+                source=plan.source,
+                line=plan.lines.get(task.key),
+                hint=error.hint,
+            ) from None
+        works[task.key] = work
+    return works
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    workspace_id: str
+    project_id: str
+    run_id: str
+    origin: Origin
+    plan: Plan
+    now: datetime
+
+
+def _edge(need: str | Dependency) -> Dependency:
+    return need if isinstance(need, Dependency) else Dependency(need)
+
+
+def _edges(scope: _Scope, task: Task, ids: Mapping[str, str]) -> list[dict[str, Any]]:
+    wanted = {edge.key: edge for edge in map(_edge, task.needs)}
+    return [
+        {
+            "parent_id": ids[edge.key],
+            "child_id": ids[task.key],
+            "workspace_id": scope.workspace_id,
+            "kind": edge.kind,
+            "satisfied_at": None,
+            "holds": edge.kind.holds_back,
+        }
+        for edge in wanted.values()
+    ]
+
+
+def _row(
+    scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending: Mapping[str, int]
+) -> dict[str, Any]:
+    defaults = scope.plan.defaults
+    task_id = ids[task.key]
+    open_edges = pending.get(task_id, 0)
+    reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
+    if task.not_before is not None and task.not_before > scope.now:
+        reasons |= BlockReason.NOT_BEFORE
+    backoff = task.backoff or defaults.backoff
+    return {
+        "id": task_id,
+        "workspace_id": scope.workspace_id,
+        "project_id": scope.project_id,
+        "run_id": scope.run_id,
+        "key": task.key,
+        "title": task.title or task.key,
+        "state": TaskState.BLOCKED if reasons else TaskState.QUEUED,
+        "reasons": reasons,
+        "pending": open_edges,
+        "attempt": 0,
+        "priority": task.priority,
+        "not_before": task.not_before,
+        "failures": 0,
+        "losses": 0,
+        "deferrals": 0,
+        "max_attempts": task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
+        "timeout": task.timeout or defaults.timeout,
+        "stall_timeout": task.stall_timeout or defaults.stall_timeout,
+        "repeatable": task.repeatable,
+        "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
+        "concurrency_key": task.concurrency_key,
+        "agent": task.agent or defaults.agent,
+        "creator": scope.origin.creator,
+        "parent_id": ids[task.parent] if task.parent else None,
+        "kind": _kind(work),
+        "work": work.to_json(),
+        "input": dict(task.input),
+        "workdir": task.workdir or defaults.workdir or scope.origin.path,
+        "options": _options(task, backoff),
+        "due_at": task.due,
+        "created_at": scope.now,
+        "updated_at": scope.now,
+    }
+
+
+def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if backoff != Backoff():
+        options["backoff"] = {
+            "initial": backoff.initial.total_seconds(),
+            "factor": backoff.factor,
+            "maximum": backoff.maximum.total_seconds(),
+        }
+    if task.metadata:
+        options["metadata"] = dict(task.metadata)
+    return options
+
+
+def _kind(work: Work) -> str:
+    """What runs, without its arguments: tasks of one kind take about as long as each other."""
+    if work.kind == "python":
+        return f"python:{work.target}"[:200]
+    return f"shell:{work.command.split(maxsplit=1)[0]}"[:200]
+
+
+def _created(scope: _Scope, task: Task, ids: Mapping[str, str], txid: int) -> dict[str, Any]:
+    return {
+        "txid": txid,
+        "workspace_id": scope.workspace_id,
+        "project_id": scope.project_id,
+        "run_id": scope.run_id,
+        "task_id": ids[task.key],
+        "type": EventType.CREATED,
+        "actor": scope.origin.creator,
+        "payload": None,
+        "created_at": scope.now,
+    }
+
+
+def _limits(tx: Connection, scope: _Scope) -> None:
+    """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
+    concurrency = scope.plan.concurrency
+    caps = {f"agent:{name}": cap for name, cap in concurrency.agents.items()}
+    caps |= {f"key:{name}": cap for name, cap in concurrency.keys.items()}
+    if concurrency.project is not None:
+        caps["project"] = concurrency.project
+    slots.set_caps(tx, scope.workspace_id, scope.project_id, caps)
+    named = {f"key:{task.concurrency_key}" for task in scope.plan.tasks if task.concurrency_key}
+    slots.ensure(tx, scope.workspace_id, scope.project_id, dict.fromkeys(named - set(caps), 1))
+
+
+def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
+    """The session that groups this run's costs: the one named, or the project's ongoing one."""
+    if plan.session is not None:
+        found = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
+        if found is None or found.project_id != project_id:
+            raise NotFound(f"The project has no session {plan.session}", hint="Leave it out to use the ongoing one")
+        runs.touch_session(tx, workspace_id, [found.id])
+        return found.id
+    agent = plan.defaults.agent
+    ongoing = runs.main_session(tx, workspace_id, project_id, agent)
+    if ongoing is not None:
+        runs.touch_session(tx, workspace_id, [ongoing.id])
+        return ongoing.id
+    session_id = new_id()
+    runs.insert_session(
+        tx,
+        workspace_id,
+        {
+            "id": session_id,
+            "project_id": project_id,
+            "agent": agent,
+            "purpose": "main",
+            "target": SessionTarget.MAIN,
+        },
+    )
+    return session_id

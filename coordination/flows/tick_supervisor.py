@@ -1,0 +1,135 @@
+"""One tick of a project's supervisor: rescue, unblock what time held, heal, close runs, fill the window, heartbeat.
+
+The tick is the safety net and the home of policy; the hot path (a completion releases and rings) does not need it.
+Each step is a short transaction of its own, so a tick that dies in the middle has lost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from coordination.domain.events import EventType
+from coordination.domain.supervision import DEFAULT_LIFETIME
+from coordination.domain.tasks import TaskState
+from coordination.services import windows
+from coordination.services.endings.rescue import rescue_expired
+from coordination.store.engine import Store
+from coordination.store.queries import attempts, events, ready, runs, slots, supervisors
+from coordination.store.queries.ready import Ready
+from coordination.store.reports import supervision
+
+REST = timedelta(seconds=15)
+"""A doorbell that nobody answered for this long is rung again, whatever the queue looks like."""
+
+TICK_LEASE = timedelta(seconds=60)
+_RESCUE_ROUNDS = 50
+
+
+@dataclass(slots=True)
+class Ticked:
+    """What a tick did. ``ring``: doorbells to send now that everything is committed."""
+
+    ring: list[Ready] = field(default_factory=list)
+    rescued: list[str] = field(default_factory=list)
+    healed: list[str] = field(default_factory=list)
+    closed_runs: list[str] = field(default_factory=list)
+    ended: bool = False
+
+
+def tick_supervisor(
+    store: Store,
+    workspace_id: str,
+    project_id: str,
+    *,
+    holder: str,
+    window: int,
+    ring_again_after: timedelta = REST,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+) -> Ticked | None:
+    """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
+
+    ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
+    be empty, so that a lost or parked message costs seconds.
+    """
+    with store.write() as tx:
+        if supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=TICK_LEASE) is None:
+            return None
+    try:
+        return _tick(store, workspace_id, project_id, holder, window, ring_again_after, lifetime)
+    except Exception as error:
+        # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
+        with store.write() as tx:
+            supervisors.note_error(
+                tx, workspace_id, project_id, holder=holder, error=f"{type(error).__name__}: {error}"
+            )
+        raise
+
+
+def _tick(
+    store: Store,
+    workspace_id: str,
+    project_id: str,
+    holder: str,
+    window: int,
+    ring_again_after: timedelta,
+    lifetime: timedelta,
+) -> Ticked:
+    done = Ticked()
+    for _ in range(_RESCUE_ROUNDS):
+        with store.write() as tx:
+            ended = rescue_expired(tx, workspace_id, project_id)
+        done.rescued += sorted(ended.held)
+        done.closed_runs += ended.closed_runs
+        if not ended.held:
+            break
+    with store.write() as tx:
+        _unblock_due(tx, workspace_id, project_id)
+        done.healed = slots.recount(tx, workspace_id, project_id)
+        done.closed_runs += _close_runs(tx, workspace_id, project_id)
+    with store.write() as tx:
+        again = ready.rung_before(tx, workspace_id, project_id, age=ring_again_after, limit=window)
+        ready.mark_rung(tx, workspace_id, [row["id"] for row in again])
+        done.ring = [Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"]) for row in again]
+        done.ring += windows.fill(tx, workspace_id, project_id, window=window)
+    with store.write() as tx:
+        state = supervision.state_json(tx, workspace_id, project_id)
+        idle = not runs.unfinished(tx, workspace_id, project_id)
+        idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
+        if idle:
+            done.ended = supervisors.end(tx, workspace_id, project_id, holder=holder, state=state)
+        else:
+            supervisors.end_tick(tx, workspace_id, project_id, holder=holder, state=state, lifetime=lifetime)
+    return done
+
+
+def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
+    lifted = ready.lift_due(tx, workspace_id, project_id)
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project_id,
+                "run_id": row["run_id"],
+                "task_id": row["id"],
+                "type": EventType.UNBLOCKED,
+                "actor": "supervisor",
+            }
+            for row in lifted
+            if row["state"] == TaskState.QUEUED
+        ],
+    )
+
+
+def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+    """The safety net: whoever ends the last task of a run closes it, unless it dies in between."""
+    closed: list[dict[str, Any]] = [
+        {"project_id": project_id, "run_id": row["id"], "type": EventType.RUN_FINISHED, "actor": "supervisor"}
+        for row in runs.close_if_done(tx, workspace_id, runs.unfinished(tx, workspace_id, project_id))
+    ]
+    events.append(tx, workspace_id, closed)
+    return [event["run_id"] for event in closed]

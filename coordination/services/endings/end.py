@@ -1,0 +1,321 @@
+"""The end of attempts and of tasks, whoever ends them: fence, evidence, slots, costs, events, release of dependants.
+
+Everything here happens in one transaction of the caller. Rows are locked in one order everywhere (tasks by id, then
+slots by name), so that two endings that meet the same children never wait for each other in a ring.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, assert_never
+
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.costs import CostRecord
+from coordination.domain.events import EventType
+from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled
+from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
+from coordination.store.queries import attempts as attempt_rows
+from coordination.store.queries import costs as ledger
+from coordination.store.queries import dependencies as edges
+from coordination.store.queries import events as log
+from coordination.store.queries import ready, runs, slots
+from coordination.store.queries import tasks as rows
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one attempt ended and what follows; all of one project."""
+
+    task_id: str
+    attempt: int
+    run_id: str
+    key: str
+    outcome: Outcome
+    decision: Decision
+    actor: str | None = None
+    output: Any = None
+    exit_code: int | None = None
+    error: str | None = None
+    log: str | None = None
+    costs: tuple[CostRecord, ...] = ()
+    slots: tuple[str, ...] = ()
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Ended:
+    """What an ending did: which fences still held, what became ready, which runs closed or may close now."""
+
+    held: set[str] = field(default_factory=set)
+    recorded_before: set[str] = field(default_factory=set)
+    freed: list[str] = field(default_factory=list)
+    closed_runs: list[str] = field(default_factory=list)
+    maybe_done_runs: set[str] = field(default_factory=set)
+
+
+def end_attempts(tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending]) -> Ended:
+    """End these attempts. A fence that no longer holds changes nothing of its task; its money is recorded, marked."""
+    done = Ended()
+    _move_tasks(tx, workspace_id, endings, done)
+    held = [ending for ending in endings if ending.task_id in done.held]
+    if held:
+        attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
+        slots.give_back(tx, workspace_id, project_id, [name for ending in held for name in ending.slots])
+    for ending in endings:
+        if ending.task_id not in done.held:
+            _close_fenced(tx, workspace_id, project_id, ending, done)
+    _record_costs(tx, workspace_id, endings, done)
+    log.append(tx, workspace_id, [_event(project_id, ending) for ending in held])
+    completed = [ending.task_id for ending in held if isinstance(ending.decision, Complete)]
+    if completed:
+        _release(tx, workspace_id, project_id, edges.satisfy(tx, workspace_id, completed), done)
+    dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
+    if dead:
+        _propagate(tx, workspace_id, project_id, dead, done)
+    _close_runs(tx, workspace_id, {ending.run_id for ending in held if _is_final(ending.decision)}, done)
+    return done
+
+
+def cancel_tasks(
+    tx: Connection, workspace_id: str, project_id: str, ids: Sequence[str], *, actor: str, why: str
+) -> tuple[list[tuple[str, int]], Ended]:
+    """Cancel open tasks and what depends on them as it asks to be treated; (id, attempt) of those canceled by this.
+
+    A running attempt keeps its lease and its slots until its worker has ended the job, or the lease runs out.
+    """
+    done = Ended()
+    rows.lock(tx, workspace_id, sorted(ids))
+    canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
+    log.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project_id,
+                "run_id": row["run_id"],
+                "task_id": row["id"],
+                "type": EventType.CANCELED,
+                "actor": actor,
+                "payload": {"why": why},
+            }
+            for row in canceled
+        ],
+    )
+    if canceled:
+        _propagate(tx, workspace_id, project_id, {row["id"]: row["key"] for row in canceled}, done)
+    _close_runs(tx, workspace_id, {row["run_id"] for row in canceled}, done)
+    return [(row["id"], row["attempt"]) for row in canceled], done
+
+
+def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
+    completing = [(ending.task_id, ending.attempt) for ending in endings if isinstance(ending.decision, Complete)]
+    done.held |= rows.complete(tx, workspace_id, completing)
+    for ending in endings:
+        match ending.decision:
+            case Complete() | StayCanceled():
+                moved = False
+            case RetryAfter(wait):
+                moved = rows.queue_again(
+                    tx,
+                    workspace_id,
+                    ending.task_id,
+                    attempt=ending.attempt,
+                    wait=wait,
+                    counts=_counts(ending.outcome),
+                    error=ending.error,
+                )
+            case GiveUp():
+                moved = rows.fail(
+                    tx,
+                    workspace_id,
+                    ending.task_id,
+                    attempt=ending.attempt,
+                    counts=_counts(ending.outcome),
+                    error=ending.error,
+                )
+            case AskPerson():
+                moved = rows.wait_for_person(
+                    tx,
+                    workspace_id,
+                    ending.task_id,
+                    attempt=ending.attempt,
+                    counts=_counts(ending.outcome),
+                    reason=BlockReason.OUTCOME_UNKNOWN,
+                    error=ending.error,
+                )
+            case _ as never:
+                assert_never(never)
+        if moved:
+            done.held.add(ending.task_id)
+
+
+def _counts(outcome: Outcome) -> rows.Counts:
+    return rows.Counts(
+        failures=int(outcome in (Outcome.FAILED, Outcome.TIMED_OUT)),
+        losses=int(outcome is Outcome.LOST),
+        deferrals=int(outcome is Outcome.DEFERRED),
+    )
+
+
+def _closing(ending: Ending) -> dict[str, Any]:
+    return {
+        "task": ending.task_id,
+        "number": ending.attempt,
+        "outcome": ending.outcome,
+        "exit_code": ending.exit_code,
+        "error": ending.error,
+        "output": ending.output,
+        "log": ending.log,
+    }
+
+
+def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: Ending, done: Ended) -> None:
+    """The task has moved on. Only an attempt whose end nobody has written yet (a cancel in progress) is closed here."""
+    late = ending.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    closing = replace(ending, outcome=Outcome.CANCELED, output=None) if late else ending
+    before = attempt_rows.outcome_of(tx, workspace_id, ending.task_id, ending.attempt)
+    if before is not None and before[0] is not None:
+        if before[0] is ending.outcome:
+            done.recorded_before.add(ending.task_id)  # our own commit, whose answer was lost
+        return
+    was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
+    if was_open:
+        slots.give_back(tx, workspace_id, project_id, held_slots)
+
+
+def _record_costs(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
+    spent = [
+        replace(record, stale=ending.task_id not in done.held and ending.task_id not in done.recorded_before)
+        for ending in endings
+        for record in ending.costs
+    ]
+    if spent:
+        ledger.append(tx, workspace_id, spent)
+        sessions = {record.session_id for record in spent if record.session_id}
+        runs.touch_session(tx, workspace_id, sorted(sessions))
+
+
+def _event(project_id: str, ending: Ending) -> dict[str, Any]:
+    payload: dict[str, Any] = {**ending.payload, "outcome": ending.outcome.value}
+    if ending.error:
+        payload["error"] = ending.error[:2000]
+    if ending.exit_code is not None:
+        payload["exit_code"] = ending.exit_code
+    kind = _event_type(ending)
+    if isinstance(ending.decision, RetryAfter) and ending.decision.wait:
+        payload["wait_seconds"] = round(ending.decision.wait.total_seconds(), 3)
+    if isinstance(ending.decision, GiveUp | AskPerson):
+        payload["why"] = ending.decision.why
+    return {
+        "project_id": project_id,
+        "run_id": ending.run_id,
+        "task_id": ending.task_id,
+        "attempt": ending.attempt,
+        "type": kind,
+        "actor": ending.actor,
+        "payload": payload,
+    }
+
+
+def _event_type(ending: Ending) -> EventType:
+    match ending.decision:
+        case Complete():
+            return EventType.COMPLETED
+        case GiveUp():
+            return EventType.FAILED
+        case AskPerson():
+            return EventType.BLOCKED
+        case StayCanceled():
+            return EventType.CANCELED
+        case RetryAfter():
+            if ending.outcome is Outcome.LOST:
+                return EventType.HEARTBEAT_LOST
+            return EventType.HANDED_BACK if ending.outcome is Outcome.HANDED_BACK else EventType.RETRIED
+
+
+def _is_final(decision: Decision) -> bool:
+    return isinstance(decision, Complete | GiveUp)
+
+
+def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Counter[str], done: Ended) -> None:
+    """Lower the counters of these children; the cost grows with them, never with the size of the store."""
+    if not satisfied:
+        return
+    children = sorted(satisfied)
+    for start in range(0, len(children), rows.BATCH):
+        rows.lock(tx, workspace_id, children[start : start + rows.BATCH])
+    freed = ready.less_pending(tx, workspace_id, satisfied)
+    done.freed += [task_id for task_id, _ in freed]
+    log.append(
+        tx,
+        workspace_id,
+        [
+            {"project_id": project_id, "run_id": run_id, "task_id": task_id, "type": EventType.UNBLOCKED}
+            for task_id, run_id in freed
+        ],
+    )
+
+
+def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[str, str], done: Ended) -> None:
+    """Tell the dependants of tasks that ended without success, wave by wave: run, stay blocked, or be canceled too."""
+    while dead:
+        waiting = edges.waiting_children(tx, workspace_id, sorted(dead))
+        if not waiting:
+            return
+        wants: dict[str, OnDependencyFailure] = {}
+        children = sorted(waiting)
+        for start in range(0, len(children), rows.BATCH):
+            wants |= rows.policies(tx, workspace_id, children[start : start + rows.BATCH])
+        run_anyway = [child for child in children if wants.get(child) is OnDependencyFailure.RUN]
+        if run_anyway:
+            parents = sorted({parent for child in run_anyway for parent in waiting[child]})
+            satisfied = edges.satisfy_edges(tx, workspace_id, parents, run_anyway)
+            _release(tx, workspace_id, project_id, satisfied, done)
+        falling = [child for child in children if wants.get(child) is OnDependencyFailure.CANCEL]
+        canceled: list[Any] = []
+        by_cause: dict[str, list[str]] = {}
+        for child in falling:
+            by_cause.setdefault(dead[waiting[child][0]], []).append(child)
+        rows.lock(tx, workspace_id, falling)
+        for cause, fallen in by_cause.items():
+            error = f"{cause}, which it needs, ended without success"
+            for row in rows.cancel(tx, workspace_id, fallen, cause=CancelCause.DEPENDENCY, error=error):
+                canceled.append((row, error))
+        log.append(
+            tx,
+            workspace_id,
+            [
+                {
+                    "project_id": project_id,
+                    "run_id": row["run_id"],
+                    "task_id": row["id"],
+                    "type": EventType.CANCELED,
+                    "payload": {"why": error},
+                }
+                for row, error in canceled
+            ],
+        )
+        dead = {row["id"]: row["key"] for row, _ in canceled}
+
+
+def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], done: Ended) -> None:
+    """Write the end of runs that have no open task; note those that only tasks in flight keep open."""
+    finished = []
+    for run_id in sorted(run_ids):
+        open_now = rows.open_states(tx, workspace_id, run_id)
+        if not open_now:
+            finished.append(run_id)
+        elif all(state == "running" for state in open_now):
+            # Two last tasks that end at once each see the other running: the caller looks again after its commit.
+            done.maybe_done_runs.add(run_id)
+    for row in runs.close_if_done(tx, workspace_id, finished):
+        done.closed_runs.append(row["id"])
+        log.append(
+            tx,
+            workspace_id,
+            [{"project_id": row["project_id"], "run_id": row["id"], "type": EventType.RUN_FINISHED}],
+        )

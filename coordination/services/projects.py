@@ -1,0 +1,72 @@
+"""Projects: found by identity or alias, made when new, moved between statuses by the one table of moves."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from coordination.domain.projects import MOVES, Project, ProjectStatus
+from coordination.errors import IllegalMove, NotFound, Refused
+from coordination.ids import new_id
+from coordination.store.queries import projects as rows
+
+
+def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
+    """The project that *identity* names, made if it is new; its path follows where it was last used from."""
+    found = rows.by_identity(tx, workspace_id, identity)
+    if found is not None:
+        if path is not None and path != found.path:
+            rows.change(tx, workspace_id, found.id, path=path)
+        return found
+    project_id = rows.make(
+        tx,
+        workspace_id,
+        {
+            "id": new_id(),
+            "name": name,
+            "identity": identity,
+            "path": path,
+            "status": ProjectStatus.PLANNING,
+            "settings": {},
+            "budgets": {},
+            "model_restrictions": {},
+            "metadata": {},
+        },
+    )
+    made = rows.get(tx, workspace_id, project_id)
+    assert made is not None  # noqa: S101 - stored in this transaction
+    return made
+
+
+def find(tx: Connection, workspace_id: str, name: str) -> Project:
+    """The project of that name, identity, alias or id; NotFound, or Refused when the name fits several."""
+    found = rows.named(tx, workspace_id, name)
+    if not found:
+        raise NotFound(f"There is no project {name!r}", hint="See: coord projects list")
+    if len(found) > 1:
+        raise Refused(f"Several projects are called {name!r}", hint="Use the identity or the id: coord projects list")
+    return found[0]
+
+
+def activate(tx: Connection, workspace_id: str, project: Project) -> None:
+    """Work has arrived: planning or completed becomes active. A project on hold stays on hold."""
+    if project.status in (ProjectStatus.PLANNING, ProjectStatus.COMPLETED):
+        set_status(tx, workspace_id, project.id, ProjectStatus.ACTIVE)
+
+
+def set_status(tx: Connection, workspace_id: str, project_id: str, target: ProjectStatus) -> None:
+    """Move the project to *target*; IllegalMove when the table has no such move from where it is."""
+    if rows.move(tx, workspace_id, project_id, sources=MOVES[target], target=target):
+        return
+    found = rows.get(tx, workspace_id, project_id)
+    if found is None:
+        raise NotFound(f"There is no project {project_id}")
+    if found.status is not target:
+        raise IllegalMove(f"become {target}", found.status, what="project")
+
+
+def rename_remote(tx: Connection, workspace_id: str, project: Project, identity: str) -> None:
+    """Let another identity name this project too: its remote was renamed or moved."""
+    other = rows.by_identity(tx, workspace_id, identity)
+    if other is not None and other.id != project.id and other.identity == identity:
+        raise Refused(f"{identity} is the identity of the project {other.name}")
+    rows.add_alias(tx, workspace_id, project.id, identity)

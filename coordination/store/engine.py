@@ -1,0 +1,232 @@
+"""Opening the store: one URL, two ways in (write, read-only), transient trouble retried.
+
+SQLite: WAL, ``BEGIN IMMEDIATE`` for writers (a deferred transaction that upgrades ignores the busy timeout), full
+sync so that a commit survives a power cut, one writer at a time per process. PostgreSQL: psycopg 3 with limits on
+every wait, so that a stopped worker that holds locks cannot stop the others for ever.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from coordination.errors import DatabaseUnavailable
+from coordination.store.types import iso
+
+T = TypeVar("T")
+
+_BUSY_MS = 30_000
+_TRANSIENT_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"})
+
+
+class Store:
+    """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries what is transient."""
+
+    def __init__(self, url: URL, write_engine: Engine, read_engine: Engine) -> None:
+        self.url = url
+        self.dialect = url.get_backend_name()
+        self._write_engine = write_engine
+        self._read_engine = read_engine
+        self._writer = threading.RLock() if self.dialect == "sqlite" else None
+
+    @property
+    def shown_url(self) -> str:
+        """The URL with its password masked."""
+        return self.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One writing transaction: committed at the end, rolled back on any exception."""
+        if self._writer is None:
+            with self._opened(self._write_engine) as tx:
+                yield tx
+            return
+        # SQLite has one writer anyway; queueing here is fair, its busy handler is not.
+        with self._writer, self._opened(self._write_engine) as tx:
+            yield tx
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read-only transaction on one snapshot; the database refuses writes in it."""
+        with self._opened(self._read_engine) as tx:
+            yield tx
+
+    @contextmanager
+    def _opened(self, engine: Engine) -> Iterator[Connection]:
+        try:
+            connection = engine.connect()
+        except (DBAPIError, PoolTimeout) as error:
+            raise self._unavailable(error) from error
+        with connection:
+            try:
+                transaction = connection.begin()
+            except DBAPIError as error:
+                raise self._unavailable(error) from error
+            with transaction:
+                yield connection
+
+    def transact(self, work: Callable[[Connection], T], *, patience: timedelta = timedelta(seconds=10)) -> T:
+        """Run *work* in a writing transaction; what is transient (busy, deadlock, lost connection) is tried again.
+
+        *work* may run more than once, so it must be safe to repeat: guarded updates and conflict-ignoring inserts.
+        Raises DatabaseUnavailable when *patience* is used up.
+        """
+        deadline = time.monotonic() + patience.total_seconds()
+        wait = 0.01
+        while True:
+            try:
+                with self.write() as tx:
+                    return work(tx)
+            except (DBAPIError, DatabaseUnavailable) as error:
+                if not is_transient(error):
+                    raise
+                if time.monotonic() + wait > deadline:
+                    raise self._unavailable(error) from error
+            time.sleep(wait * (0.5 + random.random()))  # noqa: S311 - jitter
+            wait = min(wait * 2, 1.0)
+
+    def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
+        if isinstance(error, DatabaseUnavailable):
+            return error
+        cause = getattr(error, "orig", None) or error
+        first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+        made = DatabaseUnavailable(
+            f"The database {self.shown_url} cannot be used: {first}",
+            hint="Check that it runs, that COORD_DATABASE_URL names it, and that this user may write to it",
+        )
+        made.__cause__ = error
+        return made
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._write_engine.dispose()
+        self._read_engine.dispose()
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: busy database, deadlock, serialisation, a lost or refused connection."""
+    if isinstance(error, DatabaseUnavailable):
+        cause = error.__cause__
+        return isinstance(cause, PoolTimeout) or (cause is not None and is_transient(cause))
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    original = error.orig
+    if isinstance(original, sqlite3.OperationalError):
+        return original.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    state = getattr(original, "sqlstate", None)
+    if state is None:
+        return isinstance(error, OperationalError)
+    return state in _TRANSIENT_SQLSTATES or state.startswith("08")
+
+
+def open_store(url: str, *, pool_size: int = 12) -> Store:
+    """Open the database at *url* (``sqlite:///…`` or ``postgresql+psycopg://…``). Connects lazily."""
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return Store(parsed, _sqlite_engine(parsed, writes=True), _sqlite_engine(parsed, writes=False))
+    if backend == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        engine = create_engine(
+            parsed,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=30,
+            pool_recycle=3600,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "coordination",
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+                "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+            },
+        )
+        return Store(parsed, engine, engine.execution_options(postgresql_readonly=True))
+    raise DatabaseUnavailable(
+        f"{parsed.render_as_string(hide_password=True)} is neither SQLite nor PostgreSQL",
+        hint="Set COORD_DATABASE_URL to sqlite:///path or postgresql://user:password@host/name",
+    )
+
+
+def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
+    engine = create_engine(
+        url, connect_args={"timeout": _BUSY_MS / 1000, "check_same_thread": False}, pool_size=4, max_overflow=60
+    )
+
+    def on_connect(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        cursor = connection.cursor()
+        # The name of a folder that does not exist, or may not be written, surfaces here as "unable to open".
+        if writes:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        cursor.execute("PRAGMA cache_size=-32000")
+        if not writes:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+        connection.create_function("utc_now", 0, _sqlite_now)
+        connection.create_function("utc_after", 1, _sqlite_after)
+        connection.create_aggregate("sum_money", 1, _SumMoney)  # type: ignore[arg-type]
+
+    def on_begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    event.listen(engine, "connect", on_connect)
+    event.listen(engine, "begin", on_begin)
+    return engine
+
+
+def _sqlite_now() -> str:
+    return iso(datetime.now(UTC))
+
+
+def _sqlite_after(seconds: float) -> str:
+    return iso(datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+class _SumMoney:
+    """SQLite's sum over decimal texts would go through floats; this one is exact."""
+
+    def __init__(self) -> None:
+        self.total: Decimal | None = None
+
+    def step(self, value: str | None) -> None:
+        if value is not None:
+            self.total = (self.total or Decimal(0)) + Decimal(value)
+
+    def finalize(self) -> str | None:
+        return None if self.total is None else f"{self.total:f}"
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The database's file, for a SQLite URL that has one."""
+    return (
+        Path(url.database)
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+        else None
+    )
+
+
+def check_reachable(store: Store) -> None:
+    """One trip to the database, or DatabaseUnavailable with a sentence."""
+    with store.read() as tx:
+        tx.execute(text("SELECT 1"))

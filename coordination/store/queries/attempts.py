@@ -1,0 +1,196 @@
+"""Statements on attempts: opened by a claim, closed once, by whoever ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+
+from coordination.domain.attempts import Attempt, Outcome
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.fleet import workers
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_after, db_now
+
+a = attempts.c
+
+
+def insert_many(tx: Connection, rows: Sequence[dict[str, Any]], *, lease: timedelta) -> None:
+    """Open attempts with a lease of their own."""
+    tx.execute(
+        insert(attempts).values(lease_until=db_after(bindparam("lease"))),
+        [{**row, "lease": lease.total_seconds()} for row in rows],
+    )
+
+
+_CLOSE = (
+    update(attempts)
+    .where(
+        a.workspace_id == bindparam("ws"),
+        a.task_id == bindparam("b_task"),
+        a.number == bindparam("b_number"),
+        a.finished_at.is_(None),
+    )
+    .values(
+        finished_at=db_now(),
+        outcome=bindparam("b_outcome"),
+        exit_code=bindparam("b_exit_code"),
+        error=bindparam("b_error"),
+        output=bindparam("b_output"),
+        log=bindparam("b_log"),
+    )
+)
+
+
+def close_many(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Close attempts that the caller holds by their task's fence.
+
+    Each row: task, number, outcome, exit_code, error, output, log.
+    """
+    tx.execute(_CLOSE, [{"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}} for row in rows])
+
+
+def close_one(tx: Connection, workspace_id: str, row: dict[str, Any]) -> tuple[bool, list[str]]:
+    """Close one attempt if nobody has; whether it was open, and the slots it held."""
+    statement = _CLOSE.returning(a.slots)
+    found = tx.execute(statement, {"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}}).first()
+    return (False, []) if found is None else (True, list(found.slots or []))
+
+
+def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> tuple[Outcome | None, str] | None:
+    """How an attempt ended (None: it has not) and which worker held it; None when there is no such attempt."""
+    row = tx.execute(
+        select(a.outcome, a.worker_id).where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
+    ).first()
+    return None if row is None else (Outcome(row.outcome) if row.outcome else None, row.worker_id)
+
+
+_RESCUE_COLUMNS = (
+    a.task_id,
+    a.number,
+    a.worker_id,
+    a.slots,
+    a.pgid,
+    a.pg_start,
+    tasks.c.run_id,
+    tasks.c.key,
+    tasks.c.state,
+    tasks.c.attempt,
+    tasks.c.failures,
+    tasks.c.losses,
+    tasks.c.deferrals,
+    tasks.c.max_attempts,
+    tasks.c.repeatable,
+    tasks.c.project_id,
+    tasks.c.workspace_id,
+)
+
+
+def lock_expired(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 200) -> list[RowMapping]:
+    """Open attempts of the project whose lease has run out by the database's clock, with their tasks; locked."""
+    return list(
+        tx.execute(
+            select(*_RESCUE_COLUMNS)
+            .join(tasks, tasks.c.id == a.task_id)
+            .where(
+                a.workspace_id == workspace_id,
+                a.project_id == project_id,
+                a.finished_at.is_(None),
+                a.lease_until < db_now(),
+            )
+            .order_by(a.task_id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).mappings()
+    )
+
+
+def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, limit: int = 200) -> list[RowMapping]:
+    """Open attempts of a worker that is known to be gone, with their tasks; locked."""
+    return list(
+        tx.execute(
+            select(*_RESCUE_COLUMNS)
+            .join(tasks, tasks.c.id == a.task_id)
+            .where(a.workspace_id == workspace_id, a.worker_id == worker_id, a.finished_at.is_(None))
+            .order_by(a.task_id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).mappings()
+    )
+
+
+def note_process(tx: Connection, workspace_id: str, task_id: str, number: int, *, pgid: int, pg_start: float) -> None:
+    """Record the process group that runs an attempt."""
+    tx.execute(
+        update(attempts)
+        .where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number, a.finished_at.is_(None))
+        .values(pgid=pgid, pg_start=pg_start)
+    )
+
+
+def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Attempt]:
+    """All attempts of a task, oldest first."""
+    rows = tx.execute(
+        select(attempts, workers.c.name.label("worker_name"), workers.c.host)
+        .outerjoin(workers, workers.c.id == a.worker_id)
+        .where(a.workspace_id == workspace_id, a.task_id == task_id)
+        .order_by(a.number)
+    )
+    return [_attempt(row) for row in rows.mappings()]
+
+
+def latest(tx: Connection, workspace_id: str, task_id: str) -> Attempt | None:
+    """The newest attempt of a task."""
+    found = of_task(tx, workspace_id, task_id)
+    return found[-1] if found else None
+
+
+def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMapping]:
+    """What runs now: key, title, attempt, worker, host, seconds since the start, by the database's clock."""
+    return list(
+        tx.execute(
+            select(
+                tasks.c.key,
+                tasks.c.title,
+                a.number,
+                workers.c.name.label("worker"),
+                workers.c.host,
+                a.started_at,
+                db_now().label("now"),
+            )
+            .join(tasks, tasks.c.id == a.task_id)
+            .outerjoin(workers, workers.c.id == a.worker_id)
+            .where(
+                a.workspace_id == workspace_id, a.run_id == run_id, tasks.c.state == "running", a.finished_at.is_(None)
+            )
+            .order_by(a.started_at)
+        ).mappings()
+    )
+
+
+def count_open(tx: Connection, workspace_id: str, project_id: str) -> int:
+    """How many attempts of the project are open."""
+    return tx.execute(
+        select(func.count()).where(a.workspace_id == workspace_id, a.project_id == project_id, a.finished_at.is_(None))
+    ).scalar_one()
+
+
+def _attempt(row: RowMapping) -> Attempt:
+    return Attempt(
+        task_id=row["task_id"],
+        number=row["number"],
+        worker=row["worker_name"],
+        host=row["host"],
+        started_at=row["started_at"],
+        heartbeat_at=row["heartbeat_at"],
+        progress_at=row["progress_at"],
+        lease_until=row["lease_until"],
+        finished_at=row["finished_at"],
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        exit_code=row["exit_code"],
+        error=row["error"],
+        output=row["output"],
+        log=row["log"],
+    )

@@ -1,0 +1,91 @@
+"""Statements on the cost ledger: append and read. No UPDATE exists here, and the database refuses one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from decimal import Decimal
+
+from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.costs import CostRecord
+from coordination.store.tables.costs import costs
+from coordination.store.types import sum_money
+
+c = costs.c
+
+
+def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> int:
+    """Write records; those whose id is already there are left alone. How many were new."""
+    if not records:
+        return 0
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    new = 0
+    for start in range(0, len(records), 500):
+        rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records[start : start + 500]]
+        new += tx.execute(make(costs).values(rows).on_conflict_do_nothing()).rowcount
+    return new
+
+
+def total(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    run_id: str | None = None,
+    project_id: str | None = None,
+    task_id: str | None = None,
+    session_id: str | None = None,
+) -> tuple[Decimal, int, int]:
+    """(dollars with a known price, calls, calls whose price is unknown), of what is asked for."""
+    where = [c.workspace_id == workspace_id]
+    for column, value in (
+        (c.run_id, run_id),
+        (c.project_id, project_id),
+        (c.task_id, task_id),
+        (c.session_id, session_id),
+    ):
+        if value is not None:
+            where.append(column == value)
+    row = tx.execute(
+        select(
+            sum_money(c.cost_usd).label("usd"), func.count().label("calls"), func.count(c.cost_usd).label("priced")
+        ).where(*where)
+    ).one()
+    return row.usd or Decimal(0), row.calls, row.calls - row.priced
+
+
+def each(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, run_id: str | None = None
+) -> Iterator[CostRecord]:
+    """The ledger, oldest first, streamed."""
+    where = [c.workspace_id == workspace_id]
+    if project_id is not None:
+        where.append(c.project_id == project_id)
+    if run_id is not None:
+        where.append(c.run_id == run_id)
+    rows = tx.execution_options(yield_per=1000).execute(select(costs).where(*where).order_by(c.occurred_at, c.id))
+    for row in rows.mappings():
+        yield _record(row)
+
+
+def _record(row: RowMapping) -> CostRecord:
+    return CostRecord(
+        id=row["id"],
+        session_id=row["session_id"],
+        project_id=row["project_id"],
+        run_id=row["run_id"],
+        task_id=row["task_id"],
+        attempt=row["attempt"],
+        agent=row["agent"],
+        model=row["model"],
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cached_input_tokens=row["cached_input_tokens"],
+        total_tokens=row["total_tokens"],
+        cost_usd=row["cost_usd"],
+        stale=row["stale"],
+        occurred_at=row["occurred_at"],
+        extra=row["extra"],
+    )

@@ -1,0 +1,139 @@
+"""Statements on edges: each is marked once, in the transaction that ends its parent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+
+from coordination.domain.tasks import DependencyKind, TaskState
+from coordination.store.queries.tasks import BATCH
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.tasks import dependencies, tasks
+from coordination.store.types import db_now
+
+d = dependencies.c
+HOLDING = tuple(kind for kind in DependencyKind if kind.holds_back)
+
+_SATISFY = (
+    update(dependencies)
+    .where(
+        d.workspace_id == bindparam("ws"),
+        d.parent_id.in_(bindparam("parents", expanding=True)),
+        d.kind.in_(HOLDING),
+        d.satisfied_at.is_(None),
+    )
+    .values(satisfied_at=db_now())
+    .returning(d.child_id)
+)
+
+
+def satisfy(tx: Connection, workspace_id: str, parents: Sequence[str]) -> Counter[str]:
+    """Mark every open edge from *parents*; how many were marked, by child. Marking twice finds nothing."""
+    marked: Counter[str] = Counter()
+    for start in range(0, len(parents), BATCH):
+        marked.update(
+            tx.execute(_SATISFY, {"ws": workspace_id, "parents": list(parents[start : start + BATCH])}).scalars()
+        )
+    return marked
+
+
+def satisfy_edges(tx: Connection, workspace_id: str, parents: Sequence[str], children: Sequence[str]) -> Counter[str]:
+    """Mark the open edges from *parents* to *children* only; how many, by child."""
+    marked: Counter[str] = Counter()
+    for start in range(0, len(children), BATCH):
+        statement = _SATISFY.where(d.child_id.in_(children[start : start + BATCH]))
+        marked.update(tx.execute(statement, {"ws": workspace_id, "parents": list(parents)}).scalars())
+    return marked
+
+
+def waiting_children(tx: Connection, workspace_id: str, parents: Sequence[str]) -> dict[str, list[str]]:
+    """The children that still wait for *parents*: child -> the parents it waits for."""
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(parents), BATCH):
+        rows = tx.execute(
+            select(d.child_id, d.parent_id)
+            .where(
+                d.workspace_id == workspace_id,
+                d.parent_id.in_(parents[start : start + BATCH]),
+                d.kind.in_(HOLDING),
+                d.satisfied_at.is_(None),
+            )
+            .order_by(d.child_id)
+        )
+        for row in rows:
+            found.setdefault(row.child_id, []).append(row.parent_id)
+    return found
+
+
+def open_count(tx: Connection, workspace_id: str, child_id: str) -> int:
+    """How many edges of this child are not satisfied."""
+    return tx.execute(
+        select(func.count()).where(
+            d.workspace_id == workspace_id,
+            d.child_id == child_id,
+            d.kind.in_(HOLDING),
+            d.satisfied_at.is_(None),
+        )
+    ).scalar_one()
+
+
+def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store new edges."""
+    tx.execute(insert(dependencies), rows)
+
+
+_OUTPUTS = (
+    select(d.child_id, tasks.c.key, tasks.c.state, attempts.c.output)
+    .join(tasks, tasks.c.id == d.parent_id)
+    .outerjoin(attempts, (attempts.c.task_id == tasks.c.id) & (attempts.c.number == tasks.c.attempt))
+    .where(
+        d.workspace_id == bindparam("ws"),
+        d.child_id.in_(bindparam("children", expanding=True)),
+        d.kind.in_(HOLDING),
+    )
+)
+
+
+def outputs_for(tx: Connection, workspace_id: str, children: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What the dependencies of *children* produced: child -> key -> {"state", "output"}."""
+    found: dict[str, dict[str, dict[str, Any]]] = {child: {} for child in children}
+    for row in tx.execute(_OUTPUTS, {"ws": workspace_id, "children": list(children)}):
+        done = row.state == TaskState.COMPLETED
+        found[row.child_id][row.key] = {"state": row.state, "output": row.output if done else None}
+    return found
+
+
+def parents_of(tx: Connection, workspace_id: str, child_id: str) -> list[RowMapping]:
+    """Every edge of a child with what is known of its parent: key, title, state, kind, satisfied, error."""
+    return list(
+        tx.execute(
+            select(
+                tasks.c.id,
+                tasks.c.key,
+                tasks.c.title,
+                tasks.c.state,
+                tasks.c.error,
+                d.kind,
+                d.satisfied_at,
+            )
+            .join(tasks, tasks.c.id == d.parent_id)
+            .where(d.workspace_id == workspace_id, d.child_id == child_id)
+            .order_by(tasks.c.id)
+        ).mappings()
+    )
+
+
+def edges_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[tuple[str, str, str]]:
+    """(parent key, child key, kind) of every edge in a run."""
+    parent, child = tasks.alias("parent"), tasks.alias("child")
+    rows = tx.execute(
+        select(parent.c.key, child.c.key, d.kind)
+        .join(parent, parent.c.id == d.parent_id)
+        .join(child, child.c.id == d.child_id)
+        .where(d.workspace_id == workspace_id, child.c.run_id == run_id)
+        .order_by(child.c.id, parent.c.id)
+    )
+    return [(row[0], row[1], row[2]) for row in rows]

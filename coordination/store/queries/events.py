@@ -1,0 +1,103 @@
+"""Statements on the event log: append and tail. No UPDATE exists here.
+
+A tail must not miss what commits late: sequence numbers are handed out before commits, so event 10 may become visible
+after event 11. Each row carries the id of its transaction; a reader takes only rows of transactions below the oldest
+one still open, ordered by (transaction, sequence), and that pair is its cursor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, tuple_
+
+from coordination.domain.events import Event, EventType
+from coordination.errors import Refused
+from coordination.store.tables.events import task_events
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_after, db_now, visible_below
+
+e = task_events.c
+
+START = "0.0"
+
+_APPEND = insert(task_events).values(created_at=db_now())
+_APPEND_AGED = insert(task_events).values(created_at=db_after(-bindparam("age")))
+
+
+def append(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write events; each row: project_id, type, and where they apply run_id, task_id, attempt, actor, payload."""
+    if rows:
+        tx.execute(_APPEND, [_filled(workspace_id, row) for row in rows])
+
+
+def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write events that happened ``age`` (a timedelta in each row) ago, on the database's clock."""
+    if rows:
+        filled = [{**_filled(workspace_id, row), "age": max(row["age"], timedelta(0)).total_seconds()} for row in rows]
+        tx.execute(_APPEND_AGED, filled)
+
+
+def _filled(workspace_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "workspace_id": workspace_id,
+        "project_id": row["project_id"],
+        "run_id": row.get("run_id"),
+        "task_id": row.get("task_id"),
+        "attempt": row.get("attempt"),
+        "type": row["type"],
+        "actor": row.get("actor"),
+        "payload": row.get("payload"),
+    }
+
+
+def tail(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    after: str = START,
+    limit: int = 500,
+) -> list[Event]:
+    """Events of a run or a task after the cursor, in the order in which they became certain."""
+    where: list[Any] = [
+        e.workspace_id == workspace_id,
+        e.txid < visible_below(),
+        tuple_(e.txid, e.seq) > parse_cursor(after),
+    ]
+    if run_id is not None:
+        where.append(e.run_id == run_id)
+    if task_id is not None:
+        where.append(e.task_id == task_id)
+    rows = tx.execute(
+        select(task_events, tasks.c.key)
+        .outerjoin(tasks, tasks.c.id == e.task_id)
+        .where(*where)
+        .order_by(e.txid, e.seq)
+        .limit(limit)
+    )
+    return [
+        Event(
+            cursor=f"{row['txid']}.{row['seq']}",
+            type=EventType(row["type"]),
+            at=row["created_at"],
+            run_id=row["run_id"],
+            task_id=row["task_id"],
+            key=row["key"],
+            attempt=row["attempt"],
+            actor=row["actor"],
+            payload=row["payload"] or {},
+        )
+        for row in rows.mappings()
+    ]
+
+
+def parse_cursor(cursor: str) -> Any:
+    """The pair behind a cursor, or Refused."""
+    first, dot, second = cursor.partition(".")
+    if not (dot and first.isdigit() and second.isdigit()):
+        raise Refused(f"{cursor!r} is not an event cursor", hint="Pass the cursor of the last event you have, or none")
+    return tuple_(int(first), int(second))

@@ -1,0 +1,261 @@
+"""Statements on what is ready: claiming it, ringing for it, and taking away what holds it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, func, literal, or_, select, update
+
+from coordination.domain.tasks import MOVES, BlockReason, TaskMove, TaskState
+from coordination.store.queries.tasks import BATCH
+from coordination.store.tables.projects import projects
+from coordination.store.tables.runs import runs
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_after, db_now
+
+t = tasks.c
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A task for which a doorbell may be rung: what the message needs to be readable."""
+
+    id: str
+    attempt: int  # the attempt that a claim of it would be
+    key: str
+    title: str
+    kind: str
+
+
+_due = or_(t.not_before.is_(None), t.not_before <= db_now())
+
+_LOCK_READY = (
+    select(
+        tasks,
+        projects.c.name.label("project_name"),
+        projects.c.status.label("project_status"),
+        runs.c.session_id,
+        runs.c.python_path,
+    )
+    .join(projects, projects.c.id == t.project_id)
+    .join(runs, runs.c.id == t.run_id)
+    .where(
+        t.workspace_id == bindparam("workspace_id"),
+        t.id.in_(bindparam("ids", expanding=True)),
+        t.state == TaskState.QUEUED,
+        _due,
+    )
+    .order_by(t.priority.desc(), t.id)
+    .with_for_update(of=tasks, skip_locked=True)
+)
+
+
+def lock_ready(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[RowMapping]:
+    """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
+    return list(tx.execute(_LOCK_READY, {"workspace_id": workspace_id, "ids": list(ids)}).mappings())
+
+
+_CLAIM = (
+    update(tasks)
+    .where(
+        t.workspace_id == bindparam("ws"),
+        t.id.in_(bindparam("ids", expanding=True)),
+        t.state.in_(MOVES[TaskMove.CLAIM][0]),
+    )
+    .values(
+        state=MOVES[TaskMove.CLAIM][1],
+        attempt=t.attempt + 1,
+        rung_at=None,
+        updated_at=db_now(),
+        not_before=None,
+        error=None,
+    )
+)
+
+
+def claim(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
+    """Raise the fence of locked, queued tasks and set them running; how many."""
+    return tx.execute(_CLAIM, {"ws": workspace_id, "ids": list(ids)}).rowcount
+
+
+def hold_back(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> None:
+    """Queued to blocked for *reason*: what a claim met."""
+    tx.execute(
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state.in_(MOVES[TaskMove.HOLD_BACK][0]))
+        .values(state=TaskState.BLOCKED, reasons=reason, rung_at=None, updated_at=db_now())
+    )
+
+
+def _lifted(reason: BlockReason, *where: Any) -> Any:
+    left = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
+    return (
+        update(tasks)
+        .where(t.state == TaskState.BLOCKED, t.reasons.op("&")(literal(int(reason))) != 0, *where)
+        .values(
+            reasons=left,
+            state=case((left == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
+            updated_at=db_now(),
+        )
+        .returning(t.id, t.state, t.run_id)
+    )
+
+
+def lift(tx: Connection, workspace_id: str, project_id: str, reason: BlockReason) -> list[RowMapping]:
+    """Take *reason* away from all blocked tasks of the project; what was touched, with the state it has now."""
+    return list(tx.execute(_lifted(reason, t.workspace_id == workspace_id, t.project_id == project_id)).mappings())
+
+
+def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> list[RowMapping]:
+    """Take *reason* away from these tasks; what was touched, with the state it has now."""
+    return list(tx.execute(_lifted(reason, t.workspace_id == workspace_id, t.id.in_(ids))).mappings())
+
+
+def lift_due(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
+    """Take "not before" away from tasks whose start time has come."""
+    return list(
+        tx.execute(
+            _lifted(
+                BlockReason.NOT_BEFORE,
+                t.workspace_id == workspace_id,
+                t.project_id == project_id,
+                t.not_before <= db_now(),
+            )
+        ).mappings()
+    )
+
+
+_satisfied = bindparam("satisfied")
+_LESS_PENDING = (
+    update(tasks)
+    .where(
+        t.workspace_id == bindparam("ws"),
+        t.id.in_(bindparam("ids", expanding=True)),
+        t.state == TaskState.BLOCKED,
+    )
+    .values(
+        pending=t.pending - _satisfied,
+        reasons=case(
+            (t.pending > _satisfied, t.reasons),
+            else_=t.reasons.op("&")(literal(~int(BlockReason.DEPENDENCIES) & 0xFFFF)),
+        ),
+        state=case(
+            (and_(t.pending <= _satisfied, t.reasons == int(BlockReason.DEPENDENCIES)), TaskState.QUEUED.value),
+            else_=TaskState.BLOCKED.value,
+        ),
+        updated_at=db_now(),
+    )
+    .returning(t.id, t.state, t.run_id)
+)
+
+
+def less_pending(tx: Connection, workspace_id: str, satisfied: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Lower the counters of children by the edges just satisfied; (id, run id) of those that became queued.
+
+    Children in a terminal state (canceled meanwhile) are left as they are.
+    """
+    by_count: dict[int, list[str]] = {}
+    for child, count in satisfied.items():
+        by_count.setdefault(count, []).append(child)
+    freed: list[tuple[str, str]] = []
+    for count, ids in by_count.items():
+        for start in range(0, len(ids), BATCH):
+            rows = tx.execute(
+                _LESS_PENDING, {"ws": workspace_id, "ids": ids[start : start + BATCH], "satisfied": count}
+            )
+            freed += [(row.id, row.run_id) for row in rows if row.state == TaskState.QUEUED]
+    return freed
+
+
+_COUNT_RUNG = select(func.count()).where(
+    t.project_id == bindparam("project"),
+    t.workspace_id == bindparam("ws"),
+    t.state == TaskState.QUEUED,
+    t.rung_at.is_not(None),
+)
+
+
+def count_rung(tx: Connection, workspace_id: str, project_id: str) -> int:
+    """How many of the project's queued tasks have a doorbell out: what fills its window."""
+    return tx.execute(_COUNT_RUNG, {"ws": workspace_id, "project": project_id}).scalar_one()
+
+
+_NEXT = (
+    select(t.id, (t.attempt + 1).label("attempt"), t.key, t.title, t.kind, t.agent, t.concurrency_key)
+    .where(
+        t.project_id == bindparam("project"),
+        t.workspace_id == bindparam("ws"),
+        t.state == TaskState.QUEUED,
+        t.rung_at.is_(None),
+        _due,
+    )
+    .order_by(t.priority.desc(), t.id)
+    .limit(bindparam("room"))
+)
+
+
+def next_unrung(
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    *,
+    room: int,
+    full_agents: Sequence[str] = (),
+    full_keys: Sequence[str] = (),
+) -> list[RowMapping]:
+    """The best ready tasks that no doorbell is out for: priority, then age; without those whose slots are full."""
+    statement: Select[Any] = _NEXT
+    if full_agents:
+        statement = statement.where(or_(t.agent.is_(None), t.agent.not_in(full_agents)))
+    if full_keys:
+        statement = statement.where(or_(t.concurrency_key.is_(None), t.concurrency_key.not_in(full_keys)))
+    if tx.dialect.name != "sqlite":
+        statement = statement.with_for_update(skip_locked=True)
+    return list(tx.execute(statement, {"ws": workspace_id, "project": project_id, "room": room}).mappings())
+
+
+_MARK = (
+    update(tasks)
+    .where(
+        t.workspace_id == bindparam("ws"),
+        t.id.in_(bindparam("ids", expanding=True)),
+        t.state == TaskState.QUEUED,
+    )
+    .values(rung_at=db_now())
+)
+
+
+def mark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
+    """Note that a doorbell for these goes out with this transaction's end."""
+    tx.execute(_MARK, {"ws": workspace_id, "ids": list(ids)})
+
+
+def unmark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
+    """Take the note back: these wait in SQL again (a full slot, or a claim that was refused)."""
+    tx.execute(
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state == TaskState.QUEUED)
+        .values(rung_at=None)
+    )
+
+
+def rung_before(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta, limit: int) -> list[RowMapping]:
+    """Queued tasks whose doorbell went out longer than *age* ago and was not answered, best first."""
+    return list(
+        tx.execute(
+            select(t.id, (t.attempt + 1).label("attempt"), t.key, t.title, t.kind)
+            .where(
+                t.project_id == project_id,
+                t.workspace_id == workspace_id,
+                t.state == TaskState.QUEUED,
+                t.rung_at.is_not(None),
+                t.rung_at < db_after(-age.total_seconds()),
+                _due,
+            )
+            .order_by(t.priority.desc(), t.id)
+            .limit(limit)
+        ).mappings()
+    )

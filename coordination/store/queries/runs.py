@@ -1,0 +1,244 @@
+"""Statements on runs and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, select, update
+
+from coordination.domain.runs import Run, state_of
+from coordination.domain.sessions import Session, SessionTarget
+from coordination.domain.tasks import OPEN, TaskState
+from coordination.store.queries import costs as ledger
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.projects import projects
+from coordination.store.tables.runs import runs, sessions
+from coordination.store.tables.tasks import dependencies, tasks
+from coordination.store.types import db_now
+
+r = runs.c
+
+
+def insert_run(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
+    """Store a run."""
+    tx.execute(insert(runs).values(workspace_id=workspace_id, **row))
+
+
+def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> list[RowMapping]:
+    """Write the end of those runs that have no open task; exactly one caller gets each (id, project id)."""
+    if not run_ids:
+        return []
+    still_open = exists(select(tasks.c.id).where(tasks.c.run_id == r.id, tasks.c.state.in_(OPEN)))
+    return list(
+        tx.execute(
+            update(runs)
+            .where(r.workspace_id == workspace_id, r.id.in_(run_ids), r.finished_at.is_(None), ~still_open)
+            .values(finished_at=db_now())
+            .returning(r.id, r.project_id, r.session_id)
+        ).mappings()
+    )
+
+
+def unfinished(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+    """The project's runs whose end has not been written."""
+    return list(
+        tx.execute(
+            select(r.id).where(r.workspace_id == workspace_id, r.project_id == project_id, r.finished_at.is_(None))
+        ).scalars()
+    )
+
+
+def reopen(tx: Connection, workspace_id: str, run_id: str) -> bool:
+    """Take the end back, because a task was retried; whether it had one."""
+    return (
+        tx.execute(
+            update(runs)
+            .where(r.workspace_id == workspace_id, r.id == run_id, r.finished_at.is_not(None))
+            .values(finished_at=None)
+        ).rowcount
+        > 0
+    )
+
+
+def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[TaskState, int]:
+    """How many of the run's tasks are in each state."""
+    rows = tx.execute(
+        select(tasks.c.state, func.count())
+        .where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
+        .group_by(tasks.c.state)
+    )
+    return {TaskState(state): number for state, number in rows}
+
+
+def waiting_on_failure(tx: Connection, workspace_id: str, run_id: str) -> int:
+    """How many blocked tasks of the run wait, directly or through others, for one that ended without success."""
+    child = tasks.alias("child")
+    parent = tasks.alias("parent")
+    dead = (
+        select(child.c.id)
+        .join(dependencies, dependencies.c.child_id == child.c.id)
+        .join(parent, parent.c.id == dependencies.c.parent_id)
+        .where(
+            child.c.workspace_id == workspace_id,
+            child.c.run_id == run_id,
+            child.c.state == TaskState.BLOCKED,
+            dependencies.c.satisfied_at.is_(None),
+            parent.c.state.in_((TaskState.FAILED, TaskState.CANCELED)),
+        )
+        .cte("dead", recursive=True)
+    )
+    further = tasks.alias("further")
+    edge = dependencies.alias("edge")
+    dead = dead.union(
+        select(further.c.id)
+        .join(edge, edge.c.child_id == further.c.id)
+        .join(dead, dead.c.id == edge.c.parent_id)
+        .where(further.c.state == TaskState.BLOCKED, edge.c.satisfied_at.is_(None))
+    )
+    return tx.execute(select(func.count(func.distinct(dead.c.id)))).scalar_one()
+
+
+def get(tx: Connection, workspace_id: str, run_id: str) -> Run | None:
+    """One run with what follows from its tasks and its costs, or None."""
+    row = (
+        tx.execute(
+            select(runs, projects.c.name.label("project"))
+            .join(projects, projects.c.id == r.project_id)
+            .where(r.workspace_id == workspace_id, r.id == run_id)
+        )
+        .mappings()
+        .first()
+    )
+    return None if row is None else _run(tx, row)
+
+
+def listed(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 50, open_only: bool = False
+) -> list[Run]:
+    """The newest runs."""
+    where = [r.workspace_id == workspace_id]
+    if project_id is not None:
+        where.append(r.project_id == project_id)
+    if open_only:
+        where.append(r.finished_at.is_(None))
+    rows = tx.execute(
+        select(runs, projects.c.name.label("project"))
+        .join(projects, projects.c.id == r.project_id)
+        .where(*where)
+        .order_by(r.id.desc())
+        .limit(limit)
+    ).mappings()
+    return [_run(tx, row) for row in rows.all()]
+
+
+def find(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[str]:
+    """Ids of runs by id, by the start or the end of an id, or by name (newest first)."""
+    from sqlalchemy import Text, cast, or_
+
+    plain = "".join(letter for letter in name.lower() if letter in "0123456789abcdef-")
+    matches = [r.name == name]
+    if plain == name.lower() and len(plain) >= 4:
+        matches += [cast(r.id, Text).like(plain + "%"), cast(r.id, Text).like("%" + plain)]
+    return list(
+        tx.execute(
+            select(r.id).where(and_(r.workspace_id == workspace_id, or_(*matches))).order_by(r.id.desc()).limit(limit)
+        ).scalars()
+    )
+
+
+def _run(tx: Connection, row: RowMapping) -> Run:
+    numbers = counts(tx, row["workspace_id"], row["id"])
+    waiting = 0
+    if numbers.get(TaskState.BLOCKED) and not (numbers.get(TaskState.QUEUED) or numbers.get(TaskState.RUNNING)):
+        waiting = waiting_on_failure(tx, row["workspace_id"], row["id"])
+    cost, _calls, unpriced = ledger.total(tx, row["workspace_id"], run_id=row["id"])
+    started = tx.execute(
+        select(func.min(attempts.c.started_at))
+        .join(tasks, tasks.c.id == attempts.c.task_id)
+        .where(tasks.c.run_id == row["id"], attempts.c.workspace_id == row["workspace_id"])
+    ).scalar()
+    return Run(
+        id=row["id"],
+        workspace_id=row["workspace_id"],
+        project_id=row["project_id"],
+        project=row["project"],
+        session_id=row["session_id"],
+        name=row["name"],
+        state=state_of(numbers, waiting_on_failure=waiting),
+        counts=numbers,
+        cost_usd=cost,
+        unpriced_calls=unpriced,
+        created_at=row["created_at"],
+        started_at=started,
+        finished_at=row["finished_at"],
+    )
+
+
+def insert_session(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
+    """Store a session."""
+    tx.execute(insert(sessions).values(workspace_id=workspace_id, **row))
+
+
+def main_session(tx: Connection, workspace_id: str, project_id: str, agent: str | None) -> Session | None:
+    """The project's ongoing session (of that agent), or None."""
+    row = (
+        tx.execute(
+            select(sessions)
+            .where(
+                sessions.c.workspace_id == workspace_id,
+                sessions.c.project_id == project_id,
+                sessions.c.target == SessionTarget.MAIN,
+                sessions.c.agent == agent if agent is not None else sessions.c.agent.is_(None),
+            )
+            .order_by(sessions.c.id)
+            .limit(1)
+        )
+        .mappings()
+        .first()
+    )
+    return None if row is None else session_of(row)
+
+
+def get_session(tx: Connection, workspace_id: str, session_id: str) -> Session | None:
+    """One session, or None."""
+    row = (
+        tx.execute(select(sessions).where(sessions.c.workspace_id == workspace_id, sessions.c.id == session_id))
+        .mappings()
+        .first()
+    )
+    return None if row is None else session_of(row)
+
+
+def list_sessions(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 100
+) -> list[Session]:
+    """The sessions, the most recently active first."""
+    where = [sessions.c.workspace_id == workspace_id]
+    if project_id is not None:
+        where.append(sessions.c.project_id == project_id)
+    rows = tx.execute(select(sessions).where(*where).order_by(sessions.c.last_activity_at.desc()).limit(limit))
+    return [session_of(row) for row in rows.mappings()]
+
+
+def touch_session(tx: Connection, workspace_id: str, session_ids: Sequence[str]) -> None:
+    """Note that these sessions were active now."""
+    tx.execute(
+        update(sessions)
+        .where(sessions.c.workspace_id == workspace_id, sessions.c.id.in_(session_ids))
+        .values(last_activity_at=db_now())
+    )
+
+
+def session_of(row: RowMapping) -> Session:
+    """The domain's record of a row."""
+    return Session(
+        id=row["id"],
+        workspace_id=row["workspace_id"],
+        project_id=row["project_id"],
+        agent=row["agent"],
+        purpose=row["purpose"],
+        target=SessionTarget(row["target"]),
+        created_at=row["created_at"],
+        last_activity_at=row["last_activity_at"],
+    )

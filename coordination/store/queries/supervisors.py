@@ -1,0 +1,148 @@
+"""Statements on supervisors: one row per project, and the lease that keeps two ticks apart."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, or_, select, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.supervision import Supervisor
+from coordination.store.tables.fleet import supervisors
+from coordination.store.types import db_after, db_now
+
+s = supervisors.c
+
+
+def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: str, lifetime: timedelta) -> None:
+    """Start the project's supervisor if it has none, or wake an ended one under the new session key."""
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    fresh = {
+        "session_key": session_key,
+        "started_at": db_now(),
+        "heartbeat_at": db_now(),
+        "expires_at": db_after(lifetime.total_seconds()),
+        "ended_at": None,
+        "error": None,
+    }
+    statement = make(supervisors).values(
+        project_id=project_id, workspace_id=workspace_id, state={}, strategy={}, **fresh
+    )
+    tx.execute(
+        statement.on_conflict_do_update(index_elements=["project_id"], set_=fresh, where=s.ended_at.is_not(None))
+    )
+
+
+def begin_tick(
+    tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta
+) -> RowMapping | None:
+    """Take the tick's lease; None when somebody else ticks this project now or it has no live supervisor."""
+    return (
+        tx.execute(
+            update(supervisors)
+            .where(
+                s.workspace_id == workspace_id,
+                s.project_id == project_id,
+                s.ended_at.is_(None),
+                or_(s.tick_until.is_(None), s.tick_until < db_now()),
+            )
+            .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
+            .returning(s.project_id, s.session_key, s.strategy)
+        )
+        .mappings()
+        .first()
+    )
+
+
+_HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_holder == bindparam("holder"))
+
+
+def end_tick(
+    tx: Connection, workspace_id: str, project_id: str, *, holder: str, state: dict[str, Any], lifetime: timedelta
+) -> bool:
+    """Write heartbeat and state, renew the lifetime, give the tick's lease back; False when it was lost."""
+    return (
+        tx.execute(
+            update(supervisors)
+            .where(*_HELD)
+            .values(
+                heartbeat_at=db_now(),
+                expires_at=db_after(lifetime.total_seconds()),
+                state=bindparam("new_state", type_=s.state.type),
+                error=None,
+                tick_holder=None,
+                tick_until=None,
+            ),
+            {"ws": workspace_id, "project": project_id, "holder": holder, "new_state": state},
+        ).rowcount
+        > 0
+    )
+
+
+def end(tx: Connection, workspace_id: str, project_id: str, *, holder: str, state: dict[str, Any]) -> bool:
+    """The project's work has ended: so does its supervisor. False when the tick's lease was lost."""
+    return (
+        tx.execute(
+            update(supervisors)
+            .where(*_HELD)
+            .values(
+                heartbeat_at=db_now(),
+                ended_at=db_now(),
+                state=bindparam("new_state", type_=s.state.type),
+                error=None,
+                tick_holder=None,
+                tick_until=None,
+            ),
+            {"ws": workspace_id, "project": project_id, "holder": holder, "new_state": state},
+        ).rowcount
+        > 0
+    )
+
+
+def note_error(tx: Connection, workspace_id: str, project_id: str, *, holder: str, error: str) -> None:
+    """A tick failed: the error is kept on the row and shown; the lease is given back. The heartbeat is not renewed."""
+    tx.execute(
+        update(supervisors)
+        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_holder == holder)
+        .values(error=error[:2000], tick_holder=None, tick_until=None)
+    )
+
+
+def get(tx: Connection, workspace_id: str, project_id: str) -> Supervisor | None:
+    """The project's supervisor with the age of its heartbeat by the database's clock, or None."""
+    row = (
+        tx.execute(
+            select(supervisors, db_now().label("now")).where(s.workspace_id == workspace_id, s.project_id == project_id)
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        return None
+    return Supervisor(
+        project_id=row["project_id"],
+        workspace_id=row["workspace_id"],
+        session_key=row["session_key"],
+        started_at=row["started_at"],
+        heartbeat_at=row["heartbeat_at"],
+        expires_at=row["expires_at"],
+        ended_at=row["ended_at"],
+        state=row["state"],
+        strategy=row["strategy"],
+        error=row["error"],
+        age=row["now"] - row["heartbeat_at"],
+    )
+
+
+def set_strategy(tx: Connection, workspace_id: str, project_id: str, strategy: dict[str, Any]) -> bool:
+    """Change the supervisor's own settings; whether there is one."""
+    return (
+        tx.execute(
+            update(supervisors)
+            .where(s.workspace_id == workspace_id, s.project_id == project_id)
+            .values(strategy=strategy)
+        ).rowcount
+        > 0
+    )

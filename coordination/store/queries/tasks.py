@@ -1,0 +1,321 @@
+"""Statements on tasks: the guarded moves of the task machine, and reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    bindparam,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from coordination.domain.tasks import (
+    MOVES,
+    NO_REASON,
+    OPEN,
+    BlockReason,
+    CancelCause,
+    OnDependencyFailure,
+    Task,
+    TaskMove,
+    TaskState,
+)
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_after, db_now
+
+BATCH = 500
+
+t = tasks.c
+
+
+_COMPLETE = (
+    update(tasks)
+    .where(
+        t.workspace_id == bindparam("ws"),
+        tuple_(t.id, t.attempt).in_(bindparam("held", expanding=True)),
+        t.state.in_(MOVES[TaskMove.COMPLETE][0]),
+    )
+    .values(state=MOVES[TaskMove.COMPLETE][1], finished_at=db_now(), updated_at=db_now())
+    .returning(t.id)
+)
+
+
+def complete(tx: Connection, workspace_id: str, held: Sequence[tuple[str, int]]) -> set[str]:
+    """Complete the tasks still held by these (id, attempt) fences; the ids of those that were."""
+    if not held:
+        return set()
+    return set(tx.execute(_COMPLETE, {"ws": workspace_id, "held": list(held)}).scalars())
+
+
+def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> Any:
+    return (
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state.in_(MOVES[move][0]))
+        .returning(t.id)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an ended attempt adds to its task's counters."""
+
+    failures: int = 0
+    losses: int = 0
+    deferrals: int = 0
+
+
+def queue_again(
+    tx: Connection,
+    workspace_id: str,
+    task_id: str,
+    *,
+    attempt: int,
+    wait: timedelta,
+    counts: Counts,
+    error: str | None,
+) -> bool:
+    """Running back to queued after *wait*; whether this attempt still held it."""
+    statement = _fenced(TaskMove.RETRY_LATER, workspace_id, task_id, attempt).values(
+        state=TaskState.QUEUED,
+        rung_at=None,
+        not_before=db_after(wait.total_seconds()) if wait else None,
+        failures=t.failures + counts.failures,
+        losses=t.losses + counts.losses,
+        deferrals=t.deferrals + counts.deferrals,
+        error=error,
+        updated_at=db_now(),
+    )
+    return tx.execute(statement).first() is not None
+
+
+def fail(tx: Connection, workspace_id: str, task_id: str, *, attempt: int, counts: Counts, error: str | None) -> bool:
+    """Running to failed; whether this attempt still held it."""
+    statement = _fenced(TaskMove.FAIL, workspace_id, task_id, attempt).values(
+        state=TaskState.FAILED,
+        failures=t.failures + counts.failures,
+        losses=t.losses + counts.losses,
+        deferrals=t.deferrals + counts.deferrals,
+        error=error,
+        finished_at=db_now(),
+        updated_at=db_now(),
+    )
+    return tx.execute(statement).first() is not None
+
+
+def wait_for_person(
+    tx: Connection,
+    workspace_id: str,
+    task_id: str,
+    *,
+    attempt: int,
+    counts: Counts,
+    reason: BlockReason,
+    error: str | None,
+) -> bool:
+    """Running to blocked for *reason*; whether this attempt still held it."""
+    statement = _fenced(TaskMove.WAIT, workspace_id, task_id, attempt).values(
+        state=TaskState.BLOCKED,
+        reasons=reason,
+        failures=t.failures + counts.failures,
+        losses=t.losses + counts.losses,
+        error=error,
+        updated_at=db_now(),
+    )
+    return tx.execute(statement).first() is not None
+
+
+_LOCK = (
+    select(t.id)
+    .where(t.workspace_id == bindparam("ws"), t.id.in_(bindparam("ids", expanding=True)))
+    .order_by(t.id)
+    .with_for_update()
+)
+
+
+def lock(tx: Connection, workspace_id: str, ids: Iterable[str]) -> None:
+    """Lock these rows in id order, so that two that lock the same children never wait for each other in a ring."""
+    if tx.dialect.name != "sqlite":  # its one writer has the whole file
+        tx.execute(_LOCK, {"ws": workspace_id, "ids": list(ids)}).all()
+
+
+def cancel(
+    tx: Connection, workspace_id: str, ids: Sequence[str], *, cause: CancelCause, error: str
+) -> list[RowMapping]:
+    """Cancel those of *ids* that are open; (id, run id, attempt, key) of those that were."""
+    found: list[RowMapping] = []
+    for start in range(0, len(ids), BATCH):
+        statement = (
+            update(tasks)
+            .where(
+                t.workspace_id == workspace_id,
+                t.id.in_(ids[start : start + BATCH]),
+                t.state.in_(MOVES[TaskMove.CANCEL][0]),
+            )
+            .values(
+                state=TaskState.CANCELED,
+                reasons=NO_REASON,
+                rung_at=None,
+                cancel_cause=cause,
+                error=error,
+                finished_at=db_now(),
+                updated_at=db_now(),
+            )
+            .returning(t.id, t.run_id, t.attempt, t.key)
+        )
+        found += tx.execute(statement).mappings()
+    return found
+
+
+def reopen(tx: Connection, workspace_id: str, task_id: str, *, pending: int) -> bool:
+    """Failed or canceled back to queued, or to blocked while *pending* dependencies are open; counters start anew."""
+    move = TaskMove.BLOCK_AGAIN if pending else TaskMove.REOPEN
+    statement = (
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id == task_id, t.state.in_(MOVES[move][0]))
+        .values(
+            state=MOVES[move][1],
+            reasons=BlockReason.DEPENDENCIES if pending else NO_REASON,
+            pending=pending,
+            failures=0,
+            losses=0,
+            deferrals=0,
+            rung_at=None,
+            not_before=None,
+            cancel_cause=None,
+            error=None,
+            finished_at=None,
+            updated_at=db_now(),
+        )
+        .returning(t.id)
+    )
+    return tx.execute(statement).first() is not None
+
+
+def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store new tasks; each row carries its workspace."""
+    tx.execute(insert(tasks), rows)
+
+
+def get(tx: Connection, workspace_id: str, task_id: str) -> Task | None:
+    """One task, or None."""
+    row = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.id == task_id)).mappings().first()
+    return None if row is None else task_of(row)
+
+
+def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[Task]:
+    """All tasks of a run, in the order of the plan."""
+    rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id).order_by(t.id))
+    return [task_of(row) for row in rows.mappings()]
+
+
+def find(tx: Connection, workspace_id: str, name: str, *, run_id: str | None = None, limit: int = 2) -> list[Task]:
+    """Tasks by id, unique start of an id, or key (the newest run's first)."""
+    where = [t.workspace_id == workspace_id]
+    if run_id is not None:
+        where.append(t.run_id == run_id)
+    from sqlalchemy import Text, cast
+
+    matches = or_(t.key == name, cast(t.id, Text).like(name.replace("%", "").replace("_", "") + "%"))
+    rows = tx.execute(select(tasks).where(*where, matches).order_by(t.run_id.desc(), t.id.desc()).limit(limit))
+    return [task_of(row) for row in rows.mappings()]
+
+
+def open_states(tx: Connection, workspace_id: str, run_id: str, *, limit: int = 65) -> list[str]:
+    """The states of up to *limit* open tasks of a run."""
+    return list(
+        tx.execute(
+            select(t.state).where(t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_(OPEN)).limit(limit)
+        ).scalars()
+    )
+
+
+def open_ids(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
+    """The ids of a run's open tasks."""
+    return list(
+        tx.execute(
+            select(t.id).where(t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_(OPEN)).order_by(t.id)
+        ).scalars()
+    )
+
+
+def canceled_by_dependency(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+    """Those of *ids* that were canceled because something they needed ended without success."""
+    return list(
+        tx.execute(
+            select(t.id).where(
+                t.workspace_id == workspace_id,
+                t.id.in_(ids),
+                t.state == TaskState.CANCELED,
+                t.cancel_cause == CancelCause.DEPENDENCY,
+            )
+        ).scalars()
+    )
+
+
+def policies(tx: Connection, workspace_id: str, ids: Sequence[str]) -> dict[str, OnDependencyFailure]:
+    """What each of *ids* wants when a dependency fails."""
+    rows = tx.execute(select(t.id, t.on_dependency_failure).where(t.workspace_id == workspace_id, t.id.in_(ids)))
+    return {row.id: OnDependencyFailure(row.on_dependency_failure) for row in rows}
+
+
+def state_of(tx: Connection, workspace_id: str, ids: Sequence[str]) -> dict[str, tuple[TaskState, int]]:
+    """State and attempt of each of *ids*."""
+    rows = tx.execute(select(t.id, t.state, t.attempt).where(t.workspace_id == workspace_id, t.id.in_(ids)))
+    return {row.id: (TaskState(row.state), row.attempt) for row in rows}
+
+
+def set_priority(tx: Connection, workspace_id: str, task_id: str, priority: int) -> bool:
+    """Change the priority of an open task; what waits in a queue is rung again at its new place."""
+    statement = (
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id == task_id, t.state.in_(OPEN))
+        .values(priority=priority, updated_at=db_now(), rung_at=None)
+        .returning(t.id)
+    )
+    return tx.execute(statement).first() is not None
+
+
+def task_of(row: RowMapping) -> Task:
+    """The domain's record of a row."""
+    return Task(
+        id=row["id"],
+        workspace_id=row["workspace_id"],
+        project_id=row["project_id"],
+        run_id=row["run_id"],
+        key=row["key"],
+        title=row["title"],
+        state=TaskState(row["state"]),
+        reasons=row["reasons"],
+        work=row["work"],
+        input=row["input"],
+        agent=row["agent"],
+        creator=row["creator"],
+        parent_id=row["parent_id"],
+        priority=row["priority"],
+        pending=row["pending"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        losses=row["losses"],
+        deferrals=row["deferrals"],
+        max_attempts=row["max_attempts"],
+        timeout=row["timeout"],
+        stall_timeout=row["stall_timeout"],
+        repeatable=row["repeatable"],
+        on_dependency_failure=OnDependencyFailure(row["on_dependency_failure"]),
+        concurrency_key=row["concurrency_key"],
+        not_before=row["not_before"],
+        due_at=row["due_at"],
+        error=row["error"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        finished_at=row["finished_at"],
+    )

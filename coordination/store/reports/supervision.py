@@ -1,0 +1,111 @@
+"""What a project's supervisor is doing: the state it stores with each heartbeat, and the answer that doors give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from coordination.domain.supervision import StatusThresholds, SupervisorStatus, status_of
+from coordination.domain.tasks import TaskState
+from coordination.store.queries import supervisors
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.fleet import workers
+from coordination.store.tables.runs import runs
+from coordination.store.tables.tasks import tasks
+
+t = tasks.c
+_NEXT_WAVE = 10
+
+# Only open runs count, so that a tick costs the same whatever the project's history.
+_COUNTS = (
+    select(t.state, func.count())
+    .join(runs, runs.c.id == t.run_id)
+    .where(
+        t.workspace_id == bindparam("ws"),
+        runs.c.project_id == bindparam("project"),
+        runs.c.finished_at.is_(None),
+    )
+    .group_by(t.state)
+)
+
+
+def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, Any]:
+    """The stored state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
+    counts = {state: number for state, number in tx.execute(_COUNTS, {"ws": workspace_id, "project": project_id})}
+    todo = counts.get(TaskState.QUEUED, 0) + counts.get(TaskState.BLOCKED, 0)
+    wave = tx.execute(
+        select(t.key)
+        .where(t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.QUEUED)
+        .order_by(t.priority.desc(), t.id)
+        .limit(_NEXT_WAVE)
+    ).scalars()
+    return {
+        "tasksTotal": sum(counts.values()),
+        "tasksCompleted": counts.get(TaskState.COMPLETED, 0),
+        "tasksInProgress": counts.get(TaskState.RUNNING, 0),
+        "tasksTodo": todo,
+        "tasksFailed": counts.get(TaskState.FAILED, 0),
+        "tasksCanceled": counts.get(TaskState.CANCELED, 0),
+        "activeAgents": len(_active(tx, workspace_id, project_id)),
+        "nextWave": list(wave),
+    }
+
+
+def orchestrator(
+    tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds
+) -> dict[str, Any]:
+    """The answer to "how is this project's supervisor?": status derived from the heartbeat's age, agents, counts.
+
+    ``timeSinceLastPoll`` is in milliseconds, moments are ISO 8601 in UTC.
+    """
+    found = supervisors.get(tx, workspace_id, project_id)
+    age = None if found is None or found.ended_at is not None else found.age
+    status = status_of(age, thresholds)
+    completed = tx.execute(
+        select(func.count()).where(
+            t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.COMPLETED
+        )
+    ).scalar_one()
+    return {
+        "status": status.value,
+        "isRunning": status is SupervisorStatus.RUNNING,
+        "isHealthy": status is SupervisorStatus.RUNNING and not (found and found.error),
+        "lastPoll": found.heartbeat_at.isoformat() if found else None,
+        "timeSinceLastPoll": round(found.age.total_seconds() * 1000) if found else None,
+        "sessionKey": found.session_key if found else None,
+        "activeAgents": _active(tx, workspace_id, project_id),
+        "completedCount": completed,
+        "state": found.state if found else {},
+        "strategy": found.strategy if found else {},
+        "expiresAt": found.expires_at.isoformat() if found else None,
+        "endedAt": found.ended_at.isoformat() if found and found.ended_at else None,
+        "error": found.error if found else None,
+    }
+
+
+def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
+    rows = tx.execute(
+        select(t.key, t.title, t.agent, attempts.c.started_at, attempts.c.number, workers.c.name)
+        .join(attempts, attempts.c.task_id == t.id)
+        .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+        .where(
+            attempts.c.workspace_id == workspace_id,
+            attempts.c.project_id == project_id,
+            attempts.c.finished_at.is_(None),
+            t.state == TaskState.RUNNING,
+        )
+        .order_by(attempts.c.started_at)
+    )
+    return [
+        {
+            "agentId": row.agent or row.name,
+            "taskId": row.key,
+            "taskTitle": row.title,
+            "spawnedAt": row.started_at.isoformat(),
+            "sessionKey": f"{row.name}:{row.key}:{row.number}",
+        }
+        for row in rows
+    ]
+
+

@@ -1,0 +1,48 @@
+"""The cost ledger: append-only, and the database itself refuses an UPDATE."""
+
+from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, event
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
+
+costs = Table(
+    "costs",
+    metadata,
+    Column("workspace_id", Id, primary_key=True),
+    Column("id", Str, primary_key=True),  # the record's own id: importing or completing twice adds nothing
+    Column("project_id", Id),
+    Column("session_id", Str),
+    Column("run_id", Id),
+    Column("task_id", Id),
+    Column("attempt", Integer),
+    Column("agent", Str),
+    Column("model", Str, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Column("cost_usd", Money),  # NULL: price unknown, which is not zero
+    Column("stale", Boolean, nullable=False),  # spent by an attempt that had already lost its lease
+    Column("occurred_at", UtcTime, nullable=False),
+    Column("recorded_at", UtcTime, nullable=False, default=db_now()),
+    Column("extra", Json, nullable=False),
+    Index("ix_costs_run_id", "run_id"),
+    Index("ix_costs_project_id", "project_id", "occurred_at"),
+    Index("ix_costs_session_id", "session_id"),
+)
+
+SQLITE_APPEND_ONLY = """
+CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs
+BEGIN SELECT RAISE(ABORT, 'the cost ledger is append-only'); END
+"""
+POSTGRES_REFUSE = """
+CREATE FUNCTION refuse_cost_update() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'the cost ledger is append-only'; END $$
+"""
+POSTGRES_APPEND_ONLY = """
+CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs FOR EACH STATEMENT EXECUTE FUNCTION refuse_cost_update()
+"""
+
+event.listen(costs, "after_create", DDL(SQLITE_APPEND_ONLY).execute_if(dialect="sqlite"))
+event.listen(costs, "after_create", DDL(POSTGRES_REFUSE).execute_if(dialect="postgresql"))
+event.listen(costs, "after_create", DDL(POSTGRES_APPEND_ONLY).execute_if(dialect="postgresql"))

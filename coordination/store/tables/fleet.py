@@ -1,0 +1,40 @@
+"""Who does the work: worker processes (above all workspaces) and one supervisor row per project."""
+
+from sqlalchemy import Column, ForeignKey, Integer, Table
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Str, UtcTime, db_now
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Id, primary_key=True),  # one life of one process
+    Column("name", Str, nullable=False),
+    Column("host", Str, nullable=False),
+    Column("boot_id", Str, nullable=False),  # of the machine: process ids mean nothing after a reboot
+    Column("pid", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("version", Str, nullable=False),
+    Column("started_at", UtcTime, nullable=False, default=db_now()),
+    Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
+    Column("draining_at", UtcTime),
+    Column("stopped_at", UtcTime),
+)
+
+supervisors = Table(
+    "supervisors",
+    metadata,
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("session_key", Str, nullable=False),
+    Column("started_at", UtcTime, nullable=False, default=db_now()),
+    Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("state", Json, nullable=False),
+    Column("strategy", Json, nullable=False),
+    Column("error", Str),
+    # The tick's own lease: two ticks of one project never run side by side.
+    Column("tick_holder", Str),
+    Column("tick_until", UtcTime),
+)

@@ -1,0 +1,18 @@
+"""Issues of foreign trackers, word for word, with the little that is asked of them in columns."""
+
+from sqlalchemy import Column, ForeignKey, Integer, Table, Text
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Str, UtcTime, db_now
+
+issues = Table(
+    "issues",
+    metadata,
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("id", Str, primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("position", Integer, nullable=False),  # its place in the file
+    Column("raw", Text, nullable=False),  # the record as it was read: nothing unknown is lost
+    Column("task_id", Id),  # the job that works it off, once there is one
+    Column("imported_at", UtcTime, nullable=False, default=db_now()),
+)

@@ -1,0 +1,117 @@
+"""Tasks and the edges between them: the hot rows."""
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from coordination.domain.tasks import CancelCause, DependencyKind, OnDependencyFailure, TaskState
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
+
+
+def _one_of(column: str, values: type) -> str:
+    return "{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values))
+
+
+QUEUED = text("state = 'queued'")
+RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
+RUNNING = text("state = 'running'")
+OPEN = text("state IN ('blocked', 'queued', 'running')")
+WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, nullable=False),
+    Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("key", Str, nullable=False),
+    Column("title", Str, nullable=False),
+    Column("state", Str, nullable=False),
+    Column("reasons", Reasons, nullable=False),
+    Column("pending", Integer, nullable=False),  # dependencies that have not been satisfied
+    Column("attempt", Integer, nullable=False),  # the fencing token
+    Column("priority", Integer, nullable=False),
+    Column("rung_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
+    Column("not_before", UtcTime),
+    Column("failures", Integer, nullable=False),  # attempts that failed or timed out
+    Column("losses", Integer, nullable=False),  # attempts whose worker was lost
+    Column("deferrals", Integer, nullable=False),  # attempts that asked for later
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout", Seconds),
+    Column("stall_timeout", Seconds),
+    Column("repeatable", Boolean, nullable=False),
+    Column("on_dependency_failure", Str, nullable=False),
+    Column("concurrency_key", Str),
+    Column("agent", Str),
+    Column("creator", Str, nullable=False),
+    Column("parent_id", Id),
+    Column("kind", Str, nullable=False),  # what runs: its cost is learnt per kind
+    Column("work", Json, nullable=False),
+    Column("input", Json, nullable=False),
+    Column("workdir", Str),
+    Column("options", Json, nullable=False),  # back-off, metadata
+    Column("error", Str),
+    Column("cancel_cause", Str),
+    Column("due_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("updated_at", UtcTime, nullable=False, default=db_now()),
+    Column("finished_at", UtcTime),
+    UniqueConstraint("run_id", "key"),
+    CheckConstraint(_one_of("state", TaskState), name="state"),
+    CheckConstraint(_one_of("on_dependency_failure", OnDependencyFailure), name="on_dependency_failure"),
+    CheckConstraint(_one_of("cancel_cause", CancelCause), name="cancel_cause"),
+    CheckConstraint("(state = 'blocked') = (reasons <> 0)", name="blocked_iff_reasons"),
+    CheckConstraint(
+        "(state IN ('completed', 'failed', 'canceled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
+    ),
+    CheckConstraint("pending >= 0", name="pending"),
+    CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
+    # The best ready row of a project first; only what is queued is in it, so it stays as small as the backlog.
+    Index(
+        "ix_tasks_ready",
+        "project_id",
+        text("priority DESC"),
+        "id",
+        postgresql_where=QUEUED,
+        sqlite_where=QUEUED,
+    ),
+    Index("ix_tasks_rung", "project_id", "rung_at", postgresql_where=RUNG, sqlite_where=RUNG),
+    Index("ix_tasks_open", "run_id", "state", postgresql_where=OPEN, sqlite_where=OPEN),
+    Index(
+        "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
+    ),
+    Index(
+        "ix_tasks_parent_id",
+        "parent_id",
+        postgresql_where=text("parent_id IS NOT NULL"),
+        sqlite_where=text("parent_id IS NOT NULL"),
+    ),
+    # Updates of state leave room on the page for the new row version.
+    postgresql_with={"fillfactor": "80"},
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    # From parent (what is needed) to child (who needs it).
+    Column("parent_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("child_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("kind", Str, nullable=False),
+    Column("satisfied_at", UtcTime),
+    CheckConstraint(_one_of("kind", DependencyKind), name="kind"),
+    CheckConstraint("parent_id <> child_id", name="not_itself"),
+    Index("ix_dependencies_child_id", "child_id"),
+    postgresql_with={"fillfactor": "80"},
+    sqlite_with_rowid=False,
+)

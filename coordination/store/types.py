@@ -1,0 +1,249 @@
+"""Column types that mean the same on both databases: ids, moments, money, validated JSON, flags; and the database's clock."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import CHAR, DateTime, Dialect, Float, Integer, Numeric, Text, TypeDecorator, Uuid
+from sqlalchemy.dialects.postgresql import JSON as PG_JSON
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+from coordination.domain.tasks import BlockReason
+from coordination.errors import Refused
+
+MAX_JSON_BYTES = 16_000_000
+_MAX_DEPTH = 100
+
+# PostgreSQL can store neither NUL nor a lone surrogate, and neither means anything in a text.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+Id = Uuid(as_uuid=False).with_variant(CHAR(36), "sqlite")
+"""A UUID: native on PostgreSQL, canonical text on SQLite, ``str`` in Python."""
+
+
+def clean_text(text: str) -> str:
+    """*text* with what no database can hold (NUL, lone surrogates) replaced by the replacement character."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def clean_json(value: Any) -> Any:
+    """*value* as plain JSON, or Refused: NaN and infinity, keys that are not texts, foreign objects, too deep, too large."""
+    return _clean(value, 0)
+
+
+def _clean(value: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise Refused(f"A JSON value nests deeper than {_MAX_DEPTH} levels")
+    match value:
+        case None | bool() | int():
+            return value
+        case str():
+            return clean_text(value)
+        case float():
+            if not math.isfinite(value):
+                raise Refused("A JSON value holds NaN or infinity, which JSON cannot express")
+            return value
+        case dict():
+            if not all(isinstance(key, str) for key in value):
+                raise Refused("A JSON object has a key that is not a text")
+            return {clean_text(key): _clean(item, depth + 1) for key, item in value.items()}
+        case list() | tuple():
+            return [_clean(item, depth + 1) for item in value]
+    raise Refused(f"A {type(value).__name__} cannot be kept as JSON")
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware moment. PostgreSQL: timestamptz. SQLite: ISO text in UTC with offset, fixed width, so it sorts."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise Refused("A moment needs its offset from UTC")
+        return iso(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+def iso(moment: datetime) -> str:
+    """*moment* as the store writes it on SQLite: ``2026-11-20T20:18:32.123456+00:00``."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+class Money(TypeDecorator[Decimal]):
+    """Exact dollars. PostgreSQL: numeric. SQLite: decimal text, because its REAL would round."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else Numeric())
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        return f"{value:f}" if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value, checked on the way in; kept as text (key order and number forms stay as they were)."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else PG_JSON(none_as_null=True))
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        text = json.dumps(clean_json(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if len(text) > MAX_JSON_BYTES:
+            raise Refused(f"A JSON value of {len(text):,} characters is larger than {MAX_JSON_BYTES:,}")
+        return text
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    def bind_expression(self, bindvalue: Any) -> Any:
+        return bindvalue
+
+
+class Str(TypeDecorator[str]):
+    """Text without what no database can hold."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean_text(value)
+
+
+class Seconds(TypeDecorator[timedelta]):
+    """A duration, stored as seconds."""
+
+    impl = Float
+    cache_ok = True
+
+    def process_bind_param(self, value: timedelta | None, dialect: Dialect) -> float | None:
+        return None if value is None else value.total_seconds()
+
+    def process_result_value(self, value: float | None, dialect: Dialect) -> timedelta | None:
+        return None if value is None else timedelta(seconds=value)
+
+
+class Reasons(TypeDecorator[BlockReason]):
+    """The bit mask of what holds a task."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+        return None if value is None else int(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> BlockReason | None:
+        return None if value is None else BlockReason(value)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """The database's clock: the start of the transaction on PostgreSQL, the host's clock on SQLite."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _now_pg(element: db_now, compiler: Any, **kw: Any) -> str:
+    return "now()"
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(element: db_now, compiler: Any, **kw: Any) -> str:
+    return "utc_now()"
+
+
+class db_after(FunctionElement[datetime]):  # noqa: N801
+    """The database's clock plus a number of seconds: ``db_after(30.0)``; negative is the past."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+
+@compiles(db_after, "postgresql")
+def _after_pg(element: db_after, compiler: Any, **kw: Any) -> str:
+    return f"now() + make_interval(secs => {compiler.process(element.clauses, **kw)})"
+
+
+@compiles(db_after, "sqlite")
+def _after_sqlite(element: db_after, compiler: Any, **kw: Any) -> str:
+    return f"utc_after({compiler.process(element.clauses, **kw)})"
+
+
+class sum_money(FunctionElement[Decimal]):  # noqa: N801
+    """Exact sum of a Money column; NULL when there is nothing to add."""
+
+    type = Money()
+    inherit_cache = True
+
+
+@compiles(sum_money, "postgresql")
+def _sum_pg(element: sum_money, compiler: Any, **kw: Any) -> str:
+    return f"sum({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(sum_money, "sqlite")
+def _sum_sqlite(element: sum_money, compiler: Any, **kw: Any) -> str:
+    return f"sum_money({compiler.process(element.clauses, **kw)})"
+
+
+class commit_order(FunctionElement[int]):  # noqa: N801
+    """The id of the writing transaction: with it, a reader that tails a table can tell what may still appear before."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(commit_order, "postgresql")
+def _xid_pg(element: commit_order, compiler: Any, **kw: Any) -> str:
+    return "pg_current_xact_id()::text::bigint"
+
+
+@compiles(commit_order, "sqlite")
+def _xid_sqlite(element: commit_order, compiler: Any, **kw: Any) -> str:
+    return "0"
+
+
+class visible_below(FunctionElement[int]):  # noqa: N801
+    """Transactions below this id have ended: nothing below it can still appear."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(visible_below, "postgresql")
+def _xmin_pg(element: visible_below, compiler: Any, **kw: Any) -> str:
+    return "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+
+
+@compiles(visible_below, "sqlite")
+def _xmin_sqlite(element: visible_below, compiler: Any, **kw: Any) -> str:
+    return "1"
