@@ -49,11 +49,14 @@ clean: ## Remove the environment, caches and the demo's data
 
 # A .venv whose Python has gone (a dangling link) counts as missing, and is made anew.
 $(PY):
-	@for candidate in $${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do \
-	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then found=$$candidate; break; fi; \
+	@candidates=(python3 python3.13 python3.12 python3.11 python); \
+	if [ -n "$${PYTHON:-}" ]; then candidates=("$$PYTHON"); fi; \
+	for candidate in "$${candidates[@]}"; do \
+	    if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	    then found=$$candidate; break; fi; \
 	done; \
 	if [ -z "$${found:-}" ]; then \
-	    echo "No Python 3.11, 3.12 or 3.13 found on PATH. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; \
+	    echo "No Python 3.11, 3.12 or 3.13 among: $${candidates[*]}. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; \
 	fi; \
 	echo "== environment: .venv with $$("$$found" --version)"; \
 	"$$found" -m venv --clear .venv || { \
