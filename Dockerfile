@@ -1,0 +1,26 @@
+# One image for every service of docker-compose.yml: they differ by their command.
+FROM python:3.12-slim AS build
+WORKDIR /source
+RUN python -m venv /opt/coord
+COPY pyproject.toml README.md LICENSE beat_schedule.py ./
+COPY coordination ./coordination
+COPY workers ./workers
+# The lock of what was tried is pyproject.toml's ranges; psycopg comes with its own libpq, so nothing is compiled.
+RUN /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[flower]"
+
+FROM python:3.12-slim
+# git: projects are known by their remote, and jobs work in clones.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends git \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/coord --shell /usr/sbin/nologin coord \
+    && install --directory --owner coord --group coord --mode 0700 /var/lib/coord
+COPY --from=build /opt/coord /opt/coord
+ENV PATH=/opt/coord/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/var/lib/coord \
+    COORD_HOME=/var/lib/coord
+USER coord
+WORKDIR /var/lib/coord
+CMD ["python", "-m", "workers"]
