@@ -63,6 +63,9 @@ class Claim:
     deferrals: int
     backoff: dict[str, Any]
     repeatable: bool
+    losses: int = 0
+    slots: tuple[str, ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def checked(plan: Plan) -> dict[str, Work]:
     for task in plan.tasks:
         work = parse_work(task.run)
         try:
-            templates.check(work.to_json(), needs=[_edge(need).key for need in task.needs])
+            templates.check_work(work.to_json(), needs=[_edge(need).key for need in task.needs])
         except Refused as error:
             raise PlanError(
                 f"task {task.key!r}: {error.message}",

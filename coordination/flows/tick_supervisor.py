@@ -56,10 +56,11 @@ def tick_supervisor(
     be empty, so that a lost or parked message costs seconds.
     """
     with store.write() as tx:
-        if supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=TICK_LEASE) is None:
-            return None
+        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=TICK_LEASE)
+    if begun is None:
+        return None
     try:
-        return _tick(store, workspace_id, project_id, holder, window, ring_again_after, lifetime)
+        return _tick(store, workspace_id, project_id, holder, window, ring_again_after, lifetime, begun["submissions"])
     except Exception as error:
         # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
         with store.write() as tx:
@@ -77,6 +78,7 @@ def _tick(
     window: int,
     ring_again_after: timedelta,
     lifetime: timedelta,
+    submissions: int,
 ) -> Ticked:
     done = Ticked()
     for _ in range(_RESCUE_ROUNDS):
@@ -100,8 +102,10 @@ def _tick(
         idle = not runs.unfinished(tx, workspace_id, project_id)
         idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
         if idle:
-            done.ended = supervisors.end(tx, workspace_id, project_id, holder=holder, state=state)
-        else:
+            done.ended = supervisors.end(
+                tx, workspace_id, project_id, holder=holder, state=state, submissions=submissions
+            )
+        if not done.ended:
             supervisors.end_tick(tx, workspace_id, project_id, holder=holder, state=state, lifetime=lifetime)
     return done
 

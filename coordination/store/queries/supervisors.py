@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, case, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -17,21 +17,27 @@ s = supervisors.c
 
 
 def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: str, lifetime: timedelta) -> None:
-    """Start the project's supervisor if it has none, or wake an ended one under the new session key."""
+    """Start the project's supervisor if it has none, wake it under the new session key if it has ended."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    fresh = {
+    fresh: dict[str, Any] = {
         "session_key": session_key,
         "started_at": db_now(),
         "heartbeat_at": db_now(),
         "expires_at": db_after(lifetime.total_seconds()),
-        "ended_at": None,
         "error": None,
     }
+    ended = s.ended_at.is_not(None)
     statement = make(supervisors).values(
-        project_id=project_id, workspace_id=workspace_id, state={}, strategy={}, **fresh
+        project_id=project_id, workspace_id=workspace_id, state={}, strategy={}, submissions=1, **fresh
     )
+    kept = {
+        name: case((ended, statement.excluded[name]), else_=supervisors.c[name])
+        for name in ("session_key", "started_at", "heartbeat_at", "expires_at", "error")
+    }
     tx.execute(
-        statement.on_conflict_do_update(index_elements=["project_id"], set_=fresh, where=s.ended_at.is_not(None))
+        statement.on_conflict_do_update(
+            index_elements=["project_id"], set_={**kept, "ended_at": None, "submissions": s.submissions + 1}
+        )
     )
 
 
@@ -49,7 +55,7 @@ def begin_tick(
                 or_(s.tick_until.is_(None), s.tick_until < db_now()),
             )
             .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
-            .returning(s.project_id, s.session_key, s.strategy)
+            .returning(s.project_id, s.session_key, s.strategy, s.submissions)
         )
         .mappings()
         .first()
@@ -81,12 +87,17 @@ def end_tick(
     )
 
 
-def end(tx: Connection, workspace_id: str, project_id: str, *, holder: str, state: dict[str, Any]) -> bool:
-    """The project's work has ended: so does its supervisor. False when the tick's lease was lost."""
+def end(
+    tx: Connection, workspace_id: str, project_id: str, *, holder: str, state: dict[str, Any], submissions: int
+) -> bool:
+    """The project's work has ended: so does its supervisor.
+
+    False when the tick's lease was lost, or work was submitted since the tick began (*submissions* is what it saw).
+    """
     return (
         tx.execute(
             update(supervisors)
-            .where(*_HELD)
+            .where(*_HELD, s.submissions == submissions)
             .values(
                 heartbeat_at=db_now(),
                 ended_at=db_now(),

@@ -34,6 +34,8 @@ supervisors = Table(
     Column("state", Json, nullable=False),
     Column("strategy", Json, nullable=False),
     Column("error", Str),
+    # Counts submissions, so that a tick that found no work cannot end a supervisor that was given some meanwhile.
+    Column("submissions", Integer, nullable=False),
     # The tick's own lease: two ticks of one project never run side by side.
     Column("tick_holder", Str),
     Column("tick_until", UtcTime),

@@ -1,10 +1,12 @@
 """Sessions and runs."""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, text
 
 from coordination.domain.sessions import SessionTarget
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
+
+UNFINISHED = text("finished_at IS NULL")
 
 sessions = Table(
     "sessions",
@@ -38,7 +40,5 @@ runs = Table(
     # Written once no task is open; taken back when a person retries one. The run's state itself is never stored.
     Column("finished_at", UtcTime),
     Index("ix_runs_project_id_id", "project_id", "id"),
-    Index(
-        "ix_runs_unfinished", "project_id", postgresql_where="finished_at IS NULL", sqlite_where="finished_at IS NULL"
-    ),
+    Index("ix_runs_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
 )

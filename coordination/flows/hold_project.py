@@ -1,0 +1,22 @@
+"""Put a project on hold, and let it go on: what waits in its queues is held back when a worker meets it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.tasks import BlockReason, TaskState
+from coordination.services import projects
+from coordination.store.queries import ready
+
+
+def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
+    """Nothing of the project starts any more; what runs goes on."""
+    projects.set_status(tx, workspace_id, project_id, ProjectStatus.ON_HOLD)
+
+
+def resume_project(tx: Connection, workspace_id: str, project_id: str) -> int:
+    """The project goes on; how many tasks the pause had held and are queued again."""
+    projects.set_status(tx, workspace_id, project_id, ProjectStatus.ACTIVE)
+    lifted = ready.lift(tx, workspace_id, project_id, BlockReason.PAUSED)
+    return sum(row["state"] == TaskState.QUEUED for row in lifted)

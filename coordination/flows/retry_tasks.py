@@ -1,0 +1,81 @@
+"""Retry what ended without success, by a person: the task, and what was canceled only because it had failed."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection
+
+from coordination.domain.events import EventType
+from coordination.domain.supervision import DEFAULT_LIFETIME
+from coordination.domain.tasks import TERMINAL, BlockReason, TaskMove, TaskState
+from coordination.errors import IllegalMove, NotFound
+from coordination.store.queries import dependencies, events, ready, runs, supervisors, tasks
+
+
+def retry_task(
+    tx: Connection, workspace_id: str, task_id: str, *, actor: str, lifetime: timedelta = DEFAULT_LIFETIME
+) -> list[str]:
+    """Reopen a failed or canceled task with fresh attempts, and its dependants that were canceled because of it.
+
+    A task that is blocked because its outcome is unknown is queued again. Returns the ids that were reopened.
+    """
+    task = tasks.get(tx, workspace_id, task_id)
+    if task is None:
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+    if task.state is TaskState.BLOCKED and BlockReason.OUTCOME_UNKNOWN in task.reasons:
+        ready.lift_from(tx, workspace_id, [task_id], BlockReason.OUTCOME_UNKNOWN)
+        reopened = [task_id]
+    elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
+        raise IllegalMove(TaskMove.REOPEN, task.state)
+    else:
+        reopened = _reopen_with_dependants(tx, workspace_id, task_id)
+    runs.reopen(tx, workspace_id, task.run_id)
+    supervisors.ensure(
+        tx, workspace_id, task.project_id, session_key=f"supervisor:retry:{task.run_id}", lifetime=lifetime
+    )
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": task.project_id,
+                "run_id": task.run_id,
+                "task_id": reopened_id,
+                "type": EventType.RETRIED,
+                "actor": actor,
+                "payload": {"by": "person"},
+            }
+            for reopened_id in reopened
+        ],
+    )
+    return reopened
+
+
+def retry_run(
+    tx: Connection, workspace_id: str, run_id: str, *, actor: str, lifetime: timedelta = DEFAULT_LIFETIME
+) -> list[str]:
+    """Retry every failed task of a run, and every one that was canceled; the ids that were reopened."""
+    if runs.get(tx, workspace_id, run_id) is None:
+        raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
+    reopened: list[str] = []
+    for task in tasks.of_run(tx, workspace_id, run_id):
+        if task.state in (TaskState.FAILED, TaskState.CANCELED) and task.id not in reopened:
+            reopened += retry_task(tx, workspace_id, task.id, actor=actor, lifetime=lifetime)
+    return reopened
+
+
+def _reopen_with_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
+    reopened: list[str] = []
+    wave = [task_id]
+    while wave:
+        tasks.lock(tx, workspace_id, sorted(wave))
+        moved = [
+            each
+            for each in wave
+            if tasks.reopen(tx, workspace_id, each, pending=dependencies.open_count(tx, workspace_id, each))
+        ]
+        reopened += moved
+        waiting = dependencies.waiting_children(tx, workspace_id, moved) if moved else {}
+        wave = tasks.canceled_by_dependency(tx, workspace_id, sorted(waiting)) if waiting else []
+    return reopened

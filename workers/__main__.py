@@ -1,0 +1,27 @@
+"""``python -m workers``: a Celery worker with our defaults; further arguments are Celery's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from coordination.errors import CoordinationError
+
+
+def main(arguments: list[str]) -> int:
+    """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
+    try:
+        from workers.app import app
+    except CoordinationError as error:
+        sys.stderr.write(f"coord worker: {error.sentence()}\n")
+        return 2
+    defaults = ["worker", "--without-gossip", "--without-mingle", "--loglevel", "WARNING"]
+    if not any(argument in ("-n", "--hostname") or argument.startswith("--hostname=") for argument in arguments):
+        # Two workers on one machine need two names: Celery's control commands address them by it.
+        defaults += ["-n", f"coord-{os.getpid()}@%h"]
+    app.worker_main([*defaults, *arguments])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

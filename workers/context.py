@@ -1,0 +1,113 @@
+"""Everything a worker process works with, wired once: settings, store, leases, doorbell, runners."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from coordination.clock import monotonic
+from coordination.domain.leases import LeaseTerms
+from coordination.errors import DatabaseUnavailable, RedisUnavailable
+from coordination.ids import new_id
+from coordination.settings import Settings, client_url
+from coordination.store.engine import Store, open_store
+from coordination.store.queries import fleet
+from coordination.store.volatile.nudges import Nudges
+from workers.doorbell import Doorbell
+from workers.held import HeldAttempts
+from workers.heartbeat import Heartbeat
+
+log = structlog.get_logger()
+
+_SLOTS_FRESH = 5.0
+_MIN_WINDOW = 8
+
+
+@dataclass(slots=True)
+class Context:
+    """One worker process. ``draining`` is set once and never taken back: nothing more is claimed."""
+
+    settings: Settings
+    store: Store
+    nudges: Nudges
+    worker_id: str
+    name: str
+    slots: int
+    terms: LeaseTerms
+    held: HeldAttempts
+    heartbeat: Heartbeat
+    doorbell: Doorbell
+    scratch: Path
+    draining: threading.Event = field(default_factory=threading.Event)
+    _fleet_slots: int = 0
+    _fleet_asked: float = float("-inf")
+
+    def window(self) -> int:
+        """How many of a project's tasks may have a doorbell out: about two per slot of the living fleet."""
+        if self.settings.window is not None:
+            return self.settings.window
+        if monotonic() - self._fleet_asked > _SLOTS_FRESH:
+            self._fleet_asked = monotonic()
+            try:
+                with self.store.read() as tx:
+                    self._fleet_slots = fleet.live_slots(tx, within=self.terms.ttl)
+            except DatabaseUnavailable:
+                log.debug("kept the last known size of the fleet")
+        return max(_MIN_WINDOW, 2 * max(self._fleet_slots, self.slots))
+
+    def nudge(self, projects: Sequence[tuple[str, str]]) -> None:
+        """Ask for ticks of these projects; without Redis the next sweep does it."""
+        try:
+            self.nudges.nudge(projects)
+        except RedisUnavailable as error:
+            log.warning("nudge not sent; the next sweep looks anyway", why=error.message)
+
+
+def boot_id() -> str:
+    """The machine's identity of this boot: process ids mean nothing on another machine or after a restart."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def make_context(settings: Settings, *, name: str, slots: int) -> Context:
+    """Wire a worker process. Opens nothing yet; the store connects when it is first used."""
+    store = open_store(settings.database_url, pool_size=slots + 4)
+    worker_id = new_id()
+    held = HeldAttempts()
+    terms = settings.leases()
+    url = settings.redis_url
+    assert url is not None  # noqa: S101 - the app refuses to load without one
+    return Context(
+        settings=settings,
+        store=store,
+        nudges=Nudges(client_url(url)),
+        worker_id=worker_id,
+        name=name,
+        slots=slots,
+        terms=terms,
+        held=held,
+        heartbeat=Heartbeat(store, held, worker_id=worker_id, terms=terms),
+        doorbell=Doorbell(store),
+        scratch=settings.home / "scratch" / worker_id,
+    )
+
+
+def registration(context: Context, *, version: str) -> dict[str, object]:
+    """The worker's row."""
+    return {
+        "id": context.worker_id,
+        "name": context.name,
+        "host": socket.gethostname(),
+        "boot_id": boot_id(),
+        "pid": os.getpid(),
+        "slots": context.slots,
+        "version": version,
+    }

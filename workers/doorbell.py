@@ -1,0 +1,67 @@
+"""Rings for ready tasks: one Celery message each, readable in Flower. A lost ring costs a sweep, never a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import structlog
+from kombu.exceptions import OperationalError
+
+from coordination.errors import DatabaseUnavailable
+from coordination.store.engine import Store
+from coordination.store.queries import ready
+from coordination.store.queries.ready import Ready
+from workers import queues
+
+log = structlog.get_logger()
+
+_SHOWN = 120
+
+
+class CeleryTask(Protocol):
+    """What of a Celery task is used here."""
+
+    def apply_async(self, args: Sequence[Any], **options: Any) -> Any:
+        """Send a message."""
+
+
+class Doorbell:
+    """Sends "task T may be ready, have a look" after the commit that made it ready."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._task: CeleryTask | None = None
+        self._app: Any = None
+
+    def ring(self, workspace_id: str, project: str, tasks: Sequence[Ready]) -> bool:
+        """Ring for *tasks* of one project; False when Redis did not take it (the next tick rings again)."""
+        if not tasks:
+            return True
+        if self._task is None:
+            from workers.tasks.run_tasks import run_tasks
+
+            self._task, self._app = run_tasks, run_tasks.app
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for item in tasks:
+                    self._task.apply_async(
+                        [workspace_id, [[item.id, item.attempt]]],
+                        queue=queues.JOBS,
+                        producer=producer,
+                        shadow=f"{project}/{item.key}"[:_SHOWN],
+                        argsrepr=f"project={project} task={item.key} title={item.title[:_SHOWN]!r}",
+                        kwargsrepr="",
+                    )
+        except OperationalError as error:
+            log.warning("doorbell not sent; the next sweep rings again", project=project, why=str(error))
+            self._take_back(workspace_id, tasks)
+            return False
+        return True
+
+    def _take_back(self, workspace_id: str, tasks: Sequence[Ready]) -> None:
+        try:
+            with self._store.write() as tx:
+                ready.unmark_rung(tx, workspace_id, [item.id for item in tasks])
+        except DatabaseUnavailable:
+            log.warning("the note that a doorbell was sent stands; it is rung again when it is old")

@@ -1,0 +1,144 @@
+"""Heartbeats and the fence: one thread renews all leases of the process, another ends jobs whose lease runs out.
+
+They are two threads because the renewing one may hang in the very outage that the fence exists for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+
+from coordination.clock import monotonic
+from coordination.domain.leases import LeaseTerms
+from coordination.domain.tasks import TaskState
+from coordination.errors import DatabaseUnavailable
+from coordination.store.engine import Store
+from coordination.store.queries import attempts, events, fleet
+from workers.held import HeldAttempts
+from workers.runners.base import StopReason
+
+log = structlog.get_logger()
+
+_BATCH = 500
+_NOTES_EVERY = 1.0
+
+
+class Heartbeat:
+    """Renews leases every ``terms.heartbeat``; stops jobs that were canceled or taken away; fences when cut off."""
+
+    def __init__(self, store: Store, held: HeldAttempts, *, worker_id: str, terms: LeaseTerms) -> None:
+        self._store = store
+        self._held = held
+        self._worker_id = worker_id
+        self._terms = terms
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._last_beat = monotonic()
+
+    def start(self) -> None:
+        """Start both threads."""
+        for name, body in (("coord-heartbeat", self._renew_loop), ("coord-fence", self._fence_loop)):
+            thread = threading.Thread(target=body, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End both threads; leases are not renewed any more."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def beat(self) -> None:
+        """Renew everything once, and act on what the store says."""
+        sent = monotonic()
+        keys = self._held.keys()
+        known: set[tuple[str, int]] = set()
+        with self._store.write() as tx:
+            fleet.beat(tx, self._worker_id)
+            for start in range(0, len(keys), _BATCH):
+                for renewal in fleet.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
+                    key = (renewal.task_id, renewal.number)
+                    if renewal.attempt != renewal.number or renewal.state not in (
+                        TaskState.RUNNING,
+                        TaskState.CANCELED,
+                    ):
+                        continue  # somebody else has the task: as good as taken away
+                    known.add(key)
+                    if renewal.state == TaskState.CANCELED:
+                        self._held.stop(key, StopReason.CANCELED)
+            moved = self._held.take_moved()
+            if moved:
+                fleet.note_progress(tx, moved)
+        for key in keys:
+            if key in known:
+                self._held.renewed(key, sent=sent)
+            elif self._held.stop(key, StopReason.LEASE_LOST):
+                log.warning("lease lost", task=key[0], attempt=key[1])
+        self._last_beat = sent
+
+    def write_notes(self) -> None:
+        """Write what running attempts had to say since the last time: started, progress, and their process groups."""
+        processes = self._held.take_processes()
+        notes = self._held.take_notes()
+        if not processes and not notes:
+            return
+        now = monotonic()
+        with self._store.write() as tx:
+            for claim, process in processes:
+                attempts.note_process(
+                    tx,
+                    claim.workspace_id,
+                    claim.task_id,
+                    claim.attempt,
+                    pgid=process.pgid,
+                    pg_start=float(process.start_time),
+                )
+            for claim, found in notes:
+                events.append_aged(
+                    tx,
+                    claim.workspace_id,
+                    [
+                        {
+                            "project_id": claim.project_id,
+                            "run_id": claim.run_id,
+                            "task_id": claim.task_id,
+                            "attempt": claim.attempt,
+                            "type": note.type,
+                            "actor": f"worker:{self._worker_id}",
+                            "payload": note.payload,
+                            "age": timedelta(seconds=now - note.at),
+                        }
+                        for note in found
+                    ],
+                )
+
+    def _renew_loop(self) -> None:
+        next_beat = monotonic()
+        while not self._ended.wait(min(_NOTES_EVERY, self._terms.heartbeat.total_seconds())):
+            self._safely("notes", self.write_notes)
+            if monotonic() >= next_beat:
+                # After a failure the next try comes soon: a lease has time for several.
+                worked = self._safely("heartbeat", self.beat)
+                next_beat = monotonic() + (self._terms.heartbeat.total_seconds() if worked else _NOTES_EVERY)
+
+    def _fence_loop(self) -> None:
+        pause = min(1.0, (self._terms.ttl - self._terms.fence_after).total_seconds() / 4)
+        while not self._ended.wait(pause):
+            for key in self._held.overdue(self._terms.fence_after):
+                log.error("cannot renew the lease: ending the job before somebody else may claim it", task=key[0])
+                self._held.stop(key, StopReason.LEASE_LOST)
+
+    def _safely(self, what: str, act: Callable[[], None]) -> bool:
+        """A bulkhead: whatever goes wrong in one round, the next one must come."""
+        try:
+            act()
+        except DatabaseUnavailable as error:
+            log.warning(f"{what} failed", why=error.message)
+            return False
+        except Exception:
+            log.exception(f"{what} failed")
+            return False
+        return True

@@ -1,0 +1,148 @@
+"""What this worker process holds: its attempts, when each lease was last renewed, and the orders that reach them.
+
+Thread-safe and free of SQL: the heartbeat renews, the fence watches the clock, listeners pass on cancels.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from coordination.clock import monotonic
+from coordination.domain.attempts import Claim
+from coordination.domain.events import EventType
+from workers.runners.base import Control, ProcessRecord, StopReason
+
+
+@dataclass(slots=True)
+class Note:
+    """An event of a running attempt that waits to be written."""
+
+    type: EventType
+    payload: dict[str, Any]
+    at: float
+
+
+@dataclass(slots=True)
+class Held:
+    """One attempt in this process. ``renewed`` is when its last successful renewal (or its claim) was *sent*."""
+
+    claim: Claim
+    renewed: float
+    control: Control | None = None
+    process: ProcessRecord | None = None
+    process_noted: bool = False
+    moved: bool = False
+    notes: list[Note] = field(default_factory=list)
+    gone: StopReason | None = None  # told to stop before its runner had begun
+    ending: bool = False  # its end is being written: orders come too late
+
+
+class HeldAttempts:
+    """All attempts of the process, by (task id, attempt)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, int], Held] = {}
+
+    def add(self, claim: Claim, *, sent: float) -> Held:
+        """Hold a claim that was asked for at *sent* (monotonic seconds)."""
+        held = Held(claim, sent)
+        with self._lock:
+            self._held[claim.task_id, claim.attempt] = held
+        return held
+
+    def drop(self, claim: Claim) -> None:
+        """Its end is written, or it is not ours any more."""
+        with self._lock:
+            self._held.pop((claim.task_id, claim.attempt), None)
+
+    def keys(self) -> list[tuple[str, int]]:
+        """What leases to renew."""
+        with self._lock:
+            return list(self._held)
+
+    def count(self) -> int:
+        """How many attempts are held."""
+        with self._lock:
+            return len(self._held)
+
+    def attach(self, held: Held, control: Control) -> None:
+        """The runner is about to start: from now on orders reach it directly; one that came before is passed on."""
+        with self._lock:
+            held.control = control
+            waiting = held.gone
+        if waiting is not None:
+            control.stop(waiting)
+
+    def stop(self, key: tuple[str, int], reason: StopReason) -> bool:
+        """Ask one attempt to end; whether it is ours."""
+        with self._lock:
+            held = self._held.get(key)
+            if held is None or held.ending:
+                return False
+            held.gone = reason
+            control = held.control
+        if control is not None:
+            control.stop(reason)
+        return True
+
+    def ending(self, claim: Claim) -> list[Note]:
+        """The job is over and its end is about to be written; events that were not written yet go with it."""
+        with self._lock:
+            held = self._held[claim.task_id, claim.attempt]
+            held.ending = True
+            notes, held.notes = held.notes, []
+        return notes
+
+    def stop_all(self, reason: StopReason) -> None:
+        """Ask every attempt to end."""
+        for key in self.keys():
+            self.stop(key, reason)
+
+    def renewed(self, key: tuple[str, int], *, sent: float) -> None:
+        """The lease was renewed by a statement sent at *sent*."""
+        with self._lock:
+            held = self._held.get(key)
+            if held is not None:
+                held.renewed = max(held.renewed, sent)
+
+    def overdue(self, limit: timedelta) -> list[tuple[str, int]]:
+        """Attempts whose lease may run out soon because no renewal succeeded for *limit*."""
+        oldest = monotonic() - limit.total_seconds()
+        with self._lock:
+            return [key for key, held in self._held.items() if held.renewed < oldest]
+
+    def take_notes(self) -> list[tuple[Claim, list[Note]]]:
+        """Events that wait to be written; they are the caller's now."""
+        with self._lock:
+            found = [(held.claim, held.notes) for held in self._held.values() if held.notes]
+            for held in self._held.values():
+                if held.notes:
+                    held.notes = []
+        return found
+
+    def note(self, held: Held, type_: EventType, payload: dict[str, Any]) -> None:
+        """Keep an event until the next write."""
+        with self._lock:
+            held.notes.append(Note(type_, payload, monotonic()))
+
+    def take_moved(self) -> list[tuple[str, int]]:
+        """Attempts that showed progress since the last call."""
+        with self._lock:
+            found = [key for key, held in self._held.items() if held.moved]
+            for held in self._held.values():
+                held.moved = False
+        return found
+
+    def take_processes(self) -> list[tuple[Claim, ProcessRecord]]:
+        """Process groups that have not been written down yet."""
+        with self._lock:
+            found = []
+            for held in self._held.values():
+                if held.process is not None and not held.process_noted:
+                    held.process_noted = True
+                    found.append((held.claim, held.process))
+        return found

@@ -1,0 +1,185 @@
+"""The worker's own safety net: ticks projects that are due or nudged, hears cancels, rings again what was lost.
+
+Beat only asks for the same earlier. With no beat at all, with two of them, or with every job slot taken for hours,
+supervision goes on, because it needs neither a free slot nor a message.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+import redis
+import structlog
+
+from coordination.clock import monotonic
+from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.flows.tick_supervisor import REST, Ticked, tick_supervisor
+from coordination.ids import new_id
+from coordination.settings import client_url
+from coordination.store.queries import fleet, projects
+from coordination.store.volatile.nudges import CANCELS, NUDGES
+from workers import queues
+from workers.context import Context
+from workers.runners.base import StopReason
+
+log = structlog.get_logger()
+
+_LOST_RING = timedelta(seconds=2)
+_POP_WAIT = 1
+_RECONNECT = 1.0
+
+
+class Housekeeper:
+    """Two threads: one pops nudges and ticks what is due, one listens for cancels."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._later: list[tuple[float, str, str]] = []
+        self._lock = threading.Lock()
+        self._next_sweep = 0.0
+
+    def start(self) -> None:
+        """Start both threads; the first sweep comes at once, for what was committed while nobody worked."""
+        for name, body in (("coord-housekeeping", self._keep_house), ("coord-cancels", self._hear_cancels)):
+            thread = threading.Thread(target=body, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End both threads."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=_POP_WAIT + 5)
+
+    def look_again(self, workspace_id: str, project_id: str, *, after: timedelta) -> None:
+        """Tick this project then: a back-off ends there, and a sweep would be later."""
+        with self._lock:
+            heapq.heappush(self._later, (monotonic() + after.total_seconds() + 0.01, workspace_id, project_id))
+
+    def tick(self, workspace_id: str, project_id: str) -> Ticked | None:
+        """Tick one project and ring; errors stay with the project."""
+        context = self._context
+        try:
+            ticked = tick_supervisor(
+                context.store,
+                workspace_id,
+                project_id,
+                holder=f"{context.worker_id}:{new_id()}",
+                window=context.window(),
+                ring_again_after=self._ring_again_after(),
+                lifetime=context.settings.supervisor_lifetime,
+            )
+            if ticked is None:
+                return None
+            if ticked.rescued:
+                log.warning("rescued tasks of lost workers", tasks=len(ticked.rescued))
+            if ticked.healed:
+                log.warning("slot counters were wrong and are healed", slots=ticked.healed)
+            if ticked.ring:
+                with context.store.read() as tx:
+                    project = projects.get(tx, workspace_id, project_id)
+                context.doorbell.ring(workspace_id, project.name if project else project_id, ticked.ring)
+        except DatabaseUnavailable as error:
+            log.warning("tick failed", project=project_id, why=error.message)
+            return None
+        except Exception:
+            log.exception("tick failed", project=project_id)
+            return None
+        return ticked
+
+    def sweep(self) -> int:
+        """Tick every project whose supervisor is due, declare silent workers dead; how many projects were due."""
+        context = self._context
+        with context.store.write() as tx:
+            silent = fleet.stop_silent(tx, after=context.terms.ttl * 3)
+        if silent:
+            log.warning("workers have gone silent", workers=silent)
+        with context.store.read() as tx:
+            due = fleet.due_supervisors(tx, every=context.settings.tick)
+        for workspace_id, project_id in due:
+            self.tick(workspace_id, project_id)
+        return len(due)
+
+    def _ring_again_after(self) -> timedelta:
+        """Short when the queue is empty: then a ring that nobody answered was lost, or is parked behind a long job."""
+        try:
+            length = self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)
+        except redis.RedisError:
+            return REST
+        return _LOST_RING if length == 0 else REST
+
+    def _keep_house(self) -> None:
+        while not self._ended.is_set():
+            self._guarded("housekeeping", self._once)
+
+    def _once(self) -> None:
+        now = monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + self._context.terms.sweep.total_seconds()
+            self.sweep()
+        with self._lock:
+            due = []
+            while self._later and self._later[0][0] <= monotonic():
+                due.append(heapq.heappop(self._later)[1:])
+            nearest = self._later[0][0] if self._later else None
+        for workspace_id, project_id in dict.fromkeys(due):
+            self.tick(workspace_id, project_id)
+        wait = _POP_WAIT if nearest is None else max(0.01, min(_POP_WAIT, nearest - monotonic()))
+        found = self._context.nudges.client.brpop([NUDGES], timeout=wait)
+        if found is not None:
+            pair = _pair(found[1])
+            if pair is not None:
+                self.tick(*pair)
+
+    def _hear_cancels(self) -> None:
+        while not self._ended.is_set():
+            self._guarded("listening for cancels", self._listen)
+
+    def _listen(self) -> None:
+        url = self._context.settings.redis_url
+        assert url is not None  # noqa: S101 - the app refuses to load without one
+        client = redis.Redis.from_url(client_url(url), socket_connect_timeout=5, decode_responses=True)
+        with client, client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe(CANCELS)
+            while not self._ended.is_set():
+                message = channel.get_message(timeout=_POP_WAIT)
+                if message is not None and message.get("type") == "message":
+                    for key in _keys(message["data"]):
+                        self._context.held.stop(key, StopReason.CANCELED)
+
+    def _guarded(self, what: str, act: Callable[[], None]) -> None:
+        """A bulkhead: the loop goes on whatever one round meets."""
+        try:
+            act()
+        except redis.RedisError as error:
+            log.warning(f"{what}: Redis is away", why=str(error))
+            self._ended.wait(_RECONNECT)
+        except CoordinationError as error:
+            log.warning(f"{what} failed", why=error.message)
+            self._ended.wait(_RECONNECT)
+        except Exception:
+            log.exception(f"{what} failed")
+            self._ended.wait(_RECONNECT)
+
+
+def _pair(text: str) -> tuple[str, str] | None:
+    """A nudge as (workspace, project), or None for what is no nudge."""
+    try:
+        first, second = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    return (first, second) if isinstance(first, str) and isinstance(second, str) else None
+
+
+def _keys(text: str) -> list[tuple[str, int]]:
+    """A cancel message as (task, attempt) pairs; what is malformed is left out."""
+    try:
+        return [(task, attempt) for task, attempt in json.loads(text) if isinstance(task, str) and type(attempt) is int]
+    except (ValueError, TypeError):
+        return []
