@@ -32,8 +32,9 @@ lint: $(DEVELOPMENT) ## Check style, format, types and import contracts
 	@$(PY) -m ruff format --check .
 	@echo "== mypy"
 	@$(PY) -m mypy
+	@# Without its cache: that one goes on with what a file imported before another file came or went.
 	@echo "== import contracts"
-	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as main; main()' --no-logo --no-cache
 
 format: $(DEVELOPMENT) ## Format the code and mend what ruff can mend
 	@$(PY) -m ruff format .
