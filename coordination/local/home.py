@@ -1,0 +1,208 @@
+"""The home folder: made and checked, locked by the stack that owns it, with a record by which other commands find it.
+
+Who owns the folder is decided by the lock alone, which the kernel frees with its holder; the record only tells what
+the owner has started. A record without a lock is what a killed owner left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from coordination.errors import CoordinationError, SettingsError, StackRunning, Unavailable
+from coordination.local.processes import ProcessRecord
+
+_FORMAT = 1
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# A command that only looks takes the lock for microseconds; its holder is a real one when it stays this long.
+_LOOKERS = timedelta(milliseconds=300)
+_LOG_LIMIT = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStack:
+    """What the owner of a stack wrote down: itself, what it works on, what it started. ``ready`` once it takes work."""
+
+    owner: ProcessRecord
+    started_at: datetime
+    version: str
+    redis_url: str
+    database_url: str
+    services: dict[str, ProcessRecord] = field(default_factory=dict)
+    ready: bool = False
+
+
+class Home:
+    """One home folder and the places in it. ``prepared`` makes it usable; nothing else here creates it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lock = folder / "stack.lock"
+        self.record = folder / "stack.json"
+        self.logs = folder / "logs"
+        self.redis = folder / "redis"
+        self.beat_schedule = folder / "beat-schedule"
+
+    def prepared(self) -> Home:
+        """Itself, with its folders there, readable by nobody else, and proven to take a file; else one sentence."""
+        with self.explained():
+            for folder in (self.folder, self.logs, self.redis):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Permissions, a read-only mount and a full disk all show when something is written, and only then.
+            with tempfile.TemporaryFile(dir=self.folder) as probe:
+                probe.write(b"\0" * 4096)
+                probe.flush()
+        return self
+
+    def log(self, name: str) -> Path:
+        """The log of one service."""
+        return self.logs / f"{name}.log"
+
+    def rotate_logs(self, *names: str) -> None:
+        """Put logs that have grown large aside, keeping one old one of each."""
+        with self.explained():
+            for name in names:
+                path = self.log(name)
+                if path.exists() and path.stat().st_size > _LOG_LIMIT:
+                    path.replace(path.with_suffix(".log.1"))
+
+    # --- who owns it
+
+    def acquire(self) -> int:
+        """The lock, as an open file: held until it is closed or the process ends. StackRunning when it is taken."""
+        with self.explained():
+            lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with self.explained():
+                self._hold(lock)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
+
+    def _hold(self, lock: int) -> None:
+        deadline = time.monotonic() + _LOOKERS.total_seconds()
+        while not _locked(lock, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise self.taken()
+            time.sleep(0.01)
+
+    def is_owned(self) -> bool:
+        """Whether a stack lives here now."""
+        try:
+            lock = os.open(self.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+                return False
+            raise self._explanation(error) from error
+        try:
+            with self.explained():
+                return not _locked(lock, fcntl.LOCK_SH)
+        finally:
+            os.close(lock)
+
+    def taken(self) -> StackRunning:
+        """The refusal of a second stack."""
+        record = self.read()
+        who = "another process"
+        if record is not None:
+            who = f"process {record.owner.pid} since {record.started_at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+        return StackRunning(
+            f"A stack already runs in {self.folder}, started by {who}",
+            hint="Use it, stop it with coord down, or choose another folder with COORD_HOME",
+        )
+
+    # --- what it wrote down
+
+    def write(self, record: RunningStack) -> None:
+        """Replace the record; a reader sees the old one or the new one, and nobody else sees either."""
+        content = {"format": _FORMAT, **asdict(record), "started_at": record.started_at.isoformat()}
+        with self.explained():
+            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".stack-")  # mkstemp: readable by its owner alone
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(content, file, indent=1)
+                Path(name).replace(self.record)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def read(self) -> RunningStack | None:
+        """The record; None when there is none, or none that can be read."""
+        try:
+            return _record(json.loads(self.record.read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # A torn or foreign file must not keep a stack from starting: the lock decides, not this.
+            return None
+
+    def forget(self) -> None:
+        """Remove the record."""
+        with self.explained():
+            self.record.unlink(missing_ok=True)
+
+    # --- what can go wrong with a folder
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what the system says about a file in here into one sentence."""
+        try:
+            yield
+        except OSError as error:
+            raise self._explanation(error) from error
+
+    def _explanation(self, error: OSError) -> CoordinationError:
+        if error.errno in _FULL:
+            return Unavailable(
+                f"The disk is full: nothing can be written to {self.folder}",
+                hint="Free some space, or choose another folder with COORD_HOME",
+            )
+        if error.errno in {errno.EEXIST, errno.ENOTDIR}:
+            problem = f"{_first_file(Path(error.filename or self.folder))} is a file where a folder is needed"
+        elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            problem = f"The home folder {self.folder} cannot be written to ({_reason(error)})"
+        else:
+            problem = f"The home folder {self.folder} cannot be used ({_reason(error)})"
+        return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to")
+
+
+def _locked(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _record(content: dict[str, Any]) -> RunningStack | None:
+    if content["format"] != _FORMAT:
+        return None
+    return RunningStack(
+        owner=ProcessRecord.restored(content["owner"]),
+        started_at=datetime.fromisoformat(content["started_at"]),
+        version=str(content["version"]),
+        redis_url=str(content["redis_url"]),
+        database_url=str(content["database_url"]),
+        services={str(name): ProcessRecord.restored(one) for name, one in content["services"].items()},
+        ready=content["ready"] is True,
+    )
+
+
+def _first_file(path: Path) -> Path:
+    for part in (*reversed(path.parents), path):
+        if os.path.lexists(part) and not os.path.isdir(part):  # noqa: PTH112 - Path's would raise here
+            return part
+    return path
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

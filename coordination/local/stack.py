@@ -1,0 +1,281 @@
+"""The embedded stack as its owner holds it: Redis, one worker process and beat, up together, down together.
+
+Knows the worker only as a command that says when it is ready; imports neither Celery nor the store, so that a command
+that starts a stack is not slowed by them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.metadata
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from coordination.clock import utc_now
+from coordination.errors import CoordinationError
+from coordination.local import processes
+from coordination.local.home import Home, RunningStack
+from coordination.local.processes import ProcessRecord, Program, Service
+from coordination.local.redis_server import RedisServer, prepare_server
+from coordination.settings import Settings
+
+REDIS, WORKER, BEAT = "redis", "worker", "beat"
+
+# A worker hands its jobs back by itself when its grace is over; this is for one that cannot.
+_MARGIN = timedelta(seconds=5)
+_BRIEF = timedelta(seconds=10)
+
+
+def worker_command() -> list[str]:
+    """The worker process of a stack; with -P no folder named ``workers`` where it is started can stand in for ours."""
+    return [sys.executable, "-P", "-m", "workers"]
+
+
+def beat_command(schedule: Path) -> list[str]:
+    """The process that turns time into messages; it remembers in *schedule* when it last sent each."""
+    return [sys.executable, "-P", "-m", "celery", "-A", "workers.app", "beat", "--schedule", str(schedule)]
+
+
+class Stack:
+    """A running stack and its owner's handle on it. Leaving the ``with`` block stops it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        lock: int,
+        *,
+        worker_argv: Sequence[str],
+        beat_argv: Sequence[str] | None,
+        on_worker_death: Callable[[int], None] | None,
+    ) -> None:
+        """*lock* is the home's, which the stack keeps until it has stopped. Use ``start``."""
+        self.home = home
+        self._settings = settings
+        self._lock: int | None = lock
+        self._stop_lock = threading.Lock()
+        self._record_lock = threading.Lock()
+        self._server: RedisServer | None = None
+        if settings.redis_url is None:
+            self._server = prepare_server(home, settings.runtime_dir)
+        self.redis_url: str = settings.redis_url or (self._server.url if self._server else "")
+        env = _absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
+        self._services: dict[str, Service] = {}
+        if self._server is not None:
+            self._add(self._server.program(env), mend=self._server.set_file_aside)
+        self._add(self._program(WORKER, worker_argv, env, announces=True), on_death=on_worker_death)
+        if beat_argv is not None:
+            self._add(self._program(BEAT, beat_argv, env))
+        self._record = RunningStack(
+            owner=ProcessRecord.of(os.getpid()),
+            started_at=utc_now(),
+            version="",
+            redis_url=self.redis_url,
+            database_url=settings.database_url,
+        )
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker process that runs now."""
+        return self._services[WORKER].pid
+
+    @property
+    def failure(self) -> CoordinationError | None:
+        """Why the stack can no longer work, when a part of it died too often to be started again."""
+        return next((service.failure for service in self._services.values() if service.failure is not None), None)
+
+    def stop(self, grace: timedelta | None = None) -> None:
+        """Let the worker drain (for *grace*; default: what the settings give it), end everything, free the home.
+
+        Safe to call twice. When the wait is interrupted, everything is killed at once.
+        """
+        with self._stop_lock:
+            if self._lock is None:
+                return
+            settings = self._settings
+            patience = settings.shutdown_grace + settings.cancel_grace + _MARGIN if grace is None else grace
+            try:
+                self._note_stopping()
+                for name in (WORKER, BEAT):
+                    if name in self._services:
+                        self._services[name].request_stop()
+                self._finish(WORKER, patience)
+                self._finish(BEAT, _BRIEF)
+                self._finish(REDIS, _BRIEF)
+            finally:
+                for name in (WORKER, BEAT, REDIS):
+                    self._finish(name, timedelta(0))
+                self._release()
+
+    def hold(self) -> None:
+        """Keep the stack up until SIGTERM or SIGINT (or until a part of it is lost), then stop it.
+
+        For a process that is nothing but the stack. It tells the parent that waits for it, if any, and must be called
+        in the main thread. Raises what made the stack useless.
+        """
+        over = threading.Event()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, lambda *_: over.set()) for number in signals}
+        try:
+            self._tell_parent()
+            while not over.wait(1) and self.failure is None:
+                pass
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            failure = self.failure
+            self.stop()
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- used by start
+
+    def _bring_up(self) -> None:
+        self._write()
+        atexit.register(self.stop)  # an owner that forgets, or dies of an exception
+        # Side by side: the server answers long before the worker has imported what it needs.
+        up_first = [name for name in (REDIS, WORKER) if name in self._services]
+        for name in up_first:
+            self._services[name].begin()
+        version = _program_version()
+        for name in up_first:
+            self._services[name].wait_until_up()
+        if BEAT in self._services:
+            self._services[BEAT].begin()
+        with self._record_lock:
+            self._record = replace(self._record, version=version, ready=True)
+            self.home.write(self._record)
+
+    def _add(
+        self,
+        program: Program,
+        *,
+        on_death: Callable[[int], None] | None = None,
+        mend: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._services[program.name] = Service(program, on_started=self._note, on_death=on_death, mend=mend)
+
+    def _program(self, name: str, argv: Sequence[str], env: dict[str, str], *, announces: bool = False) -> Program:
+        # In the home folder, so that nothing of the folder where the user stands is imported by accident.
+        folder = self.home.folder
+        return Program(name, argv, env, folder=folder, log=self.home.log(name), announces=announces)
+
+    def _finish(self, name: str, grace: timedelta) -> None:
+        if name in self._services:
+            self._services[name].finish(grace)
+
+    def _note(self, name: str, child: ProcessRecord) -> None:
+        with self._record_lock:
+            self._record = replace(self._record, services={**self._record.services, name: child})
+            self.home.write(self._record)
+
+    def _note_stopping(self) -> None:
+        with self._record_lock, contextlib.suppress(CoordinationError):
+            self._record = replace(self._record, ready=False)
+            self.home.write(self._record)
+
+    def _write(self) -> None:
+        with self._record_lock:
+            self.home.write(self._record)
+
+    def _release(self) -> None:
+        atexit.unregister(self.stop)
+        if self._server is not None:
+            self._server.clear_away()
+        lock, self._lock = self._lock, None
+        try:
+            self.home.forget()
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _tell_parent(self) -> None:
+        if self._settings.ready_fd is not None:
+            with contextlib.suppress(OSError):  # the parent is gone, or has heard enough
+                os.write(self._settings.ready_fd, b"ready\n")
+            with contextlib.suppress(OSError):
+                os.close(self._settings.ready_fd)
+
+
+def start(
+    settings: Settings,
+    *,
+    with_beat: bool = True,
+    worker_argv: Sequence[str] | None = None,
+    beat_argv: Sequence[str] | None = None,
+    on_worker_death: Callable[[int], None] | None = None,
+) -> Stack:
+    """Bring up a stack in the settings' home folder and return once its worker takes work.
+
+    With ``redis_url`` set, that server is used and none is started. *on_worker_death* hears the pid of every worker
+    that died unasked, before the next one starts; also of the one that a killed owner left behind. Raises StackRunning
+    when there is a stack already, else one sentence on what is wrong; nothing is left running then.
+    """
+    home = Home(settings.home).prepared()
+    lock = home.acquire()
+    stack: Stack | None = None
+    try:
+        lost = end_what_was_left(home)
+        home.rotate_logs(REDIS, WORKER, BEAT)
+        stack = Stack(
+            settings,
+            home,
+            lock,
+            worker_argv=worker_argv or worker_command(),
+            beat_argv=(beat_argv or beat_command(home.beat_schedule)) if with_beat else None,
+            on_worker_death=on_worker_death,
+        )
+        if lost is not None and on_worker_death is not None:
+            on_worker_death(lost)
+        stack._bring_up()  # noqa: SLF001 - the other half of this function
+    except BaseException:
+        if stack is None:
+            os.close(lock)
+        else:
+            stack.stop(timedelta(0))
+        raise
+    return stack
+
+
+def end_what_was_left(home: Home) -> int | None:
+    """End the processes of a stack whose owner was killed; the pid of its worker. Only with the home's lock held."""
+    record = home.read()
+    if record is None:
+        return None
+    # They were told when their owner died; who still drains has had its time.
+    processes.end_all(record.services.values(), _BRIEF)
+    home.forget()
+    worker = record.services.get(WORKER)
+    return None if worker is None else worker.pid
+
+
+def _absolute_imports(env: dict[str, str]) -> dict[str, str]:
+    """*env* with a PYTHONPATH that means the same in every folder."""
+    if path := env.get("PYTHONPATH"):
+        # An empty entry means "here" as well.
+        env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
+    return env
+
+
+def _program_version() -> str:
+    try:
+        return importlib.metadata.version("coordination")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

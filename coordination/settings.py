@@ -1,0 +1,363 @@
+"""What can be set, where each value came from, and the URLs in the forms that the libraries want. Connects to nothing.
+
+The only reader of the environment. A frozen dataclass and a dozen small parsers instead of pydantic-settings: that
+costs 0.3 to 0.5 s of import on a two-core machine, this a few milliseconds, and every command and worker pays it;
+and a refusal is one sentence that names the variable, not a dump of a validation model.
+"""
+
+# ruff: noqa: RUF009 - _setting and _length are dataclasses.field with our metadata
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from coordination.domain.durations import parse_duration, write_duration
+from coordination.domain.leases import LeaseTerms
+from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
+from coordination.errors import Refused, SettingsError
+
+_WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
+_MOST = 1_000_000_000
+
+# --- parsers: text from the environment to a value; ValueError (with a reason, if there is one to give) refuses it
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except Refused:
+        raise ValueError from None
+
+
+def _positive_duration(text: str) -> timedelta:
+    found = _duration(text)
+    if not found:
+        raise ValueError
+    return found
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or not 1 <= int(text) <= _MOST:
+        raise ValueError
+    return int(text)
+
+
+def _descriptor(text: str) -> int:
+    if not re.fullmatch(r"\d{1,7}", text, re.ASCII):
+        raise ValueError
+    return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError
+        return text.lower()
+
+    return parse
+
+
+def _workspace(text: str) -> str:
+    if not _WORKSPACE.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def _absolute_folder(text: str) -> Path:
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("it holds bytes that are no text, which a URL cannot carry")
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise ValueError
+    return Path(os.path.normpath(path))
+
+
+def _folder_if_absolute(text: str) -> Path | None:
+    # Not our variable: its specification says that what is not absolute is ignored.
+    return Path(text) if Path(text).is_absolute() else None
+
+
+def _database_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "sqlite":
+        return _sqlite_url(rest)
+    if not separator or scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise ValueError
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+        _ = parts.port  # parsed only when asked for
+    except ValueError:
+        raise ValueError(
+            "its host or port cannot be read; special characters in a password are written as %XX"
+        ) from None
+    if parts.fragment:
+        raise ValueError("it has a bare '#'; special characters in a password are written as %XX")
+    return f"postgresql+psycopg://{rest}"
+
+
+def _sqlite_url(rest: str) -> str:
+    written, question, query = rest.partition("?")
+    path = unquote(written.removeprefix("/"))
+    if not written.startswith("/") or path in {"", ":memory:"}:
+        raise ValueError("it names no file, and a database in memory cannot be shared by several processes")
+    file = Path(path).expanduser().absolute()
+    return f"sqlite:///{quote(os.path.normpath(file), safe='/')}{question}{query}"
+
+
+def _redis_url(text: str) -> str:
+    parts = _redis_parts(text)
+    return _socket_url("unix", parts, "db") if _is_socket(parts) else parts.geturl()
+
+
+_LENGTH = "a number of seconds, or a duration such as 30s, 5m or 4h"
+_URL_OF_DATABASE = "sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
+_URL_OF_REDIS = "redis://host:6379/0, rediss://user:password@host:6380/0, or unix:///path/to/redis.sock"
+
+
+def _setting(default: Any, parse: Callable[[str], Any], shape: str, *, variable: str | None = None) -> Any:
+    return field(default=default, metadata={"parse": parse, "shape": shape, "variable": variable})
+
+
+def _length(parse: Callable[[str], timedelta] = _positive_duration, **default: float) -> Any:
+    return _setting(timedelta(**default), parse, _LENGTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One value as a person may see it, and where it came from: the variable's name, "option" or "default"."""
+
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings of one process; COORD_ and the name in upper case is the variable of each."""
+
+    home: Path = _setting(
+        Path("~/.coordination"), _absolute_folder, "an absolute path of a folder, such as ~/.coordination"
+    )
+    database_url: str = _setting("", _database_url, _URL_OF_DATABASE)  # default: a file under home
+    redis_url: str | None = _setting(None, _redis_url, _URL_OF_REDIS)  # None: a server of our own
+    workspace: str = _setting("default", _workspace, "up to 63 letters, digits, dots, dashes and underscores")
+    lease_ttl: timedelta = _length(seconds=30)
+    lease_heartbeat: timedelta = _length(seconds=10)
+    sweep: timedelta = _length(seconds=5)
+    tick: timedelta = _length(seconds=5)
+    shutdown_grace: timedelta = _length(_duration, seconds=30)
+    cancel_grace: timedelta = _length(_duration, seconds=10)
+    slots: int = _setting(8, _count, "a number of job threads, at least 1")
+    window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
+    output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
+    supervisor_lifetime: timedelta = _length(seconds=DEFAULT_LIFETIME.total_seconds())
+    supervisor_stale: timedelta = _length(minutes=10)
+    supervisor_stopped: timedelta = _length(minutes=60)
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error")
+    log_format: str = _setting("console", _one_of("console", "json"), "console or json")
+    debug: bool = _setting(False, _switch, "1 or 0")
+    # Where a socket goes whose path under home would be too long; the desktop's variable, as other programs use it.
+    runtime_dir: Path | None = _setting(None, _folder_if_absolute, "a folder", variable="XDG_RUNTIME_DIR")
+    # Set by the parent of a started process: where to write the line that says "ready". Never handed on.
+    ready_fd: int | None = _setting(None, _descriptor, "the number of an open file descriptor")
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether Redis is a server of our own, started with the stack."""
+        return self.redis_url is None
+
+    def leases(self) -> LeaseTerms:
+        """The three times of a lease; SettingsError when they do not fit together."""
+        return LeaseTerms(ttl=self.lease_ttl, heartbeat=self.lease_heartbeat, sweep=self.sweep)
+
+    def supervision(self) -> StatusThresholds:
+        """From which age of its heartbeat a supervisor counts as stale, and as stopped."""
+        return StatusThresholds(stale_after=self.supervisor_stale, stopped_after=self.supervisor_stopped)
+
+    def shown(self) -> dict[str, Shown]:
+        """Every setting by name, passwords masked, with its source."""
+        found = {}
+        for name in _NAMES:
+            value = getattr(self, name)
+            text = "not set" if value is None else _spelt(value)
+            found[name] = Shown(masked(text) if name.endswith("_url") else text, self.sources.get(name, "default"))
+        return found
+
+    def child_environment(self, **changes: str) -> dict[str, str]:
+        """The environment for a process of ours: this one's, every setting spelt out, and *changes* on top."""
+        environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES.values()}
+        for name in _NAMES:
+            value = getattr(self, name)
+            if value is not None and name != "ready_fd":
+                environment[_VARIABLES[name]] = _spelt(value)
+        return environment | changes
+
+
+_SPECS = {spec.name: spec for spec in fields(Settings) if "parse" in spec.metadata}
+_NAMES = tuple(_SPECS)
+_VARIABLES = {name: cast("str", spec.metadata["variable"] or f"COORD_{name.upper()}") for name, spec in _SPECS.items()}
+
+
+def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> Settings:
+    """The settings from *env* (default: the environment); *overrides* win, those that are None do not count.
+
+    Raises SettingsError with one sentence that names the variable and what it must look like.
+    """
+    environment = os.environ if env is None else env
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if strangers := overrides.keys() - _SPECS.keys():
+        raise SettingsError(f"There is no setting named {', '.join(sorted(strangers))}")
+    for name, spec in _SPECS.items():
+        variable = _VARIABLES[name]
+        given = overrides.get(name)
+        if given is not None:
+            values[name] = _parsed(name, f"The option {name}", _spelt(given))
+            sources[name] = "option"
+        elif environment.get(variable, "").strip():  # compose files hand on empty variables for "not set"
+            values[name] = _parsed(name, variable, environment[variable].strip())
+            sources[name] = variable
+        else:
+            values[name] = spec.default
+    values["home"] = _home(values["home"], environment)
+    if not values["database_url"]:
+        values["database_url"] = f"sqlite:///{quote(str(values['home'] / 'coordination.db'), safe='/')}"
+    settings = Settings(**values, sources=sources)
+    settings.leases()
+    if settings.supervisor_stale >= settings.supervisor_stopped:
+        raise SettingsError(
+            "A supervisor must count as stale before it counts as stopped",
+            hint="Raise COORD_SUPERVISOR_STOPPED or lower COORD_SUPERVISOR_STALE",
+        )
+    return settings
+
+
+def _home(home: Path, environment: Mapping[str, str]) -> Path:
+    if home.is_absolute():
+        return home
+    user_folder = environment.get("HOME", "")
+    expanded = Path(user_folder, home.name) if Path(user_folder).is_absolute() else home.expanduser()
+    if not expanded.is_absolute():
+        raise SettingsError("This user has no home folder", hint="Set COORD_HOME to the absolute path of a folder")
+    return expanded
+
+
+def _parsed(name: str, label: str, text: str) -> Any:
+    spec = _SPECS[name]
+    try:
+        return spec.metadata["parse"](text)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: expanduser knows no such user
+        shown = masked(text) if name.endswith("_url") else text
+        reason = f": {error}" if str(error) else ""
+        raise SettingsError(
+            f"{label} is {_shortened(shown)!r}, which cannot be used{reason}",
+            hint=f"It must be {spec.metadata['shape']}",
+        ) from None
+
+
+def _shortened(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _spelt(value: object) -> str:
+    if isinstance(value, timedelta):
+        return write_duration(value)
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return str(value)
+
+
+# --- URLs
+
+
+def masked(url: str) -> str:
+    """*url* with its password replaced by asterisks; whatever is in doubt is hidden too."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme == "sqlite":
+        return url
+    if "@" in rest:
+        # The last "@": a password that was pasted in unquoted may hold others.
+        who, _, place = rest.rpartition("@")
+        user, colon, _ = who.partition(":")
+        rest = f"{user}:***@{place}" if colon else f"{user}@{place}"
+    return f"{scheme}://" + re.sub(r"(?i)(password=)[^&#]*", r"\1***", rest)
+
+
+def broker_url(url: str) -> str:
+    """The Redis *url* as kombu wants it: ``redis+socket://…?virtual_host=0`` for a socket."""
+    parts = _redis_parts(url)
+    if _is_socket(parts):
+        return _socket_url("redis+socket", parts, "virtual_host")
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in dict(parse_qsl(parts.query)):
+        # Without it kombu does not check the server's certificate.
+        return parts._replace(query="&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))).geturl()
+    return parts.geturl()
+
+
+def client_url(url: str) -> str:
+    """The Redis *url* as redis-py wants it: ``unix://…?db=0`` for a socket."""
+    parts = _redis_parts(url)
+    return _socket_url("unix", parts, "db") if _is_socket(parts) else parts.geturl()
+
+
+def socket_url(path: Path, password: str, *, database: int = 0) -> str:
+    """The URL of a server that listens on the socket *path*, in the form that the settings take."""
+    return f"unix://:{quote(password, safe='')}@{quote(str(path), safe='/')}?db={database}"
+
+
+def _is_socket(parts: SplitResult) -> bool:
+    return parts.scheme in {"unix", "redis+socket"}
+
+
+def _redis_parts(url: str) -> SplitResult:
+    """*url* in its parts, the database of a TCP server always in the path; ValueError when it is no Redis URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(
+            "its host or port cannot be read; special characters in a password are written as %XX"
+        ) from None
+    if "://" not in url or parts.scheme not in {"redis", "rediss", "unix", "redis+socket"}:
+        raise ValueError
+    if parts.fragment:
+        raise ValueError("it has a bare '#'; special characters are written as %XX")
+    options = dict(parse_qsl(parts.query))
+    if _is_socket(parts):
+        if parts.hostname or not parts.path.startswith("/") or len(parts.path) == 1:
+            raise ValueError("the socket's path must be absolute, after three slashes")
+        if strangers := options.keys() - {"db", "virtual_host"}:
+            raise ValueError(f"a socket has no option {', '.join(sorted(strangers))}")
+        database = options.get("db", options.get("virtual_host", "0"))
+    else:
+        database = options.pop("db", "") or unquote(parts.path).strip("/") or "0"
+        parts = parts._replace(path=f"/{database}", query=urlencode(options))
+    if not re.fullmatch(r"\d{1,5}", database, re.ASCII):
+        raise ValueError("the number of its database is not a number")
+    return parts
+
+
+def _socket_url(scheme: str, parts: SplitResult, option: str) -> str:
+    options = dict(parse_qsl(parts.query))
+    database = options.get("db", options.get("virtual_host", "0"))
+    who = quote(unquote(parts.username or ""), safe="")
+    if parts.password is not None:
+        who += f":{quote(unquote(parts.password), safe='')}"
+    # Both libraries undo exactly one layer of quoting.
+    path = quote(unquote(parts.path), safe="/")
+    return f"{scheme}://{who}{'@' if who else ''}{path}?{option}={database}"

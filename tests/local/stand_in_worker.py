@@ -1,0 +1,40 @@
+"""Stands in for the Celery worker in the tests of the stack: says when it is ready and obeys SIGTERM, in no time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main(how: str) -> None:
+    home = Path(os.environ["COORD_HOME"])
+    if how == "dies":
+        sys.exit("the database is on holiday")
+    if how == "dies-later" and (home / "began").exists():
+        sys.exit("once was enough")
+    (home / "began").touch()
+    (home / "redis-url").write_text(os.environ["COORD_REDIS_URL"])
+    (home / "database-url").write_text(os.environ["COORD_DATABASE_URL"])
+    # Blocked before anybody can know that it runs, so that no signal is missed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    if how == "forks":
+        child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        (home / "forked").write_text(str(child.pid))
+    ready = int(os.environ["COORD_READY_FD"])
+    if how != "silent":
+        os.write(ready, b"ready\n")
+    os.close(ready)
+    while True:
+        number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        if number == signal.SIGINT:
+            (home / "interrupted").touch()
+        elif how != "stubborn":
+            break
+    (home / "drained").touch()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "obeys")

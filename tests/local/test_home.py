@@ -1,0 +1,140 @@
+"""The home folder: whose it is, what can be wrong with it, what is written into it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from coordination.errors import CoordinationError, SettingsError, StackRunning
+from coordination.local.home import Home, RunningStack
+from coordination.local.processes import ProcessRecord
+
+
+def record() -> RunningStack:
+    me = ProcessRecord.of(os.getpid())
+    return RunningStack(
+        me, datetime(2026, 3, 1, 12, tzinfo=UTC), "1.2", "unix://:p@/x?db=0", "sqlite:////y", {"worker": me}, ready=True
+    )
+
+
+class TestPrepared:
+    def test_it_is_made_for_its_user_alone(self, tmp_path: Path) -> None:
+        home = Home(tmp_path / "a" / "b").prepared()
+
+        assert home.folder.stat().st_mode & 0o777 == 0o700
+        assert [path.name for path in home.folder.iterdir()] in (["logs", "redis"], ["redis", "logs"])
+
+    def test_a_file_above_it_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+
+        with pytest.raises(SettingsError) as refused:
+            Home(tmp_path / "file" / "home").prepared()
+
+        assert refused.value.sentence() == (
+            f"{tmp_path / 'file'} is a file where a folder is needed. Set COORD_HOME to a folder that you may write to."
+        )
+
+    def test_a_file_in_place_of_a_folder_inside_it_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "logs").touch()
+
+        with pytest.raises(SettingsError, match=f"^{tmp_path / 'logs'} is a file"):
+            Home(tmp_path).prepared()
+
+    def test_a_place_where_nobody_can_write(self) -> None:
+        # /proc takes no folders, not even from root.
+        with pytest.raises(SettingsError, match=r"^The home folder /proc/coordination cannot be "):
+            Home(Path("/proc/coordination")).prepared()
+
+    @pytest.mark.parametrize(
+        ("mount", "expected"),
+        [
+            ("mount -t tmpfs -o ro tmpfs", "cannot be written to (read-only file system)"),
+            ("mount -t tmpfs -o nr_inodes=100,size=4k tmpfs", "The disk is full"),
+        ],
+    )
+    def test_a_file_system_that_takes_nothing(self, tmp_path: Path, mount: str, expected: str) -> None:
+        # In namespaces of its own, so that the mount needs no rights and is gone with the process.
+        code = textwrap.dedent("""
+            import pathlib, sys
+            from coordination.errors import CoordinationError
+            from coordination.local.home import Home
+            folder = pathlib.Path(sys.argv[1])
+            try:
+                (folder / "filler").write_bytes(b"x" * 4096)
+            except OSError:
+                pass
+            try:
+                Home(folder).prepared()
+            except CoordinationError as error:
+                print(error.sentence())
+        """)
+        command = f'{mount} "$1" && exec "$2" -c "$3" "$1"'
+
+        done = subprocess.run(
+            ["unshare", "-r", "-m", "sh", "-c", command, "sh", str(tmp_path), sys.executable, code],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+
+        assert expected in done.stdout, done.stderr
+
+
+class TestLock:
+    def test_one_at_a_time(self, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+        lock = home.acquire()
+
+        with pytest.raises(StackRunning, match="started by another process"):
+            home.acquire()
+
+        os.close(lock)
+
+    def test_it_is_free_once_it_is_closed(self, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+        lock = home.acquire()
+        assert home.is_owned()
+
+        os.close(lock)
+
+        assert not home.is_owned()
+        os.close(home.acquire())
+
+    def test_looking_creates_nothing(self, tmp_path: Path) -> None:
+        assert not Home(tmp_path / "none").is_owned()
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestRecord:
+    def test_it_is_read_as_it_was_written(self, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+
+        home.write(record())
+
+        assert home.read() == record()
+
+    def test_nobody_else_may_read_the_passwords_in_it(self, tmp_path: Path) -> None:
+        home = Home(tmp_path)
+
+        home.write(record())
+
+        assert home.record.stat().st_mode & 0o777 == 0o600
+        assert list(tmp_path.iterdir()) == [home.record]
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}', "\xff"])
+    def test_what_cannot_be_read_is_no_record(self, tmp_path: Path, content: str) -> None:
+        home = Home(tmp_path)
+        home.record.write_bytes(content.encode("latin-1"))
+
+        assert home.read() is None
+
+    def test_one_that_cannot_be_written_is_one_sentence(self, tmp_path: Path) -> None:
+        with pytest.raises(CoordinationError, match="cannot be used"):
+            Home(tmp_path / "gone").write(record())

@@ -1,0 +1,138 @@
+"""Stacks of other processes: found, started in the background, stopped."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from coordination.errors import Conflict, StackRunning, Unavailable
+from coordination.local import running, stack
+from coordination.local.home import Home
+from coordination.settings import client_url
+from tests.support.processes import Processes, until
+from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", owner_environment(home)["PYTHONPATH"])
+
+
+def owner(how: str = "obeys") -> list[str]:
+    return [sys.executable, OWNER, how]
+
+
+class TestFind:
+    def test_there_is_none_where_there_was_never_one(self, home: Path) -> None:
+        assert running.find(settings_in(home)) is None
+        assert not home.exists()
+
+    def test_another_process_can_use_it(self, home: Path, processes: Processes) -> None:
+        process = processes.start(*owner(), env=owner_environment(home), announces=True).wait_until_ready()
+
+        found = running.find(settings_in(home))
+
+        assert found is not None
+        assert found.owner.pid == process.pid
+        with redis.Redis.from_url(client_url(found.redis_url)) as client:
+            assert client.ping()
+
+    def test_it_waits_for_one_that_comes_up(self, home: Path, processes: Processes) -> None:
+        processes.start(*owner(), env=owner_environment(home))
+        until(Home(home).is_owned)
+
+        found = running.find(settings_in(home))
+
+        assert found is not None
+        assert found.ready
+
+    def test_what_a_killed_owner_left_is_none(self, home: Path, processes: Processes) -> None:
+        process = processes.start(*owner(), env=owner_environment(home), announces=True).wait_until_ready()
+        process.kill()
+
+        assert running.find(settings_in(home)) is None
+
+    def test_one_on_another_database_is_no_use(self, home: Path) -> None:
+        with stack.start(settings_in(home), with_beat=False, worker_argv=stand_in()):
+            other = settings_in(home, database_url="postgresql://ada:secret@db/x")
+
+            with pytest.raises(Conflict) as refused:
+                running.find(other)
+
+        assert "postgresql+psycopg://ada:***@db/x" in refused.value.sentence()
+
+    def test_one_on_another_redis_is_no_use(self, home: Path) -> None:
+        with (
+            stack.start(settings_in(home), with_beat=False, worker_argv=stand_in()),
+            pytest.raises(Conflict, match="redis://elsewhere/0"),
+        ):
+            running.find(settings_in(home, redis_url="redis://elsewhere"))
+
+
+class TestInBackground:
+    def test_it_outlives_the_command_and_down_ends_it(self, home: Path) -> None:
+        found = running.start_in_background(settings_in(home), owner())
+
+        try:
+            assert found.ready
+            assert psutil.Process(found.owner.pid).is_running()
+        finally:
+            assert running.down(home)
+        assert not any(process.alive() for process in found.services.values())
+        until(lambda: not found.owner.alive())
+        assert (home / "drained").exists()
+
+    def test_why_it_could_not_start_is_said(self, home: Path) -> None:
+        with pytest.raises(Unavailable, match="the database is on holiday"):
+            running.start_in_background(settings_in(home), owner("dies"))
+
+        assert not Home(home).is_owned()
+
+    def test_one_that_is_never_ready_is_ended(self, home: Path) -> None:
+        argv = [sys.executable, "-c", "import signal; signal.pause()"]
+
+        with pytest.raises(Unavailable, match="ended before it was up"):
+            running.start_in_background(settings_in(home), argv, patience=timedelta(seconds=0.2))
+
+    def test_a_second_one_is_refused(self, home: Path) -> None:
+        with (
+            stack.start(settings_in(home), with_beat=False, worker_argv=stand_in()),
+            pytest.raises(StackRunning),
+        ):
+            running.start_in_background(settings_in(home), owner())
+
+
+class TestDown:
+    def test_nothing_to_stop(self, home: Path) -> None:
+        assert running.down(home) is False
+        assert not home.exists()
+
+    def test_it_ends_what_a_killed_owner_left(
+        self, home: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stack, "_BRIEF", timedelta(seconds=0.2))
+        process = processes.start(*owner("stubborn"), env=owner_environment(home), announces=True).wait_until_ready()
+        record = Home(home).read()
+        assert record is not None
+        process.kill()
+
+        running.down(home)
+
+        assert not any(one.alive() for one in record.services.values())
+        assert not (home / "stack.json").exists()
+
+    def test_an_owner_that_does_not_end_in_time_is_named(
+        self, home: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stack, "_BRIEF", timedelta(seconds=0.2))
+        process = processes.start(*owner("stubborn"), env=owner_environment(home), announces=True).wait_until_ready()
+
+        with pytest.raises(Unavailable, match=f"process {process.pid} still runs"):
+            running.down(home, patience=timedelta(seconds=0.1))
+        process.kill()
+        running.down(home)

@@ -1,0 +1,29 @@
+"""Embedded stacks under test: settings in a folder with a short path, and a worker that is there in no time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from coordination.settings import Settings, load_settings
+
+_HERE = Path(__file__).resolve().parent.parent / "local"
+_ROOT = _HERE.parent.parent
+
+OWNER = str(_HERE / "owner.py")
+
+
+def stand_in(how: str = "obeys") -> list[str]:
+    """The command of a worker that stands in for Celery's."""
+    return [sys.executable, str(_HERE / "stand_in_worker.py"), how]
+
+
+def settings_in(home: Path, **overrides: Any) -> Settings:
+    """Settings of a stack in *home*, independent of the environment of the tests."""
+    return load_settings({}, home=home, **overrides)
+
+
+def owner_environment(home: Path) -> dict[str, str]:
+    """What a process that owns a stack in *home* needs to know."""
+    return {"COORD_HOME": str(home), "PYTHONPATH": str(_ROOT)}
