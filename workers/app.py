@@ -7,7 +7,7 @@ same with our defaults.
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Queue
+from kombu import Exchange, Queue
 
 import beat_schedule
 from coordination.errors import SettingsError
@@ -59,7 +59,7 @@ app.conf.update(
     task_serializer="json",
     accept_content=["json"],
     result_accept_content=["json"],
-    task_queues=[Queue(name) for name in queues.ALL],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in queues.ALL],
     task_default_queue=queues.JOBS,
     task_create_missing_queues=False,
     task_routes={

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from coordination.clock import monotonic
 from coordination.domain.leases import LeaseTerms
 from coordination.errors import DatabaseUnavailable, RedisUnavailable
 from coordination.ids import new_id
+from coordination.machine import boot_id, host
 from coordination.settings import Settings, client_url
 from coordination.store.engine import Store, open_store
 from coordination.store.queries import fleet
@@ -69,14 +69,6 @@ class Context:
             log.warning("nudge not sent; the next sweep looks anyway", why=error.message)
 
 
-def boot_id() -> str:
-    """The machine's identity of this boot: process ids mean nothing on another machine or after a restart."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
-
-
 def make_context(settings: Settings, *, name: str, slots: int) -> Context:
     """Wire a worker process. Opens nothing yet; the store connects when it is first used."""
     store = open_store(settings.database_url, pool_size=slots + 4)
@@ -105,7 +97,7 @@ def registration(context: Context, *, version: str) -> dict[str, object]:
     return {
         "id": context.worker_id,
         "name": context.name,
-        "host": socket.gethostname(),
+        "host": host(),
         "boot_id": boot_id(),
         "pid": os.getpid(),
         "slots": context.slots,

@@ -1,0 +1,85 @@
+"""Coordination: teams of AI agents as a production job system.
+
+The public face, imported only when it is used, so that a job that merely reports its usage pays for nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination, Run, TaskHandle, connect
+    from coordination.domain.attempts import Attempt, Outcome
+    from coordination.domain.events import Event, EventType
+    from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+    from coordination.domain.runs import RunState
+    from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
+    from coordination.domain.work import PythonCall, Shell
+    from coordination.errors import CoordinationError
+
+_HOMES = {
+    "Attempt": "coordination.domain.attempts",
+    "Backoff": "coordination.domain.plans",
+    "BudgetCap": "coordination.domain.plans",
+    "Concurrency": "coordination.domain.plans",
+    "Coordination": "coordination.client",
+    "CoordinationError": "coordination.errors",
+    "Defaults": "coordination.domain.plans",
+    "Dependency": "coordination.domain.plans",
+    "DependencyKind": "coordination.domain.tasks",
+    "Event": "coordination.domain.events",
+    "EventType": "coordination.domain.events",
+    "OnDependencyFailure": "coordination.domain.tasks",
+    "Outcome": "coordination.domain.attempts",
+    "Plan": "coordination.domain.plans",
+    "ProjectRef": "coordination.domain.plans",
+    "PythonCall": "coordination.domain.work",
+    "Run": "coordination.client",
+    "RunState": "coordination.domain.runs",
+    "Shell": "coordination.domain.work",
+    "Task": "coordination.domain.plans",
+    "TaskHandle": "coordination.client",
+    "TaskState": "coordination.domain.tasks",
+    "connect": "coordination.client",
+}
+
+__all__ = [
+    "Attempt",
+    "Backoff",
+    "BudgetCap",
+    "Concurrency",
+    "Coordination",
+    "CoordinationError",
+    "Defaults",
+    "Dependency",
+    "DependencyKind",
+    "Event",
+    "EventType",
+    "OnDependencyFailure",
+    "Outcome",
+    "Plan",
+    "ProjectRef",
+    "PythonCall",
+    "Run",
+    "RunState",
+    "Shell",
+    "Task",
+    "TaskHandle",
+    "TaskState",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,79 @@
+"""The stack that a command starts for itself when none is configured: its store, its processes, its mishaps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coordination.errors import CoordinationError
+
+if TYPE_CHECKING:
+    from coordination.settings import Settings
+
+
+def prepare_store(settings: Settings) -> None:
+    """The home folder and the schema, made or brought up to date."""
+    from coordination.local.home import Home
+    from coordination.store import schema
+    from coordination.store.engine import open_store
+
+    if not settings.sources.get("database_url"):
+        Home(settings.home).prepared()
+    store = open_store(settings.database_url)
+    try:
+        schema.prepare(store)
+    finally:
+        store.close()
+
+
+def rescue_from(settings: Settings) -> Callable[[int], None]:
+    """What to do when the worker process dies: its tasks are handed back at once, not when their leases run out."""
+
+    def rescue(pid: int) -> None:
+        from coordination.flows.rescue_worker import rescue_worker
+        from coordination.machine import boot_id, host
+        from coordination.store.engine import open_store
+        from coordination.store.queries import fleet
+
+        store = open_store(settings.database_url)
+        try:
+            with store.read() as tx:
+                found = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=pid)
+            for worker_id in found:
+                store.transact(lambda tx, worker_id=worker_id: rescue_worker(tx, worker_id))  # type: ignore[misc]
+        except CoordinationError:
+            # The leases run out by themselves; this only saves the wait.
+            return
+        finally:
+            store.close()
+
+    return rescue
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where work will run: the Redis to nudge, and whether this process owns the stack."""
+
+    redis_url: str | None
+    owned: bool
+    problem: Callable[[], CoordinationError | None]
+
+
+@contextmanager
+def stack_for(settings: Settings) -> Iterator[Surroundings]:
+    """A stack to run work on: the configured one, the one that runs on our home, or one started here and now."""
+    from coordination.local import running
+    from coordination.local import stack as local
+
+    prepare_store(settings)
+    if settings.redis_url is not None:
+        yield Surroundings(settings.redis_url, owned=False, problem=lambda: None)
+        return
+    found = running.find(settings)
+    if found is not None:
+        yield Surroundings(found.redis_url, owned=False, problem=lambda: None)
+        return
+    with local.start(settings, on_worker_death=rescue_from(settings)) as stack:
+        yield Surroundings(stack.redis_url, owned=True, problem=lambda: stack.failure)

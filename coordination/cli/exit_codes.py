@@ -1,0 +1,26 @@
+"""The one place that maps error codes to exit codes: 0 done, 1 not all completed, 2 bad input or surroundings, 130 interrupted."""
+
+from __future__ import annotations
+
+OK = 0
+NOT_COMPLETED = 1
+REFUSED = 2
+INTERNAL = 70
+INTERRUPTED = 130
+
+EXIT_CODES: dict[str, int] = {
+    "error": NOT_COMPLETED,
+    "refused": REFUSED,
+    "plan_error": REFUSED,
+    "format_error": REFUSED,
+    "settings_error": REFUSED,
+    "not_found": REFUSED,
+    "conflict": REFUSED,
+    "illegal_move": REFUSED,
+    "lease_lost": REFUSED,
+    "stack_running": REFUSED,
+    "unavailable": REFUSED,
+    "database_unavailable": REFUSED,
+    "redis_unavailable": REFUSED,
+    "schema_mismatch": REFUSED,
+}

@@ -1,0 +1,134 @@
+"""Live progress of a run: on a terminal a view that is drawn anew, elsewhere one line per thing that happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from coordination.domain.durations import show_duration
+from coordination.domain.events import Event, EventType
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
+from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.money import show_usd
+
+if TYPE_CHECKING:
+    from coordination.client import Run
+    from coordination.domain.runs import Run as RunRecord
+
+_REDRAW = 0.2
+_MOST_RUNNING = 12
+_TOLD = {
+    EventType.COMPLETED,
+    EventType.FAILED,
+    EventType.CANCELED,
+    EventType.RETRIED,
+    EventType.HEARTBEAT_LOST,
+    EventType.HANDED_BACK,
+    EventType.BLOCKED,
+}
+
+
+def follow(run: Run, *, problem: Callable[[], CoordinationError | None], quiet: bool) -> None:
+    """Watch *run* until it has ended or a person must decide. Raises what *problem* reports when the stack is lost."""
+    if quiet:
+        _until_over(run, problem, lambda _record: None)
+    elif sys.stdout.isatty():
+        _view(run, problem)
+    else:
+        _lines(run, problem)
+
+
+def _until_over(
+    run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None]
+) -> None:
+    while True:
+        try:
+            record = run.record
+        except DatabaseUnavailable:
+            time.sleep(1)
+            continue
+        each(record)
+        if record.state is not RunState.OPEN:
+            return
+        if (found := problem()) is not None:
+            raise found
+        time.sleep(_REDRAW)
+
+
+def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
+    """For logs and pipes: a line when something ends, is retried or lost."""
+    record = run.record
+    print(f"run {run.id} of {record.project}: {record.total} tasks", flush=True)
+    cursor = "0.0"
+    started: dict[str, datetime] = {}
+
+    def tell(record: RunRecord) -> None:
+        nonlocal cursor
+        while True:
+            found = run._events_after(cursor)  # noqa: SLF001 - one page at a time, between looks at the state
+            for event in found:
+                if event.type is EventType.CLAIMED and event.key:
+                    started[event.key] = event.at
+                if event.type in _TOLD:
+                    print(_line(event, started.get(event.key or ""), record), flush=True)
+            if not found:
+                return
+            cursor = found[-1].cursor
+
+    _until_over(run, problem, tell)
+    tell(run.record)
+
+
+def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
+    done = sum(number for state, number in record.counts.items() if state not in _OPEN)
+    took = f" after {show_duration(event.at - began)}" if began is not None else ""
+    why = event.payload.get("error") or event.payload.get("why") or ""
+    parts = [f"{event.at.astimezone():%H:%M:%S}", f"{done}/{record.total}", f"{event.key}", f"{event.type}{took}"]
+    return "  ".join(parts) + (f": {why}" if why else "")
+
+
+_OPEN = (TaskState.BLOCKED, TaskState.QUEUED, TaskState.RUNNING)
+
+
+def _view(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    with Live(console=console, refresh_per_second=8, transient=True) as live:
+        _until_over(run, problem, lambda record: live.update(_drawn(run, record)))
+
+
+def _drawn(run: Run, record: RunRecord) -> Any:
+    """Done of total, cost, and what runs where for how long."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    done = sum(number for state, number in record.counts.items() if state not in _OPEN)
+    head = Table.grid(padding=(0, 1))
+    counts = ", ".join(f"{number} {state}" for state, number in record.counts.items() if number)
+    head.add_row(
+        Text(record.project, style="bold"),
+        ProgressBar(total=max(record.total, 1), completed=done, width=30),
+        f"{done}/{record.total}",
+        show_usd(record.cost_usd) + (f" + {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""),
+        Text(counts, style="dim"),
+    )
+    running = Table(box=None, padding=(0, 2), show_header=False)
+    rows = run.running()
+    for row in rows[:_MOST_RUNNING]:
+        running.add_row(
+            "  " + escape(row["key"]),
+            Text(row["title"] if row["title"] != row["key"] else "", overflow="ellipsis", no_wrap=True),
+            show_duration(row["now"] - row["started_at"]),
+            Text(f"attempt {row['number']} on {row['worker']}", style="dim"),
+        )
+    more = [Text(f"  … and {len(rows) - _MOST_RUNNING} more", style="dim")] if len(rows) > _MOST_RUNNING else []
+    return Group(head, running, *more)

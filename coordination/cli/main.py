@@ -1,0 +1,80 @@
+"""``coord``: the commands put together, and the one place where a refusal becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from coordination.cli import stack, work
+from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
+from coordination.cli.options import shared
+from coordination.errors import CoordinationError
+
+app = typer.Typer(
+    name="coord",
+    help="Teams of AI agents as a production job system.",
+    no_args_is_help=True,
+    # Rich help costs as much to import as everything else that --help needs.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"coord {version('coordination')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of every command."""
+    shared.debug = debug
+
+
+work.add_to(app)
+stack.add_to(app)
+
+
+def main() -> int:
+    """Run the command line; returns the exit code (or exits with it, as the command decides)."""
+    try:
+        app()
+    except CoordinationError as error:
+        return _refused(error)
+    except KeyboardInterrupt:
+        print("coord: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if shared.debug:
+            raise
+        print(
+            f"coord: unexpected {type(error).__name__}: {' '.join(str(error).split())[:500]} "
+            "(this is a bug; --debug before the command shows where)",
+            file=sys.stderr,
+        )
+        return INTERNAL
+    return 0
+
+
+def _refused(error: CoordinationError) -> int:
+    if shared.debug:
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"coord: {error.sentence()}", file=sys.stderr)
+    return EXIT_CODES.get(error.code, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What all commands share: the options given before the command, opening the store, and printing JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import IntFlag
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination
+
+
+@dataclass(slots=True)
+class Shared:
+    """Options given before the command."""
+
+    debug: bool = False
+
+
+shared = Shared()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+
+
+@contextmanager
+def connected(*, migrate: bool = True) -> Iterator[Coordination]:
+    """The store that the settings name; the embedded one is made at its first use."""
+    from coordination.client import Coordination
+    from coordination.runtime import open_runtime
+    from coordination.settings import load_settings
+
+    settings = load_settings()
+    own = not settings.sources.get("database_url")
+    if own:
+        from coordination.local.home import Home
+
+        Home(settings.home).prepared()
+    with Coordination(open_runtime(settings, migrate=migrate and own)) as co:
+        yield co
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2))
+
+
+def plain(value: Any) -> Any:
+    """*value* as JSON types."""
+    match value:
+        case IntFlag():
+            return value.names() if hasattr(value, "names") else int(value)
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return str(value)
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    return str(value)

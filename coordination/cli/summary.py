@@ -1,0 +1,104 @@
+"""What a run came to: tasks with their ends, what failed and why, time and cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coordination.domain.durations import show_duration
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
+from coordination.money import show_usd
+
+if TYPE_CHECKING:
+    from coordination.client import Run, TaskHandle
+
+_LOG_LINES = 15
+_MOST_TASKS = 60
+_MARKS = {
+    TaskState.COMPLETED: ("✓", "green"),
+    TaskState.FAILED: ("✗", "red"),
+    TaskState.CANCELED: ("-", "yellow"),
+    TaskState.BLOCKED: ("·", "yellow"),
+}
+
+
+def show(run: Run) -> None:
+    """Print the summary for people."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    record = run.record
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    tasks = run.tasks()
+    shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task.state is not TaskState.COMPLETED]
+    for task in shown[:_MOST_TASKS]:
+        mark, colour = _MARKS.get(task.state, (" ", "white"))
+        attempts = task.attempts()
+        took = _took(attempts)
+        tries = f"{len(attempts)} attempts" if len(attempts) > 1 else ""
+        table.add_row(
+            Text(mark, style=colour), escape(task.key), str(task.state), took, tries, Text(task.error or "", style="dim")
+        )
+    console.print(table)
+    if len(tasks) > _MOST_TASKS:
+        console.print(f"({len(tasks)} tasks; those that completed are left out)", style="dim")
+    for task in tasks:
+        if task.state is TaskState.FAILED:
+            _show_log(console, task)
+    console.print(_closing_line(run))
+    if record.state is RunState.STUCK:
+        console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
+
+
+def _took(attempts: list[Any]) -> str:
+    spans = [attempt.finished_at - attempt.started_at for attempt in attempts if attempt.finished_at]
+    return show_duration(spans[-1]) if spans else ""
+
+
+def _show_log(console: Any, task: TaskHandle) -> None:
+    attempts = task.attempts()
+    log = attempts[-1].log if attempts else None
+    if log and log.strip():
+        lines = log.rstrip().splitlines()[-_LOG_LINES:]
+        console.print(f"\nthe end of what {task.key} said:", style="bold")
+        console.print("\n".join("  " + line for line in lines), markup=False)
+
+
+def _closing_line(run: Run) -> str:
+    record = run.record
+    counts = ", ".join(f"{number} {state}" for state, number in sorted(record.counts.items()))
+    end = record.finished_at
+    took = f" in {show_duration(end - record.created_at)}" if end else ""
+    unknown = f" and {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""
+    return f"\nrun {record.id} {record.state}{took}: {counts}; cost {show_usd(record.cost_usd)}{unknown}"
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """The run and its tasks, with outputs, as one document."""
+    record = run.record
+    return {
+        "run": record.id,
+        "project": record.project,
+        "name": record.name,
+        "state": record.state,
+        "counts": record.counts,
+        "cost_usd": record.cost_usd,
+        "unpriced_calls": record.unpriced_calls,
+        "created_at": record.created_at,
+        "finished_at": record.finished_at,
+        "tasks": [
+            {
+                "id": task.id,
+                "key": task.key,
+                "title": task.record.title,
+                "state": task.state,
+                "attempts": task.record.attempt,
+                "error": task.error,
+                "output": task.output,
+            }
+            for task in run.tasks()
+        ],
+    }

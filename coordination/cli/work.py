@@ -1,0 +1,197 @@
+"""``coord run | submit | resume``: give work to the system, and watch it until it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
+from coordination.cli.options import AsJson, connected, print_json
+
+if TYPE_CHECKING:
+    from coordination.cli.embedded import Surroundings
+    from coordination.client import Coordination, Run
+    from coordination.domain.plans import Plan
+    from coordination.settings import Settings
+
+_OWN_GRACE = "2s"
+
+PlanFile = Annotated[Path | None, typer.Argument(metavar="PLAN", help="The plan file (YAML).", show_default=False)]
+Repo = Annotated[
+    Path | None,
+    typer.Option("--repo", "-C", metavar="DIR", help="The repository it is about (default: the one you stand in)."),
+]
+Beads = Annotated[Path | None, typer.Option("--beads", metavar="FILE", help="Work the open issues of this file off.")]
+Agent = Annotated[
+    str | None, typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:package.module:function.")
+]
+Rules = Annotated[str, typer.Option("--rules", help="Whose rules say what is ready: beads-1.0 or beads-0.47.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("run")(run)
+    app.command("submit")(submit)
+    app.command("resume")(resume)
+
+
+def run(
+    plan: PlanFile = None,
+    repo: Repo = None,
+    beads: Beads = None,
+    agent: Agent = None,
+    rules: Rules = "beads-1.0",
+    slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
+
+    Exit code: 0 all completed, 1 not all, 2 bad input, 130 interrupted (go on with `coord resume`).
+    """
+    settings = _settings(slots)
+    what = _planned(plan, beads, agent, rules, repo)
+
+    def begin(co: Coordination) -> Run:
+        from coordination.cli import beads as issues
+
+        if beads is not None:
+            return issues.submit(co, what, beads)
+        return co.submit(what)
+
+    raise typer.Exit(_on_a_stack(settings, begin, as_json=as_json))
+
+
+def submit(
+    plan: PlanFile = None,
+    repo: Repo = None,
+    beads: Beads = None,
+    agent: Agent = None,
+    rules: Rules = "beads-1.0",
+    as_json: AsJson = False,
+) -> None:
+    """Store a plan as a run and return at once; the workers of the running stack do it."""
+    what = _planned(plan, beads, agent, rules, repo)
+    with connected() as co:
+        from coordination.cli import beads as issues
+
+        made = issues.submit(co, what, beads) if beads is not None else co.submit(what)
+        if as_json:
+            print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
+        else:
+            print(f"Run {made.id} of {made.record.project}: {made.record.total} tasks. See: coord runs show {made.id}")
+
+
+def resume(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, an end of it, or its name.")],
+    retry: Annotated[bool, typer.Option("--retry", help="Also retry what failed or was canceled.")] = False,
+    slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted, and watch it to its end."""
+
+    def begin(co: Coordination) -> Run:
+        found = co.run(name)
+        if retry:
+            found.retry()
+        found.resume()
+        return found
+
+    raise typer.Exit(_on_a_stack(_settings(slots), begin, as_json=as_json))
+
+
+def _settings(slots: int | None) -> Settings:
+    """The settings; a stack of our own hands running jobs back soon after Ctrl-C, for `coord resume` to go on."""
+    from coordination.settings import load_settings
+
+    found = load_settings(slots=slots)
+    if "shutdown_grace" not in found.sources and found.embedded:
+        found = load_settings(slots=slots, shutdown_grace=_OWN_GRACE)
+    return found
+
+
+def _planned(
+    plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None
+) -> Plan:
+    """The plan that the options name, checked before anything is started or stored."""
+    from coordination.errors import Refused
+    from coordination.flows.submit_plan import checked
+
+    if (plan is None) == (beads is None):
+        raise Refused("Name a plan file, or a Beads file with --beads", hint="See: coord run --help")
+    if beads is not None:
+        from coordination.cli import beads as issues
+
+        found = issues.plan_of(beads, agent=agent, rules=rules)
+    else:
+        assert plan is not None  # noqa: S101 - one of the two is there
+        found = read_plan_file(plan)
+    if repo is not None:
+        found = _about(found, repo)
+    checked(found)
+    return found
+
+
+def read_plan_file(path: Path) -> Plan:
+    """The plan in a file, its paths resolved against the file's folder."""
+    from coordination.formats.plan import MAX_BYTES, read_plan, resolve_paths
+
+    return resolve_paths(read_plan(read_bytes(path, most=MAX_BYTES), source=str(path)), str(path.resolve().parent))
+
+
+def read_bytes(path: Path, *, most: int | None = None) -> bytes:
+    """A file's content, or Refused with a sentence; at most one byte more than *most* is read."""
+    from coordination.errors import Refused
+
+    try:
+        with path.open("rb") as file:
+            return file.read() if most is None else file.read(most + 1)
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def _about(plan: Plan, repo: Path) -> Plan:
+    from dataclasses import replace
+
+    from coordination.errors import Refused
+
+    if not repo.is_dir():
+        raise Refused(f"{repo} is not a folder")
+    return replace(plan, project=replace(plan.project, path=str(repo.resolve())))
+
+
+def _on_a_stack(settings: Settings, begin: Any, *, as_json: bool) -> int:
+    """Begin a run on whatever stack there is (or a new one) and follow it to its end; the exit code."""
+    from coordination.cli.embedded import stack_for
+    from coordination.client import Coordination
+    from coordination.runtime import open_runtime
+
+    started: Run | None = None
+    try:
+        with (
+            stack_for(settings) as around,
+            Coordination(open_runtime(settings, redis_url=around.redis_url)) as co,
+        ):
+            started = begin(co)
+            return _follow(started, around, as_json=as_json)
+    except KeyboardInterrupt:
+        from sys import stderr
+
+        if started is None:
+            print("coord: interrupted before anything was submitted", file=stderr)
+        else:
+            print(f"\ncoord: interrupted. Go on with: coord resume {started.id}", file=stderr)
+        return INTERRUPTED
+
+
+def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
+    from coordination.cli import live, summary
+    from coordination.domain.runs import RunState
+
+    live.follow(run, problem=around.problem, quiet=as_json)
+    if as_json:
+        print_json(summary.as_json(run))
+    else:
+        summary.show(run)
+    return OK if run.state is RunState.COMPLETED else NOT_COMPLETED

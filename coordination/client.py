@@ -1,0 +1,382 @@
+"""The Python API: submit plans to a running stack, wait, stream events, read outputs and costs, cancel.
+
+    co = connect()
+    run = co.submit(Plan([Task("lint", {"shell": "ruff check ."})]))
+    run.wait(timeout=60)
+    print(run.task("lint").output, run.cost)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from coordination import checkout
+from coordination.clock import monotonic
+from coordination.domain.attempts import Attempt
+from coordination.domain.events import Event
+from coordination.domain.plans import Plan
+from coordination.domain.projects import Project, identity_of, short_name
+from coordination.domain.runs import Run as RunRecord
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import Task as TaskRecord
+from coordination.domain.tasks import TaskState
+from coordination.errors import DatabaseUnavailable, NotFound, RedisUnavailable, Refused
+from coordination.flows.cancel_work import Canceled, cancel_run, cancel_task
+from coordination.flows.hold_project import hold_project, resume_project
+from coordination.flows.retry_tasks import retry_run, retry_task
+from coordination.flows.submit_plan import Origin, submit_plan
+from coordination.runtime import Runtime, open_runtime
+from coordination.services import projects as project_service
+from coordination.settings import Settings, load_settings
+from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
+
+_FIRST_POLL = 0.01
+_LAST_POLL = 0.25
+
+
+def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:
+    """Connect to the stack that the environment names (COORD_DATABASE_URL, COORD_REDIS_URL, or the one on COORD_HOME).
+
+    ``migrate`` creates or updates the schema first. Raises SettingsError, DatabaseUnavailable or SchemaMismatch.
+    """
+    return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
+
+
+class Coordination:
+    """A connection. Close it, or use it as a context manager; handles made from it work until then."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def submit(self, plan: Plan, *, metadata: Mapping[str, Any] | None = None) -> Run:
+        """Store *plan* as a new run and wake a worker; the handle is returned at once.
+
+        The project is the plan's, or the git repository of the current folder. Raises PlanError or Refused with
+        nothing stored.
+        """
+        runtime = self.runtime
+        plan, origin = located(plan, actor=runtime.actor, metadata=metadata or {})
+        submitted = runtime.store.transact(
+            lambda tx: submit_plan(
+                tx, runtime.workspace_id, plan, origin, lifetime=runtime.settings.supervisor_lifetime
+            ),
+            patience=timedelta(seconds=30),
+        )
+        self._nudge(submitted.project_id)
+        return Run(self, submitted.run_id)
+
+    def run(self, name: str) -> Run:
+        """The run with that id, unique part of an id, or name (the newest); NotFound otherwise."""
+        with self.runtime.store.read() as tx:
+            found = runs.find(tx, self.runtime.workspace_id, name)
+        if not found:
+            raise NotFound(f"There is no run {name!r}", hint="See: coord runs list")
+        return Run(self, found[0])
+
+    def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
+        """The newest runs, of one project or of all."""
+        with self.runtime.store.read() as tx:
+            project_id = self._project(tx, project).id if project else None
+            return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
+
+    def task(self, name: str) -> TaskHandle:
+        """The task with that id, unique start of an id, or key (of the newest run that has it); NotFound otherwise."""
+        with self.runtime.store.read() as tx:
+            found = tasks.find(tx, self.runtime.workspace_id, name)
+        if not found:
+            raise NotFound(f"There is no task {name!r}", hint="See: coord tasks list RUN")
+        return TaskHandle(self, found[0])
+
+    def project(self, name: str) -> Project:
+        """The project of that name, identity, alias or id."""
+        with self.runtime.store.read() as tx:
+            return self._project(tx, name)
+
+    def hold(self, project: str) -> None:
+        """Start nothing more of the project; what runs goes on."""
+        project_id = self.project(project).id
+        self.runtime.store.transact(lambda tx: hold_project(tx, self.runtime.workspace_id, project_id))
+
+    def resume_project(self, project: str) -> int:
+        """Let a held project go on; how many tasks are queued again."""
+        project_id = self.project(project).id
+        freed = self.runtime.store.transact(lambda tx: resume_project(tx, self.runtime.workspace_id, project_id))
+        self._nudge(project_id)
+        return freed
+
+    def wake(self, run: RunRecord) -> None:
+        """See to it that an open run has a live supervisor, and ask for a look at it now."""
+        runtime = self.runtime
+        if not run.state.ended:
+            runtime.store.transact(
+                lambda tx: supervisors.ensure(
+                    tx,
+                    runtime.workspace_id,
+                    run.project_id,
+                    session_key=f"supervisor:resume:{run.id}",
+                    lifetime=runtime.settings.supervisor_lifetime,
+                )
+            )
+        self._nudge(run.project_id)
+
+    def _project(self, tx: Any, name: str) -> Project:
+        return project_service.find(tx, self.runtime.workspace_id, name)
+
+    def _nudge(self, project_id: str) -> None:
+        """A saved wait, never a need: without Redis a worker's sweep finds the work."""
+        if self.runtime.nudges is not None:
+            try:
+                self.runtime.nudges.nudge([(self.runtime.workspace_id, project_id)])
+            except RedisUnavailable:
+                return
+
+    def _after_cancel(self, canceled: Canceled) -> None:
+        if self.runtime.nudges is not None:
+            try:
+                self.runtime.nudges.cancel([(task_id, attempt) for task_id, attempt in canceled.tasks if attempt])
+            except RedisUnavailable:
+                return  # the workers learn it with their next heartbeat
+        self._nudge(canceled.project_id)
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A handle on one run; every property asks the store."""
+
+    co: Coordination
+    id: str
+
+    @property
+    def record(self) -> RunRecord:
+        """The run as it is now."""
+        with self.co.runtime.store.read() as tx:
+            found = runs.get(tx, self.co.runtime.workspace_id, self.id)
+        if found is None:
+            raise NotFound(f"There is no run {self.id}")
+        return found
+
+    @property
+    def state(self) -> RunState:
+        """open, stuck, completed, failed or canceled: what follows from the run's tasks."""
+        return self.record.state
+
+    @property
+    def cost(self) -> Decimal:
+        """US dollars spent so far, of calls with a known price."""
+        return self.record.cost_usd
+
+    def wait(self, timeout: float | None = None) -> RunState:
+        """Block until the run has ended, or can only go on by a person's decision; its state then.
+
+        *timeout* is in seconds. Raises TimeoutError when it is over first.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        pause = _FIRST_POLL
+        while True:
+            try:
+                state = self.state
+            except DatabaseUnavailable:
+                if deadline is None or monotonic() > deadline:
+                    raise
+                state = RunState.OPEN
+            if state is not RunState.OPEN:
+                return state
+            if deadline is not None and monotonic() >= deadline:
+                raise TimeoutError(f"The run {self.id} is still {state} after {timeout:g} s")
+            time.sleep(pause if deadline is None else max(0.0, min(pause, deadline - monotonic())))
+            pause = min(pause * 1.5, _LAST_POLL)
+
+    def events(self, *, after: str = events.START, follow: bool = True) -> Iterator[Event]:
+        """The run's story from the beginning (or after a cursor), and on as it happens, until the run has ended."""
+        pause = _FIRST_POLL
+        while True:
+            ended = self.state is not RunState.OPEN
+            found = self._events_after(after)
+            yield from found
+            if found:
+                after, pause = found[-1].cursor, _FIRST_POLL
+                continue
+            if ended or not follow:
+                return
+            time.sleep(pause)
+            pause = min(pause * 1.5, _LAST_POLL)
+
+    def _events_after(self, cursor: str) -> list[Event]:
+        with self.co.runtime.store.read() as tx:
+            return events.tail(tx, self.co.runtime.workspace_id, run_id=self.id, after=cursor)
+
+    def tasks(self) -> list[TaskHandle]:
+        """All tasks in the order of the plan."""
+        with self.co.runtime.store.read() as tx:
+            found = tasks.of_run(tx, self.co.runtime.workspace_id, self.id)
+        return [TaskHandle(self.co, record) for record in found]
+
+    def task(self, key: str) -> TaskHandle:
+        """One task by its key."""
+        with self.co.runtime.store.read() as tx:
+            found = tasks.find(tx, self.co.runtime.workspace_id, key, run_id=self.id)
+        if not found:
+            raise NotFound(f"The run {self.id} has no task {key!r}")
+        return TaskHandle(self.co, found[0])
+
+    def running(self) -> Sequence[Mapping[str, Any]]:
+        """What runs now: key, title, number of the attempt, worker, host, started_at, now."""
+        with self.co.runtime.store.read() as tx:
+            return [dict(row) for row in attempts.running_in_run(tx, self.co.runtime.workspace_id, self.id)]
+
+    def cancel(self, why: str = "canceled by its owner") -> int:
+        """Cancel every open task; running jobs are told at once. How many were canceled."""
+        runtime = self.co.runtime
+        canceled = runtime.store.transact(
+            lambda tx: cancel_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
+        )
+        self.co._after_cancel(canceled)  # noqa: SLF001 - the handle and its connection are one piece
+        return len(canceled.tasks)
+
+    def retry(self) -> int:
+        """Retry what failed or was canceled; how many tasks were reopened."""
+        runtime = self.co.runtime
+        reopened = runtime.store.transact(
+            lambda tx: retry_run(
+                tx,
+                runtime.workspace_id,
+                self.id,
+                actor=runtime.actor,
+                lifetime=runtime.settings.supervisor_lifetime,
+            )
+        )
+        self.co._nudge(self.record.project_id)  # noqa: SLF001
+        return len(reopened)
+
+    def resume(self) -> None:
+        """Ask for a look at an open run now: after an interruption, or when nothing seems to move."""
+        self.co.wake(self.record)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHandle:
+    """A task as it was when asked for; ``refresh()`` asks again."""
+
+    co: Coordination
+    record: TaskRecord
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self.record.id
+
+    @property
+    def key(self) -> str:
+        """The task's key in its plan."""
+        return self.record.key
+
+    @property
+    def state(self) -> TaskState:
+        """blocked, queued, running, completed, failed or canceled."""
+        return self.record.state
+
+    @property
+    def error(self) -> str | None:
+        """Why its last attempt, or the task itself, did not succeed."""
+        return self.record.error
+
+    @property
+    def output(self) -> Any:
+        """What the completed attempt produced: stdout of a shell job, the return value of a Python job; else None."""
+        if self.record.state is not TaskState.COMPLETED:
+            return None
+        found = self.attempts()
+        return found[-1].output if found else None
+
+    @property
+    def cost(self) -> Decimal:
+        """US dollars of all its attempts, of calls with a known price."""
+        with self.co.runtime.store.read() as tx:
+            return costs.total(tx, self.co.runtime.workspace_id, task_id=self.id)[0]
+
+    def refresh(self) -> TaskHandle:
+        """The task as it is now."""
+        with self.co.runtime.store.read() as tx:
+            found = tasks.get(tx, self.co.runtime.workspace_id, self.id)
+        if found is None:
+            raise NotFound(f"There is no task {self.id}")
+        return replace(self, record=found)
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts, oldest first."""
+        with self.co.runtime.store.read() as tx:
+            return attempts.of_task(tx, self.co.runtime.workspace_id, self.id)
+
+    def events(self) -> list[Event]:
+        """The task's own story so far."""
+        with self.co.runtime.store.read() as tx:
+            return events.tail(tx, self.co.runtime.workspace_id, task_id=self.id, limit=10_000)
+
+    def cancel(self, why: str = "canceled by its owner") -> bool:
+        """Cancel the task and what depends on it as the plan says; whether it was open."""
+        runtime = self.co.runtime
+        canceled = runtime.store.transact(
+            lambda tx: cancel_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
+        )
+        self.co._after_cancel(canceled)  # noqa: SLF001
+        return bool(canceled.tasks)
+
+    def retry(self) -> None:
+        """Retry a failed or canceled task, and what was canceled because of it. Raises IllegalMove for others."""
+        runtime = self.co.runtime
+        runtime.store.transact(
+            lambda tx: retry_task(
+                tx,
+                runtime.workspace_id,
+                self.id,
+                actor=runtime.actor,
+                lifetime=runtime.settings.supervisor_lifetime,
+            )
+        )
+        self.co._nudge(self.record.project_id)  # noqa: SLF001
+
+    def set_priority(self, priority: int) -> bool:
+        """Change the priority of an open task; whether it was open."""
+        runtime = self.co.runtime
+        changed = runtime.store.transact(
+            lambda tx: tasks.set_priority(tx, runtime.workspace_id, self.id, priority)
+        )
+        self.co._nudge(self.record.project_id)  # noqa: SLF001
+        return changed
+
+
+def located(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> tuple[Plan, Origin]:
+    """The plan and where it comes from: its project named, or found from the folder it is about."""
+    reference = plan.project
+    folder = Path(reference.path) if reference.path else Path.cwd()
+    if not folder.is_dir():
+        raise Refused(f"The project's folder {folder} does not exist")
+    here = checkout.here(folder)
+    if reference.git_remote is not None:
+        identity = identity_of(reference.git_remote)
+        name = reference.name or short_name(identity)
+    elif reference.name is not None and reference.path is None:
+        identity = here.identity
+        name = reference.name
+    else:
+        identity, name = here.identity, reference.name or here.name
+    return plan, Origin(identity=identity, name=name, creator=actor, path=str(here.root), metadata=metadata)

@@ -1,0 +1,69 @@
+"""Settings become working parts once, at the door: one frozen object with the store, the nudges and the workspace."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from dataclasses import dataclass
+
+from coordination.local.home import Home
+from coordination.settings import Settings, client_url
+from coordination.store import schema
+from coordination.store.engine import Store, open_store
+from coordination.store.queries import projects
+from coordination.store.volatile.nudges import Nudges
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a door works with. ``nudges`` is None when no Redis is known: then workers find work by their sweep."""
+
+    settings: Settings
+    store: Store
+    nudges: Nudges | None
+    workspace_id: str
+    actor: str
+
+    def close(self) -> None:
+        """Give back every connection."""
+        if self.nudges is not None:
+            self.nudges.close()
+        self.store.close()
+
+
+def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | None = None) -> Runtime:
+    """Connect to the store (and make or migrate its schema, when *migrate*); Unavailable with a sentence otherwise."""
+    store = open_store(settings.database_url)
+    try:
+        if migrate:
+            schema.prepare(store)
+        else:
+            schema.require(store)
+        with store.read() as tx:
+            workspace_id = projects.workspace_named(tx, settings.workspace)
+        if workspace_id is None:
+            workspace_id = store.transact(lambda tx: projects.make_workspace(tx, settings.workspace))
+    except BaseException:
+        store.close()
+        raise
+    url = redis_url or settings.redis_url or _embedded_redis(settings)
+    return Runtime(
+        settings=settings,
+        store=store,
+        nudges=Nudges(client_url(url)) if url else None,
+        workspace_id=workspace_id,
+        actor=f"user:{_login()}",
+    )
+
+
+def _embedded_redis(settings: Settings) -> str | None:
+    home = Home(settings.home)
+    record = home.read() if home.is_owned() else None
+    return record.redis_url if record else None
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
