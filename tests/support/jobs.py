@@ -1,0 +1,122 @@
+"""Runs one job with a real runner, in a thread as a worker does, and says what it reported on the way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from coordination.domain.attempts import Claim, Result
+from workers.runners import stragglers
+from workers.runners.base import Control, ProcessRecord, StopReason
+from workers.runners.registry import Runners
+
+PATIENCE = 60.0
+FUNCTIONS = Path(__file__).parent / "job_functions"
+
+
+def claim_of(work: Mapping[str, Any], **changes: Any) -> Claim:
+    """A claim as a worker holds it, for a job of a task that nobody else has."""
+    values: dict[str, Any] = {
+        "task_id": str(uuid4()),
+        "attempt": 1,
+        "workspace_id": "workspace",
+        "project_id": "project",
+        "project": "shop",
+        "run_id": "run",
+        "session_id": None,
+        "key": "fix",
+        "title": "Fix it",
+        "work": dict(work),
+        "input": {},
+        "needs": {},
+        "agent": "dave/vc",
+        "timeout": timedelta(seconds=PATIENCE),
+        "stall_timeout": None,
+        "workdir": None,
+        "python_path": (str(FUNCTIONS),),
+        "max_attempts": 1,
+        "failures": 0,
+        "deferrals": 0,
+        "backoff": {},
+        "repeatable": True,
+    }
+    return Claim(**(values | changes))
+
+
+@dataclass
+class Job:
+    """A running job. ``moved`` is set at its first output, ``processes`` are those it reported."""
+
+    claim: Claim
+    control: Control
+    moved: threading.Event
+    processes: list[ProcessRecord]
+    thread: threading.Thread = field(init=False)
+    result: Result | None = None
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask it to end, once it has said something."""
+        assert self.moved.wait(PATIENCE)
+        self.control.stop(reason)
+
+    def end(self) -> Result:
+        """Wait for its result."""
+        self.thread.join(PATIENCE)
+        assert self.result is not None
+        return self.result
+
+
+class Bench:
+    """Starts jobs, and knows what they left behind."""
+
+    def __init__(self, runners: Runners, scratch: Path) -> None:
+        self.runners = runners
+        self.scratch = scratch
+        scratch.mkdir()
+
+    def start(
+        self,
+        work: Mapping[str, Any],
+        *,
+        control: Mapping[str, Any] | None = None,
+        stopped: StopReason | None = None,
+        **changes: Any,
+    ) -> Job:
+        """A job in a thread of its own; *stopped*: it was asked to end before it began."""
+        settings = {"cancel_grace": timedelta(seconds=20), "lost_grace": timedelta(milliseconds=100)}
+        claim = claim_of(work, **changes)
+        runner = self.runners.runner_for(claim.work)
+        moved, started = threading.Event(), list[ProcessRecord]()
+        line = Control(
+            scratch=self.scratch,
+            on_started=started.append,
+            on_progress=moved.set,
+            **settings | dict(control or {}),
+        )
+        job = Job(claim, line, moved, started)
+
+        if stopped is not None:
+            job.control.stop(stopped)
+
+        def run() -> None:
+            with job.control:
+                job.result = runner.run(claim, job.control)
+
+        job.thread = threading.Thread(target=run)
+        job.thread.start()
+        return job
+
+    def run(self, work: Mapping[str, Any], **changes: Any) -> Result:
+        """A job from its beginning to its end."""
+        return self.start(work, **changes).end()
+
+    def left_behind(self) -> list[int]:
+        """Processes that carry the worker's marker, besides interpreters that wait for a job."""
+        idle = {child.process.record.pid for child in self.runners.pool._idle}
+        return [pid for pid in stragglers.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]

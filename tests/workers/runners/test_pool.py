@@ -1,0 +1,166 @@
+"""Warm interpreters: which are reused, and when they go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from tests.support.jobs import FUNCTIONS, Bench
+from tests.support.processes import until
+from workers.runners import stragglers
+from workers.runners.pool import Answer, Child, Key, Pool
+from workers.runners.process import Launcher
+from workers.runners.watch import Reading
+
+KEY = Key(None, (), ())
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+    assert stragglers.find([os.fsencode(launcher.marker)]) == []
+
+
+def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -> None:
+    pool = Pool(launcher)
+    first, second = pool.take(KEY), pool.take(KEY)
+    pool.give_back(first)
+    pool.give_back(second)
+
+    taken = pool.take(KEY)
+
+    assert taken is second
+    pool.give_back(taken)
+    pool.close()
+
+
+def test_a_process_for_one_key_is_not_given_out_for_another(launcher: Launcher) -> None:
+    pool = Pool(launcher)
+    first = pool.take(KEY)
+    pool.give_back(first)
+
+    other = pool.take(Key(None, ("/elsewhere",), ()))
+
+    assert other is not first
+    pool.give_back(other)
+    pool.close()
+
+
+def test_a_process_that_died_while_idle_is_not_given_out(launcher: Launcher) -> None:
+    pool = Pool(launcher)
+    first = pool.take(KEY)
+    pool.give_back(first)
+    os.kill(first.process.record.pid, signal.SIGKILL)
+    until(lambda: not first.is_alive())
+
+    second = pool.take(KEY)
+
+    assert second is not first
+    pool.give_back(second)
+    pool.close()
+
+
+def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
+    pool = Pool(launcher, max_idle_age=timedelta(milliseconds=50))
+    child = pool.take(KEY)
+
+    pool.give_back(child)
+
+    until(lambda: pool.idle_count() == 0)
+    until(lambda: not stragglers.is_running(child.process.record.pid))
+    pool.close()
+
+
+def test_no_more_than_a_few_stay_idle_and_the_oldest_goes(launcher: Launcher) -> None:
+    pool = Pool(launcher, max_idle=1)
+    first, second = pool.take(KEY), pool.take(KEY)
+    pool.give_back(first)
+
+    pool.give_back(second)
+
+    until(lambda: not stragglers.is_running(first.process.record.pid))
+    assert (pool.idle_count(), second.is_alive()) == (1, True)
+    pool.close()
+
+
+def test_a_process_is_retired_after_its_share_of_jobs(bench: Bench) -> None:
+    bench.runners.pool._max_jobs = 2
+
+    pids = [bench.run({"python": "job_functions:pid"}).output for _ in range(4)]
+
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_a_retired_process_runs_its_exit_handlers(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "part.py").write_text(
+        "import atexit, pathlib\ndef f(path):\n    atexit.register(pathlib.Path(path).touch)\n"
+    )
+    bench.run({"python": "part:f", "args": {"path": str(tmp_path / "ended")}}, workdir=str(tmp_path))
+
+    bench.runners.pool.close()
+
+    assert (tmp_path / "ended").exists()
+
+
+def test_an_interpreter_that_dies_before_it_takes_a_job_costs_the_job_nothing(bench: Bench) -> None:
+    result = bench.run({"python": "job_functions:say", "env": {"PYTHONHOME": "/nowhere"}})
+
+    assert result.outcome in (Outcome.DEFERRED, Outcome.FAILED)
+    assert bench.run({"python": "job_functions:say"}).outcome is Outcome.COMPLETED
+
+
+def test_several_requests_may_be_on_their_way(launcher: Launcher) -> None:
+    child = Child(Key(None, (str(FUNCTIONS),), ()), launcher)
+    request = {"target": "job_functions:say", "input": {}, "needs": {}, "env": {}, "cwd": "/", "limit": 1000}
+    for text in ("a", "b", "c"):
+        child.send(request | {"args": {"text": text}, "path": [str(FUNCTIONS)]})
+
+    data = b""
+    while data.count(b'"output"') < 3:
+        try:
+            data += os.read(child.channel, 1000)
+        except BlockingIOError:
+            until(child.is_alive)
+
+    child.close()
+    assert [data.index(f'"output":"{text}"'.encode()) for text in "abc"] == sorted(
+        data.index(f'"output":"{text}"'.encode()) for text in "abc"
+    )
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x03abc", b"\0\0\0\x02{}"])
+def test_an_answer_that_makes_no_sense_is_told_apart(frame: bytes) -> None:
+    reading, writing = os.pipe()
+    answer = Answer(1000)
+    os.write(writing, frame)
+
+    read = answer.read(reading)
+
+    os.close(reading)
+    os.close(writing)
+    assert (read, answer.value, answer.nonsense) == (Reading.DONE, None, True)
+
+
+def test_the_interpreter_starts_without_anything_of_ours() -> None:
+    from workers.runners.pool import _PROGRAM
+
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-P", _PROGRAM, "99", "/nowhere"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "json" in imported
+    assert not imported & {"celery", "kombu", "sqlalchemy", "pydantic", "coordination", "workers", "asyncio"}

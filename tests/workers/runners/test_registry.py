@@ -1,0 +1,40 @@
+"""Which runner executes what, and what the process shares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordination.errors import Refused
+from workers.runners import registry
+from workers.runners.python_callable import PythonRunner
+from workers.runners.shell import ShellRunner
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_each_kind_of_job_has_its_runner() -> None:
+    assert isinstance(registry.runner_for({"shell": "true"}), ShellRunner)
+    assert isinstance(registry.runner_for({"python": "time:time"}), PythonRunner)
+    registry.close()
+
+
+def test_a_kind_that_nobody_can_run_is_refused_in_words() -> None:
+    with pytest.raises(Refused, match="No runner executes a job with agent") as refusal:
+        registry.runner_for({"agent": "claude"})
+
+    assert refusal.value.hint == "It may be: shell, python"
+    registry.close()
+
+
+def test_runners_load_neither_the_store_nor_celery() -> None:
+    program = "import sys, workers.runners.registry; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert not set(loaded) & {"celery", "kombu", "sqlalchemy", "redis", "pydantic"}

@@ -1,0 +1,115 @@
+"""What is particular to shell jobs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from coordination.domain.attempts import Outcome
+from tests.support.jobs import Bench
+from workers.runners.base import StopReason
+
+
+def test_output_is_stdout_and_the_log_is_stderr(bench: Bench) -> None:
+    result = bench.run({"shell": "echo out; echo err >&2"})
+
+    assert (result.output, result.log, result.exit_code) == ("out", "err\n", 0)
+
+
+def test_a_failure_quotes_the_last_line_of_stderr(bench: Bench) -> None:
+    result = bench.run({"shell": "echo first >&2; echo the reason >&2; echo >&2; exit 3"})
+
+    assert (result.error, result.exit_code) == ("exit status 3: the reason", 3)
+
+
+def test_a_failure_without_words_is_its_exit_status(bench: Bench) -> None:
+    assert bench.run({"shell": "exit 4"}).error == "exit status 4"
+
+
+def test_exit_status_75_defers(bench: Bench) -> None:
+    result = bench.run({"shell": "echo quota used up >&2; exit 75"})
+
+    assert (result.outcome, result.error) == (Outcome.DEFERRED, "exit status 75: quota used up")
+
+
+def test_input_and_needs_are_in_a_file_that_is_gone_afterwards(bench: Bench) -> None:
+    needs = {"count": {"state": "completed", "output": [1, "zwölf"]}}
+
+    result = bench.run({"shell": 'cat "$COORD_INPUT"'}, input={"a": 1}, needs=needs)
+
+    assert json.loads(result.output) == {"input": {"a": 1}, "needs": needs}
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_the_job_runs_in_its_folder(bench: Bench, tmp_path: Path) -> None:
+    assert bench.run({"shell": "pwd"}, workdir=str(tmp_path)).output == str(tmp_path)
+
+
+def test_a_job_without_a_folder_runs_in_an_empty_one(bench: Bench) -> None:
+    result = bench.run({"shell": "ls -A | wc -l; touch file"})
+
+    assert result.output.strip() == "0"
+    assert list(bench.scratch.iterdir()) == []
+
+
+def test_a_job_has_nothing_to_read(bench: Bench) -> None:
+    assert bench.run({"shell": "cat; echo end"}).output == "end"
+
+
+def test_a_command_that_is_too_long_is_refused_in_words(bench: Bench) -> None:
+    result = bench.run({"shell": "true " + "x" * 3_000_000})
+
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+    assert "pass data in a file" in (result.error or "")
+
+
+def test_the_program_behind_the_shell_has_the_grace_too(bench: Bench, tmp_path: Path) -> None:
+    program = (
+        "import signal, time, pathlib\n"
+        "def end(*_):\n    time.sleep(0.3); pathlib.Path('tidied').touch(); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(600)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    job = bench.start({"shell": f"{sys.executable} program.py; true"}, workdir=str(tmp_path))
+
+    job.stop(StopReason.CANCELED)
+
+    assert job.end().exit_code == -15  # the shell died at once
+    assert (tmp_path / "tidied").exists()
+
+
+def test_a_daemon_that_cannot_be_found_does_not_hang_the_runner(bench: Bench, tmp_path: Path) -> None:
+    # It leaves the group and clears its environment, and it holds the pipes open.
+    command = "setsid env -i /bin/sh -c 'echo $$ > pid; exec sleep 600' & while ! [ -s pid ]; do sleep 0.01; done"
+    began = time.monotonic()
+
+    result = bench.run({"shell": command}, workdir=str(tmp_path))
+
+    assert result.outcome is Outcome.COMPLETED
+    assert time.monotonic() - began < 15
+    import os
+    import signal
+
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_an_exit_is_noticed_at_once(bench: Bench) -> None:
+    bench.run({"shell": "true"})
+
+    delays = []
+    for _ in range(7):
+        result = bench.run({"shell": f"exec {sys.executable} -S -c 'import time; print(time.monotonic())'"})
+        delays.append(time.monotonic() - float(result.output))
+
+    assert sorted(delays)[3] < 0.1  # the interpreter's own end and the search for stragglers included
+
+
+def test_output_counts_as_progress_for_the_stall_timeout(bench: Bench) -> None:
+    result = bench.run(
+        {"shell": "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.2; done"}, stall_timeout=timedelta(seconds=1)
+    )
+
+    assert result.outcome is Outcome.COMPLETED

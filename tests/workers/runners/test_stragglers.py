@@ -1,0 +1,94 @@
+"""Finding processes by group and marker."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from workers.runners import stragglers
+from workers.runners.base import ProcessRecord
+from workers.runners.process import death_sentence, end_recorded
+
+
+@pytest.fixture
+def marked() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    value = uuid4().hex
+    process = subprocess.Popen(["sleep", "600"], start_new_session=True, env={**os.environ, "TEST_MARKER": value})
+    yield process, f"TEST_MARKER={value}"
+    process.kill()
+    process.wait()
+
+
+def test_a_process_is_found_by_its_marker_and_by_its_beginning(marked: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, marker = marked
+
+    assert stragglers.find([marker.encode()]) == [process.pid]
+    assert stragglers.find([marker[:-5].encode()]) == [process.pid]
+    assert stragglers.find([b"MARKER=" + marker.encode()[12:]]) == []
+
+
+def test_a_process_is_found_by_its_group(marked: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, _ = marked
+
+    assert stragglers.find([], group=process.pid) == [process.pid]
+
+
+def test_a_search_among_the_younger_leaves_the_elder_out(marked: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, marker = marked
+
+    assert stragglers.find([marker.encode()], born_after=process.pid) == []
+    assert stragglers.find([marker.encode()], born_after=process.pid - 1) == [process.pid]
+
+
+def test_a_process_just_started_is_never_overlooked() -> None:
+    # Popen returns in the middle of exec, when the new environment cannot be read yet.
+    for _ in range(50):
+        value = uuid4().hex
+        process = subprocess.Popen(["sleep", "600"], env={"TEST_MARKER": value})
+
+        found = stragglers.find([f"TEST_MARKER={value}".encode()])
+
+        process.kill()
+        process.wait()
+        assert found == [process.pid]
+
+
+def test_a_zombie_is_not_running(marked: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, marker = marked
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+    assert not stragglers.is_running(process.pid)
+    assert stragglers.find([marker.encode()], group=process.pid) == []
+
+
+def test_what_a_record_names_is_ended(marked: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, marker = marked
+    started = stragglers.start_time(process.pid)
+    assert started is not None
+
+    hit = end_recorded(ProcessRecord(process.pid, process.pid, started, marker))
+
+    assert (hit, process.wait(10)) == (1, -9)
+
+
+def test_a_record_of_a_pid_that_has_another_owner_by_now_ends_nothing(
+    marked: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    process, _ = marked
+    started = stragglers.start_time(process.pid)
+    assert started is not None
+
+    hit = end_recorded(ProcessRecord(process.pid, process.pid, started - 1, "TEST_MARKER=somebody-else"))
+
+    assert (hit, process.poll()) == (0, None)
+
+
+def test_a_death_is_told_in_words() -> None:
+    assert death_sentence(-9) == "killed by SIGKILL (out of memory?)"
+    assert death_sentence(-11) == "killed by SIGSEGV"
+    assert death_sentence(-40) == "killed by signal 40"

@@ -1,0 +1,120 @@
+"""Reading what jobs report of their model calls."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Usage
+from workers.runners import usage
+
+
+def read(path: Path, *lines: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
+    (path / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
+    return usage.read(str(path / "costs.jsonl"))
+
+
+def test_no_file_is_no_usage(tmp_path: Path) -> None:
+    assert usage.read(str(tmp_path / "nothing")) == ((), ())
+
+
+def test_a_flat_line_is_read(tmp_path: Path) -> None:
+    line = (
+        '{"id": "1", "session_id": "s", "model": "m", "input_tokens": 3, "output_tokens": 2, "total_tokens": 5,'
+        ' "cached_input_tokens": 1, "cost_usd": 0.1000000000000000055, "timestamp": "2026-03-26T21:04:56.896438721Z",'
+        ' "note": {"a": 1.5}}'
+    )
+
+    (found,), warnings = read(tmp_path, line)
+
+    assert warnings == ()
+    assert found == Usage(
+        model="m",
+        input_tokens=3,
+        output_tokens=2,
+        cached_input_tokens=1,
+        total_tokens=5,
+        cost_usd=Decimal("0.1000000000000000055"),
+        id="1",
+        session_id="s",
+        at=datetime(2026, 3, 26, 21, 4, 56, 896438, tzinfo=UTC),
+        extra={"note": {"a": 1.5}},
+    )
+
+
+def test_a_nested_line_is_read(tmp_path: Path) -> None:
+    inner = '{"model": "m", "input_tokens": 3, "cost_usd": 0.0}'
+    line = f'{{"id": "1", "usage": {inner}, "session_id": "s", "agent_alias": "k"}}'
+
+    (found,), _ = read(tmp_path, line)
+
+    assert (found.id, found.session_id, found.model, found.input_tokens) == ("1", "s", "m", 3)
+    assert found.cost_usd == 0
+    assert found.extra == {"agent_alias": "k"}
+
+
+@pytest.mark.parametrize("cost", ["", ', "cost_usd": null'])
+def test_an_unknown_price_stays_unknown(tmp_path: Path, cost: str) -> None:
+    (found,), _ = read(tmp_path, f'{{"model": "m"{cost}}}')
+
+    assert found.cost_usd is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "[1]",
+        "{}",
+        '{"model": ""}',
+        '{"model": "m", "cost_usd": -1}',
+        '{"model": "m", "cost_usd": NaN}',
+        '{"model": "m", "cost_usd": "much"}',
+        '{"model": "m", "cost_usd": true}',
+        '{"model": "m", "input_tokens": -1}',
+        '{"model": "m", "input_tokens": 1.5}',
+        '{"model": "m", "input_tokens": 1e300}',
+        '{"model": "m", "timestamp": "yesterday"}',
+        '{"model": "m", "timestamp": 12}',
+        '{"model": "m", "id": 7}',
+        "[" * 100_000,
+    ],
+)
+def test_a_bad_line_is_a_warning_and_the_others_count(tmp_path: Path, line: str) -> None:
+    found, warnings = read(tmp_path, '{"model": "a"}', line, '{"model": "b"}')
+
+    assert [each.model for each in found] == ["a", "b"]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("line 2 of the usage file was left out: ")
+
+
+def test_too_much_is_cut_with_a_warning(tmp_path: Path) -> None:
+    found, warnings = read(tmp_path, *['{"model": "m"}'] * (usage.MAX_LINES + 5))
+
+    assert len(found) == usage.MAX_LINES
+    assert warnings == ("the usage file has more than 10,000 lines; the rest was not read",)
+
+
+def test_a_file_without_end_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    filler = json.dumps({"model": "m", "note": "x" * 100_000})
+
+    found, warnings = read(tmp_path, *[filler] * 120)
+
+    assert len(found) == 99
+    assert "longer than 10,000,000 bytes" in warnings[0]
+
+
+def test_many_bad_lines_are_not_many_warnings(tmp_path: Path) -> None:
+    _, warnings = read(tmp_path, *["bad"] * 100)
+
+    assert len(warnings) == 21
+    assert warnings[-1] == "80 more lines of the usage file were left out"
+
+
+def test_warnings_stand_below_the_log() -> None:
+    assert usage.with_warnings("said", ("odd",)) == "said\n[usage] odd"
+    assert usage.with_warnings("", ()) is None

@@ -1,0 +1,160 @@
+"""No job outlives its worker, however the worker goes. Real workers, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import until
+from workers.runners import stragglers
+from workers.runners.warden import Warden
+
+ROOT = Path(__file__).parents[3]
+
+WORKER = """
+import sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.support.jobs import Bench
+from workers.runners.registry import Runners
+
+runners = Runners()
+bench = Bench(runners, Path(sys.argv[2]))
+jobs = [
+    bench.start({"shell": "setsid sleep 600 & sleep 0.1; echo ready; trap '' TERM; sleep 600"}),
+    bench.start({"python": "job_functions:wait_with_daemon"}),
+    bench.start({"python": "job_functions:stubborn"}),
+]
+for job in jobs:
+    job.moved.wait()
+print(runners.launcher.marker, runners.launcher._warden.pid, flush=True)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], bytes, int]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(ROOT), str(tmp_path / "scratch")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    marker, warden = process.stdout.readline().split()
+    yield process, os.fsencode(marker), int(warden)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    stragglers.kill_all([os.fsencode(marker)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_worker_leaves_no_job_behind(worker: tuple[subprocess.Popen[str], bytes, int], number: int) -> None:
+    process, marker, warden = worker
+    assert len(stragglers.find([marker])) >= 5
+
+    os.killpg(process.pid, number)
+
+    process.wait()
+    until(lambda: not stragglers.find([marker]), what="every job ended")
+    until(lambda: not stragglers.is_running(warden), what="the warden ended")
+
+
+def test_a_warden_that_died_is_replaced_and_knows_what_runs(
+    worker: tuple[subprocess.Popen[str], bytes, int],
+) -> None:
+    process, marker, warden = worker
+
+    os.kill(warden, signal.SIGKILL)
+
+    def successors() -> list[int]:
+        # Its parent is the worker, and it alone is not marked.
+        return [
+            pid
+            for pid in map(int, filter(str.isdigit, os.listdir("/proc")))  # noqa: PTH208
+            if pid != warden and _parent(pid) == process.pid and b"runners.warden" in _command(pid)
+        ]
+
+    until(successors, what="the next warden")
+    process.kill()
+    process.wait()
+    until(lambda: not stragglers.find([marker]), what="every job ended")
+
+
+def test_a_group_is_killed_by_its_number_even_without_a_marker() -> None:
+    warden = Warden("NOBODY_HAS=this")
+    warden.start()
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})
+    warden.register(sleeper.pid, stragglers.start_time(sleeper.pid) or 0)
+
+    warden.close()
+
+    assert sleeper.wait(10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("how", ["forgotten", "another process by now"])
+def test_a_group_that_is_over_is_left_alone(how: str) -> None:
+    warden = Warden("NOBODY_HAS=this")
+    warden.start()
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    started = stragglers.start_time(sleeper.pid) or 0
+    warden.register(sleeper.pid, started if how == "forgotten" else started - 1)
+    if how == "forgotten":
+        warden.forget(sleeper.pid)
+
+    warden.close()
+
+    assert sleeper.poll() is None
+    sleeper.kill()
+    sleeper.wait()
+
+
+def test_everything_may_be_said_twice() -> None:
+    warden = Warden("NOBODY_HAS=this")
+    warden.start()
+    warden.start()
+    warden.register(4_000_000, 1)
+    warden.register(4_000_000, 1)
+    warden.forget(4_000_000)
+    warden.forget(4_000_000)
+
+    warden.close()
+    warden.close()
+
+    assert warden.pid is None
+
+
+def test_a_warden_that_stands_still_does_not_hold_up_its_worker() -> None:
+    warden = Warden("NOBODY_HAS=this")
+    warden.start()
+    first = warden.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    began = time.monotonic()
+
+    for _ in range(6000):
+        warden.register(4_000_000, 1)
+        warden.forget(4_000_000)
+
+    assert time.monotonic() - began < 10
+    until(lambda: warden.pid not in (None, first), what="the next warden")
+    warden.close()
+
+
+def _parent(pid: int) -> int | None:
+    fields = stragglers._stat(pid)
+    return int(fields[1]) if fields else None
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

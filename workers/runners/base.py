@@ -1,0 +1,167 @@
+"""What a runner is given and how it is told to stop: the contract between a worker and the jobs it executes.
+
+A runner turns a Claim into a Result. It is called in a thread of the worker and blocks until the job is over; it knows
+nothing of the store. ``Control`` is its line to the worker: requests to stop come in, signs of life go out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.events import EventType
+
+DEFAULT_OUTPUT_LIMIT = 256 * 1024
+
+
+class StopReason(StrEnum):
+    """Why a running job is asked to end; later members overrule earlier ones."""
+
+    SHUTDOWN = "shutdown"  # the worker goes away and hands the job back
+    CANCELED = "canceled"  # the task was canceled
+    LEASE_LOST = "lease_lost"  # somebody else may hold the task by now: end it fast
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the attempt counts when it ends for this reason."""
+        return _OUTCOMES[self]
+
+
+_OUTCOMES: Mapping[StopReason, Outcome] = {
+    StopReason.SHUTDOWN: Outcome.HANDED_BACK,
+    StopReason.CANCELED: Outcome.CANCELED,
+    StopReason.LEASE_LOST: Outcome.LOST,
+}
+_LADDER = tuple(StopReason)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """Enough to find a job's processes again: stored, it lets a host end what a dead worker left.
+
+    ``start_time`` is the leader's, in clock ticks since boot (field 22 of /proc/PID/stat): with it a reused pid is
+    told apart. ``marker`` is the NAME=value that all its descendants carry in their environment.
+    """
+
+    pid: int
+    pgid: int
+    start_time: int
+    marker: str
+
+
+class Control:
+    """One attempt's line between worker and runner; thread-safe. Close it, or use it as a context manager.
+
+    ``scratch`` is a folder for the files of running attempts, the same for all of a worker's: made when it is missing,
+    and every attempt takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
+    function's return value, in bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        scratch: Path,
+        cancel_grace: timedelta = timedelta(seconds=10),
+        lost_grace: timedelta = timedelta(milliseconds=500),
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+        on_started: Callable[[ProcessRecord], None] | None = None,
+        on_progress: Callable[[], None] | None = None,
+        on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.scratch = scratch
+        self.cancel_grace = cancel_grace
+        self.lost_grace = lost_grace
+        self.output_limit = output_limit
+        self._on_started = on_started
+        self._on_progress = on_progress
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._asked = threading.Event()
+        self._reason: StopReason | None = None
+        self._wake = -1
+        self._closed = False
+
+    def stop(self, reason: StopReason) -> None:
+        """Ask the job to end. Returns at once; a graver reason overrules, a lesser one changes nothing."""
+        with self._lock:
+            if self._closed or (self._reason is not None and _LADDER.index(reason) <= _LADDER.index(self._reason)):
+                return
+            self._reason = reason
+            self._asked.set()
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why the job must end, or None while it may go on."""
+        return self._reason
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the job must end."""
+        return self._reason is not None
+
+    def wait(self, timeout: timedelta | None = None) -> StopReason | None:
+        """Block until the job must end or *timeout* is over: for runners that have no file descriptor to wait on."""
+        self._asked.wait(None if timeout is None else timeout.total_seconds())
+        return self._reason
+
+    def fileno(self) -> int:
+        """A descriptor that turns readable whenever there is a new reason to stop; for poll()."""
+        with self._lock:
+            if self._wake < 0:
+                self._wake = os.eventfd(0 if self._reason is None else 1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            return self._wake
+
+    def acknowledge(self) -> None:
+        """Make the descriptor unreadable again, after the reason was seen."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def started(self, process: ProcessRecord) -> None:
+        """The job's process runs."""
+        if self._on_started is not None:
+            self._on_started(process)
+
+    def progress(self) -> None:
+        """The job moved: output arrived."""
+        if self._on_progress is not None:
+            self._on_progress()
+
+    def event(self, type_: EventType, payload: dict[str, Any]) -> None:
+        """Write a line into the task's story."""
+        if self._on_event is not None:
+            self._on_event(type_, payload)
+
+    def close(self) -> None:
+        """Give the descriptor back; requests to stop are ignored from here on."""
+        with self._lock:
+            self._closed = True
+            if self._wake >= 0:
+                os.close(self._wake)
+                self._wake = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runner(Protocol):
+    """Executes one kind of job."""
+
+    def run(self, claim: Claim, control: Control) -> Result:
+        """Execute the claimed job and say how it ended. Raises for bugs of its own only, never for the job's."""
+        ...

@@ -1,0 +1,390 @@
+"""The warm interpreter that calls Python jobs, one after the other. Standard library only; run as a file.
+
+It speaks over one descriptor, its first argument: frames of four bytes of length and a JSON object, answered in order,
+so several requests may be on their way. A request is {id, target, args, input, needs, env, cwd, path, limit}; its
+answer {id, state: completed | failed | deferred | stale, output | error, traceback, exit_code, retryable, retire}.
+``stale``: a module that this process has imported from the job's folders was changed since; ask a fresh process.
+``retire``: the job left something behind that cannot be taken back (threads, processes, handlers), so this process is
+not fit for another job.
+
+What a job does to its working folder, environment, module path, standard streams, umask and recursion limit is undone
+before the next one. What it keeps in its modules stays, as in any long-lived process.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _thread
+import faulthandler
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import types
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+_CHUNK = 1 << 16
+_HEAD = 4
+_ERROR_LIMIT = 1000
+_TRACEBACK_LIMIT = 32_000
+_MEMORY_LIMIT = 512 * 1024  # kilobytes: beyond it a process is too fat to be kept waiting
+_MOST_SIGNATURES = 1000
+_CLOCK_STEP = 10_000_000  # nanoseconds: file times are taken from a clock that ticks this coarsely
+_TRY_LATER_STATUS = 75
+_PR_SET_CHILD_SUBREAPER = 36
+_NOT_OURS = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+
+
+class Refusal(Exception):  # noqa: N818 - not an error of this program
+    """The job cannot be called as it is described; its text says why."""
+
+
+class Child:
+    """The process's state, and what it was at the start."""
+
+    def __init__(self, channel: int, source_root: str) -> None:
+        self.channel = channel
+        self.buffer = bytearray()
+        self.pid = os.getpid()
+        # Programs that a job starts do not inherit the channel; a copy of this process made by fork() closes it.
+        os.set_inheritable(channel, False)
+        os.register_at_fork(after_in_child=self._become_a_copy)
+        if source_root not in sys.path:
+            sys.path.append(source_root)
+        self.path = list(sys.path)
+        self.environ = dict(os.environ)
+        self.environ_left: dict[bytes, bytes] = {}
+        self.names_left: AbstractSet[str] = frozenset()
+        self.streams = (sys.stdin, sys.stdout, sys.stderr)
+        self.stream_files = _stream_files()
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
+        self.recursion_limit = sys.getrecursionlimit()
+        self.handlers = _handlers()
+        self.modules_seen: tuple[int, str] = (0, "")
+        self.files: dict[str, tuple[int, int, int]] = {}
+        self.signatures: dict[str, tuple[Any, Any]] = {}
+        self.reaps_all = _adopt_orphans()
+
+    def serve(self) -> None:
+        """Answer requests until the channel is closed."""
+        while (request := self._receive()) is not None:
+            self._send(self._answer(request))
+
+    def _become_a_copy(self) -> None:
+        os.close(self.channel)
+        faulthandler.unregister(signal.SIGTERM)
+
+    def _receive(self) -> dict[str, Any] | None:
+        while not (end := _end_of_frame(self.buffer)):
+            data = os.read(self.channel, _CHUNK)
+            if not data:
+                return None
+            self.buffer += data
+        request: dict[str, Any] = json.loads(self.buffer[_HEAD:end])
+        del self.buffer[:end]
+        return request
+
+    def _send(self, answer: bytes) -> None:
+        data = memoryview(len(answer).to_bytes(_HEAD, "big") + answer)
+        while data:
+            data = data[os.write(self.channel, data) :]
+
+    def _answer(self, request: dict[str, Any]) -> bytes:
+        if self._is_stale():
+            return _frame(request, {"state": "stale"}, None)
+        began = time.time_ns()
+        output = None
+        try:
+            self._prepare(request)
+            output = self._call(request)
+            reply: dict[str, Any] = {"state": "completed"}
+        except Refusal as refusal:
+            reply = {"state": "failed", "error": _line(str(refusal)), "retryable": False}
+        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its result
+            reply = _reply_to(error)
+        if os.getpid() != self.pid:  # a copy that the job made of this process, and let return
+            os._exit(reply.get("exit_code", 0 if reply["state"] == "completed" else 1))
+        retire = self._tidy_up(request, began)
+        if retire:
+            reply["retire"] = retire
+        return _frame(request, reply, output)
+
+    def _prepare(self, request: dict[str, Any]) -> None:
+        raw: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - comparing the public mapping costs more than a short job
+        wanted = request["env"]
+        if raw != self.environ_left or wanted.keys() != self.names_left:  # the first job, or one that changed something
+            wanted = self.environ | wanted
+            for name in os.environ.keys() - wanted.keys():
+                del os.environ[name]
+        for name, value in wanted.items():
+            if os.environ.get(name) != value:
+                os.environ[name] = value
+        self.environ_left, self.names_left = dict(raw), request["env"].keys()
+        sys.path[:] = request["path"] + self.path
+        try:
+            os.chdir(request["cwd"])
+        except OSError as error:
+            raise Refusal(f"The job's folder {request['cwd']} cannot be entered: {error.strerror}") from None
+
+    def _call(self, request: dict[str, Any]) -> str:
+        target = request["target"]
+        function = _resolve(target)
+        arguments = self._bind(target, function, request)
+        value = function(**arguments)
+        if isinstance(value, types.CoroutineType):
+            import asyncio
+
+            value = asyncio.run(value)
+        try:
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Refusal(f"{target} returned what JSON cannot hold: {error}") from None
+        if len(text) > request["limit"] or len(text.encode(errors="replace")) > request["limit"]:
+            raise Refusal(
+                f"{target} returned {len(text):,} characters of JSON; at most {request['limit']:,} bytes are kept. "
+                "Write a file and return its path"
+            )
+        return text
+
+    def _bind(self, target: str, function: Any, request: dict[str, Any]) -> dict[str, Any]:
+        """The arguments to call with: a parameter ``input`` or ``needs`` that nothing was given for gets the task's."""
+        arguments: dict[str, Any] = dict(request["args"])
+        known = self.signatures.get(target)
+        if known is None or known[0] is not function:
+            import inspect
+
+            if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+                raise Refusal(f"{target} is a generator function; a job returns its value, for example a list")
+            try:
+                signature = inspect.signature(function)
+            except (TypeError, ValueError):
+                signature = None  # some built-in functions cannot tell
+            known = self.signatures[target] = (function, signature)
+        signature = known[1]
+        if signature is None:
+            return arguments
+        for name in ("input", "needs"):
+            parameter = signature.parameters.get(name)
+            if parameter is not None and name not in arguments and parameter.kind.name in _BY_NAME:
+                arguments[name] = request[name]
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise Refusal(f"{target} cannot be called with these arguments: {error}") from None
+        return arguments
+
+    def _tidy_up(self, request: dict[str, Any], began: int) -> str | None:
+        """Undo what the job changed. Returns why this process cannot be used again, or None."""
+        reason = None
+        for stream in (sys.stdout, sys.stderr, *self.streams[1:]):
+            try:
+                stream.flush()
+            except Exception:  # noqa: BLE001 - a job may put anything there
+                reason = reason if stream not in self.streams else "streams"
+        sys.stdin, sys.stdout, sys.stderr = self.streams
+        os.umask(self.umask)
+        sys.setrecursionlimit(self.recursion_limit)
+        if len(self.signatures) > _MOST_SIGNATURES:
+            self.signatures.clear()
+        if self._leaves_children():
+            reason = "processes"
+        elif _thread._count() > 0:  # noqa: SLF001 - the only count that sees threads of every origin
+            reason = "threads"
+        elif _stream_files() != self.stream_files:
+            reason = "streams"
+        elif _handlers() != self.handlers or any(signal.getitimer(signal.ITIMER_REAL)):
+            reason = "signal handlers"
+        elif resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _MEMORY_LIMIT:
+            reason = "memory"
+        elif not self._remember_modules(request, began):
+            reason = "changed modules"
+        return reason
+
+    def _leaves_children(self) -> bool:
+        """Whether a process that the job started lives on; orphans of its children count, they were adopted."""
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return not self.reaps_all
+        return True
+
+    def _is_stale(self) -> bool:
+        """Whether a module that was imported from the jobs' folders is no longer what is on the disk."""
+        return any(_stamp(path) != stamp for path, stamp in self.files.items())
+
+    def _remember_modules(self, request: dict[str, Any], began: int) -> bool:
+        """Note the files of modules that were imported from the job's folders.
+
+        False if one was written while the job ran: then nobody knows which version was read.
+        """
+        seen = (len(sys.modules), next(reversed(sys.modules)))
+        if seen == self.modules_seen:
+            return True
+        self.modules_seen = seen
+        roots = {os.path.abspath(folder) for folder in request["path"]}  # noqa: PTH100 - pathlib is not imported here
+        roots |= {os.path.realpath(folder) for folder in request["path"]}
+        prefixes = tuple(root.rstrip(os.sep) + os.sep for root in roots)
+        known = True
+        for module in list(sys.modules.values()):
+            path = getattr(module, "__dict__", {}).get("__file__")
+            if not isinstance(path, str) or path in self.files or not path.startswith(prefixes):
+                continue
+            if any(part in path for part in _NOT_OURS):
+                continue
+            self.files[path] = stamp = _stamp(path)
+            known = known and stamp[0] < began - _CLOCK_STEP
+        return known
+
+
+_BY_NAME = ("POSITIONAL_OR_KEYWORD", "KEYWORD_ONLY")
+
+
+def _resolve(target: str) -> Any:
+    """The function that ``module:qualified.name`` means."""
+    name, _, path = target.partition(":")
+    module = sys.modules.get(name)
+    if module is None:
+        importlib.invalidate_caches()
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name and (name == error.name or name.startswith(error.name + ".")):
+                raise Refusal(
+                    f"There is no module {error.name!r} for {target}; looked in {', '.join(sys.path[:3])} "
+                    "and the installed packages"
+                ) from None
+            raise
+        except SyntaxError as error:
+            raise Refusal(f"{target} cannot be imported: SyntaxError: {error}") from None
+    found: Any = module
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Refusal(f"The module {name!r} has no function {path!r}{_similar(module, path)}") from None
+    if not callable(found):
+        raise Refusal(f"{target} is not a function but a value of type {type(found).__name__}")
+    return found
+
+
+def _similar(module: Any, path: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(path, [name for name in vars(module) if not name.startswith("_")], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _reply_to(error: BaseException) -> dict[str, Any]:
+    """What an exception of the job says about how it ended."""
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is None or code == 0:
+            return {"state": "completed", "exit_code": 0}
+        if not isinstance(code, int):
+            return {"state": "failed", "error": _line(str(code)), "exit_code": 1}
+        state = "deferred" if code == _TRY_LATER_STATUS else "failed"
+        return {"state": state, "error": f"exit status {code}", "exit_code": code}
+    text = _text_of(error)
+    name = type(error).__name__
+    line = _line(f"{name}: {text}" if text else name)
+    if any(kind.__module__ == "coordination.job" and kind.__name__ == "TryLater" for kind in type(error).__mro__):
+        return {"state": "deferred", "error": line}
+    reply = {"state": "failed", "error": line, "traceback": _traceback_of(error)}
+    if isinstance(error, MemoryError):
+        reply["retire"] = "memory"
+    return reply
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a job's exception may do anything when it is asked
+        return "(its text cannot be shown)"
+
+
+def _traceback_of(error: BaseException) -> str:
+    import traceback
+
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, frames))
+    except Exception:  # noqa: BLE001 - as above
+        return ""
+    half = _TRACEBACK_LIMIT // 2
+    return text if len(text) <= _TRACEBACK_LIMIT else f"{text[:half]}\n…\n{text[-half:]}"
+
+
+def _line(text: str) -> str:
+    line = " ".join(text[: 4 * _ERROR_LIMIT].split())
+    return line if len(line) <= _ERROR_LIMIT else line[: _ERROR_LIMIT - 1] + "…"
+
+
+def _end_of_frame(buffer: bytearray) -> int:
+    """Where the first frame in *buffer* ends; 0 while it is not complete."""
+    end = _HEAD + int.from_bytes(buffer[:_HEAD], "big")
+    return end if _HEAD <= len(buffer) >= end else 0
+
+
+def _frame(request: dict[str, Any], reply: dict[str, Any], output: str | None) -> bytes:
+    """The answer as bytes; *output* is JSON already."""
+    text = json.dumps({"id": request["id"], **reply})
+    if output is None:
+        return text.encode()
+    # A lone surrogate becomes the escape that JSON has for it.
+    return text[:-1].encode() + b',"output":' + output.encode(errors="backslashreplace") + b"}"
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - as above
+    except OSError:
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _stream_files() -> list[tuple[int, int]]:
+    found = []
+    for fd in range(3):
+        try:
+            status = os.fstat(fd)
+        except OSError:
+            return []
+        found.append((status.st_dev, status.st_ino))
+    return found
+
+
+def _handlers() -> list[Any]:
+    return [_signal.getsignal(number) for number in _SIGNALS]  # without signal's wrapping in enums
+
+
+_SIGNALS = sorted(int(number) for number in signal.valid_signals())
+
+
+def _adopt_orphans() -> bool:
+    """Become the parent of whatever this process's children leave behind, so that nothing escapes notice."""
+    try:
+        import ctypes
+
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    except (ImportError, OSError, AttributeError):
+        return False
+
+
+def main() -> None:
+    faulthandler.enable()  # a crash leaves a Python traceback in the log,
+    faulthandler.register(signal.SIGTERM, chain=True)  # and so does a job that had to be stopped: where it stood
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    Child(int(sys.argv[1]), sys.argv[2]).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What a job finds around it: its environment (an allow-list, never the worker's secrets) and its scratch files."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from coordination.domain.attempts import Claim
+
+# Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
+_PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+        *("VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"),
+        *("http_proxy", "https_proxy", "no_proxy", "all_proxy"),
+    }
+)
+
+MARKER = "COORD_ATTEMPT_ID"
+
+
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a job may see of the worker's own environment."""
+    source = os.environ if environ is None else environ
+    kept = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
+    kept.setdefault("PATH", os.defpath)
+    return kept
+
+
+def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
+    """The COORD_ variables that tell a job who it is."""
+    variables = {
+        MARKER: scratch.name,
+        "COORD_TASK_ID": claim.task_id,
+        "COORD_TASK_KEY": claim.key,
+        "COORD_ATTEMPT": str(claim.attempt),
+        "COORD_PROJECT": claim.project,
+        "COORD_RUN_ID": claim.run_id,
+        "COORD_COSTS": scratch.costs,
+    }
+    if claim.agent is not None:
+        variables["COORD_AGENT"] = claim.agent
+    return variables
+
+
+def attempt_prefix(task_id: str, attempt: int) -> str:
+    """How the marker of every execution of that attempt begins."""
+    return f"{task_id}.{attempt}."
+
+
+class Scratch:
+    """The files of one execution, in a folder that many share; a context manager that takes them away again.
+
+    Nothing is made before it is needed: a short Python job costs the file system nothing.
+    """
+
+    def __init__(self, root: Path, claim: Claim) -> None:
+        self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{secrets.token_hex(8)}"
+        # Names, not paths with methods: this is on the hot path.
+        self._stem = os.path.join(root, self.name)  # noqa: PTH118
+        self.costs = self._stem + ".costs.jsonl"
+        self._made: list[str] = []
+        if not os.path.isdir(root):  # noqa: PTH112
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def write_input(self, claim: Claim) -> str:
+        """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
+        path = self._stem + ".input.json"
+        self._made.append(path)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"input": claim.input, "needs": claim.needs}, file)
+        return path
+
+    def make_folder(self) -> str:
+        """An empty folder, for a job that has none to run in."""
+        path = self._stem + ".d"
+        self._made.append(path)
+        os.mkdir(path, mode=0o700)  # noqa: PTH102
+        return path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for path in (self.costs, *self._made):
+            try:
+                os.unlink(path)  # noqa: PTH108
+            except FileNotFoundError:
+                pass
+            except OSError:
+                shutil.rmtree(path, ignore_errors=True)

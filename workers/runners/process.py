@@ -1,0 +1,180 @@
+"""Owns one process of a job and everything it starts: its own session and group, ended whole, reaped, nothing left.
+
+It starts and ends; waiting, limits and requests to stop are watch's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from workers.runners import stragglers
+from workers.runners.base import ProcessRecord
+from workers.runners.warden import Warden
+
+WORKER_MARKER: Final = "COORD_WORKER_PROCESS"
+
+_SHORT = 1.0  # seconds in which the pid numbers of no machine go round
+_REAP_PATIENCE = 5.0
+
+
+class Launcher:
+    """Starts processes on behalf of one worker process; its warden ends them should the worker die."""
+
+    def __init__(self) -> None:
+        self.worker_id = uuid.uuid4().hex
+        self._warden = Warden(self.marker)
+
+    @property
+    def marker(self) -> str:
+        """What every process started here, and all that these start, carry in their environment."""
+        return f"{WORKER_MARKER}={self.worker_id}"
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        markers: Sequence[str],
+        environment: Mapping[str, str],
+        folder: str,
+        stdout: int,
+        stderr: int,
+        pass_on: Sequence[int] = (),
+    ) -> Process:
+        """Start a program in a session of its own, without stdin. Raises OSError or ValueError when it cannot be.
+
+        *markers* are names of variables in *environment* by which its descendants are found again; the first one
+        stands in the record.
+        """
+        # Markers first: whoever looks for them need not read far.
+        ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
+        self._warden.start()
+        popen = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=folder,
+            env=ordered,
+            start_new_session=True,
+            pass_fds=tuple(pass_on),
+        )
+        process = Process(popen, [f"{name}={environment[name]}" for name in markers], self._warden)
+        self._warden.register(process.record.pgid, process.record.start_time)
+        return process
+
+    def close(self) -> None:
+        """End the warden; what still runs is ended by it."""
+        self._warden.close()
+
+
+class Process:
+    """A started process: the leader of its group. ``exit_fd`` turns readable when it exits, before it is reaped."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], markers: Sequence[str], warden: Warden) -> None:
+        self._popen = popen
+        self._warden = warden
+        self._ended = False
+        self._born = time.monotonic()
+        self._markers = [os.fsencode(marker) for marker in markers]
+        self.exit_fd = _exit_descriptor(popen.pid)
+        # A process that has exited already is a zombie that nobody reaped yet, so its entry is still there.
+        self.record = ProcessRecord(
+            pid=popen.pid, pgid=popen.pid, start_time=stragglers.start_time(popen.pid) or 0, marker=markers[0]
+        )
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit status, or minus the number of the signal that killed it; None before ``end``."""
+        return self._popen.returncode
+
+    def carries(self, marker: str) -> None:
+        """From now on, processes with this marker are its descendants too: a job that a reused process runs."""
+        self._markers = [*self._markers[:1], os.fsencode(marker)]
+
+    def terminate(self) -> None:
+        """Ask the whole group to end, and what has left the group."""
+        group = self.record.pgid
+        stragglers.signal_group(group, signal.SIGTERM)
+        outside = [pid for pid in stragglers.find(self._markers) if pid != self.record.pid and _group(pid) != group]
+        stragglers.signal_each(outside, signal.SIGTERM, lambda _: True)
+        stragglers.signal_group(group, signal.SIGCONT)  # a stopped process hears nothing
+
+    def kill(self) -> None:
+        """SIGKILL for the whole group."""
+        stragglers.signal_group(self.record.pgid, signal.SIGKILL)
+
+    def others(self) -> list[int]:
+        """Live processes of this job besides its leader."""
+        return [pid for pid in stragglers.find(self._markers, group=self.record.pgid) if pid != self.record.pid]
+
+    def end(self) -> int | None:
+        """Kill whatever is left of it, reap it, and return its exit code. Safe to call twice.
+
+        The leader is reaped last: until then its pid, and so the group's number, can belong to nobody else.
+        """
+        if self._ended:
+            return self.exit_code
+        self._ended = True
+        young = time.monotonic() - self._born < _SHORT
+        stragglers.kill_all(
+            self._markers, group=self.record.pgid, born_after=self.record.pid if young else None, patience=2.0
+        )
+        try:
+            self._popen.wait(timeout=_REAP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            # It hangs in the kernel (a dead network file system): someone must reap it when it comes back.
+            threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
+        os.close(self.exit_fd)
+        self._warden.forget(self.record.pgid)
+        return self.exit_code
+
+
+def end_recorded(record: ProcessRecord) -> int:
+    """End on this host what a dead worker left of a job; returns how many processes were hit.
+
+    The group is only touched while its leader is the process that was recorded.
+    """
+    group = record.pgid if record.start_time and stragglers.start_time(record.pid) == record.start_time else None
+    return stragglers.kill_all([os.fsencode(record.marker)], group=group)
+
+
+def death_sentence(exit_code: int, *, what: str = "") -> str:
+    """In words, how a process ended that a signal killed."""
+    number = -exit_code
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    hint = " (out of memory?)" if number == signal.SIGKILL else ""
+    return f"{what}killed by {name}{hint}"
+
+
+def _exit_descriptor(pid: int) -> int:
+    handle = stragglers.open_pidfd(pid)
+    if handle is not None:
+        return handle
+    # An old kernel, or a container that forbids the call: a thread waits, without reaping, and closes a pipe.
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+
+    def wait() -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        os.close(writing)
+
+    threading.Thread(target=wait, name=f"exit-of-{pid}", daemon=True).start()
+    return reading
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None

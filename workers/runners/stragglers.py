@@ -1,0 +1,207 @@
+"""Finds and kills what a job left running, on Linux: by process group and by environment marker. Standard library only.
+
+A process leaves its group with setsid(), but its environment goes with it: every process that a job starts carries the
+job's ``NAME=value`` marker in /proc/PID/environ. What escapes is a process that leaves the group *and* clears its
+environment; against that only a container helps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+_PROC = "/proc"
+_CHUNK = 1 << 17
+_EXEC_LOOKS = 5
+_EXEC_MOMENT = 0.001
+_MOST_BARE = 10_000
+
+_DEAD = (b"Z", b"X", b"x")
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD among the flags, the ninth field of stat
+
+_bare: set[int] = set()
+
+
+def start_time(pid: int) -> int | None:
+    """When *pid* started, in clock ticks since boot; None when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def is_running(pid: int) -> bool:
+    """Whether *pid* exists and is more than a zombie."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in _DEAD
+
+
+def find(markers: Sequence[bytes], *, group: int | None = None, born_after: int | None = None) -> list[int]:
+    """Pids of live processes in *group*, or with an environment entry that begins with one of *markers*.
+
+    ``born_after``: only processes whose pid was handed out after that one's. Right for jobs so short that the numbers
+    cannot have gone round, and much cheaper on a busy host.
+    """
+    own = os.getpid()
+    wanted = _handed_out_after(born_after) if born_after is not None else None
+    found, undecided = [], []
+    for name in os.listdir(_PROC):  # noqa: PTH208 - names are all that is needed, of every process
+        if not name.isdigit():
+            continue
+        pid = int(name)
+        if pid == own or (wanted is not None and not wanted(pid)):
+            continue
+        if group is not None and _group_of(pid) == group and is_running(pid):
+            found.append(pid)
+            continue
+        carries = _carries(pid, markers)
+        if carries:
+            found.append(pid)
+        elif carries is None and pid not in _bare:
+            undecided.append(pid)
+    return found + [pid for pid in undecided if _carries_in_a_moment(pid, markers)]
+
+
+def kill_all(
+    markers: Sequence[bytes], *, group: int | None = None, born_after: int | None = None, patience: float = 2.0
+) -> int:
+    """SIGKILL everything that ``find`` finds, until nothing is found or *patience* (seconds) is used up.
+
+    Returns how many processes were hit.
+    """
+    deadline = time.monotonic() + patience
+    hit: set[int] = set()
+    while True:
+        pids = find(markers, group=group, born_after=born_after)
+        if group is not None:
+            signal_group(group, signal.SIGKILL)
+        if not pids:
+            return len(hit)
+        hit.update(pids)
+        signal_each(pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or _carries(pid, markers) is True)
+        _wait_for(pids, deadline)
+        if time.monotonic() >= deadline:
+            return len(hit)
+
+
+def signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group; nothing happens when it is empty or not ours to touch."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def signal_each(pids: Iterable[int], number: int, still_ours: Callable[[int], bool]) -> None:
+    """Signal processes one by one, through a pidfd, so that a pid that was reused meanwhile is not hit."""
+    for pid in pids:
+        handle = open_pidfd(pid)
+        try:
+            if not still_ours(pid):
+                continue
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if handle is None:
+                    os.kill(pid, number)
+                else:
+                    signal.pidfd_send_signal(handle, number)
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A descriptor that turns readable when *pid* exits; None when it is gone, or the system has no such thing."""
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, AttributeError):
+        return None
+
+
+def _wait_for(pids: Iterable[int], deadline: float) -> None:
+    waiter = select.poll()
+    handles = []
+    for pid in pids:
+        handle = open_pidfd(pid)
+        if handle is not None:
+            handles.append(handle)
+            waiter.register(handle, select.POLLIN)
+        elif is_running(pid):
+            time.sleep(0.005)  # no pidfd on this system: the only way left is to look again
+    pending = len(handles)
+    while pending:
+        left = deadline - time.monotonic()
+        ready = waiter.poll(max(left, 0) * 1000)
+        if not ready:
+            break
+        for handle, _ in ready:
+            waiter.unregister(handle)
+            pending -= 1
+    for handle in handles:
+        os.close(handle)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on (the third), or nothing."""
+    try:
+        with open(f"{_PROC}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - hot, and no Path is needed
+            return file.read(4096).rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def _carries(pid: int, markers: Sequence[bytes]) -> bool | None:
+    """Whether *pid* has one of the markers; None when it shows no environment at all."""
+    try:
+        handle = os.open(f"{_PROC}/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        data = b"\0" + os.read(handle, _CHUNK)
+        while chunk := os.read(handle, _CHUNK):
+            data += chunk
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    if len(data) == 1:
+        return None
+    return any(b"\0" + marker in data for marker in markers)
+
+
+def _carries_in_a_moment(pid: int, markers: Sequence[bytes]) -> bool:
+    """The same for a process without an environment: zombies, the kernel's own, `env -i`, or one in the middle of exec.
+
+    Only the last will have one in a moment; the others are remembered, so that the next search does not wait for them.
+    """
+    for _ in range(_EXEC_LOOKS):
+        fields = _stat(pid)
+        if not fields or fields[0] in _DEAD:
+            return False
+        if int(fields[6]) & _KERNEL_THREAD:
+            break
+        if (carries := _carries(pid, markers)) is not None:
+            return carries
+        time.sleep(_EXEC_MOMENT)
+    if len(_bare) >= _MOST_BARE:
+        _bare.clear()
+    _bare.add(pid)
+    return False
+
+
+def _handed_out_after(first: int) -> Callable[[int], bool] | None:
+    """A test for pids handed out after *first*; they are given in turn, and begin again at the end of the range."""
+    try:
+        with open(f"{_PROC}/loadavg", "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            last = int(file.read(128).split()[4])
+    except (OSError, IndexError, ValueError):
+        return None
+    if last >= first:
+        return lambda pid: first < pid <= last
+    return lambda pid: pid > first or pid <= last

@@ -1,0 +1,165 @@
+"""Reads what a job reports of its model calls: the JSON lines it appended to the file that COORD_COSTS names.
+
+A line is flat or has its numbers in an object ``usage``. A line that cannot be read becomes a warning, never a failure
+of the job; a price that is not given stays unknown and never turns into zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from coordination.domain.attempts import Usage
+from coordination.errors import Refused
+from coordination.money import usd
+from workers.runners.output import clean_json, clean_text, one_line
+
+MAX_BYTES = 10_000_000
+MAX_LINES = 10_000
+
+_MOST_WARNINGS = 20
+_LONGEST_NAME = 200
+_LARGEST_COUNT = 2**53
+_NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
+_KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
+
+
+class _BadLineError(ValueError):
+    """Says what is wrong with a line."""
+
+
+def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
+    """The model calls that *path* reports, and one sentence for everything in it that could not be read."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - on the hot path, and mostly not there
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return (), ()
+    except OSError as error:
+        return (), (f"the usage file cannot be read: {error.strerror}",)
+    warnings = []
+    if len(data) > MAX_BYTES:
+        data = data[:MAX_BYTES].rpartition(b"\n")[0]
+        warnings.append(f"the usage file is longer than {MAX_BYTES:,} bytes; the rest was not read")
+    lines = data.split(b"\n")
+    if len(lines) > MAX_LINES + 1:
+        warnings.append(f"the usage file has more than {MAX_LINES:,} lines; the rest was not read")
+    found, bad = [], 0
+    for number, line in enumerate(lines[:MAX_LINES], start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_usage(line))
+        except _BadLineError as error:
+            bad += 1
+            if bad <= _MOST_WARNINGS:
+                warnings.append(f"line {number} of the usage file was left out: {error}")
+    if bad > _MOST_WARNINGS:
+        warnings.append(f"{bad - _MOST_WARNINGS} more lines of the usage file were left out")
+    return tuple(found), tuple(warnings)
+
+
+def with_warnings(log: str, warnings: tuple[str, ...]) -> str | None:
+    """A job's log with the warnings below it; None when there is nothing to say."""
+    if not warnings:
+        return log or None
+    separator = "" if not log or log.endswith("\n") else "\n"
+    return f"{log}{separator}" + "\n".join(f"[usage] {warning}" for warning in warnings)
+
+
+def _usage(line: bytes) -> Usage:
+    try:
+        record = json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        raise _BadLineError("it is not a JSON object") from None
+    if not isinstance(record, dict):
+        raise _BadLineError("it is not a JSON object")
+    nested = record.get("usage")
+    fields: Mapping[str, Any] = record
+    if isinstance(nested, dict):
+        fields = {name: value for name, value in record.items() if name != "usage"} | nested
+    model = fields.get("model")
+    if not isinstance(model, str) or not model.strip() or len(model) > _LONGEST_NAME:
+        raise _BadLineError("it names no model")
+    counts = {name: _count(fields, name) for name in _NUMBERS}
+    return Usage(
+        model=clean_text(model),
+        input_tokens=counts["input_tokens"] or 0,
+        output_tokens=counts["output_tokens"] or 0,
+        cached_input_tokens=counts["cached_input_tokens"] or 0,
+        total_tokens=counts["total_tokens"],
+        cost_usd=_cost(fields.get("cost_usd")),
+        # Nested records carry the record's own id and session outside; the inner object has none.
+        id=_name(fields, "id"),
+        session_id=_name(fields, "session_id"),
+        at=_moment(fields.get("timestamp")),
+        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _KNOWN}),
+    )
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        value = int(value) if abs(value) <= _LARGEST_COUNT else -1
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
+        raise _BadLineError(f"{name} is not a number of tokens")
+    return value
+
+
+def _cost(value: Any) -> Decimal | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | int | Decimal):
+        raise _BadLineError("cost_usd is not an amount of money")
+    try:
+        amount = usd(value)
+    except Refused as refusal:
+        raise _BadLineError(one_line(refusal.message, _LONGEST_NAME)) from None
+    if amount < 0:
+        raise _BadLineError("cost_usd is negative")
+    return amount
+
+
+def _name(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
+        raise _BadLineError(f"{name} is not a text of at most {_LONGEST_NAME} characters")
+    return clean_text(value)
+
+
+def _moment(value: Any) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise _BadLineError("timestamp is not a moment in ISO 8601") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise _BadLineError("timestamp is not a moment in ISO 8601") from None
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return float(value)
+        case list():
+            return [_plain(item) for item in value]
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
+        case _:
+            return value

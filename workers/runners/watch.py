@@ -1,0 +1,221 @@
+"""Waits for a job's process: feeds its output to readers, keeps its time limits, passes on requests to stop.
+
+One thread sleeps in one poll() on everything that can happen (output, exit, a request to stop), so thirty-two waiting
+jobs cost nothing. A job that has to end is asked with SIGTERM; what is left after the grace is killed. The grace
+belongs to the whole group: a shell dies of SIGTERM at once, while the program it started is still tidying up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum, auto
+
+from coordination.domain.attempts import Outcome
+from workers.runners import stragglers
+from workers.runners.base import Control, StopReason
+from workers.runners.process import Process
+
+_CHUNK = 1 << 16
+_KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
+_LOOK_AGAIN = 0.1  # where exits cannot be waited for
+_SENTENCES = {
+    StopReason.SHUTDOWN: "the worker shut down",
+    StopReason.CANCELED: "canceled",
+    StopReason.LEASE_LOST: "the lease was lost",
+}
+
+
+class Reading(Enum):
+    """What came of reading a stream once."""
+
+    MORE = auto()  # something may follow
+    CLOSED = auto()  # end of file
+    DONE = auto()  # the answer that was waited for is complete
+
+
+Reader = Callable[[int], Reading]
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """Why the job was ended from outside."""
+
+    outcome: Outcome
+    error: str
+
+
+class Watch:
+    """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
+    descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        control: Control,
+        *,
+        output: Mapping[int, Callable[[bytes], None]],
+        answer: tuple[int, Reader] | None = None,
+        timeout: timedelta | None,
+        stall_timeout: timedelta | None,
+    ) -> None:
+        self._process = process
+        self._control = control
+        self._readers = {fd: self._into(feed) for fd, feed in output.items()}
+        if answer is not None:
+            self._readers[answer[0]] = answer[1]
+        self._poll = select.poll()
+        self._timeout = timeout
+        self._stall = stall_timeout
+        self._interruption: Interruption | None = None
+        self._reason: StopReason | None = None
+        self._answered = False
+        self._exited = False
+        self._killed = False
+        self._others: dict[int, int] = {}
+        self._blind = False  # some of the others cannot be waited for
+        self._began = self._moved_at = time.monotonic()
+        self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
+
+    def run(self) -> Interruption | None:
+        """Wait until the process has exited or has answered. Returns what interrupted it, if anything did."""
+        for fd in (self._control.fileno(), self._process.exit_fd, *self._readers):
+            self._poll.register(fd, select.POLLIN)
+        try:
+            while True:
+                now = time.monotonic()
+                self._keep_limits(now)
+                if self._is_over(now):
+                    return self._interruption
+                for fd, _ in self._poll.poll(self._patience(now)):
+                    self._handle(fd)
+        finally:
+            for handle in self._others:
+                os.close(handle)
+            self._others.clear()
+
+    def drain(self, patience: timedelta = timedelta(seconds=1)) -> None:
+        """Read what is left in the streams, until they are closed or *patience* is over.
+
+        Somebody may hold them open for ever: a daemon that could not be found.
+        """
+        waiter = select.poll()
+        for fd in self._readers:
+            waiter.register(fd, select.POLLIN)
+        deadline = time.monotonic() + patience.total_seconds()
+        while self._readers and (left := deadline - time.monotonic()) > 0:
+            for fd, _ in waiter.poll(left * 1000):
+                if self._readers[fd](fd) is Reading.CLOSED:
+                    waiter.unregister(fd)
+                    del self._readers[fd]
+
+    def _into(self, feed: Callable[[bytes], None]) -> Reader:
+        def read(fd: int) -> Reading:
+            try:
+                data = os.read(fd, _CHUNK)
+            except BlockingIOError:
+                return Reading.MORE
+            if not data:
+                return Reading.CLOSED
+            feed(data)
+            self._moved_at = time.monotonic()
+            self._control.progress()
+            return Reading.MORE
+
+        return read
+
+    def _handle(self, fd: int) -> None:
+        if fd == self._process.exit_fd:
+            self._exited = True
+            self._poll.unregister(fd)
+        elif fd in self._others:
+            self._poll.unregister(fd)
+            os.close(fd)
+            del self._others[fd]
+        elif fd in self._readers:
+            reading = self._readers[fd](fd)
+            if reading is Reading.DONE:
+                self._answered = True
+            elif reading is Reading.CLOSED:
+                self._poll.unregister(fd)
+                del self._readers[fd]
+        else:
+            self._control.acknowledge()
+
+    def _keep_limits(self, now: float) -> None:
+        reason = self._control.stop_reason
+        if reason is not self._reason and reason is not None:
+            self._reason = reason
+            self._interrupt(Interruption(reason.outcome, _SENTENCES[reason]), now)
+        elif self._interruption is None and not self._answered and not self._exited:
+            if self._timeout is not None and now - self._began >= self._timeout.total_seconds():
+                self._interrupt(Interruption(Outcome.TIMED_OUT, f"timed out after {show(self._timeout)}"), now)
+            elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
+                self._interrupt(Interruption(Outcome.TIMED_OUT, f"no output for {show(self._stall)}"), now)
+        if self._interruption is not None and not self._killed and now >= self._end_by:
+            self._killed = True
+            self._process.kill()
+            self._end_by = now + _KILL_PATIENCE
+
+    def _interrupt(self, interruption: Interruption, now: float) -> None:
+        if (self._answered or self._exited) and self._interruption is None:
+            return  # too late: it has ended by itself
+        first = self._interruption is None
+        if first or interruption.outcome is Outcome.LOST:
+            self._interruption = interruption
+        elif self._interruption is not None and self._interruption.outcome is Outcome.HANDED_BACK:
+            self._interruption = interruption  # canceled while it was being handed back
+        lost = interruption.outcome is Outcome.LOST
+        grace = self._control.lost_grace if lost else self._control.cancel_grace
+        if not self._killed:
+            self._end_by = min(self._end_by, now + grace.total_seconds())
+        if first:
+            self._process.terminate()
+
+    def _is_over(self, now: float) -> bool:
+        if self._answered or self._interruption is None:
+            return self._answered or self._exited
+        if self._killed:
+            return self._exited or now >= self._end_by
+        if not self._exited or self._others:
+            return False
+        # The leader heard; who of the others is still tidying up?
+        self._blind = False
+        remaining = self._process.others()
+        for pid in remaining:
+            handle = stragglers.open_pidfd(pid)
+            if handle is None:
+                self._blind = True
+            else:
+                self._others[handle] = pid
+                self._poll.register(handle, select.POLLIN)
+        return not remaining
+
+    def _patience(self, now: float) -> int | None:
+        """Milliseconds until something is due; None when nothing is."""
+        due = self._end_by
+        if self._interruption is None:
+            if self._timeout is not None:
+                due = min(due, self._began + self._timeout.total_seconds())
+            if self._stall is not None:
+                due = min(due, self._moved_at + self._stall.total_seconds())
+        elif self._blind:
+            due = min(due, now + _LOOK_AGAIN)
+        if math.isinf(due):
+            return None
+        return math.ceil(max(due - now, 0) * 1000)
+
+
+def show(duration: timedelta) -> str:
+    """A limit as a person would say it: 1.5 s, 30 s, 30 min, 4 h."""
+    seconds = duration.total_seconds()
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length and seconds % length == 0:
+            return f"{seconds / length:g} {unit}"
+    return f"{seconds:g} s"
