@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.errors import CoordinationError, Unavailable
+from coordination.machine import boot_id
 
 log = logging.getLogger(__name__)
 logging.getLogger("coordination.local").addHandler(logging.NullHandler())  # a live display owns the terminal
@@ -55,7 +56,7 @@ class ProcessRecord:
         fields = _stat(pid)
         if fields is None:
             raise ProcessLookupError(pid)
-        return cls(pid, f"{_boot_id()}:{fields[19]}")
+        return cls(pid, f"{boot_id()}:{fields[19]}")
 
     @classmethod
     def restored(cls, content: Mapping[str, Any]) -> ProcessRecord:
@@ -65,7 +66,7 @@ class ProcessRecord:
     def alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
         fields = _stat(self.pid)
-        return fields is not None and fields[0] not in {"Z", "X"} and self.started == f"{_boot_id()}:{fields[19]}"
+        return fields is not None and fields[0] not in {"Z", "X"} and self.started == f"{boot_id()}:{fields[19]}"
 
 
 def end_all(records: Iterable[ProcessRecord], grace: timedelta) -> None:
@@ -150,9 +151,10 @@ class Service:
     def request_stop(self) -> None:
         """Ask it to end, and start no other."""
         with self._lock:
-            self._stopping.set()
-            if self._child is not None:
+            # Once: a second signal means "at once" to some programs.
+            if self._child is not None and not self._stopping.is_set():
                 self._child.signal(signal.SIGTERM)
+            self._stopping.set()
 
     def finish(self, grace: timedelta) -> None:
         """Wait for its end; after *grace* it is killed."""
@@ -372,7 +374,3 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text[text.rindex(")") + 2 :].split()
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -14,6 +14,7 @@ import pytest
 from coordination.errors import CoordinationError, SettingsError, StackRunning
 from coordination.local.home import Home, RunningStack
 from coordination.local.processes import ProcessRecord
+from tests.support.services import missing
 
 
 def record() -> RunningStack:
@@ -84,6 +85,8 @@ class TestPrepared:
             cwd=Path(__file__).parents[2],
         )
 
+        if "unshare" in done.stderr or "mount" in done.stderr:
+            missing("mount namespace", done.stderr.strip())
         assert expected in done.stdout, done.stderr
 
 

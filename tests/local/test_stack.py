@@ -59,12 +59,12 @@ class TestStartAndStop:
             assert (home / "redis-url").read_text() == running.redis_url
             assert (home / "database-url").read_text() == "postgresql+psycopg://u:p@h/d"
 
-    def test_the_worker_drains_before_redis_goes(self, home: Path) -> None:
+    def test_the_worker_is_asked_once_and_drains(self, home: Path) -> None:
         running = start(home)
 
         running.stop()
 
-        assert (home / "drained").exists()
+        assert (home / "drained").read_text() == "once"
 
     def test_a_worker_that_does_not_end_is_killed_after_the_grace(self, home: Path) -> None:
         running = start(home, "stubborn")
