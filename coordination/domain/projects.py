@@ -141,7 +141,8 @@ def without_credentials(remote: str) -> str:
     """*remote* fit to be shown and stored: no password, no token, no query; SSH keeps its bare user name."""
     text = remote.strip()
     if helper := _HELPER.match(text):
-        return helper[0] + without_credentials(text[helper.end() :])
+        behind = text[helper.end() :]
+        return helper[0] + (without_credentials(behind) if _URL.fullmatch(behind) else _split_user(behind)[1])
     url = _URL.fullmatch(text)
     if url is None:
         user, rest = _split_user(re.sub(r"^\[[^\]]*@", "[", text))

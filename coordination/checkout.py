@@ -1,0 +1,162 @@
+"""Where one stands: which repository, branch and commit a folder belongs to, and so which project. Writes nothing.
+
+Asks the ``git`` program, by argument list and with a limit on its time; works without it. The remote called origin
+names the project, else the only remote, else the first by name; clones and worktrees so give the same identity. A
+remote that is another folder is followed to that folder's own remote. What no remote names (a repository without one,
+a plain folder, no git at all) is named by its place: this machine and the path of the repository, the same from every
+worktree of it. Nothing is left behind in the folder to achieve that, so it works where one may only read.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote
+
+from coordination.domain.projects import identity_of, is_local, local_identity, short_name, without_credentials
+from coordination.errors import Refused
+
+GIT_LIMIT = timedelta(seconds=10)
+_MOST_HOPS = 8
+_MACHINE_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+
+# What a repository's own configuration could otherwise make git start while it answers.
+_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.pager=cat")
+# Variables that would point git at another repository than the folder's.
+_MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A folder and the project it belongs to. ``remote`` carries no credentials; ``head`` is None before a commit."""
+
+    root: Path
+    identity: str
+    name: str
+    remote: str | None = None
+    branch: str | None = None
+    head: str | None = None
+
+
+def here(path: str | Path = ".") -> Checkout:
+    """The checkout that *path* (a folder or file) lies in; Refused when there is no such path."""
+    folder = Path(path)
+    try:
+        folder = folder.resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise Refused(f"There is no folder {str(path)!r}") from None
+    if not folder.is_dir():
+        folder = folder.parent
+    found = _repository(folder)
+    if found is None:
+        identity = local_identity(str(folder), machine())
+        return Checkout(root=folder, identity=identity, name=short_name(identity))
+    root, common = found
+    remote = _remote(root)
+    identity = _identity(root, common, remote)
+    return Checkout(
+        root=root,
+        identity=identity,
+        name=short_name(identity),
+        remote=None if remote is None else without_credentials(remote),
+        branch=_git(root, "symbolic-ref", "--quiet", "--short", "HEAD"),
+        head=_git(root, "rev-parse", "--quiet", "--verify", "HEAD^{commit}", "--"),
+    )
+
+
+def machine() -> str:
+    """What tells this machine from others in local identities: the id made when it was installed, else its name."""
+    for name in _MACHINE_FILES:
+        try:
+            text = Path(name).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text and text != "uninitialized":
+            return text
+    return os.uname().nodename
+
+
+def _repository(folder: Path) -> tuple[Path, Path] | None:
+    """(top folder, the repository that all its worktrees share), or None outside of git or without git."""
+    common = _git(folder, "rev-parse", "--git-common-dir")
+    if not common:
+        return None
+    top = _git(folder, "rev-parse", "--show-toplevel")  # fails in a bare repository
+    shared = (folder / common).resolve()
+    return (Path(top) if top else shared), shared
+
+
+def _remote(root: Path) -> str | None:
+    """The address that names the project, after git's own rewriting (url.….insteadOf)."""
+    names = sorted((_git(root, "remote") or "").split("\n"))
+    names = [name for name in names if name]
+    if not names:
+        return None
+    chosen = "origin" if "origin" in names else names[0]
+    urls = _git(root, "remote", "get-url", "--", chosen) or ""
+    return urls.split("\n")[0] or None
+
+
+def _identity(root: Path, common: Path, remote: str | None) -> str:
+    """The remote's identity, through folders that are remotes of each other; the repository's own place at the end."""
+    this_machine = machine()
+    own = local_identity(str(common), this_machine)
+    seen = {own}
+    for _ in range(_MOST_HOPS):
+        if remote is None:
+            return own
+        path = _as_folder(remote, root)
+        if path is None:
+            try:
+                found = identity_of(remote, machine=this_machine)
+            except Refused:
+                return own  # an address that only a helper of the person's git understands
+            return found if not is_local(found) else own
+        next_one = _repository(path) if path.is_dir() else None
+        own = local_identity(str(next_one[1] if next_one else path), this_machine)
+        if next_one is None or own in seen:
+            return own
+        seen.add(own)
+        root = next_one[0]
+        remote = _remote(root)
+    return own
+
+
+def _as_folder(remote: str, root: Path) -> Path | None:
+    """The folder that *remote* means, if it means one as git sees it: a path, from *root* on, or a file address."""
+    if remote.startswith("file://"):
+        host, _, path = remote.removeprefix("file://").partition("/")
+        return Path("/" + unquote(path)).resolve() if host in ("", "localhost") else None
+    colon, slash = remote.find(":"), remote.find("/")
+    if "://" in remote or (colon >= 0 and (slash < 0 or colon < slash)):
+        return None
+    path = Path(os.path.normpath(root / Path(remote).expanduser()))
+    if not path.exists() and path.with_name(f"{path.name}.git").is_dir():
+        path = path.with_name(f"{path.name}.git")  # git tries that too
+    return path.resolve()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None when it refuses, takes too long, or is not there."""
+    try:
+        done = subprocess.run(
+            ["git", *_QUIET, *arguments],
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=GIT_LIMIT.total_seconds(),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return os.fsdecode(done.stdout).rstrip("\n") if done.returncode == 0 else None
+
+
+def _environment(base: Mapping[str, str] | None = None, drop: Sequence[str] = _MISLEADING) -> dict[str, str]:
+    kept = {name: value for name, value in (os.environ if base is None else base).items() if name not in drop}
+    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}

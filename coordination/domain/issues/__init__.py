@@ -1,0 +1,28 @@
+"""Issues of a foreign tracker (Beads): the record, which are ready, what holds the others, a plan to work them off."""
+
+from coordination.domain.issues.explain import Blocker, Explanation, Way, explain
+from coordination.domain.issues.order import LeftOut, LeftOutBecause
+from coordination.domain.issues.plan import key_of, plan_from_issues, shell_job
+from coordination.domain.issues.readiness import Board, blocked_ids, ready
+from coordination.domain.issues.record import Issue, IssueDependency
+from coordination.domain.issues.rules import RULE_SETS, RuleSet, rule_set
+
+__all__ = [
+    "RULE_SETS",
+    "Blocker",
+    "Board",
+    "Explanation",
+    "Issue",
+    "IssueDependency",
+    "LeftOut",
+    "LeftOutBecause",
+    "RuleSet",
+    "Way",
+    "blocked_ids",
+    "explain",
+    "key_of",
+    "plan_from_issues",
+    "ready",
+    "rule_set",
+    "shell_job",
+]

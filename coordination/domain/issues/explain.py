@@ -1,0 +1,209 @@
+"""Why an issue is ready or not: every blocker and the way it blocks, every deferral, every reason that rules it out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from coordination.domain.issues.readiness import Board, Hold
+from coordination.domain.issues.record import (
+    BLOCKS,
+    CONDITIONAL_BLOCKS,
+    EXTERNAL,
+    PARENT_CHILD,
+    WAITS_FOR,
+    Issue,
+    IssueDependency,
+    one_line,
+)
+from coordination.domain.issues.rules import ANY_CHILDREN, RuleSet
+from coordination.errors import NotFound
+
+_AFFECTS = frozenset({BLOCKS, CONDITIONAL_BLOCKS, WAITS_FOR, PARENT_CHILD})
+
+
+class Way(StrEnum):
+    """How something stands between an issue and being worked on."""
+
+    DIRECT = "direct"  # by a dependency of the issue's own
+    INHERITED = "inherited"  # by a dependency of a parent, or of a parent's parent
+    DANGLING = "dangling"  # named, but not in the file: holds nothing
+    DEFERRED = "deferred"  # the issue or its parent is put off until later
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One thing that blocks, or (dangling) would. ``via``: the parents it comes through, the nearest first."""
+
+    way: Way
+    id: str
+    kind: str | None = None
+    status: str | None = None
+    title: str | None = None
+    via: tuple[str, ...] = ()
+    until: datetime | None = None
+    children: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it keeps the issue from being ready."""
+        return self.way is not Way.DANGLING
+
+    def line(self) -> str:
+        """One line for people."""
+        named = f"{self.id} ({self.status})" if self.status else self.id
+        title = f": {one_line(self.title)}" if self.title else ""
+        if self.way is Way.DEFERRED:
+            until = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until later"
+            return f"deferred {until}" if not self.via else f"deferred {until} through its parent {self.via[0]}"
+        if self.way is Way.DANGLING:
+            return f"dangling: {self.kind} {self.id}, {self.detail}; it does not block"
+        through = f" through {' -> '.join(self.via)}" if self.via else ""
+        return f"blocked {'directly' if not self.via else 'by inheritance'} by {named}{through}, {self.detail}{title}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        return {
+            "way": self.way.value,
+            "blocks": self.blocks,
+            "id": self.id,
+            "kind": self.kind,
+            "status": self.status,
+            "title": self.title,
+            "via": list(self.via),
+            "until": self.until.isoformat() if self.until else None,
+            "children": list(self.children),
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The whole answer for one issue. ``excluded``: what else rules it out, as half sentences."""
+
+    id: str
+    title: str
+    status: str
+    rules: str
+    ready: bool
+    excluded: tuple[str, ...]
+    blockers: tuple[Blocker, ...]
+
+    def lines(self) -> list[str]:
+        """For people: the verdict, then one line per reason."""
+        verdict = "ready" if self.ready else "not ready"
+        return [
+            f"{self.id} {one_line(self.title)}: {verdict} by the rules of {self.rules}",
+            *(f"  left out: {reason}" for reason in self.excluded),
+            *(f"  {blocker.line()}" for blocker in self.blockers),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "status": self.status,
+            "rules": self.rules,
+            "ready": self.ready,
+            "excluded": list(self.excluded),
+            "blockers": [blocker.to_json() for blocker in self.blockers],
+        }
+
+
+def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: datetime) -> Explanation:
+    """Why the issue is ready or not at *now*; NotFound when the file has no such issue."""
+    board = Board(issues, rules, now)
+    issue = board.issues.get(issue_id) or next((issue for issue in issues if issue.id == issue_id), None)
+    if issue is None:
+        raise NotFound(f"There is no issue {issue_id!r} among these {len(issues):,}")
+    exists = issue.id in board.issues
+    excluded = tuple(board.exclusions(issue)) if exists else ("it is deleted",)
+    blockers = [
+        *_direct(board, issue),
+        *_inherited(board, issue),
+        *(
+            Blocker(Way.DEFERRED, by.id, via=() if by is issue else (by.id,), status=by.status, until=by.defer_until)
+            for by in board.deferrals(issue)
+        ),
+        *_dangling(board, issue),
+    ]
+    return Explanation(
+        id=issue.id,
+        title=issue.title,
+        status=issue.status,
+        rules=board.rules.name,
+        ready=exists and board.is_ready(issue),
+        excluded=excluded,
+        blockers=tuple(dict.fromkeys(blockers)),
+    )
+
+
+def _direct(board: Board, issue: Issue) -> Iterator[Blocker]:
+    for hold in board.holds.get(issue.id, ()):
+        yield _blocker(board, hold, ())
+
+
+def _inherited(board: Board, issue: Issue) -> Iterator[Blocker]:
+    """Blockers of the parents, and of theirs: from the nearest up, each by its shortest way, cycles cut."""
+    if not board.rules.takes_part(issue):
+        return
+    seen = {issue.id}
+    queue: deque[tuple[str, tuple[str, ...]]] = deque([(issue.id, ())])
+    while queue:
+        child, via = queue.popleft()
+        if len(via) == board.rules.inherit_levels:
+            continue
+        for edge in board.edges.get(child, ()):
+            parent = edge.depends_on_id
+            if edge.type != PARENT_CHILD or parent in seen or parent not in board.blocked:
+                continue
+            seen.add(parent)
+            for hold in board.holds.get(parent, ()):
+                yield _blocker(board, hold, (*via, parent))
+            queue.append((parent, (*via, parent)))
+
+
+def _dangling(board: Board, issue: Issue) -> Iterator[Blocker]:
+    held = {id(hold.edge) for hold in board.holds.get(issue.id, ())}
+    for edge in board.edges.get(issue.id, ()):
+        target = edge.depends_on_id
+        if (
+            edge.type not in _AFFECTS
+            or id(edge) in held
+            or (target in board.issues and not target.startswith(EXTERNAL))
+        ):
+            continue
+        detail = "which belongs to another project" if target.startswith(EXTERNAL) else "which is not in the file"
+        yield Blocker(Way.DANGLING, target, edge.type, detail=detail)
+
+
+def _blocker(board: Board, hold: Hold, via: tuple[str, ...]) -> Blocker:
+    edge = hold.edge
+    target = board.issues.get(edge.depends_on_id)
+    return Blocker(
+        way=Way.INHERITED if via else Way.DIRECT,
+        id=edge.depends_on_id,
+        kind=edge.type,
+        status=target.status if target else None,
+        title=target.title if target else None,
+        via=via,
+        children=hold.waits_on if edge.type == WAITS_FOR else (),
+        detail=_detail(board, hold, edge),
+    )
+
+
+def _detail(board: Board, hold: Hold, edge: IssueDependency) -> str:
+    if edge.type == WAITS_FOR:
+        spawner, gate = board.gate_of(edge)
+        whose = f"children of {spawner}" if spawner != edge.depends_on_id else "its children"
+        named = ", ".join(hold.waits_on) or "there are none"
+        return f"waits-for one of {whose} ({named})" if gate == ANY_CHILDREN else f"waits-for all {whose} ({named})"
+    if hold.hopeless:
+        return f"{edge.type}, goes on only if that is closed as failed"
+    return edge.type

@@ -1,0 +1,113 @@
+"""A plan that works off the open issues of a tracker in the order of their dependencies, one job each. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from coordination.domain import templates
+from coordination.domain.issues.order import LeftOut, no_work, work_order
+from coordination.domain.issues.readiness import Board, in_order
+from coordination.domain.issues.record import Issue, one_line
+from coordination.domain.issues.rules import RuleSet
+from coordination.domain.plans import MAX_KEY, MAX_TITLE, Plan, Task
+from coordination.errors import Refused
+
+ISSUE_ID = "COORD_ISSUE_ID"
+ISSUE_TITLE = "COORD_ISSUE_TITLE"
+
+_TEXTS = ("description", "design", "acceptance_criteria", "notes", "spec_id", "external_ref", "due_at")
+_BAD_IN_KEY = re.compile(r"[^A-Za-z0-9._/:-]")
+_DIGEST = 10
+_MOST_URGENT = 4  # the plan's priority of a critical issue: Beads counts 0 (critical) to 4, plans the other way round
+_FARTHEST = 1000
+
+
+def shell_job(command: str, env: Mapping[str, str] | None = None) -> Callable[[Issue], Mapping[str, Any]]:
+    """For plan_from_issues: the same command for every issue, told by its environment which one.
+
+    A title that looks like a template is passed on by a template, never as one: titles come from strangers.
+    """
+
+    def job(issue: Issue) -> Mapping[str, Any]:
+        return {
+            "shell": command,
+            "env": {
+                **(env or {}),
+                ISSUE_ID: _literal(issue.id, "id"),
+                ISSUE_TITLE: _literal(issue.title, "title"),
+            },
+        }
+
+    return job
+
+
+def plan_from_issues(
+    issues: Sequence[Issue], *, rules: str | RuleSet, now: datetime, run_for: Callable[[Issue], Mapping[str, Any]]
+) -> tuple[Plan, list[LeftOut]]:
+    """One task per open issue that can be worked off, most urgent first, and the open issues that cannot, with why.
+
+    A task needs what blocks its issue, directly or through parents. Where a gate waits for any one child, the task
+    waits for every child that is in the plan. Refused when no issue is left.
+    """
+    board = Board(issues, rules, now)
+    open_ = in_order(issue for issue in board.issues.values() if issue.status == "open")
+    work = {issue.id: issue for issue in open_ if board.is_work(issue)}
+    edges, blocked = work_order(board, work)
+    out = {issue.id: no_work(board, issue) for issue in open_ if issue.id not in work} | blocked
+    if not edges:
+        raise Refused(
+            "None of these issues can be worked off now", hint="Ask for the reasons of one: coord explain ISSUE"
+        )
+    tasks = [
+        Task(
+            key=key_of(issue_id),
+            run=run_for(work[issue_id]),
+            title=_title(work[issue_id]),
+            needs=[key_of(need) for need in edges[issue_id]],
+            input={"issue": _essentials(work[issue_id])},
+            priority=max(-_FARTHEST, min(_FARTHEST, _MOST_URGENT - work[issue_id].priority)),
+            metadata={"issue": issue_id},
+        )
+        for issue_id in edges
+    ]
+    return Plan(tasks=tasks), [out[issue.id] for issue in open_ if issue.id in out]
+
+
+def key_of(issue_id: str) -> str:
+    """The key of the issue's task: its id, or where that is no key, what can be and a digest."""
+    if len(issue_id) <= MAX_KEY and not issue_id.startswith("-") and not _BAD_IN_KEY.search(issue_id):
+        return issue_id
+    digest = hashlib.sha256(issue_id.encode()).hexdigest()[:_DIGEST]
+    return f"{_BAD_IN_KEY.sub('_', issue_id).lstrip('-')[: MAX_KEY - _DIGEST - 1]}:{digest}"
+
+
+def _essentials(issue: Issue) -> dict[str, Any]:
+    """What a job is told of its issue; the rest stays in the tracker."""
+    record = issue.record()
+    return {
+        "id": issue.id,
+        "title": issue.title,
+        **{name: value for name in _TEXTS if isinstance(value := record.get(name), str) and value},
+        "status": issue.status,
+        "priority": issue.priority,
+        "issue_type": issue.issue_type,
+        "assignee": issue.assignee,
+        "labels": list(issue.labels),
+        "parent": issue.parent,
+    }
+
+
+def _title(issue: Issue) -> str:
+    """One line of at most MAX_TITLE characters; the whole title is in the task's input."""
+    line = one_line(issue.title)
+    if not line:
+        return key_of(issue.id)
+    return line if len(line) <= MAX_TITLE else line[: MAX_TITLE - 1] + "…"
+
+
+def _literal(text: str, name: str) -> str:
+    return "{{ input.issue." + name + " }}" if templates.is_template(text) else text

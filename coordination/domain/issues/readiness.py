@@ -1,0 +1,166 @@
+"""Which issues are ready, by the rules of a Beads version. Pure and linear: each issue and each edge is seen once."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+from coordination.domain.issues.record import (
+    BLOCKS,
+    CONDITIONAL_BLOCKS,
+    EXTERNAL,
+    PARENT_CHILD,
+    WAITS_FOR,
+    Issue,
+    IssueDependency,
+)
+from coordination.domain.issues.rules import ALL_CHILDREN, ANY_CHILDREN, ENDED, TOMBSTONE, RuleSet, rule_set
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
+def ready(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[Issue]:
+    """The issues that can be worked on at *now*: most urgent first, then the newest, then by id."""
+    board = Board(issues, rules, now)
+    return in_order(issue for issue in board.issues.values() if board.is_ready(issue))
+
+
+def blocked_ids(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[str]:
+    """The ids of the issues that are blocked and not over (closed or pinned), sorted."""
+    board = Board(issues, rules, now)
+    return sorted(issue_id for issue_id in board.blocked if board.issues[issue_id].status not in ENDED)
+
+
+def in_order(issues: Iterable[Issue]) -> list[Issue]:
+    """Sorted as trackers list them: priority, then newest first, then id."""
+    by_id = sorted(issues, key=lambda issue: issue.id)
+    by_id.sort(key=lambda issue: issue.created_at or _LONG_AGO, reverse=True)
+    by_id.sort(key=lambda issue: issue.priority)
+    return by_id
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One edge that blocks now. ``waits_on``: the open children a gate waits for, or the blocker itself.
+
+    ``needs_all`` False: one of them is enough. ``hopeless``: completing them would not open it.
+    """
+
+    edge: IssueDependency
+    waits_on: tuple[str, ...]
+    needs_all: bool = True
+    hopeless: bool = False
+
+
+class Board:
+    """All issues of a file under one set of rules at one moment."""
+
+    def __init__(self, issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> None:
+        self.rules = rule_set(rules)
+        self.now = now
+        self.issues = {issue.id: issue for issue in issues if self.rules.tombstones_exist or issue.status != TOMBSTONE}
+        self.edges: dict[str, list[IssueDependency]] = defaultdict(list)
+        self.children: dict[str, list[str]] = defaultdict(list)
+        self._gates: dict[tuple[str, str], tuple[bool, tuple[str, ...]]] = {}
+        for issue in issues:
+            for edge in issue.dependencies:
+                if edge.issue_id in self.issues:
+                    self.edges[edge.issue_id].append(edge)
+                    if edge.type == PARENT_CHILD:
+                        self.children[edge.depends_on_id].append(edge.issue_id)
+
+    @cached_property
+    def holds(self) -> dict[str, list[Hold]]:
+        """Per issue that is blocked by an edge of its own: those edges."""
+        found: dict[str, list[Hold]] = {}
+        for issue_id in self.edges:
+            if self.rules.takes_part(self.issues[issue_id]):
+                holding = [hold for edge in self.edges[issue_id] if (hold := self._hold(edge)) is not None]
+                if holding:
+                    found[issue_id] = holding
+        return found
+
+    @cached_property
+    def blocked(self) -> frozenset[str]:
+        """The issues that are blocked, by themselves or through a parent."""
+        return frozenset(self.reached_from(self.holds))
+
+    def reached_from(self, sources: Iterable[str]) -> dict[str, int]:
+        """*sources* and all below them that inherit, with the number of levels between."""
+        levels = dict.fromkeys(sources, 0)
+        queue = deque(levels)
+        while queue:
+            parent = queue.popleft()
+            level = levels[parent] + 1
+            if self.rules.inherit_levels is not None and level > self.rules.inherit_levels:
+                continue
+            for child in self.children.get(parent, ()):
+                if child not in levels and self.rules.takes_part(self.issues[child]):
+                    levels[child] = level
+                    queue.append(child)
+        return levels
+
+    def is_ready(self, issue: Issue) -> bool:
+        """Whether nothing keeps *issue* from being worked on."""
+        return issue.id not in self.blocked and self.is_work(issue)
+
+    def is_work(self, issue: Issue) -> bool:
+        """Whether *issue* would be ready if nothing blocked it."""
+        return next(self.exclusions(issue), None) is None and next(self.deferrals(issue), None) is None
+
+    def exclusions(self, issue: Issue) -> Iterator[str]:
+        """Why *issue* is no work to be taken, whatever blocks it."""
+        if issue.status != "open":
+            yield f"its status is {issue.status}"
+        if issue.pinned:
+            yield "it is pinned"
+        if issue.ephemeral:
+            yield "it is ephemeral"
+        if issue.issue_type in self.rules.not_work:
+            yield f"its type is {issue.issue_type}"
+
+    def deferrals(self, issue: Issue) -> Iterator[Issue]:
+        """*issue* itself and the direct parents, as far as they are deferred beyond now."""
+        if issue.defer_until is not None and issue.defer_until > self.now:
+            yield issue
+        if self.rules.parent_defers:
+            for edge in self.edges.get(issue.id, ()):
+                parent = self.issues.get(edge.depends_on_id) if edge.type == PARENT_CHILD else None
+                if parent and parent is not issue and parent.defer_until and parent.defer_until > self.now:
+                    yield parent
+
+    def _hold(self, edge: IssueDependency) -> Hold | None:
+        target = self.issues.get(edge.depends_on_id)
+        if edge.depends_on_id.startswith(EXTERNAL):
+            return None
+        if edge.type in (BLOCKS, CONDITIONAL_BLOCKS):
+            if target is None or not self.rules.target_blocks(target, edge.type):
+                return None
+            hopeless = edge.type == CONDITIONAL_BLOCKS and self.rules.conditional_needs_failure
+            return Hold(edge, (target.id,), hopeless=hopeless)
+        if edge.type != WAITS_FOR:
+            return None
+        spawner, gate = self.gate_of(edge)
+        if target is None and not self.rules.spawner_in_metadata:
+            return None
+        holds, open_ = self._gates.get((spawner, gate)) or self._judge_gate(spawner, gate)
+        return Hold(edge, open_, needs_all=gate != ANY_CHILDREN, hopeless=not open_) if holds else None
+
+    def _judge_gate(self, spawner: str, gate: str) -> tuple[bool, tuple[str, ...]]:
+        """Whether the gate holds, and the children that are open; judged once for all that wait at it."""
+        children = [self.issues[child] for child in dict.fromkeys(self.children.get(spawner, ()))]
+        open_ = tuple(child.id for child in children if child.status not in self.rules.settled_child)
+        self._gates[spawner, gate] = found = (self.rules.gate_holds(gate, children), open_)
+        return found
+
+    def gate_of(self, edge: IssueDependency) -> tuple[str, str]:
+        """(spawner, gate) of a ``waits-for`` edge."""
+        gate = edge.metadata.get("gate")
+        spawner = edge.metadata.get("spawner_id") if self.rules.spawner_in_metadata else None
+        return (
+            edge.depends_on_id if spawner is None else str(spawner),
+            ALL_CHILDREN if gate is None else str(gate),
+        )

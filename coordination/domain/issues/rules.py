@@ -1,0 +1,137 @@
+"""The published readiness rules of two Beads versions, as data and as one question: does this edge block now?
+
+The two differ where their users would notice:
+
+=====================================  ==============================  =========================================
+an issue is held                       beads-1.0 (v1.0.5)              beads-0.47 (v0.47.1)
+=====================================  ==============================  =========================================
+by a ``blocks`` target that is         neither closed nor pinned       open, in_progress, blocked, deferred, hooked:
+                                                                       a custom status does not block
+by a ``conditional-blocks`` target     like ``blocks``                 open (not: hooked), or closed by success;
+                                                                       only a failure lets the issue go
+by ``waits-for``                       while a child of the target is  the spawner in the metadata goes first, a
+                                       open; gate any-children: until  pinned child counts as open, any-children
+                                       one is closed                   with no child at all holds, unknown gates
+                                                                       never do
+through its parent                     while that is blocked, and      while that is blocked, even if closed, up to
+                                       neither closed nor pinned       50 levels
+by deferral                            its own or a direct parent's    its own only
+by its type                            also role and rig               not role and rig
+=====================================  ==============================  =========================================
+
+Deletion marks (status tombstone) are no issues for 1.0, which skips them on import; 0.47 keeps them and they block
+nothing. ``external:`` targets block in neither, a target that is not in the file neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from coordination.domain.issues.record import CONDITIONAL_BLOCKS, Issue
+from coordination.errors import Refused
+
+TOMBSTONE = "tombstone"
+ANY_CHILDREN = "any-children"
+ALL_CHILDREN = "all-children"
+
+ENDED = frozenset({"closed", "pinned"})
+_OPEN_0_47 = frozenset({"open", "in_progress", "blocked", "deferred"})
+_GONE_0_47 = frozenset({"closed", TOMBSTONE})
+_NOT_WORK = frozenset({"merge-request", "gate", "molecule", "message", "agent"})
+
+_FAILURE_WORDS = (
+    "failed",
+    "rejected",
+    "wontfix",
+    "won't fix",
+    "canceled",
+    "cancelled",
+    "abandoned",
+    "blocked",
+    "error",
+    "timeout",
+    "aborted",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleSet:
+    """One version's rules. ``inherit_levels`` None: without limit."""
+
+    name: str
+    not_work: frozenset[str]  # types that are never ready
+    parent_defers: bool
+    ended_inherit: bool  # whether closed and pinned issues take part in inheriting
+    inherit_levels: int | None
+    conditional_needs_failure: bool
+    spawner_in_metadata: bool
+    tombstones_exist: bool
+    closed_child: frozenset[str]  # what counts as closed for any-children
+    settled_child: frozenset[str]  # what no longer holds a gate that waits for all
+
+    def target_blocks(self, target: Issue, kind: str) -> bool:
+        """Whether *target*, as it stands, holds an issue that depends on it by ``blocks`` or ``conditional-blocks``."""
+        if not self.conditional_needs_failure:
+            return target.status not in ENDED
+        if target.status in _OPEN_0_47:
+            return True
+        if kind == CONDITIONAL_BLOCKS:
+            return target.status == "closed" and not closed_by_failure(target)
+        return target.status == "hooked"
+
+    def takes_part(self, issue: Issue) -> bool:
+        """Whether *issue* can itself be blocked, and hand that on to its children."""
+        return self.ended_inherit or issue.status not in ENDED
+
+    def gate_holds(self, gate: str, children: list[Issue]) -> bool:
+        """Whether a ``waits-for`` gate over *children* holds."""
+        open_ = any(child.status not in self.settled_child for child in children)
+        one_closed = any(child.status in self.closed_child for child in children)
+        if self.spawner_in_metadata:
+            return not one_closed if gate == ANY_CHILDREN else open_ and gate == ALL_CHILDREN
+        return open_ and not (gate == ANY_CHILDREN and one_closed)
+
+
+BEADS_1_0 = RuleSet(
+    name="beads-1.0",
+    not_work=_NOT_WORK | {"role", "rig"},
+    parent_defers=True,
+    ended_inherit=False,
+    inherit_levels=None,
+    conditional_needs_failure=False,
+    spawner_in_metadata=False,
+    tombstones_exist=False,
+    closed_child=frozenset({"closed"}),
+    settled_child=ENDED,
+)
+BEADS_0_47 = RuleSet(
+    name="beads-0.47",
+    not_work=_NOT_WORK,
+    parent_defers=False,
+    ended_inherit=True,
+    inherit_levels=50,
+    conditional_needs_failure=True,
+    spawner_in_metadata=True,
+    tombstones_exist=True,
+    closed_child=_GONE_0_47,
+    settled_child=_GONE_0_47,
+)
+
+RULE_SETS: Mapping[str, RuleSet] = {rules.name: rules for rules in (BEADS_1_0, BEADS_0_47)}
+
+
+def rule_set(rules: str | RuleSet) -> RuleSet:
+    """The rules of that name; Refused for a name that nobody published."""
+    if isinstance(rules, RuleSet):
+        return rules
+    try:
+        return RULE_SETS[rules]
+    except KeyError:
+        raise Refused(f"There are no rules {rules!r}", hint=f"Choose one of: {', '.join(RULE_SETS)}") from None
+
+
+def closed_by_failure(issue: Issue) -> bool:
+    """Whether the reason it was closed for has one of the words that 0.47 takes for a failure."""
+    reason = (issue.close_reason or "").lower()
+    return any(word in reason for word in _FAILURE_WORDS)

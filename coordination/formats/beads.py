@@ -1,0 +1,271 @@
+"""Beads' issues.jsonl, in every dialect met so far, to issues and back without loss. Pure: bytes in, bytes out.
+
+One JSON object per line, in any order. Beside issues a file may hold a header (``_schema``), memories (``_type``), and,
+in dumps of its tables, dependencies, labels and comments on lines of their own: these go to the issue that they
+name, everything else that is no issue stays behind the issue it was found behind. What is written is what was read,
+line by line, except line ends, blank lines and a byte order mark. The whole file is refused for one bad line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from coordination.domain.issues.record import Issue, IssueDependency
+from coordination.domain.json_values import text_problem
+from coordination.errors import FormatError
+
+_BOM = b"\xef\xbb\xbf"
+_SHOWN = 60
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+_HINT = "Nothing was taken from the file; repair or remove the line"
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only behind an odd number of backslashes
+_DEPENDENCY = frozenset({"issue_id", "depends_on_id"})
+_DELETION = frozenset({"id", "ts", "by"})
+
+
+def read_issues(data: bytes | Iterable[bytes], *, source: str | None = None) -> list[Issue]:
+    """Every issue of a file (its bytes, or its lines), in its order. FormatError names file and line."""
+    reader = _Reader(source)
+    for number, line in enumerate(data.split(b"\n") if isinstance(data, bytes) else data, start=1):
+        reader.take(number, line)
+    return reader.issues()
+
+
+def write_issues(issues: Iterable[Issue]) -> Iterator[bytes]:
+    """The lines of a file that reads back as these issues."""
+    for issue in issues:
+        yield issue.raw.encode() + b"\n"
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An issue and the lines that turned out to belong to it."""
+
+    issue: Issue
+    before: list[str]
+    behind: list[str] = field(default_factory=list)
+    dependencies: list[IssueDependency] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    def finished(self) -> Issue:
+        if not (self.before or self.behind):
+            return self.issue
+        return replace(
+            self.issue,
+            raw="\n".join([*self.before, self.issue.raw, *self.behind]),
+            dependencies=(*self.issue.dependencies, *self.dependencies),
+            labels=(*self.issue.labels, *self.labels),
+        )
+
+
+class _Reader:
+    """What was read so far of one file."""
+
+    def __init__(self, source: str | None) -> None:
+        self.source = source
+        self.drafts: dict[str, _Draft] = {}
+        self.lines: dict[str, int] = {}
+        self.loose: list[str] = []  # before the first issue
+        self.early: list[tuple[str, Mapping[str, Any], str]] = []  # name issues that may still come
+        self.last: _Draft | None = None
+
+    def issues(self) -> list[Issue]:
+        for issue_id, record, text in self.early:
+            self._attach(self.drafts.get(issue_id), record, text)
+        return [draft.finished() for draft in self.drafts.values()]
+
+    def take(self, number: int, line: bytes) -> None:
+        line = (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
+        if not line:
+            return
+        text, record = self._parsed(number, line)
+        if "_schema" in record or record.get("_type", "issue") != "issue":
+            self._keep(text)
+        elif "issue_id" in record and "title" not in record:
+            self._satellite(number, record, text)
+        else:
+            self._issue(number, record, text)
+
+    def _parsed(self, number: int, line: bytes) -> tuple[str, dict[str, Any]]:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            self._refuse(number, f"byte {error.start + 1} is not UTF-8")
+        try:
+            record = _decode(text)
+        except json.JSONDecodeError as error:
+            self._refuse(number, f"this is not JSON: {error.msg} at column {error.colno}")
+        except RecursionError:
+            self._refuse(number, "this is not JSON that can be read: it nests too deep")
+        except ValueError as error:
+            self._refuse(number, f"this is not JSON: {error}")
+        if not isinstance(record, dict):
+            self._refuse(number, f"an issue is a JSON object, not {_shown(record)}")
+        if "\\u" in text and (problem := _escape_problem(text, record)):
+            self._refuse(number, f"the record {problem}")
+        return text, record
+
+    def _issue(self, number: int, record: Mapping[str, Any], text: str) -> None:
+        if "title" not in record and record.keys() >= _DELETION:
+            self._refuse(number, f"this is the record of a deletion ({_shown(record['id'])}), not an issue")
+        issue_id = self._text(number, record, "id")
+        if not issue_id or not issue_id.strip():
+            self._refuse(number, "the issue has no id")
+        if issue_id in self.drafts:
+            self._refuse(number, f"the id {issue_id!r} was already used in line {self.lines[issue_id]}")
+        title = self._text(number, record, "title")
+        if title is None:
+            self._refuse(number, f"the issue {issue_id!r} has no title")
+        issue = Issue(
+            id=issue_id,
+            title=title,
+            raw=text,
+            status=self._text(number, record, "status") or "open",
+            priority=self._priority(number, record),
+            issue_type=self._text(number, record, "issue_type") or "task",
+            assignee=self._text(number, record, "assignee") or None,
+            labels=self._labels(number, record),
+            created_at=self._moment(number, record, "created_at"),
+            closed_at=self._moment(number, record, "closed_at"),
+            close_reason=self._text(number, record, "close_reason") or None,
+            defer_until=self._moment(number, record, "defer_until"),
+            pinned=self._flag(number, record, "pinned"),
+            # called wisp for a few versions
+            ephemeral=self._flag(number, record, "ephemeral") or record.get("wisp") is True,
+            dependencies=tuple(
+                self._dependency(number, edge, issue_id) for edge in self._list(number, record, "dependencies")
+            ),
+        )
+        self.drafts[issue_id] = self.last = _Draft(issue, before=self.loose)
+        self.lines[issue_id] = number
+        self.loose = []
+
+    def _satellite(self, number: int, record: Mapping[str, Any], text: str) -> None:
+        """A dependency, label or comment on its own line."""
+        issue_id = self._text(number, record, "issue_id") or ""
+        if record.keys() >= _DEPENDENCY:
+            self._dependency(number, record, issue_id)
+        elif "label" in record:
+            if not self._text(number, record, "label"):
+                self._refuse(number, "the label is empty")
+        elif "text" not in record:
+            self._refuse(number, f"neither an issue nor a dependency, label or comment: {_shown(record)}")
+        # the issue may come later, or be in another file: then the line says nothing here, and is kept
+        self.early.append((issue_id, record, text))
+
+    def _attach(self, draft: _Draft | None, record: Mapping[str, Any], text: str) -> None:
+        if draft is None:
+            self._keep(text)
+            return
+        draft.behind.append(text)
+        if record.keys() >= _DEPENDENCY:
+            draft.dependencies.append(self._dependency(0, record, draft.issue.id))
+        elif "label" in record:
+            draft.labels.append(record["label"])
+
+    def _keep(self, text: str) -> None:
+        (self.loose if self.last is None else self.last.behind).append(text)
+
+    def _dependency(self, number: int, edge: object, issue_id: str) -> IssueDependency:
+        if not isinstance(edge, dict):
+            self._refuse(number, f"a dependency is a JSON object, not {_shown(edge)}")
+        target = self._text(number, edge, "depends_on_id")
+        kind = self._text(number, edge, "type")
+        if not target or not kind:
+            missing = "type" if target else "depends_on_id"
+            self._refuse(number, f"a dependency of {issue_id!r} has no {missing}")
+        metadata = edge.get("metadata")
+        if isinstance(metadata, str):  # exports write the object as a text
+            try:
+                metadata = _decode(metadata)
+            except (ValueError, RecursionError):
+                metadata = None
+        return IssueDependency(
+            issue_id=self._text(number, edge, "issue_id") or issue_id,
+            depends_on_id=target,
+            type=kind,
+            metadata=metadata if isinstance(metadata, dict) else {},
+        )
+
+    def _text(self, number: int, record: Mapping[str, Any], name: str) -> str | None:
+        value = record.get(name)
+        if value is not None and not isinstance(value, str):
+            self._refuse(number, f"{name} must be a text, not {_shown(value)}")
+        return value
+
+    def _flag(self, number: int, record: Mapping[str, Any], name: str) -> bool:
+        value = record.get(name)
+        if value is not None and value not in (0, 1):  # table dumps write numbers; False and True are equal to them
+            self._refuse(number, f"{name} must be true or false, not {_shown(value)}")
+        return bool(value)
+
+    def _priority(self, number: int, record: Mapping[str, Any]) -> int:
+        """A missing one is 0, critical: that is how its own reader takes it."""
+        value = record.get("priority")
+        if value is None:
+            return 0
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._refuse(number, f"priority must be a whole number, not {_shown(value)}")
+        return value
+
+    def _list(self, number: int, record: Mapping[str, Any], name: str) -> list[Any]:
+        value = record.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self._refuse(number, f"{name} must be a list, not {_shown(value)}")
+        return value
+
+    def _labels(self, number: int, record: Mapping[str, Any]) -> tuple[str, ...]:
+        labels = self._list(number, record, "labels")
+        for label in labels:
+            if not isinstance(label, str):
+                self._refuse(number, f"a label must be a text, not {_shown(label)}")
+        return tuple(labels)
+
+    def _moment(self, number: int, record: Mapping[str, Any], name: str) -> datetime | None:
+        """In UTC, to the microsecond (the text in ``raw`` has the rest). Without an offset it is taken for UTC."""
+        value = self._text(number, record, name)
+        if not value:
+            return None
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {_shown(value)}")
+        if moment.tzinfo is None:
+            return moment.replace(tzinfo=UTC)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:  # the zero time of other languages, east of Greenwich
+            return _EARLIEST if moment.year == _EARLIEST.year else _LATEST
+
+    def _refuse(self, number: int, why: str) -> NoReturn:
+        raise FormatError(why, source=self.source, line=number, hint=_HINT)
+
+
+def _escape_problem(text: str, record: object) -> str | None:
+    """What an escape can bring in that a store cannot hold; everything else was settled by UTF-8 and JSON."""
+    if _NUL.search(text):
+        return "holds a NUL character"
+    return text_problem(json.dumps(record, ensure_ascii=False))
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
