@@ -60,7 +60,6 @@ class Run:
     cost_usd: Decimal
     unpriced_calls: int
     created_at: datetime
-    started_at: datetime | None
     finished_at: datetime | None
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
 
 from coordination.domain.attempts import Attempt, Outcome
+from coordination.domain.tasks import TaskState
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import workers
 from coordination.store.tables.tasks import tasks
@@ -148,7 +149,7 @@ def latest(tx: Connection, workspace_id: str, task_id: str) -> Attempt | None:
 
 
 def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMapping]:
-    """What runs now: key, title, attempt, worker, host, seconds since the start, by the database's clock."""
+    """What runs now: key, title, number, worker, host, started_at, and the database's now."""
     return list(
         tx.execute(
             select(
@@ -160,14 +161,26 @@ def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMa
                 a.started_at,
                 db_now().label("now"),
             )
-            .join(tasks, tasks.c.id == a.task_id)
+            .join(attempts, (a.task_id == tasks.c.id) & (a.number == tasks.c.attempt))
             .outerjoin(workers, workers.c.id == a.worker_id)
             .where(
-                a.workspace_id == workspace_id, a.run_id == run_id, tasks.c.state == "running", a.finished_at.is_(None)
+                tasks.c.workspace_id == workspace_id,
+                tasks.c.run_id == run_id,
+                tasks.c.state == TaskState.RUNNING,
+                a.finished_at.is_(None),
             )
             .order_by(a.started_at)
         ).mappings()
     )
+
+
+def first_start(tx: Connection, workspace_id: str, run_id: str) -> datetime | None:
+    """When the first attempt of a run began."""
+    return tx.execute(
+        select(func.min(a.started_at))
+        .join(tasks, tasks.c.id == a.task_id)
+        .where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
+    ).scalar()
 
 
 def count_open(tx: Connection, workspace_id: str, project_id: str) -> int:

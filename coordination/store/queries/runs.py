@@ -11,7 +11,6 @@ from coordination.domain.runs import Run, state_of
 from coordination.domain.sessions import Session, SessionTarget
 from coordination.domain.tasks import OPEN, TaskState
 from coordination.store.queries import costs as ledger
-from coordination.store.tables.attempts import attempts
 from coordination.store.tables.projects import projects
 from coordination.store.tables.runs import runs, sessions
 from coordination.store.tables.tasks import dependencies, tasks
@@ -153,11 +152,6 @@ def _run(tx: Connection, row: RowMapping) -> Run:
     if numbers.get(TaskState.BLOCKED) and not (numbers.get(TaskState.QUEUED) or numbers.get(TaskState.RUNNING)):
         waiting = waiting_on_failure(tx, row["workspace_id"], row["id"])
     cost, _calls, unpriced = ledger.total(tx, row["workspace_id"], run_id=row["id"])
-    started = tx.execute(
-        select(func.min(attempts.c.started_at))
-        .join(tasks, tasks.c.id == attempts.c.task_id)
-        .where(tasks.c.run_id == row["id"], attempts.c.workspace_id == row["workspace_id"])
-    ).scalar()
     return Run(
         id=row["id"],
         workspace_id=row["workspace_id"],
@@ -170,7 +164,6 @@ def _run(tx: Connection, row: RowMapping) -> Run:
         cost_usd=cost,
         unpriced_calls=unpriced,
         created_at=row["created_at"],
-        started_at=started,
         finished_at=row["finished_at"],
     )
 

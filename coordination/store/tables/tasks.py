@@ -23,8 +23,6 @@ def _one_of(column: str, values: type) -> str:
 
 QUEUED = text("state = 'queued'")
 RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
-RUNNING = text("state = 'running'")
-OPEN = text("state IN ('blocked', 'queued', 'running')")
 WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
 
 tasks = Table(
@@ -86,7 +84,7 @@ tasks = Table(
         sqlite_where=QUEUED,
     ),
     Index("ix_tasks_rung", "project_id", "rung_at", postgresql_where=RUNG, sqlite_where=RUNG),
-    Index("ix_tasks_open", "run_id", "state", postgresql_where=OPEN, sqlite_where=OPEN),
+    Index("ix_tasks_run_state", "run_id", "state"),
     Index(
         "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
     ),

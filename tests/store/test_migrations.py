@@ -1,0 +1,101 @@
+"""The migrations end where the metadata stands, on both databases, and a newer schema is refused."""
+
+import threading
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from coordination.errors import SchemaMismatch
+from coordination.store import schema
+from coordination.store.engine import open_store
+from coordination.store.migrations import configuration, upgrade
+
+PG_SHAPE = """
+SELECT 'column', table_name, column_name, data_type || ' ' || is_nullable || ' ' || coalesce(column_default, '')
+FROM information_schema.columns WHERE table_schema = 'public'
+UNION ALL SELECT 'index', tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid)
+FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'option', relname, '', array_to_string(reloptions, ',')
+FROM pg_class WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
+UNION ALL SELECT 'trigger', tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT 'function', proname, '', prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+
+
+def shape(tx: Connection) -> set[tuple[str, ...]]:
+    """Everything the database knows about its tables, as texts."""
+    if tx.dialect.name == "postgresql":
+        return {tuple(row) for row in tx.execute(text(PG_SHAPE))}
+    found = set()
+    for kind, name, sql in tx.execute(text("SELECT type, name, sql FROM sqlite_master")).all():
+        if kind == "table":
+            # CREATE TABLE lists constraints in any order; the list of its lines does not.
+            lines = {" ".join(line.strip().rstrip(",").split()) for line in (sql or "").splitlines()}
+            found |= {(kind, name, line.strip('"')) for line in lines if line not in {"", ")"}}
+        else:
+            found.add((kind, name, " ".join((sql or "").split())))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_the_migrated_schema_is_the_metadata(kind: str, request: pytest.FixtureRequest) -> None:
+    migrated = open_store(request.getfixturevalue(f"blank_{kind}_url"))
+    made = open_store(request.getfixturevalue(f"{kind}_url"))
+    with migrated.write() as tx:
+        tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+
+    upgrade(migrated)
+
+    with migrated.read() as tx, made.read() as other:
+        assert shape(tx) == shape(other)
+    migrated.close()
+    made.close()
+
+
+def test_the_program_knows_the_newest_migration() -> None:
+    scripts = ScriptDirectory.from_config(configuration())
+
+    assert scripts.get_heads() == [schema.HEAD]
+    assert {script.revision for script in scripts.walk_revisions()} == set(schema.KNOWN)
+
+
+def test_an_empty_database_is_prepared_once_by_many_at_once(blank_store_url: str) -> None:
+    errors: list[BaseException] = []
+
+    def prepare() -> None:
+        opened = open_store(blank_store_url)
+        try:
+            schema.prepare(opened)
+            schema.require(opened)
+        except BaseException as error:  # noqa: BLE001 - collected for the assertion
+            errors.append(error)
+        finally:
+            opened.close()
+
+    threads = [threading.Thread(target=prepare) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert errors == []
+
+
+def test_a_schema_that_is_newer_than_the_program_is_refused(store) -> None:
+    with store.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(SchemaMismatch, match="newer"):
+        schema.require(store)
+    with pytest.raises(SchemaMismatch, match="newer"):
+        schema.prepare(store)
+
+
+def test_a_database_without_tables_says_what_to_do(blank_store_url: str) -> None:
+    opened = open_store(blank_store_url)
+
+    with pytest.raises(SchemaMismatch, match="no tables"):
+        schema.require(opened)
+    opened.close()
