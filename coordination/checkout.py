@@ -17,15 +17,21 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
-from coordination.domain.projects import identity_of, is_local, local_identity, short_name, without_credentials
+from coordination.domain.projects import identity_of, local_identity, short_name, without_credentials
 from coordination.errors import Refused
 
 GIT_LIMIT = timedelta(seconds=10)
 _MOST_HOPS = 8
 _MACHINE_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 
-# What a repository's own configuration could otherwise make git start while it answers.
-_QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "core.pager=cat")
+# Nothing that a repository's own configuration names is started; and as only its names are read, never its files, it
+# may belong to somebody else (containers mount such folders all the time).
+_QUIET = (
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.pager=cat"),
+    *("-c", "safe.directory=*"),
+)
 # Variables that would point git at another repository than the folder's.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 
@@ -112,10 +118,9 @@ def _identity(root: Path, common: Path, remote: str | None) -> str:
         path = _as_folder(remote, root)
         if path is None:
             try:
-                found = identity_of(remote, machine=this_machine)
+                return identity_of(remote, machine=this_machine)
             except Refused:
                 return own  # an address that only a helper of the person's git understands
-            return found if not is_local(found) else own
         next_one = _repository(path) if path.is_dir() else None
         own = local_identity(str(next_one[1] if next_one else path), this_machine)
         if next_one is None or own in seen:
@@ -129,12 +134,12 @@ def _identity(root: Path, common: Path, remote: str | None) -> str:
 def _as_folder(remote: str, root: Path) -> Path | None:
     """The folder that *remote* means, if it means one as git sees it: a path, from *root* on, or a file address."""
     if remote.startswith("file://"):
-        host, _, path = remote.removeprefix("file://").partition("/")
-        return Path("/" + unquote(path)).resolve() if host in ("", "localhost") else None
+        host, _, rest = remote.removeprefix("file://").partition("/")
+        return Path("/" + unquote(rest)).resolve() if host in ("", "localhost") else None
     colon, slash = remote.find(":"), remote.find("/")
     if "://" in remote or (colon >= 0 and (slash < 0 or colon < slash)):
         return None
-    path = Path(os.path.normpath(root / Path(remote).expanduser()))
+    path = Path(os.path.normpath(root / remote))
     if not path.exists() and path.with_name(f"{path.name}.git").is_dir():
         path = path.with_name(f"{path.name}.git")  # git tries that too
     return path.resolve()

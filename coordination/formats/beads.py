@@ -8,24 +8,20 @@ line by line, except line ends, blank lines and a byte order mark. The whole fil
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from coordination.domain.issues.record import Issue, IssueDependency
-from coordination.domain.json_values import text_problem
-from coordination.errors import FormatError
+from coordination.errors import FormatError, Refused
+from coordination.formats import jsonl
+from coordination.formats.jsonl import shown
 
-_BOM = b"\xef\xbb\xbf"
-_SHOWN = 60
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _HINT = "Nothing was taken from the file; repair or remove the line"
 
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only behind an odd number of backslashes
 _DEPENDENCY = frozenset({"issue_id", "depends_on_id"})
 _DELETION = frozenset({"id", "ts", "by"})
 
@@ -82,10 +78,13 @@ class _Reader:
         return [draft.finished() for draft in self.drafts.values()]
 
     def take(self, number: int, line: bytes) -> None:
-        line = (line.removeprefix(_BOM) if number == 1 else line).strip(b" \t\r\n")
-        if not line:
+        try:
+            found = jsonl.parsed(number, line)
+        except Refused as refused:
+            self._refuse(number, refused.message)
+        if found is None:
             return
-        text, record = self._parsed(number, line)
+        text, record = found
         if "_schema" in record or record.get("_type", "issue") != "issue":
             self._keep(text)
         elif "issue_id" in record and "title" not in record:
@@ -93,28 +92,9 @@ class _Reader:
         else:
             self._issue(number, record, text)
 
-    def _parsed(self, number: int, line: bytes) -> tuple[str, dict[str, Any]]:
-        try:
-            text = line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            self._refuse(number, f"byte {error.start + 1} is not UTF-8")
-        try:
-            record = _decode(text)
-        except json.JSONDecodeError as error:
-            self._refuse(number, f"this is not JSON: {error.msg} at column {error.colno}")
-        except RecursionError:
-            self._refuse(number, "this is not JSON that can be read: it nests too deep")
-        except ValueError as error:
-            self._refuse(number, f"this is not JSON: {error}")
-        if not isinstance(record, dict):
-            self._refuse(number, f"an issue is a JSON object, not {_shown(record)}")
-        if "\\u" in text and (problem := _escape_problem(text, record)):
-            self._refuse(number, f"the record {problem}")
-        return text, record
-
     def _issue(self, number: int, record: Mapping[str, Any], text: str) -> None:
         if "title" not in record and record.keys() >= _DELETION:
-            self._refuse(number, f"this is the record of a deletion ({_shown(record['id'])}), not an issue")
+            self._refuse(number, f"this is the record of a deletion ({shown(record['id'])}), not an issue")
         issue_id = self._text(number, record, "id")
         if not issue_id or not issue_id.strip():
             self._refuse(number, "the issue has no id")
@@ -156,7 +136,7 @@ class _Reader:
             if not self._text(number, record, "label"):
                 self._refuse(number, "the label is empty")
         elif "text" not in record:
-            self._refuse(number, f"neither an issue nor a dependency, label or comment: {_shown(record)}")
+            self._refuse(number, f"neither an issue nor a dependency, label or comment: {shown(record)}")
         # the issue may come later, or be in another file: then the line says nothing here, and is kept
         self.early.append((issue_id, record, text))
 
@@ -175,7 +155,7 @@ class _Reader:
 
     def _dependency(self, number: int, edge: object, issue_id: str) -> IssueDependency:
         if not isinstance(edge, dict):
-            self._refuse(number, f"a dependency is a JSON object, not {_shown(edge)}")
+            self._refuse(number, f"a dependency is a JSON object, not {shown(edge)}")
         target = self._text(number, edge, "depends_on_id")
         kind = self._text(number, edge, "type")
         if not target or not kind:
@@ -184,7 +164,7 @@ class _Reader:
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:
-                metadata = _decode(metadata)
+                metadata = jsonl.decoded(metadata)
             except (ValueError, RecursionError):
                 metadata = None
         return IssueDependency(
@@ -197,13 +177,13 @@ class _Reader:
     def _text(self, number: int, record: Mapping[str, Any], name: str) -> str | None:
         value = record.get(name)
         if value is not None and not isinstance(value, str):
-            self._refuse(number, f"{name} must be a text, not {_shown(value)}")
+            self._refuse(number, f"{name} must be a text, not {shown(value)}")
         return value
 
     def _flag(self, number: int, record: Mapping[str, Any], name: str) -> bool:
         value = record.get(name)
         if value is not None and value not in (0, 1):  # table dumps write numbers; False and True are equal to them
-            self._refuse(number, f"{name} must be true or false, not {_shown(value)}")
+            self._refuse(number, f"{name} must be true or false, not {shown(value)}")
         return bool(value)
 
     def _priority(self, number: int, record: Mapping[str, Any]) -> int:
@@ -214,7 +194,7 @@ class _Reader:
         if isinstance(value, float) and value.is_integer():
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self._refuse(number, f"priority must be a whole number, not {_shown(value)}")
+            self._refuse(number, f"priority must be a whole number, not {shown(value)}")
         return value
 
     def _list(self, number: int, record: Mapping[str, Any], name: str) -> list[Any]:
@@ -222,14 +202,14 @@ class _Reader:
         if value is None:
             return []
         if not isinstance(value, list):
-            self._refuse(number, f"{name} must be a list, not {_shown(value)}")
+            self._refuse(number, f"{name} must be a list, not {shown(value)}")
         return value
 
     def _labels(self, number: int, record: Mapping[str, Any]) -> tuple[str, ...]:
         labels = self._list(number, record, "labels")
         for label in labels:
             if not isinstance(label, str):
-                self._refuse(number, f"a label must be a text, not {_shown(label)}")
+                self._refuse(number, f"a label must be a text, not {shown(label)}")
         return tuple(labels)
 
     def _moment(self, number: int, record: Mapping[str, Any], name: str) -> datetime | None:
@@ -240,7 +220,7 @@ class _Reader:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {_shown(value)}")
+            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {shown(value)}")
         if moment.tzinfo is None:
             return moment.replace(tzinfo=UTC)
         try:
@@ -250,22 +230,3 @@ class _Reader:
 
     def _refuse(self, number: int, why: str) -> NoReturn:
         raise FormatError(why, source=self.source, line=number, hint=_HINT)
-
-
-def _escape_problem(text: str, record: object) -> str | None:
-    """What an escape can bring in that a store cannot hold; everything else was settled by UTF-8 and JSON."""
-    if _NUL.search(text):
-        return "holds a NUL character"
-    return text_problem(json.dumps(record, ensure_ascii=False))
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_decode = json.JSONDecoder(parse_constant=_no_constant).decode
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"

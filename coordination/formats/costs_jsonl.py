@@ -1,0 +1,206 @@
+"""ZeroClaw's costs.jsonl, one model call per line, to cost records and back without loss. Streams both ways.
+
+Two shapes are read: usage in an object of its own (what the program writes) and everything on one level (what its
+description shows). The line as it was read is kept in the record's ``extra``, so nine-digit fractions of a second,
+number forms and unknown fields come out again where they stood. A call whose price was unknown when it was
+written (``pricing_available: false``) has an unknown cost here, whatever number stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from coordination.domain.costs import CostRecord
+from coordination.errors import FormatError, Refused
+from coordination.formats import jsonl
+from coordination.ids import is_id
+from coordination.money import usd
+
+Shape = Literal["nested", "flat", "as-read"]
+
+_MOST = (1 << 63) - 1
+_LINE, _SHAPE = "line", "shape"
+_FOREIGN_TASK = ("goal_task_id", "task_id")
+_USAGE = (
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "total_tokens",
+    "cost_usd",
+    "pricing_available",
+    "timestamp",
+)
+_OWN = "coordination"
+_HINT = "Repair or remove the line"
+
+
+def read_costs(lines: Iterable[bytes], *, source: str | None = None) -> Iterator[CostRecord]:
+    """The records of a file, one at a time. FormatError, with file and line, at the first bad line."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            found = jsonl.parsed(number, line, decimals=True)
+            record = None if found is None else _record(*found)
+        except Refused as refused:
+            raise FormatError(refused.message, source=source, line=number, hint=_HINT) from None
+        if record is not None:
+            yield record
+
+
+def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Iterator[bytes]:
+    """The lines of a file that reads back as these records; ``as-read`` repeats imported lines letter for letter."""
+    for record in records:
+        line = record.extra.get(_LINE)
+        if isinstance(line, str):
+            text = (
+                line
+                if shape in ("as-read", record.extra.get(_SHAPE))
+                else _text(_shaped(jsonl.decoded_exactly(line), shape))
+            )
+        else:
+            text = _text(_shaped(_foreign(record), shape))
+        yield text.encode() + b"\n"
+
+
+def _record(text: str, line: dict[str, Any]) -> CostRecord:
+    inner = line.get("usage")
+    nested = isinstance(inner, dict) and "model" in inner
+    usage: Mapping[str, Any] = inner if isinstance(inner, dict) and nested else line
+    given, made = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
+    extra = {_SHAPE: "nested" if nested else "flat", _LINE: text}
+    for name in _FOREIGN_TASK:
+        if isinstance(value := line.get(name), str):
+            extra[name] = value
+    return CostRecord(
+        id=_required(line, "id"),
+        session_id=_optional(line, "session_id"),
+        agent=_optional(line, "agent_alias"),
+        model=_required(usage, "model"),
+        input_tokens=given,
+        output_tokens=made,
+        cached_input_tokens=_tokens(usage, "cached_input_tokens"),
+        total_tokens=_tokens(usage, "total_tokens", min(given + made, _MOST)),
+        cost_usd=_cost(usage),
+        occurred_at=_moment(_required(usage, "timestamp")),
+        extra=extra,
+        **_own(line.get(_OWN)),
+    )
+
+
+def _cost(usage: Mapping[str, Any]) -> Decimal | None:
+    cost = usage.get("cost_usd")
+    known = usage.get("pricing_available")
+    if known not in (None, True, False):
+        raise Refused("pricing_available must be true or false")
+    if cost is None:
+        return None
+    if isinstance(cost, bool) or not isinstance(cost, int | Decimal):
+        raise Refused("cost_usd must be a number")
+    amount = usd(cost)
+    if amount < 0:
+        raise Refused("cost_usd cannot be negative")
+    return None if known is False else amount
+
+
+def _tokens(usage: Mapping[str, Any], name: str, default: int = 0) -> int:
+    value = usage.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise Refused(f"{name} must be a whole number from 0 on")
+    return value
+
+
+def _required(record: Mapping[str, Any], name: str) -> str:
+    value = _optional(record, name)
+    if value is None:
+        raise Refused(f"the record has no {name}")
+    return value
+
+
+def _optional(record: Mapping[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Refused(f"{name} must be a text")
+    return value or None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Refused(f"timestamp must be a time like 2026-03-26T21:04:56Z, not {text[:40]!r}") from None
+
+
+def _own(value: object) -> dict[str, Any]:
+    """What our own exports say besides: whose call it was. Absent in files of others."""
+    own: Mapping[str, Any] = value if isinstance(value, dict) else {}
+    found: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
+    for name, text in found.items():
+        if text is not None and not is_id(text):
+            raise Refused(f"{_OWN}.{name} is no id")
+    attempt = own.get("attempt")
+    if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 < attempt < 1 << 31):
+        raise Refused(f"{_OWN}.attempt must be a whole number from 1 on")
+    return {**found, "attempt": attempt, "stale": own.get("stale") is True}
+
+
+def _foreign(record: CostRecord) -> dict[str, Any]:
+    """A record of our own as the foreign program writes one."""
+    own = {
+        "project_id": record.project_id,
+        "run_id": record.run_id,
+        "task_id": record.task_id,
+        "attempt": record.attempt,
+        "stale": record.stale or None,
+    }
+    usage = {
+        "model": record.model,
+        "input_tokens": record.input_tokens,
+        "output_tokens": record.output_tokens,
+        "cached_input_tokens": record.cached_input_tokens or None,
+        "total_tokens": record.total_tokens,
+        "cost_usd": Decimal("0.0") if record.cost_usd is None else record.cost_usd,
+        "pricing_available": False if record.cost_usd is None else None,
+        "timestamp": record.occurred_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+    }
+    return {
+        "id": record.id,
+        "usage": {name: value for name, value in usage.items() if value is not None},
+        "session_id": record.session_id or "",
+        **({"agent_alias": record.agent} if record.agent else {}),
+        **({_OWN: known} if (known := {name: value for name, value in own.items() if value is not None}) else {}),
+    }
+
+
+def _shaped(line: dict[str, Any], shape: Shape) -> dict[str, Any]:
+    """The same record with its usage in an object of its own or not; unknown fields stay in the object they were in."""
+    inner = line.get("usage")
+    usage = dict(inner) if isinstance(inner, dict) else {}
+    if shape == "flat":
+        lifted = {name: usage.pop(name) for name in _USAGE if name in usage}
+        kept = {name: value for name, value in line.items() if name != "usage" or not isinstance(inner, dict)}
+        return {**kept, **lifted, **({"usage": usage} if usage else {})}
+    if "usage" in line and not isinstance(inner, dict):
+        return line  # a stranger's field of that name: there is no room for ours
+    usage |= {name: line[name] for name in _USAGE if name in line}
+    kept = {name: value for name, value in line.items() if name not in _USAGE and name != "usage"}
+    return {"id": kept.pop("id"), "usage": usage, **kept}
+
+
+def _text(value: Any) -> str:
+    """Compact JSON with decimals as they are, which json.dumps would make floats of."""
+    if isinstance(value, dict):
+        return (
+            "{" + ",".join(f"{json.dumps(key, ensure_ascii=False)}:{_text(item)}" for key, item in value.items()) + "}"
+        )
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, Decimal):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
