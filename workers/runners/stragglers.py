@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 _PROC = "/proc"
 _CHUNK = 1 << 17
-_EXEC_LOOKS = 5
-_EXEC_MOMENT = 0.001
-_MOST_BARE = 10_000
-
+_EXEC_PATIENCE = 1.0
+_EXEC_PAUSE = 0.001
+_LATE_ROUNDS = 10
 _DEAD = (b"Z", b"X", b"x")
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD among the flags, the ninth field of stat
+_ENV_END = 48  # field 51 of stat, counted from the third: 0 until exec has set the environment up
 
-_bare: set[int] = set()
+_kernel_threads: set[int] = set()  # remembered, because there are many and none of them is ever ours
 
 
 def start_time(pid: int) -> int | None:
@@ -59,7 +59,7 @@ def find(markers: Sequence[bytes], *, group: int | None = None, born_after: int 
         carries = _carries(pid, markers)
         if carries:
             found.append(pid)
-        elif carries is None and pid not in _bare:
+        elif carries is None and pid not in _kernel_threads:
             undecided.append(pid)
     return found + [pid for pid in undecided if _carries_in_a_moment(pid, markers)]
 
@@ -73,17 +73,25 @@ def kill_all(
     """
     deadline = time.monotonic() + patience
     hit: set[int] = set()
-    while True:
-        pids = find(markers, group=group, born_after=born_after)
+    since, rounds = born_after, 0
+    while time.monotonic() < deadline:
+        newest = _newest_pid()
+        pids = find(markers, group=group, born_after=since)
         if group is not None:
             signal_group(group, signal.SIGKILL)
-        if not pids:
-            return len(hit)
-        hit.update(pids)
-        signal_each(pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or _carries(pid, markers) is True)
-        _wait_for(pids, deadline)
-        if time.monotonic() >= deadline:
-            return len(hit)
+        if pids:
+            hit.update(pids)
+            signal_each(
+                pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or _carries(pid, markers) is not False
+            )
+            _wait_for(pids, deadline)
+            since = born_after
+        elif newest is not None and _newest_pid() != newest and rounds < _LATE_ROUNDS:
+            # Somebody was born during the search: to one of ours, perhaps, that had died when its turn came.
+            since, rounds = newest, rounds + 1
+        else:
+            break
+    return len(hit)
 
 
 def signal_group(group: int, number: int) -> None:
@@ -176,31 +184,35 @@ def _carries(pid: int, markers: Sequence[bytes]) -> bool | None:
 
 
 def _carries_in_a_moment(pid: int, markers: Sequence[bytes]) -> bool:
-    """The same for a process without an environment: zombies, the kernel's own, `env -i`, or one in the middle of exec.
-
-    Only the last will have one in a moment; the others are remembered, so that the next search does not wait for them.
-    """
-    for _ in range(_EXEC_LOOKS):
+    """The same for a process that shows no environment, which one in the middle of exec will have in a moment."""
+    deadline = time.monotonic() + _EXEC_PATIENCE
+    while True:
         fields = _stat(pid)
         if not fields or fields[0] in _DEAD:
             return False
         if int(fields[6]) & _KERNEL_THREAD:
-            break
+            _kernel_threads.add(pid)
+            return False
         if (carries := _carries(pid, markers)) is not None:
             return carries
-        time.sleep(_EXEC_MOMENT)
-    if len(_bare) >= _MOST_BARE:
-        _bare.clear()
-    _bare.add(pid)
-    return False
+        if int(fields[_ENV_END]) or time.monotonic() >= deadline:
+            return False  # it has an environment, with nothing in it
+        time.sleep(_EXEC_PAUSE)
+
+
+def _newest_pid() -> int | None:
+    """The pid that was handed out last."""
+    try:
+        with open(f"{_PROC}/loadavg", "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            return int(file.read(128).split()[4])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _handed_out_after(first: int) -> Callable[[int], bool] | None:
     """A test for pids handed out after *first*; they are given in turn, and begin again at the end of the range."""
-    try:
-        with open(f"{_PROC}/loadavg", "rb", buffering=0) as file:  # noqa: PTH123 - as above
-            last = int(file.read(128).split()[4])
-    except (OSError, IndexError, ValueError):
+    last = _newest_pid()
+    if last is None:
         return None
     if last >= first:
         return lambda pid: first < pid <= last

@@ -199,16 +199,21 @@ def close_output():
 def fork_and_return():
     if os.fork() == 0:
         return "from the copy"
-    os.wait()
-    return "from the original"
+    _, status = os.wait()
+    return ["from the original", os.waitstatus_to_exitcode(status)]
 
 
-def open_files():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2)
+def sockets_of_a_copy():
+    if os.fork() == 0:
+        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")[:-1]]
+        os._exit(sum(link.startswith("socket:") for link in links))
+    _, status = os.wait()
+    return os.waitstatus_to_exitcode(status)
 
 
 def files_of_a_program():
-    return subprocess.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True).stdout
+    listing = ["ls", "-l", "/proc/self/fd"]
+    return subprocess.run(listing, close_fds=False, capture_output=True, text=True, check=True).stdout
 
 
 def modules():

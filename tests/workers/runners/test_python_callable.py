@@ -170,11 +170,14 @@ class TestNeighbours:
         assert not stragglers.is_running(spoiled)
 
     def test_a_copy_that_returns_does_not_answer_for_the_original(self, bench: Bench) -> None:
-        assert bench.run(call("fork_and_return")).output == "from the original"
+        assert bench.run(call("fork_and_return")).output == ["from the original", 0]
         assert bench.run(call("say")).output == "hello"
 
     def test_programs_that_a_job_starts_do_not_hold_its_channel(self, bench: Bench) -> None:
         assert "socket:" not in bench.run(call("files_of_a_program")).output
+
+    def test_copies_that_a_job_makes_of_its_process_do_not_hold_its_channel(self, bench: Bench) -> None:
+        assert bench.run(call("sockets_of_a_copy")).output == 0
 
     def test_jobs_with_other_settings_have_processes_of_their_own(self, bench: Bench) -> None:
         first = bench.run(call("pid")).output
