@@ -6,7 +6,6 @@ of the job; a price that is not given stays unknown and never turns into zero.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 
 from coordination.domain.attempts import Usage
 from coordination.errors import Refused
+from coordination.formats import jsonl
 from coordination.money import usd
 from workers.runners.output import clean_json, clean_text, one_line
 
@@ -25,10 +25,6 @@ _LONGEST_NAME = 200
 _LARGEST_COUNT = 2**53
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
-
-
-class _BadLineError(ValueError):
-    """Says what is wrong with a line."""
 
 
 def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
@@ -49,14 +45,14 @@ def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
         warnings.append(f"the usage file has more than {MAX_LINES:,} lines; the rest was not read")
     found, bad = [], 0
     for number, line in enumerate(lines[:MAX_LINES], start=1):
-        if not line.strip():
-            continue
         try:
-            found.append(_usage(line))
-        except _BadLineError as error:
+            record = jsonl.parsed(number, line, decimals=True)
+            if record is not None:
+                found.append(_usage(record[1]))
+        except Refused as refusal:
             bad += 1
             if bad <= _MOST_WARNINGS:
-                warnings.append(f"line {number} of the usage file was left out: {error}")
+                warnings.append(f"line {number} of the usage file was left out: {one_line(refusal.message, 300)}")
     if bad > _MOST_WARNINGS:
         warnings.append(f"{bad - _MOST_WARNINGS} more lines of the usage file were left out")
     return tuple(found), tuple(warnings)
@@ -70,20 +66,14 @@ def with_warnings(log: str, warnings: tuple[str, ...]) -> str | None:
     return f"{log}{separator}" + "\n".join(f"[usage] {warning}" for warning in warnings)
 
 
-def _usage(line: bytes) -> Usage:
-    try:
-        record = json.loads(line.decode("utf-8"), parse_float=Decimal, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise _BadLineError("it is not a JSON object") from None
-    if not isinstance(record, dict):
-        raise _BadLineError("it is not a JSON object")
+def _usage(record: dict[str, Any]) -> Usage:
     nested = record.get("usage")
     fields: Mapping[str, Any] = record
     if isinstance(nested, dict):
         fields = {name: value for name, value in record.items() if name != "usage"} | nested
     model = fields.get("model")
     if not isinstance(model, str) or not model.strip() or len(model) > _LONGEST_NAME:
-        raise _BadLineError("it names no model")
+        raise Refused("it names no model")
     counts = {name: _count(fields, name) for name in _NUMBERS}
     return Usage(
         model=clean_text(model),
@@ -91,17 +81,14 @@ def _usage(line: bytes) -> Usage:
         output_tokens=counts["output_tokens"] or 0,
         cached_input_tokens=counts["cached_input_tokens"] or 0,
         total_tokens=counts["total_tokens"],
-        cost_usd=_cost(fields.get("cost_usd")),
+        # A foreign program writes 0.0 beside this mark when it did not know the price.
+        cost_usd=None if fields.get("pricing_available") is False else _cost(fields.get("cost_usd")),
         # Nested records carry the record's own id and session outside; the inner object has none.
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),
         at=_moment(fields.get("timestamp")),
         extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _KNOWN}),
     )
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int | None:
@@ -111,7 +98,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value) if abs(value) <= _LARGEST_COUNT else -1
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
-        raise _BadLineError(f"{name} is not a number of tokens")
+        raise Refused(f"{name} is not a number of tokens")
     return value
 
 
@@ -119,13 +106,10 @@ def _cost(value: Any) -> Decimal | None:
     if value is None:
         return None
     if not isinstance(value, str | int | Decimal):
-        raise _BadLineError("cost_usd is not an amount of money")
-    try:
-        amount = usd(value)
-    except Refused as refusal:
-        raise _BadLineError(one_line(refusal.message, _LONGEST_NAME)) from None
+        raise Refused("cost_usd is not an amount of money")
+    amount = usd(value)
     if amount < 0:
-        raise _BadLineError("cost_usd is negative")
+        raise Refused("cost_usd is negative")
     return amount
 
 
@@ -134,7 +118,7 @@ def _name(fields: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > _LONGEST_NAME:
-        raise _BadLineError(f"{name} is not a text of at most {_LONGEST_NAME} characters")
+        raise Refused(f"{name} is not a text of at most {_LONGEST_NAME} characters")
     return clean_text(value)
 
 
@@ -144,13 +128,13 @@ def _moment(value: Any) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise _BadLineError("timestamp is not a moment in ISO 8601") from None
+        raise Refused("timestamp is not a moment in ISO 8601") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise _BadLineError("timestamp is not a moment in ISO 8601") from None
+        raise Refused("timestamp is not a moment in ISO 8601") from None
 
 
 def _plain(value: Any) -> Any:

@@ -57,7 +57,7 @@ def test_a_nested_line_is_read(tmp_path: Path) -> None:
     assert found.extra == {"agent_alias": "k"}
 
 
-@pytest.mark.parametrize("cost", ["", ', "cost_usd": null'])
+@pytest.mark.parametrize("cost", ["", ', "cost_usd": null', ', "cost_usd": 0.0, "pricing_available": false'])
 def test_an_unknown_price_stays_unknown(tmp_path: Path, cost: str) -> None:
     (found,), _ = read(tmp_path, f'{{"model": "m"{cost}}}')
 
@@ -82,6 +82,7 @@ def test_an_unknown_price_stays_unknown(tmp_path: Path, cost: str) -> None:
         '{"model": "m", "timestamp": 12}',
         '{"model": "m", "id": 7}',
         "[" * 100_000,
+        '{"model": "a\\u0000b"}',
     ],
 )
 def test_a_bad_line_is_a_warning_and_the_others_count(tmp_path: Path, line: str) -> None:
