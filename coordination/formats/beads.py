@@ -37,7 +37,8 @@ def read_issues(data: bytes | Iterable[bytes], *, source: str | None = None) -> 
 def write_issues(issues: Iterable[Issue]) -> Iterator[bytes]:
     """The lines of a file that reads back as these issues."""
     for issue in issues:
-        yield issue.raw.encode() + b"\n"
+        for line in issue.raw.split("\n"):
+            yield line.encode() + b"\n"
 
 
 @dataclass(slots=True)

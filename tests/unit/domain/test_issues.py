@@ -1,0 +1,645 @@
+"""Which issues are ready by the rules of two Beads versions, why others are not, and the plan that works them off."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.domain import graph
+from coordination.domain.issues import (
+    RULE_SETS,
+    Board,
+    Issue,
+    IssueDependency,
+    LeftOutBecause,
+    Way,
+    blocked_ids,
+    explain,
+    key_of,
+    plan_from_issues,
+    ready,
+    shell_job,
+)
+from coordination.domain.plans import MAX_KEY, MAX_TITLE
+from coordination.errors import NotFound, Refused
+from coordination.formats.beads import read_issues
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+EXPECTED = json.loads((DATA / "ready_expected.json").read_text(encoding="utf-8"))
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
+NEW, OLD = "beads-1.0", "beads-0.47"
+BOTH = pytest.mark.parametrize("rules", [NEW, OLD])
+
+
+def issue(issue_id: str, *edges: tuple[str, str] | tuple[str, str, dict], **fields) -> Issue:
+    """An open issue; an edge is (type, target) or (type, target, metadata)."""
+    dependencies = tuple(
+        IssueDependency(issue_id, edge[1], edge[0], edge[2] if len(edge) > 2 else {}) for edge in edges
+    )
+    title = fields.pop("title", f"Title of {issue_id}")
+    return Issue(issue_id, title, json.dumps({"id": issue_id, "title": title}), dependencies=dependencies, **fields)
+
+
+def ready_ids(rules: str, *issues: Issue) -> list[str]:
+    return [found.id for found in ready(issues, rules, NOW)]
+
+
+def planned(rules: str, *issues: Issue):
+    plan, left = plan_from_issues(issues, rules=rules, now=NOW, run_for=shell_job("true"))
+    graph.check(plan)
+    return {task.key: list(task.needs) for task in plan.tasks}, {out.id: out for out in left}
+
+
+class TestRealFiles:
+    @pytest.mark.parametrize("name", EXPECTED)
+    @pytest.mark.parametrize(("rules", "version"), [(NEW, "v1_0_5"), (OLD, "v0_47_1")])
+    def test_ready_and_blocked_are_what_that_version_gives_in_its_order(self, name, rules, version):
+        issues = read_issues((DATA / name).read_bytes())
+
+        assert [found.id for found in ready(issues, rules, NOW)] == EXPECTED[name][f"ready_{version}"]
+        assert blocked_ids(issues, rules, NOW) == EXPECTED[name][f"blocked_{version}"]
+
+    @pytest.mark.parametrize("name", EXPECTED)
+    @BOTH
+    def test_every_blocked_issue_is_told_at_least_one_blocker_and_no_ready_one_is(self, name, rules):
+        issues = read_issues((DATA / name).read_bytes())
+        blocked = set(blocked_ids(issues, rules, NOW))
+
+        for found in issues[::7]:
+            told = explain(issues, found.id, rules, NOW)
+
+            if found.id in blocked:
+                assert any(blocker.way in (Way.DIRECT, Way.INHERITED) for blocker in told.blockers)
+            if told.ready:
+                assert not any(blocker.blocks for blocker in told.blockers)
+                assert not told.excluded
+
+    @pytest.mark.parametrize("name", EXPECTED)
+    @BOTH
+    def test_the_plan_of_the_open_issues_can_be_stored(self, name, rules):
+        needs, left = planned(rules, *read_issues((DATA / name).read_bytes()))
+
+        assert [key for key, waits in needs.items() if not waits] == EXPECTED[name][
+            "ready_v1_0_5" if rules == NEW else "ready_v0_47_1"
+        ]
+        assert len(needs) + len(left) == EXPECTED[name]["open"]
+
+
+class TestOrder:
+    def test_most_urgent_first_then_newest_then_by_id(self):
+        early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+        issues = [
+            issue("undated"),
+            issue("b", created_at=early),
+            issue("a", created_at=early),
+            issue("newest", created_at=late),
+            issue("later", priority=1, created_at=late),
+        ]
+
+        assert ready_ids(NEW, *issues) == ["newest", "a", "b", "undated", "later"]
+
+
+class TestCandidates:
+    @BOTH
+    @pytest.mark.parametrize("status", ["in_progress", "blocked", "deferred", "closed", "pinned", "hooked", "own"])
+    def test_only_open_issues_are_ready(self, rules, status):
+        assert ready_ids(rules, issue("a", status=status)) == []
+
+    @BOTH
+    @pytest.mark.parametrize("flag", ["pinned", "ephemeral"])
+    def test_pinned_and_ephemeral_issues_are_not(self, rules, flag):
+        assert ready_ids(rules, issue("a", **{flag: True})) == []
+
+    @pytest.mark.parametrize("kind", ["merge-request", "gate", "molecule", "message", "agent", "role", "rig"])
+    def test_some_types_are_never_work_and_two_of_them_only_since_1_0(self, kind):
+        assert ready_ids(NEW, issue("a", issue_type=kind)) == []
+        assert ready_ids(OLD, issue("a", issue_type=kind)) == (["a"] if kind in ("role", "rig") else [])
+
+    @BOTH
+    def test_an_unknown_type_is_work(self, rules):
+        assert ready_ids(rules, issue("a", issue_type="convoy")) == ["a"]
+
+    @BOTH
+    def test_a_deferred_issue_is_ready_from_its_moment_on(self, rules):
+        assert ready_ids(rules, issue("a", defer_until=LATER), issue("b", defer_until=NOW)) == ["b"]
+
+    def test_a_deferred_parent_holds_its_own_children_only_and_only_since_1_0(self):
+        family = [
+            issue("p", defer_until=LATER),
+            issue("c", ("parent-child", "p")),
+            issue("g", ("parent-child", "c")),
+        ]
+
+        assert ready_ids(NEW, *family) == ["g"]
+        assert ready_ids(OLD, *family) == ["c", "g"]
+
+
+class TestBlocks:
+    @pytest.mark.parametrize(
+        ("status", "new", "old"),
+        [
+            ("open", True, True),
+            ("in_progress", True, True),
+            ("blocked", True, True),
+            ("deferred", True, True),
+            ("hooked", True, True),
+            ("review", True, False),
+            ("closed", False, False),
+            ("pinned", False, False),
+            ("tombstone", False, False),
+        ],
+    )
+    def test_which_statuses_of_the_target_block(self, status, new, old):
+        issues = [issue("a", ("blocks", "b")), issue("b", status=status)]
+
+        assert ("a" not in ready_ids(NEW, *issues)) is new
+        assert ("a" not in ready_ids(OLD, *issues)) is old
+
+    @BOTH
+    @pytest.mark.parametrize(
+        "kind", ["related", "discovered-from", "tracks", "until", "blocked-by", "follows", "replies-to", "x"]
+    )
+    def test_associations_and_unknown_types_do_not_block(self, rules, kind):
+        assert "a" in ready_ids(rules, issue("a", (kind, "b")), issue("b"))
+
+    @BOTH
+    @pytest.mark.parametrize("target", ["gone", "external:shop:checkout"])
+    @pytest.mark.parametrize("kind", ["blocks", "conditional-blocks", "waits-for", "parent-child"])
+    def test_a_target_outside_of_the_file_does_not_block(self, rules, target, kind):
+        assert ready_ids(rules, issue("a", (kind, target))) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("status", "reason", "new", "old"),
+        [
+            ("open", None, True, True),
+            ("hooked", None, True, False),
+            ("closed", "done", False, True),
+            ("closed", None, False, True),
+            ("closed", "Tests FAILED twice", False, False),
+            ("closed", "won't fix", False, False),
+            ("closed", "wontfix", False, False),
+            ("closed", "cancelled", False, False),
+            ("closed", "canceled", False, False),
+            ("closed", "rejected", False, False),
+            ("closed", "abandoned", False, False),
+            ("closed", "was blocked", False, False),
+            ("closed", "an error", False, False),
+            ("closed", "timeout", False, False),
+            ("closed", "aborted", False, False),
+        ],
+    )
+    def test_a_condition_is_met_by_any_end_since_1_0_and_by_failure_before(self, status, reason, new, old):
+        issues = [issue("a", ("conditional-blocks", "b")), issue("b", status=status, close_reason=reason)]
+
+        assert ("a" not in ready_ids(NEW, *issues)) is new
+        assert ("a" not in ready_ids(OLD, *issues)) is old
+
+    @BOTH
+    def test_a_cycle_of_blockers_ends_and_nobody_in_it_is_ready(self, rules):
+        ring = [issue("a", ("blocks", "b")), issue("b", ("blocks", "c")), issue("c", ("blocks", "a")), issue("d")]
+
+        assert ready_ids(rules, *ring) == ["d"]
+
+    @BOTH
+    def test_an_edge_written_in_another_issues_record_counts_for_the_issue_it_names(self, rules):
+        carrier = Issue("c", "t", "{}", dependencies=(IssueDependency("a", "b", "blocks"),))
+
+        assert ready_ids(rules, issue("a"), issue("b"), carrier) == ["b", "c"]
+
+
+class TestWaitsFor:
+    @staticmethod
+    def scene(gate: dict, *children: str) -> list[Issue]:
+        return [
+            issue("w", ("waits-for", "s", gate)),
+            issue("s", status="closed"),
+            *(issue(f"k{n}", ("parent-child", "s"), status=status) for n, status in enumerate(children)),
+        ]
+
+    @pytest.mark.parametrize(
+        ("gate", "children", "new", "old"),
+        [
+            ({}, [], False, False),
+            ({}, ["open"], True, True),
+            ({}, ["closed", "open"], True, True),
+            ({}, ["closed", "closed"], False, False),
+            ({}, ["pinned"], False, True),
+            ({}, ["review"], True, True),
+            ({"gate": "all-children"}, ["closed", "open"], True, True),
+            ({"gate": "any-children"}, ["open", "open"], True, True),
+            ({"gate": "any-children"}, ["closed", "open"], False, False),
+            ({"gate": "any-children"}, [], False, True),
+            ({"gate": "any-children"}, ["pinned"], False, True),
+            ({"gate": "most-children"}, ["open"], True, False),
+            ({"gate": None}, ["open"], True, True),
+        ],
+    )
+    def test_gates_hold_as_each_version_has_it(self, gate, children, new, old):
+        issues = self.scene(gate, *children)
+
+        assert ("w" not in ready_ids(NEW, *issues)) is new
+        assert ("w" not in ready_ids(OLD, *issues)) is old
+
+    def test_the_spawner_in_the_metadata_counted_before_1_0(self):
+        issues = [
+            issue("w", ("waits-for", "s", {"spawner_id": "other"})),
+            issue("s", status="closed"),
+            issue("other", status="closed"),
+            issue("k", ("parent-child", "other")),
+        ]
+
+        assert "w" in ready_ids(NEW, *issues)
+        assert "w" not in ready_ids(OLD, *issues)
+
+
+class TestInheritance:
+    @BOTH
+    def test_children_of_a_blocked_parent_are_blocked_at_any_depth(self, rules):
+        family = [
+            issue("p", ("blocks", "b")),
+            issue("b"),
+            issue("c", ("parent-child", "p")),
+            issue("g", ("parent-child", "c")),
+        ]
+
+        assert ready_ids(rules, *family) == ["b"]
+
+    @BOTH
+    def test_an_open_parent_that_is_not_blocked_holds_nobody(self, rules):
+        assert ready_ids(rules, issue("p"), issue("c", ("parent-child", "p"))) == ["c", "p"]
+
+    @pytest.mark.parametrize("status", ["closed", "pinned"])
+    def test_a_parent_that_is_over_handed_its_block_on_before_1_0(self, status):
+        family = [issue("p", ("blocks", "b"), status=status), issue("b"), issue("c", ("parent-child", "p"))]
+
+        assert ready_ids(NEW, *family) == ["b", "c"]
+        assert ready_ids(OLD, *family) == ["b"]
+
+    def test_before_1_0_it_ends_after_fifty_levels(self):
+        chain = [issue("n0", ("blocks", "b")), issue("b")]
+        chain += [issue(f"n{level}", ("parent-child", f"n{level - 1}")) for level in range(1, 61)]
+
+        assert ready_ids(NEW, *chain) == ["b"]
+        assert sorted(ready_ids(OLD, *chain)) == ["b", *(f"n{level}" for level in range(51, 61))]
+
+    @BOTH
+    def test_parents_in_a_circle_do_not_hang_it(self, rules):
+        circle = [
+            issue("p", ("parent-child", "q"), ("blocks", "b")),
+            issue("q", ("parent-child", "p")),
+            issue("b"),
+            issue("x", ("parent-child", "y")),
+            issue("y", ("parent-child", "x")),
+            issue("z", ("parent-child", "z")),
+        ]
+
+        assert ready_ids(rules, *circle) == ["b", "x", "y", "z"]
+
+
+class TestRules:
+    def test_unknown_rules_are_refused_with_those_there_are(self):
+        with pytest.raises(Refused) as refusal:
+            ready([], "beads-2.0", NOW)
+
+        assert "beads-1.0, beads-0.47" in refusal.value.sentence()
+
+    @BOTH
+    def test_ten_thousand_issues_take_less_than_half_a_second(self, rules):
+        issues = [
+            issue(
+                f"i{n}",
+                ("blocks", f"i{(n * 7) % 10_000}"),
+                ("parent-child", f"i{n - 1}"),
+                ("waits-for", f"i{n % 10}"),
+                ("blocks", f"i{n - 50}"),
+                status="closed" if n % 3 else "open",
+            )
+            for n in range(10_000)
+        ]
+
+        started = time.perf_counter()
+        ready(issues, rules, NOW)
+
+        assert time.perf_counter() - started < 0.5
+
+    @given(st.data())
+    @pytest.mark.parametrize("rules", list(RULE_SETS))
+    def test_the_blocked_set_is_the_least_that_the_rules_close(self, rules, data):
+        names = [f"i{n}" for n in range(data.draw(st.integers(1, 7)))]
+        kinds = st.sampled_from(["blocks", "parent-child", "waits-for", "conditional-blocks"])
+        edges = st.lists(st.tuples(kinds, st.sampled_from([*names, "gone"])), max_size=3)
+        statuses = st.sampled_from(["open", "closed", "pinned", "review"])
+        issues = [issue(name, *data.draw(edges), status=data.draw(statuses)) for name in names]
+
+        board = Board(issues, rules, NOW)
+
+        blocked: set[str] = set()
+        while True:  # the definition, the slow way
+            more = {
+                each.id
+                for each in issues
+                if board.rules.takes_part(each)
+                and (each.id in board.holds or any(parent in blocked for parent in each.parents))
+            }
+            if more == blocked:
+                break
+            blocked = more
+        assert board.blocked == blocked
+
+
+class TestExplain:
+    def test_names_every_blocker_and_its_way(self):
+        issues = [
+            issue(
+                "a",
+                ("blocks", "b"),
+                ("conditional-blocks", "d"),
+                ("waits-for", "s"),
+                ("parent-child", "p"),
+                ("blocks", "gone"),
+                ("blocks", "external:shop:pay"),
+                ("blocks", "done"),
+                ("related", "b2"),
+                defer_until=LATER,
+                pinned=True,
+            ),
+            issue("b", status="in_progress", title="The\x1b[31m first\nblocker"),
+            issue("d"),
+            issue("s", status="closed"),
+            issue("k", ("parent-child", "s")),
+            issue("done", status="closed"),
+            issue("p", ("parent-child", "q"), ("blocks", "b"), defer_until=LATER),
+            issue("q", ("blocks", "b2")),
+            issue("b2"),
+        ]
+
+        told = explain(issues, "a", NEW, NOW)
+
+        assert not told.ready
+        assert told.excluded == ("it is pinned",)
+        assert [(each.way, each.id, each.via) for each in told.blockers] == [
+            (Way.DIRECT, "b", ()),
+            (Way.DIRECT, "d", ()),
+            (Way.DIRECT, "s", ()),
+            (Way.INHERITED, "b", ("p",)),
+            (Way.INHERITED, "b2", ("p", "q")),
+            (Way.DEFERRED, "a", ()),
+            (Way.DEFERRED, "p", ("p",)),
+            (Way.DANGLING, "gone", ()),
+            (Way.DANGLING, "external:shop:pay", ()),
+        ]
+        assert told.blockers[0].status == "in_progress"
+        assert told.blockers[2].children == ("k",)
+        assert told.blockers[5].until == LATER
+        text = "\n".join(told.lines())
+        for part in ("not ready", "pinned", "blocked directly by b (in_progress)", "p -> q", "2027-01-02", "gone"):
+            assert part in text
+        assert "\x1b" not in text
+        assert len(told.lines()) == 1 + len(told.excluded) + len(told.blockers)
+
+    def test_says_json_that_a_program_can_read(self):
+        told = explain([issue("a", ("blocks", "b")), issue("b")], "a", NEW, NOW)
+
+        answer = json.loads(json.dumps(told.to_json()))
+
+        assert answer["ready"] is False
+        assert answer["blockers"][0] == {
+            "way": "direct",
+            "blocks": True,
+            "id": "b",
+            "kind": "blocks",
+            "status": "open",
+            "title": "Title of b",
+            "via": [],
+            "until": None,
+            "children": [],
+            "detail": "blocks",
+        }
+
+    @BOTH
+    def test_a_ready_issue_has_no_reasons(self, rules):
+        told = explain([issue("a")], "a", rules, NOW)
+
+        assert told.ready
+        assert told.lines() == [f"a Title of a: ready by the rules of {rules}"]
+
+    def test_a_dangling_target_is_named_and_holds_nothing(self):
+        told = explain([issue("a", ("blocks", "gone"))], "a", NEW, NOW)
+
+        assert told.ready
+        assert [(each.way, each.blocks) for each in told.blockers] == [(Way.DANGLING, False)]
+
+    def test_a_deleted_issue_says_so(self):
+        assert explain([issue("a", status="tombstone")], "a", NEW, NOW).excluded == ("it is deleted",)
+        assert explain([issue("a", status="tombstone")], "a", OLD, NOW).excluded == ("its status is tombstone",)
+
+    def test_a_closed_condition_says_what_it_waits_for(self):
+        issues = [issue("a", ("conditional-blocks", "b")), issue("b", status="closed", close_reason="done")]
+
+        assert "only if that is closed as failed" in explain(issues, "a", OLD, NOW).lines()[1]
+
+    def test_an_unknown_id_is_not_found(self):
+        with pytest.raises(NotFound, match="'b'"):
+            explain([issue("a")], "b", NEW, NOW)
+
+    @BOTH
+    def test_circles_of_parents_end(self, rules):
+        circle = [issue("p", ("parent-child", "q"), ("blocks", "b")), issue("q", ("parent-child", "p")), issue("b")]
+
+        assert [each.via for each in explain(circle, "q", rules, NOW).blockers] == [("p",)]
+
+
+class TestPlan:
+    @BOTH
+    def test_each_issue_waits_for_its_own_blockers_and_for_those_of_its_ancestors(self, rules):
+        needs, left = planned(
+            rules,
+            issue("a", ("blocks", "b"), ("parent-child", "p"), priority=2),
+            issue("p", ("blocks", "c"), priority=1),
+            issue("b"),
+            issue("c"),
+            issue("done", status="closed"),
+        )
+
+        assert needs == {"b": [], "c": [], "p": ["c"], "a": ["b", "c"]}
+        assert left == {}
+
+    def test_urgent_issues_get_the_higher_priority(self):
+        issues = [issue("urgent", priority=0), issue("minor", priority=4), issue("odd", priority=10**30)]
+
+        plan, _ = plan_from_issues(issues, rules=NEW, now=NOW, run_for=shell_job("true"))
+
+        assert [(task.key, task.priority) for task in plan.tasks] == [("urgent", 4), ("minor", 0), ("odd", -1000)]
+
+    def test_the_job_is_told_of_its_issue(self):
+        text = json.dumps(
+            {"id": "a", "title": "Fix it", "design": "so", "notes": "", "labels": ["x"], "owner": "dave", "priority": 1}
+        )
+
+        plan, _ = plan_from_issues(
+            read_issues(text.encode()), rules=NEW, now=NOW, run_for=shell_job("agent", {"MODE": "fast"})
+        )
+
+        [task] = plan.tasks
+        assert task.input["issue"] == {
+            "id": "a",
+            "title": "Fix it",
+            "design": "so",
+            "status": "open",
+            "priority": 1,
+            "issue_type": "task",
+            "assignee": None,
+            "labels": ["x"],
+            "parent": None,
+        }
+        assert task.run == {
+            "shell": "agent",
+            "env": {"MODE": "fast", "COORD_ISSUE_ID": "a", "COORD_ISSUE_TITLE": "Fix it"},
+        }
+        assert task.metadata == {"issue": "a"}
+
+    def test_a_title_that_looks_like_a_template_is_never_run_as_one(self):
+        plan, _ = plan_from_issues(
+            [issue("a", title="Render {{ 7 * 7 }}")], rules=NEW, now=NOW, run_for=shell_job("agent")
+        )
+
+        graph.check(plan)
+        assert plan.tasks[0].run["env"]["COORD_ISSUE_TITLE"] == "{{ input.issue.title }}"
+
+    def test_titles_become_one_line_that_fits_and_the_input_keeps_them_whole(self):
+        issues = [issue("a", title="one\ntwo\x1b" + "x" * 600), issue("b", title=" ")]
+
+        plan, _ = plan_from_issues(issues, rules=NEW, now=NOW, run_for=shell_job("true"))
+
+        graph.check(plan)
+        assert len(plan.tasks[0].title) == MAX_TITLE
+        assert plan.tasks[0].title.startswith("one two xxx")
+        assert plan.tasks[0].input["issue"]["title"] == issues[0].title
+        assert plan.tasks[1].title == "b"
+
+    @pytest.mark.parametrize("issue_id", ["-rf", "a b", "ä", "x" * 300, "a\nb", "☃", "a{{b}}"])
+    def test_an_id_that_is_no_key_gets_one_of_its_own(self, issue_id):
+        needs, _ = planned(NEW, issue(issue_id), issue("z", ("blocks", issue_id)))
+
+        assert needs["z"] == [key_of(issue_id)]
+        assert len(key_of(issue_id)) <= MAX_KEY
+        assert len({key_of(issue_id), key_of(f"{issue_id} "), key_of(f" {issue_id}")}) == 3
+
+    @BOTH
+    def test_what_waits_for_work_that_is_not_done_here_is_left_out_with_all_that_waits_for_it(self, rules):
+        needs, left = planned(
+            rules,
+            issue("free"),
+            issue("a", ("blocks", "busy")),
+            issue("b", ("blocks", "a")),
+            issue("c", ("parent-child", "p")),
+            issue("p", ("blocks", "put-off")),
+            issue("d", ("blocks", "mail")),
+            issue("busy", status="in_progress"),
+            issue("put-off", defer_until=LATER),
+            issue("mail", issue_type="message"),
+        )
+
+        assert list(needs) == ["free"]
+        assert {key: out.because for key, out in left.items()} == {
+            **dict.fromkeys("abcdp", LeftOutBecause.BLOCKED),
+            **dict.fromkeys(["put-off", "mail"], LeftOutBecause.NO_WORK),
+        }
+        assert left["a"].why == "it waits for busy, but it is in_progress"
+        assert left["b"].why == "it waits for a, which is left out"
+        assert left["c"].why == "it waits for put-off, but it is deferred until 2027-01-02 00:00 UTC, through p"
+        assert left["d"].why == "it waits for mail, but its type is message"
+
+    @BOTH
+    def test_issues_that_wait_for_each_other_are_left_out_by_name(self, rules):
+        needs, left = planned(
+            rules,
+            issue("a", ("blocks", "b")),
+            issue("b", ("blocks", "c")),
+            issue("c", ("blocks", "a")),
+            issue("tail", ("blocks", "a")),
+            issue("self", ("blocks", "self")),
+            issue("free"),
+        )
+
+        assert list(needs) == ["free"]
+        assert left["a"].why == "it waits for itself: a -> b -> c -> a"
+        assert left["self"].why == "it waits for itself: self -> self"
+        assert left["tail"].because is LeftOutBecause.BLOCKED
+
+    def test_a_long_circle_is_named_in_part(self):
+        circle = [issue(f"i{n}", ("blocks", f"i{(n + 1) % 5000}")) for n in range(5000)]
+
+        _, left = planned(NEW, issue("free"), *circle)
+
+        assert len(left) == 5000
+        assert "4,988 more" in left["i17"].why
+
+    def test_a_condition_that_only_a_failure_meets_is_not_planned(self):
+        issues = [issue("a", ("conditional-blocks", "b")), issue("b")]
+
+        assert planned(NEW, *issues)[0] == {"b": [], "a": ["b"]} or planned(NEW, *issues)[0] == {"a": ["b"], "b": []}
+        needs, left = planned(OLD, *issues)
+        assert list(needs) == ["b"]
+        assert left["a"].why == "it waits for the failure of b"
+
+    def test_a_gate_waits_for_all_open_children(self):
+        needs, _ = planned(
+            NEW,
+            issue("w", ("waits-for", "s")),
+            issue("s", status="closed"),
+            issue("k1", ("parent-child", "s")),
+            issue("k2", ("parent-child", "s")),
+            issue("k3", ("parent-child", "s"), status="closed"),
+        )
+
+        assert needs["w"] == ["k1", "k2"]
+
+    @BOTH
+    def test_a_gate_for_any_child_needs_one_that_is_worked_off(self, rules):
+        gate = {"gate": "any-children"}
+        children = [
+            issue("k1", ("parent-child", "s"), status="in_progress"),
+            issue("k2", ("parent-child", "s"), ("blocks", "busy")),
+            issue("busy", status="in_progress"),
+        ]
+        common = [issue("w", ("waits-for", "s", gate)), issue("s", status="closed"), issue("v", ("blocks", "w"))]
+
+        some, _ = planned(rules, *common, *children, issue("k3", ("parent-child", "s")))
+        none, left = planned(rules, *common, *children, issue("free"))
+
+        assert some["w"] == ["k3"]
+        assert list(none) == ["free"]
+        assert left["w"].why == "it waits for any child of s, and none is worked off"
+        assert left["v"].why == "it waits for w, which is left out"
+
+    def test_nothing_to_do_is_said(self):
+        with pytest.raises(Refused, match="None of these issues"):
+            plan_from_issues([issue("a", status="closed")], rules=NEW, now=NOW, run_for=shell_job("true"))
+
+    @given(st.data())
+    @pytest.mark.parametrize("rules", list(RULE_SETS))
+    def test_worked_in_the_plans_order_every_issue_is_ready_when_its_turn_comes(self, rules, data):
+        names = [f"i{n}" for n in range(data.draw(st.integers(1, 8)))]
+        kinds = st.sampled_from(["blocks", "parent-child", "waits-for"])
+        edges = st.lists(st.tuples(kinds, st.sampled_from(names)), max_size=3)
+        statuses = st.sampled_from(["open", "open", "open", "closed", "in_progress"])
+        issues = {name: issue(name, *data.draw(edges), status=data.draw(statuses)) for name in names}
+        try:
+            plan, left = plan_from_issues(list(issues.values()), rules=rules, now=NOW, run_for=shell_job("true"))
+        except Refused:
+            assert not ready(list(issues.values()), rules, NOW)
+            return
+
+        for key in graph.topological_order(plan):
+            assert key in ready_ids(rules, *issues.values())
+            issues[key] = issue(key, *[(e.type, e.depends_on_id) for e in issues[key].dependencies], status="closed")
+
+        assert not set(ready_ids(rules, *issues.values())) & {out.id for out in left}
