@@ -1,0 +1,38 @@
+"""Short quotations of what a person wrote, and what they may have meant: the material of error sentences."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+from collections.abc import Iterable
+
+_LONGEST = 60
+_CANDIDATES = 200
+
+
+def excerpt(text: object, longest: int = _LONGEST) -> str:
+    """*text* quoted on one line; when it is long, its beginning and its length."""
+    whole = text if isinstance(text, str) else repr(text)
+    if len(whole) <= longest:
+        return repr(whole) if isinstance(text, str) else whole
+    return f"{whole[:longest]!r}… ({len(whole):,} characters)"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the closest of *known*, or None. Linear in *known*: only its likeliest members are compared."""
+    word = word[:200]
+    near = heapq.nlargest(_CANDIDATES, known, key=lambda other: _likeness(word, other))
+    close = difflib.get_close_matches(word, near, n=1, cutoff=0.6)
+    return f"Did you mean {excerpt(close[0])}?" if close else None
+
+
+def _likeness(word: str, other: str) -> tuple[int, int]:
+    """How much of beginning and end two words share, then how near their lengths are: cheap enough for 200,000."""
+    shorter = min(len(word), len(other))
+    head = 0
+    while head < shorter and word[head] == other[head]:
+        head += 1
+    tail = 0
+    while tail < shorter - head and word[-1 - tail] == other[-1 - tail]:
+        tail += 1
+    return head + tail, -abs(len(word) - len(other))

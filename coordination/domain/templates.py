@@ -1,0 +1,340 @@
+"""Templates in a job: outputs of earlier tasks in later ones. Checked as a plan comes in, rendered as a task starts.
+
+``{{ needs.lint.output }}``, ``{{ needs["my-key"].state }}``, ``{{ input.x }}``, ``{{ run.id }}``, ``{{ task.key }}``,
+``{{ task.attempt }}``, ``{{ project.name }}``. A text that is one expression and nothing else gives the value itself in
+``args``; in a longer text a value becomes text, what is not a text as JSON. In a shell command every value is quoted,
+and may stand only where quoting protects (see shell_places). A text without ``{{`` and ``{%`` is never touched.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from coordination.domain import shell_places
+from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.errors import Refused
+
+if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans have no template
+    from jinja2 import nodes
+
+    from coordination.domain.template_sandbox import Budget, Sandbox
+
+AVAILABLE: Mapping[str, frozenset[str] | None] = {
+    "needs": None,  # by key: state, output
+    "input": None,  # whatever the task's input holds
+    "run": frozenset({"id"}),
+    "task": frozenset({"key", "id", "attempt"}),
+    "project": frozenset({"name"}),
+}
+"""The names a template may use, and their members where these are fixed."""
+
+OF_A_NEED = frozenset({"state", "output"})
+
+_LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
+_BY_ENV = (
+    "Write it as a plain word, without quotes of your own (it is quoted for you), "
+    'or pass it on by env: {VALUE: "{{ … }}"} and write "$VALUE" in the command'
+)
+
+
+def is_template(text: str) -> bool:
+    """Whether *text* is rendered at all."""
+    return "{{" in text or "{%" in text
+
+
+def is_templated(work: Mapping[str, Any]) -> bool:
+    """Whether any text of *work* (a job in its JSON form) is rendered."""
+    return any(is_template(text) for _, text in _texts(work))
+
+
+def check_work(work: Mapping[str, Any], *, needs: Collection[str]) -> None:
+    """Refuse *work* when one of its templates has bad syntax, or uses what will not be there; needs no values."""
+    for place, text in _texts(work):
+        if is_template(text):
+            try:
+                check_template(text, needs=needs, shell=place == "shell")
+            except Refused as refused:
+                raise Refused(f"{place}: {refused.message}", hint=refused.hint) from None
+
+
+def check_template(text: str, *, needs: Collection[str], shell: bool = False) -> None:
+    """Refuse *text* for its syntax, for names that do not exist and for tasks that are not among *needs*."""
+    found = _names_in(text)
+    for root, member in found.names:
+        _check_name(root, member, needs)
+    if shell and (why := shell_places.refusal(found.outline)):
+        raise Refused(f"a value {why} in the shell command", hint=_BY_ENV)
+
+
+def render(
+    work: Mapping[str, Any], *, needs: Mapping[str, Mapping[str, Any]], context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """*work* with every text of it rendered: the command, the args at any depth, the values of env.
+
+    *needs* maps keys to ``{"state": …, "output": …}``; *context* holds input, run, task and project. Raises Refused
+    with one sentence that names the task (``context["task"]["key"]``) when a template cannot be rendered.
+    """
+    result = dict(work)
+    if not is_templated(work):
+        return result
+    from coordination.domain.template_sandbox import Budget
+
+    budget = Budget()
+    names = {**context, "needs": needs}
+    place = ""
+    try:
+        if "shell" in work:
+            place = "shell"
+            result["shell"] = _command(work["shell"], names, budget)
+        if "args" in work:
+            place = "args"
+            result["args"] = _each_text(work["args"], lambda text: _value(text, names, budget))
+        if "env" in work:
+            place = "env"
+            result["env"] = {name: _text(text, names, budget) for name, text in work["env"].items()}
+    except Refused as refused:
+        key = context.get("task", {}).get("key", "")
+        raise Refused(f"The template in {place} of task {excerpt(key)}: {refused.message}", hint=refused.hint) from None
+    return result
+
+
+def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if isinstance(command := work.get("shell"), str):
+        yield "shell", command
+    for name, value in work.get("env", {}).items():
+        yield f"env.{name}", value
+    stack = [("args", work.get("args", {}))]
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, str):
+            yield place, value
+        elif isinstance(value, Mapping):
+            stack.extend((f"{place}.{name}", item) for name, item in value.items())
+        elif isinstance(value, list | tuple):
+            stack.extend((f"{place}[{index}]", item) for index, item in enumerate(value))
+
+
+def _each_text(value: Any, change: Callable[[str], Any]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _each_text(item, change) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(item, change) for item in value]
+    return value
+
+
+# --- rendering --------------------------------------------------------------------------------------------------
+
+
+def _command(text: str, names: Mapping[str, Any], budget: Budget) -> str:
+    """Values are put in after the command is known, where a shell would read each of them as a part of a word."""
+    if not is_template(text):
+        return text
+    values: list[str] = []
+
+    def hold(value: str) -> str:
+        if "\0" in value:
+            raise Refused("a value holds a NUL character, which no command can contain")
+        budget.emit(len(value))
+        values.append(shlex.quote(value))
+        return shell_places.MARK
+
+    outline, _ = _run(text, names, budget, hold)
+    if why := shell_places.refusal(outline):
+        raise Refused(f"a value {why}", hint=_BY_ENV)
+    first, *rest = outline.split(shell_places.MARK)
+    return first + "".join(value + part for value, part in zip(values, rest, strict=True))
+
+
+def _text(text: str, names: Mapping[str, Any], budget: Budget) -> str:
+    if not is_template(text):
+        return text
+    result, _ = _run(text, names, budget, _as_it_is)
+    if "\0" in result:
+        raise Refused("a value holds a NUL character, which the environment of a process cannot contain")
+    return result
+
+
+def _value(text: str, names: Mapping[str, Any], budget: Budget) -> Any:
+    if not is_template(text):
+        return text
+    result, values = _run(text, names, budget, _as_it_is)
+    return result if values is None else values[0]
+
+
+def _as_it_is(value: str) -> str:
+    return value
+
+
+def _run(
+    text: str, names: Mapping[str, Any], budget: Budget, place: Callable[[str], str]
+) -> tuple[str, list[Any] | None]:
+    """The text that *text* makes, each value put in by *place*; and its value, when it is one expression alone."""
+    from jinja2 import Template, TemplateError
+
+    from coordination.domain import template_sandbox
+
+    values: list[Any] = []
+
+    def finalize(value: Any) -> str:
+        values[:] = [template_sandbox.plain(value)]
+        return place(template_sandbox.as_text(values[0]))
+
+    sandbox = template_sandbox.Sandbox(budget, finalize)
+    tree = _parse(text, sandbox)
+    single = _is_single(tree)
+    parts = []
+    try:
+        template_sandbox.Guard().visit(tree)
+        template = Template.from_code(sandbox, sandbox.compile(tree), sandbox.globals)
+        for part in template.generate(dict(names)):
+            budget.emit(len(part))
+            parts.append(part)
+    except TemplateError as error:
+        raise Refused(_lower(error.message or "it cannot be rendered")) from None
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise Refused(f"it cannot be rendered: {excerpt(str(error), 200)}") from None
+    except (RecursionError, MemoryError, SyntaxError):
+        raise Refused("it is nested too deeply") from None
+    return "".join(parts), values if single else None
+
+
+# --- checking ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a template uses: names with their first member (None: the whole); and its text with marks for its values."""
+
+    names: frozenset[tuple[str, str | None]]
+    outline: str
+
+
+def _is_single(tree: nodes.Template) -> bool:
+    from jinja2 import nodes
+
+    body = tree.body
+    if len(body) != 1 or not isinstance(body[0], nodes.Output) or len(body[0].nodes) != 1:
+        return False
+    return not isinstance(body[0].nodes[0], nodes.TemplateData)
+
+
+def _parse(text: str, sandbox: Sandbox) -> nodes.Template:
+    from jinja2 import TemplateSyntaxError
+
+    if shell_places.MARK in text:
+        raise Refused("it holds a NUL character")
+    try:
+        return sandbox.parse(text)
+    except TemplateSyntaxError as error:
+        where = f" (line {error.lineno} of the text)" if "\n" in text else ""
+        raise Refused(f"the template cannot be read{where}: {_lower(error.message or '')}", hint=_LITERAL) from None
+    except (RecursionError, MemoryError):
+        raise Refused("the template is nested too deeply") from None
+
+
+@lru_cache(maxsize=256)
+def _names_in(text: str) -> _Found:
+    from jinja2 import nodes
+
+    from coordination.domain import template_sandbox
+
+    sandbox = template_sandbox.Sandbox(template_sandbox.Budget(), str)
+    tree = _parse(text, sandbox)
+    try:
+        names = _names(tree)
+        outline = "".join(
+            part.data if isinstance(part, nodes.TemplateData) else shell_places.MARK
+            for output in tree.find_all(nodes.Output)
+            for part in output.nodes
+        )
+        for filtered in tree.find_all(nodes.Filter):
+            if filtered.name not in sandbox.filters:
+                raise Refused(
+                    f"there is no filter {excerpt(filtered.name)}", hint=did_you_mean(filtered.name, sandbox.filters)
+                )
+        for test in tree.find_all(nodes.Test):
+            if test.name not in sandbox.tests:
+                raise Refused(f"there is no test {excerpt(test.name)}", hint=did_you_mean(test.name, sandbox.tests))
+        template_sandbox.Guard().visit(tree)
+    except RecursionError:
+        raise Refused("the template is nested too deeply") from None
+    return _Found(names, outline)
+
+
+def _names(tree: nodes.Template) -> frozenset[tuple[str, str | None]]:
+    from jinja2 import nodes
+
+    own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"} | {"range", "loop"}
+    whole = {(name.name, None) for name in tree.find_all(nodes.Name) if name.name not in own}
+    members: set[tuple[str, str | None]] = set()
+    accesses: list[Any] = [*tree.find_all(nodes.Getattr), *tree.find_all(nodes.Getitem)]
+    for access in accesses:
+        root = _root(access)
+        if root is None or root[0] in own:
+            continue
+        members.add(root)
+    for pair in tree.find_all(nodes.BinExpr):
+        # {{ needs.my-key.output }} is read as a subtraction: needs.my minus key.output.
+        root = _root(pair.left)
+        if root is not None and root[0] == "needs" and "needs" not in own:
+            raise Refused(
+                f"needs.{root[1]} {pair.operator} … is read as a calculation",
+                hint='A key that is more than letters, digits and _ is written like this: needs["my-key"].output',
+            )
+    for access in accesses:
+        inner = _root(access.node)
+        member = _member(access)
+        if inner is not None and inner[0] == "needs" and "needs" not in own and member is not None:
+            members.add((f"needs.{inner[1]}", member))
+    return frozenset(whole | members)
+
+
+def _root(access: Any) -> tuple[str, str] | None:
+    """The name and the first member of ``name.member`` or ``name["member"]``."""
+    from jinja2 import nodes
+
+    if isinstance(access, nodes.Getattr | nodes.Getitem) and isinstance(access.node, nodes.Name):
+        member = _member(access)
+        return None if member is None else (access.node.name, member)
+    return None
+
+
+def _member(access: nodes.Getattr | nodes.Getitem) -> str | None:
+    from jinja2 import nodes
+
+    if isinstance(access, nodes.Getattr):
+        return access.attr
+    return str(access.arg.value) if isinstance(access.arg, nodes.Const) else None
+
+
+def _check_name(root: str, member: str | None, needs: Collection[str]) -> None:
+    if root.startswith("needs."):
+        if member not in OF_A_NEED:
+            raise Refused(f"{excerpt(root)[1:-1]} has state and output, and no {excerpt(member)}")
+        return
+    if root not in AVAILABLE:
+        raise Refused(
+            f"there is no {excerpt(root)[1:-1]}, only {', '.join(AVAILABLE)}",
+            hint=did_you_mean(root, AVAILABLE) or _LITERAL,
+        )
+    if member is None:
+        return
+    if root == "needs" and member not in needs:
+        raise Refused(
+            f"it uses needs.{excerpt(member)[1:-1]}, but the task does not need {excerpt(member)}",
+            hint=did_you_mean(member, needs) or "Add it to the task's needs",
+        )
+    members = AVAILABLE[root]
+    if members is not None and member not in members:
+        raise Refused(f"{root} has no {excerpt(member)}, only {', '.join(sorted(members))}")
+
+
+def _lower(sentence: str) -> str:
+    sentence = sentence.rstrip(".")
+    return sentence[:1].lower() + sentence[1:] if not sentence[:2].isupper() else sentence

@@ -1,0 +1,275 @@
+"""A plan file as a Plan: every key known, every value of its type. Whether the graph holds, domain/graph says."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+from coordination.domain.tasks import DependencyKind, OnDependencyFailure
+from coordination.domain.work import KINDS, PythonCall, Shell, Work, parse_work
+from coordination.errors import Refused
+from coordination.formats.plan.document import Document, read_document
+from coordination.formats.plan.fields import Fields
+
+VERSION = 1
+
+PLAN_KEYS = (*("version", "project", "name", "session", "defaults", "budget", "concurrency", "python_path", "tasks"),)
+PROJECT_KEYS = ("name", "git_remote", "path")
+DEFAULTS_KEYS = ("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent")
+BACKOFF_KEYS = ("initial", "factor", "max")
+BUDGET_KEYS = ("usd", "on_exceed")
+CONCURRENCY_KEYS = ("project", "agents", "keys")
+NEED_KEYS = ("key", "kind")
+TASK_KEYS = (
+    *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
+    *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
+    "metadata",
+)
+RUN_KEYS: Mapping[str, tuple[str, ...]] = {"shell": ("shell", "env"), "python": ("python", "args", "env")}
+
+_BY_COMMAND = "It runs {shell: …} and {python: …}; start the agent's own command line with shell"
+LATER_RUNS = {"agent": _BY_COMMAND, "chat": _BY_COMMAND, "prompt": _BY_COMMAND, "model": _BY_COMMAND}
+LATER_TASK_KEYS = {
+    "workspace": "Give the folder to work in as workdir",
+    "gates": "Make each gate a task of its own that needs this one",
+    "variants": "Write the variants as tasks of their own",
+    "budget": "There is a budget for the whole plan, beside tasks",
+}
+
+
+def read_plan(data: bytes, *, source: str) -> Plan:
+    """The plan in *data* (YAML or JSON in UTF-8); PlanError with *source* and line for what is wrong with it."""
+    document = read_document(data, source=source)
+    if document.root is None:
+        raise document.error("The plan is empty", hint="A plan needs at least version: 1 and a list of tasks")
+    if not isinstance(document.root, dict):
+        raise document.error("A plan is a mapping with the keys version and tasks", document.root_line)
+    fields = Fields(document, document.root)
+    fields.only(PLAN_KEYS)
+    _check_version(fields)
+    tasks, lines = _tasks(fields)
+    return Plan(
+        tasks=tasks,
+        name=fields.text("name"),
+        project=_project(fields.inner("project")),
+        defaults=_defaults(fields.inner("defaults")),
+        concurrency=_concurrency(fields.inner("concurrency")),
+        budget=_budget(fields),
+        python_path=fields.texts("python_path"),
+        session=fields.text("session"),
+        source=source,
+        lines=lines,
+    )
+
+
+def resolve_paths(plan: Plan, base: str) -> Plan:
+    """*plan* with python_path and project.path seen from *base*, the plan file's folder; workdirs stay as written."""
+
+    def absolute(path: str) -> str:
+        return posixpath.normpath(posixpath.join(base, path))
+
+    project = plan.project
+    return replace(
+        plan,
+        python_path=tuple(map(absolute, plan.python_path)),
+        project=project if project.path is None else replace(project, path=absolute(project.path)),
+    )
+
+
+def _check_version(fields: Fields) -> None:
+    if fields.values.get("version") is None:
+        raise fields.document.error(
+            "The plan has no version", fields.document.root_line, hint="Begin it with version: 1"
+        )
+    version = fields.whole("version")
+    if version != VERSION:
+        raise fields.error("version", f"version {version} is not known", hint="This program reads version: 1")
+
+
+def _project(fields: Fields | None) -> ProjectRef:
+    if fields is None:
+        return ProjectRef()
+    fields.only(PROJECT_KEYS)
+    return ProjectRef(name=fields.text("name"), git_remote=fields.text("git_remote"), path=fields.text("path"))
+
+
+def _defaults(fields: Fields | None) -> Defaults:
+    if fields is None:
+        return Defaults()
+    fields.only(DEFAULTS_KEYS)
+    written = {
+        "timeout": fields.duration("timeout"),
+        "stall_timeout": fields.duration("stall_timeout"),
+        "max_attempts": fields.whole("max_attempts"),
+        "backoff": _backoff(fields),
+        "on_dependency_failure": fields.choice("on_dependency_failure", OnDependencyFailure),
+        "workdir": fields.text("workdir"),
+        "agent": fields.text("agent"),
+    }
+    given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
+    return Defaults(**given)
+
+
+def _backoff(fields: Fields) -> Backoff | None:
+    inner = fields.inner("backoff")
+    if inner is None:
+        return None
+    inner.only(BACKOFF_KEYS)
+    written = {
+        "initial": inner.duration("initial"),
+        "factor": inner.number("factor"),
+        "maximum": inner.duration("max"),
+    }
+    given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
+    return Backoff(**given)
+
+
+def _concurrency(fields: Fields | None) -> Concurrency:
+    if fields is None:
+        return Concurrency()
+    fields.only(CONCURRENCY_KEYS)
+    return Concurrency(
+        project=fields.whole("project"), agents=fields.whole_by_name("agents"), keys=fields.whole_by_name("keys")
+    )
+
+
+def _budget(fields: Fields) -> BudgetCap | None:
+    inner = fields.inner("budget")
+    if inner is None:
+        return None
+    inner.only(BUDGET_KEYS)
+    amount = inner.money("usd")
+    if amount is None:
+        raise fields.error("budget", "budget has no usd", hint="Write budget: {usd: 5.00}")
+    on_exceed = inner.text("on_exceed")
+    return BudgetCap(amount) if on_exceed is None else BudgetCap(amount, on_exceed)
+
+
+def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:
+    items = fields.values.get("tasks")
+    if items is not None and not isinstance(items, list):
+        raise fields.wrong("tasks", "a list of tasks")
+    if not items:
+        line = fields.line("tasks") or fields.document.root_line
+        raise fields.document.error("The plan has no tasks", line, hint="List them under tasks")
+    tasks = []
+    lines: dict[str, int] = {}
+    for index, item in enumerate(items):
+        line = fields.document.line_of(items, index) or 0
+        task = _task(fields.document, item, index + 1, line)
+        if task.key in lines:
+            raise fields.document.error(
+                f"The key {excerpt(task.key)} belongs to two tasks, the first in line {lines[task.key]}",
+                line,
+                hint="Every task needs a key of its own",
+            )
+        lines[task.key] = line
+        tasks.append(task)
+    return tuple(tasks), lines
+
+
+def _task(document: Document, item: object, number: int, line: int) -> Task:
+    where = f"Task number {number}: "
+    if not isinstance(item, dict):
+        raise document.error(f"{where}a task is a mapping with the keys key and run", line)
+    fields = Fields(document, item, where)
+    key = fields.text("key")
+    if key is None:
+        hint = did_you_mean("key", item) if "key" not in item else None
+        raise document.error(f"{where}it has no key", line, hint=hint or "Every task needs a key of its own")
+    fields.where = f"Task {excerpt(key)}: "
+    fields.only(TASK_KEYS, LATER_TASK_KEYS)
+    title = fields.text("title")
+    repeatable = fields.flag("repeatable")
+    priority = fields.whole("priority")
+    return Task(
+        key=key,
+        run=_run(fields, line),
+        title=None if title is None else title.rstrip("\n"),
+        needs=_needs(fields),
+        input=fields.json("input"),
+        agent=fields.text("agent"),
+        parent=fields.text("parent"),
+        priority=0 if priority is None else priority,
+        max_attempts=fields.whole("max_attempts"),
+        backoff=_backoff(fields),
+        timeout=fields.duration("timeout"),
+        stall_timeout=fields.duration("stall_timeout"),
+        repeatable=True if repeatable is None else repeatable,
+        on_dependency_failure=fields.choice("on_dependency_failure", OnDependencyFailure),
+        concurrency_key=fields.text("concurrency_key"),
+        not_before=fields.moment("not_before"),
+        due=fields.moment("due"),
+        workdir=fields.text("workdir"),
+        metadata=fields.json("metadata"),
+    )
+
+
+def _run(fields: Fields, line: int) -> Work:
+    value = fields.values.get("run")
+    if value is None:
+        raise fields.document.error(f"{fields.where}it has no run", line, hint='Write run: {shell: "…"}')
+    if not isinstance(value, dict):
+        hint = f"Write run: {{shell: {value!r}}}" if isinstance(value, str) and len(value) < _SHORT else None
+        raise fields.wrong("run", "a mapping with the key shell or python", hint)
+    run = Fields(fields.document, value, f"{fields.where}run: ")
+    kinds = [kind for kind in KINDS if kind in value]
+    if len(kinds) != 1:
+        run.only(KINDS if not kinds else (*KINDS, "args", "env"), LATER_RUNS)
+        raise fields.error("run", "run needs one of the keys shell and python" + (", not both" if kinds else ""))
+    run.only(RUN_KEYS[kinds[0]], LATER_RUNS)
+    target = run.text(kinds[0])
+    if target is None:
+        raise run.wrong(kinds[0], "a text")
+    env = run.texts_by_name("env")
+    try:
+        if kinds[0] == "shell":
+            return parse_work(Shell(target, env=env))
+        return parse_work(PythonCall(target, args=run.json("args"), env=env))
+    except Refused as refused:
+        if refused.code != Refused.code:
+            raise
+        raise run.error(kinds[0], refused.message, hint=refused.hint) from None
+
+
+_SHORT = 60
+
+
+def _needs(fields: Fields) -> tuple[str | Dependency, ...]:
+    value = fields.values.get("needs")
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, dict):
+        return (_need(fields, value),)
+    if not isinstance(value, list):
+        raise fields.wrong("needs", "a key or a list of keys", 'Write keys that look like numbers in quotes: ["1"]')
+    needs: list[str | Dependency] = []
+    for index, item in enumerate(value):
+        if isinstance(item, str):
+            needs.append(item)
+        elif isinstance(item, dict):
+            needs.append(_need(fields, item))
+        else:
+            line = fields.document.line_of(value, index)
+            raise fields.document.error(
+                f"{fields.where}needs must hold keys of tasks",
+                line,
+                hint="Write a key that looks like a number in quotes",
+            )
+    return tuple(needs)
+
+
+def _need(fields: Fields, item: dict[str, Any]) -> Dependency:
+    need = Fields(fields.document, item, f"{fields.where}needs: ")
+    need.only(NEED_KEYS)
+    key = need.text("key")
+    if key is None:
+        raise fields.error("needs", "a mapping in needs has the keys key and kind")
+    kind = need.choice("kind", DependencyKind)
+    return Dependency(key) if kind is None else Dependency(key, kind)

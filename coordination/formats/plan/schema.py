@@ -1,0 +1,137 @@
+"""The plan file as a JSON Schema (2020-12), for editors. Says what the reader says, as far as a schema can."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordination.domain import durations
+from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
+from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
+from coordination.domain.tasks import DependencyKind, OnDependencyFailure
+from coordination.formats.plan import reader
+from coordination.formats.plan.fields import MOMENT_PATTERN
+
+_Schema = dict[str, Any]
+
+
+def plan_schema() -> _Schema:
+    """The schema of version 1. Cycles, unknown tasks and templates need the reader and domain/graph to be found."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Plan",
+        "description": "A graph of jobs in a project.",
+        **_object(
+            reader.PLAN_KEYS,
+            required=("version", "tasks"),
+            version={"const": reader.VERSION},
+            project=_optional(_object(reader.PROJECT_KEYS, name=_NAME, git_remote=_TEXT, path=_TEXT)),
+            name=_NAME,
+            session=_NAME,
+            defaults=_optional(_object(reader.DEFAULTS_KEYS, **_rules())),
+            budget=_optional(
+                _object(
+                    reader.BUDGET_KEYS,
+                    required=("usd",),
+                    usd={"type": ["number", "string"], "minimum": 0, "description": "US dollars for the whole run."},
+                    on_exceed={"enum": [*ON_EXCEED, None]},
+                )
+            ),
+            concurrency=_optional(
+                _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
+            ),
+            python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
+            tasks={"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": _task()},
+        ),
+    }
+
+
+def _task() -> _Schema:
+    return _object(
+        reader.TASK_KEYS,
+        required=("key", "run"),
+        key=_KEY,
+        title={"type": ["string", "null"], "minLength": 1, "maxLength": MAX_TITLE},
+        run={"oneOf": [_run("shell"), _run("python", args=_optional({"type": "object"}))]},
+        needs={"anyOf": [_KEY, _need(), {"type": "array", "items": {"anyOf": [_KEY, _need()]}}, {"type": "null"}]},
+        input=_optional({"type": "object"}),
+        parent=_optional(_KEY),
+        priority={"type": ["integer", "null"], "minimum": -MAX_PRIORITY, "maximum": MAX_PRIORITY},
+        repeatable={"type": ["boolean", "null"]},
+        concurrency_key=_NAME,
+        not_before=_MOMENT,
+        due=_MOMENT,
+        metadata=_optional({"type": "object"}),
+        **_rules(),
+    )
+
+
+def _rules() -> _Schema:
+    """What the plan's defaults and each task have in common."""
+    return {
+        "timeout": _DURATION,
+        "stall_timeout": _DURATION,
+        "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ATTEMPTS},
+        "backoff": _optional(
+            _object(
+                reader.BACKOFF_KEYS,
+                initial=_DURATION,
+                factor={"type": ["number", "null"], "minimum": 1, "maximum": MAX_FACTOR},
+                max=_DURATION,
+            )
+        ),
+        "on_dependency_failure": {"enum": [*OnDependencyFailure, None]},
+        "workdir": _TEXT,
+        "agent": _NAME,
+    }
+
+
+def _run(kind: str, **more: _Schema) -> _Schema:
+    first = {kind: {"type": "string", "minLength": 1}}
+    env = _by_name({"type": "string"})
+    return _object(reader.RUN_KEYS[kind], required=(kind,), **first, env=env, **more)
+
+
+def _need() -> _Schema:
+    return _object(reader.NEED_KEYS, required=("key",), key=_KEY, kind={"enum": [*DependencyKind, None]})
+
+
+def _object(known: tuple[str, ...], *, required: tuple[str, ...] = (), **properties: _Schema) -> _Schema:
+    """A mapping of exactly the *known* keys: a key that is forgotten here is found when the schema is made."""
+    if set(known) != set(properties):
+        raise LookupError(f"The schema and the reader differ in {sorted(set(known) ^ set(properties))}")
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        **({"required": list(required)} if required else {}),
+        "properties": {name: properties[name] for name in known},
+    }
+
+
+def _optional(schema: _Schema) -> _Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _by_name(schema: _Schema) -> _Schema:
+    return _optional({"type": "object", "additionalProperties": schema})
+
+
+_SOME_TEXT = {"type": "string", "minLength": 1}
+_TEXT = {"type": ["string", "null"], "minLength": 1}
+_NAME = {**_TEXT, "maxLength": MAX_KEY}
+_KEY = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": MAX_KEY,
+    "pattern": r"^[^\s-]\S*$",
+    "description": "Letters, digits and . _ - / : in any order, not beginning with -.",
+}
+_SLOTS = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_SLOTS}
+_MOMENT = {"type": ["string", "null"], "pattern": MOMENT_PATTERN}
+_DURATION = {
+    "anyOf": [
+        {"type": "string", "pattern": durations.PATTERN},
+        {"type": "number", "minimum": 0, "maximum": durations.LONGEST.total_seconds()},
+        {"type": "null"},
+    ],
+    "description": "30m, 1h30m, 90s, 250ms, 2d, or a number of seconds.",
+}

@@ -1,0 +1,132 @@
+"""A Plan as a plan file that reads back equal. Leaves out what is as by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import yaml
+
+from coordination.domain.durations import write_duration
+from coordination.domain.plans import Backoff, Dependency, Plan, Task
+from coordination.domain.work import parse_work
+from coordination.formats.plan.reader import VERSION
+from coordination.formats.plan.scalars import plain_value
+
+_BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_LONG = 100
+
+
+class _Dumper(_BASE):  # type: ignore[misc] # the C class where there is one
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - everything is written out
+        return True
+
+
+def _text(dumper: Any, text: str) -> Any:
+    if "\n" in text and text.isprintable() is False and _block(text):
+        style: str | None = "|"
+    elif not isinstance(plain_value(text), str) or text in ("<<", "=", ""):
+        style = '"'
+    else:
+        style = None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+def _block(text: str) -> bool:
+    """Whether *text* keeps its form as a block of lines, which a shell script is read best as."""
+    return text[0] not in " \n\t" and all(line.isprintable() and not line.endswith(" ") for line in text.split("\n"))
+
+
+_Dumper.add_representer(str, _text)
+
+
+def write_plan(plan: Plan) -> str:
+    """*plan* as YAML. Functions are written by their names; PlanError or Refused for jobs that have none."""
+    document: dict[str, Any] = {"version": VERSION}
+    document |= _given(
+        project=_given(name=plan.project.name, git_remote=plan.project.git_remote, path=plan.project.path),
+        name=plan.name,
+        session=plan.session,
+        defaults=_defaults(plan),
+        budget=None if plan.budget is None else {"usd": _amount(plan.budget.usd), "on_exceed": plan.budget.on_exceed},
+        concurrency=_given(
+            project=plan.concurrency.project, agents=dict(plan.concurrency.agents), keys=dict(plan.concurrency.keys)
+        ),
+        python_path=list(plan.python_path),
+    )
+    document["tasks"] = [_task(task) for task in plan.tasks]
+    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LONG)
+    return text
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    """*values* without those that say nothing."""
+    return {name: value for name, value in values.items() if value not in (None, {}, [])}
+
+
+def _defaults(plan: Plan) -> dict[str, Any]:
+    rules, standard = plan.defaults, type(plan.defaults)()
+    written = {
+        "timeout": write_duration(rules.timeout),
+        "stall_timeout": None if rules.stall_timeout is None else write_duration(rules.stall_timeout),
+        "max_attempts": rules.max_attempts,
+        "backoff": _backoff(rules.backoff),
+        "on_dependency_failure": rules.on_dependency_failure.value,
+        "workdir": rules.workdir,
+        "agent": rules.agent,
+    }
+    return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {"key": task.key} | _given(
+        title=task.title,
+        run=parse_work(task.run).to_json(),
+        needs=[_need(need) for need in task.needs],
+        input=_plain(task.input),
+        agent=task.agent,
+        parent=task.parent,
+        priority=task.priority or None,
+        max_attempts=task.max_attempts,
+        backoff=None if task.backoff is None else _backoff(task.backoff),
+        timeout=None if task.timeout is None else write_duration(task.timeout),
+        stall_timeout=None if task.stall_timeout is None else write_duration(task.stall_timeout),
+        repeatable=None if task.repeatable else False,
+        on_dependency_failure=None if task.on_dependency_failure is None else task.on_dependency_failure.value,
+        concurrency_key=task.concurrency_key,
+        not_before=_moment(task.not_before),
+        due=_moment(task.due),
+        workdir=task.workdir,
+        metadata=_plain(task.metadata),
+    )
+
+
+def _need(need: str | Dependency) -> Any:
+    return need if isinstance(need, str) else {"key": need.key, "kind": need.kind.value}
+
+
+def _backoff(backoff: Backoff) -> dict[str, Any]:
+    return {
+        "initial": write_duration(backoff.initial),
+        "factor": backoff.factor,
+        "max": write_duration(backoff.maximum),
+    }
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()
+
+
+def _amount(amount: Decimal) -> float | int | str:
+    """As a number where a reader gets the same amount from it, otherwise as a text."""
+    if amount == amount.to_integral_value():
+        return int(amount)
+    return float(amount) if Decimal(repr(float(amount))) == amount else f"{amount:f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
