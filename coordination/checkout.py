@@ -111,7 +111,6 @@ def _identity(root: Path, common: Path, remote: str | None) -> str:
     """The remote's identity, through folders that are remotes of each other; the repository's own place at the end."""
     this_machine = machine()
     own = local_identity(str(common), this_machine)
-    seen = {own}
     for _ in range(_MOST_HOPS):
         if remote is None:
             return own
@@ -123,9 +122,8 @@ def _identity(root: Path, common: Path, remote: str | None) -> str:
                 return own  # an address that only a helper of the person's git understands
         next_one = _repository(path) if path.is_dir() else None
         own = local_identity(str(next_one[1] if next_one else path), this_machine)
-        if next_one is None or own in seen:
+        if next_one is None:
             return own
-        seen.add(own)
         root = next_one[0]
         remote = _remote(root)
     return own

@@ -173,11 +173,7 @@ def _dangling(board: Board, issue: Issue) -> Iterator[Blocker]:
     held = {id(hold.edge) for hold in board.holds.get(issue.id, ())}
     for edge in board.edges.get(issue.id, ()):
         target = edge.depends_on_id
-        if (
-            edge.type not in _AFFECTS
-            or id(edge) in held
-            or (target in board.issues and not target.startswith(EXTERNAL))
-        ):
+        if edge.type not in _AFFECTS or id(edge) in held or target in board.issues:
             continue
         detail = "which belongs to another project" if target.startswith(EXTERNAL) else "which is not in the file"
         yield Blocker(Way.DANGLING, target, edge.type, detail=detail)

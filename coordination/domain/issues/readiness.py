@@ -11,7 +11,6 @@ from functools import cached_property
 from coordination.domain.issues.record import (
     BLOCKS,
     CONDITIONAL_BLOCKS,
-    EXTERNAL,
     PARENT_CHILD,
     WAITS_FOR,
     Issue,
@@ -134,8 +133,6 @@ class Board:
 
     def _hold(self, edge: IssueDependency) -> Hold | None:
         target = self.issues.get(edge.depends_on_id)
-        if edge.depends_on_id.startswith(EXTERNAL):
-            return None
         if edge.type in (BLOCKS, CONDITIONAL_BLOCKS):
             if target is None or not self.rules.target_blocks(target, edge.type):
                 return None

@@ -620,6 +620,16 @@ class TestPlan:
         assert left["w"].why == "it waits for any child of s, and none is worked off"
         assert left["v"].why == "it waits for w, which is left out"
 
+    def test_who_waits_for_any_child_of_its_own_parent_does_not_wait_for_itself(self):
+        needs, _ = planned(
+            NEW,
+            issue("w", ("waits-for", "s", {"gate": "any-children"}), ("parent-child", "s")),
+            issue("s", status="closed"),
+            issue("k", ("parent-child", "s")),
+        )
+
+        assert needs["w"] == ["k"]
+
     def test_nothing_to_do_is_said(self):
         with pytest.raises(Refused, match="None of these issues"):
             plan_from_issues([issue("a", status="closed")], rules=NEW, now=NOW, run_for=shell_job("true"))

@@ -250,6 +250,7 @@ class TestIdentity:
         path="a/b",
         form="https://{user}:{secret}@{host}/{path}",
     )
+    @example(user="u", secret="p@ss:w123456789", host="example.org", path="a", form="{user}:{secret}@{host}:{path}")
     @example(user="git", secret=":00000000000", host="a.a0", path="A", form="{user}:{secret}@{host}:{path}")
     def test_credentials_never_survive(self, user, secret, host, path, form):
         remote = form.format(user=user, secret=secret, host=host, path=path)
