@@ -288,6 +288,8 @@ def test_the_services_run_a_plan_together_and_end_when_told(stack: Stack, proces
     stack.check_health("worker")
     stack.check_health("flower")
     until(lambda: _alive(stack) == 2, what="Flower hears the workers")
+    # Workers tell about their tasks once Flower has asked them to; beat's first sweep shows that it has.
+    until(lambda: _shown(stack, "coordination.sweep"), what="Flower hears of tasks")
 
     client = processes.start_python("-c", SUBMIT, env=stack.environment("worker"))
 
