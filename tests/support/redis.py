@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +12,7 @@ from pathlib import Path
 import redis
 
 from tests.support.processes import until
+from tests.support.scratch import scratch_folder
 
 
 class RedisServer:
@@ -74,11 +73,10 @@ class RedisServer:
 @contextmanager
 def running_redis() -> Iterator[RedisServer]:
     """A server with nothing in it; ImportError where the wheel is missing."""
-    folder = Path(tempfile.mkdtemp(prefix="coord-redis-"))  # a short path, for the same reason as PostgreSQL's
-    server = RedisServer(folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with scratch_folder() as folder:
+        server = RedisServer(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
