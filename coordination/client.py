@@ -1,9 +1,9 @@
 """The Python API: submit plans to a running stack, wait, stream events, read outputs and costs, cancel.
 
-    co = connect()
-    run = co.submit(Plan([Task("lint", {"shell": "ruff check ."})]))
-    run.wait(timeout=60)
-    print(run.task("lint").output, run.cost)
+co = connect()
+run = co.submit(Plan([Task("lint", {"shell": "ruff check ."})]))
+run.wait(timeout=60)
+print(run.task("lint").output, run.cost)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from coordination import checkout
 from coordination.clock import monotonic
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
+from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
 from coordination.domain.projects import Project, identity_of, short_name
 from coordination.domain.runs import Run as RunRecord
@@ -55,17 +56,24 @@ class Coordination:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    def submit(self, plan: Plan, *, metadata: Mapping[str, Any] | None = None) -> Run:
+    def submit(
+        self, plan: Plan, *, metadata: Mapping[str, Any] | None = None, issues: Sequence[Issue] | None = None
+    ) -> Run:
         """Store *plan* as a new run and wake a worker; the handle is returned at once.
 
-        The project is the plan's, or the git repository of the current folder. Raises PlanError or Refused with
-        nothing stored.
+        The project is the plan's, or the git repository of the current folder. *issues* become the project's, linked
+        to the tasks that work them off, in the same transaction. Raises PlanError or Refused with nothing stored.
         """
         runtime = self.runtime
         plan, origin = located(plan, actor=runtime.actor, metadata=metadata or {})
         submitted = runtime.store.transact(
             lambda tx: submit_plan(
-                tx, runtime.workspace_id, plan, origin, lifetime=runtime.settings.supervisor_lifetime
+                tx,
+                runtime.workspace_id,
+                plan,
+                origin,
+                lifetime=runtime.settings.supervisor_lifetime,
+                issues=issues,
             ),
             patience=timedelta(seconds=30),
         )
@@ -357,9 +365,7 @@ class TaskHandle:
     def set_priority(self, priority: int) -> bool:
         """Change the priority of an open task; whether it was open."""
         runtime = self.co.runtime
-        changed = runtime.store.transact(
-            lambda tx: tasks.set_priority(tx, runtime.workspace_id, self.id, priority)
-        )
+        changed = runtime.store.transact(lambda tx: tasks.set_priority(tx, runtime.workspace_id, self.id, priority))
         self.co._nudge(self.record.project_id)  # noqa: SLF001
         return changed
 

@@ -42,9 +42,7 @@ def follow(run: Run, *, problem: Callable[[], CoordinationError | None], quiet: 
         _lines(run, problem)
 
 
-def _until_over(
-    run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None]
-) -> None:
+def _until_over(run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None]) -> None:
     while True:
         try:
             record = run.record
@@ -118,7 +116,8 @@ def _drawn(run: Run, record: RunRecord) -> Any:
         Text(record.project, style="bold"),
         ProgressBar(total=max(record.total, 1), completed=done, width=30),
         f"{done}/{record.total}",
-        show_usd(record.cost_usd) + (f" + {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""),
+        show_usd(record.cost_usd)
+        + (f" + {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""),
         Text(counts, style="dim"),
     )
     running = Table(box=None, padding=(0, 2), show_header=False)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli import stack, work
+from coordination.cli import beads, stack, work
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
 from coordination.errors import CoordinationError
@@ -44,6 +44,7 @@ def _global(
 
 work.add_to(app)
 stack.add_to(app)
+beads.add_to(app)
 
 
 def main() -> int:

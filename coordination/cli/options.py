@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from coordination.client import Coordination
+    from coordination.domain.projects import Project
 
 
 @dataclass(slots=True)
@@ -27,6 +30,47 @@ class Shared:
 shared = Shared()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+ProjectName = Annotated[
+    str | None,
+    typer.Option("--project", "-p", metavar="NAME", help="Which project (default: the repository you stand in)."),
+]
+Limit = Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=100_000)]
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Which project is meant, by its identity; it need not exist yet."""
+
+    identity: str
+    name: str
+    path: str | None
+
+
+def whereabouts(co: Coordination, project: str | None) -> Whereabouts:
+    """The project that a person names (it must exist), else that of the folder one stands in (it may be new)."""
+    if project is not None:
+        found = co.project(project)
+        return Whereabouts(found.identity, found.name, found.path)
+    from coordination import checkout
+
+    here = checkout.here()
+    return Whereabouts(here.identity, here.name, str(here.root))
+
+
+def chosen_project(tx: Connection, co: Coordination, project: str | None) -> Project:
+    """The project that a person names, else that of the folder one stands in; NotFound when it is not known yet."""
+    from coordination import checkout
+    from coordination.errors import NotFound
+    from coordination.services import projects as project_service
+    from coordination.store.queries import projects
+
+    if project is not None:
+        return project_service.find(tx, co.runtime.workspace_id, project)
+    here = checkout.here()
+    found = projects.by_identity(tx, co.runtime.workspace_id, here.identity)
+    if found is None:
+        raise NotFound(f"{here.root} is no project yet", hint="Name one with --project; see: coord projects list")
+    return found
 
 
 @contextmanager

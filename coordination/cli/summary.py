@@ -40,7 +40,12 @@ def show(run: Run) -> None:
         took = _took(attempts)
         tries = f"{len(attempts)} attempts" if len(attempts) > 1 else ""
         table.add_row(
-            Text(mark, style=colour), escape(task.key), str(task.state), took, tries, Text(task.error or "", style="dim")
+            Text(mark, style=colour),
+            escape(task.key),
+            str(task.state),
+            took,
+            tries,
+            Text(task.error or "", style="dim"),
         )
     console.print(table)
     if len(tasks) > _MOST_TASKS:

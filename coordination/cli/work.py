@@ -25,7 +25,8 @@ Repo = Annotated[
 ]
 Beads = Annotated[Path | None, typer.Option("--beads", metavar="FILE", help="Work the open issues of this file off.")]
 Agent = Annotated[
-    str | None, typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:package.module:function.")
+    str | None,
+    typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:package.module:function."),
 ]
 Rules = Annotated[str, typer.Option("--rules", help="Whose rules say what is ready: beads-1.0 or beads-0.47.")]
 
@@ -54,11 +55,11 @@ def run(
     what = _planned(plan, beads, agent, rules, repo)
 
     def begin(co: Coordination) -> Run:
+        if beads is None:
+            return co.submit(what)
         from coordination.cli import beads as issues
 
-        if beads is not None:
-            return issues.submit(co, what, beads)
-        return co.submit(what)
+        return issues.submit(co, what, beads)
 
     raise typer.Exit(_on_a_stack(settings, begin, as_json=as_json))
 
@@ -74,9 +75,12 @@ def submit(
     """Store a plan as a run and return at once; the workers of the running stack do it."""
     what = _planned(plan, beads, agent, rules, repo)
     with connected() as co:
-        from coordination.cli import beads as issues
+        if beads is None:
+            made = co.submit(what)
+        else:
+            from coordination.cli import beads as issues
 
-        made = issues.submit(co, what, beads) if beads is not None else co.submit(what)
+            made = issues.submit(co, what, beads)
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
@@ -111,9 +115,7 @@ def _settings(slots: int | None) -> Settings:
     return found
 
 
-def _planned(
-    plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None
-) -> Plan:
+def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """The plan that the options name, checked before anything is started or stored."""
     from coordination.errors import Refused
     from coordination.flows.submit_plan import checked

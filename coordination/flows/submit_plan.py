@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph, templates
 from coordination.domain.events import EventType
+from coordination.domain.issues import Issue
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
@@ -19,6 +20,7 @@ from coordination.domain.tasks import NO_REASON, BlockReason, TaskState
 from coordination.domain.work import Work, parse_work
 from coordination.errors import NotFound, PlanError, Refused
 from coordination.ids import is_id, new_id
+from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import events, runs, slots, supervisors
@@ -48,13 +50,20 @@ class Submitted:
 
 
 def submit_plan(
-    tx: Connection, workspace_id: str, plan: Plan, origin: Origin, *, lifetime: timedelta = DEFAULT_LIFETIME
+    tx: Connection,
+    workspace_id: str,
+    plan: Plan,
+    origin: Origin,
+    *,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    issues: Sequence[Issue] | None = None,
 ) -> Submitted:
-    """Store *plan* as a new run. Raises PlanError or Refused with nothing stored."""
+    """Store *plan* as a new run. Raises PlanError or Refused with nothing stored.
+
+    *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
+    """
     works = checked(plan)
-    project = project_service.resolve(
-        tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path
-    )
+    project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
     project_service.activate(tx, workspace_id, project)
@@ -109,6 +118,9 @@ def submit_plan(
         ],
     )
     _limits(tx, scope)
+    if issues is not None:
+        jobs = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
+        issue_service.replace(tx, workspace_id, project.id, issues, jobs=jobs)
     supervisors.ensure(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
@@ -163,9 +175,7 @@ def _edges(scope: _Scope, task: Task, ids: Mapping[str, str]) -> list[dict[str, 
     ]
 
 
-def _row(
-    scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending: Mapping[str, int]
-) -> dict[str, Any]:
+def _row(scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
     defaults = scope.plan.defaults
     task_id = ids[task.key]
     open_edges = pending.get(task_id, 0)

@@ -1,5 +1,6 @@
 """Issues of a foreign tracker (Beads): the record, which are ready, what holds the others, a plan to work them off."""
 
+from coordination.domain.issues.completion import completed
 from coordination.domain.issues.explain import Blocker, Explanation, Way, explain
 from coordination.domain.issues.order import LeftOut, LeftOutBecause
 from coordination.domain.issues.plan import key_of, plan_from_issues, shell_job
@@ -19,6 +20,7 @@ __all__ = [
     "RuleSet",
     "Way",
     "blocked_ids",
+    "completed",
     "explain",
     "key_of",
     "plan_from_issues",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, delete, func, select, update
 
+from coordination.store.bulk import insert_rows
 from coordination.store.tables.issues import issues
 from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_now
 
 i = issues.c
 
@@ -23,21 +25,23 @@ def replace_all(tx: Connection, workspace_id: str, project_id: str, rows: Sequen
         )
     }
     tx.execute(delete(issues).where(i.workspace_id == workspace_id, i.project_id == project_id))
-    if rows:
-        tx.execute(
-            insert(issues),
-            [
-                {
-                    "workspace_id": workspace_id,
-                    "project_id": project_id,
-                    "id": issue_id,
-                    "position": position,
-                    "raw": raw,
-                    "task_id": linked.get(issue_id),
-                }
-                for position, (issue_id, raw) in enumerate(rows)
-            ],
-        )
+    now = tx.execute(select(db_now())).scalar_one()
+    insert_rows(
+        tx,
+        issues,
+        [
+            {
+                "workspace_id": workspace_id,
+                "project_id": project_id,
+                "id": issue_id,
+                "position": position,
+                "raw": raw,
+                "task_id": linked.get(issue_id),
+                "imported_at": now,
+            }
+            for position, (issue_id, raw) in enumerate(rows)
+        ],
+    )
 
 
 def listed(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:

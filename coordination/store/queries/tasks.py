@@ -229,6 +229,22 @@ def find(tx: Connection, workspace_id: str, name: str, *, run_id: str | None = N
     return [task_of(row) for row in rows.mappings()]
 
 
+def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[Task]:
+    """The project's tasks that a worker could take now, best first."""
+    rows = tx.execute(
+        select(tasks)
+        .where(
+            t.workspace_id == workspace_id,
+            t.project_id == project_id,
+            t.state == TaskState.QUEUED,
+            or_(t.not_before.is_(None), t.not_before <= db_now()),
+        )
+        .order_by(t.priority.desc(), t.id)
+        .limit(limit)
+    )
+    return [task_of(row) for row in rows.mappings()]
+
+
 def open_states(tx: Connection, workspace_id: str, run_id: str, *, limit: int = 65) -> list[str]:
     """The states of up to *limit* open tasks of a run."""
     return list(

@@ -1,0 +1,291 @@
+"""``coord import beads | export beads | ready``: issues of Beads in and out, and working them off."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination, Run
+    from coordination.domain.issues import Issue, LeftOut
+    from coordination.domain.plans import Plan
+
+DEFAULT_RULES = "beads-1.0"
+_MOST_LEFT_OUT = 20
+
+BeadsFile = Annotated[
+    Path | None, typer.Option("--beads", metavar="FILE", help="Issues of this file, instead of imported ones.")
+]
+Rules = Annotated[str | None, typer.Option("--rules", help="Whose rules say what is ready: beads-1.0 or beads-0.47.")]
+Now = Annotated[
+    str | None, typer.Option("--now", metavar="TIME", help="As if it were then, such as 2027-01-01T00:00:00Z.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    imports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Take data of other programs in.")
+    imports.command("beads")(import_beads)
+    app.add_typer(imports, name="import")
+    exports = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Write data for other programs.")
+    exports.command("beads")(export_beads)
+    app.add_typer(exports, name="export")
+    app.command("ready")(ready)
+
+
+def import_beads(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take the issues of a file into the project, in place of those imported before. All of them, or none."""
+    from coordination.cli.options import whereabouts
+    from coordination.flows.import_issues import import_issues
+
+    issues = issues_in(file)
+    with connected() as co:
+        place = whereabouts(co, project)
+        done = co.runtime.store.transact(
+            lambda tx: import_issues(
+                tx, co.runtime.workspace_id, issues, identity=place.identity, name=place.name, path=place.path
+            )
+        )
+    if as_json:
+        print_json({"project": done.project, "issues": done.issues, "replaced": done.replaced})
+    else:
+        instead = f", in place of {done.replaced}" if done.replaced else ""
+        print(f"{done.project} has {done.issues} issues of {file}{instead}. See: coord ready")
+
+
+def export_beads(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: stdout).")] = None,
+    project: ProjectName = None,
+) -> None:
+    """Write the project's issues back; those whose job has completed as closed."""
+    from coordination.formats.beads import write_issues
+
+    with connected() as co:
+        found, name = _imported(co, project)
+    write_bytes(file, write_issues(found))
+    if file is not None:
+        print(f"{len(found)} issues of {name} written to {file}.")
+
+
+def ready(
+    rules: Rules = None,
+    beads: BeadsFile = None,
+    now: Now = None,
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """What can be worked on now: the project's imported issues by Beads' rules, else its own ready tasks."""
+    moment = moment_of(now)
+    if beads is not None:
+        _show_issues(issues_in(beads), rules or DEFAULT_RULES, moment, as_json=as_json)
+        return
+    with connected() as co:
+        if rules is not None:
+            found, _ = _imported(co, project)
+        else:
+            from coordination.store.reports.tracker import tracked
+
+            with co.runtime.store.read() as tx:
+                here = chosen_project(tx, co, project)
+                found = tracked(tx, co.runtime.workspace_id, here.id)
+        if found:
+            _show_issues(found, rules or DEFAULT_RULES, moment, as_json=as_json)
+            return
+        _show_tasks(co, here.id, as_json=as_json)
+
+
+def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
+    """The plan that works the open issues of a file off; says on stderr which of them are left out, and why."""
+    from coordination.clock import utc_now
+    from coordination.domain.issues import plan_from_issues, rule_set
+    from coordination.errors import Refused
+
+    if agent is None:
+        raise Refused(
+            "Nobody is named who works the issues off",
+            hint="Add --agent shell:'COMMAND' or --agent python:package.module:function",
+        )
+    rule_set(rules)
+    run_for = _job(agent)
+    plan, left_out = plan_from_issues(issues_in(path), rules=rules, now=utc_now(), run_for=run_for)
+    _tell(left_out, len(plan.tasks))
+    return plan
+
+
+def submit(co: Coordination, plan: Plan, path: Path) -> Run:
+    """Store the plan, the file's issues, and which task works which off, in one transaction."""
+    return co.submit(plan, issues=issues_in(path))
+
+
+def issues_in(path: Path) -> list[Issue]:
+    """The issues of a file, checked to its last line."""
+    from coordination.errors import Refused
+    from coordination.formats.beads import read_issues
+
+    try:
+        with path.open("rb") as file:
+            return read_issues(file, source=str(path))
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def moment_of(text: str | None) -> datetime:
+    """The moment that a person names, else this one."""
+    from datetime import UTC
+
+    from coordination.clock import utc_now
+    from coordination.errors import Refused
+
+    if text is None:
+        return utc_now()
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refused(f"{text!r} is no time", hint="Write it like 2027-01-01T00:00:00Z") from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def write_bytes(path: Path | None, lines: Any) -> None:
+    """Write lines to stdout or to a file; a file appears whole or not at all."""
+    if path is None:
+        for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return
+    import os
+    import tempfile
+
+    from coordination.errors import Refused
+
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+                os.chmod(file.name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from error
+
+
+def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
+    """What works one issue off: it learns which from its environment, a Python function also from its argument."""
+    from coordination.domain.issues import shell_job
+    from coordination.domain.work import parse_work
+    from coordination.errors import Refused
+
+    kind, _, what = agent.partition(":")
+    if kind == "shell":
+        parse_work({"shell": what})
+        return shell_job(what)
+    if kind == "python":
+        parse_work({"python": what})
+        environment = shell_job("-")
+
+        def call(issue: Issue) -> Mapping[str, Any]:
+            return {"python": what, "args": {"issue": "{{ input.issue }}"}, "env": environment(issue)["env"]}
+
+        return call
+    raise Refused(
+        f"{agent!r} names nobody who can work", hint="Write shell:'COMMAND' or python:package.module:function"
+    )
+
+
+def _tell(left_out: Sequence[LeftOut], planned: int) -> None:
+    if not left_out:
+        return
+    print(f"{planned} open issues get a job, {len(left_out)} do not:", file=sys.stderr)
+    for left in left_out[:_MOST_LEFT_OUT]:
+        print(f"  {left.id}: {left.why}", file=sys.stderr)
+    if len(left_out) > _MOST_LEFT_OUT:
+        more = len(left_out) - _MOST_LEFT_OUT
+        print(f"  and {more} more; ask for one with: coord explain ISSUE --beads FILE", file=sys.stderr)
+
+
+def _imported(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
+    """The project's imported issues and its name; NotFound when it has none."""
+    from coordination.errors import NotFound
+    from coordination.store.reports.tracker import tracked
+
+    with co.runtime.store.read() as tx:
+        here = chosen_project(tx, co, project)
+        found = tracked(tx, co.runtime.workspace_id, here.id)
+    if not found:
+        raise NotFound(f"The project {here.name} has no imported issues", hint="Run: coord import beads FILE")
+    return found, here.name
+
+
+def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json: bool) -> None:
+    from coordination.cli.tables import show
+    from coordination.domain.issues import ready as ready_issues
+    from coordination.domain.issues import rule_set
+
+    found = ready_issues(issues, rules, now)
+    if as_json:
+        print_json(
+            {
+                "rules": rule_set(rules).name,
+                "now": now,
+                "ready": [
+                    {
+                        "id": issue.id,
+                        "title": issue.title,
+                        "priority": issue.priority,
+                        "type": issue.issue_type,
+                        "assignee": issue.assignee,
+                        "labels": list(issue.labels),
+                    }
+                    for issue in found
+                ],
+            }
+        )
+        return
+    show(
+        ["id", "priority", "type", "title"],
+        [(issue.id, issue.priority, issue.issue_type, issue.title) for issue in found],
+        empty="No issue is ready. Why one is not: coord explain ISSUE",
+    )
+
+
+def _show_tasks(co: Coordination, project_id: str, *, as_json: bool) -> None:
+    from coordination.cli.tables import show
+    from coordination.store.queries import tasks
+
+    with co.runtime.store.read() as tx:
+        found = tasks.ready_of_project(tx, co.runtime.workspace_id, project_id)
+    if as_json:
+        print_json(
+            {
+                "ready": [
+                    {
+                        "id": task.id,
+                        "key": task.key,
+                        "title": task.title,
+                        "priority": task.priority,
+                        "run": task.run_id,
+                    }
+                    for task in found
+                ]
+            }
+        )
+        return
+    show(
+        ["key", "priority", "run", "title"],
+        [(task.key, task.priority, task.run_id, task.title) for task in found],
+        empty="No task is ready. Why one is not: coord explain TASK",
+    )

@@ -1,0 +1,51 @@
+"""Tables and texts for people: coloured on a terminal, plain and unbroken lines in a pipe, safe with foreign texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+_UNBROKEN = 400
+
+
+def show(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "(none)") -> None:
+    """Print one table; *empty* where it has no row."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_UNBROKEN)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for header in headers:
+        # Ids are there to be copied: whole, on one line.
+        table.add_column(header, no_wrap=True, overflow="fold" if header in ("id", "run") else "ellipsis")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    if not table.row_count:
+        print(empty)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def fields(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Print names with their values, one a line; what has no value is left out."""
+    shown_pairs = [(name, shown(value)) for name, value in pairs if value not in (None, "", {}, [])]
+    width = max((len(name) for name, _ in shown_pairs), default=0)
+    for name, value in shown_pairs:
+        print(f"{name:<{width}}  {value}")
+
+
+def shown(value: Any) -> str:
+    """One line of text: nothing that a terminal would obey."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={shown(item)}" for name, item in value.items())
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())

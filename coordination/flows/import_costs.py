@@ -1,0 +1,29 @@
+"""Import cost records into the ledger, a batch at a time: what is there already by its id is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection
+
+from coordination.domain.costs import CostRecord
+from coordination.domain.projects import Project
+from coordination.services import projects as project_service
+from coordination.store.queries import costs, projects
+
+
+def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None = None) -> Project:
+    """The project that records belong to which name none of this store's; made if it is new."""
+    return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
+
+
+def import_costs(tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, project_id: str) -> int:
+    """Append *records* to the ledger; how many were new. Those of projects unknown here go to *project_id*."""
+    named = {record.project_id for record in records if record.project_id is not None}
+    known = {found for found in named if projects.get(tx, workspace_id, found) is not None}
+    return costs.append(
+        tx,
+        workspace_id,
+        [record if record.project_id in known else replace(record, project_id=project_id) for record in records],
+    )
