@@ -71,7 +71,7 @@ app.conf.update(
     timezone="UTC",
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_pool_limit=None,
+    broker_pool_limit=settings.slots + 2,
     task_publish_retry=True,
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     broker_transport_options={

@@ -22,6 +22,7 @@ from coordination.store.volatile.nudges import Nudges
 from workers.doorbell import Doorbell
 from workers.held import HeldAttempts
 from workers.heartbeat import Heartbeat
+from workers.kinds import Kinds
 
 log = structlog.get_logger()
 
@@ -44,6 +45,7 @@ class Context:
     heartbeat: Heartbeat
     doorbell: Doorbell
     scratch: Path
+    kinds: Kinds = field(default_factory=Kinds)
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
     _fleet_asked: float = float("-inf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -34,8 +34,11 @@ class Doorbell:
         self._task: CeleryTask | None = None
         self._app: Any = None
 
-    def ring(self, workspace_id: str, project: str, tasks: Sequence[Ready]) -> bool:
-        """Ring for *tasks* of one project; False when Redis did not take it (the next tick rings again)."""
+    def ring(self, workspace_id: str, project: str, tasks: Sequence[Ready], *, bundle: Callable[[str], int]) -> bool:
+        """Ring for *tasks* of one project; False when Redis did not take it (the next tick rings again).
+
+        *bundle* says how many tasks of a kind may share a message.
+        """
         if not tasks:
             return True
         if self._task is None:
@@ -44,13 +47,15 @@ class Doorbell:
             self._task, self._app = run_tasks, run_tasks.app
         try:
             with self._app.producer_or_acquire() as producer:
-                for item in tasks:
+                for group in _grouped(tasks, bundle):
+                    first = group[0]
+                    more = f" +{len(group) - 1}" if len(group) > 1 else ""
                     self._task.apply_async(
-                        [workspace_id, [[item.id, item.attempt]]],
+                        [workspace_id, [[item.id, item.attempt] for item in group]],
                         queue=queues.JOBS,
                         producer=producer,
-                        shadow=f"{project}/{item.key}"[:_SHOWN],
-                        argsrepr=f"project={project} task={item.key} title={item.title[:_SHOWN]!r}",
+                        shadow=f"{project}/{first.key}"[:_SHOWN] + more,
+                        argsrepr=f"project={project} task={first.key}{more} title={first.title[:_SHOWN]!r}",
                         kwargsrepr="",
                     )
         except OperationalError as error:
@@ -65,3 +70,18 @@ class Doorbell:
                 ready.unmark_rung(tx, workspace_id, [item.id for item in tasks])
         except DatabaseUnavailable:
             log.warning("the note that a doorbell was sent stands; it is rung again when it is old")
+
+
+def _grouped(tasks: Sequence[Ready], bundle: Callable[[str], int]) -> list[list[Ready]]:
+    """One group a message: tasks of one short kind together, in their order, every other task alone."""
+    groups: list[list[Ready]] = []
+    open_groups: dict[str, list[Ready]] = {}
+    for item in tasks:
+        size = bundle(item.kind)
+        group = open_groups.get(item.kind)
+        if group is None or len(group) >= size:
+            group = []
+            groups.append(group)
+            open_groups[item.kind] = group
+        group.append(item)
+    return groups

@@ -51,9 +51,13 @@ class Housekeeper:
             thread.start()
             self._threads.append(thread)
 
+    def request_stop(self) -> None:
+        """Let both threads end after what they are at; ``stop`` waits for them."""
+        self._ended.set()
+
     def stop(self) -> None:
         """End both threads."""
-        self._ended.set()
+        self.request_stop()
         for thread in self._threads:
             thread.join(timeout=_POP_WAIT + 5)
 
@@ -65,6 +69,10 @@ class Housekeeper:
     def tick(self, workspace_id: str, project_id: str) -> Ticked | None:
         """Tick one project and ring; errors stay with the project."""
         context = self._context
+
+        def bundle(kind: str) -> int:
+            return context.kinds.bundle(project_id, kind)
+
         try:
             ticked = tick_supervisor(
                 context.store,
@@ -72,6 +80,7 @@ class Housekeeper:
                 project_id,
                 holder=f"{context.worker_id}:{new_id()}",
                 window=context.window(),
+                bundle=bundle,
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
             )
@@ -84,7 +93,8 @@ class Housekeeper:
             if ticked.ring:
                 with context.store.read() as tx:
                     project = projects.get(tx, workspace_id, project_id)
-                context.doorbell.ring(workspace_id, project.name if project else project_id, ticked.ring)
+                name = project.name if project else project_id
+                context.doorbell.ring(workspace_id, name, ticked.ring, bundle=bundle)
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
             return None

@@ -75,6 +75,7 @@ def begin(name: str, *, slots: int) -> Process:
         housekeeper = Housekeeper(context)
         _process = Process(context, runners, housekeeper, Execution(context, runners, housekeeper))
         context.heartbeat.start()
+        _process.execution.watch.start()
         housekeeper.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
@@ -109,6 +110,8 @@ def drain(grace: timedelta) -> None:
         return
     context = running.context
     context.draining.set()
+    # Heartbeats go on until the last job is released, and tell of cancels; nobody is supervised from here any more.
+    running.housekeeper.request_stop()
     log.info("draining", running=context.held.count(), grace=grace.total_seconds())
     with contextlib.suppress(CoordinationError):
         with context.store.write() as tx:
@@ -141,6 +144,7 @@ def end() -> None:
         return
     context = running.context
     running.housekeeper.stop()
+    running.execution.watch.stop()
     running.runners.close()
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError):

@@ -40,9 +40,7 @@ def claim_tasks(
         return []
     ready.claim(tx, workspace_id, list(chosen))
     outputs = dependencies.outputs_for(tx, workspace_id, list(chosen))
-    claims = [
-        _claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen
-    ]
+    claims = [_claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen]
     attempts.insert_many(
         tx,
         [

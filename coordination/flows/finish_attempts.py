@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,7 +61,14 @@ def decided(claim: Claim, result: Result, *, now: datetime) -> Finish:
 
 
 def finish_attempts(
-    tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], *, worker_id: str, window: int
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    finishes: Sequence[Finish],
+    *,
+    worker_id: str,
+    window: int,
+    bundle: Callable[[str], int],
 ) -> Finished:
     """End these attempts, all of one project, and choose which ready tasks to ring for."""
     endings = [_ending(finish, worker_id) for finish in finishes]
@@ -71,7 +78,7 @@ def finish_attempts(
         for ending in endings
         if isinstance(ending.decision, RetryAfter) and ending.task_id in ended.held
     }
-    return Finished(ended, windows.fill(tx, workspace_id, project_id, window=window), waits)
+    return Finished(ended, windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle), waits)
 
 
 def backoff_of(stored: dict[str, Any]) -> Backoff:

@@ -6,6 +6,7 @@ Each step is a short transaction of its own, so a tick that dies in the middle h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -29,6 +30,11 @@ TICK_LEASE = timedelta(seconds=60)
 _RESCUE_ROUNDS = 50
 
 
+def _alone(_kind: str) -> int:
+    """Nothing is known of any kind: one task a message."""
+    return 1
+
+
 @dataclass(slots=True)
 class Ticked:
     """What a tick did. ``ring``: doorbells to send now that everything is committed."""
@@ -47,6 +53,7 @@ def tick_supervisor(
     *,
     holder: str,
     window: int,
+    bundle: Callable[[str], int] = _alone,
     ring_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
 ) -> Ticked | None:
@@ -60,7 +67,9 @@ def tick_supervisor(
     if begun is None:
         return None
     try:
-        return _tick(store, workspace_id, project_id, holder, window, ring_again_after, lifetime, begun["submissions"])
+        return _tick(
+            store, workspace_id, project_id, holder, window, bundle, ring_again_after, lifetime, begun["submissions"]
+        )
     except Exception as error:
         # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
         with store.write() as tx:
@@ -76,6 +85,7 @@ def _tick(
     project_id: str,
     holder: str,
     window: int,
+    bundle: Callable[[str], int],
     ring_again_after: timedelta,
     lifetime: timedelta,
     submissions: int,
@@ -96,7 +106,7 @@ def _tick(
         again = ready.rung_before(tx, workspace_id, project_id, age=ring_again_after, limit=window)
         ready.mark_rung(tx, workspace_id, [row["id"] for row in again])
         done.ring = [Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"]) for row in again]
-        done.ring += windows.fill(tx, workspace_id, project_id, window=window)
+        done.ring += windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
     with store.write() as tx:
         state = supervision.state_json(tx, workspace_id, project_id)
         idle = not runs.unfinished(tx, workspace_id, project_id)

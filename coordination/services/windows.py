@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Connection
 
 from coordination.store.queries import ready, slots
 from coordination.store.queries.ready import Ready
+from coordination.store.queries.tasks import BATCH
 
 
-def fill(tx: Connection, workspace_id: str, project_id: str, *, window: int) -> list[Ready]:
-    """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit."""
-    room = window - ready.count_rung(tx, workspace_id, project_id)
+def fill(
+    tx: Connection, workspace_id: str, project_id: str, *, window: int, bundle: Callable[[str], int]
+) -> list[Ready]:
+    """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit.
+
+    The window counts messages: *bundle* says how many tasks of a kind share one.
+    """
+    rung = ready.count_rung(tx, workspace_id, project_id)
+    room = window - sum(number / bundle(kind) for kind, number in rung.items())
     if room <= 0:
         return []
     free = slots.free(tx, workspace_id, project_id)
     if free.get("project", 1) <= 0:
         return []
     full = [name for name, places in free.items() if places <= 0]
+    # Mostly one kind at a time is ready: its neighbours in the plan tell how far to look.
+    first = ready.next_unrung(tx, workspace_id, project_id, room=1)
+    if not first:
+        return []
+    most = min(int(room * bundle(first[0]["kind"])) + 1, free.get("project", BATCH * 4))
     found = ready.next_unrung(
         tx,
         workspace_id,
         project_id,
-        room=min(room, free.get("project", room)),
+        room=most,
         full_agents=[name.removeprefix("agent:") for name in full if name.startswith("agent:")],
         full_keys=[name.removeprefix("key:") for name in full if name.startswith("key:")],
     )
     chosen: list[Ready] = []
     for row in found:
+        if room <= 0:
+            break
         names = [f"agent:{row['agent']}", f"key:{row['concurrency_key']}"]
         if any(free.get(name, 1) <= 0 for name in names):
             continue
         for name in names:
             if name in free:
                 free[name] -= 1
+        room -= 1 / bundle(row["kind"])
         chosen.append(Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"]))
-    if chosen:
-        ready.mark_rung(tx, workspace_id, [item.id for item in chosen])
+    for start in range(0, len(chosen), BATCH):
+        ready.mark_rung(tx, workspace_id, [item.id for item in chosen[start : start + BATCH]])
     return chosen

@@ -28,7 +28,9 @@ class Doorbell(BaseModel):
 def run_tasks(workspace_id: Any, tasks: Any) -> None:
     """Claim and run those of *tasks* ([id, attempt] pairs) that are still ready."""
     try:
-        pairs = [tuple(pair) if isinstance(pair, list) else pair for pair in tasks] if isinstance(tasks, list) else tasks
+        pairs = (
+            [tuple(pair) if isinstance(pair, list) else pair for pair in tasks] if isinstance(tasks, list) else tasks
+        )
         bell = Doorbell(workspace_id=workspace_id, tasks=pairs)
     except ValidationError as error:
         log.warning("refused a malformed message", problems=error.error_count())

@@ -16,6 +16,4 @@ def sweep() -> None:
     with process.context.store.read() as tx:
         due = fleet.due_supervisors(tx, every=every)
     for workspace_id, project_id in due:
-        tick.apply_async(
-            [workspace_id, project_id], queue=queues.SUPERVISE, expires=every.total_seconds() * 2
-        )
+        tick.apply_async([workspace_id, project_id], queue=queues.SUPERVISE, expires=every.total_seconds() * 2)

@@ -70,6 +70,24 @@ def each(
         yield _record(row)
 
 
+def newest(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    project_id: str | None = None,
+    session_id: str | None = None,
+    run_id: str | None = None,
+    limit: int = 50,
+) -> list[CostRecord]:
+    """The latest records of what is asked for, the newest first."""
+    where = [c.workspace_id == workspace_id]
+    for column, value in ((c.project_id, project_id), (c.session_id, session_id), (c.run_id, run_id)):
+        if value is not None:
+            where.append(column == value)
+    rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
+    return [_record(row) for row in rows.mappings()]
+
+
 def _record(row: RowMapping) -> CostRecord:
     return CostRecord(
         id=row["id"],

@@ -125,6 +125,21 @@ def live_slots(tx: Connection, *, within: timedelta) -> int:
     )
 
 
+def busy(tx: Connection) -> dict[str, int]:
+    """How many attempts each worker holds open, by its id."""
+    rows = tx.execute(select(a.worker_id, func.count()).where(a.finished_at.is_(None)).group_by(a.worker_id))
+    return {row[0]: row[1] for row in rows}
+
+
+def unanswered(tx: Connection, *, after: timedelta) -> int:
+    """How many queued tasks had their doorbell rung longer than that ago, and nobody came."""
+    return tx.execute(
+        select(func.count()).where(
+            t.state == "queued", t.rung_at.is_not(None), t.rung_at < db_after(-after.total_seconds())
+        )
+    ).scalar_one()
+
+
 def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str]:
     """Ids of workers that were that process and have not been stopped."""
     return list(

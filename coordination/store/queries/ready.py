@@ -170,17 +170,22 @@ def less_pending(tx: Connection, workspace_id: str, satisfied: Mapping[str, int]
     return freed
 
 
-_COUNT_RUNG = select(func.count()).where(
-    t.project_id == bindparam("project"),
-    t.workspace_id == bindparam("ws"),
-    t.state == TaskState.QUEUED,
-    t.rung_at.is_not(None),
+_COUNT_RUNG = (
+    select(t.kind, func.count())
+    .where(
+        t.project_id == bindparam("project"),
+        t.workspace_id == bindparam("ws"),
+        t.state == TaskState.QUEUED,
+        t.rung_at.is_not(None),
+    )
+    .group_by(t.kind)
 )
 
 
-def count_rung(tx: Connection, workspace_id: str, project_id: str) -> int:
-    """How many of the project's queued tasks have a doorbell out: what fills its window."""
-    return tx.execute(_COUNT_RUNG, {"ws": workspace_id, "project": project_id}).scalar_one()
+def count_rung(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
+    """How many of the project's queued tasks have a doorbell out, by kind: what fills its window."""
+    rows = tx.execute(_COUNT_RUNG, {"ws": workspace_id, "project": project_id})
+    return {kind: number for kind, number in rows}
 
 
 _NEXT = (

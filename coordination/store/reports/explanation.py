@@ -1,0 +1,227 @@
+"""Why a task does not run: everything that holds it, directly and through what it waits for, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, select
+
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
+from coordination.store.queries import attempts, fleet, projects, ready, slots
+from coordination.store.queries.dependencies import HOLDING
+from coordination.store.queries.tasks import BATCH
+from coordination.store.tables.attempts import attempts as attempt_rows
+from coordination.store.tables.tasks import dependencies, tasks
+from coordination.store.types import db_now
+
+d, t = dependencies.c, tasks.c
+_MOST = 1000
+
+_WORDS = {
+    BlockReason.APPROVAL: "a person must approve it",
+    BlockReason.BUDGET: "no money is left in a budget that applies to it",
+    BlockReason.POLICY: "a policy in force stops it",
+    BlockReason.RESERVATION: "a file that it needs is reserved by somebody else",
+    BlockReason.QUESTION: "its agent asked a question and waits for the answer",
+    BlockReason.OUTCOME_UNKNOWN: "it must not be repeated, and its worker was lost: nobody knows whether it was done",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One thing that holds the task. ``via``: the keys it comes through, the nearest first; empty when direct."""
+
+    kind: str
+    detail: str
+    key: str | None = None
+    state: str | None = None
+    via: tuple[str, ...] = ()
+    until: datetime | None = None
+
+    @property
+    def way(self) -> str:
+        """direct or inherited."""
+        return "inherited" if self.via else "direct"
+
+    def line(self) -> str:
+        """For people."""
+        return f"inherited through {' -> '.join(self.via)}: {self.detail}" if self.via else self.detail
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        return {**asdict(self), "via": list(self.via), "way": self.way}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExplanation:
+    """The whole answer for one task. ``verdict``: its state and what follows from it, as half a sentence."""
+
+    task: Task
+    verdict: str
+    blockers: tuple[Blocker, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """For people: the verdict, then one line per blocker."""
+        return [f"{self.task.key}: {self.verdict}", *(f"  {blocker.line()}" for blocker in self.blockers)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        return {
+            "id": self.task.id,
+            "key": self.task.key,
+            "run": self.task.run_id,
+            "state": self.task.state.value,
+            "reasons": self.task.reasons.names(),
+            "verdict": self.verdict,
+            "blockers": [blocker.to_json() for blocker in self.blockers],
+        }
+
+
+def explain_task(
+    tx: Connection, workspace_id: str, task: Task, *, live_within: timedelta, window: int | None = None
+) -> TaskExplanation:
+    """What holds *task* now. A worker counts as alive when it was heard of within *live_within*."""
+    if task.state is TaskState.RUNNING:
+        return TaskExplanation(task, _running(tx, workspace_id, task))
+    if task.state not in (TaskState.BLOCKED, TaskState.QUEUED):
+        why = f": {task.error}" if task.error else ""
+        return TaskExplanation(task, f"{task.state}{why}")
+    found = [*_dependencies(tx, workspace_id, task), *_own(tx, workspace_id, task)]
+    if task.state is TaskState.QUEUED:
+        found += _queue(tx, workspace_id, task, live_within, window)
+    if task.state is TaskState.BLOCKED:
+        return TaskExplanation(task, f"blocked ({', '.join(task.reasons.names())})", tuple(found))
+    return TaskExplanation(task, "queued, held up" if found else "ready: the next free worker takes it", tuple(found))
+
+
+def _running(tx: Connection, workspace_id: str, task: Task) -> str:
+    attempt = attempts.latest(tx, workspace_id, task.id)
+    if attempt is None:
+        return "running"
+    return f"running since {_when(attempt.started_at)}, attempt {attempt.number} on {attempt.worker or 'a worker'}"
+
+
+def _dependencies(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
+    """What the task waits for, and what those wait for, each once and by its shortest way."""
+    seen = {task.id}
+    level: dict[str, tuple[str, ...]] = {task.id: ()}
+    policies = {task.id: task.on_dependency_failure}
+    while level and len(seen) < _MOST:
+        deeper: dict[str, tuple[str, ...]] = {}
+        for row in _waited_for(tx, workspace_id, list(level)):
+            if row["id"] in seen:
+                continue
+            seen.add(row["id"])
+            via = level[row["child_id"]]
+            yield Blocker("dependency", _waits(row, policies[row["child_id"]]), row["key"], row["state"], via)
+            if row["state"] == TaskState.BLOCKED:
+                deeper[row["id"]] = (*via, row["key"])
+                policies[row["id"]] = OnDependencyFailure(row["on_dependency_failure"])
+                yield from _reasons(row["reasons"] & ~BlockReason.DEPENDENCIES, row["not_before"], (*via, row["key"]))
+        level = deeper
+
+
+def _waited_for(tx: Connection, workspace_id: str, children: list[str]) -> Iterator[RowMapping]:
+    for start in range(0, len(children), BATCH):
+        yield from tx.execute(
+            select(
+                d.child_id,
+                d.kind,
+                t.id,
+                t.key,
+                t.title,
+                t.state,
+                t.reasons,
+                t.error,
+                t.not_before,
+                t.on_dependency_failure,
+            )
+            .join(tasks, t.id == d.parent_id)
+            .where(
+                d.workspace_id == workspace_id,
+                d.child_id.in_(children[start : start + BATCH]),
+                d.kind.in_(HOLDING),
+                d.satisfied_at.is_(None),
+            )
+            .order_by(d.child_id, t.id)
+        ).mappings()
+
+
+def _waits(row: RowMapping, policy: OnDependencyFailure) -> str:
+    named = f"waits for {row['key']}"
+    if row["state"] in (TaskState.FAILED, TaskState.CANCELED):
+        why = f" ({row['error']})" if row["error"] else ""
+        then = f"; retry it with: coord tasks retry {row['key']}" if policy is OnDependencyFailure.BLOCK else ""
+        return f"{named}, which is {row['state']}{why}{then}"
+    return f"{named}, which is {row['state']}"
+
+
+def _own(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
+    now = tx.execute(select(db_now())).scalar_one()
+    project = projects.get(tx, workspace_id, task.project_id)
+    held = project is not None and project.status is ProjectStatus.ON_HOLD
+    if project is not None and (held or BlockReason.PAUSED in task.reasons):
+        name = project.name
+        yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
+    yield from _reasons(task.reasons, task.not_before)
+    if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
+        yield Blocker(
+            "back_off",
+            f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else ""),
+            until=task.not_before,
+        )
+
+
+def _reasons(reasons: BlockReason, not_before: datetime | None, via: tuple[str, ...] = ()) -> Iterator[Blocker]:
+    if BlockReason.NOT_BEFORE in reasons and not_before is not None:
+        yield Blocker("not_before", f"does not start before {_when(not_before)}", via=via, until=not_before)
+    if via and BlockReason.PAUSED in reasons:
+        yield Blocker("on_hold", "its project is on hold", via=via)
+    for reason, words in _WORDS.items():
+        if reason & reasons != NO_REASON:
+            yield Blocker((reason.name or "").lower(), words, via=via)
+
+
+def _queue(
+    tx: Connection, workspace_id: str, task: Task, live_within: timedelta, window: int | None
+) -> Iterator[Blocker]:
+    """What keeps a task that is ready from being taken."""
+    wanted = {"project", f"agent:{task.agent}", f"key:{task.concurrency_key}"}
+    for slot in slots.listed(tx, workspace_id, task.project_id):
+        if slot["name"] in wanted and slot["used"] >= slot["cap"]:
+            users = ", ".join(_holders(tx, workspace_id, task.project_id, slot["name"])) or "nothing any more"
+            yield Blocker(
+                "slot", f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}"
+            )
+    free = fleet.live_slots(tx, within=live_within)
+    if free == 0:
+        yield Blocker(
+            "no_worker", "no worker is alive; start one with: coord up (or coord worker, beside a server's Redis)"
+        )
+    elif (busy := sum(fleet.busy(tx).values())) >= free:
+        yield Blocker("busy", f"all {free} places of the living workers are taken ({busy} jobs run)")
+    if window is not None and (rung := ready.count_rung(tx, workspace_id, task.project_id)) >= window:
+        yield Blocker("window", f"{rung} tasks of its project are in the queue already, which is its share")
+
+
+def _holders(tx: Connection, workspace_id: str, project_id: str, slot: str) -> list[str]:
+    rows = tx.execute(
+        select(t.key, attempt_rows.c.slots)
+        .join(attempt_rows, attempt_rows.c.task_id == t.id)
+        .where(
+            attempt_rows.c.workspace_id == workspace_id,
+            attempt_rows.c.project_id == project_id,
+            attempt_rows.c.finished_at.is_(None),
+            attempt_rows.c.slots.is_not(None),
+        )
+        .order_by(t.key)
+    )
+    return [row.key for row in rows if slot in row.slots]
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

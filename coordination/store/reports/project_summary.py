@@ -1,0 +1,65 @@
+"""What a project comes to: runs, tasks, sessions, agents and cost, all counted from their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from sqlalchemy import Connection, func, select, union
+
+from coordination.store.tables.costs import costs
+from coordination.store.tables.runs import runs, sessions
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import sum_money
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectTotals:
+    """Derived, never stored. ``cost_usd`` is of calls with a known price; ``unpriced_calls`` counts the others."""
+
+    cost_usd: Decimal = Decimal(0)
+    calls: int = 0
+    unpriced_calls: int = 0
+    agents: int = 0
+    sessions: int = 0
+    runs: int = 0
+    open_runs: int = 0
+    tasks: int = 0
+
+
+def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> dict[str, ProjectTotals]:
+    """By project, of one or of all that have any row. One statement a figure, however many projects there are."""
+    found: dict[str, dict[str, object]] = {}
+
+    def note(name: str, rows: dict[str, object]) -> None:
+        for project, value in rows.items():
+            found.setdefault(project, {})[name] = value
+
+    def scoped(statement, table):  # type: ignore[no-untyped-def]
+        statement = statement.where(table.c.workspace_id == workspace_id, table.c.project_id.is_not(None))
+        return statement if project_id is None else statement.where(table.c.project_id == project_id)
+
+    def counted(table, *, only=None):  # type: ignore[no-untyped-def]
+        statement = scoped(select(table.c.project_id, func.count()), table).group_by(table.c.project_id)
+        return {row[0]: row[1] for row in tx.execute(statement if only is None else statement.where(only))}
+
+    note("tasks", counted(tasks))
+    note("runs", counted(runs))
+    note("open_runs", counted(runs, only=runs.c.finished_at.is_(None)))
+    note("sessions", counted(sessions))
+    agents = union(
+        scoped(select(tasks.c.project_id, tasks.c.agent).where(tasks.c.agent.is_not(None)), tasks),
+        scoped(select(costs.c.project_id, costs.c.agent).where(costs.c.agent.is_not(None)), costs),
+    ).subquery()
+    note(
+        "agents",
+        {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
+    )
+    spent = scoped(
+        select(costs.c.project_id, sum_money(costs.c.cost_usd), func.count(), func.count(costs.c.cost_usd)), costs
+    ).group_by(costs.c.project_id)
+    for project, usd, calls, priced in tx.execute(spent):
+        note("cost_usd", {project: usd or Decimal(0)})
+        note("calls", {project: calls})
+        note("unpriced_calls", {project: calls - priced})
+    return {project: ProjectTotals(**values) for project, values in found.items()}  # type: ignore[arg-type]
