@@ -1,0 +1,183 @@
+"""The example plan runs to its end on any folder, reports what it found, and leaves the folder as it was."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.support.processes import Processes
+from tests.support.sources import ROOT
+
+PLAN = ROOT / "examples" / "repo-checkup.yaml"
+IDENTITY = {
+    **{f"GIT_{role}_NAME": "Ada" for role in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{role}_EMAIL": "ada@example.org" for role in ("AUTHOR", "COMMITTER")},
+    "GIT_CONFIG_GLOBAL": os.devnull,
+}
+SOURCE = """import os
+
+
+def twist(a: int, b: int) -> int:
+    # TODO: untangle
+    return a if a > b and b else "no"
+"""
+TESTS = "def test_one() -> None:\n    assert True\n\n\ndef test_two() -> None:\n    assert True\n"
+
+
+def git(folder: Path, *words: str) -> str:
+    environment = {**os.environ, **IDENTITY}
+    return subprocess.run(
+        ["git", *words], cwd=folder, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "a shop"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "__init__.py").write_text("")
+    (folder / "shop" / "cart.py").write_text(SOURCE)
+    (folder / "test_cart.py").write_text(TESTS)
+    (folder / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1"\ndependencies = ["flask>=3"]\n')
+    git(folder, "init", "--quiet")
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "Begin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def jobs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("repo_checkup", ROOT / "examples" / "repo_checkup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_example(processes: Processes, folder: Path, home: Path) -> dict[str, Any]:
+    """The document that ``coord run --json`` prints."""
+    environment = {name: "" for name in os.environ if name.startswith("COORD_")} | {"COORD_HOME": str(home)}
+    process = processes.start_python(
+        *("-m", "coordination.cli", "run", PLAN, "-C", folder, "--json"), env=environment, cwd=ROOT
+    )
+    code = process.wait(within=timedelta(seconds=110))
+    assert code == 0, process.output
+    return json.loads(process.output[process.output.index("{") :])
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if ".git" not in path.parts}
+
+
+def test_a_repository_is_checked_up_and_left_as_it_was(processes: Processes, repository: Path, tmp_path: Path) -> None:
+    before = files_of(repository)
+
+    document = run_example(processes, repository, tmp_path / "home")
+
+    outputs = {task["key"]: task["output"] for task in document["tasks"]}
+    assert document["state"] == "completed"
+    assert len(outputs) >= 8
+    assert outputs["inventory"]["python_files"] == 3
+    assert [rule["rule"] for rule in outputs["lint"]["rules"]] == ["F401"]
+    assert outputs["types"]["errors"] == 1
+    assert outputs["tests"]["collected"] == 2
+    assert outputs["complexity"]["most"][0]["function"] == "twist"
+    assert outputs["complexity"]["most"][0]["complexity"] == 3
+    assert outputs["dependencies"]["manifests"] == {"pyproject.toml": ["flask>=3"]}
+    assert "1 commits by Ada" in outputs["history"]
+    assert outputs["report"].startswith("# Check-up of a shop\n")
+    for found in ("F401", "flask>=3", "2 tests collected", "`twist`", "1 commits by Ada", "1 notes in 1 files"):
+        assert found in outputs["report"]
+    assert files_of(repository) == before
+    assert git(repository, "status", "--porcelain", "--ignored") == ""
+
+
+def test_a_folder_that_is_no_repository_and_holds_no_python_is_no_failure(processes: Processes, tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("one\ntwo")
+
+    document = run_example(processes, folder, tmp_path / "home")
+
+    report = {task["key"]: task["output"] for task in document["tasks"]}["report"]
+    assert document["state"] == "completed"
+    assert "1 files with 2 lines" in report
+    assert "Not done: no Python files." in report
+    assert "No commits here." in report
+
+
+class TestTheJobs:
+    def test_a_tool_that_is_not_there_is_said(
+        self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(repository)
+        monkeypatch.setenv("PATH", str(repository))
+        monkeypatch.setattr(jobs, "_in_this_interpreter", lambda _name: False)
+        needs = {"inventory": {"state": "completed", "output": {"python_files": 1}}}
+
+        said = [jobs.lint(needs), jobs.types(needs), jobs.tests(needs)]
+
+        assert said == [{"said": f"{tool} is not installed here"} for tool in ("ruff", "mypy", "pytest")]
+
+    def test_a_file_of_the_repository_named_like_a_tool_is_not_run(
+        self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(repository)
+        (repository / "ruff.py").write_text("raise SystemExit('the wrong one')\n")
+
+        found = jobs.lint({"inventory": {"state": "completed", "output": {"python_files": 1}}})
+
+        assert found["tool"] == "ruff"
+
+    def test_a_tool_that_takes_too_long_is_stopped(
+        self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(repository)
+        monkeypatch.setattr(jobs, "SECONDS", 0.01)
+
+        code, _, said = jobs._ran([sys.executable, "-c", "import time; time.sleep(60)"], None)
+
+        assert (code, said) == (-1, "stopped after 0.01 s")
+
+    def test_the_report_says_which_part_is_missing(self, jobs: ModuleType) -> None:
+        text = jobs.report({"inventory": {"state": "failed", "output": None}})
+
+        assert text.startswith("# Check-up of this repository\n")
+        assert text.count("This part did not complete") == 9
+
+    @pytest.mark.parametrize(
+        ("name", "text", "wanted"),
+        [
+            ("requirements-dev.txt", "# tools\nruff==1  # pinned\n-r other.txt\n\nmypy\n", ["ruff==1", "mypy"]),
+            ("package.json", '{"dependencies": {"left-pad": "^1"}}', ["left-pad ^1"]),
+            ("go.mod", "module a.b/c\nrequire (\n\tx.org/y v1.2.3\n)\n", ["x.org/y v1.2.3"]),
+            ("Cargo.toml", '[dependencies]\nserde = "1"\n', ["serde"]),
+            ("setup.cfg", "[options]\ninstall_requires =\n  a\n  b>1\n", ["a", "b>1"]),
+            ("pyproject.toml", "[project\n", ["(cannot be read)"]),
+            ("package.json", "[1]", ["(cannot be read)"]),
+        ],
+    )
+    def test_reads_the_manifests_of_several_languages(
+        self, jobs: ModuleType, here: Path, name: str, text: str, wanted: list[str]
+    ) -> None:
+        (here / name).write_text(text)
+
+        found = jobs.dependencies()
+
+        assert found == {"manifests": {name: wanted}}
