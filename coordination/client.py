@@ -34,6 +34,7 @@ from coordination.flows.hold_project import hold_project, resume_project
 from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.flows.submit_plan import Origin, submit_plan
 from coordination.runtime import Runtime, open_runtime
+from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
 from coordination.settings import Settings, load_settings
 from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
@@ -118,6 +119,15 @@ class Coordination:
         freed = self.runtime.store.transact(lambda tx: resume_project(tx, self.runtime.workspace_id, project_id))
         self._nudge(project_id)
         return freed
+
+    def set_limits(self, project: str, caps: Mapping[str, int | None]) -> list[dict[str, Any]]:
+        """Say how many tasks run at once (``project``, ``agent:NAME``, ``key:NAME``; None: any); all limits then."""
+        project_id = self.project(project).id
+        found = self.runtime.store.transact(
+            lambda tx: limit_service.set_limits(tx, self.runtime.workspace_id, project_id, caps)
+        )
+        self._nudge(project_id)
+        return found
 
     def wake(self, run: RunRecord) -> None:
         """See to it that an open run has a live supervisor, and ask for a look at it now."""

@@ -42,6 +42,7 @@ def add_to(app: typer.Typer) -> None:
 
 def import_beads(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An issues.jsonl of Beads.")],
+    *,
     project: ProjectName = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +67,7 @@ def import_beads(
 
 def export_beads(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: stdout).")] = None,
+    *,
     project: ProjectName = None,
 ) -> None:
     """Write the project's issues back; those whose job has completed as closed."""
@@ -79,6 +81,7 @@ def export_beads(
 
 
 def ready(
+    *,
     rules: Rules = None,
     beads: BeadsFile = None,
     now: Now = None,
@@ -170,14 +173,15 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            written = Path(file.name)
             try:
                 file.writelines(lines)
                 file.flush()
                 os.fsync(file.fileno())
-                os.chmod(file.name, path.stat().st_mode & 0o777 if path.exists() else 0o644)
-                os.replace(file.name, path)
+                written.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+                written.replace(path)
             except BaseException:
-                os.unlink(file.name)
+                written.unlink()
                 raise
     except OSError as error:
         raise Refused(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from error

@@ -1,4 +1,4 @@
-"""The one place that maps error codes to exit codes: 0 done, 1 not all completed, 2 bad input or surroundings, 130 interrupted."""
+"""The one place that maps error codes to exit codes: 0 done, 1 not all, 2 bad input, 130 interrupted."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli import beads, stack, work
+from coordination.cli import beads, costs, doctor, projects, runs, schema, sessions, stack, status, tasks, work
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
 from coordination.errors import CoordinationError
@@ -42,9 +42,8 @@ def _global(
     shared.debug = debug
 
 
-work.add_to(app)
-stack.add_to(app)
-beads.add_to(app)
+for commands in (work, stack, status, runs, tasks, projects, sessions, costs, beads, schema, doctor):
+    commands.add_to(app)
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ _MARKS = {
 }
 
 
-def show(run: Run) -> None:
+def show(run: Run, *, where_to_look: bool = True) -> None:
     """Print the summary for people."""
     from rich.console import Console
     from rich.markup import escape
@@ -54,7 +54,7 @@ def show(run: Run) -> None:
         if task.state is TaskState.FAILED:
             _show_log(console, task)
     console.print(_closing_line(run))
-    if record.state is RunState.STUCK:
+    if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
 
 

@@ -26,7 +26,7 @@ Repo = Annotated[
 Beads = Annotated[Path | None, typer.Option("--beads", metavar="FILE", help="Work the open issues of this file off.")]
 Agent = Annotated[
     str | None,
-    typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:package.module:function."),
+    typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:module:function."),
 ]
 Rules = Annotated[str, typer.Option("--rules", help="Whose rules say what is ready: beads-1.0 or beads-0.47.")]
 
@@ -40,6 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     plan: PlanFile = None,
+    *,
     repo: Repo = None,
     beads: Beads = None,
     agent: Agent = None,
@@ -66,6 +67,7 @@ def run(
 
 def submit(
     plan: PlanFile = None,
+    *,
     repo: Repo = None,
     beads: Beads = None,
     agent: Agent = None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy import Connection
 
 from coordination.domain.projects import MOVES, Project, ProjectStatus
@@ -35,6 +38,42 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
     made = rows.get(tx, workspace_id, project_id)
     assert made is not None  # noqa: S101 - stored in this transaction
     return made
+
+
+def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
+    """A project that was not there before; Refused when another one has the identity."""
+    taken = rows.by_identity(tx, workspace_id, identity)
+    if taken is not None:
+        raise Refused(f"{identity} already is the project {taken.name}", hint=f"See: coord projects show {taken.name}")
+    return resolve(tx, workspace_id, identity=identity, name=name, path=path)
+
+
+def amend(
+    tx: Connection,
+    workspace_id: str,
+    project: Project,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    merged: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
+
+    Columns: settings, budgets, model_restrictions, metadata.
+    """
+    values: dict[str, Any] = {}
+    if name is not None:
+        if not name.strip():
+            raise Refused("A project's name cannot be empty")
+        values["name"] = name.strip()
+    if description is not None:
+        values["description"] = description or None
+    for column, changes in (merged or {}).items():
+        if changes:
+            after = {**getattr(project, column), **changes}
+            values[column] = {key: value for key, value in after.items() if value is not None}
+    if values:
+        rows.change(tx, workspace_id, project.id, **values)
 
 
 def find(tx: Connection, workspace_id: str, name: str) -> Project:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from decimal import Decimal
 
 from sqlalchemy import Connection, RowMapping, func, select
@@ -37,6 +38,7 @@ def total(
     project_id: str | None = None,
     task_id: str | None = None,
     session_id: str | None = None,
+    since: datetime | None = None,
 ) -> tuple[Decimal, int, int]:
     """(dollars with a known price, calls, calls whose price is unknown), of what is asked for."""
     where = [c.workspace_id == workspace_id]
@@ -48,6 +50,8 @@ def total(
     ):
         if value is not None:
             where.append(column == value)
+    if since is not None:
+        where.append(c.occurred_at >= since)
     row = tx.execute(
         select(
             sum_money(c.cost_usd).label("usd"), func.count().label("calls"), func.count(c.cost_usd).label("priced")

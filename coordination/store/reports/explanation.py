@@ -194,9 +194,7 @@ def _queue(
     for slot in slots.listed(tx, workspace_id, task.project_id):
         if slot["name"] in wanted and slot["used"] >= slot["cap"]:
             users = ", ".join(_holders(tx, workspace_id, task.project_id, slot["name"])) or "nothing any more"
-            yield Blocker(
-                "slot", f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}"
-            )
+            yield Blocker("slot", f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}")
     free = fleet.live_slots(tx, within=live_within)
     if free == 0:
         yield Blocker(
@@ -204,8 +202,16 @@ def _queue(
         )
     elif (busy := sum(fleet.busy(tx).values())) >= free:
         yield Blocker("busy", f"all {free} places of the living workers are taken ({busy} jobs run)")
-    if window is not None and (rung := ready.count_rung(tx, workspace_id, task.project_id)) >= window:
+    if window is not None and not _is_rung(tx, task) and (rung := _rung(tx, workspace_id, task)) >= window:
         yield Blocker("window", f"{rung} tasks of its project are in the queue already, which is its share")
+
+
+def _is_rung(tx: Connection, task: Task) -> bool:
+    return tx.execute(select(t.rung_at).where(t.id == task.id)).scalar() is not None
+
+
+def _rung(tx: Connection, workspace_id: str, task: Task) -> int:
+    return sum(ready.count_rung(tx, workspace_id, task.project_id).values())
 
 
 def _holders(tx: Connection, workspace_id: str, project_id: str, slot: str) -> list[str]:

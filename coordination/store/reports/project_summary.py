@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import Connection, func, select, union
+from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, union
 
 from coordination.store.tables.costs import costs
 from coordination.store.tables.runs import runs, sessions
@@ -29,23 +30,23 @@ class ProjectTotals:
 
 def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> dict[str, ProjectTotals]:
     """By project, of one or of all that have any row. One statement a figure, however many projects there are."""
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
 
-    def note(name: str, rows: dict[str, object]) -> None:
+    def note(name: str, rows: dict[str, Any]) -> None:
         for project, value in rows.items():
             found.setdefault(project, {})[name] = value
 
-    def scoped(statement, table):  # type: ignore[no-untyped-def]
+    def scoped(statement: Select[Any], table: Table) -> Select[Any]:
         statement = statement.where(table.c.workspace_id == workspace_id, table.c.project_id.is_not(None))
         return statement if project_id is None else statement.where(table.c.project_id == project_id)
 
-    def counted(table, *, only=None):  # type: ignore[no-untyped-def]
-        statement = scoped(select(table.c.project_id, func.count()), table).group_by(table.c.project_id)
-        return {row[0]: row[1] for row in tx.execute(statement if only is None else statement.where(only))}
+    def counted(table: Table, *only: ColumnElement[bool]) -> dict[str, Any]:
+        statement = scoped(select(table.c.project_id, func.count()), table).where(*only).group_by(table.c.project_id)
+        return {row[0]: row[1] for row in tx.execute(statement)}
 
     note("tasks", counted(tasks))
     note("runs", counted(runs))
-    note("open_runs", counted(runs, only=runs.c.finished_at.is_(None)))
+    note("open_runs", counted(runs, runs.c.finished_at.is_(None)))
     note("sessions", counted(sessions))
     agents = union(
         scoped(select(tasks.c.project_id, tasks.c.agent).where(tasks.c.agent.is_not(None)), tasks),
@@ -62,4 +63,4 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
         note("cost_usd", {project: usd or Decimal(0)})
         note("calls", {project: calls})
         note("unpriced_calls", {project: calls - priced})
-    return {project: ProjectTotals(**values) for project, values in found.items()}  # type: ignore[arg-type]
+    return {project: ProjectTotals(**values) for project, values in found.items()}

@@ -100,13 +100,14 @@ def _key(tx: Connection, by: str) -> Any:
         # In UTC on both: SQLite keeps UTC as text, PostgreSQL is asked for it.
         moment = func.timezone("UTC", c.occurred_at) if tx.dialect.name == "postgresql" else c.occurred_at
         return func.substr(cast(moment, Text), 1, 10)
-    column = {"project": c.project_id, "session": c.session_id, "model": c.model, "run": c.run_id, "agent": c.agent}[by]
-    return column
+    return {"project": c.project_id, "session": c.session_id, "model": c.model, "run": c.run_id, "agent": c.agent}[by]
 
 
 def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[str, str]:
     table = {"project": projects, "run": runs}.get(by)
     if table is None or not keys:
         return {}
-    rows = tx.execute(select(table.c.id, table.c.name).where(table.c.workspace_id == workspace_id, table.c.id.in_(keys)))
+    rows = tx.execute(
+        select(table.c.id, table.c.name).where(table.c.workspace_id == workspace_id, table.c.id.in_(keys))
+    )
     return {row.id: row.name for row in rows}

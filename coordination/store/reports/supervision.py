@@ -52,9 +52,7 @@ def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, 
     }
 
 
-def orchestrator(
-    tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds
-) -> dict[str, Any]:
+def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds) -> dict[str, Any]:
     """The answer to "how is this project's supervisor?": status derived from the heartbeat's age, agents, counts.
 
     ``timeSinceLastPoll`` is in milliseconds, moments are ISO 8601 in UTC.
@@ -107,5 +105,3 @@ def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str
         }
         for row in rows
     ]
-
-

@@ -32,15 +32,15 @@ def look(url: str, *, queues: Sequence[str] = QUEUES) -> RedisFacts:
     )
     try:
         with client:
-            lengths = {name: int(client.llen(PREFIX + name)) for name in queues}  # type: ignore[arg-type]
+            lengths = {name: int(client.llen(PREFIX + name)) for name in queues}
             server = client.info("server")
             memory = client.info("memory")
             kept = client.info("persistence")
     except redis.RedisError as error:
         raise unavailable(url, error) from error
     return RedisFacts(
-        version=str(server.get("redis_version", "?")),  # type: ignore[union-attr]
-        eviction=memory.get("maxmemory_policy"),  # type: ignore[union-attr]
-        append_only=bool(kept["aof_enabled"]) if "aof_enabled" in kept else None,  # type: ignore[index,operator]
+        version=str(server.get("redis_version", "?")),
+        eviction=memory.get("maxmemory_policy"),
+        append_only=bool(kept["aof_enabled"]) if "aof_enabled" in kept else None,
         lengths=lengths,
     )

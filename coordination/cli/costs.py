@@ -1,0 +1,204 @@
+"""``coord costs …``: the ledger, added up, taken in and written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.cli.options import AsJson, Limit, ProjectName, connected, print_json
+
+if TYPE_CHECKING:
+    from coordination.domain.costs import CostRecord
+
+_BATCH = 2000
+
+
+class By(StrEnum):
+    """What the sums are of."""
+
+    PROJECT = "project"
+    SESSION = "session"
+    MODEL = "model"
+    RUN = "run"
+    AGENT = "agent"
+    DAY = "day"
+
+
+class Shape(StrEnum):
+    """How a record is written."""
+
+    NESTED = "nested"
+    FLAT = "flat"
+    AS_READ = "as-read"
+
+
+OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Costs: every model call, exactly.")
+    group.command("list")(list_)
+    group.command("summary")(summary)
+    group.command("import")(import_)
+    group.command("export")(export)
+    app.add_typer(group, name="costs")
+
+
+def list_(
+    *,
+    project: OfProject = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only of this run.")] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The latest records."""
+    from coordination.store.queries import costs
+
+    with connected() as co:
+        project_id = co.project(project).id if project else None
+        run_id = co.run(run).id if run else None
+        with co.runtime.store.read() as tx:
+            found = costs.newest(tx, co.runtime.workspace_id, project_id=project_id, run_id=run_id, limit=limit)
+    if as_json:
+        print_json({"costs": found})
+    else:
+        record_table(found)
+
+
+def record_table(records: Sequence[CostRecord]) -> None:
+    """Cost records for people."""
+    from coordination.cli.tables import show
+    from coordination.money import show_usd
+
+    show(
+        ["time", "model", "agent", "tokens in", "out", "cost", "session", "id"],
+        [
+            (
+                one.occurred_at,
+                one.model,
+                one.agent,
+                one.input_tokens,
+                one.output_tokens,
+                "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
+                one.session_id,
+                one.id,
+            )
+            for one in records
+        ],
+        empty="No costs.",
+    )
+
+
+def summary(
+    *,
+    by: Annotated[By, typer.Option("--by", help="What the sums are of.")] = By.PROJECT,
+    project: OfProject = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From then on, such as 2027-01-01.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The ledger added up."""
+    from coordination.cli.beads import moment_of
+    from coordination.cli.tables import show
+    from coordination.money import show_usd
+    from coordination.store.queries import costs
+    from coordination.store.reports.spending import spending
+
+    moment = moment_of(since) if since else None
+    with connected() as co:
+        project_id = co.project(project).id if project else None
+        with co.runtime.store.read() as tx:
+            found = spending(tx, co.runtime.workspace_id, by=by.value, project_id=project_id, since=moment)
+            usd, calls, unpriced = costs.total(tx, co.runtime.workspace_id, project_id=project_id, since=moment)
+    if as_json:
+        total = {"cost_usd": usd, "calls": calls, "unpriced_calls": unpriced}
+        print_json({"by": by.value, "groups": found, "total": total})
+        return
+    show(
+        [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
+        [
+            (
+                group.name or group.key or "(none)",
+                group.calls,
+                group.input_tokens,
+                group.output_tokens,
+                show_usd(group.cost_usd),
+                group.unpriced_calls or "",
+            )
+            for group in found
+        ],
+        empty="No costs.",
+    )
+    print(f"\n{show_usd(usd)} in {calls} calls" + (f", {unpriced} of them of unknown price" if unpriced else ""))
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A costs.jsonl.")],
+    *,
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take records into the ledger; those whose id is there already are left alone. A bad line refuses the file."""
+    from itertools import islice
+
+    from coordination.cli.options import whereabouts
+    from coordination.errors import Refused
+    from coordination.flows.import_costs import cost_project, import_costs
+    from coordination.formats.costs_jsonl import read_costs
+
+    read = new = 0
+    try:
+        with file.open("rb") as lines:
+            # The whole file is checked first; then it is stored a batch at a time, which may be repeated at will.
+            for _ in read_costs(lines, source=str(file)):
+                read += 1
+            lines.seek(0)
+            with connected() as co:
+                runtime = co.runtime
+                place = whereabouts(co, project)
+                owner = runtime.store.transact(
+                    lambda tx: cost_project(
+                        tx, runtime.workspace_id, identity=place.identity, name=place.name, path=place.path
+                    )
+                )
+                records = read_costs(lines, source=str(file))
+                while batch := list(islice(records, _BATCH)):
+                    new += runtime.store.transact(
+                        lambda tx, batch=batch: import_costs(  # type: ignore[misc]
+                            tx, runtime.workspace_id, batch, project_id=owner.id
+                        )
+                    )
+    except OSError as error:
+        raise Refused(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if as_json:
+        print_json({"project": owner.name, "read": read, "new": new})
+    else:
+        print(f"{new} of {read} records are new to the ledger of {owner.name}.")
+
+
+def export(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Where to (default: stdout).")] = None,
+    *,
+    shape: Annotated[Shape, typer.Option("--shape", help="How a record is written.")] = Shape.NESTED,
+    project: OfProject = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only of this run.")] = None,
+) -> None:
+    """Write the ledger as JSON Lines, oldest first."""
+    from coordination.cli.beads import write_bytes
+    from coordination.formats.costs_jsonl import write_costs
+    from coordination.store.queries import costs
+
+    with connected() as co:
+        project_id = co.project(project).id if project else None
+        run_id = co.run(run).id if run else None
+        with co.runtime.store.read() as tx:
+            records = costs.each(tx, co.runtime.workspace_id, project_id=project_id, run_id=run_id)
+            write_bytes(file, write_costs(records, shape.value))
+    if file is not None:
+        print(f"Written to {file}.")

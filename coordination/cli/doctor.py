@@ -1,0 +1,221 @@
+"""``coord doctor``: is everything that this machine needs there, and does it work? Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordination.cli.exit_codes import NOT_COMPLETED
+from coordination.cli.options import AsJson, print_json
+
+if TYPE_CHECKING:
+    from coordination.settings import Settings
+    from coordination.store.engine import Store
+
+_LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "typer", "rich", "PyYAML", "jinja2")
+_EXTRAS = {"flower": "the page that shows workers and queues"}
+_UNANSWERED = timedelta(seconds=60)
+_MOST_RUNS = 1000
+
+
+class Verdict(StrEnum):
+    """What a look at one thing came to."""
+
+    OK = "ok"
+    NOTE = "note"  # worth knowing, nothing is wrong
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; ``hint``: what to do about it."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    hint: str | None = None
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check settings, versions, database, Redis, workers and supervisors; exit code 1 when something is wrong."""
+    import platform
+
+    from coordination.cli.tables import shown
+    from coordination.settings import load_settings
+
+    settings = load_settings()
+    checks = list(_checks(settings))
+    healthy = all(check.verdict is not Verdict.WRONG for check in checks)
+    if as_json:
+        print_json(
+            {
+                "healthy": healthy,
+                "python": platform.python_version(),
+                "versions": _versions(),
+                "settings": settings.shown(),
+                "checks": checks,
+            }
+        )
+    else:
+        print("settings")
+        for name, value in settings.shown().items():
+            print(f"  {name:<20} {shown(value.value)}  ({value.source})")
+        print("checks")
+        for check in checks:
+            hint = f". {check.hint}" if check.hint else ""
+            print(f"  {check.verdict:<5}  {check.name}: {shown(check.detail)}{hint}")
+        print("All is well." if healthy else "Something is wrong.")
+    if not healthy:
+        raise typer.Exit(NOT_COMPLETED)
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in ("coordination", *_LIBRARIES, *_EXTRAS):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    import platform
+
+    versions = _versions()
+    known = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    yield Check("versions", Verdict.OK, f"Python {platform.python_version()}, {known}")
+    for name in _LIBRARIES:
+        if versions[name] is None:
+            yield Check("library", Verdict.WRONG, f"{name} is not installed", "Install the package again")
+    for name, what in _EXTRAS.items():
+        if versions[name] is None:
+            hint = f"For it: pip install 'coordination[{name}]'"
+            yield Check("extra", Verdict.NOTE, f"{name} ({what}) is not installed", hint)
+    yield from _database(settings)
+    yield from _redis(settings)
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from coordination.errors import CoordinationError
+    from coordination.settings import masked
+    from coordination.store import schema
+    from coordination.store.engine import open_store, sqlite_path
+
+    store = open_store(settings.database_url)
+    try:
+        path = sqlite_path(store.url)
+        if path is not None and not path.exists():
+            own = not settings.sources.get("database_url")
+            hint = "It is made at the first use" if own else "Run: coord migrate"
+            yield Check("database", Verdict.NOTE if own else Verdict.WRONG, f"{path} does not exist yet", hint)
+            return
+        try:
+            schema.require(store)
+        except CoordinationError as error:
+            yield Check("database", Verdict.WRONG, error.message, error.hint)
+            return
+        yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.HEAD}")
+        yield from _work(settings, store)
+    finally:
+        store.close()
+
+
+def _work(settings: Settings, store: Store) -> Iterator[Check]:
+    from coordination.domain.runs import RunState
+    from coordination.store.queries import fleet, projects
+    from coordination.store.reports import overview
+
+    with store.read() as tx:
+        workspace_id = projects.workspace_named(tx, settings.workspace)
+        living = overview.living(tx, within=settings.lease_ttl)
+        unanswered = fleet.unanswered(tx, after=_UNANSWERED)
+        found = (
+            overview.overview(
+                tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
+            )
+            if workspace_id
+            else None
+        )
+    # A run that is stuck waits for a person; no worker can help it.
+    moving = {run.project_id for run in found.runs if run.state is RunState.OPEN} if found else set()
+    waiting = [line for line in found.projects if line.id in moving] if found else []
+    if living:
+        places = sum(worker.slots for worker in living)
+        yield Check("workers", Verdict.OK, f"{len(living)} alive with {places} places")
+    elif waiting:
+        yield Check("workers", Verdict.WRONG, "none is alive, and work waits", "Run: coord up, or coord worker")
+    else:
+        yield Check("workers", Verdict.NOTE, "none is alive", "coord run and coord up start some")
+    if unanswered and living:
+        yield Check(
+            "doorbells",
+            Verdict.WRONG,
+            f"{unanswered} queued tasks were rung for more than {_UNANSWERED.total_seconds():g} s ago "
+            "and nobody took them",
+            "Are the workers full, or at another Redis? See: coord status",
+        )
+    for line in waiting:
+        yield _supervisor(line)
+
+
+def _supervisor(line: Any) -> Check:
+    name = f"supervisor of {line.name}"
+    hint = "A worker or beat wakes it; is one alive? See: coord status"
+    if line.error:
+        return Check(name, Verdict.WRONG, f"its last tick failed: {line.error}", hint)
+    if line.supervisor != "running":
+        return Check(name, Verdict.WRONG, f"{line.supervisor}, with {line.open_runs} open runs", hint)
+    return Check(name, Verdict.OK, line.supervisor)
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    from coordination.errors import CoordinationError
+    from coordination.settings import client_url, masked
+    from coordination.store.volatile.queues import look
+
+    url = settings.redis_url
+    if url is None:
+        from coordination.local.home import Home
+        from coordination.local.redis_server import find_server
+
+        home = Home(settings.home)
+        record = home.read() if settings.home.is_dir() and home.is_owned() else None
+        if record is None:
+            try:
+                program = find_server()
+            except CoordinationError as error:
+                yield Check("redis", Verdict.WRONG, error.message, error.hint)
+            else:
+                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; it would start {program}")
+            return
+        url = record.redis_url
+    try:
+        facts = look(client_url(url))
+    except CoordinationError as error:
+        yield Check("redis", Verdict.WRONG, error.message, error.hint)
+        return
+    lengths = ", ".join(f"{name} {length}" for name, length in facts.lengths.items())
+    yield Check("redis", Verdict.OK, f"{masked(url)}, version {facts.version}; waiting: {lengths}")
+    if facts.eviction not in (None, "noeviction"):
+        yield Check(
+            "redis policy",
+            Verdict.WRONG,
+            f"it may drop messages when it is full (maxmemory-policy {facts.eviction})",
+            "Set maxmemory-policy noeviction",
+        )
+    if facts.append_only is False:
+        # Nothing is lost without: SQL rings again. It only takes a sweep longer.
+        yield Check("redis persistence", Verdict.NOTE, "appendonly is off: after its restart messages are rung anew")

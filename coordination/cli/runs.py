@@ -1,0 +1,158 @@
+"""``coord runs …``: what was submitted, how it goes, and its story as it happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.options import AsJson, Limit, connected, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coordination.client import Run
+    from coordination.domain.events import Event
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, the start or end of it, or its name.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it happens, until the run has ended.")]
+_MOST_EXPLAINED = 20
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs: plans that were submitted.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("cancel")(cancel)
+    group.command("retry")(retry)
+    group.command("events")(events)
+    app.add_typer(group, name="runs")
+
+
+def list_(
+    *,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project.")
+    ] = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """The newest runs."""
+    from coordination.cli.tables import show as table
+    from coordination.money import show_usd
+
+    with connected() as co:
+        found = co.runs(project=project, limit=limit)
+    if as_json:
+        print_json({"runs": [_plain(run) for run in found]})
+        return
+    table(
+        ["id", "project", "name", "state", "tasks", "cost", "created"],
+        [
+            (
+                run.id,
+                run.project,
+                run.name,
+                run.state,
+                ", ".join(f"{number} {state}" for state, number in run.counts.items()),
+                show_usd(run.cost_usd),
+                run.created_at,
+            )
+            for run in found
+        ],
+        empty="No runs yet. Start one with: coord run PLAN",
+    )
+
+
+def show(name: RunName, *, as_json: AsJson = False) -> None:
+    """One run: its tasks, what failed, and what holds the rest."""
+    from coordination.cli import summary
+
+    with connected() as co:
+        run = co.run(name)
+        if as_json:
+            print_json(summary.as_json(run))
+            return
+        summary.show(run, where_to_look=False)
+        _explain_open(run)
+
+
+def _explain_open(run: Run) -> None:
+    """Why the open tasks do not run: the ones that nothing else of the run holds up first."""
+    from coordination.domain.tasks import TaskState
+    from coordination.store.reports.explanation import explain_task
+
+    runtime = run.co.runtime
+    waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
+    if not waiting:
+        return
+    waiting.sort(key=lambda task: (task.state is not TaskState.QUEUED, task.pending))
+    print("\nwhat holds the open tasks")
+    with runtime.store.read() as tx:
+        for task in waiting[:_MOST_EXPLAINED]:
+            found = explain_task(tx, runtime.workspace_id, task, live_within=runtime.settings.lease_ttl)
+            print("  " + "\n  ".join(found.lines()))
+    if len(waiting) > _MOST_EXPLAINED:
+        print(f"  and {len(waiting) - _MOST_EXPLAINED} more; ask for one with: coord explain TASK")
+
+
+def cancel(
+    name: RunName,
+    *,
+    why: Annotated[str, typer.Option("--why", help="What the tasks' stories shall say.")] = "canceled by its owner",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel every open task of a run; running jobs are told at once."""
+    with connected() as co:
+        run = co.run(name)
+        number = run.cancel(why)
+    if as_json:
+        print_json({"run": run.id, "canceled": number})
+    else:
+        print(f"{number} tasks of {run.id} canceled." if number else f"No task of {run.id} was open.")
+
+
+def retry(name: RunName, *, as_json: AsJson = False) -> None:
+    """Retry what failed or was canceled in a run; the workers of the running stack do it."""
+    with connected() as co:
+        run = co.run(name)
+        number = run.retry()
+    if as_json:
+        print_json({"run": run.id, "retried": number})
+    else:
+        print(f"{number} tasks of {run.id} are tried again." if number else f"Nothing of {run.id} is to be retried.")
+
+
+def events(name: RunName, *, follow: Follow = False, as_json: AsJson = False) -> None:
+    """The story of a run. With --follow and --json together: one JSON document a line, as things happen."""
+    with connected() as co:
+        show_events(co.run(name).events(follow=follow), follow=follow, as_json=as_json)
+
+
+def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:
+    """Print events as they come, or as one document."""
+    import json
+
+    from coordination.cli.options import plain
+    from coordination.cli.tables import shown
+
+    if as_json and not follow:
+        print_json({"events": list(found)})
+        return
+    for event in found:
+        if as_json:
+            print(json.dumps(plain(event), ensure_ascii=False), flush=True)
+            continue
+        payload = ", ".join(f"{key}={shown(value)[:200]}" for key, value in event.payload.items())
+        attempt = f"#{event.attempt}" if event.attempt else ""
+        parts = [f"{event.at.astimezone():%H:%M:%S}", f"{event.key or 'run'}{attempt}", str(event.type), payload]
+        print("  ".join(parts).rstrip(), flush=True)
+
+
+def _plain(run: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    found = asdict(run)
+    del found["workspace_id"]
+    return {**found, "total": run.total}

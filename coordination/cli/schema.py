@@ -1,0 +1,41 @@
+"""``coord check`` and ``coord schema``: plan files, looked at without storing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordination.cli.options import AsJson, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Schemas of our files, for editors.")
+    group.command("plan")(plan)
+    app.add_typer(group, name="schema")
+    app.command("check")(check)
+
+
+def plan() -> None:
+    """Print the JSON Schema of the plan file."""
+    from coordination.formats.plan import plan_schema
+
+    print_json(plan_schema())
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
+) -> None:
+    """Check a plan file as `coord run` would, and store nothing."""
+    from coordination.cli.work import read_plan_file
+    from coordination.flows.submit_plan import checked
+
+    found = read_plan_file(file)
+    checked(found)
+    edges = sum(len(task.needs) for task in found.tasks)
+    if as_json:
+        print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges})
+    else:
+        print(f"{file} is a good plan: {len(found.tasks)} tasks, {edges} dependencies.")

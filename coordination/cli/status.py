@@ -1,0 +1,102 @@
+"""``coord status``: the whole system on one screen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordination.cli.options import AsJson, connected, print_json
+
+if TYPE_CHECKING:
+    from coordination.runtime import Runtime
+    from coordination.store.reports.overview import Overview
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("status")(status)
+
+
+def status(*, as_json: AsJson = False) -> None:
+    """Projects and their supervisors, open runs, living workers, queues, today's cost."""
+    from coordination.store.reports.overview import overview
+
+    with connected() as co:
+        runtime = co.runtime
+        with runtime.store.read() as tx:
+            found = overview(
+                tx,
+                runtime.workspace_id,
+                thresholds=runtime.settings.supervision(),
+                live_within=runtime.settings.lease_ttl,
+            )
+        queues = _queues(runtime)
+    if as_json:
+        print_json(
+            {
+                "projects": found.projects,
+                "runs": [
+                    {"id": run.id, "project": run.project, "name": run.name, "state": run.state, "counts": run.counts}
+                    for run in found.runs
+                ],
+                "workers": found.workers,
+                "queues": queues,
+                "cost_today_usd": found.cost_today_usd,
+                "unpriced_calls_today": found.unpriced_today,
+            }
+        )
+    else:
+        _show(found, queues)
+
+
+def _queues(runtime: Runtime) -> dict[str, Any]:
+    """Lengths by queue; or why they are not known."""
+    from coordination.errors import RedisUnavailable
+    from coordination.store.volatile.queues import look
+
+    if runtime.nudges is None:
+        return {"reachable": False, "error": None, "lengths": {}}
+    try:
+        return {"reachable": True, "error": None, "lengths": look(runtime.nudges.url).lengths}
+    except RedisUnavailable as error:
+        return {"reachable": False, "error": error.message, "lengths": {}}
+
+
+def _show(found: Overview, queues: dict[str, Any]) -> None:
+    from coordination.cli.tables import show
+    from coordination.money import show_usd
+
+    show(
+        ["project", "status", "supervisor", "open runs", "tasks", "cost", "error"],
+        [
+            (one.name, one.status, one.supervisor, one.open_runs, one.tasks, show_usd(one.cost_usd), one.error)
+            for one in found.projects
+        ],
+        empty="No projects yet. Start with: coord run PLAN",
+    )
+    print()
+    show(
+        ["run", "project", "state", "tasks"],
+        [
+            (run.id, run.project, run.state, ", ".join(f"{number} {state}" for state, number in run.counts.items()))
+            for run in found.runs
+        ],
+        empty="No open runs.",
+    )
+    print()
+    show(
+        ["worker", "host", "busy", "of", "since"],
+        [
+            (one.name, one.host, one.busy, f"{one.slots}{' (draining)' if one.draining else ''}", one.started_at)
+            for one in found.workers
+        ],
+        empty="No worker is alive. Start a stack with: coord up",
+    )
+    print()
+    if queues["reachable"]:
+        print("queues: " + ", ".join(f"{name} {length}" for name, length in queues["lengths"].items()))
+    else:
+        print("queues: " + (queues["error"] or "no Redis runs here"))
+    unknown = f" and {found.unpriced_today} calls of unknown price" if found.unpriced_today else ""
+    print(f"today:  {show_usd(found.cost_today_usd)}{unknown}")

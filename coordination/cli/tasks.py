@@ -1,0 +1,301 @@
+"""``coord tasks …`` and ``coord explain``: one task's state, story, output and log, and what holds it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
+from coordination.cli.options import AsJson, ProjectName, connected, print_json
+from coordination.cli.runs import RunName, show_events
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination, TaskHandle
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or the start of its id.")]
+OfRun = Annotated[
+    str | None, typer.Option("--run", metavar="RUN", help="Of this run (default: the newest that has the key).")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("events")(events)
+    group.command("cancel")(cancel)
+    group.command("retry")(retry)
+    group.command("priority")(priority)
+    group.command("output")(output)
+    group.command("log")(log)
+    app.add_typer(group, name="tasks")
+    app.command("explain")(explain)
+
+
+def list_(run: RunName, *, as_json: AsJson = False) -> None:
+    """The tasks of a run, in the order of its plan."""
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        found = co.run(run).tasks()
+    if as_json:
+        print_json({"tasks": [_plain(task) for task in found]})
+        return
+    table(
+        ["key", "state", "why", "priority", "attempt", "agent", "title"],
+        [
+            (
+                task.key,
+                task.state,
+                ", ".join(task.record.reasons.names()) or task.error,
+                task.record.priority,
+                task.record.attempt,
+                task.record.agent,
+                task.record.title if task.record.title != task.key else "",
+            )
+            for task in found
+        ],
+    )
+
+
+def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """One task: what it runs, its attempts, and what holds it."""
+    from coordination.cli.tables import fields
+    from coordination.cli.tables import show as table
+    from coordination.money import show_usd
+
+    with connected() as co:
+        task = found_task(co, name, run)
+        attempts = task.attempts()
+        why = _explained(co, task)
+        cost = task.cost
+    if as_json:
+        tried = [{key: value for key, value in _fields_of(one).items() if key != "log"} for one in attempts]
+        print_json({**_plain(task), "cost_usd": cost, "attempts": tried, "explanation": why.to_json()})
+        return
+    record = task.record
+    fields(
+        [
+            ("key", task.key),
+            ("title", record.title if record.title != task.key else None),
+            ("id", task.id),
+            ("run", record.run_id),
+            ("runs", json.dumps(record.work, ensure_ascii=False)),
+            ("agent", record.agent),
+            ("priority", record.priority),
+            ("created by", record.creator),
+            ("cost", show_usd(cost)),
+        ]
+    )
+    print("\n" + "\n".join(why.lines()))
+    if attempts:
+        print()
+        table(
+            ["attempt", "outcome", "worker", "started", "finished", "exit", "error"],
+            [
+                (
+                    one.number,
+                    one.outcome or "running",
+                    one.worker,
+                    one.started_at,
+                    one.finished_at,
+                    one.exit_code,
+                    one.error,
+                )
+                for one in attempts
+            ],
+        )
+
+
+def events(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """The story of one task."""
+    with connected() as co:
+        show_events(found_task(co, name, run).events(), follow=False, as_json=as_json)
+
+
+def cancel(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    why: Annotated[str, typer.Option("--why", help="What the task's story shall say.")] = "canceled by its owner",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a task, and what depends on it as the plan says."""
+    with connected() as co:
+        task = found_task(co, name, run)
+        open_ = task.cancel(why)
+    if as_json:
+        print_json({"task": task.id, "canceled": open_})
+    else:
+        print(f"{task.key} canceled." if open_ else f"{task.key} is {task.state} already.")
+
+
+def retry(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """Retry a failed or canceled task, and what was canceled because of it."""
+    with connected() as co:
+        task = found_task(co, name, run)
+        task.retry()
+    if as_json:
+        print_json({"task": task.id, "retried": True})
+    else:
+        print(f"{task.key} is tried again.")
+
+
+def priority(
+    name: TaskName,
+    number: Annotated[int, typer.Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
+    *,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the priority of an open task."""
+    with connected() as co:
+        task = found_task(co, name, run)
+        open_ = task.set_priority(number)
+    if as_json:
+        print_json({"task": task.id, "priority": number, "changed": open_})
+    else:
+        print(f"{task.key} has priority {number}." if open_ else f"{task.key} is {task.state}; nothing was changed.")
+
+
+def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """What a completed task produced: text as it is, anything else as JSON."""
+    from coordination.domain.tasks import TaskState
+    from coordination.errors import Refused
+
+    with connected() as co:
+        task = found_task(co, name, run)
+        made = task.output
+    if as_json:
+        print_json({"task": task.id, "key": task.key, "state": task.state, "output": made})
+        return
+    if task.state is not TaskState.COMPLETED:
+        raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
+    print(made if isinstance(made, str) else json.dumps(made, ensure_ascii=False, indent=2))
+
+
+def log(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", help="Which (default: the latest).", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the job of a task said while it ran."""
+    from coordination.errors import NotFound
+
+    with connected() as co:
+        task = found_task(co, name, run)
+        tried = task.attempts()
+    chosen = [one for one in tried if attempt is None or one.number == attempt]
+    if not chosen:
+        which = f"no attempt {attempt}" if attempt else "not been tried yet"
+        raise NotFound(f"{task.key} has {which}", hint=f"See: coord tasks show {task.key}")
+    if as_json:
+        print_json({"task": task.id, "key": task.key, "attempt": chosen[-1].number, "log": chosen[-1].log})
+        return
+    if text := (chosen[-1].log or "").rstrip("\n"):
+        print(text)
+
+
+def explain(
+    name: Annotated[str, typer.Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
+    *,
+    run: OfRun = None,
+    beads: BeadsFile = None,
+    rules: Rules = None,
+    now: Now = None,
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name everything that holds a task or an issue, and the way in which it does."""
+    from coordination.domain.issues import explain as explain_issue
+    from coordination.errors import NotFound
+
+    moment = moment_of(now)
+    if beads is not None:
+        answer = explain_issue(issues_in(beads), name, rules or DEFAULT_RULES, moment)
+        _answer(None, answer, as_json=as_json)
+        return
+    with connected() as co:
+        of_task = _task_or_none(co, name, run)
+        issues = _issues_or_none(co, project)
+        of_issue = None
+        if any(issue.id == name for issue in issues):
+            of_issue = explain_issue(issues, name, rules or DEFAULT_RULES, moment)
+    if of_task is None and of_issue is None:
+        raise NotFound(
+            f"There is neither a task nor an imported issue {name!r}",
+            hint="See: coord tasks list RUN; for an issue of a file add --beads FILE",
+        )
+    _answer(of_task, of_issue, as_json=as_json)
+
+
+def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"task": of_task and of_task.to_json(), "issue": of_issue and of_issue.to_json()})
+        return
+    for answer in (of_task, of_issue):
+        if answer is not None:
+            print("\n".join(answer.lines()))
+
+
+def _task_or_none(co: Coordination, name: str, run: str | None) -> Any:
+    from coordination.errors import NotFound
+
+    try:
+        return _explained(co, found_task(co, name, run))
+    except NotFound:
+        return None
+
+
+def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
+    from coordination.cli.options import chosen_project
+    from coordination.errors import NotFound
+    from coordination.store.reports.tracker import tracked
+
+    with co.runtime.store.read() as tx:
+        try:
+            here = chosen_project(tx, co, project)
+        except NotFound:
+            if project is not None:
+                raise
+            return []
+        return tracked(tx, co.runtime.workspace_id, here.id)
+
+
+def _explained(co: Coordination, task: TaskHandle) -> Any:
+    from coordination.store.reports.explanation import explain_task
+
+    runtime = co.runtime
+    with runtime.store.read() as tx:
+        return explain_task(
+            tx,
+            runtime.workspace_id,
+            task.record,
+            live_within=runtime.settings.lease_ttl,
+            window=runtime.settings.window,
+        )
+
+
+def found_task(co: Coordination, name: str, run: str | None) -> TaskHandle:
+    """The task that a person names."""
+    return co.task(name) if run is None else co.run(run).task(name)
+
+
+def _plain(task: TaskHandle) -> dict[str, Any]:
+    found = _fields_of(task.record)
+    del found["workspace_id"]
+    return found
+
+
+def _fields_of(record: Any) -> dict[str, Any]:
+    """One level of a record, its values as they are: a flag keeps its names."""
+    from dataclasses import fields
+
+    return {spec.name: getattr(record, spec.name) for spec in fields(record)}
