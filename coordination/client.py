@@ -388,7 +388,7 @@ def located(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> tuple[Pla
         raise Refused(f"The project's folder {folder} does not exist")
     here = checkout.here(folder)
     if reference.git_remote is not None:
-        identity = identity_of(reference.git_remote)
+        identity = identity_of(reference.git_remote, machine=checkout.machine())
         name = reference.name or short_name(identity)
     elif reference.name is not None and reference.path is None:
         identity = here.identity

@@ -1,19 +1,19 @@
 """Every refusal the system can give, as one tree; each carries a code, a sentence and, where it helps, a hint.
 
-    CoordinationError
-    ├── Refused               the caller's input is wrong; nothing was changed
-    │   ├── PlanError         a plan file or a Plan object (knows file and line)
-    │   ├── FormatError       a foreign file (knows file and line)
-    │   └── SettingsError     an environment variable or option
-    ├── NotFound              no such run, task, project, issue
-    ├── Conflict              somebody else was first
-    │   ├── IllegalMove       the task machine has no such move from that state
-    │   ├── LeaseLost         a later attempt holds the task
-    │   └── StackRunning      another stack owns this home folder
-    └── Unavailable           the world is not there (now)
-        ├── DatabaseUnavailable
-        ├── RedisUnavailable
-        └── SchemaMismatch    the store's schema and this program do not fit
+CoordinationError
+├── Refused               the caller's input is wrong; nothing was changed
+│   ├── PlanError         a plan file or a Plan object (knows file and line)
+│   ├── FormatError       a foreign file (knows file and line)
+│   └── SettingsError     an environment variable or option
+├── NotFound              no such run, task, project, issue
+├── Conflict              somebody else was first
+│   ├── IllegalMove       the task machine has no such move from that state
+│   ├── LeaseLost         a later attempt holds the task
+│   └── StackRunning      another stack owns this home folder
+└── Unavailable           the world is not there (now)
+    ├── DatabaseUnavailable
+    ├── RedisUnavailable
+    └── SchemaMismatch    the store's schema and this program do not fit
 """
 
 from __future__ import annotations

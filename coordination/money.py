@@ -11,7 +11,7 @@ _LARGEST = Decimal(10) ** 12
 _MAX_PLACES = 30
 
 
-def usd(value: str | int | float | Decimal) -> Decimal:
+def usd(value: str | float | Decimal) -> Decimal:
     """*value* as exact dollars.
 
     A float is read by its shortest decimal form (0.1 is one tenth), as a person or a JSON file means it.

@@ -7,7 +7,7 @@ same with our defaults.
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 
 import beat_schedule
 from coordination.errors import SettingsError
@@ -35,7 +35,10 @@ def _embedded_redis() -> str | None:
     return record.redis_url if record else None
 
 
-app = Celery("coordination", include=["workers.tasks.run_tasks", "workers.tasks.tick", "workers.tasks.sweep"])
+app = Celery(
+    "coordination",
+    include=["workers.lifecycle", "workers.tasks.run_tasks", "workers.tasks.tick", "workers.tasks.sweep"],
+)
 app.conf.update(
     broker_url=_broker(),
     # SQL decides what runs and remembers how it ended; a message is only a permit to look. So it is acknowledged
@@ -94,5 +97,3 @@ app.conf.update(
     beat_schedule=beat_schedule.BEAT_SCHEDULE,
     beat_max_loop_interval=5,
 )
-
-from workers import lifecycle as _lifecycle  # noqa: E402,F401 - connects Celery's signals to ours

@@ -20,8 +20,8 @@ from coordination.store.engine import Store, open_store
 from coordination.store.queries import fleet
 from coordination.store.volatile.nudges import Nudges
 from workers.doorbell import Doorbell
-from workers.held import HeldAttempts
 from workers.heartbeat import Heartbeat
+from workers.held import HeldAttempts
 from workers.kinds import Kinds
 
 log = structlog.get_logger()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
 
 import structlog
 from kombu.exceptions import OperationalError
@@ -13,17 +12,12 @@ from coordination.store.engine import Store
 from coordination.store.queries import ready
 from coordination.store.queries.ready import Ready
 from workers import queues
+from workers.app import app
 
 log = structlog.get_logger()
 
+_TASK = "coordination.run"
 _SHOWN = 120
-
-
-class CeleryTask(Protocol):
-    """What of a Celery task is used here."""
-
-    def apply_async(self, args: Sequence[Any], **options: Any) -> Any:
-        """Send a message."""
 
 
 class Doorbell:
@@ -31,8 +25,6 @@ class Doorbell:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._task: CeleryTask | None = None
-        self._app: Any = None
 
     def ring(self, workspace_id: str, project: str, tasks: Sequence[Ready], *, bundle: Callable[[str], int]) -> bool:
         """Ring for *tasks* of one project; False when Redis did not take it (the next tick rings again).
@@ -41,16 +33,13 @@ class Doorbell:
         """
         if not tasks:
             return True
-        if self._task is None:
-            from workers.tasks.run_tasks import run_tasks
-
-            self._task, self._app = run_tasks, run_tasks.app
         try:
-            with self._app.producer_or_acquire() as producer:
+            with app.producer_or_acquire() as producer:
                 for group in _grouped(tasks, bundle):
                     first = group[0]
                     more = f" +{len(group) - 1}" if len(group) > 1 else ""
-                    self._task.apply_async(
+                    app.send_task(
+                        _TASK,
                         [workspace_id, [[item.id, item.attempt] for item in group]],
                         queue=queues.JOBS,
                         producer=producer,

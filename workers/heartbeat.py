@@ -136,9 +136,9 @@ class Heartbeat:
         try:
             act()
         except DatabaseUnavailable as error:
-            log.warning(f"{what} failed", why=error.message)
+            log.warning("a round failed", what=what, why=error.message)
             return False
         except Exception:
-            log.exception(f"{what} failed")
+            log.exception("a round failed", what=what)
             return False
         return True

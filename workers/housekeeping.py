@@ -143,7 +143,7 @@ class Housekeeper:
         wait = _POP_WAIT if nearest is None else max(0.01, min(_POP_WAIT, nearest - monotonic()))
         found = self._context.nudges.client.brpop([NUDGES], timeout=wait)
         if found is not None:
-            pair = _pair(found[1])
+            pair = _pair(str(found[1]))
             if pair is not None:
                 self.tick(*pair)
 
@@ -168,13 +168,13 @@ class Housekeeper:
         try:
             act()
         except redis.RedisError as error:
-            log.warning(f"{what}: Redis is away", why=str(error))
+            log.warning("Redis is away", what=what, why=str(error))
             self._ended.wait(_RECONNECT)
         except CoordinationError as error:
-            log.warning(f"{what} failed", why=error.message)
+            log.warning("a round failed", what=what, why=error.message)
             self._ended.wait(_RECONNECT)
         except Exception:
-            log.exception(f"{what} failed")
+            log.exception("a round failed", what=what)
             self._ended.wait(_RECONNECT)
 
 

@@ -113,9 +113,8 @@ def drain(grace: timedelta) -> None:
     # Heartbeats go on until the last job is released, and tell of cancels; nobody is supervised from here any more.
     running.housekeeper.request_stop()
     log.info("draining", running=context.held.count(), grace=grace.total_seconds())
-    with contextlib.suppress(CoordinationError):
-        with context.store.write() as tx:
-            fleet.drain(tx, context.worker_id)
+    with contextlib.suppress(CoordinationError), context.store.write() as tx:
+        fleet.drain(tx, context.worker_id)
 
     def hand_back() -> None:
         deadline = monotonic() + grace.total_seconds()
@@ -137,7 +136,7 @@ def drain(grace: timedelta) -> None:
 
 def end() -> None:
     """The process ends in order: no heartbeat any more, its row closed, its children gone."""
-    global _process  # noqa: PLW0603
+    global _process
     with _lock:
         running, _process = _process, None
     if running is None:
@@ -147,9 +146,8 @@ def end() -> None:
     running.execution.watch.stop()
     running.runners.close()
     context.heartbeat.stop()
-    with contextlib.suppress(CoordinationError):
-        with context.store.write() as tx:
-            fleet.stop(tx, context.worker_id)
+    with contextlib.suppress(CoordinationError), context.store.write() as tx:
+        fleet.stop(tx, context.worker_id)
     context.nudges.close()
     context.store.close()
     shutil.rmtree(context.scratch, ignore_errors=True)
@@ -163,7 +161,7 @@ def _refuse(error: CoordinationError) -> None:
 
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
-def _on_init(conf: Any = None, **_: Any) -> None:
+def _on_init(**_: Any) -> None:
     global _forks  # noqa: PLW0603
     _forks = False
     configure_logging()
@@ -172,7 +170,7 @@ def _on_init(conf: Any = None, **_: Any) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _on_child(**_: Any) -> None:
     """A prefork child: its own engine, heartbeat and identity; the parent has none."""
-    global _forks, _process  # noqa: PLW0603
+    global _forks, _process
     _forks, _process = True, None
     try:
         begin(f"{os.uname().nodename}:{os.getpid()}", slots=1)

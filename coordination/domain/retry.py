@@ -44,7 +44,7 @@ class StayCanceled:
 Decision = Complete | RetryAfter | GiveUp | AskPerson | StayCanceled
 
 
-def decide(
+def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better than its pieces
     outcome: Outcome,
     *,
     failures: int,

@@ -33,7 +33,10 @@ class Shell:
 
 @dataclass(frozen=True, slots=True)
 class PythonCall:
-    """An importable function ``package.module:function`` with JSON-able keyword arguments. Its output is what it returns."""
+    """An importable function ``package.module:function`` with JSON-able keyword arguments.
+
+    Its output is what it returns.
+    """
 
     target: str
     args: Mapping[str, Any] = field(default_factory=dict)

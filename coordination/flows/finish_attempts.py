@@ -42,7 +42,7 @@ class Finish:
 
 
 def decided(claim: Claim, result: Result, *, now: datetime) -> Finish:
-    """What follows from *result*; ids of cost records are made here, so that repeating the commit bills nothing twice."""
+    """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice."""
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision = decide(
         result.outcome,

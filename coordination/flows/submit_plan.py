@@ -17,7 +17,7 @@ from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import NO_REASON, BlockReason, TaskState
-from coordination.domain.work import Work, parse_work
+from coordination.domain.work import PythonCall, Work, parse_work
 from coordination.errors import NotFound, PlanError, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import issues as issue_service
@@ -234,7 +234,7 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
 
 def _kind(work: Work) -> str:
     """What runs, without its arguments: tasks of one kind take about as long as each other."""
-    if work.kind == "python":
+    if isinstance(work, PythonCall):
         return f"python:{work.target}"[:200]
     return f"shell:{work.command.split(maxsplit=1)[0]}"[:200]
 

@@ -79,7 +79,7 @@ def tick_supervisor(
         raise
 
 
-def _tick(
+def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     store: Store,
     workspace_id: str,
     project_id: str,

@@ -18,9 +18,7 @@ def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) ->
         tx.execute(insert(table), list(rows))
         return
     names = list(rows[0])
-    convert = [
-        table.c[name].type.dialect_impl(tx.dialect).bind_processor(tx.dialect) for name in names
-    ]
+    convert = [table.c[name].type.dialect_impl(tx.dialect).bind_processor(tx.dialect) for name in names]
     columns = ", ".join(tx.dialect.identifier_preparer.quote(name) for name in names)
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one

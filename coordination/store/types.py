@@ -1,4 +1,4 @@
-"""Column types that mean the same on both databases: ids, moments, money, validated JSON, flags; and the database's clock."""
+"""Column types that mean the same on both databases: ids, moments, money, validated JSON; and the database's clock."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def clean_text(text: str) -> str:
 
 
 def clean_json(value: Any) -> Any:
-    """*value* as plain JSON, or Refused: NaN and infinity, keys that are not texts, foreign objects, too deep, too large."""
+    """*value* as plain JSON, or Refused: NaN, infinity, keys that are not texts, foreign objects, too deep."""
     return _clean(value, 0)
 
 

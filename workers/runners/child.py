@@ -39,7 +39,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _NOT_OURS = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
 
 
-class Refusal(Exception):  # noqa: N818 - not an error of this program
+class Refusal(Exception):
     """The job cannot be called as it is described; its text says why."""
 
 

@@ -283,8 +283,9 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
         rows.lock(tx, workspace_id, falling)
         for cause, fallen in by_cause.items():
             error = f"{cause}, which it needs, ended without success"
-            for row in rows.cancel(tx, workspace_id, fallen, cause=CancelCause.DEPENDENCY, error=error):
-                canceled.append((row, error))
+            canceled += [
+                (row, error) for row in rows.cancel(tx, workspace_id, fallen, cause=CancelCause.DEPENDENCY, error=error)
+            ]
         log.append(
             tx,
             workspace_id,

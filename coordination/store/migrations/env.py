@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from coordination.store.schema import metadata
+from coordination.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

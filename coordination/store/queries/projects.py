@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain.projects import Project, ProjectStatus
 from sqlalchemy import Connection, RowMapping, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.domain.projects import Project, ProjectStatus
 from coordination.ids import new_id
 from coordination.store.tables.projects import project_aliases, projects, workspaces
 from coordination.store.types import db_now
@@ -25,7 +25,8 @@ def make_workspace(tx: Connection, name: str) -> str:
     """The id of the workspace of that name, made if it is new."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     tx.execute(make(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"]))
-    return tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
+    found: str = tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
+    return found
 
 
 def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:
@@ -55,7 +56,10 @@ def make(tx: Connection, workspace_id: str, row: dict[str, Any]) -> str:
         .values(workspace_id=workspace_id, **row)
         .on_conflict_do_nothing(index_elements=["workspace_id", "identity"])
     )
-    return tx.execute(select(p.id).where(p.workspace_id == workspace_id, p.identity == row["identity"])).scalar_one()
+    found: str = tx.execute(
+        select(p.id).where(p.workspace_id == workspace_id, p.identity == row["identity"])
+    ).scalar_one()
+    return found
 
 
 def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:

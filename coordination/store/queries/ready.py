@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Select, and_, bindparam, case, func, literal, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from coordination.domain.tasks import MOVES, BlockReason, TaskMove, TaskState
 from coordination.store.queries.tasks import BATCH
@@ -128,7 +141,7 @@ def lift_due(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapp
     )
 
 
-_satisfied = bindparam("satisfied")
+_satisfied: BindParameter[int] = bindparam("satisfied")
 _LESS_PENDING = (
     update(tasks)
     .where(
@@ -185,7 +198,7 @@ _COUNT_RUNG = (
 def count_rung(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
     """How many of the project's queued tasks have a doorbell out, by kind: what fills its window."""
     rows = tx.execute(_COUNT_RUNG, {"ws": workspace_id, "project": project_id})
-    return {kind: number for kind, number in rows}
+    return {row[0]: row[1] for row in rows}
 
 
 _NEXT = (

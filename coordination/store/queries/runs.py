@@ -18,6 +18,8 @@ from coordination.store.types import db_now
 
 r = runs.c
 
+_SHORTEST = 4  # letters of an id that name a run
+
 
 def insert_run(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
     """Store a run."""
@@ -137,7 +139,7 @@ def find(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> lis
 
     plain = "".join(letter for letter in name.lower() if letter in "0123456789abcdef-")
     matches = [r.name == name]
-    if plain == name.lower() and len(plain) >= 4:
+    if plain == name.lower() and len(plain) >= _SHORTEST:
         matches += [cast(r.id, Text).like(plain + "%"), cast(r.id, Text).like("%" + plain)]
     return list(
         tx.execute(

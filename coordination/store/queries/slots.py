@@ -1,4 +1,4 @@
-"""Statements on concurrency slots: taken in the claim, given back by the end of the attempt, recounted by the healer."""
+"""Statements on concurrency slots: taken in the claim, given back by the attempt's end, recounted by the healer."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ _COUNTS = (
 
 def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, Any]:
     """The stored state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
-    counts = {state: number for state, number in tx.execute(_COUNTS, {"ws": workspace_id, "project": project_id})}
+    counts = {row[0]: row[1] for row in tx.execute(_COUNTS, {"ws": workspace_id, "project": project_id})}
     todo = counts.get(TaskState.QUEUED, 0) + counts.get(TaskState.BLOCKED, 0)
     wave = tx.execute(
         select(t.key)

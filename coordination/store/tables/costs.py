@@ -1,5 +1,7 @@
 """The cost ledger: append-only, and the database itself refuses an UPDATE."""
 
+from typing import Any
+
 from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, event
 
 from coordination.store.tables import metadata
@@ -43,6 +45,7 @@ POSTGRES_APPEND_ONLY = """
 CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs FOR EACH STATEMENT EXECUTE FUNCTION refuse_cost_update()
 """
 
-event.listen(costs, "after_create", DDL(SQLITE_APPEND_ONLY).execute_if(dialect="sqlite"))
-event.listen(costs, "after_create", DDL(POSTGRES_REFUSE).execute_if(dialect="postgresql"))
-event.listen(costs, "after_create", DDL(POSTGRES_APPEND_ONLY).execute_if(dialect="postgresql"))
+_ddl: Any = DDL  # not typed by SQLAlchemy
+event.listen(costs, "after_create", _ddl(SQLITE_APPEND_ONLY).execute_if(dialect="sqlite"))
+event.listen(costs, "after_create", _ddl(POSTGRES_REFUSE).execute_if(dialect="postgresql"))
+event.listen(costs, "after_create", _ddl(POSTGRES_APPEND_ONLY).execute_if(dialect="postgresql"))

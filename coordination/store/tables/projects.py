@@ -1,8 +1,8 @@
 """Workspaces, projects and the names that projects are also known by."""
 
-from coordination.domain.projects import ProjectStatus
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
 
+from coordination.domain.projects import ProjectStatus
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
 

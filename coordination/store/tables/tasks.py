@@ -1,5 +1,7 @@
 """Tasks and the edges between them: the hot rows."""
 
+from enum import StrEnum
+
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
@@ -17,7 +19,7 @@ from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
 
 
-def _one_of(column: str, values: type) -> str:
+def _one_of(column: str, values: type[StrEnum]) -> str:
     return "{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values))
 
 
