@@ -12,7 +12,7 @@ _CANDIDATES = 200
 
 def excerpt(text: object, longest: int = _LONGEST) -> str:
     """*text* quoted on one line; when it is long, its beginning and its length."""
-    whole = text if isinstance(text, str) else repr(text)
+    whole = str(text) if isinstance(text, str) else repr(text)  # a member of a StrEnum is shown as its text
     if len(whole) <= longest:
         return repr(whole) if isinstance(text, str) else whole
     return f"{whole[:longest]!r}… ({len(whole):,} characters)"

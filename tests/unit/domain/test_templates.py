@@ -1,0 +1,251 @@
+"""Templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never run as commands."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from coordination.domain import templates
+from coordination.errors import Refused
+
+NEEDS = {
+    "lint": {"state": "completed", "output": "it's; $(rm -rf x)"},
+    "my-key": {"state": "failed", "output": {"n": [1, None, True]}},
+    "items": {"state": "completed", "output": 5},
+}
+CONTEXT = {
+    "input": {"x": [1, 2], "s": "a b"},
+    "run": {"id": "r1"},
+    "task": {"key": "me", "id": "t1", "attempt": 2},
+    "project": {"name": "shop"},
+}
+
+
+def rendered(work):
+    return templates.render(work, needs=NEEDS, context=CONTEXT)
+
+
+def arg(text):
+    return rendered({"python": "a:b", "args": {"v": text}})["args"]["v"]
+
+
+def command(text):
+    return rendered({"shell": text})["shell"]
+
+
+class TestArgs:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ('{{ needs["my-key"].output }}', {"n": [1, None, True]}),
+            ("{{ needs.items.output }}", 5),
+            ("{{ input.x }}", [1, 2]),
+            ("{{ task.attempt }}", 2),
+            ("{{ needs.items.output == 5 }}", True),
+            ("{{ input.nope | default(none) }}", None),
+            ("{{ input.x | map('string') | list }}", ["1", "2"]),
+            ("{{ range(3) }}", [0, 1, 2]),
+        ],
+    )
+    def test_one_expression_alone_gives_the_value_itself(self, text, value):
+        found = arg(text)
+
+        assert found == value
+        assert type(found) is type(value)
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("run {{ run.id }} of {{ project.name }}", "run r1 of shop"),
+            (' {{ needs["my-key"].output }}', ' {"n": [1, null, true]}'),
+            (
+                "{% for n in needs %}{{ loop.index }}={{ needs[n].state }} {% endfor %}",
+                "1=completed 2=failed 3=completed ",
+            ),
+            ("{% if input.x %}yes{% else %}no{% endif %}", "yes"),
+            ("{% raw %}{{ kept }}{% endraw %}", "{{ kept }}"),
+            ("a\n{{ run.id }}\n", "a\nr1\n"),
+        ],
+    )
+    def test_in_a_longer_text_values_become_text(self, text, value):
+        assert arg(text) == value
+
+    def test_texts_are_rendered_at_any_depth_and_in_env(self):
+        work = {"python": "a:b", "args": {"l": [{"d": "{{ run.id }}"}, 7]}, "env": {"A": "{{ input.x }}"}}
+
+        assert rendered(work) == {"python": "a:b", "args": {"l": [{"d": "r1"}, 7]}, "env": {"A": "[1, 2]"}}
+
+    def test_a_text_without_a_template_stays_as_it_is(self):
+        work = {"shell": "echo ${#x} ${x%y} {# a #} {a,b}", "env": {"A": "{"}}
+
+        assert rendered(work) == work
+
+    def test_a_plan_without_templates_never_imports_jinja(self):
+        code = (
+            "import sys; from coordination.domain import graph, templates; from coordination.domain.plans import *;"
+            "graph.check(Plan([Task('a', {'shell': 'echo'})])); templates.render({'shell': 'x'}, needs={}, context={});"
+            "sys.exit('jinja2' in sys.modules)"
+        )
+
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestCommands:
+    @pytest.mark.parametrize("shell", ["sh", "bash"])
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "; touch pwned",
+            "$(touch pwned)",
+            "`touch pwned`",
+            "'; touch pwned; '",
+            '"; touch pwned; "',
+            "a\ntouch pwned",
+            "-n #",
+            "*",
+            "",
+        ],
+    )
+    def test_a_value_is_one_word_whatever_it_holds(self, value, shell, tmp_path):
+        needs = {"a": {"state": "completed", "output": value}}
+
+        text = templates.render(
+            {"shell": "printf '%s|' {{ needs.a.output }} x{{ needs.a.output }}y"}, needs=needs, context=CONTEXT
+        )["shell"]
+        done = subprocess.run([shell, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+        assert done.stdout == f"{value}|x{value}y|"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_numbers_and_objects_are_words_too(self):
+        assert command('echo {{ needs.items.output }} {{ needs["my-key"].output }}') == (
+            """echo 5 '{"n": [1, null, true]}'"""
+        )
+
+    @pytest.mark.parametrize(
+        "text", ["echo '{{ run.id }}'", 'echo "{{ run.id }}"', "{{ run.id }}", "echo ${{ run.id }}"]
+    )
+    def test_a_place_that_quoting_does_not_protect_is_refused_when_checked_and_when_rendered(self, text):
+        with pytest.raises(Refused) as checked:
+            templates.check_work({"shell": text}, needs=[])
+        with pytest.raises(Refused, match="'me'"):
+            command(text)
+
+        assert "pass it on by env" in checked.value.sentence()
+
+    def test_a_quote_that_opens_in_one_branch_is_seen_when_rendered(self):
+        with pytest.raises(Refused, match="inside quotes"):
+            command("{% if input.x %}echo '{% endif %}{{ run.id }}'")
+
+    def test_a_nul_character_of_an_output_never_reaches_a_command(self):
+        needs = {"a": {"state": "completed", "output": "x\0y"}}
+
+        with pytest.raises(Refused, match="NUL"):
+            templates.render({"shell": "echo {{ needs.a.output }}"}, needs=needs, context=CONTEXT)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{{ 'a' * 10 ** 9 }}",
+            "{{ 10 ** 10 ** 10 }}",
+            "{{ range(10 * 1000 * 1000 * 1000) | list }}",
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "{% for a in range(90000) %}" + "x" * 1000 + "{% endfor %}",
+            "{% set a = 'xx' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}",
+            "{% set a = 'xx' %}" + "{% set a = a + a %}" * 60 + "{{ a }}",
+            "{% set a = 'xx' %}" + "{% set a = [a, a] | join(a) %}" * 60 + "{{ a }}",
+            "{% set a = 'xx' %}" + "{% set a = a | replace('x', a) %}" * 60 + "{{ a }}",
+            "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}",
+            "{% set a = 3 %}" + "{% set a = a * a %}" * 60 + "{{ a }}",
+            "{{ '%999999999d' % 1 }}",
+            "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+            "{% for i in [1] %}" * 30 + "{% endfor %}" * 30,
+            "{{ 1e400 }}",
+        ],
+    )
+    def test_what_would_never_end_or_never_fit_is_refused_soon(self, text):
+        started = time.process_time()
+
+        with pytest.raises(Refused, match="'me'"):
+            arg(text)
+
+        assert time.process_time() - started < 20
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{{ input.s.__class__.__mro__ }}",
+            "{{ ''.join(['a']) }}",
+            "{{ needs.items() }}",
+            "{% macro a() %}{% endmacro %}",
+            "{% include 'x' %}",
+            "{% set a %}x{% endset %}",
+            "{{ range }}",
+            "{{ self }}",
+            "{{ 'x' | center(10) }}",
+            "{% for x in [1] recursive %}{% endfor %}",
+        ],
+    )
+    def test_there_is_no_way_to_python(self, text):
+        with pytest.raises(Refused):
+            arg(text)
+
+    @pytest.mark.parametrize("text", ["{{ 1 / 0 }}", "{{ 1 + 'a' }}", "{{ none < 1 }}", "{{ [1, 'a'] | sort }}"])
+    def test_a_calculation_that_fails_is_a_sentence(self, text):
+        with pytest.raises(Refused, match="The template in args of task 'me'"):
+            arg(text)
+
+    @pytest.mark.parametrize("text", ["{{ nope }}", "{{ input.nope }}", "x {{ needs.gone.output }}"])
+    def test_an_undefined_name_is_a_sentence(self, text):
+        with pytest.raises(Refused, match=r"'me'.*('nope'|'gone')"):
+            arg(text)
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            ("{{ needs.lnt.output }}", "Did you mean 'lint'?"),
+            ("{{ needs.other.output }}", "Add it to the task's needs"),
+            ("{{ needs.lint.outptu }}", "needs.lint has state and output"),
+            ("{{ needs.my-key.output }}", 'written like this: needs["my-key"].output'),
+            ("{{ needs.a/b.output }}", "read as a calculation"),
+            ("{{ needs.1.output }}", "does not need '1'"),
+            ("{{ ned.lint }}", "Did you mean 'needs'?"),
+            ("{{ run.idd }}", "run has no 'idd', only id"),
+            ("{{ .Names }}", "{% raw %}"),
+            ("{{ print }}", "there is no print"),
+            ("a\nb {{ x y }}", "line 2 of the text"),
+            ("{{ run.id | uper }}", "Did you mean 'upper'?"),
+            ("{{ 1 is evn }}", "Did you mean 'even'?"),
+            ("{{ run.id", "cannot be read"),
+            ("{% endfor %}", "endfor"),
+            ("{{ x() }}", "only range(…) can be called"),
+        ],
+    )
+    def test_a_mistake_is_found_without_values(self, text, says):
+        with pytest.raises(Refused) as refused:
+            templates.check_template(text, needs=NEEDS)
+
+        assert says in refused.value.sentence()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "{{ needs.lint.output }}",
+            '{{ needs["my-key"]["output"].n }}',
+            "{{ needs.items.output - 1 }}",
+            "{% for name, need in needs | items %}{{ name }}{{ loop.index }}{% endfor %}",
+            "{% set x = input.x %}{{ x }}",
+            "{{ task.key }}{{ task.id }}{{ task.attempt }}{{ project.name }}",
+        ],
+    )
+    def test_what_is_right_passes(self, text):
+        templates.check_template(text, needs=NEEDS)
+
+    def test_the_place_of_a_bad_template_is_named(self):
+        with pytest.raises(Refused, match=r"args\.x\[1\]"):
+            templates.check_work({"python": "a:b", "args": {"x": ["a", "{{ nope }}"]}}, needs=[])

@@ -1,0 +1,546 @@
+"""The plan file: what is right is read, what is wrong is refused with file and line, and a plan reads back equal."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordination.domain import graph
+from coordination.domain.durations import LONGEST
+from coordination.domain.plans import (
+    Backoff,
+    BudgetCap,
+    Concurrency,
+    Defaults,
+    Dependency,
+    Plan,
+    ProjectRef,
+    Task,
+)
+from coordination.domain.tasks import DependencyKind, OnDependencyFailure
+from coordination.domain.work import PythonCall, Shell
+from coordination.errors import PlanError
+from coordination.formats.plan import MAX_BYTES, plan_schema, read_plan, resolve_paths, write_plan
+
+FULL = """\
+version: 1
+project: {name: shop, git_remote: "git@example.org:acme/shop.git", path: .}
+name: Check-up
+session: main
+defaults: {timeout: 30m, max_attempts: 2, on_dependency_failure: block, backoff: {initial: 1s, factor: 3, max: 1m}}
+budget: {usd: 5.10, on_exceed: block}
+concurrency: {project: 4, agents: {dave: 1}, keys: {deploy: 1}}
+python_path: [lib, ../shared]
+tasks:
+  - key: lint
+    run: {shell: "ruff check .", env: {CI: "1"}}
+  - key: count
+    title: Count the lines
+    run: {python: "mypackage.jobs:count_lines", args: {path: src, depth: 3}}
+    needs: lint
+    timeout: 90
+    not_before: 2026-12-01T08:00:00+01:00
+    due: "2026-12-02T00:00:00Z"
+  - key: report
+    run:
+      shell: |
+        echo {{ needs.count.output }}
+        echo done
+    needs:
+      - count
+      - {key: lint, kind: related}
+    parent: count
+    priority: -3
+    repeatable: false
+    concurrency_key: deploy
+    stall_timeout: 1h30m
+    agent: dave
+    workdir: sub
+    input: {x: [1, 2.5, null, true, "on"]}
+    metadata: {owner: me}
+"""
+
+
+def read(text, **changes):
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return read_plan(text if isinstance(text, bytes) else text.encode(), source="plan.yaml")
+
+
+def refusal(text):
+    with pytest.raises(PlanError) as refused:
+        graph.check(read(text))
+    assert refused.value.source == "plan.yaml"
+    assert "\n" not in refused.value.sentence()
+    assert len(refused.value.sentence()) < 600
+    return refused.value
+
+
+def with_task(*lines):
+    """A plan with one sound task and one that also has *lines*; those begin in line 6."""
+    start = ["version: 1", "tasks:", "  - {key: ok, run: {shell: ls}}", "  - key: bad", "    run: {shell: ls}"]
+    return "\n".join([*start, *(f"    {line}" for line in lines)]) + "\n"
+
+
+class TestReading:
+    def test_every_key_of_a_plan_is_read(self):
+        plan = read(FULL)
+
+        graph.check(plan)
+        assert plan == Plan(
+            tasks=(
+                Task("lint", Shell("ruff check .", env={"CI": "1"})),
+                Task(
+                    "count",
+                    PythonCall("mypackage.jobs:count_lines", args={"path": "src", "depth": 3}),
+                    title="Count the lines",
+                    needs=("lint",),
+                    timeout=timedelta(seconds=90),
+                    not_before=datetime(2026, 12, 1, 7, tzinfo=UTC),
+                    due=datetime(2026, 12, 2, tzinfo=UTC),
+                ),
+                Task(
+                    "report",
+                    Shell("echo {{ needs.count.output }}\necho done\n"),
+                    needs=("count", Dependency("lint", DependencyKind.RELATED)),
+                    parent="count",
+                    priority=-3,
+                    repeatable=False,
+                    concurrency_key="deploy",
+                    stall_timeout=timedelta(minutes=90),
+                    agent="dave",
+                    workdir="sub",
+                    input={"x": [1, 2.5, None, True, "on"]},
+                    metadata={"owner": "me"},
+                ),
+            ),
+            name="Check-up",
+            project=ProjectRef("shop", "git@example.org:acme/shop.git", "."),
+            defaults=Defaults(
+                timeout=timedelta(minutes=30),
+                max_attempts=2,
+                on_dependency_failure=OnDependencyFailure.BLOCK,
+                backoff=Backoff(timedelta(seconds=1), 3, timedelta(minutes=1)),
+            ),
+            concurrency=Concurrency(4, {"dave": 1}, {"deploy": 1}),
+            budget=BudgetCap(Decimal("5.1")),
+            python_path=("lib", "../shared"),
+            session="main",
+            source="plan.yaml",
+            lines={"lint": 10, "count": 12, "report": 19},
+        )
+
+    @pytest.mark.parametrize("indent", [None, 2, "\t"])
+    @pytest.mark.parametrize("ascii_only", [True, False])
+    def test_json_is_read_too_with_emoji_and_tabs(self, indent, ascii_only):
+        written = {"version": 1, "tasks": [{"key": "a", "title": "Ship 🚀 \\ud83d", "run": {"shell": "echo 1e3/2"}}]}
+
+        plan = read(json.dumps(written, indent=indent, ensure_ascii=ascii_only))
+
+        assert plan.tasks == (Task("a", Shell("echo 1e3/2"), title="Ship 🚀 \\ud83d"),)
+
+    def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(self):
+        text = "\ufeff" + with_task("title: x").replace("\n", "\r\n")
+
+        assert read(text).tasks[1].title == "x"
+
+    def test_anchors_aliases_and_merges_stand_for_what_they_name(self):
+        plan = read(
+            "version: 1\ntasks:\n"
+            "  - &first {key: a, run: &run {shell: ls}, timeout: 5m}\n"
+            "  - {<<: *first, key: b}\n"
+            "  - {key: c, run: *run}\n"
+        )
+
+        assert [task.run for task in plan.tasks] == [Shell("ls")] * 3
+        assert [task.timeout for task in plan.tasks] == [timedelta(minutes=5), timedelta(minutes=5), None]
+        assert plan.lines == {"a": 3, "b": 4, "c": 5}
+
+    def test_null_is_as_if_it_were_not_written(self):
+        plan = read(with_task("title:", "needs: ~", "timeout: null", "input:"))
+
+        assert plan.tasks[1] == Task("bad", Shell("ls"))
+
+    def test_folders_are_seen_from_the_plan_file(self):
+        plan = resolve_paths(read(FULL), "/home/me/plans")
+
+        assert plan.python_path == ("/home/me/plans/lib", "/home/me/shared")
+        assert plan.project.path == "/home/me/plans"
+
+    def test_ten_thousand_tasks_are_read_in_a_moment(self):
+        head = "version: 1\ntasks:\n"
+        tasks = (
+            f"  - {{key: t{i}, title: T {i}, run: {{shell: ls {i}}}, needs: [{f't{i - 1}' if i else ''}], timeout: 5m}}\n"
+            for i in range(10_000)
+        )
+        text = head + "".join(tasks)
+
+        started = time.process_time()
+        plan = read(text)
+        spent = time.process_time() - started
+
+        assert len(plan.tasks) == 10_000
+        assert plan.lines["t9999"] == 10_002
+        assert spent < 4  # a fifth of it on a quiet machine
+
+
+class TestNotAPlan:
+    @pytest.mark.parametrize(
+        ("data", "says"),
+        [
+            (b"", "The plan is empty"),
+            (b"# nothing\n", "The plan is empty"),
+            (b"- a\n", "plan.yaml:1: A plan is a mapping"),
+            (b"hello", "A plan is a mapping"),
+            (b"version: 1\ntasks: []\n", "plan.yaml:2: The plan has no tasks"),
+            (b"version: 1\n", "no tasks"),
+            (b"tasks: [{key: a, run: {shell: ls}}]", "Begin it with version: 1"),
+            (b"version: 2\ntasks: []", "version 2 is not known"),
+            (b"version: 1\n---\nversion: 1\n", "plan.yaml:2: A second document begins"),
+            (b"version: 1\nname: caf\xe9\n", "plan.yaml:2: The file is not UTF-8"),
+            ("version: 1\n".encode("utf-16"), "not UTF-8 but UTF-16"),
+            (b"version: 1\nname: a\0b\n", "plan.yaml:2: The file holds the control character U+0000"),
+            (b"version: 1\nname: \x1b[2J\n", "U+001B"),
+            (b"version: 1\ntasks:\n\t- key: a\n", "plan.yaml:3: A tab stands in the indentation"),
+            (b"version: 1\nname: a: b\n", "plan.yaml:2: This is not YAML"),
+            (b"version: 1\ntasks: [{key: a\n", "This is not YAML"),
+            (b"version: 1\nname: @x\n", "in quotes"),
+            (b"version: 1\nname: x\nname: y\n", "plan.yaml:3: The key 'name' is written twice, first in line 2"),
+            (b"version: 1\nname: !!python/object:os.system x\n", "plan.yaml:2: The tag"),
+            (b"version: 1\nname: *gone\n", "plan.yaml:2:"),
+            (b"version: 1\nname: &a [*a]\n", "contains itself"),
+            (b"version: 1\non: push\n", "plan.yaml:2: The key on may be read as true"),
+            (b"version: 1\n5: x\n", "The key 5 is not a text"),
+            (b"version: 1\nname: {{ x }}\n", "in quotes"),
+            (b"version: 1\nx: " + b"[" * 5_000_000, "nested deeper than 100 levels"),
+            (b"version: 1\nx: " + b"{a: " * 1_000_000, "nested deeper than 100 levels"),
+            (b"version: 1\n" + b"- " * 1_000_000, "plan.yaml:2"),
+        ],
+    )
+    def test_it_is_one_sentence_with_its_line(self, data, says):
+        assert says in refusal(data).sentence()
+
+    def test_a_file_of_more_than_ten_megabytes_is_not_even_parsed(self):
+        error = refusal(b"version: 1\n#" + b"x" * MAX_BYTES)
+
+        assert "10,000,012 bytes; at most 10,000,000" in error.sentence()
+
+    def test_aliases_of_aliases_cannot_grow_without_bound(self):
+        levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+        error = refusal("l0: &l0 [lol, lol]\n" + levels)
+
+        assert "aliases stand for more than" in error.sentence()
+
+    def test_a_long_text_repeated_by_aliases_counts_by_its_length(self):
+        error = refusal("a: &a " + "x" * 100_000 + "\nb: [" + ", ".join(["*a"] * 200) + "]\n")
+
+        assert "aliases stand for more than" in error.sentence()
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("text", "line", "says"),
+        [
+            (FULL.replace("session:", "sesion:"), 4, "Did you mean 'session'?"),
+            (FULL.replace("{timeout: 30m", "{timeuot: 30m"), 5, "defaults: the key 'timeuot' is unknown. Did you mean"),
+            (FULL.replace("usd: 5.10", "eur: 5.10"), 6, "budget: the key 'eur' is unknown"),
+            (FULL.replace("usd: 5.10", "usd: lots"), 6, "not an amount of money"),
+            (FULL.replace("{project: 4", "{project: many"), 7, "project must be a whole number, not 'many'"),
+            (FULL.replace("python_path: [lib", "python_path: [5"), 8, "python_path must hold texts, not 5"),
+            (FULL.replace("version: 1", "version: one"), 1, "version must be a whole number"),
+            ("version: 1\ntasks: {a: b}", 2, "tasks must be a list of tasks"),
+            ("version: 1\ntasks:\n  - hello\n", 3, "a task is a mapping"),
+            ("version: 1\ntasks:\n  - {run: {shell: ls}}\n", 3, "it has no key"),
+            ("version: 1\ntasks:\n  - {key: a}\n", 3, "it has no run"),
+            (
+                "version: 1\ntasks:\n  - {key: 5, run: {shell: ls}}\n",
+                3,
+                "key must be a text, not 5. Write it in quotes",
+            ),
+            ("version: 1\ntasks:\n  - {key: yes, run: {shell: ls}}\n", 3, 'write it in quotes: "yes"'),
+            ("version: 1\ntasks:\n  - {key: a, run: ls}\n", 3, "Write run: {shell: 'ls'}"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shel: ls}}\n", 3, "Did you mean 'shell'?"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, python: 'a:b'}}\n", 3, "not both"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shell: 5}}\n", 3, "shell must be a text"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, args: {}}}\n", 3, "the key 'args' is unknown"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, env: {PORT: 80}}}\n", 3, "PORT must be a text, not 80"),
+            ("version: 1\ntasks:\n  - {key: a, run: {python: nothing}}\n", 3, "package.module:function"),
+            ("version: 1\ntasks:\n  - {key: a, run: {python: 'a:b', args: [1]}}\n", 3, "args must be a mapping"),
+            (with_task("titel: x"), 6, "Task 'bad': the key 'titel' is unknown. Did you mean 'title'?"),
+            (
+                with_task("title: on"),
+                6,
+                "title must be a text, not 'on'. YAML may read on as true; write it in quotes: \"on\"",
+            ),
+            (with_task("title: 12:30"), 6, "YAML may read 12:30 as a number"),
+            (with_task("title: 2026-01-02"), 6, "YAML may read 2026-01-02 as a date"),
+            (with_task("title: true"), 6, 'Write it in quotes: "true"'),
+            (with_task("title: [a]"), 6, "title must be a text, not a list"),
+            (with_task("title: " + "x" * 100_000), 4, "title has 100,000 characters"),
+            (with_task("priority: true"), 6, "priority must be a whole number, not true"),
+            (with_task("priority: 010"), 6, "priority must be a whole number"),
+            (with_task("priority: " + "9" * 5000), 6, "priority must be a whole number"),
+            (with_task("max_attempts: 1.5"), 6, "max_attempts must be a whole number"),
+            (with_task("max_attempts: 0"), 4, "max_attempts must be a whole number from 1"),
+            (with_task("repeatable: no"), 6, "Write true or false"),
+            (with_task("timeout: soon"), 6, "'soon' is not a duration"),
+            (with_task("timeout: 1:30"), 6, "'1:30' is not a duration"),
+            (with_task("timeout: -5"), 6, "not a duration"),
+            (with_task("timeout: .nan"), 6, "not a duration"),
+            (with_task("timeout: true"), 6, "True is not a duration"),
+            (with_task("timeout: 0s"), 4, "timeout must be longer than zero"),
+            (with_task("backoff: {initial: 1s, faktor: 2}"), 6, "Did you mean 'factor'?"),
+            (with_task("on_dependency_failure: cancle"), 6, "Did you mean 'cancel'?"),
+            (with_task("not_before: 2026-12-01"), 6, "a moment with its offset"),
+            (with_task("not_before: 2026-12-01T08:00:00"), 6, "a moment with its offset"),
+            (with_task("not_before: 5m"), 6, "a moment with its offset"),
+            (with_task("not_before: 2026-13-01T08:00:00Z"), 6, "a moment with its offset"),
+            (with_task("not_before: 0001-01-01T00:00:00+14:00"), 6, "a moment with its offset"),
+            (with_task("needs: 5"), 6, "needs must be a key or a list of keys"),
+            (with_task("needs:", "  - ok", "  - 5"), 8, "Write a key that looks like a number in quotes"),
+            (with_task("needs: [{key: ok, kind: blcks}]"), 6, "Did you mean 'blocks'?"),
+            (with_task("needs: [{kind: blocks}]"), 6, "keys key and kind"),
+            (with_task("needs: [okk]"), 4, "Did you mean 'ok'?"),
+            (with_task("needs: [bad]"), 4, "it needs itself"),
+            (with_task("needs: [ok, ok]"), 4, "twice"),
+            (with_task("parent: nobody"), 4, "its parent 'nobody' is not in the plan"),
+            (with_task("input: [1]"), 6, "input must be a mapping"),
+            (with_task("input:", "  a:", "    b: off"), 8, 'Write "off" for the text, or false'),
+            (with_task("input:", "  when: [2026-01-02]"), 7, "may be read as a date"),
+            (with_task("input: {a: .inf}"), 6, "which JSON cannot express"),
+            (with_task("input: {a: 1e999}"), 6, "which JSON cannot express"),
+            (with_task("input: {1: a}"), 6, "The key 1 is not a text"),
+            (with_task("- key: ok", "  run: {shell: ls}"), None, "This is not YAML"),
+            (with_task() + "  - {key: ok, run: {shell: ls}}\n", 6, "belongs to two tasks, the first in line 3"),
+            (with_task("needs: [c]") + "  - {key: c, needs: bad, run: {shell: ls}}\n", 4, "bad -> c -> bad"),
+        ],
+    )
+    def test_the_sentence_names_line_and_remedy(self, text, line, says):
+        error = refusal(text)
+
+        assert says in error.sentence()
+        assert line in (None, error.line)
+
+    @pytest.mark.parametrize("run", ["{agent: claude, prompt: x}", '{chat: "openai:x", prompt: y}'])
+    def test_kinds_of_jobs_that_are_yet_to_come_say_what_there_is(self, run):
+        error = refusal(f"version: 1\ntasks:\n  - key: a\n    run: {run}\n")
+
+        assert "this version has no" in error.message
+        assert "{shell: …} and {python: …}" in error.sentence()
+        assert error.line == 4
+
+    @pytest.mark.parametrize(
+        "line", ["workspace: git-worktree", 'gates: ["pytest"]', "variants: 2", "budget: {usd: 1}"]
+    )
+    def test_rules_of_tasks_that_are_yet_to_come_say_what_there_is(self, line):
+        error = refusal(with_task(line))
+
+        assert f"this version has no {line.partition(':')[0]} yet" in error.message
+        assert error.hint
+        assert error.line == 6
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+TRAPS = st.sampled_from(
+    [
+        "on",
+        "yes",
+        "No",
+        "~",
+        "null",
+        "true",
+        "12:30",
+        "1e3",
+        "010",
+        "0x1F",
+        "1_000",
+        ".inf",
+        "2026-01-02",
+        "<<",
+        "=",
+        "-",
+        "{a}",
+        "[b]",
+        "#c",
+        "a:b",
+        "*d",
+        "&e",
+        "!f",
+        "%g",
+        "@h",
+    ]
+)
+KEYS = st.from_regex(r"[a-zA-Z0-9_.][a-zA-Z0-9_./:-]{0,20}", fullmatch=True) | st.sampled_from(
+    ["on", "12:30", "1e3", "null"]
+)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60) | TRAPS
+COMMANDS = TEXTS.filter(lambda text: text.strip() and not re.search("[{][{%]", text))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
+SPANS = st.timedeltas(timedelta(microseconds=1), LONGEST)
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+BACKOFFS = st.builds(Backoff, SPANS, st.floats(1, 1000), SPANS)
+ENVIRONMENTS = st.dictionaries(st.sampled_from(["A", "on", "PATH"]), COMMANDS, max_size=2)
+JOBS = st.builds(Shell, COMMANDS, env=ENVIRONMENTS) | st.builds(
+    PythonCall, st.sampled_from(["a:b", "a.b:C.d"]), args=st.just({}), env=ENVIRONMENTS
+)
+
+
+@st.composite
+def plans(draw):
+    keys = draw(st.lists(KEYS, min_size=1, max_size=4, unique=True))
+    tasks = []
+    for number, key in enumerate(keys):
+        earlier = draw(st.lists(st.sampled_from(keys[:number]), unique=True)) if number else []
+        edges = st.sampled_from([None, *DependencyKind])
+        needs = tuple(need if (kind := draw(edges)) is None else Dependency(need, kind) for need in earlier)
+        task = st.builds(
+            Task,
+            key=st.just(key),
+            run=JOBS,
+            title=st.none() | NAMES | TRAPS,
+            needs=st.just(needs),
+            input=OBJECTS,
+            agent=st.none() | NAMES | TRAPS,
+            parent=st.none() | st.sampled_from(keys[:number] or [None]),
+            priority=st.integers(-100, 100),
+            max_attempts=st.none() | st.integers(1, 5),
+            backoff=st.none() | BACKOFFS,
+            timeout=st.none() | SPANS,
+            stall_timeout=st.none() | SPANS,
+            repeatable=st.booleans(),
+            on_dependency_failure=st.none() | st.sampled_from(OnDependencyFailure),
+            concurrency_key=st.none() | NAMES,
+            not_before=st.none() | MOMENTS,
+            due=st.none() | MOMENTS,
+            workdir=st.none() | NAMES,
+            metadata=OBJECTS,
+        )
+        tasks.append(draw(task))
+    return Plan(
+        tuple(tasks),
+        name=draw(st.none() | NAMES | TRAPS),
+        project=draw(st.builds(ProjectRef, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES)),
+        defaults=draw(st.builds(Defaults, SPANS, st.none() | SPANS, st.integers(1, 9), BACKOFFS)),
+        concurrency=draw(
+            st.builds(Concurrency, st.none() | st.integers(1, 9), st.dictionaries(NAMES, st.integers(1, 9)))
+        ),
+        budget=draw(st.none() | st.builds(BudgetCap, st.decimals(0, 10**9, places=12, allow_nan=False))),
+        python_path=tuple(draw(st.lists(NAMES, max_size=2))),
+        session=draw(st.none() | NAMES),
+    )
+
+
+class TestWriting:
+    @settings(max_examples=60, deadline=None)
+    @given(plans())
+    def test_every_plan_reads_back_equal(self, plan):
+        graph.check(plan)
+
+        again = read(write_plan(plan))
+
+        assert replace(again, source=None, lines={}) == plan
+        graph.check(again)
+
+    @settings(max_examples=20, deadline=None)
+    @given(plans())
+    def test_what_is_written_holds_under_the_schema(self, plan):
+        VALIDATOR.validate(yaml.safe_load(write_plan(plan)))
+
+    def test_a_script_is_written_as_people_write_it(self):
+        plan = Plan((Task("a", Shell("set -e\nls\n")),))
+
+        assert "shell: |\n      set -e\n      ls\n" in write_plan(plan)
+
+    def test_a_function_is_written_by_its_name(self):
+        plan = Plan((Task("a", json.dumps),))
+
+        assert read(write_plan(plan)).tasks[0].run == PythonCall("json:dumps")
+
+
+VALIDATOR = jsonschema.Draft202012Validator(plan_schema())
+GOOD = [
+    FULL,
+    with_task("title:", "needs: ~", "timeout: 5", "repeatable: null", "backoff: {}", "input: {}"),
+    with_task("needs: {key: ok, kind: related}", "timeout: 1h 30m", "due: '2026-12-01 08:00+01:00'"),
+    "version: 1\nbudget: {usd: '0.1'}\ntasks: [{key: a, run: {python: 'a:b', args: {x: 1}, env: {A: ''}}}]\n",
+]
+BAD = [
+    "[]",
+    "version: 1",
+    "tasks: [{key: a, run: {shell: ls}}]",
+    "version: 2\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\ntasks: []",
+    "version: 1\nnme: x\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nname: 5\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nbudget: {on_exceed: block}\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nbudget: {usd: -1}\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nbudget: {usd: 1, on_exceed: explode}\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nconcurrency: {project: 0}\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\nconcurrency: {keys: {a: x}}\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\npython_path: lib\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\ntasks: [{key: a}]",
+    "version: 1\ntasks: [{run: {shell: ls}}]",
+    "version: 1\ntasks: [{key: a, run: {}}]",
+    "version: 1\ntasks: [{key: a, run: {shell: ls, python: 'a:b'}}]",
+    "version: 1\ntasks: [{key: a, run: {agent: claude}}]",
+    "version: 1\ntasks: [{key: a b, run: {shell: ls}}]",
+    "version: 1\ntasks: [{key: '-a', run: {shell: ls}}]",
+    with_task("title: " + "x" * 501),
+    with_task("title: 5"),
+    with_task("priority: 1.5"),
+    with_task("priority: true"),
+    with_task("max_attempts: 0"),
+    with_task("repeatable: 1"),
+    with_task("timeout: soon"),
+    with_task("timeout: -1"),
+    with_task("timeout: true"),
+    with_task("due: '2026-12-01'"),
+    with_task("needs: 5"),
+    with_task("needs: [{kind: blocks}]"),
+    with_task("needs: [{key: ok, kind: x}]"),
+    with_task("on_dependency_failure: explode"),
+    with_task("backoff: {factor: 0.5}"),
+    with_task("input: [1]"),
+    with_task("gates: [x]"),
+]
+
+
+class _WithoutDates(yaml.SafeLoader):
+    """Reads as an editor does: a date is a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's way to say it
+        first: [pair for pair in pairs if not pair[0].endswith("timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class TestSchema:
+    def test_it_is_a_schema(self):
+        jsonschema.Draft202012Validator.check_schema(plan_schema())
+        json.dumps(plan_schema())
+
+    @pytest.mark.parametrize("text", GOOD)
+    def test_what_the_reader_takes_the_schema_takes(self, text):
+        graph.check(read(text))
+        VALIDATOR.validate(yaml.load(text, _WithoutDates))  # noqa: S506 - a SafeLoader
+
+    @pytest.mark.parametrize("text", BAD)
+    def test_what_the_reader_refuses_the_schema_refuses(self, text):
+        with pytest.raises(PlanError):
+            graph.check(read(text))
+
+        assert not VALIDATOR.is_valid(yaml.load(text, _WithoutDates))  # noqa: S506 - a SafeLoader
