@@ -23,7 +23,7 @@ def usd(value: str | float | Decimal) -> Decimal:
         amount = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except (InvalidOperation, TypeError, ValueError):
         raise Refused(f"{value!r} is not an amount of money", hint="Write it like 1.25") from None
-    if not amount.is_finite() or abs(amount) > _LARGEST:
+    if not amount.is_finite() or amount.copy_abs() > _LARGEST:
         raise Refused(f"{value!r} is not an amount of money that can be kept")
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and -exponent > _MAX_PLACES:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,7 +158,7 @@ def open_store(url: str, *, pool_size: int = 12) -> Store:
                 "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
             },
         )
-        return Store(parsed, engine, engine.execution_options(postgresql_readonly=True))
+        return Store(parsed, engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
     raise DatabaseUnavailable(
         f"{parsed.render_as_string(hide_password=True)} is neither SQLite nor PostgreSQL",
         hint="Set COORD_DATABASE_URL to sqlite:///path or postgresql://user:password@host/name",
@@ -203,6 +203,10 @@ def _sqlite_after(seconds: float) -> str:
     return iso(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
+# An amount has at most 13 digits before the point and 30 behind it; Python's own context would round to 28.
+_EXACT = Context(prec=100, traps=[Inexact])
+
+
 class _SumMoney:
     """SQLite's sum over decimal texts would go through floats; this one is exact."""
 
@@ -211,7 +215,7 @@ class _SumMoney:
 
     def step(self, value: str | None) -> None:
         if value is not None:
-            self.total = (self.total or Decimal(0)) + Decimal(value)
+            self.total = _EXACT.add(self.total or Decimal(0), Decimal(value))
 
     def finalize(self) -> str | None:
         return None if self.total is None else f"{self.total:f}"

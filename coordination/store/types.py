@@ -10,16 +10,16 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import CHAR, DateTime, Dialect, Float, Integer, Numeric, Text, TypeDecorator, Uuid
-from sqlalchemy.dialects.postgresql import JSON as PG_JSON
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 from coordination.domain.tasks import BlockReason
 from coordination.errors import Refused
 
 MAX_JSON_BYTES = 16_000_000
 _MAX_DEPTH = 100
+_MAX_NUMBER_BITS = 4_096  # Python neither writes nor reads whole numbers of more than 4,300 digits
 
 # PostgreSQL can store neither NUL nor a lone surrogate, and neither means anything in a text.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -42,7 +42,11 @@ def _clean(value: Any, depth: int) -> Any:
     if depth > _MAX_DEPTH:
         raise Refused(f"A JSON value nests deeper than {_MAX_DEPTH} levels")
     match value:
-        case None | bool() | int():
+        case None | bool():
+            return value
+        case int():
+            if value.bit_length() > _MAX_NUMBER_BITS:
+                raise Refused("A JSON value holds a number of more than a thousand digits")
             return value
         case str():
             return clean_text(value)
@@ -104,6 +108,16 @@ class Money(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
+class _WrittenJson(UserDefinedType[Any]):
+    """PostgreSQL's json for what is written as JSON already: SQLAlchemy's own would write it twice, as a text."""
+
+    cache_ok = True
+    render_bind_cast = True
+
+    def get_col_spec(self, **_kw: Any) -> str:
+        return "JSON"
+
+
 class Json(TypeDecorator[Any]):
     """A JSON value, checked on the way in; kept as text (key order and number forms stay as they were)."""
 
@@ -111,7 +125,7 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else PG_JSON(none_as_null=True))
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else _WrittenJson())
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if value is None:
@@ -122,10 +136,7 @@ class Json(TypeDecorator[Any]):
         return text
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
-
-    def bind_expression(self, bindvalue: Any) -> Any:
-        return bindvalue
+        return json.loads(value) if value is not None and dialect.name == "sqlite" else value
 
 
 class Str(TypeDecorator[str]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any, assert_never
 
 from sqlalchemy import Connection
@@ -116,8 +117,11 @@ def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], do
     done.held |= rows.complete(tx, workspace_id, completing)
     for ending in endings:
         match ending.decision:
-            case Complete() | StayCanceled():
-                moved = False
+            case Complete():
+                continue
+            case StayCanceled():
+                # The attempt was told to stop, but its task was not canceled: a stray nudge must not strand it.
+                moved = _give_back(tx, workspace_id, ending)
             case RetryAfter(wait):
                 moved = rows.queue_again(
                     tx,
@@ -151,6 +155,19 @@ def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], do
                 assert_never(never)
         if moved:
             done.held.add(ending.task_id)
+
+
+def _give_back(tx: Connection, workspace_id: str, ending: Ending) -> bool:
+    """Queue a task again whose attempt stopped as canceled although it still held the task; False: it did not."""
+    return rows.queue_again(
+        tx,
+        workspace_id,
+        ending.task_id,
+        attempt=ending.attempt,
+        wait=timedelta(0),
+        counts=rows.Counts(),
+        error="it was stopped, although nobody had canceled it",
+    )
 
 
 def _counts(outcome: Outcome) -> rows.Counts:
@@ -230,7 +247,7 @@ def _event_type(ending: Ending) -> EventType:
         case AskPerson():
             return EventType.BLOCKED
         case StayCanceled():
-            return EventType.CANCELED
+            return EventType.HANDED_BACK
         case RetryAfter():
             if ending.outcome is Outcome.LOST:
                 return EventType.HEARTBEAT_LOST

@@ -7,6 +7,7 @@ one still open, ordered by (transaction, sequence), and that pair is its cursor.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -22,6 +23,7 @@ from coordination.store.types import db_after, db_now, visible_below
 e = task_events.c
 
 START = "0.0"
+_NUMBER = re.compile("[0-9]{1,18}")  # what both databases can hold
 
 _APPEND = insert(task_events).values(created_at=db_now())
 _APPEND_AGED = insert(task_events).values(created_at=db_after(-bindparam("age")))
@@ -98,6 +100,6 @@ def tail(
 def parse_cursor(cursor: str) -> Any:
     """The pair behind a cursor, or Refused."""
     first, dot, second = cursor.partition(".")
-    if not (dot and first.isdigit() and second.isdigit()):
+    if not (dot and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
         raise Refused(f"{cursor!r} is not an event cursor", hint="Pass the cursor of the last event you have, or none")
     return tuple_(int(first), int(second))

@@ -30,11 +30,16 @@ def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> 
     """Write the end of those runs that have no open task; exactly one caller gets each (id, project id)."""
     if not run_ids:
         return []
+    # Whoever reopens a run has its row until the commit: the open tasks are looked for only when nobody has.
+    candidates = select(r.id).where(r.workspace_id == workspace_id, r.id.in_(run_ids), r.finished_at.is_(None))
+    unended = list(tx.execute(candidates.order_by(r.id).with_for_update()).scalars())
+    if not unended:
+        return []
     still_open = exists(select(tasks.c.id).where(tasks.c.run_id == r.id, tasks.c.state.in_(OPEN)))
     return list(
         tx.execute(
             update(runs)
-            .where(r.workspace_id == workspace_id, r.id.in_(run_ids), r.finished_at.is_(None), ~still_open)
+            .where(r.workspace_id == workspace_id, r.id.in_(unended), r.finished_at.is_(None), ~still_open)
             .values(finished_at=db_now())
             .returning(r.id, r.project_id, r.session_id)
         ).mappings()
@@ -51,7 +56,11 @@ def unfinished(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 
 def reopen(tx: Connection, workspace_id: str, run_id: str) -> bool:
-    """Take the end back, because a task was retried; whether it had one."""
+    """Take the end back, because a task was retried; whether it had one.
+
+    The row is locked even when it has none: an end that is being written now must see the retried task.
+    """
+    tx.execute(select(r.id).where(r.workspace_id == workspace_id, r.id == run_id).with_for_update())
     return (
         tx.execute(
             update(runs)

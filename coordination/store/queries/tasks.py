@@ -144,7 +144,9 @@ _LOCK = (
 def lock(tx: Connection, workspace_id: str, ids: Iterable[str]) -> None:
     """Lock these rows in id order, so that two that lock the same children never wait for each other in a ring."""
     if tx.dialect.name != "sqlite":  # its one writer has the whole file
-        tx.execute(_LOCK, {"ws": workspace_id, "ids": list(ids)}).all()
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), BATCH):
+            tx.execute(_LOCK, {"ws": workspace_id, "ids": ordered[start : start + BATCH]}).all()
 
 
 def cancel(
@@ -265,16 +267,17 @@ def open_ids(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
 
 def canceled_by_dependency(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
     """Those of *ids* that were canceled because something they needed ended without success."""
-    return list(
-        tx.execute(
+    found: list[str] = []
+    for start in range(0, len(ids), BATCH):
+        found += tx.execute(
             select(t.id).where(
                 t.workspace_id == workspace_id,
-                t.id.in_(ids),
+                t.id.in_(ids[start : start + BATCH]),
                 t.state == TaskState.CANCELED,
                 t.cancel_cause == CancelCause.DEPENDENCY,
             )
         ).scalars()
-    )
+    return found
 
 
 def policies(tx: Connection, workspace_id: str, ids: Sequence[str]) -> dict[str, OnDependencyFailure]:
