@@ -27,7 +27,7 @@ _QUOTED = "stands inside quotes"
 _UNSURE = "stands behind a construct of the shell in which its place cannot be told for sure"
 
 
-class _Refuse(Exception):  # noqa: N818 - control flow inside this file, never seen outside
+class _Refuse(Exception):
     pass
 
 

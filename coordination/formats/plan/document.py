@@ -78,12 +78,12 @@ def _decoded(data: bytes, document: Document) -> str:
     if found := _CONTROL.search(text):
         line = text.count("\n", 0, found.start()) + 1
         raise document.error(f"The file holds the control character U+{ord(found.group()):04X}", line)
-    return _joined(text)
+    return _json_as_yaml(text)
 
 
-def _joined(text: str) -> str:
-    """JSON writes an emoji as two escapes, which YAML forbids: join them where the text is JSON."""
-    if not text.lstrip().startswith("{") or not _PAIR.search(text):
+def _json_as_yaml(text: str) -> str:
+    """What JSON allows and YAML does not: an emoji as two escapes, and (without libyaml) tabs between values."""
+    if not text.lstrip().startswith("{") or ("\t" not in text and not _PAIR.search(text)):
         return text
     try:
         json.loads(text)
@@ -94,7 +94,7 @@ def _joined(text: str) -> str:
         before, high, low = found.groups()
         return before + chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + (int(low, 16) - 0xDC00))
 
-    return _PAIR.sub(join, text)
+    return _PAIR.sub(join, text.replace("\t", " "))
 
 
 def _events(text: str) -> Iterator[Any]:
