@@ -1,0 +1,24 @@
+"""Claimers that race for the same tasks, in threads or in processes."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+from coordination.flows.claim_tasks import claim_tasks
+from coordination.store.engine import Store
+
+
+def claimed_in_batches(store: Store, workspace: str, worker: str, ids: list[str]) -> list[tuple[str, int]]:
+    """Try every id, some alone and some in batches, in an order of one's own; (task, attempt) of what was claimed."""
+    order = random.Random(worker)
+    left = order.sample(ids, len(ids))
+    got: list[tuple[str, int]] = []
+    while left:
+        size = order.choice((1, 3, 10))
+        batch, left = left[:size], left[size:]
+        claims = store.transact(
+            lambda tx, batch=batch: claim_tasks(tx, workspace, batch, worker_id=worker, lease=timedelta(seconds=30))
+        )
+        got += [(claim.task_id, claim.attempt) for claim in claims]
+    return got

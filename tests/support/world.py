@@ -1,0 +1,243 @@
+"""A workspace with a worker in an open store: graphs in one line, claims and endings by key, states to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, text, update
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.plans import Plan, Task
+from coordination.domain.tasks import Task as StoredTask
+from coordination.flows.cancel_work import cancel_run, cancel_task
+from coordination.flows.claim_tasks import claim_tasks
+from coordination.flows.finish_attempts import Finish, Finished, decided, finish_attempts
+from coordination.flows.retry_tasks import retry_task
+from coordination.flows.submit_plan import Origin, Submitted, submit_plan
+from coordination.flows.tick_supervisor import Ticked, tick_supervisor
+from coordination.ids import new_id
+from coordination.store.engine import Store
+from coordination.store.queries import attempts, events, fleet, projects, slots, tasks
+from coordination.store.tables.attempts import attempts as attempt_table
+from coordination.store.tables.tasks import dependencies as edge_table
+from coordination.store.tables.tasks import tasks as task_table
+from coordination.store.types import db_after
+
+LEASE = timedelta(seconds=30)
+WINDOW = 64
+
+
+def plan_of(*lines: str, **settings: Any) -> Plan:
+    """A plan from lines like ``"c < a b"``: c needs a and b. ``tasks``: key -> further fields of that task."""
+    more: Mapping[str, Mapping[str, Any]] = settings.pop("tasks", {})
+    made = []
+    for line in lines:
+        key, _, needs = line.partition("<")
+        fields = {"run": {"shell": "true"}, "needs": needs.split(), **more.get(key.strip(), {})}
+        made.append(Task(key.strip(), **fields))
+    return Plan(made, **settings)
+
+
+class World:
+    """One workspace of an open store, and a worker registered in it."""
+
+    def __init__(self, store: Store, name: str = "default", project: str = "example.org/acme/shop") -> None:
+        self.store = store
+        self.project = project
+        self.worker = new_id()
+        self.ids: dict[str, str] = {}
+        self.claims: dict[str, Claim] = {}
+        self.last: Submitted | None = None
+        with store.write() as tx:
+            self.workspace = projects.make_workspace(tx, name)
+        self.register(self.worker)
+
+    def register(self, worker_id: str) -> str:
+        """Another worker process begins its life."""
+        row = {
+            "id": worker_id,
+            "name": f"w-{worker_id[-4:]}",
+            "host": "here",
+            "boot_id": "boot",
+            "pid": 1,
+            "slots": 8,
+            "version": "0",
+        }
+        with self.store.write() as tx:
+            fleet.register(tx, row)
+        return worker_id
+
+    def origin(self, **fields: Any) -> Origin:
+        """Where this world's plans come from."""
+        return Origin(**{"identity": self.project, "name": "shop", "creator": "ann", "path": "/srv/shop", **fields})
+
+    def submit(self, *lines: str, origin: Origin | None = None, **settings: Any) -> Submitted:
+        """Store a graph as a run."""
+        return self.submit_plan(plan_of(*lines, **settings), origin=origin)
+
+    def submit_plan(self, plan: Plan, *, origin: Origin | None = None) -> Submitted:
+        """Store a plan as a run."""
+        self.last = self.store.transact(lambda tx: submit_plan(tx, self.workspace, plan, origin or self.origin()))
+        self.ids |= self.last.task_ids
+        return self.last
+
+    @property
+    def project_id(self) -> str:
+        """The id of the project last submitted to."""
+        assert self.last is not None
+        return self.last.project_id
+
+    @property
+    def run_id(self) -> str:
+        """The id of the run last submitted."""
+        assert self.last is not None
+        return self.last.run_id
+
+    def claim(
+        self, *keys: str, worker: str | None = None, limit: int | None = None, lease: timedelta = LEASE
+    ) -> list[str]:
+        """Claim these tasks in one transaction; the keys of those that are held now."""
+        ids = [self.ids[key] for key in keys]
+        got = self.store.transact(
+            lambda tx: claim_tasks(tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, limit=limit)
+        )
+        self.claims |= {claim.key: claim for claim in got}
+        return [claim.key for claim in got]
+
+    def decide(self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Finish:
+        """How an attempt ended, ready to be written."""
+        claim = self.claims[key] if isinstance(key, str) else key
+        return decided(claim, Result(outcome, **fields), now=datetime.now(UTC))
+
+    def write(self, *finishes: Finish) -> Finished:
+        """Write ends in one transaction."""
+        project_id = finishes[0].claim.project_id
+        return self.store.transact(
+            lambda tx: finish_attempts(
+                tx, self.workspace, project_id, finishes, worker_id=self.worker, window=WINDOW, bundle=lambda _kind: 1
+            )
+        )
+
+    def finish(self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Finished:
+        """End one attempt."""
+        return self.write(self.decide(key, outcome, **fields))
+
+    def do(self, *keys: str, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> None:
+        """Claim and end these, one after the other."""
+        for key in keys:
+            assert self.claim(key) == [key], f"{key} could not be claimed: {self.task(key).state}"
+            self.finish(key, outcome, **fields)
+
+    def fail(self, *keys: str) -> None:
+        """Claim these and let them fail for good."""
+        self.do(*keys, outcome=Outcome.FAILED, error="no", retryable=False)
+
+    def cancel(self, key: str) -> list[str]:
+        """A person cancels a task; ids of what was freed by it."""
+        return self.store.transact(
+            lambda tx: cancel_task(tx, self.workspace, self.ids[key], actor="ann", why="changed my mind")
+        ).freed
+
+    def cancel_run(self, run_id: str) -> None:
+        """A person cancels a run."""
+        self.store.transact(lambda tx: cancel_run(tx, self.workspace, run_id, actor="ann", why="all of it"))
+
+    def retry(self, key: str) -> set[str]:
+        """A person retries a task; the keys of what was reopened."""
+        keys = {task_id: key for key, task_id in self.ids.items()}
+        return {
+            keys[task_id]
+            for task_id in self.store.transact(lambda tx: retry_task(tx, self.workspace, self.ids[key], actor="ann"))
+        }
+
+    def tick(self, holder: str = "me", **settings: Any) -> Ticked | None:
+        """Tick the project last submitted to."""
+        return tick_supervisor(
+            self.store, self.workspace, self.project_id, holder=holder, **{"window": WINDOW, **settings}
+        )
+
+    def expire(self, *keys: str) -> None:
+        """Let the leases of these run out now."""
+        with self.store.write() as tx:
+            tx.execute(
+                update(attempt_table)
+                .where(attempt_table.c.task_id.in_([self.ids[key] for key in keys]))
+                .where(attempt_table.c.finished_at.is_(None))
+                .values(lease_until=db_after(-1.0))
+            )
+
+    def make_due(self, *keys: str) -> None:
+        """Let the waits of these be over now."""
+        with self.store.write() as tx:
+            tx.execute(
+                update(task_table)
+                .where(task_table.c.id.in_([self.ids[key] for key in keys]))
+                .values(not_before=db_after(-1.0))
+            )
+
+    def task(self, key: str) -> StoredTask:
+        """A task as stored."""
+        with self.store.read() as tx:
+            found = tasks.get(tx, self.workspace, self.ids[key])
+        assert found is not None
+        return found
+
+    def states(self, keys: Iterable[str] | None = None) -> dict[str, str]:
+        """Key -> state."""
+        wanted = {key: self.ids[key] for key in (self.ids if keys is None else keys)}
+        with self.store.read() as tx:
+            rows = {row.id: row.state for row in tx.execute(select(task_table.c.id, task_table.c.state))}
+        return {key: rows[task_id] for key, task_id in wanted.items()}
+
+    def attempts(self, key: str) -> list[Any]:
+        """The attempts of a task, oldest first."""
+        with self.store.read() as tx:
+            return attempts.of_task(tx, self.workspace, self.ids[key])
+
+    def outcomes(self, key: str) -> list[str | None]:
+        """How each attempt of a task ended."""
+        return [attempt.outcome for attempt in self.attempts(key)]
+
+    def story(self, key: str) -> list[str]:
+        """The types of a task's events."""
+        with self.store.read() as tx:
+            return [event.type.value for event in events.tail(tx, self.workspace, task_id=self.ids[key])]
+
+    def used(self) -> dict[str, int]:
+        """Slot name -> places in use."""
+        with self.store.read() as tx:
+            return {row["name"]: row["used"] for row in slots.listed(tx, self.workspace, self.project_id)}
+
+    def open_edges(self) -> int:
+        """How many edges have not been satisfied."""
+        with self.store.read() as tx:
+            return len(tx.execute(select(edge_table.c.child_id).where(edge_table.c.satisfied_at.is_(None))).all())
+
+    def sql(self, statement: str, **values: Any) -> list[Any]:
+        """Rows of a statement written by hand, committed."""
+        with self.store.write() as tx:
+            found = tx.execute(text(statement), values)
+            return list(found) if found.returns_rows else []
+
+
+@contextmanager
+def watched(store: Store) -> Any:
+    """Every statement sent to the store meanwhile, with its parameters."""
+    from sqlalchemy import event
+
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:  # noqa: FBT001
+        seen.append((statement, parameters))
+
+    engines = {id(engine): engine for engine in (store._write_engine, store._read_engine)}
+    for engine in engines.values():
+        event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        for engine in engines.values():
+            event.remove(engine, "before_cursor_execute", note)
