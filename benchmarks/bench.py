@@ -79,7 +79,7 @@ class PeerStack:
         from benchmarks import peer
 
         self.peer = peer
-        self._client = redis.Redis.from_url(urls["BENCH_DONE"])
+        self._client = redis.Redis.from_url(urls["BENCH_DONE"], socket_timeout=None)  # it waits for the last task
         self._broker = redis.Redis.from_url(urls["BENCH_QUEUE"])
         self._keys = (f"done-{number}" for number in itertools.count())
         argv = [sys.executable, "-m", "celery", "-A", "benchmarks.peer", "worker", "-c", "2", "-P", "prefork"]

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Series, number
+from benchmarks.measure import Series, number, series
 
 HERE = Path(__file__).resolve().parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -52,39 +52,49 @@ def show(line: Line) -> str:
     return f"{line.what:<58} {line.where:<12} {line.series.shown}{beside}{target}"
 
 
-def save(lines: Sequence[Line], *, command: str, workers: int, rounds: int) -> None:
-    """Replace the results in README.md and results.json. Only a run of every part in full size comes here."""
+def save(part: str, lines: Sequence[Line], *, command: str, workers: int, rounds: int) -> None:
+    """Replace the results of one part in results.json, and the table in README.md. Trials do not come here."""
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
         "machine": _machine(),
+        "load": round(os.getloadavg()[0], 1),
         "python": sys.version.split()[0],
         "libraries": {name: version(name) for name in _LIBRARIES},
         "rounds": rounds,
         "worker_processes": workers,
     }
-    document = {"about": about, "results": [line.to_json() for line in lines]}
-    (HERE / "results.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    kept = HERE / "results.json"
+    document = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    document[part] = {"about": about, "results": [line.to_json() for line in lines]}
+    kept.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     page = HERE / "README.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(before + BEGIN + "\n" + "\n".join(_table(about, lines)) + "\n" + END + after, encoding="utf-8")
+    page.write_text(before + BEGIN + "\n" + "\n".join(table(document)) + "\n" + END + after, encoding="utf-8")
 
 
-def _table(about: dict[str, Any], lines: Sequence[Line]) -> list[str]:
-    libraries = ", ".join(f"{name} {number_}" for name, number_ in about["libraries"].items())
-    head = [
-        f"Measured on {about['date']} with `{about['command']}`:",
-        f"{about['machine']}; Python {about['python']}; {libraries}.",
-        "",
-        "| what | where | median (lowest to highest) | beside the peer | target |",
-        "|---|---|---|---:|---|",
-    ]
-    return head + [
-        f"| {line.what} | {line.where} | {line.series.shown} "
-        f"| {number(line.ratio) + 'x' if line.ratio is not None else ''} | {line.target or ''} |"
-        for line in lines
-    ]
+def table(document: dict[str, Any]) -> list[str]:
+    """All parts that results.json holds, each with when and how it was measured."""
+    lines: list[str] = []
+    for part, found in document.items():
+        about = found["about"]
+        libraries = ", ".join(f"{name} {which}" for name, which in about["libraries"].items())
+        lines += [
+            f"### {part}",
+            f"{about['date']}, `{about['command']}`: {about['rounds']} rounds, worker processes of ours:",
+            f"{about['worker_processes']}. {about['machine']}, load {about['load']} at the end;",
+            f"Python {about['python']}; {libraries}.",
+            "",
+            "| what | where | median (lowest to highest) | beside the peer or the small store | target |",
+            "|---|---|---|---:|---|",
+        ]
+        for line in found["results"]:
+            shown = series(line["rounds"], line["unit"]).shown
+            beside = f"{number(line['ratio'])}x" if line["ratio"] is not None else ""
+            lines.append(f"| {line['what']} | {line['where']} | {shown} | {beside} | {line['target'] or ''} |")
+        lines.append("")
+    return lines[:-1]
 
 
 def _machine() -> str:

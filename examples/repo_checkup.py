@@ -433,4 +433,4 @@ def _text(file: Any) -> str:
 
 
 def _first_line(text: str) -> str:
-    return next(islice((line.strip()[:200] for line in text.splitlines() if line.strip()), 1), "it said nothing")
+    return next(islice((line.strip(" .\t")[:200] for line in text.splitlines() if line.strip()), 1), "it said nothing")

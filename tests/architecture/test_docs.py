@@ -1,0 +1,153 @@
+"""The pages say what the code says: generated ones are up to date, examples run, links and commands exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer
+import yaml
+
+from coordination.cli.main import app
+from coordination.domain.tasks import MOVES, TaskState
+from coordination.flows.submit_plan import checked
+from coordination.formats.plan import read_plan
+from docs import generate
+from tests.support.processes import Processes
+from tests.support.sources import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("*/README.md")])
+SENTENCES = [page for page in PAGES if page.name not in {"cli.md", "api.md"}]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands_in(text: str) -> Iterator[tuple[str, str]]:
+    """The first two words after every ``coord`` that is set as code."""
+    code = [*re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL), *re.findall(r"`([^`\n]+)`", text)]
+    for piece in code:
+        for found in re.finditer(r"(?:^|[\s/])coord +([a-z]+)(?: +([a-z]+))?", piece):
+            yield found.group(1), found.group(2) or ""
+
+
+@pytest.mark.parametrize("name", ["cli.md", "api.md", "settings.md", "plan.schema.json", "concepts.md"])
+def test_generated_pages_are_what_the_code_says_now(name: str) -> None:
+    stored = (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+    written = generate.pages()[name]
+
+    assert stored == written, "run: python -m docs.generate"
+
+
+def test_the_diagram_shows_every_move_of_the_task_machine_and_no_other() -> None:
+    (diagram,) = blocks(ROOT / "docs" / "concepts.md", "mermaid")
+
+    arrows = {
+        (start, target, move)
+        for start, target, moves in re.findall(r"^    (\w+) --> (\w+): (.+)$", diagram, re.MULTILINE)
+        for move in moves.split(", ")
+    }
+
+    assert arrows == {
+        (state.value, target.value, move.value) for move, (sources, target) in MOVES.items() for state in sources
+    }
+    assert {word for arrow in arrows for word in arrow[:2]} == {state.value for state in TaskState}
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "plan.md"], ids=lambda page: page.name)
+def test_the_plans_in_the_pages_are_plans(page: Path) -> None:
+    schema = json.loads((ROOT / "docs" / "plan.schema.json").read_text(encoding="utf-8"))
+
+    plans = blocks(page, "yaml")
+
+    assert plans
+    for text in plans:
+        checked(read_plan(text.encode(), source=page.name))
+        jsonschema.validate(yaml.safe_load(text), schema)
+
+
+def test_every_command_in_the_pages_exists() -> None:
+    root: Any = typer.main.get_command(app)
+    wrong = []
+    for page in SENTENCES:
+        for first, second in commands_in(page.read_text(encoding="utf-8")):
+            below = getattr(root.commands.get(first), "commands", None)
+            if first not in root.commands or (below is not None and second and second not in below):
+                wrong.append(f"{page.name}: coord {first} {second}")
+
+    assert not wrong
+
+
+def test_every_link_to_a_file_leads_somewhere() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+
+    assert not broken
+
+
+def test_every_setting_in_the_pages_exists() -> None:
+    known = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
+    of_jobs = {f"COORD_{name}" for name in ("TASK_ID", "TASK_KEY", "ATTEMPT", "PROJECT", "RUN_ID", "AGENT")}
+    of_tests = {"COORD_TEST_DATABASE_URL", "COORD_CI_PYTHONS"}
+
+    named = {name for page in SENTENCES for name in re.findall(r"\bCOORD_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
+
+    assert named <= known | of_jobs | of_tests
+
+
+def test_the_picture_is_drawn_inside_its_frame() -> None:
+    picture = ET.parse(ROOT / "docs" / "flow.svg").getroot()  # noqa: S314 - our own file
+    _, _, width, height = (float(word) for word in picture.attrib["viewBox"].split())
+    name = "{http://www.w3.org/2000/svg}"
+
+    texts = [
+        (float(text.attrib["x"]), float(text.attrib["y"]), text.text or "") for text in picture.iter(f"{name}text")
+    ]
+
+    assert texts
+    for x, y, words in texts:
+        half = len(words) * 7.5 / 2
+        assert half <= x <= width - half, words
+        assert 14 <= y <= height - 4, words
+
+
+def test_the_python_example_of_the_readme_runs(processes: Processes, tmp_path: Path) -> None:
+    (example,) = blocks(ROOT / "README.md", "python")
+    script = tmp_path / "example.py"
+    script.write_text(example, encoding="utf-8")
+    environment = {name: "" for name in os.environ if name.startswith("COORD_")} | {
+        "COORD_HOME": str(tmp_path / "home")
+    }
+    environment["PYTHONPATH"] = str(ROOT)
+    stack = processes.start_python("-m", "coordination.cli", "up", env=environment, cwd=tmp_path)
+    stack.wait_for("The stack is up")
+
+    ran = processes.start_python(script, env=environment, cwd=tmp_path)
+
+    assert ran.wait() == 0, ran.output
+    assert ran.output.splitlines()[0] == "completed"
+    assert "1\n2\n3 " in ran.output
+    stack.stop()
+
+
+def test_the_benchmarks_run_from_end_to_end_in_small(processes: Processes) -> None:
+    ran = processes.start_python(
+        *("-m", "benchmarks", "hops", "submission", "--scale", "0.01", "--rounds", "1"), cwd=ROOT
+    )
+
+    assert ran.wait() == 0, ran.output
+    assert "hop in a chain of 2 " in ran.output
+    assert "peak memory of coord submit" in ran.output
