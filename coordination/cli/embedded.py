@@ -61,19 +61,44 @@ class Surroundings:
     problem: Callable[[], CoordinationError | None]
 
 
+class StackGoneError(CoordinationError):
+    """The stack that a command was using belonged to another process, which has ended it."""
+
+
+def _check_redis(url: str) -> None:
+    """Nothing when it answers; else RedisUnavailable, before anything is stored that nobody would come for."""
+    from coordination.settings import client_url
+    from coordination.store.volatile.nudges import Nudges
+
+    nudges = Nudges(client_url(url))
+    try:
+        nudges.ping()
+    finally:
+        nudges.close()
+
+
 @contextmanager
 def stack_for(settings: Settings) -> Iterator[Surroundings]:
     """A stack to run work on: the configured one, the one that runs on our home, or one started here and now."""
     from coordination.local import running
     from coordination.local import stack as local
+    from coordination.local.home import Home
 
     prepare_store(settings)
     if settings.redis_url is not None:
+        _check_redis(settings.redis_url)
         yield Surroundings(settings.redis_url, owned=False, problem=lambda: None)
         return
     found = running.find(settings)
     if found is not None:
-        yield Surroundings(found.redis_url, owned=False, problem=lambda: None)
+        home = Home(settings.home)
+
+        def gone() -> CoordinationError | None:
+            record = home.read() if home.is_owned() else None
+            same = record is not None and record.owner == found.owner
+            return None if same else StackGoneError("The stack has ended with the command that had started it")
+
+        yield Surroundings(found.redis_url, owned=False, problem=gone)
         return
     with local.start(settings, on_worker_death=rescue_from(settings)) as stack:
         yield Surroundings(stack.redis_url, owned=True, problem=lambda: stack.failure)

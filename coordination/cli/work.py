@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -165,27 +166,42 @@ def _about(plan: Plan, repo: Path) -> Plan:
     return replace(plan, project=replace(plan.project, path=str(repo.resolve())))
 
 
-def _on_a_stack(settings: Settings, begin: Any, *, as_json: bool) -> int:
-    """Begin a run on whatever stack there is (or a new one) and follow it to its end; the exit code."""
-    from coordination.cli.embedded import stack_for
+def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_json: bool) -> int:
+    """Begin a run on whatever stack there is (or a new one) and follow it to its end; the exit code.
+
+    When the stack belonged to another command and ends with it, the run goes on on another one.
+    """
+    from coordination.cli.embedded import StackGoneError, stack_for
     from coordination.client import Coordination
+    from coordination.errors import StackRunning
     from coordination.runtime import open_runtime
 
-    started: Run | None = None
+    started: list[str] = []
+
+    def go_on(co: Coordination) -> Run:
+        found = co.run(started[0])
+        found.resume()
+        return found
+
     try:
-        with (
-            stack_for(settings) as around,
-            Coordination(open_runtime(settings, redis_url=around.redis_url)) as co,
-        ):
-            started = begin(co)
-            return _follow(started, around, as_json=as_json)
+        while True:
+            try:
+                with (
+                    stack_for(settings) as around,
+                    Coordination(open_runtime(settings, redis_url=around.redis_url)) as co,
+                ):
+                    run = go_on(co) if started else begin(co)
+                    started[:] = [run.id]
+                    return _follow(run, around, as_json=as_json)
+            except (StackGoneError, StackRunning):
+                continue  # or two commands began at once: the other has the stack now, so that is used
     except KeyboardInterrupt:
         from sys import stderr
 
-        if started is None:
-            print("coord: interrupted before anything was submitted", file=stderr)
+        if started:
+            print(f"\ncoord: interrupted. Go on with: coord resume {started[0]}", file=stderr)
         else:
-            print(f"\ncoord: interrupted. Go on with: coord resume {started.id}", file=stderr)
+            print("coord: interrupted before anything was submitted", file=stderr)
         return INTERRUPTED
 
 

@@ -1,0 +1,147 @@
+"""``coord run`` as a person uses it: interrupted and gone on with, its worker killed under it, two at once."""
+
+import json
+import os
+import signal
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.fleet import SHORT_LEASES, alive
+from tests.support.processes import Process, Processes, until
+
+PLAN = """
+version: 1
+project: {path: %s}
+tasks:
+  - {key: first, run: {shell: echo first}}
+  - key: slow
+    needs: [first]
+    run: {shell: 'echo $$ > pid.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done; echo slow'}
+  - {key: last, needs: [slow], run: {shell: 'echo {{ needs.slow.output }}'}}
+"""
+
+
+class Place:
+    """A project folder, a plan about it, and a home of its own."""
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.processes = processes
+        self.home = folder / "a home"
+        self.project = folder / "project"
+        self.project.mkdir()
+        self.plan = folder / "plan.yaml"
+        self.plan.write_text(PLAN % json.dumps(str(self.project)))
+        self.env = {"COORD_HOME": str(self.home), **{k: v for k, v in SHORT_LEASES.items() if "GRACE" not in k}}
+
+    def coord(self, *arguments: str | Path) -> Process:
+        """Start the command line."""
+        return self.processes.start_python("-m", "coordination.cli", *arguments, env=self.env, cwd=self.project)
+
+    def pid_of(self, attempt: int) -> int:
+        """The process of the slow job's attempt."""
+        path = self.project / f"pid.{attempt}"
+        until(lambda: path.exists() and path.read_text().strip(), what=f"attempt {attempt}")
+        return int(path.read_text())
+
+    def rows(self, sql: str) -> list[tuple]:
+        """Read the embedded database."""
+        with sqlite3.connect(self.home / "coordination.db") as connection:
+            found = connection.execute(sql).fetchall()
+        connection.close()
+        return found
+
+
+@pytest.fixture
+def place(processes: Processes, tmp_path: Path) -> Place:
+    """Where one test works."""
+    return Place(processes, tmp_path)
+
+
+def test_an_interrupted_run_goes_on_with_resume(place: Place) -> None:
+    running = place.coord("run", place.plan)
+    job = place.pid_of(1)
+
+    running.signal(signal.SIGINT)
+    code = running.wait(within=timedelta(seconds=30))
+    assert code == 130
+    assert not alive(job)
+    assert "coord resume" in running.output
+    (place.project / "go").touch()
+    run_id = place.rows("SELECT id FROM runs")[0][0]
+    resumed = place.coord("resume", run_id)
+
+    assert resumed.wait(within=timedelta(seconds=40)) == 0
+    assert place.rows("SELECT key, state FROM tasks ORDER BY id") == [
+        ("first", "completed"),
+        ("slow", "completed"),
+        ("last", "completed"),
+    ]
+    assert place.rows("SELECT number, outcome FROM attempts JOIN tasks ON id = task_id WHERE key = 'slow'") == [
+        (1, "handed_back"),
+        (2, "completed"),
+    ]
+
+
+def test_a_killed_worker_of_the_embedded_stack_costs_moments_not_a_lease(place: Place) -> None:
+    place.env["COORD_LEASE_TTL"] = "60s"  # so that only its parent can be quick
+    running = place.coord("run", place.plan)
+    job = place.pid_of(1)
+    worker = json.loads((place.home / "stack.json").read_text())["services"]["worker"]["pid"]
+
+    import os
+
+    os.kill(worker, signal.SIGKILL)
+    (place.project / "go").touch()
+
+    assert running.wait(within=timedelta(seconds=40)) == 0
+    assert not alive(job)
+    assert place.rows("SELECT number, outcome FROM attempts JOIN tasks ON id = task_id WHERE key = 'slow'") == [
+        (1, "lost"),
+        (2, "completed"),
+    ]
+
+
+def test_two_runs_on_one_home_share_its_stack(place: Place) -> None:
+    first = place.coord("run", place.plan)
+    place.pid_of(1)
+    other = place.project.parent / "other.yaml"
+    other.write_text("version: 1\ntasks:\n  - {key: quick, run: {shell: echo quick}}\n")
+
+    second = place.coord("run", other)
+    assert second.wait(within=timedelta(seconds=40)) == 0
+    (place.project / "go").touch()
+
+    assert first.wait(within=timedelta(seconds=40)) == 0
+
+
+def test_a_plan_that_fails_says_why_and_exits_with_1(place: Place) -> None:
+    place.plan.write_text(
+        "version: 1\ntasks:\n  - {key: bad, run: {shell: 'echo broken glass >&2; exit 4'}}\n"
+        "  - {key: next, needs: [bad], run: {shell: 'true'}}\n"
+    )
+
+    running = place.coord("run", place.plan)
+
+    assert running.wait(within=timedelta(seconds=40)) == 1
+    assert "exit status 4: broken glass" in running.output
+    assert "1 canceled, 1 failed" in running.output
+
+
+def test_a_run_whose_stack_owner_ends_is_taken_over_by_the_one_that_still_waits(place: Place) -> None:
+    other = place.project.parent / "other.yaml"
+    other.write_text(
+        "version: 1\ntasks:\n  - {key: hold, run: {shell: 'touch held; while [ ! -e free ]; do sleep 0.05; done'}}\n"
+    )
+    owner = place.coord("run", other)
+    until(lambda: (place.project / "held").exists(), what="the owner's job")
+    waiting = place.coord("run", place.plan)
+    place.pid_of(1)
+
+    (place.project / "free").touch()
+    assert owner.wait(within=timedelta(seconds=40)) == 0
+    (place.project / "go").touch()
+
+    assert waiting.wait(within=timedelta(seconds=60)) == 0

@@ -1,0 +1,157 @@
+"""The Python API against a running stack: submit, wait, stream events, read output and cost, cancel; on both stores."""
+
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from coordination import Dependency, DependencyKind, OnDependencyFailure, PythonCall, RunState, Shell, Task, TaskState
+from coordination.domain.events import EventType
+from coordination.errors import IllegalMove, NotFound, PlanError, Refused
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Processes, until
+
+SPEND = 'echo "{\\"model\\": \\"small-1\\", \\"input_tokens\\": 10, \\"output_tokens\\": 5, \\"cost_usd\\": 0.015}" >> "$COORD_COSTS"'
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet without workers."""
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def test_a_plan_is_submitted_awaited_and_read(fleet: Fleet) -> None:
+    fleet.worker("-c", "4")
+    run = fleet.submit(
+        Task("words", Shell("printf 'one two three'")),
+        Task("quoted", PythonCall("urllib.parse:quote_plus", {"string": "{{ needs.words.output }}"}), needs=["words"]),
+        Task("spend", {"shell": f"{SPEND}; {SPEND}"}, title="Spend a little"),
+        Task("unpriced", {"shell": 'echo "{\\"model\\": \\"new-9\\"}" >> "$COORD_COSTS"'}),
+    )
+    seen: list[str] = []
+    streaming = threading.Thread(target=lambda: seen.extend(event.type for event in run.events()))
+    streaming.start()
+
+    state = run.wait(timeout=40)
+    streaming.join(timeout=20)
+
+    assert state is RunState.COMPLETED
+    assert not streaming.is_alive()
+    assert run.task("words").output == "one two three"
+    assert run.task("quoted").output == "one+two+three"
+    assert run.task("spend").cost == run.cost == Decimal("0.030")
+    assert run.record.unpriced_calls == 1
+    assert (seen[0], seen[-1]) == (EventType.RUN_SUBMITTED, EventType.RUN_FINISHED)
+    assert seen.count(EventType.COMPLETED) == 4
+    kinds = [event.type for event in run.task("quoted").events()]
+    assert kinds == ["created", "unblocked", "claimed", "started", "completed"]
+
+
+def test_a_run_is_found_again_by_its_id_by_a_part_of_it_and_by_name(fleet: Fleet) -> None:
+    run = fleet.submit(Task("a", {"shell": "true"}), name="nightly")
+
+    assert fleet.co.run(run.id).id == fleet.co.run(run.id[-8:]).id == fleet.co.run("nightly").id == run.id
+    with pytest.raises(NotFound, match="no run 'other'"):
+        fleet.co.run("other")
+
+
+def test_waiting_ends_when_the_time_is_over(fleet: Fleet) -> None:
+    run = fleet.submit(Task("a", {"shell": "true"}))
+
+    with pytest.raises(TimeoutError, match="still open"):
+        run.wait(timeout=0.05)
+
+
+def test_what_was_canceled_before_it_began_never_runs(fleet: Fleet) -> None:
+    run = fleet.submit(Task("a", {"shell": "touch ran"}), Task("b", {"shell": "true"}, needs=["a"]))
+
+    assert run.cancel("not needed") == 2
+    fleet.worker()
+    other = fleet.submit(Task("c", {"shell": "true"}))
+
+    assert other.wait(timeout=30) is RunState.COMPLETED
+    assert not fleet.file("ran").exists()
+    assert (run.state, run.cancel()) == (RunState.CANCELED, 0)
+
+
+def test_a_failed_run_is_retried_with_what_it_had_canceled(fleet: Fleet) -> None:
+    fleet.worker()
+    run = fleet.submit(Task("a", {"shell": "test -e mended"}), Task("b", {"shell": "true"}, needs=["a"]))
+    assert run.wait(timeout=30) is RunState.FAILED
+    assert run.task("b").state is TaskState.CANCELED
+
+    fleet.file("mended").touch()
+    assert run.retry() == 2
+
+    assert run.wait(timeout=30) is RunState.COMPLETED
+    with pytest.raises(IllegalMove):
+        run.task("a").retry()
+
+
+def test_a_held_project_starts_nothing_until_it_goes_on(fleet: Fleet) -> None:
+    fleet.worker()
+    first = fleet.submit(Task("a", {"shell": "true"}))
+    first.wait(timeout=30)
+
+    fleet.co.hold("fleet")
+    run = fleet.submit(Task("b", {"shell": "true"}))
+    until(lambda: run.task("b").state is TaskState.BLOCKED, what="the pause")
+    assert run.task("b").record.reasons.names() == ["paused"]
+    assert fleet.co.resume_project("fleet") == 1
+
+    assert run.wait(timeout=30) is RunState.COMPLETED
+
+
+def test_a_run_that_only_a_person_can_move_is_stuck_not_waited_for(fleet: Fleet) -> None:
+    fleet.worker()
+    run = fleet.submit(
+        Task("a", {"shell": "false"}),
+        Task("b", {"shell": "true"}, needs=["a"], on_dependency_failure=OnDependencyFailure.BLOCK),
+    )
+
+    assert run.wait(timeout=30) is RunState.STUCK
+
+
+def test_bad_plans_are_refused_and_nothing_is_stored(fleet: Fleet) -> None:
+    bad = [
+        (PlanError, "a -> b -> a", [Task("a", {"shell": "x"}, needs=["b"]), Task("b", {"shell": "x"}, needs=["a"])]),
+        (PlanError, "which is not in the plan", [Task("a", {"shell": "x"}, needs=["nowhere"])]),
+        (Refused, "could not import", [Task("a", lambda: 1)]),
+        (PlanError, "have the same key", [Task("a", {"shell": "x"}), Task("a", {"shell": "y"})]),
+    ]
+
+    for error, words, tasks in bad:
+        with pytest.raises(error, match=f"(?i){words}"):
+            fleet.submit(*tasks)
+
+    assert fleet.co.runs() == []
+
+
+def test_related_work_does_not_hold_back(fleet: Fleet) -> None:
+    fleet.worker()
+    never = fleet.submit(
+        Task("later", {"shell": "sleep 60"}),
+        Task("now", {"shell": "true"}, needs=[Dependency("later", DependencyKind.DISCOVERED_FROM)]),
+    )
+
+    until(lambda: never.task("now").state is TaskState.COMPLETED, what="the related task")
+    never.cancel()
+
+
+def test_a_script_needs_a_few_lines(fleet: Fleet, processes: Processes, tmp_path: Path) -> None:
+    fleet.worker()
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from coordination import connect, Plan, Task\n"
+        "with connect() as co:\n"
+        "    run = co.submit(Plan([Task('hello', {'shell': 'echo hello'})]))\n"
+        "    print(run.wait(timeout=30), run.task('hello').output, run.cost, flush=True)\n"
+    )
+
+    started = processes.start_python(script, env=fleet.env, cwd=tmp_path)
+
+    assert started.wait() == 0
+    assert "completed hello 0" in started.output
