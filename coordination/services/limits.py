@@ -14,7 +14,7 @@ from coordination.store.queries import slots
 def set_limits(
     tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int | None]
 ) -> list[dict[str, Any]]:
-    """Set these limits (``project``, ``agent:NAME``, ``key:NAME``; None: no limit), leave the others; all as they are now.
+    """Set these limits (``project``, ``agent:NAME``, ``key:NAME``; None: none), leave the others; all as they are now.
 
     What runs already goes on, also above a lowered limit.
     """

@@ -26,7 +26,8 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
     new = 0
     for start in range(0, len(records), 500):
         rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records[start : start + 500]]
-        new += tx.execute(make(costs).values(rows).on_conflict_do_nothing()).rowcount
+        stored = tx.execute(make(costs).values(rows).on_conflict_do_nothing().returning(c.id))
+        new += len(stored.all())  # the driver of PostgreSQL counts none of these rows itself
     return new
 
 

@@ -1,0 +1,123 @@
+"""Projects by command: made, described, held, released, limited, put away; their totals are counted, not stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.command import Coord
+
+
+def test_a_project_is_one_under_every_spelling_of_its_remote_and_under_an_alias(coord_on_each: Coord) -> None:
+    coord = coord_on_each
+    coord("projects", "create", "shop", "--remote", "git@example.org:acme/shop.git", "--description", "sells things")
+
+    again = coord("projects", "create", "other", "--remote", "https://example.org/acme/shop", code=2)
+    coord("projects", "alias", "shop", "ssh://git@new.example.org:22/acme/store.git")
+
+    assert "already is the project shop" in again.err
+    shown = coord("projects", "show", "new.example.org/acme/store", "--json").json
+    assert (shown["name"], shown["status"], shown["description"]) == ("shop", "planning", "sells things")
+    assert shown["aliases"] == ["new.example.org/acme/store"]
+
+
+def test_what_a_project_came_to_is_counted_and_drilled_down(coord_on_each: Coord, plan: Path, tmp_path: Path) -> None:
+    coord = coord_on_each
+    coord("submit", plan)
+    (session,) = coord("sessions", "list", "--json").json["sessions"]
+    costs = tmp_path / "costs.jsonl"
+    costs.write_text(
+        '{"id":"c1","usage":{"model":"m","input_tokens":10,"output_tokens":5,"total_tokens":15,"cost_usd":0.1,'
+        f'"timestamp":"2026-11-20T10:00:00Z"}},"session_id":"{session["id"]}"}}\n'
+        '{"id":"c2","usage":{"model":"m","input_tokens":1,"output_tokens":1,"total_tokens":2,"cost_usd":0.2,'
+        f'"timestamp":"2026-11-20T11:00:00Z"}},"session_id":"{session["id"]}"}}\n'
+    )
+    coord("costs", "import", costs)
+
+    shown = coord("projects", "show", "shop", "--json").json
+    records = coord("sessions", "show", session["id"], "--json").json
+
+    assert shown["totals"] == {
+        "cost_usd": "0.3",
+        "calls": 2,
+        "unpriced_calls": 0,
+        "agents": 0,
+        "sessions": 1,
+        "runs": 1,
+        "open_runs": 1,
+        "tasks": 4,
+    }
+    assert [(one["id"], one["cost_usd"]) for one in shown["sessions"]] == [(session["id"], "0.3")]
+    assert [record["id"] for record in records["costs"]] == ["c2", "c1"]
+    assert "$0.30" in coord("projects", "list").out
+
+
+def test_the_supervisors_answer_is_part_of_the_project(coord: Coord, plan: Path) -> None:
+    coord("submit", plan)
+
+    answer = coord("projects", "show", "shop", "--json").json["orchestrator"]
+
+    assert (answer["status"], answer["isRunning"], answer["activeAgents"]) == ("running", True, [])
+    assert {"lastPoll", "timeSinceLastPoll", "sessionKey", "state", "error"} <= answer.keys()
+
+
+def test_a_held_project_says_so_until_it_is_activated(coord: Coord, plan: Path) -> None:
+    coord("submit", plan)
+    coord("projects", "hold", "shop")
+
+    held = coord("explain", "a", "--json").json["task"]
+    coord("projects", "activate", "shop")
+
+    assert [blocker["kind"] for blocker in held["blockers"]] == ["on_hold", "no_worker"]
+    assert coord("projects", "show", "shop", "--json").json["status"] == "active"
+
+
+def test_a_project_with_open_work_is_not_ended(coord_on_each: Coord, plan: Path) -> None:
+    coord = coord_on_each
+    coord("submit", plan)
+
+    refused = coord("projects", "archive", "shop", code=2)
+    coord("runs", "cancel", "three")
+    coord("projects", "complete", "shop")
+    coord("projects", "archive", "shop")
+
+    assert "1 open runs" in refused.err
+    assert coord("projects", "list", "--json").json["projects"] == []
+    assert [one["status"] for one in coord("projects", "list", "--archived", "--json").json["projects"]] == ["archived"]
+    assert "is archived" in coord("submit", plan, code=2).err
+
+
+def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
+    coord("projects", "create", "shop")
+
+    coord(
+        "projects",
+        "change",
+        "shop",
+        "--set",
+        'tone={"a": [1]}',
+        "--set",
+        "x=1",
+        "--budget",
+        "usd=2.5",
+        "--name",
+        "store",
+    )
+    coord("projects", "change", "store", "--set", "x=null", "--models", 'allow=["m"]', "--meta", 'owner="me"')
+    refused = coord("projects", "change", "store", "--set", "x=oops", code=2)
+
+    shown = coord("projects", "show", "store", "--json").json
+    assert shown["settings"] == {"tone": {"a": [1]}}
+    assert shown["budgets"] == {"usd": 2.5}
+    assert (shown["model_restrictions"], shown["metadata"]) == ({"allow": ["m"]}, {"owner": "me"})
+    assert "is not JSON" in refused.err
+
+
+def test_limits_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
+    coord = coord_on_each
+    coord("projects", "create", "shop")
+
+    coord("projects", "limit", "shop", "--project", "4", "--agent", "dave=2", "--key", "deploy=1")
+    after = coord("projects", "limit", "shop", "--drop", "project", "--key", "deploy=3", "--json").json
+
+    assert {slot["name"]: slot["cap"] for slot in after["limits"]} == {"agent:dave": 2, "key:deploy": 3}
+    assert "is no limit" in coord("projects", "limit", "shop", "--key", "deploy", code=2).err

@@ -1,0 +1,111 @@
+"""Runs and tasks by command: what there is, what became of it, and why the rest does not move."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.support.command import Coord
+
+
+def test_a_run_is_found_again_with_its_tasks_outputs_and_what_holds_the_rest(coord: Coord, plan: Path) -> None:
+    coord("run", plan, code=1)
+
+    (run,) = coord("runs", "list", "--json").json["runs"]
+    shown = coord("runs", "show", "three", "--json").json
+    people = coord("runs", "show", "three").out
+
+    assert (run["state"], run["total"], run["counts"]) == ("stuck", 4, {"blocked": 2, "completed": 1, "failed": 1})
+    assert {task["key"]: task["state"] for task in shown["tasks"]} == {
+        "a": "completed",
+        "b": "failed",
+        "c": "blocked",
+        "d": "blocked",
+    }
+    assert "waits for b, which is failed (exit status 3: broken); retry it with: coord tasks retry b" in people
+    assert "inherited through c: waits for b" in people
+
+
+def test_a_task_shows_its_attempts_output_log_and_story(coord: Coord, plan: Path) -> None:
+    coord("run", plan, code=1)
+
+    shown = coord("tasks", "show", "b", "--json").json
+
+    assert (shown["state"], shown["attempts"][0]["exit_code"]) == ("failed", 3)
+    assert coord("tasks", "output", "a").out == "hi\n"
+    assert coord("tasks", "output", "a", "--json").json["output"] == "hi"
+    assert "careful" in coord("tasks", "log", "a").out
+    assert coord("tasks", "log", "b", "--json").json["log"].strip() == "broken"
+    types = [event["type"] for event in coord("tasks", "events", "b", "--json").json["events"]]
+    assert types == ["created", "unblocked", "claimed", "started", "failed"]
+    assert "failed" in coord("tasks", "list", "three").out
+
+
+def test_explain_says_through_what_a_task_is_held(coord_on_each: Coord, plan: Path) -> None:
+    coord = coord_on_each
+    coord("submit", plan)
+
+    first = coord("explain", "a", "--json").json["task"]
+    last = coord("explain", "d", "--json").json["task"]
+
+    assert [blocker["kind"] for blocker in first["blockers"]] == ["no_worker"]
+    assert [(one["way"], one["key"], one["via"]) for one in last["blockers"]] == [
+        ("direct", "c", []),
+        ("inherited", "b", ["c"]),
+        ("inherited", "a", ["c", "b"]),
+    ]
+    assert "waits for c, which is blocked" in coord("explain", "d").out
+
+
+def test_a_run_is_canceled_and_retried_by_command(coord_on_each: Coord, plan: Path) -> None:
+    coord = coord_on_each
+    coord("submit", plan)
+
+    assert coord("runs", "cancel", "three", "--why", "not today", "--json").json["canceled"] == 4
+    assert coord("tasks", "show", "a", "--json").json["error"] == "not today"
+    assert coord("runs", "retry", "three", "--json").json["retried"] == 4
+    assert coord("runs", "show", "three", "--json").json["counts"] == {"blocked": 3, "queued": 1}
+
+
+def test_a_task_is_canceled_retried_and_given_another_priority_by_command(coord: Coord, plan: Path) -> None:
+    coord("submit", plan)
+
+    assert coord("tasks", "priority", "a", "7", "--json").json["changed"] is True
+    assert coord("tasks", "show", "a", "--json").json["priority"] == 7
+    assert coord("tasks", "cancel", "c", "--json").json["canceled"] is True
+    assert "is canceled already" in coord("tasks", "cancel", "c").out
+    coord("tasks", "retry", "c")
+    assert coord("tasks", "show", "c", "--json").json["state"] == "blocked"
+    assert "cannot be retried" in coord("tasks", "retry", "a", code=2).err
+
+
+def test_a_story_that_is_followed_is_one_document_a_line_until_the_run_has_ended(coord: Coord, plan: Path) -> None:
+    coord("run", plan, code=1)
+
+    lines = coord("runs", "events", "three", "--follow", "--json").out.splitlines()
+    whole = coord("runs", "events", "three", "--json").json["events"]
+
+    assert [json.loads(line) for line in lines] == whole
+    assert whole[0]["type"] == "run_submitted"
+
+
+def test_what_is_not_there_is_said_with_where_to_look(coord: Coord) -> None:
+    for command in (
+        ("runs", "show", "nope"),
+        ("tasks", "show", "nope"),
+        ("explain", "nope"),
+        ("projects", "show", "x"),
+    ):
+        said = coord(*command, code=2)
+
+        assert "There is n" in said.err
+        assert "coord " in said.err
+        assert said.out == ""
+
+
+def test_a_plan_is_checked_without_being_stored(coord: Coord, plan: Path) -> None:
+    said = coord("check", plan, "--json").json
+
+    assert (said["tasks"], said["dependencies"]) == (4, 3)
+    assert not coord.home.exists()
+    assert coord("schema", "plan").json["$schema"].startswith("https://json-schema.org/")
