@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import sys
@@ -109,7 +108,8 @@ class PeerStack:
 
     def close(self) -> None:
         """Stop the worker."""
-        gc.collect()  # results of Celery's own unsubscribe when they go, which takes a Redis
+        # Celery's result handles unsubscribe when they are collected; by then there is no Redis to say it to.
+        self.peer.app.backend.result_consumer.cancel_for = lambda _task: None
         self._worker.stop(within=timedelta(seconds=60))
         self._worker.close()
         self._client.close()

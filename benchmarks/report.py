@@ -82,8 +82,8 @@ def table(document: dict[str, Any]) -> list[str]:
         libraries = ", ".join(f"{name} {which}" for name, which in about["libraries"].items())
         lines += [
             f"### {part}",
-            f"{about['date']}, `{about['command']}`: {about['rounds']} rounds, worker processes of ours:",
-            f"{about['worker_processes']}. {about['machine']}, load {about['load']} at the end;",
+            f"{about['date']}, `{about['command']}`, {about['rounds']} rounds, {about['worker_processes']} worker process;",
+            f"on {about['machine']}, whose load was {about['load']} at the end;",
             f"Python {about['python']}; {libraries}.",
             "",
             "| what | where | median (lowest to highest) | beside the peer or the small store | target |",
