@@ -21,7 +21,7 @@ from decimal import Decimal, InvalidOperation
 _PREFIX = "COORD_"
 
 
-class TryLater(Exception):  # noqa: N818 - a request, not an error
+class TryLater(Exception):
     """Raise it from a Python job to be tried again later, without a failure being charged.
 
     A process does the same with exit status 75.

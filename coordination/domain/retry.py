@@ -83,5 +83,8 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
 
 def wait_before(count: int, backoff: Backoff) -> timedelta:
     """The wait after the *count*-th failure (1-based), without jitter."""
-    exponent = min(max(count - 1, 0), 60)
-    return min(backoff.initial * (backoff.factor**exponent), backoff.maximum)
+    try:
+        seconds = backoff.initial.total_seconds() * backoff.factor ** (count - 1)
+    except OverflowError:
+        return backoff.maximum
+    return timedelta(seconds=min(seconds, backoff.maximum.total_seconds()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import Any
 
 from sqlalchemy import Connection, select
 
-from coordination.domain import graph, templates
+from coordination.domain import graph
 from coordination.domain.events import EventType
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
@@ -18,7 +19,7 @@ from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import NO_REASON, BlockReason, TaskState
 from coordination.domain.work import PythonCall, Work, parse_work
-from coordination.errors import NotFound, PlanError, Refused
+from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
@@ -130,20 +131,7 @@ def submit_plan(
 def checked(plan: Plan) -> dict[str, Work]:
     """The plan's jobs by key, after every check that needs no store; PlanError names file and line."""
     graph.check(plan)
-    works: dict[str, Work] = {}
-    for task in plan.tasks:
-        work = parse_work(task.run)
-        try:
-            templates.check_work(work.to_json(), needs=[_edge(need).key for need in task.needs])
-        except Refused as error:
-            raise PlanError(
-                f"task {task.key!r}: {error.message}",
-                source=plan.source,
-                line=plan.lines.get(task.key),
-                hint=error.hint,
-            ) from None
-        works[task.key] = work
-    return works
+    return {task.key: parse_work(task.run) for task in plan.tasks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +199,20 @@ def _row(scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending:
         "kind": _kind(work),
         "work": work.to_json(),
         "input": dict(task.input),
-        "workdir": task.workdir or defaults.workdir or scope.origin.path,
+        "workdir": _workdir(scope, task.workdir or defaults.workdir),
         "options": _options(task, backoff),
         "due_at": task.due,
         "created_at": scope.now,
         "updated_at": scope.now,
     }
+
+
+def _workdir(scope: _Scope, folder: str | None) -> str | None:
+    """Where the job runs: a relative folder is meant within the project's."""
+    base = scope.origin.path
+    if folder is None or base is None:
+        return folder or base
+    return str(PurePath(base, folder))
 
 
 def _options(task: Task, backoff: Backoff) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
 from coordination.store.queries import ready, slots
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.tasks import BATCH
 
 
-def fill(
+def fill(  # noqa: C901 - one pass over the candidates
     tx: Connection, workspace_id: str, project_id: str, *, window: int, bundle: Callable[[str], int]
 ) -> list[Ready]:
     """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit.
@@ -26,19 +26,18 @@ def fill(
     if free.get("project", 1) <= 0:
         return []
     full = [name for name, places in free.items() if places <= 0]
-    # Mostly one kind at a time is ready: its neighbours in the plan tell how far to look.
-    first = ready.next_unrung(tx, workspace_id, project_id, room=1)
-    if not first:
-        return []
-    most = min(int(room * bundle(first[0]["kind"])) + 1, free.get("project", BATCH * 4))
-    found = ready.next_unrung(
-        tx,
-        workspace_id,
-        project_id,
-        room=most,
-        full_agents=[name.removeprefix("agent:") for name in full if name.startswith("agent:")],
-        full_keys=[name.removeprefix("key:") for name in full if name.startswith("key:")],
-    )
+    full_agents = [name.removeprefix("agent:") for name in full if name.startswith("agent:")]
+    full_keys = [name.removeprefix("key:") for name in full if name.startswith("key:")]
+
+    def best(most: int) -> list[RowMapping]:
+        most = min(most, free.get("project", most))
+        return ready.next_unrung(tx, workspace_id, project_id, room=most, full_agents=full_agents, full_keys=full_keys)
+
+    first = int(room) + 1
+    found = best(first)
+    if len(found) == first and (size := bundle(found[0]["kind"])) > 1:
+        # Mostly one kind at a time is ready, so the best of them tells how far to look.
+        found = best(int(room * size) + 1)
     chosen: list[Ready] = []
     for row in found:
         if room <= 0:

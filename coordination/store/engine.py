@@ -31,6 +31,18 @@ T = TypeVar("T")
 _BUSY_MS = 30_000
 _TRANSIENT_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"})
 
+_SQLITE_PLACE = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+_PLACE_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
+
 
 class Store:
     """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries what is transient."""
@@ -75,8 +87,13 @@ class Store:
                 transaction = connection.begin()
             except DBAPIError as error:
                 raise self._unavailable(error) from error
-            with transaction:
-                yield connection
+            try:
+                with transaction:
+                    yield connection
+            except DBAPIError as error:
+                if _is_of_the_place(error):
+                    raise self._unavailable(error) from error
+                raise
 
     def transact(self, work: Callable[[Connection], T], *, patience: timedelta = timedelta(seconds=10)) -> T:
         """Run *work* in a writing transaction; what is transient (busy, deadlock, lost connection) is tried again.
@@ -94,6 +111,8 @@ class Store:
                 if not is_transient(error):
                     raise
                 if time.monotonic() + wait > deadline:
+                    if isinstance(error, DatabaseUnavailable):
+                        raise
                     raise self._unavailable(error) from error
             time.sleep(wait * (0.5 + random.random()))  # noqa: S311 - jitter
             wait = min(wait * 2, 1.0)
@@ -114,6 +133,15 @@ class Store:
         """Close every pooled connection."""
         self._write_engine.dispose()
         self._read_engine.dispose()
+
+
+def _is_of_the_place(error: DBAPIError) -> bool:
+    """Whether nothing is wrong with the statement, but with the file or the server: full, read-only, damaged."""
+    original = error.orig
+    if isinstance(original, sqlite3.DatabaseError) and hasattr(original, "sqlite_errorcode"):
+        return original.sqlite_errorcode & 0xFF in _SQLITE_PLACE
+    state = getattr(original, "sqlstate", None) or ""
+    return state in _PLACE_SQLSTATES
 
 
 def is_transient(error: BaseException) -> bool:
@@ -158,7 +186,9 @@ def open_store(url: str, *, pool_size: int = 12) -> Store:
                 "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
             },
         )
-        return Store(parsed, engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
+        return Store(
+            parsed, engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
     raise DatabaseUnavailable(
         f"{parsed.render_as_string(hide_password=True)} is neither SQLite nor PostgreSQL",
         hint="Set COORD_DATABASE_URL to sqlite:///path or postgresql://user:password@host/name",

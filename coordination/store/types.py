@@ -38,7 +38,7 @@ def clean_json(value: Any) -> Any:
     return _clean(value, 0)
 
 
-def _clean(value: Any, depth: int) -> Any:
+def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case a JSON type
     if depth > _MAX_DEPTH:
         raise Refused(f"A JSON value nests deeper than {_MAX_DEPTH} levels")
     match value:

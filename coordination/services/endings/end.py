@@ -55,6 +55,7 @@ class Ended:
     recorded_before: set[str] = field(default_factory=set)
     freed: list[str] = field(default_factory=list)
     closed_runs: list[str] = field(default_factory=list)
+    runs_going_on: set[str] = field(default_factory=set)
     maybe_done_runs: set[str] = field(default_factory=set)
 
 
@@ -263,10 +264,12 @@ def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Coun
     if not satisfied:
         return
     children = sorted(satisfied)
-    for start in range(0, len(children), rows.BATCH):
-        rows.lock(tx, workspace_id, children[start : start + rows.BATCH])
+    if len(children) > 1:  # one row alone cannot be part of a ring
+        for start in range(0, len(children), rows.BATCH):
+            rows.lock(tx, workspace_id, children[start : start + rows.BATCH])
     freed = ready.less_pending(tx, workspace_id, satisfied)
     done.freed += [task_id for task_id, _ in freed]
+    done.runs_going_on |= {run_id for _, run_id in freed}
     log.append(
         tx,
         workspace_id,
@@ -323,7 +326,7 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
 def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], done: Ended) -> None:
     """Write the end of runs that have no open task; note those that only tasks in flight keep open."""
     finished = []
-    for run_id in sorted(run_ids):
+    for run_id in sorted(run_ids - done.runs_going_on):
         open_now = rows.open_states(tx, workspace_id, run_id)
         if not open_now:
             finished.append(run_id)
