@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -13,6 +15,7 @@ from coordination.domain.tasks import BlockReason, OnDependencyFailure
 from coordination.errors import IllegalMove, NotFound
 from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.ids import new_id
+from coordination.store.engine import open_store
 from coordination.store.queries import runs
 from tests.support.world import World
 
@@ -207,12 +210,9 @@ def test_a_retry_wakes_the_supervisor_that_had_ended(world: World) -> None:
     assert [ready.key for ready in world.tick().ring] == ["a"]
 
 
-def test_a_retry_while_the_run_is_being_closed_leaves_it_open(world: World) -> None:
+def test_a_retry_while_the_run_is_being_closed_leaves_it_open(postgres_url: str) -> None:
     """The last task completes in one transaction while a person retries a failed one in another."""
-    if world.store.dialect == "sqlite":
-        pytest.skip("one writer at a time: nothing can interleave")
-    import threading
-
+    world = World(open_store(postgres_url))
     world.submit("a", "b")
     world.fail("a")
     closer_waits = threading.Event()
@@ -235,11 +235,10 @@ def test_a_retry_while_the_run_is_being_closed_leaves_it_open(world: World) -> N
 
     with world.store.read() as tx:
         assert runs.get(tx, world.workspace, world.run_id).finished_at is None
+    world.store.close()
 
 
 def _until_somebody_waits_for_a_lock(world: World) -> None:
-    import time
-
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if world.sql("SELECT 1 FROM pg_locks WHERE NOT granted"):

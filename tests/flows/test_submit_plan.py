@@ -41,7 +41,7 @@ def test_when_the_last_statement_fails_nothing_is_stored(world: World, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("lines", "sentence"), [(("a < b", "b < a"), "a"), (("a < ghost",), "ghost"), (("a", "a"), "a"), ((), "no tasks")]
+    ("lines", "sentence"), [(("a < b", "b < a"), "a"), (("a < ghost",), "ghost"), (("a", "a"), "a"), (("a", "b < a a"), "twice"), ((), "no tasks")]
 )
 def test_a_plan_that_cannot_run_is_refused_and_nothing_is_stored(world: World, lines, sentence: str) -> None:
     before = counts(world)
@@ -196,14 +196,6 @@ def test_work_makes_a_completed_project_active_again(world: World) -> None:
 
     with world.store.read() as tx:
         assert projects.get(tx, world.workspace, first.project_id).status is ProjectStatus.ACTIVE
-
-
-def test_a_dependency_named_twice_counts_once(world: World) -> None:
-    world.submit("a", "b", tasks={"b": {"needs": ["a", "a"]}})
-
-    assert world.task("b").pending == 1
-    world.do("a")
-    assert world.states()["b"] == "queued"
 
 
 def test_the_same_plan_submitted_twice_is_two_runs(world: World) -> None:

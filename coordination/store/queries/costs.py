@@ -23,12 +23,10 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
     if not records:
         return 0
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    new = 0
-    for start in range(0, len(records), 500):
-        rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records[start : start + 500]]
-        stored = tx.execute(make(costs).values(rows).on_conflict_do_nothing().returning(c.id))
-        new += len(stored.all())  # the driver of PostgreSQL counts none of these rows itself
-    return new
+    # One statement for any number of rows, so that it is compiled once; the driver of PostgreSQL counts none itself.
+    statement = make(costs).on_conflict_do_nothing().returning(c.id)
+    rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records]
+    return len(tx.execute(statement, rows).all())
 
 
 def total(

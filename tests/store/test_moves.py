@@ -1,0 +1,143 @@
+"""The table of moves is what the statements do: each one changes a task from the states it names, and from no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+
+from coordination.domain.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
+from coordination.store.queries import ready, tasks
+from coordination.store.queries.tasks import Counts
+from coordination.store.tables.tasks import tasks as table
+from tests.support.world import World
+
+ATTEMPT = 3
+Act = Callable[[Any, str, str, int], Any]
+
+NO_COUNTS = Counts()
+ACTS: dict[str, tuple[TaskMove, Act]] = {
+    "claim": (TaskMove.CLAIM, lambda tx, ws, task, _: ready.claim(tx, ws, [task])),
+    "hold_back": (TaskMove.HOLD_BACK, lambda tx, ws, task, _: ready.hold_back(tx, ws, [task], BlockReason.PAUSED)),
+    "complete": (TaskMove.COMPLETE, lambda tx, ws, task, number: tasks.complete(tx, ws, [(task, number)])),
+    "queue_again": (
+        TaskMove.RETRY_LATER,
+        lambda tx, ws, task, number: tasks.queue_again(
+            tx, ws, task, attempt=number, wait=timedelta(0), counts=NO_COUNTS, error=None
+        ),
+    ),
+    "wait_for_person": (
+        TaskMove.WAIT,
+        lambda tx, ws, task, number: tasks.wait_for_person(
+            tx, ws, task, attempt=number, counts=NO_COUNTS, reason=BlockReason.QUESTION, error=None
+        ),
+    ),
+    "fail": (
+        TaskMove.FAIL,
+        lambda tx, ws, task, number: tasks.fail(tx, ws, task, attempt=number, counts=NO_COUNTS, error="no"),
+    ),
+    "cancel": (
+        TaskMove.CANCEL,
+        lambda tx, ws, task, _: tasks.cancel(tx, ws, [task], cause=CancelCause.PERSON, error="no"),
+    ),
+    "reopen": (TaskMove.REOPEN, lambda tx, ws, task, _: tasks.reopen(tx, ws, task, pending=0)),
+    "reopen_behind": (TaskMove.BLOCK_AGAIN, lambda tx, ws, task, _: tasks.reopen(tx, ws, task, pending=1)),
+    "lift_from": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.lift_from(tx, ws, [task], BlockReason.DEPENDENCIES)),
+    "less_pending": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.less_pending(tx, ws, {task: 1})),
+}
+FENCED = ("complete", "queue_again", "wait_for_person", "fail")
+
+
+def put(world: World, state: TaskState) -> None:
+    """Set the one task into *state* by hand."""
+    blocked = state is TaskState.BLOCKED
+    world.sql(
+        "UPDATE tasks SET state = :state, reasons = :reasons, pending = :pending, attempt = :attempt, "
+        "finished_at = " + ("updated_at" if state in TERMINAL else "NULL"),
+        state=state.value,
+        reasons=int(BlockReason.DEPENDENCIES) if blocked else 0,
+        pending=int(blocked),
+        attempt=ATTEMPT,
+    )
+
+
+def row(world: World) -> dict[str, Any]:
+    with world.store.read() as tx:
+        return dict(tx.execute(select(table)).mappings().one())
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_a_statement_moves_a_task_from_the_states_of_its_move_only(world: World, name: str) -> None:
+    move, act = ACTS[name]
+    world.submit("a")
+    sources, target = MOVES[move]
+
+    for state in TaskState:
+        put(world, state)
+        before = row(world)
+
+        with world.store.write() as tx:
+            act(tx, world.workspace, world.ids["a"], ATTEMPT)
+
+        if state in sources:
+            assert row(world)["state"] == target, f"{name} from {state}"
+            assert row(world)["attempt"] == ATTEMPT + (move is TaskMove.CLAIM)
+        else:
+            assert row(world) == before, f"{name} from {state} touched the row"
+
+
+def test_every_move_has_a_statement() -> None:
+    assert {move for move, _ in ACTS.values()} == set(TaskMove)
+
+
+@pytest.mark.parametrize("name", FENCED)
+@pytest.mark.parametrize("number", [ATTEMPT - 1, ATTEMPT + 1])
+def test_a_worker_without_the_fence_moves_nothing(world: World, name: str, number: int) -> None:
+    world.submit("a")
+    put(world, TaskState.RUNNING)
+    before = row(world)
+
+    with world.store.write() as tx:
+        answer = ACTS[name][1](tx, world.workspace, world.ids["a"], number)
+
+    assert not answer
+    assert row(world) == before
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "state = 'blocked'",
+        "reasons = 4",
+        "state = 'completed'",
+        "finished_at = updated_at",
+        "state = 'running', attempt = 0",
+        "pending = -1",
+        "state = 'asleep'",
+        "cancel_cause = 'weather'",
+    ],
+)
+def test_the_database_itself_refuses_what_no_task_can_be(world: World, broken: str) -> None:
+    world.submit("a")
+
+    with pytest.raises(IntegrityError), world.store.write() as tx:
+        tx.execute(text(f"UPDATE tasks SET {broken}"))  # noqa: S608 - written above
+
+
+def test_a_reason_taken_away_leaves_the_others(world: World) -> None:
+    world.submit("a")
+    put(world, TaskState.BLOCKED)
+    both = BlockReason.PAUSED | BlockReason.DEPENDENCIES
+    world.sql("UPDATE tasks SET reasons = :both", both=int(both))
+
+    with world.store.write() as tx:
+        ready.less_pending(tx, world.workspace, {world.ids["a"]: 1})
+    assert (row(world)["state"], row(world)["reasons"], row(world)["pending"]) == ("blocked", BlockReason.PAUSED, 0)
+
+    with world.store.write() as tx:
+        (moved,) = ready.lift(tx, world.workspace, world.project_id, BlockReason.PAUSED)
+    assert moved["state"] == row(world)["state"] == "queued"

@@ -1,0 +1,294 @@
+"""A workspace sees and changes its own rows only: every function of the queries is walked, none is listed by hand."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import RowMapping, select
+
+from coordination.domain.costs import CostRecord
+from coordination.domain.events import EventType
+from coordination.domain.plans import Concurrency
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.supervision import StatusThresholds
+from coordination.domain.tasks import BlockReason, CancelCause
+from coordination.ids import new_id
+from coordination.services import projects as project_service
+from coordination.store import queries, reports
+from coordination.store.queries import tasks as task_queries
+from coordination.store.tables import metadata
+from tests.support.world import World
+
+WITHOUT_WORKSPACE = {
+    "projects.workspace_named",  # finds workspaces
+    "projects.make_workspace",
+    "events.parse_cursor",  # no statements
+    "tasks.task_of",
+    "runs.session_of",
+    "projects.project_of",
+    "tasks.insert_many",  # rows that carry their workspace
+    "attempts.insert_many",
+    "dependencies.insert_many",
+}
+
+
+def functions(package) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for module in pkgutil.iter_modules(package.__path__):
+        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+        for name, function in inspect.getmembers(loaded, inspect.isfunction):
+            if not name.startswith("_") and function.__module__ == loaded.__name__:
+                yield f"{module.name}.{name}", function
+
+
+SCOPED = {
+    name: function
+    for package in (queries, reports)
+    for name, function in functions(package)
+    if not name.startswith("fleet.") and name not in WITHOUT_WORKSPACE and name != "overview.living"
+}
+
+
+def test_there_are_many_functions_to_walk() -> None:
+    assert len(SCOPED) > 70
+    known = {name for package in (queries, reports) for name, _ in functions(package)}
+    assert known >= WITHOUT_WORKSPACE, "remove from the list what is gone"
+
+
+@pytest.mark.parametrize("name", SCOPED)
+def test_a_query_takes_its_workspace_second(name: str) -> None:
+    parameters = list(inspect.signature(SCOPED[name]).parameters)
+
+    assert parameters[:2] == ["tx", "workspace_id"]
+
+
+class Full:
+    """A workspace with something in every table."""
+
+    def __init__(self, store, name: str) -> None:
+        world = World(store, name)
+        world.submit(
+            "done",
+            "lost",
+            "next < done",
+            "held < lost",
+            "idle",
+            concurrency=Concurrency(project=9),
+            tasks={"lost": {"concurrency_key": "k", "max_attempts": 1}, "idle": {"agent": "bo", "priority": 2}},
+        )
+        world.do("done", output={"of": name})
+        world.claim("lost", lease=timedelta(seconds=-60))
+        world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
+        record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
+        with store.write() as tx:
+            queries_costs().append(tx, world.workspace, [record])
+            project = project_service.find(tx, world.workspace, "shop")
+            project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
+        self.world = world
+
+
+def queries_costs():
+    from coordination.store.queries import costs
+
+    return costs
+
+
+def _cost(name: str, **fields: Any) -> CostRecord:
+    known = {
+        "session_id": None, "attempt": 1, "agent": "bo", "model": "m", "input_tokens": 1, "output_tokens": 1,
+        "cached_input_tokens": 0, "total_tokens": 2, "cost_usd": Decimal(1), "stale": False,
+        "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }  # fmt: skip
+    return CostRecord(**{"id": name, "run_id": None, "task_id": None, **known, **fields})
+
+
+def everything(world: World) -> dict[str, list[Any]]:
+    """All rows of the workspace, table by table."""
+    found = {}
+    with world.store.read() as tx:
+        for name, table in metadata.tables.items():
+            if "workspace_id" in table.c:
+                rows = tx.execute(select(table).where(table.c.workspace_id == world.workspace)).mappings()
+                found[name] = sorted(repr(sorted(row.items())) for row in rows)
+    return found
+
+
+def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str, Any]:
+    """Arguments that name rows of *world*: by the names of the parameters, and by hand where these say too little."""
+    ids, special = world.ids, BY_HAND.get(name, {})
+    with world.store.read() as tx:
+        session = tx.execute(
+            select(metadata.tables["sessions"].c.id).where(
+                metadata.tables["sessions"].c.workspace_id == world.workspace
+            )
+        ).scalar()
+    some: dict[str, Any] = {
+        "task_id": ids["lost"], "child_id": ids["next"], "run_id": world.run_id, "project_id": world.project_id,
+        "session_id": session, "worker_id": world.worker, "ids": list(ids.values()), "parents": [ids["done"], ids["lost"]],
+        "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "session_ids": [session],
+        "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
+        "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
+        "counts": task_queries.Counts(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
+        "state": {"x": 1}, "strategy": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
+        "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
+        "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "by": "project",
+        "thresholds": StatusThresholds(), "task": _stored(world, "next"),
+    }  # fmt: skip
+    given = {}
+    for parameter in list(inspect.signature(function).parameters.values())[2:]:
+        if parameter.name in special:
+            given[parameter.name] = special[parameter.name](world)
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD and parameter.default is inspect.Parameter.empty:
+            given[parameter.name] = some[parameter.name]
+    return {**given, **{key: make(world) for key, make in special.items() if key not in given}}
+
+
+def _stored(world: World, key: str) -> Any:
+    with world.store.read() as tx:
+        return task_queries.get(tx, world.workspace, world.ids[key])
+
+
+def _closing(world: World) -> dict[str, Any]:
+    return {
+        "task": world.ids["lost"], "number": 1, "outcome": "failed", "exit_code": 1, "error": "x", "output": None,
+        "log": None,
+    }  # fmt: skip
+
+
+BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
+    "attempts.close_many": {"rows": lambda world: [_closing(world)]},
+    "attempts.close_one": {"row": _closing},
+    "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
+    "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
+    "costs.each": {"run_id": lambda world: world.run_id},
+    "costs.newest": {"run_id": lambda world: world.run_id},
+    "costs.total": {"run_id": lambda world: world.run_id},
+    "events.append": {"rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS}]},
+    "events.append_aged": {
+        "rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
+    },
+    "events.tail": {"run_id": lambda world: world.run_id},
+    "projects.change": {"description": lambda world: "changed"},
+    "projects.make": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
+                                            "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},
+    "projects.move": {"sources": lambda world: frozenset(ProjectStatus), "target": lambda world: ProjectStatus.ON_HOLD},
+    "projects.add_alias": {"identity": lambda world: "example.org/third/name"},
+    "runs.insert_run": {"row": lambda world: {
+        "id": new_id(), "project_id": world.project_id, "name": "x", "creator": "x", "python_path": [], "metadata": {},
+        "session_id": arguments("x", lambda tx, workspace_id, session_id: None, world)["session_id"]}},
+    "runs.insert_session": {"row": lambda world: {"id": new_id(), "project_id": world.project_id, "purpose": "x",
+                                                  "target": "main"}},
+    "runs.listed": {"project_id": lambda world: world.project_id},
+    "runs.list_sessions": {"project_id": lambda world: world.project_id},
+    "slots.give_back": {"held": lambda world: ["project"]},
+    "slots.take": {"counts": lambda world: {"project": 1}},
+    "slots.drop": {"name": lambda world: "project"},
+    "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
+    "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
+    "tasks.find": {"name": lambda world: world.ids["done"]},
+}  # fmt: skip
+ADDS = {
+    # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
+    "costs.append", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+}  # fmt: skip
+
+
+def plain(value: Any) -> str:
+    """A result as text, to look for ids in it."""
+    if isinstance(value, RowMapping):
+        value = dict(value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    elif inspect.isgenerator(value) or isinstance(value, list | tuple | set):
+        return " ".join(plain(item) for item in value)
+    return json.dumps(value, default=repr) if isinstance(value, dict) and _texts(value) else repr(value)
+
+
+def _texts(value: dict) -> bool:
+    return all(isinstance(key, str) for key in value)
+
+
+@pytest.fixture
+def two(store) -> tuple[World, World]:
+    return Full(store, "mine").world, Full(store, "theirs").world
+
+
+def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) -> None:
+    """Called with my workspace and their ids: nothing of theirs comes back, nothing of theirs is changed."""
+    mine, theirs = two
+    before = everything(theirs)
+    secrets = {*theirs.ids.values(), theirs.project_id, theirs.run_id, "cost-theirs", '{"of":"theirs"}'}
+    leaks = []
+
+    for name, function in SCOPED.items():
+        given = arguments(name, function, theirs)
+        asked = plain(given)
+        try:
+            with mine.store.write() as tx:
+                answer = plain(function(tx, mine.workspace, **given))
+                raise Undo  # noqa: TRY301 - each function meets the same rows
+        except Undo:
+            told = {secret for secret in secrets if secret in answer and secret not in asked}
+            if told:
+                leaks.append((name, told))
+        after = _after(mine, name, function, given)
+        if after != "refused" and (now := everything(theirs)) != before:
+            changed = {table for table in now if now[table] != before[table]}
+            leaks.append((name, changed))
+            before = now
+
+    assert leaks == []
+
+
+class Undo(Exception):
+    """Take everything back."""
+
+
+def _after(world: World, name: str, function: Callable[..., Any], given: dict[str, Any]) -> str:
+    """Call it for good."""
+    from sqlalchemy.exc import IntegrityError
+
+    try:
+        with world.store.write() as tx:
+            plain(function(tx, world.workspace, **given))
+    except (IntegrityError, Undo):
+        return "refused"
+    return "done"
+
+
+def test_the_same_calls_do_find_and_change_ones_own_rows(two: tuple[World, World]) -> None:
+    """The other half of the proof: those arguments are not empty gestures."""
+    mine, _ = two
+    before = everything(mine)
+    moved, found = set(), set()
+
+    for name, function in SCOPED.items():
+        given = arguments(name, function, mine)
+        try:
+            with mine.store.write() as tx:
+                answer = plain(function(tx, mine.workspace, **given))
+                rows = {
+                    table.name: sorted(
+                        repr(sorted(row.items()))
+                        for row in tx.execute(select(table).where(table.c.workspace_id == mine.workspace)).mappings()
+                    )
+                    for table in metadata.tables.values()
+                    if "workspace_id" in table.c
+                }
+                raise Undo
+        except Undo:
+            if rows != before:
+                moved.add(name)
+            if any(secret in answer for secret in (*mine.ids.values(), mine.project_id, mine.run_id)):
+                found.add(name)
+
+    assert len(moved) > 25, sorted(set(SCOPED) - moved)
+    assert len(found) > 20, sorted(set(SCOPED) - found)

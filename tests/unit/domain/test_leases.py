@@ -1,0 +1,31 @@
+"""The times of a lease fit each other."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from coordination.domain.leases import LeaseTerms
+from coordination.errors import SettingsError
+
+
+def seconds(ttl: float, heartbeat: float, sweep: float = 5) -> LeaseTerms:
+    return LeaseTerms(timedelta(seconds=ttl), timedelta(seconds=heartbeat), timedelta(seconds=sweep))
+
+
+def test_a_worker_cut_off_stops_its_jobs_before_anybody_else_may_start_them() -> None:
+    terms = LeaseTerms()
+
+    assert terms.heartbeat < terms.fence_after < terms.ttl
+    assert terms.fence_after == timedelta(seconds=25)
+
+
+@pytest.mark.parametrize(("ttl", "heartbeat", "sweep"), [(30, 16, 5), (0, 0, 5), (30, 0, 5), (30, 10, 0), (30, -1, 5)])
+def test_times_that_do_not_fit_are_refused(ttl: float, heartbeat: float, sweep: float) -> None:
+    with pytest.raises(SettingsError, match="heartbeat must fit|longer than zero"):
+        seconds(ttl, heartbeat, sweep)
+
+
+def test_a_heartbeat_of_half_the_lease_just_fits() -> None:
+    assert seconds(30, 15).ttl == timedelta(seconds=30)

@@ -1,0 +1,65 @@
+"""What follows the end of an attempt, and how long it waits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
+from coordination.domain.plans import Backoff
+from coordination.domain.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, decide, wait_before
+
+BACKOFF = Backoff(initial=timedelta(seconds=2), factor=3.0, maximum=timedelta(seconds=60))
+NOW = RetryAfter(timedelta(0))
+
+
+def decision(outcome: Outcome, **fields):
+    known = {"failures": 0, "losses": 0, "deferrals": 0, "max_attempts": 3, "repeatable": True, "backoff": BACKOFF}
+    return decide(outcome, **{**known, **fields})
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT])
+def test_failures_wait_longer_each_time_and_then_end(outcome: Outcome) -> None:
+    assert decision(outcome, failures=1) == RetryAfter(timedelta(seconds=2))
+    assert decision(outcome, failures=2) == RetryAfter(timedelta(seconds=6))
+    assert isinstance(decision(outcome, failures=3), GiveUp)
+    assert isinstance(decision(outcome, failures=1, retryable=False), GiveUp)
+    assert isinstance(decision(outcome, failures=1, max_attempts=1), GiveUp)
+
+
+def test_losses_are_counted_apart_and_end_at_three() -> None:
+    assert decision(Outcome.LOST, losses=1, failures=2, max_attempts=1) == NOW
+    assert decision(Outcome.LOST, losses=MAX_LOSSES - 1) == NOW
+    assert isinstance(decision(Outcome.LOST, losses=MAX_LOSSES), GiveUp)
+    assert isinstance(decision(Outcome.LOST, losses=1, repeatable=False), AskPerson)
+
+
+def test_deferrals_wait_and_end_some_day() -> None:
+    assert decision(Outcome.DEFERRED, deferrals=2) == RetryAfter(timedelta(seconds=6))
+    assert isinstance(decision(Outcome.DEFERRED, deferrals=MAX_DEFERRALS), GiveUp)
+
+
+def test_the_rest_is_as_its_name_says() -> None:
+    assert decision(Outcome.COMPLETED) == Complete()
+    assert decision(Outcome.CANCELED) == StayCanceled()
+    assert decision(Outcome.HANDED_BACK, failures=99, losses=99) == NOW
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 10**9),
+    st.floats(1, 1000),
+    st.timedeltas(timedelta(0), timedelta(days=1)),
+    st.timedeltas(timedelta(0), timedelta(days=365)),
+)
+@example(7, 32.0, timedelta(days=1), timedelta(days=1))
+def test_a_wait_never_passes_its_maximum_however_often_it_failed(
+    count: int, factor: float, initial: timedelta, maximum: timedelta
+) -> None:
+    wait = wait_before(count, Backoff(initial=initial, factor=factor, maximum=maximum))
+
+    assert timedelta(0) <= wait <= maximum
