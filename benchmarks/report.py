@@ -68,6 +68,11 @@ def save(part: str, lines: Sequence[Line], *, command: str, workers: int, rounds
     document = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     document[part] = {"about": about, "results": [line.to_json() for line in lines]}
     kept.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_page(document)
+
+
+def write_page(document: dict[str, Any]) -> None:
+    """The table in README.md, from what results.json holds."""
     page = HERE / "README.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -79,10 +84,11 @@ def table(document: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for part, found in document.items():
         about = found["about"]
+        sides = f"{about['rounds']} rounds, {about['worker_processes']} worker process"
         libraries = ", ".join(f"{name} {which}" for name, which in about["libraries"].items())
         lines += [
             f"### {part}",
-            f"{about['date']}, `{about['command']}`, {about['rounds']} rounds, {about['worker_processes']} worker process;",
+            f"{about['date']}, `{about['command']}`, {sides};",
             f"on {about['machine']}, whose load was {about['load']} at the end;",
             f"Python {about['python']}; {libraries}.",
             "",
