@@ -41,6 +41,8 @@ _COMPLETE = (
     update(tasks)
     .where(
         t.workspace_id == bindparam("ws"),
+        # SQLite finds no index for the pairs and would read the whole table; for the ids it does.
+        t.id.in_(bindparam("ids", expanding=True)),
         tuple_(t.id, t.attempt).in_(bindparam("held", expanding=True)),
         t.state.in_(MOVES[TaskMove.COMPLETE][0]),
     )
@@ -53,7 +55,11 @@ def complete(tx: Connection, workspace_id: str, held: Sequence[tuple[str, int]])
     """Complete the tasks still held by these (id, attempt) fences; the ids of those that were."""
     if not held:
         return set()
-    return set(tx.execute(_COMPLETE, {"ws": workspace_id, "held": list(held)}).scalars())
+    return set(
+        tx.execute(
+            _COMPLETE, {"ws": workspace_id, "ids": [task_id for task_id, _ in held], "held": list(held)}
+        ).scalars()
+    )
 
 
 def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> Any:
