@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _LOG_LINES = 15
 _MOST_TASKS = 60
+_MOST_RESULTS = 3
+_RESULT_LINES = 60
 _MARKS = {
     TaskState.COMPLETED: ("✓", "green"),
     TaskState.FAILED: ("✗", "red"),
@@ -53,6 +55,8 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     for task in tasks:
         if task.state is TaskState.FAILED:
             _show_log(console, task)
+    for task in _results(run, tasks):
+        _show_result(console, task)
     console.print(_closing_line(run))
     if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
@@ -70,6 +74,27 @@ def _show_log(console: Any, task: TaskHandle) -> None:
         lines = log.rstrip().splitlines()[-_LOG_LINES:]
         console.print(f"\nthe end of what {task.key} said:", style="bold")
         console.print("\n".join("  " + line for line in lines), markup=False)
+
+
+def _results(run: Run, tasks: list[TaskHandle]) -> list[TaskHandle]:
+    """The completed tasks that nothing else needs: what the run was for. Many of them are not one result."""
+    needed = run.needed_keys()
+    last = [task for task in tasks if task.key not in needed and task.state is TaskState.COMPLETED]
+    return last if len(last) <= _MOST_RESULTS else []
+
+
+def _show_result(console: Any, task: TaskHandle) -> None:
+    output = task.output
+    if output in (None, "", {}, []):
+        return
+    import json
+
+    text = output if isinstance(output, str) else json.dumps(output, indent=2, ensure_ascii=False)
+    lines = text.rstrip().splitlines()
+    console.print(f"\n{task.key}:", style="bold")
+    console.print("\n".join("  " + line for line in lines[:_RESULT_LINES]), markup=False)
+    if len(lines) > _RESULT_LINES:
+        console.print(f"  … {len(lines) - _RESULT_LINES} more lines: coord tasks output {task.key}", style="dim")
 
 
 def _closing_line(run: Run) -> str:
