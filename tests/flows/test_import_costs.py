@@ -1,0 +1,33 @@
+"""Importing costs: once by id, to the project they name when it is known here, else to the one that is asked for."""
+
+from __future__ import annotations
+
+import json
+
+from coordination.flows.import_costs import cost_project, import_costs
+from coordination.formats.costs_jsonl import read_costs
+from coordination.ids import new_id
+from coordination.store.engine import Store
+from coordination.store.queries import costs, projects
+
+
+def record(number: int, project_id: str | None = None) -> bytes:
+    usage = {"model": "m", "input_tokens": 1, "output_tokens": 1, "cost_usd": 0.1, "timestamp": "2026-11-20T00:00:00Z"}
+    own = {"coordination": {"project_id": project_id}} if project_id else {}
+    return json.dumps({"id": f"c{number}", "usage": usage, "session_id": "s", **own}).encode()
+
+
+def test_records_go_to_the_project_they_name_if_it_is_here_and_are_stored_once(store: Store) -> None:
+    ws = store.transact(lambda tx: projects.make_workspace(tx, "default"))
+    owner = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/owner", name="owner"))
+    named = store.transact(lambda tx: cost_project(tx, ws, identity="example.org/a/named", name="named"))
+    records = list(read_costs([record(1), record(2, named.id), record(3, new_id())]))
+
+    first = store.transact(lambda tx: import_costs(tx, ws, records, project_id=owner.id))
+    second = store.transact(lambda tx: import_costs(tx, ws, records, project_id=owner.id))
+
+    assert (first, second) == (3, 0)
+    with store.read() as tx:
+        stored = {one.id: one.project_id for one in costs.each(tx, ws)}
+        assert costs.total(tx, ws, project_id=owner.id)[1] == 2
+    assert stored == {"c1": owner.id, "c2": named.id, "c3": owner.id}

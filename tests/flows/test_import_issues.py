@@ -1,0 +1,90 @@
+"""Importing issues: in place of those before, at once; closed by their jobs, unless the tracker knows better."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from coordination.domain.issues import Issue, completed
+from coordination.domain.plans import Plan, Task
+from coordination.domain.projects import ProjectStatus
+from coordination.errors import Refused
+from coordination.flows.end_project import end_project
+from coordination.flows.import_issues import import_issues
+from coordination.flows.submit_plan import Origin, submit_plan
+from coordination.formats.beads import read_issues
+from coordination.store.engine import Store
+from coordination.store.queries import issues as rows
+from coordination.store.queries import projects
+from coordination.store.reports.tracker import tracked
+
+IDENTITY = "example.org/acme/shop"
+
+
+def some(*ids: str) -> list[Issue]:
+    return read_issues("\n".join(f'{{"id":"{one}","title":"t {one}","status":"open"}}' for one in ids).encode())
+
+
+def workspace(store: Store) -> str:
+    return store.transact(lambda tx: projects.make_workspace(tx, "default"))
+
+
+def test_an_import_replaces_and_keeps_the_jobs_of_issues_that_stay(store: Store) -> None:
+    ws = workspace(store)
+    plan = Plan([Task("x-1", {"shell": "true"}, metadata={"issue": "x-1"})])
+    origin = Origin(identity=IDENTITY, name="shop", creator="user:me")
+    done = store.transact(lambda tx: submit_plan(tx, ws, plan, origin, issues=some("x-1", "x-2")))
+
+    again = store.transact(lambda tx: import_issues(tx, ws, some("x-3", "x-1"), identity=IDENTITY, name="shop"))
+
+    assert (again.project_id, again.issues, again.replaced) == (done.project_id, 2, 2)
+    with store.read() as tx:
+        listed = [(row["id"], row["task_id"]) for row in rows.listed(tx, ws, done.project_id)]
+    assert listed == [("x-3", None), ("x-1", done.task_ids["x-1"])]
+
+
+def test_a_plan_that_is_refused_leaves_the_issues_as_they_were(store: Store) -> None:
+    ws = workspace(store)
+    before = store.transact(lambda tx: import_issues(tx, ws, some("x-1"), identity=IDENTITY, name="shop"))
+    store.transact(lambda tx: end_project(tx, ws, before.project_id, ProjectStatus.ARCHIVED))
+    origin = Origin(identity=IDENTITY, name="shop", creator="user:me")
+
+    with pytest.raises(Refused, match="archived"):
+        store.transact(lambda tx: submit_plan(tx, ws, Plan([Task("a", {"shell": "x"})]), origin, issues=some("y-1")))
+    with pytest.raises(Refused, match="archived"):
+        store.transact(lambda tx: import_issues(tx, ws, some("y-1"), identity=IDENTITY, name="shop"))
+
+    with store.read() as tx:
+        assert [issue.id for issue in tracked(tx, ws, before.project_id)] == ["x-1"]
+
+
+def test_the_issues_of_one_workspace_are_not_those_of_another(store: Store) -> None:
+    ws = workspace(store)
+    other = store.transact(lambda tx: projects.make_workspace(tx, "other"))
+    here = store.transact(lambda tx: import_issues(tx, ws, some("x-1"), identity=IDENTITY, name="shop"))
+    there = store.transact(lambda tx: import_issues(tx, other, some("y-1"), identity=IDENTITY, name="shop"))
+
+    with store.read() as tx:
+        assert [issue.id for issue in tracked(tx, ws, here.project_id)] == ["x-1"]
+        assert tracked(tx, ws, there.project_id) == []
+
+
+def test_an_issue_is_closed_by_its_job_unless_its_tracker_changed_it_later() -> None:
+    (issue,) = read_issues(b'{"id":"x","title":"t","status":"open","n":1.50,"updated_at":"2026-01-01T00:00:00+02:00"}')
+    changed = datetime(2025, 12, 31, 22, tzinfo=UTC)
+
+    closed = completed(issue, changed + timedelta(seconds=1))
+
+    assert closed.status == "closed"
+    assert closed.record() == {
+        "id": "x",
+        "title": "t",
+        "status": "closed",
+        "n": 1.5,
+        "updated_at": "2025-12-31T22:00:01Z",
+        "closed_at": "2025-12-31T22:00:01Z",
+    }
+    assert read_issues(closed.raw.encode()) == [closed]
+    assert completed(issue, changed - timedelta(seconds=1)) is issue
+    assert completed(closed, changed + timedelta(days=1)) is closed

@@ -1,0 +1,98 @@
+"""What an explanation names: limits with who uses them, back-off, a pause, a time that has not come."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from coordination.domain.plans import Concurrency, Plan, Task
+from coordination.flows.claim_tasks import claim_tasks
+from coordination.flows.hold_project import hold_project
+from coordination.flows.submit_plan import Origin, Submitted, submit_plan
+from coordination.ids import new_id
+from coordination.store.engine import Store
+from coordination.store.queries import fleet, projects, tasks
+from coordination.store.reports.explanation import Blocker, explain_task
+
+LIVE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def ws(store: Store) -> str:
+    return store.transact(lambda tx: projects.make_workspace(tx, "default"))
+
+
+def submitted(store: Store, ws: str, plan: Plan) -> Submitted:
+    origin = Origin(identity="example.org/acme/shop", name="shop", creator="user:me")
+    return store.transact(lambda tx: submit_plan(tx, ws, plan, origin))
+
+
+def a_worker(store: Store, slots: int = 4) -> str:
+    worker = new_id()
+    row = {"id": worker, "name": "w", "host": "h", "boot_id": "b", "pid": 1, "slots": slots, "version": "0"}
+    store.transact(lambda tx: fleet.register(tx, row))
+    return worker
+
+
+def held_by(store: Store, ws: str, task_id: str) -> list[Blocker]:
+    with store.read() as tx:
+        task = tasks.get(tx, ws, task_id)
+        assert task is not None
+        return list(explain_task(tx, ws, task, live_within=LIVE).blockers)
+
+
+def test_a_full_limit_is_named_with_who_uses_it(store: Store, ws: str) -> None:
+    worker = a_worker(store)
+    deploys = [Task(key, {"shell": "true"}, concurrency_key="deploy") for key in ("first", "second")]
+    done = submitted(store, ws, Plan(deploys, concurrency=Concurrency(keys={"deploy": 1})))
+    store.transact(lambda tx: claim_tasks(tx, ws, [done.task_ids["first"]], worker_id=worker, lease=LIVE))
+
+    (blocker,) = held_by(store, ws, done.task_ids["second"])
+
+    assert blocker.kind == "slot"
+    assert blocker.detail == "the limit key:deploy is reached: 1/1 used by first"
+    assert held_by(store, ws, done.task_ids["first"]) == []
+
+
+def test_a_fleet_without_a_free_place_is_named(store: Store, ws: str) -> None:
+    worker = a_worker(store, slots=1)
+    done = submitted(store, ws, Plan([Task("a", {"shell": "true"}), Task("b", {"shell": "true"})]))
+    store.transact(lambda tx: claim_tasks(tx, ws, [done.task_ids["a"]], worker_id=worker, lease=LIVE))
+
+    assert [blocker.kind for blocker in held_by(store, ws, done.task_ids["b"])] == ["busy"]
+
+
+def test_a_time_that_has_not_come_and_a_held_project_are_named(store: Store, ws: str) -> None:
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    done = submitted(
+        store, ws, Plan([Task("a", {"shell": "true"}, not_before=later), Task("b", {"shell": "x"}, needs=["a"])])
+    )
+    store.transact(lambda tx: hold_project(tx, ws, done.project_id))
+
+    found = held_by(store, ws, done.task_ids["b"])
+
+    assert [(blocker.kind, blocker.via) for blocker in found] == [
+        ("dependency", ()),
+        ("not_before", ("a",)),
+        ("on_hold", ()),
+    ]
+    assert "2100-01-01 00:00:00 UTC" in found[1].line()
+
+
+def test_a_back_off_is_named_with_its_end_and_its_cause(store: Store, ws: str) -> None:
+    worker = a_worker(store)
+    done = submitted(store, ws, Plan([Task("a", {"shell": "true"})]))
+    task_id = done.task_ids["a"]
+    store.transact(lambda tx: claim_tasks(tx, ws, [task_id], worker_id=worker, lease=LIVE))
+    store.transact(
+        lambda tx: tasks.queue_again(
+            tx, ws, task_id, attempt=1, wait=timedelta(hours=1), counts=tasks.Counts(failures=1), error="exit status 1"
+        )
+    )
+
+    (blocker,) = held_by(store, ws, task_id)
+
+    assert blocker.kind == "back_off"
+    assert blocker.until is not None
+    assert "exit status 1" in blocker.detail
