@@ -193,9 +193,7 @@ def test_a_full_slot_leaves_the_task_queued_and_waiting_in_sql(world: World) -> 
 
 @pytest.mark.parametrize("end", ["complete", "fail", "retry", "expire", "worker", "cancel"])
 def test_every_way_out_gives_the_places_back(world: World, end: str) -> None:
-    world.submit(
-        "a", concurrency=Concurrency(project=3), tasks={"a": {"concurrency_key": "deploy", "max_attempts": 3}}
-    )
+    world.submit("a", concurrency=Concurrency(project=3), tasks={"a": {"concurrency_key": "deploy", "max_attempts": 3}})
     world.claim("a")
     assert world.used() == {"project": 1, "key:deploy": 1}
 

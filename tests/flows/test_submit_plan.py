@@ -41,7 +41,14 @@ def test_when_the_last_statement_fails_nothing_is_stored(world: World, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("lines", "sentence"), [(("a < b", "b < a"), "a"), (("a < ghost",), "ghost"), (("a", "a"), "a"), (("a", "b < a a"), "twice"), ((), "no tasks")]
+    ("lines", "sentence"),
+    [
+        (("a < b", "b < a"), "a"),
+        (("a < ghost",), "ghost"),
+        (("a", "a"), "a"),
+        (("a", "b < a a"), "twice"),
+        ((), "no tasks"),
+    ],
 )
 def test_a_plan_that_cannot_run_is_refused_and_nothing_is_stored(world: World, lines, sentence: str) -> None:
     before = counts(world)

@@ -58,9 +58,7 @@ def test_a_tick_whose_lease_was_lost_writes_no_heartbeat(world: World) -> None:
         assert not supervisors.end_tick(
             tx, world.workspace, world.project_id, holder="first", state={"x": 1}, lifetime=timedelta(hours=4)
         )
-        assert not supervisors.end(
-            tx, world.workspace, world.project_id, holder="first", state={"x": 1}, submissions=1
-        )
+        assert not supervisors.end(tx, world.workspace, world.project_id, holder="first", state={"x": 1}, submissions=1)
         supervisors.note_error(tx, world.workspace, world.project_id, holder="first", error="old")
 
     assert (supervisor(world).state, supervisor(world).error, supervisor(world).ended_at) == ({}, None, None)

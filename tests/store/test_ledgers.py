@@ -46,7 +46,9 @@ def test_the_cost_ledger_refuses_to_be_changed(world: World) -> None:
         costs.append(tx, world.workspace, [record("one")])
 
     with pytest.raises(DBAPIError, match="append-only"), world.store.write() as tx:
-        tx.execute(text("UPDATE costs SET cost_usd = '0'" if tx.dialect.name == "sqlite" else "UPDATE costs SET cost_usd = 0"))
+        tx.execute(
+            text("UPDATE costs SET cost_usd = '0'" if tx.dialect.name == "sqlite" else "UPDATE costs SET cost_usd = 0")
+        )
 
     with world.store.read() as tx:
         assert costs.total(tx, world.workspace) == (Decimal("0.1"), 1, 0)

@@ -120,7 +120,7 @@ def nested(depth: int):
         (10**5_000, "more than a thousand digits"),
         ("x" * (MAX_JSON_BYTES + 1), "larger than"),
     ],
-    ids="nan infinity number-key none-key deep object set bytes long-number large".split(),
+    ids=["nan", "infinity", "number-key", "none-key", "deep", "object", "set", "bytes", "long-number", "large"],
 )
 def test_what_is_not_json_is_refused_with_a_sentence(sample: Store, value, sentence: str) -> None:
     with pytest.raises((Refused, StatementError), match=sentence) as caught:

@@ -76,7 +76,11 @@ def set_caps(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[s
             workspace_id=workspace_id, project_id=project_id, name=name, cap=caps[name], used=0
         )
         tx.execute(
-            statement.on_conflict_do_update(index_elements=["project_id", "name"], set_={"cap": statement.excluded.cap})
+            statement.on_conflict_do_update(
+                index_elements=["project_id", "name"],
+                set_={"cap": statement.excluded.cap},
+                where=s.workspace_id == workspace_id,
+            )
         )
 
 

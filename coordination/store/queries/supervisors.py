@@ -36,7 +36,9 @@ def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: s
     }
     tx.execute(
         statement.on_conflict_do_update(
-            index_elements=["project_id"], set_={**kept, "ended_at": None, "submissions": s.submissions + 1}
+            index_elements=["project_id"],
+            set_={**kept, "ended_at": None, "submissions": s.submissions + 1},
+            where=s.workspace_id == workspace_id,
         )
     )
 

@@ -47,7 +47,7 @@ def test_every_state_has_a_way_out_except_completed() -> None:
 
 
 def test_a_state_is_open_or_terminal() -> None:
-    assert OPEN | TERMINAL == set(TaskState)
+    assert set(TaskState) == OPEN | TERMINAL
     assert not OPEN & TERMINAL
 
 

@@ -1,0 +1,77 @@
+"""Projects: one per identity however often it is asked for, moved by the table only, found by any of its names."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordination.domain.projects import MOVES, ProjectStatus
+from coordination.errors import IllegalMove, NotFound, Refused
+from coordination.services import projects
+from coordination.store.queries import projects as rows
+from tests.support.world import World
+
+IDENTITY = "example.org/acme/shop"
+
+
+def resolve(world: World, identity: str = IDENTITY, name: str = "shop", path: str | None = "/a"):
+    with world.store.write() as tx:
+        return projects.resolve(tx, world.workspace, identity=identity, name=name, path=path)
+
+
+def test_an_identity_is_one_project_and_its_path_follows_its_last_use(world: World) -> None:
+    first = resolve(world)
+    second = resolve(world, name="other name", path="/b")
+
+    with world.store.read() as tx:
+        (stored,) = rows.listed(tx, world.workspace)
+    assert first.id == second.id == stored.id
+    assert (stored.name, stored.path, stored.status) == ("shop", "/b", ProjectStatus.PLANNING)
+
+
+@pytest.mark.parametrize("source", ProjectStatus)
+@pytest.mark.parametrize("target", ProjectStatus)
+def test_a_project_moves_as_the_table_says(world: World, source: ProjectStatus, target: ProjectStatus) -> None:
+    project = resolve(world)
+    world.sql("UPDATE projects SET status = :source", source=source.value)
+
+    def move() -> None:
+        with world.store.write() as tx:
+            projects.set_status(tx, world.workspace, project.id, target)
+
+    if source in MOVES[target] or source is target:
+        move()
+    else:
+        with pytest.raises(IllegalMove, match=f"A project that is {source} cannot become {target}"):
+            move()
+
+    with world.store.read() as tx:
+        found = rows.get(tx, world.workspace, project.id)
+    assert found.status is (target if source in MOVES[target] else source)
+
+
+def test_a_project_is_found_by_each_of_its_names(world: World) -> None:
+    project = resolve(world)
+    with world.store.write() as tx:
+        projects.rename_remote(tx, world.workspace, project, "example.org/new/shop")
+
+    with world.store.read() as tx:
+        for name in ("shop", IDENTITY, "example.org/new/shop", project.id):
+            assert projects.find(tx, world.workspace, name).id == project.id
+        with pytest.raises(NotFound, match="There is no project 'shoe'"):
+            projects.find(tx, world.workspace, "shoe")
+
+
+def test_a_name_that_fits_two_is_refused(world: World) -> None:
+    resolve(world)
+    resolve(world, identity="example.org/else/shop")
+
+    with world.store.read() as tx, pytest.raises(Refused, match="Several projects"):
+        projects.find(tx, world.workspace, "shop")
+
+
+def test_the_identity_of_another_project_cannot_become_an_alias(world: World) -> None:
+    project = resolve(world)
+    resolve(world, identity="example.org/else/shop", name="else")
+
+    with world.store.write() as tx, pytest.raises(Refused, match="is the identity of the project else"):
+        projects.rename_remote(tx, world.workspace, project, "example.org/else/shop")
