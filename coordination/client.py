@@ -279,14 +279,9 @@ class Run:
     def retry(self) -> int:
         """Retry what failed or was canceled; how many tasks were reopened."""
         runtime = self.co.runtime
+        life = runtime.settings.supervisor_lifetime
         reopened = runtime.store.transact(
-            lambda tx: retry_run(
-                tx,
-                runtime.workspace_id,
-                self.id,
-                actor=runtime.actor,
-                lifetime=runtime.settings.supervisor_lifetime,
-            )
+            lambda tx: retry_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
         self.co._nudge(self.record.project_id)  # noqa: SLF001
         return len(reopened)
@@ -367,14 +362,9 @@ class TaskHandle:
     def retry(self) -> None:
         """Retry a failed or canceled task, and what was canceled because of it. Raises IllegalMove for others."""
         runtime = self.co.runtime
+        life = runtime.settings.supervisor_lifetime
         runtime.store.transact(
-            lambda tx: retry_task(
-                tx,
-                runtime.workspace_id,
-                self.id,
-                actor=runtime.actor,
-                lifetime=runtime.settings.supervisor_lifetime,
-            )
+            lambda tx: retry_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
         self.co._nudge(self.record.project_id)  # noqa: SLF001
 
