@@ -163,7 +163,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.model.leases)
     @rule(pick=st.integers(0, 5))
     def lose(self, pick: int) -> None:
-        key, number = sorted(self.model.leases)[pick % len(self.model.leases)]
+        key, _number = sorted(self.model.leases)[pick % len(self.model.leases)]
         self.world.expire(key)
         self.world.tick()
         for lost in [lease for lease in self.model.leases if lease[0] == key]:

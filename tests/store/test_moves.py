@@ -56,7 +56,7 @@ def put(world: World, state: TaskState) -> None:
     """Set the one task into *state* by hand."""
     blocked = state is TaskState.BLOCKED
     world.sql(
-        "UPDATE tasks SET state = :state, reasons = :reasons, pending = :pending, attempt = :attempt, "
+        "UPDATE tasks SET state = :state, reasons = :reasons, pending = :pending, attempt = :attempt, "  # noqa: S608
         "finished_at = " + ("updated_at" if state in TERMINAL else "NULL"),
         state=state.value,
         reasons=int(BlockReason.DEPENDENCIES) if blocked else 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -43,10 +42,10 @@ values = Table(
 
 
 @pytest.fixture
-def sample(store: Store) -> Iterator[Store]:
+def sample(store: Store) -> Store:
     with store.write() as tx:
         metadata.create_all(tx)
-    yield store
+    return store
 
 
 def kept(store: Store, column: str, value, *, bulk: bool = False):

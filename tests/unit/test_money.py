@@ -48,7 +48,7 @@ def test_an_amount_is_read_exactly(said, meant: str) -> None:
     ],
 )
 def test_what_is_no_amount_is_refused(said) -> None:
-    with pytest.raises(Refused, match="amount of money|decimal places"):
+    with pytest.raises(Refused, match=r"amount of money|decimal places"):
         usd(said)
 
 

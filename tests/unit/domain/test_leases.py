@@ -23,7 +23,7 @@ def test_a_worker_cut_off_stops_its_jobs_before_anybody_else_may_start_them() ->
 
 @pytest.mark.parametrize(("ttl", "heartbeat", "sweep"), [(30, 16, 5), (0, 0, 5), (30, 0, 5), (30, 10, 0), (30, -1, 5)])
 def test_times_that_do_not_fit_are_refused(ttl: float, heartbeat: float, sweep: float) -> None:
-    with pytest.raises(SettingsError, match="heartbeat must fit|longer than zero"):
+    with pytest.raises(SettingsError, match=r"heartbeat must fit|longer than zero"):
         seconds(ttl, heartbeat, sweep)
 
 
