@@ -71,7 +71,7 @@ endef
 
 $(RUNTIME): | $(PY)
 	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
-	$(call install,--editable .)
+	$(call install,--editable ".[demo]")
 	@rm -f .venv/installed-*; touch $@
 
 # Dependency groups are younger than the pip of many Pythons, so the group is read here.

@@ -22,7 +22,7 @@ from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided, finish_attempts
-from coordination.store.queries import events, ready
+from coordination.store.queries import events, ready, tasks
 from coordination.store.queries.ready import Ready
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
@@ -167,9 +167,16 @@ class Execution:
         )
         for wait in finished.retry_in.values():
             self._housekeeper.look_again(bundle.workspace_id, bundle.project_id, after=wait)
-        if finished.ended.maybe_done_runs:
-            context.store.transact(lambda tx: close_runs(tx, bundle.workspace_id, finished.ended.maybe_done_runs))
+        for run_id in finished.ended.maybe_done_runs:
+            self._close_if_done(bundle.workspace_id, run_id)
         return claims
+
+    def _close_if_done(self, workspace_id: str, run_id: str) -> None:
+        """Close a run that only tasks in flight kept open, if they have ended. Mostly they have not: look first."""
+        with self._context.store.read() as tx:
+            still_open = tasks.open_states(tx, workspace_id, run_id, limit=1)
+        if not still_open:
+            self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_ends(self, bundle: Bundle, ends: _Ends, *, go_on: bool) -> tuple[Finished, list[Claim]] | None:
         """Write the ends, for as long as their leases live; after that the tasks are somebody else's to end."""

@@ -119,6 +119,6 @@ class Plan:
     concurrency: Concurrency = field(default_factory=Concurrency)
     budget: BudgetCap | None = None
     python_path: Sequence[str] = ()
-    session: str | None = None
+    session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id
     source: str | None = None
     lines: Mapping[str, int] = field(default_factory=dict)

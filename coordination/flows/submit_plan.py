@@ -262,15 +262,19 @@ def _limits(tx: Connection, scope: _Scope) -> None:
 
 
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
-    """The session that groups this run's costs: the one named, or the project's ongoing one."""
-    if plan.session is not None:
+    """The session that groups this run's costs: the one named, one of its own (isolated), or the ongoing one."""
+    target = SessionTarget.ISOLATED if plan.session == SessionTarget.ISOLATED else SessionTarget.MAIN
+    if plan.session is not None and plan.session not in tuple(SessionTarget):
         found = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
         if found is None or found.project_id != project_id:
-            raise NotFound(f"The project has no session {plan.session}", hint="Leave it out to use the ongoing one")
+            raise NotFound(
+                f"The project has no session {plan.session}",
+                hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
+            )
         runs.touch_session(tx, workspace_id, [found.id])
         return found.id
     agent = plan.defaults.agent
-    ongoing = runs.main_session(tx, workspace_id, project_id, agent)
+    ongoing = runs.main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
     if ongoing is not None:
         runs.touch_session(tx, workspace_id, [ongoing.id])
         return ongoing.id
@@ -282,8 +286,8 @@ def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> 
             "id": session_id,
             "project_id": project_id,
             "agent": agent,
-            "purpose": "main",
-            "target": SessionTarget.MAIN,
+            "purpose": plan.name or "main" if target is SessionTarget.ISOLATED else "main",
+            "target": target,
         },
     )
     return session_id
