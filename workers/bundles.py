@@ -29,6 +29,7 @@ class Bundle:
         self._finished: list[tuple[Finish, list[Note]]] = []
         self._since: float | None = None  # when the job that runs now began
         self._written = monotonic()
+        self._cost = 0.0  # seconds that the last write took, waiting included
         self.workspace_id = claims[0].claim.workspace_id
         self.project_id = claims[0].claim.project_id
         self.project = claims[0].claim.project
@@ -53,9 +54,18 @@ class Bundle:
             return not self._pending
 
     def due(self, every: timedelta) -> bool:
-        """Whether ends should be written now although others wait to run: the last write was long ago."""
+        """Whether ends should be written now although others wait to run: the last write was long ago.
+
+        Where writes are slow (many threads, one writer) they come less often, or each would carry one task.
+        """
         with self._lock:
-            return monotonic() - self._written > every.total_seconds()
+            return monotonic() - self._written > max(every.total_seconds(), 2 * self._cost)
+
+    def wrote(self, *, began: float) -> None:
+        """A write that began at *began* (monotonic seconds) is over."""
+        with self._lock:
+            self._written = monotonic()
+            self._cost = self._written - began
 
     def abandoned(self) -> list[Claim]:
         """Everything that is left, after an accident: no longer held, so that the leases run out."""
@@ -69,7 +79,6 @@ class Bundle:
         """Ends to be written; they are the caller's now."""
         with self._lock:
             found, self._finished = self._finished, []
-            self._written = monotonic()
         return found
 
     def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Note]]]]:

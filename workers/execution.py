@@ -83,8 +83,9 @@ class Execution:
                 bundle.add(decided(running, result, now=utc_now()), self._context.held.ending(running))
                 last = bundle.is_last()
                 if last or bundle.due(COMMIT_EVERY):
-                    ends = bundle.take_finished()
-                    claims = self._write(bundle, ends, go_on=last and monotonic() < go_on_until) if ends else []
+                    ends, writing = bundle.take_finished(), monotonic()
+                    claims = self._write(bundle, ends, go_on=last and writing < go_on_until) if ends else []
+                    bundle.wrote(began=writing)
         except BaseException:
             # Whatever it was: what is not held any more is not renewed either, and its lease runs out.
             for claim in [*bundle.abandoned(), *([running] if running else [])]:
@@ -98,14 +99,16 @@ class Execution:
         """The job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
         waiting, finished = bundle.relieved()
         for held in waiting:
-            result = Result(Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long")
+            result = Result(
+                Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
+            )
             finished.append((decided(held.claim, result, now=utc_now()), self._context.held.ending(held.claim)))
         if finished:
             self._write(bundle, finished, go_on=False)
 
     def _result(self, held: Held) -> Result:
         if self._context.draining.is_set():
-            return Result(Outcome.HANDED_BACK, error="the worker shut down before the job began")
+            return Result(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
         if held.gone is not None:
             return Result(held.gone.outcome, error="ended before the job began")
         return self._run(held)

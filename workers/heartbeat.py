@@ -61,13 +61,11 @@ class Heartbeat:
             for start in range(0, len(keys), _BATCH):
                 for renewal in fleet.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
                     key = (renewal.task_id, renewal.number)
-                    if renewal.attempt != renewal.number or renewal.state not in (
-                        TaskState.RUNNING,
-                        TaskState.CANCELED,
-                    ):
+                    if renewal.attempt != renewal.number:
                         continue  # somebody else has the task: as good as taken away
                     known.add(key)
-                    if renewal.state == TaskState.CANCELED:
+                    if renewal.state != TaskState.RUNNING:
+                        # Canceled, perhaps retried since: the next attempt waits until this one is over.
                         self._held.stop(key, StopReason.CANCELED)
             moved = self._held.take_moved()
             if moved:

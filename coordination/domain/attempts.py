@@ -73,6 +73,7 @@ class Result:
     """What a runner returns. ``log`` is the bounded text of stderr (and of prints, for Python jobs).
 
     ``retryable`` False: an error that no retry can mend (a function that does not exist).
+    ``began`` False: the job itself was never started, so nothing of it can have happened.
     """
 
     outcome: Outcome
@@ -82,6 +83,7 @@ class Result:
     log: str | None = None
     usage: tuple[Usage, ...] = ()
     retryable: bool = True
+    began: bool = True
 
 
 @dataclass(frozen=True, slots=True)

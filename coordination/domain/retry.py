@@ -54,6 +54,7 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
     repeatable: bool,
     backoff: Backoff,
     retryable: bool = True,
+    began: bool = True,
 ) -> Decision:
     """What follows *outcome*; the three counts already include this attempt."""
     match outcome:
@@ -61,6 +62,8 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
             return Complete()
         case Outcome.CANCELED:
             return StayCanceled()
+        case Outcome.HANDED_BACK if began and not repeatable:
+            return AskPerson("it was ended in the middle by a shutdown, and the job must not be repeated")
         case Outcome.HANDED_BACK:
             return RetryAfter(timedelta(0))
         case Outcome.DEFERRED:

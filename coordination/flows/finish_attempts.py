@@ -53,6 +53,7 @@ def decided(claim: Claim, result: Result, *, now: datetime) -> Finish:
         repeatable=claim.repeatable,
         backoff=backoff_of(claim.backoff),
         retryable=result.retryable,
+        began=result.began,
     )
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.

@@ -281,3 +281,31 @@ class TestCelery:
         assert isinstance(run.task("b").output, int)
         assert worker.stop(within=timedelta(seconds=30)) == 0
         assert beat.stop(within=timedelta(seconds=10)) == 0
+
+
+class TestWhatMustNotOverlapOrRepeat:
+    def test_a_retry_waits_until_the_canceled_attempt_is_really_over(self, fleet: Fleet) -> None:
+        fleet.worker("-c", "2", COORD_CANCEL_GRACE="3s")
+        stubborn = 'trap "" TERM; echo $$ > pid.$COORD_ATTEMPT; for i in $(seq 40); do sleep 0.1; done; echo ended'
+        run = fleet.submit(Task("job", {"shell": f"if [ $COORD_ATTEMPT = 1 ]; then {stubborn}; fi"}))
+        first = int(fleet.await_file("pid.1"))
+
+        run.task("job").cancel()
+        run.task("job").retry()
+
+        assert run.wait(timeout=30) is RunState.COMPLETED
+        before, after = run.task("job").attempts()
+        assert before.outcome is Outcome.CANCELED
+        assert before.finished_at is not None
+        assert before.finished_at <= after.started_at
+        assert not alive(first)
+
+    def test_a_job_that_must_not_be_repeated_is_not_after_a_shutdown_in_its_middle(self, fleet: Fleet) -> None:
+        worker = fleet.worker()
+        run = fleet.submit(Task("pay", {"shell": FIRST_HANGS}, repeatable=False))
+        fleet.await_file("pid.1")
+
+        worker.stop(within=timedelta(seconds=20))
+
+        assert run.task("pay").state is TaskState.BLOCKED
+        assert run.task("pay").record.reasons.names() == ["outcome_unknown"]

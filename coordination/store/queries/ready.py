@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     func,
     literal,
     or_,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 
 from coordination.domain.tasks import MOVES, BlockReason, TaskMove, TaskState
 from coordination.store.queries.tasks import BATCH
+from coordination.store.tables.attempts import attempts
 from coordination.store.tables.projects import projects
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
@@ -60,6 +62,8 @@ _LOCK_READY = (
         t.id.in_(bindparam("ids", expanding=True)),
         t.state == TaskState.QUEUED,
         _due,
+        # After a cancel and a retry: what the canceled attempt started must be gone before the next one starts.
+        ~exists(select(attempts.c.number).where(attempts.c.task_id == t.id, attempts.c.finished_at.is_(None))),
     )
     .order_by(t.priority.desc(), t.id)
     .with_for_update(of=tasks, skip_locked=True)
