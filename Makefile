@@ -17,7 +17,8 @@ DEVELOPMENT := .venv/development-$(KEY)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(RUNTIME) ## Run the example plan on this repository, with an embedded stack
+# The example looks at this repository with its own tools, so they are there too.
+demo: $(DEVELOPMENT) ## Run the example plan on this repository, with an embedded stack
 	@echo "== coord run examples/repo-checkup.yaml"
 	@COORD_HOME="$${COORD_HOME:-$$PWD/.coord/demo}" $(PY) -m coordination.cli run examples/repo-checkup.yaml
 
@@ -71,7 +72,7 @@ endef
 
 $(RUNTIME): | $(PY)
 	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
-	$(call install,--editable ".[demo]")
+	$(call install,--editable .)
 	@rm -f .venv/installed-*; touch $@
 
 # Dependency groups are younger than the pip of many Pythons, so the group is read here.

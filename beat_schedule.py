@@ -1,4 +1,4 @@
-"""What beat starts, and how often: pure data. Two beats, or none, lose nothing: each entry only asks SQL what is due."""
+"""What beat starts, and how often: pure data. Two beats, or none, lose nothing: an entry only asks SQL what is due."""
 
 from typing import Any
 

@@ -72,7 +72,8 @@ class TestAStaleWorker:
     def test_its_late_result_is_refused_but_its_money_is_recorded(self, fleet: Fleet) -> None:
         first = fleet.worker()
         spend = 'echo "{\\"model\\": \\"m\\", \\"cost_usd\\": 0.25}" >> "$COORD_COSTS"'
-        script = f"touch started.$COORD_ATTEMPT; {spend}; while [ ! -e go.$COORD_ATTEMPT ]; do sleep 0.05; done; echo by $COORD_ATTEMPT"
+        wait = "while [ ! -e go.$COORD_ATTEMPT ]; do sleep 0.05; done"
+        script = f"touch started.$COORD_ATTEMPT; {spend}; {wait}; echo by $COORD_ATTEMPT"
         run = fleet.submit(Task("job", {"shell": script}))
         until(lambda: fleet.file("started.1").exists(), what="the first attempt")
 

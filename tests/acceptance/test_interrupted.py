@@ -91,8 +91,6 @@ def test_a_killed_worker_of_the_embedded_stack_costs_moments_not_a_lease(place: 
     job = place.pid_of(1)
     worker = json.loads((place.home / "stack.json").read_text())["services"]["worker"]["pid"]
 
-    import os
-
     os.kill(worker, signal.SIGKILL)
     (place.project / "go").touch()
 
@@ -136,7 +134,7 @@ def test_a_run_whose_stack_owner_ends_is_taken_over_by_the_one_that_still_waits(
         "version: 1\ntasks:\n  - {key: hold, run: {shell: 'touch held; while [ ! -e free ]; do sleep 0.05; done'}}\n"
     )
     owner = place.coord("run", other)
-    until(lambda: (place.project / "held").exists(), what="the owner's job")
+    until((place.project / "held").exists, what="the owner's job")
     waiting = place.coord("run", place.plan)
     place.pid_of(1)
 

@@ -13,7 +13,8 @@ from coordination.errors import IllegalMove, NotFound, PlanError, Refused
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
 
-SPEND = 'echo "{\\"model\\": \\"small-1\\", \\"input_tokens\\": 10, \\"output_tokens\\": 5, \\"cost_usd\\": 0.015}" >> "$COORD_COSTS"'
+RECORD = '{\\"model\\": \\"small-1\\", \\"input_tokens\\": 10, \\"output_tokens\\": 5, \\"cost_usd\\": 0.015}'
+SPEND = f'echo "{RECORD}" >> "$COORD_COSTS"'
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Functions that tests run as Python jobs, in processes of their own. Well-behaved and otherwise."""
 
-# ruff: noqa: T201, A002, N818, PTH109, PTH115, PTH208 - jobs print, have parameters with these names, and use what is at hand
+# ruff: noqa: T201, A002, PTH109, PTH115, PTH208 - jobs print, have parameters with these names, and use what is at hand
 
 from __future__ import annotations
 
