@@ -41,6 +41,7 @@ from coordination.store.queries import attempts, costs, dependencies, events, ru
 
 _FIRST_POLL = 0.01
 _LAST_POLL = 0.25
+_OUTAGE = 30.0  # seconds without the database that a wait rides out
 
 
 def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:
@@ -209,13 +210,17 @@ class Run:
         """
         deadline = None if timeout is None else monotonic() + timeout
         pause = _FIRST_POLL
+        away_since: float | None = None
         while True:
             try:
                 state = self.state
             except DatabaseUnavailable:
-                if deadline is None or monotonic() > deadline:
+                away_since = away_since or monotonic()
+                if monotonic() - away_since > _OUTAGE or (deadline is not None and monotonic() > deadline):
                     raise
                 state = RunState.OPEN
+            else:
+                away_since = None
             if state is not RunState.OPEN:
                 return state
             if deadline is not None and monotonic() >= deadline:

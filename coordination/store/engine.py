@@ -91,7 +91,7 @@ class Store:
                 with transaction:
                     yield connection
             except DBAPIError as error:
-                if _is_of_the_place(error):
+                if error.connection_invalidated or _is_of_the_place(error):
                     raise self._unavailable(error) from error
                 raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ SHELL = {
     "leave_forked_daemon": "(setsid sh -c 'sleep 600 & sleep 601' &) ; sleep 0.1; echo done",
     "wait_with_daemon": "setsid sleep 600 & sleep 0.1; echo ready; sleep 600",
     "killed": "kill -9 $$",
-    "environment": f"exec {sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'",
+    "environment": f"exec {shlex.quote(sys.executable)} -c 'import json, os; print(json.dumps(dict(os.environ)))'",
     "spend": """echo '{"model": "m", "input_tokens": 3, "output_tokens": 1, "cost_usd": 0.10}' >> "$COORD_COSTS" """,
     "spend_and_fail": """echo '{"model": "m", "cost_usd": 0.10}' >> "$COORD_COSTS"; exit 1""",
     "later": "exit 75",

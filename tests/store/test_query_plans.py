@@ -130,7 +130,7 @@ HOT: dict[str, tuple[Call, tuple[str, ...]]] = {
     ),
     "renew": (
         lambda tx, w: fleet.renew(tx, w.worker, [(w.ids["t2"], 1), (w.ids["t3"], 1)], ttl=LEASE),
-        ("ix_attempts_worker|pk_attempts|attempts_pkey|autoindex_attempts",),
+        ("ix_attempts_worker|ix_attempts_unfinished|pk_attempts|attempts_pkey|autoindex_attempts",),
     ),
     "complete": (
         lambda tx, w: tasks.complete(tx, w.workspace, [(w.ids["t2"], 1), (w.ids["t3"], 1)]),
@@ -145,7 +145,10 @@ HOT: dict[str, tuple[Call, tuple[str, ...]]] = {
         ("ix_task_events_task",),
     ),
     "open_states": (lambda tx, w: tasks.open_states(tx, w.workspace, w.run_id), ("ix_tasks_run_state",)),
-    "live tasks of a worker": (lambda tx, w: fleet.open_of_worker(tx, w.worker), ("ix_attempts_worker",)),
+    "live tasks of a worker": (
+        lambda tx, w: fleet.open_of_worker(tx, w.worker),
+        ("ix_attempts_worker|ix_attempts_unfinished",),
+    ),
 }
 
 

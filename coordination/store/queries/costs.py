@@ -68,9 +68,10 @@ def each(
         where.append(c.project_id == project_id)
     if run_id is not None:
         where.append(c.run_id == run_id)
-    rows = tx.execution_options(yield_per=1000).execute(select(costs).where(*where).order_by(c.occurred_at, c.id))
-    for row in rows.mappings():
-        yield _record(row)
+    statement = select(costs).where(*where).order_by(c.occurred_at, c.id)
+    with tx.execution_options(yield_per=1000).execute(statement) as rows:  # closed also when nobody reads to the end
+        for row in rows.mappings():
+            yield _record(row)
 
 
 def newest(

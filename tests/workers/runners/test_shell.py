@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from datetime import timedelta
@@ -73,7 +74,7 @@ def test_the_program_behind_the_shell_has_the_grace_too(bench: Bench, tmp_path: 
         "signal.signal(signal.SIGTERM, end); print('ready', flush=True); time.sleep(600)\n"
     )
     (tmp_path / "program.py").write_text(program)
-    job = bench.start({"shell": f"{sys.executable} program.py; true"}, workdir=str(tmp_path))
+    job = bench.start({"shell": f"{shlex.quote(sys.executable)} program.py; true"}, workdir=str(tmp_path))
 
     job.stop(StopReason.CANCELED)
 
@@ -101,7 +102,9 @@ def test_an_exit_is_noticed_at_once(bench: Bench) -> None:
 
     delays = []
     for _ in range(7):
-        result = bench.run({"shell": f"exec {sys.executable} -S -c 'import time; print(time.monotonic())'"})
+        result = bench.run(
+            {"shell": f"exec {shlex.quote(sys.executable)} -S -c 'import time; print(time.monotonic())'"}
+        )
         delays.append(time.monotonic() - float(result.output))
 
     assert sorted(delays)[3] < 0.1  # the interpreter's own end and the search for stragglers included
