@@ -65,7 +65,7 @@ class StackGoneError(CoordinationError):
     """The stack that a command was using belonged to another process, which has ended it."""
 
 
-def _check_redis(url: str) -> None:
+def check_redis(url: str) -> None:
     """Nothing when it answers; else RedisUnavailable, before anything is stored that nobody would come for."""
     from coordination.settings import client_url
     from coordination.store.volatile.nudges import Nudges
@@ -86,7 +86,7 @@ def stack_for(settings: Settings) -> Iterator[Surroundings]:
 
     prepare_store(settings)
     if settings.redis_url is not None:
-        _check_redis(settings.redis_url)
+        check_redis(settings.redis_url)
         yield Surroundings(settings.redis_url, owned=False, problem=lambda: None)
         return
     found = running.find(settings)

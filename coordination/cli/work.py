@@ -78,6 +78,8 @@ def submit(
     """Store a plan as a run and return at once; the workers of the running stack do it."""
     what = _planned(plan, beads, agent, rules, repo)
     with connected() as co:
+        if co.runtime.nudges is not None:
+            co.runtime.nudges.ping()  # a stack that nobody could ring is said before anything is stored
         if beads is None:
             made = co.submit(what)
         else:

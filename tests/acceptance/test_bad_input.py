@@ -109,12 +109,13 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_pat
         assert "secret" not in said
 
 
-def test_a_redis_that_cannot_be_reached_stops_a_run_before_it_is_stored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_a_redis_that_cannot_be_reached_stops_a_run_before_it_is_stored(command: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_bytes(GOOD)
     coord = coord_in(tmp_path, COORD_REDIS_URL="redis://:secret@127.0.0.1:1/0")
 
-    said = one_sentence(coord("run", plan, code=None))
+    said = one_sentence(coord(command, plan, code=None))
 
     assert "127.0.0.1:1" in said
     assert "COORD_REDIS_URL" in said
