@@ -37,7 +37,7 @@ from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
 from coordination.settings import Settings, load_settings
-from coordination.store.queries import attempts, costs, dependencies, events, runs, supervisors, tasks
+from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
 
 _FIRST_POLL = 0.01
 _LAST_POLL = 0.25
@@ -261,11 +261,10 @@ class Run:
             raise NotFound(f"The run {self.id} has no task {key!r}")
         return TaskHandle(self.co, found[0])
 
-    def needed_keys(self) -> set[str]:
-        """The keys of the tasks that others wait for."""
+    def outputs(self) -> dict[str, Any]:
+        """What the completed tasks produced, by task id: all at once."""
         with self.co.runtime.store.read() as tx:
-            edges = dependencies.edges_of_run(tx, self.co.runtime.workspace_id, self.id)
-        return {parent for parent, _, _ in edges}
+            return attempts.outputs_of_run(tx, self.co.runtime.workspace_id, self.id)
 
     def running(self) -> Sequence[Mapping[str, Any]]:
         """What runs now: key, title, number of the attempt, worker, host, started_at, now."""

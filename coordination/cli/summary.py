@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _LOG_LINES = 15
 _MOST_TASKS = 60
 _MOST_RESULTS = 3
+_MOST_LOGS = 5
 _RESULT_LINES = 60
 _MARKS = {
     TaskState.COMPLETED: ("✓", "green"),
@@ -52,9 +53,8 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     console.print(table)
     if len(tasks) > _MOST_TASKS:
         console.print(f"({len(tasks)} tasks; those that completed are left out)", style="dim")
-    for task in tasks:
-        if task.state is TaskState.FAILED:
-            _show_log(console, task)
+    for task in [task for task in tasks if task.state is TaskState.FAILED][:_MOST_LOGS]:
+        _show_log(console, task)
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
@@ -78,7 +78,11 @@ def _show_log(console: Any, task: TaskHandle) -> None:
 
 def _results(run: Run, tasks: list[TaskHandle]) -> list[TaskHandle]:
     """The completed tasks that nothing else needs: what the run was for. Many of them are not one result."""
-    needed = run.needed_keys()
+    from coordination.store.queries import dependencies
+
+    runtime = run.co.runtime
+    with runtime.store.read() as tx:
+        needed = {parent for parent, _, _ in dependencies.edges_of_run(tx, runtime.workspace_id, run.id)}
     last = [task for task in tasks if task.key not in needed and task.state is TaskState.COMPLETED]
     return last if len(last) <= _MOST_RESULTS else []
 
@@ -108,7 +112,7 @@ def _closing_line(run: Run) -> str:
 
 def as_json(run: Run) -> dict[str, Any]:
     """The run and its tasks, with outputs, as one document."""
-    record = run.record
+    record, outputs = run.record, run.outputs()
     return {
         "run": record.id,
         "project": record.project,
@@ -127,7 +131,7 @@ def as_json(run: Run) -> dict[str, Any]:
                 "state": task.state,
                 "attempts": task.record.attempt,
                 "error": task.error,
-                "output": task.output,
+                "output": outputs.get(task.id),
             }
             for task in run.tasks()
         ],

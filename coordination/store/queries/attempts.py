@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
@@ -174,13 +174,18 @@ def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMa
     )
 
 
-def first_start(tx: Connection, workspace_id: str, run_id: str) -> datetime | None:
-    """When the first attempt of a run began."""
-    return tx.execute(
-        select(func.min(a.started_at))
-        .join(tasks, tasks.c.id == a.task_id)
-        .where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
-    ).scalar()
+def outputs_of_run(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any]:
+    """What the run's completed tasks produced, by task id."""
+    rows = tx.execute(
+        select(tasks.c.id, a.output)
+        .join(attempts, (a.task_id == tasks.c.id) & (a.number == tasks.c.attempt))
+        .where(
+            tasks.c.workspace_id == workspace_id,
+            tasks.c.run_id == run_id,
+            tasks.c.state == TaskState.COMPLETED,
+        )
+    )
+    return {row.id: row.output for row in rows}
 
 
 def count_open(tx: Connection, workspace_id: str, project_id: str) -> int:
