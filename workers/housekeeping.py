@@ -19,12 +19,14 @@ from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.tick_supervisor import REST, Ticked, tick_supervisor
 from coordination.ids import new_id
+from coordination.machine import boot_id, host
 from coordination.settings import client_url
 from coordination.store.queries import fleet, projects
 from coordination.store.volatile.nudges import CANCELS, NUDGES
 from workers import queues
 from workers.context import Context
 from workers.runners.base import StopReason
+from workers.runners.process import end_attempt
 
 log = structlog.get_logger()
 
@@ -74,6 +76,7 @@ class Housekeeper:
             return context.kinds.bundle(project_id, kind)
 
         try:
+            self._end_what_expired_here(project_id)
             ticked = tick_supervisor(
                 context.store,
                 workspace_id,
@@ -102,6 +105,17 @@ class Housekeeper:
             log.exception("tick failed", project=project_id)
             return None
         return ticked
+
+    def _end_what_expired_here(self, project_id: str) -> None:
+        """End jobs on this host whose worker can no longer do so (stopped, or killed with its warden).
+
+        Before the tick queues their tasks again: two attempts must not work side by side.
+        """
+        with self._context.store.read() as tx:
+            expired = fleet.expired_on_host(tx, project_id, host=host(), boot_id=boot_id())
+        for task_id, number in expired:
+            ended = end_attempt(task_id, number)
+            log.warning("ended what an attempt whose lease ran out had left running", task=task_id, processes=ended)
 
     def sweep(self) -> int:
         """Tick every project whose supervisor is due, declare silent workers dead; how many projects were due."""

@@ -102,6 +102,19 @@ class TestAStaleWorker:
                 (2, False),
             ]
 
+    def test_the_job_of_a_stopped_worker_is_ended_before_its_task_runs_again(self, fleet: Fleet) -> None:
+        first = fleet.worker()
+        run = fleet.submit(Task("job", {"shell": "setsid sleep 60 & " + FIRST_HANGS}))
+        job_pid = int(fleet.await_file("pid.1"))
+
+        first.signal(signal.SIGSTOP)  # it lives, renews nothing, and cannot end its job itself
+        fleet.worker()
+        fleet.await_file("pid.2")
+
+        assert not alive(job_pid)
+        assert run.wait(timeout=20) is RunState.COMPLETED
+        first.signal(signal.SIGCONT)
+
     def test_a_worker_cut_off_from_sql_ends_its_jobs_before_its_lease_does(self, pg_fleet: Fleet) -> None:
         pg_fleet.worker()
         run = pg_fleet.submit(Task("job", {"shell": FIRST_HANGS}))

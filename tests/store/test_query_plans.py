@@ -145,10 +145,6 @@ HOT: dict[str, tuple[Call, tuple[str, ...]]] = {
         ("ix_task_events_task",),
     ),
     "open_states": (lambda tx, w: tasks.open_states(tx, w.workspace, w.run_id), ("ix_tasks_run_state",)),
-    "live tasks of a worker": (
-        lambda tx, w: fleet.open_of_worker(tx, w.worker),
-        ("ix_attempts_worker|ix_attempts_unfinished",),
-    ),
 }
 
 

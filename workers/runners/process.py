@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from workers.runners import stragglers
+from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
 from workers.runners.warden import Warden
 
@@ -144,6 +144,15 @@ def end_recorded(record: ProcessRecord) -> int:
     """
     group = record.pgid if record.start_time and stragglers.start_time(record.pid) == record.start_time else None
     return stragglers.kill_all([os.fsencode(record.marker)], group=group)
+
+
+def end_attempt(task_id: str, attempt: int) -> int:
+    """End on this host whatever carries an attempt's marker; returns how many processes were hit.
+
+    A warm interpreter carries none: it belongs to its worker, ends with it, and only what its jobs started is found.
+    """
+    marker = f"{environment.MARKER}={environment.attempt_prefix(task_id, attempt)}"
+    return stragglers.kill_all([os.fsencode(marker)])
 
 
 def death_sentence(exit_code: int, *, what: str = "") -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from coordination.domain.tasks import DependencyKind, TaskState
 from coordination.store.queries.tasks import BATCH
@@ -104,26 +104,6 @@ def outputs_for(tx: Connection, workspace_id: str, children: Sequence[str]) -> d
         done = row.state == TaskState.COMPLETED
         found[row.child_id][row.key] = {"state": row.state, "output": row.output if done else None}
     return found
-
-
-def parents_of(tx: Connection, workspace_id: str, child_id: str) -> list[RowMapping]:
-    """Every edge of a child with what is known of its parent: key, title, state, kind, satisfied, error."""
-    return list(
-        tx.execute(
-            select(
-                tasks.c.id,
-                tasks.c.key,
-                tasks.c.title,
-                tasks.c.state,
-                tasks.c.error,
-                d.kind,
-                d.satisfied_at,
-            )
-            .join(tasks, tasks.c.id == d.parent_id)
-            .where(d.workspace_id == workspace_id, d.child_id == child_id)
-            .order_by(tasks.c.id)
-        ).mappings()
-    )
 
 
 def edges_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[tuple[str, str, str]]:

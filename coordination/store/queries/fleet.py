@@ -156,14 +156,6 @@ def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
     )
 
 
-def open_of_worker(tx: Connection, worker_id: str) -> list[tuple[str, str, int]]:
-    """(workspace, task, number) of every open attempt of a worker."""
-    rows = tx.execute(
-        select(a.workspace_id, a.task_id, a.number).where(a.worker_id == worker_id, a.finished_at.is_(None))
-    )
-    return [(row.workspace_id, row.task_id, row.number) for row in rows]
-
-
 def due_supervisors(tx: Connection, *, every: timedelta) -> list[tuple[str, str]]:
     """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now."""
     rows = tx.execute(
@@ -179,12 +171,17 @@ def due_supervisors(tx: Connection, *, every: timedelta) -> list[tuple[str, str]
     return [(row.workspace_id, row.project_id) for row in rows]
 
 
-def groups_on_host(tx: Connection, *, host: str, boot_id: str) -> list[RowMapping]:
-    """Process groups that attempts of stopped workers of this host may have left behind."""
-    return list(
-        tx.execute(
-            select(a.task_id, a.number, a.pgid, a.pg_start)
-            .join(workers, w.id == a.worker_id)
-            .where(w.host == host, w.boot_id == boot_id, a.finished_at.is_(None), a.pgid.is_not(None))
-        ).mappings()
+def expired_on_host(tx: Connection, project_id: str, *, host: str, boot_id: str) -> list[tuple[str, int]]:
+    """(task, number) of the project's open attempts that ran on this host and whose lease has run out."""
+    rows = tx.execute(
+        select(a.task_id, a.number)
+        .join(workers, w.id == a.worker_id)
+        .where(
+            a.project_id == project_id,
+            a.finished_at.is_(None),
+            a.lease_until < db_now(),
+            w.host == host,
+            w.boot_id == boot_id,
+        )
     )
+    return [(row.task_id, row.number) for row in rows]
