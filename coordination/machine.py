@@ -12,8 +12,12 @@ def host() -> str:
 
 
 def boot_id() -> str:
-    """The machine's identity of this boot: process ids mean nothing on another machine or after a restart."""
+    """Where process ids mean what they mean here: this boot of this kernel, and this namespace of process ids in it.
+
+    Two machines may have one name, and containers of one machine have the same boot: neither sees the other's pids.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "unknown"

@@ -22,6 +22,8 @@ from celery import signals
 
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.flows.rescue_worker import rescue_worker
+from coordination.machine import boot_id, host
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
@@ -31,6 +33,7 @@ from workers.execution import Execution
 from workers.housekeeping import Housekeeper
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
+from workers.runners.stragglers import is_running
 
 log = structlog.get_logger()
 
@@ -74,11 +77,24 @@ def begin(name: str, *, slots: int) -> Process:
         runners = Runners()
         housekeeper = Housekeeper(context)
         _process = Process(context, runners, housekeeper, Execution(context, runners, housekeeper))
+        _hand_back_of_the_dead(context)
         context.heartbeat.start()
         _process.execution.watch.start()
         housekeeper.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
+
+
+def _hand_back_of_the_dead(context: Context) -> None:
+    """What workers of this host held that are no more, after a crash and a restart, need not wait for its leases."""
+    if boot_id() == "unknown":
+        return
+    with context.store.read() as tx:
+        found = fleet.on_host(tx, host=host(), boot_id=boot_id())
+    for worker_id, pid in found:
+        if not is_running(pid):
+            context.store.transact(lambda tx, dead=worker_id: rescue_worker(tx, dead))  # type: ignore[misc]
+            log.warning("handed back what a dead worker of this host held", worker=worker_id)
 
 
 def _version() -> str:

@@ -54,6 +54,18 @@ class TestAKilledWorker:
         assert (task.record.losses, task.record.failures) == (1, 0)
         assert gone_after < 5
 
+    def test_a_restart_on_the_same_host_hands_back_at_once_what_it_held(self, fleet: Fleet) -> None:
+        long_lease = {"COORD_LEASE_TTL": "10m"}  # so that only the restart can be quick
+        first = fleet.worker(**long_lease)
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        fleet.await_file("pid.1")
+
+        first.kill()
+        fleet.worker(**long_lease)
+
+        assert run.wait(timeout=20) is RunState.COMPLETED
+        assert [attempt.outcome for attempt in run.task("job").attempts()] == [Outcome.LOST, Outcome.COMPLETED]
+
     def test_a_job_that_must_not_be_repeated_waits_for_a_person(self, fleet: Fleet) -> None:
         first = fleet.worker()
         run = fleet.submit(Task("pay", {"shell": FIRST_HANGS}, repeatable=False))

@@ -140,6 +140,12 @@ def unanswered(tx: Connection, *, after: timedelta) -> int:
     ).scalar_one()
 
 
+def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]:
+    """(id, pid) of this host's workers whose end nobody has written."""
+    rows = tx.execute(select(w.id, w.pid).where(w.host == host, w.boot_id == boot_id, w.stopped_at.is_(None)))
+    return [(row.id, row.pid) for row in rows]
+
+
 def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str]:
     """Ids of workers that were that process and have not been stopped."""
     return list(
