@@ -30,7 +30,9 @@ def retry_task(
         raise IllegalMove(TaskMove.REOPEN, task.state)
     else:
         reopened = _reopen_with_dependants(tx, workspace_id, task_id)
-    runs.reopen(tx, workspace_id, task.run_id)
+    scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
+    if runs.reopen(tx, workspace_id, task.run_id):
+        events.append(tx, workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])
     supervisors.ensure(
         tx, workspace_id, task.project_id, session_key=f"supervisor:retry:{task.run_id}", lifetime=lifetime
     )
@@ -38,14 +40,7 @@ def retry_task(
         tx,
         workspace_id,
         [
-            {
-                "project_id": task.project_id,
-                "run_id": task.run_id,
-                "task_id": reopened_id,
-                "type": EventType.RETRIED,
-                "actor": actor,
-                "payload": {"by": "person"},
-            }
+            {**scope, "task_id": reopened_id, "type": EventType.RETRIED, "payload": {"by": "person"}}
             for reopened_id in reopened
         ],
     )

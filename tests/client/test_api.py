@@ -88,6 +88,12 @@ def test_a_failed_run_is_retried_with_what_it_had_canceled(fleet: Fleet) -> None
     assert run.retry() == 2
 
     assert run.wait(timeout=30) is RunState.COMPLETED
+    ends = {EventType.RUN_FINISHED, EventType.RUN_REOPENED}
+    assert [event.type for event in run.events() if event.type in ends] == [
+        EventType.RUN_FINISHED,
+        EventType.RUN_REOPENED,
+        EventType.RUN_FINISHED,
+    ]
     with pytest.raises(IllegalMove):
         run.task("a").retry()
 

@@ -35,7 +35,7 @@ class PythonRunner:
     def run(self, claim: Claim, control: Control) -> Result:
         """Call the function in a process of the pool."""
         if control.stop_reason is not None:
-            return Result(control.stop_reason.outcome, error="stopped before it began")
+            return Result(control.stop_reason.outcome, error="stopped before it began", began=False)
         try:
             work = parse_work(claim.work)
         except Refused as refusal:

@@ -31,7 +31,7 @@ class ShellRunner:
     def run(self, claim: Claim, control: Control) -> Result:
         """Run the command to its end, in a session of its own."""
         if control.stop_reason is not None:
-            return Result(control.stop_reason.outcome, error="stopped before it began")
+            return Result(control.stop_reason.outcome, error="stopped before it began", began=False)
         try:
             work = parse_work(claim.work)
         except Refused as refusal:
