@@ -11,8 +11,9 @@ JOBS ?= 2
 KEY := $(shell { cat pyproject.toml; pwd; } | cksum | tr ' ' -)
 RUNTIME := .venv/installed-$(KEY)
 DEVELOPMENT := .venv/development-$(KEY)
+PEERS := .venv/peers-$(KEY)
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench soak chaos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -41,9 +42,17 @@ format: $(DEVELOPMENT) ## Format the code and mend what ruff can mend
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
-bench: $(DEVELOPMENT) ## Measure throughput, hops and fan-out beside raw Celery
+bench: $(PEERS) ## Measure everything beside other systems (ARGS=--quick for a trial, ARGS=hops for a part)
 	@echo "== benchmarks"
 	@$(PY) -m benchmarks $(ARGS)
+
+soak: $(DEVELOPMENT) ## Work for an hour with a fault every 20 s, and see what grows (MINUTES=60, ARGS="--store sqlite")
+	@echo "== soak"
+	@$(PY) -m tests.soak --minutes $(or $(MINUTES),60) $(ARGS)
+
+chaos: $(DEVELOPMENT) ## Do harm to a whole stack by a seeded schedule and check what it promises (SEED=1 MINUTES=3, ARGS="--store postgresql")
+	@echo "== chaos"
+	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) $(ARGS)
 
 clean: ## Remove the environment, caches and the demo's data
 	rm -rf .venv .coord/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
@@ -81,3 +90,9 @@ $(DEVELOPMENT): $(RUNTIME)
 	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > .venv/development.txt
 	$(call install,--requirement .venv/development.txt)
 	@rm -f .venv/development-*; touch $@
+
+$(PEERS): $(DEVELOPMENT)
+	@echo "== installing the systems that the benchmarks measure beside us into .venv"
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > .venv/peers.txt
+	$(call install,--requirement .venv/peers.txt)
+	@rm -f .venv/peers-*; touch $@

@@ -1,131 +1,55 @@
-"""The bench: servers, our stacks and the peer's worker, started when a part needs them and stopped at the end."""
+"""The bench: servers, our stacks and the peers, started when a part needs them and stopped when none does."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import redis
+import psycopg
 
-from benchmarks import jobs
-from coordination import Plan, Task, connect
-from coordination.domain.plans import ProjectRef
-from coordination.domain.runs import RunState
-from coordination.settings import load_settings
+from benchmarks import peers
+from benchmarks.ours import SLOTS, STORES, OurStack, no_op
+from benchmarks.peers import Place
+from benchmarks.workflow import MONTAGE
 from coordination.store import schema
 from coordination.store.engine import open_store
 from tests.support.postgres import PostgresServer, running_postgres
-from tests.support.processes import Process
 from tests.support.redis import RedisServer, running_redis
 
-ROOT = Path(__file__).resolve().parent.parent
-STORES = ("sqlite", "postgresql")
-PATIENCE = 120.0
+__all__ = ["PAIR", "STORES", "Bench", "OurStack", "no_op", "open_bench"]
 
+PAIR = "postgresql, 2 processes"
+"""Our side on PostgreSQL with two worker processes, as the peers have, which share the slots of one."""
 
-class OurStack:
-    """A database, and worker processes as shipped."""
-
-    def __init__(self, kind: str, environment: dict[str, str]) -> None:
-        self.kind = kind
-        self.environment = environment
-        self.co = connect(load_settings(environment))
-        self.workers: list[Process] = []
-
-    def start_worker(self, *options: str) -> Process:
-        """One more worker process, ready."""
-        argv = [sys.executable, "-P", "-m", "workers", *options]
-        process = Process(argv, env={**self.environment, "PYTHONPATH": str(ROOT)}, announces=True)
-        self.workers.append(process)
-        return process.wait_until_ready()
-
-    def seconds(self, tasks: Sequence[Task]) -> float:
-        """From handing the plan over to the end of its last task, by the database's own note of that moment."""
-        plan = Plan(tasks, project=ProjectRef(name="bench", git_remote="https://example.org/bench.git"))
-        began = datetime.now(UTC)
-        run = self.co.submit(plan)
-        state = run.wait(PATIENCE)
-        ended = run.record.finished_at
-        if state is not RunState.COMPLETED or ended is None:
-            raise SystemExit(
-                f"The run on {self.kind} ended as {state}: {[t.error for t in run.tasks() if t.error][:3]}"
-            )
-        return (ended - began).total_seconds()
-
-    def close(self) -> None:
-        """Stop the workers."""
-        for process in self.workers:
-            process.stop(within=timedelta(seconds=60))
-            process.close()
-        self.co.close()
-
-
-class PeerStack:
-    """Raw Celery: one worker with two prefork children."""
-
-    def __init__(self, urls: dict[str, str], folder: Path) -> None:
-        os.environ.update(urls)
-        from benchmarks import peer
-
-        self.peer = peer
-        self._client = redis.Redis.from_url(urls["BENCH_DONE"], socket_timeout=None)  # it waits for the last task
-        self._broker = redis.Redis.from_url(urls["BENCH_QUEUE"])
-        self._keys = (f"done-{number}" for number in itertools.count())
-        argv = [sys.executable, "-m", "celery", "-A", "benchmarks.peer", "worker", "-c", "2", "-P", "prefork"]
-        argv += ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "ERROR", "-n", "peer@%h"]
-        self._worker = Process(argv, env={**urls, "PYTHONPATH": str(ROOT)}, cwd=folder)
-        self.until_over(peer.over.delay)
-
-    def no_ops(self, count: int) -> float:
-        """Seconds from the first message sent to the last task taken by a child (no results: nothing says it ended)."""
-        nothing = self.peer.nothing
-        began = time.perf_counter()
-        with self.peer.app.producer_or_acquire() as producer:
-            for _ in range(count):
-                nothing.apply_async((), producer=producer)
-        while self._broker.llen("celery") or self._broker.hlen("unacked"):
-            time.sleep(0.002)
-        return time.perf_counter() - began
-
-    def until_over(self, send: Callable[[str], Any]) -> float:
-        """Seconds from *send* to the last task's own word."""
-        key = next(self._keys)
-        began = time.perf_counter()
-        send(key)
-        if self._client.blpop([key], timeout=PATIENCE) is None:
-            raise SystemExit(f"Celery did not finish:\n{self._worker.output[-2000:]}")
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """Stop the worker."""
-        # Celery's result handles unsubscribe when they are collected; by then there is no Redis to say it to.
-        self.peer.app.backend.result_consumer.cancel_for = lambda _task: None
-        self._worker.stop(within=timedelta(seconds=60))
-        self._worker.close()
-        self._client.close()
-        self._broker.close()
+_FIRST_OF_PEERS = 8  # Redis databases below are ours
 
 
 class Bench:
     """What the parts measure with; everything is started at its first use."""
 
-    def __init__(self, stack: contextlib.ExitStack, *, rounds: int, scale: float, workers: int) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, *, rounds: int, scale: float, workers: int, workflow: Path = MONTAGE
+    ) -> None:
         self._stack = stack
         self.rounds = rounds
         self.scale = scale
         self.workers = workers
+        self.workflow = workflow
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coord-bench-")))
         self._numbers = itertools.count()
+        self._peers: dict[str, Any] = {}
+        self._ours: dict[str, OurStack] = {}
+        stack.callback(self.keep, peers=(), ours=False)
+
+    @property
+    def full(self) -> bool:
+        """Whether this is the real thing, no trial."""
+        return self.scale == 1.0
 
     def size(self, full: int) -> int:
         """*full*, or less in a trial."""
@@ -153,6 +77,10 @@ class Bench:
             return url
         return self._stack.enter_context(self.postgres.migrated(_prepare))
 
+    def blank_database(self) -> str:
+        """The URL of a new database on the PostgreSQL with nothing in it, as libpq reads it."""
+        return self._stack.enter_context(self.postgres.blank()).replace("+psycopg", "")
+
     def environment(self, kind: str, *, database: int) -> dict[str, str]:
         """What a process of ours is told: a new database, the Redis, a home of its own."""
         home = self.folder / f"home-{next(self._numbers)}"
@@ -162,49 +90,72 @@ class Bench:
             "COORD_HOME": str(home),
         }
 
-    @cached_property
-    def ours(self) -> dict[str, OurStack]:
-        """Our stacks, warm: one on each store, on the peer's Redis."""
-        made = {}
+    @property
+    def ours(self) -> Mapping[str, OurStack]:
+        """Our stacks, warm: one on each store, on the peers' Redis."""
         for number, kind in enumerate(STORES, start=1):
-            stack = OurStack(kind, self.environment(kind, database=number))
-            self._stack.callback(stack.close)
-            for _ in range(self.workers):
-                stack.start_worker()
-            stack.seconds([no_op(f"warm-{index}") for index in range(self.size(500))])
-            made[kind] = stack
-        return made
+            if kind not in self._ours:
+                self._ours[kind] = self.warm_stack(kind, database=number)
+        return {kind: self._ours[kind] for kind in STORES}
 
-    @cached_property
-    def peer(self) -> PeerStack:
-        """Raw Celery, warm."""
-        socket = self.redis.socket
-        urls = {
-            "BENCH_BROKER": f"redis+socket://{socket}?virtual_host=8",
-            "BENCH_RESULTS": f"redis+socket://{socket}?virtual_host=9",
-            "BENCH_QUEUE": f"unix://{socket}?db=8",
-            "BENCH_DONE": f"unix://{socket}?db=10",
-        }
-        stack = PeerStack(urls, self.folder)
-        self._stack.callback(stack.close)
-        stack.no_ops(self.size(500))
+    @property
+    def pair(self) -> OurStack:
+        """Two worker processes on PostgreSQL, warm."""
+        if PAIR not in self._ours:
+            extra = {"COORD_SLOTS": str(SLOTS // 2)}
+            self._ours[PAIR] = self.warm_stack("postgresql", database=3, extra=extra, workers=2)
+        return self._ours[PAIR]
+
+    def warm_stack(
+        self, kind: str, *, database: int, extra: Mapping[str, str] | None = None, workers: int | None = None
+    ) -> OurStack:
+        """A stack of ours with its worker processes, warmed up; to be closed by the caller."""
+        stack = OurStack(kind, {**self.environment(kind, database=database), **(extra or {})})
+        try:
+            stack.start_workers(workers or self.workers)
+            stack.seconds([no_op(f"warm-{index}") for index in range(self.size(500))])
+        except BaseException:
+            stack.close()
+            raise
         return stack
 
+    def peers(self, *names: str) -> dict[str, Any]:
+        """Those of the peers whose packages are here, warm."""
+        for name in names:
+            if name not in self._peers and peers.missing(name) is None:
+                number = _FIRST_OF_PEERS + list(peers.NEEDS).index(name)
+                place = Place(self.redis.socket, number, self.blank_database, self.folder)
+                self._peers[name] = peer = peers.start(name, place)
+                peer.no_ops(self.size(500))
+        return {name: self._peers[name] for name in names if name in self._peers}
 
-def no_op(key: str, *, needs: Sequence[str] = ()) -> Task:
-    """A Python task that does nothing."""
-    return Task(key, jobs.nothing, needs=needs)
+    def keep(self, *, peers: Collection[str], ours: bool) -> None:
+        """Stop what the next part does not need: it would only take its share of the machine."""
+        for name in [name for name in self._peers if name not in peers]:
+            self._peers.pop(name).close()
+        while self._ours and not ours:
+            self._ours.popitem()[1].close()
+
+    def server_versions(self) -> dict[str, str]:
+        """The versions of the servers that were used so far."""
+        found = {}
+        if "redis" in self.__dict__:
+            with self.redis.client() as client:
+                told: Any = client.info("server")
+                found["Valkey"] = str(told.get("valkey_version") or told["redis_version"])
+        if "postgres" in self.__dict__:
+            with psycopg.connect(self.blank_database()) as connection:
+                found["PostgreSQL"] = (
+                    f"{connection.info.server_version // 10000}.{connection.info.server_version % 10000}"
+                )
+        return found
 
 
-def open_bench(*, rounds: int, scale: float, workers: int) -> AbstractContextManager[Bench]:
+@contextlib.contextmanager
+def open_bench(*, rounds: int, scale: float, workers: int, workflow: Path = MONTAGE) -> Iterator[Bench]:
     """A bench, everything it starts stopped at the end."""
-
-    @contextlib.contextmanager
-    def opened() -> Iterator[Bench]:
-        with contextlib.ExitStack() as stack:
-            yield Bench(stack, rounds=rounds, scale=scale, workers=workers)
-
-    return opened()
+    with contextlib.ExitStack() as stack:
+        yield Bench(stack, rounds=rounds, scale=scale, workers=workers, workflow=workflow)
 
 
 def _prepare(url: str) -> None:

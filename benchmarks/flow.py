@@ -1,81 +1,118 @@
-"""Throughput, hops, fan-out and fan-in: ours on both stores beside raw Celery, taking turns."""
+"""Throughput, hops, fan-out and fan-in, one-off jobs: ours on both stores beside the peers, taking turns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from benchmarks.bench import STORES, Bench, no_op
-from benchmarks.measure import Series, series
+from benchmarks import goals
+from benchmarks import peers as systems
+from benchmarks.bench import PAIR, STORES, Bench, no_op
+from benchmarks.goals import Goal
+from benchmarks.measure import in_turns, ratios, series
 from benchmarks.report import Line
+from coordination import Task
+
+RAW = ("celery", "celery_solo")
+"""The two ways of raw Celery that ours are held against."""
+
+THROUGHPUT = ("celery", "celery_solo", "celery_sql", "dramatiq", "procrastinate", "dbos")
+HOPS = ("celery", "celery_solo", "dramatiq", "procrastinate", "dbos")
+FAN = ("celery", "celery_solo", "dramatiq", "dbos")
+
+_one_offs = itertools.count()
 
 
 def throughput(bench: Bench) -> list[Line]:
     """No-op Python tasks, all ready from the start."""
     count = bench.size(5000)
-    taken = _in_turns(
-        bench,
-        lambda: bench.peer.no_ops(count),
-        lambda kind: bench.ours[kind].seconds([no_op(f"t{index}") for index in range(count)]),
-    )
-    rates = {who: series([count / seconds for seconds in found.values], "tasks/s") for who, found in taken.items()}
-    return _lines(f"throughput, {count:,} no-op tasks, from submission to the last end", rates, higher=True)
+    peers = {name: (lambda peer=peer: peer.no_ops(count)) for name, peer in bench.peers(*THROUGHPUT).items()}
+    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: no_ops(count), pair=True)})
+    held = dict.fromkeys(RAW, goals.THROUGHPUT_BESIDE_CELERY) | {"dbos": goals.THROUGHPUT_BESIDE_DBOS}
+    return rates(f"throughput, {count:,} no-op tasks", taken, count, THROUGHPUT, held)
+
+
+def one_off(bench: Bench) -> list[Line]:
+    """Python tasks that do nothing, each of a kind that was never seen: how long they take has to be found out."""
+    count = bench.size(2000)
+    peers = {name: (lambda peer=peer: peer.no_ops(count)) for name, peer in bench.peers(*RAW).items()}
+    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: strangers(count))})
+    held = dict.fromkeys(RAW, goals.ONE_OFF)
+    return rates(f"one-off jobs, {count:,} of as many kinds", taken, count, RAW, held)
 
 
 def hops(bench: Bench) -> list[Line]:
     """A chain: each task needs the one before."""
     count = bench.size(200)
-
-    def peer() -> float:
-        from celery import chain
-
-        nothing, over = bench.peer.peer.nothing, bench.peer.peer.over
-        return bench.peer.until_over(lambda key: chain(*[nothing.si()] * (count - 1), over.si(key)).apply_async())
-
-    def ours(kind: str) -> float:
-        tasks = [no_op(f"t{index}", needs=[f"t{index - 1}"] if index else ()) for index in range(count)]
-        return bench.ours[kind].seconds(tasks)
-
-    taken = _in_turns(bench, peer, ours)
-    hop = {who: series([seconds / count * 1000 for seconds in found.values], "ms") for who, found in taken.items()}
-    return _lines(f"hop in a chain of {count}", hop, higher=False)
+    peers = {name: (lambda peer=peer: peer.chain(count)) for name, peer in bench.peers(*HOPS).items()}
+    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: chain(count))})
+    hop = {who: [seconds / count * 1000 for seconds in found] for who, found in taken.items()}
+    return times(f"hop in a chain of {count}", hop, "ms", HOPS, dict.fromkeys(RAW, goals.HOP))
 
 
 def fan(bench: Bench) -> list[Line]:
     """One task, then many, then one that needs them all."""
     count = bench.size(1000)
-
-    def peer() -> float:
-        from celery import chord, group
-
-        one = bench.peer.peer
-
-        def send(key: str) -> None:
-            (one.part.si() | chord(group(one.part.si() for _ in range(count)), one.over.si(key))).apply_async()
-
-        return bench.peer.until_over(send)
-
-    def ours(kind: str) -> float:
-        middle = [no_op(f"t{index}", needs=["first"]) for index in range(count)]
-        last = no_op("last", needs=[task.key for task in middle])
-        return bench.ours[kind].seconds([no_op("first"), *middle, last])
-
-    return _lines(f"1 -> {count:,} -> 1", _in_turns(bench, peer, ours), higher=False)
+    peers = {name: (lambda peer=peer: peer.fan(count)) for name, peer in bench.peers(*FAN).items()}
+    taken = in_turns(bench.rounds, {**peers, **_ours(bench, lambda: fanned(count), pair=True)})
+    return times(f"1 -> {count:,} -> 1", taken, "s", FAN, dict.fromkeys(RAW, goals.FAN))
 
 
-def _in_turns(bench: Bench, peer: Callable[[], float], ours: Callable[[str], float]) -> dict[str, Series]:
-    """Seconds of every side, round by round, so that a slow minute of the machine meets all of them."""
-    found: dict[str, list[float]] = {who: [] for who in ("celery", *STORES)}
-    for _ in range(bench.rounds):
-        found["celery"].append(peer())
-        for kind in STORES:
-            found[kind].append(ours(kind))
-    return {who: series(values, "s") for who, values in found.items()}
+def no_ops(count: int) -> list[Task]:
+    """Tasks that do nothing, of one kind."""
+    return [no_op(f"t{index}") for index in range(count)]
 
 
-def _lines(what: str, found: dict[str, Series], *, higher: bool) -> list[Line]:
-    peer = found["celery"]
-    more = "more is better" if higher else "less is better"
-    return [
-        Line(what, who, of, ratio=None if who == "celery" else of.median / peer.median, note=more)
-        for who, of in found.items()
-    ]
+def strangers(count: int) -> list[Task]:
+    """Tasks that do nothing, each under a name that no task had before in this process."""
+    return [Task(f"t{index}", {"python": f"benchmarks.jobs:job_{next(_one_offs)}"}) for index in range(count)]
+
+
+def chain(count: int) -> list[Task]:
+    """Each needs the one before."""
+    return [no_op(f"t{index}", needs=[f"t{index - 1}"] if index else ()) for index in range(count)]
+
+
+def fanned(count: int) -> list[Task]:
+    """One, then *count*, then one."""
+    middle = [no_op(f"t{index}", needs=["first"]) for index in range(count)]
+    return [no_op("first"), *middle, no_op("last", needs=[task.key for task in middle])]
+
+
+def rates(
+    what: str, taken: Mapping[str, Sequence[float]], count: int, asked: Sequence[str], held: Mapping[str, Goal]
+) -> list[Line]:
+    """Tasks per second of every side, and ours beside those peers that *held* names, more being better."""
+    found = {who: [count / seconds for seconds in values] for who, values in taken.items()}
+    return _lines(what, found, "tasks/s", asked, held)
+
+
+def times(
+    what: str, taken: Mapping[str, Sequence[float]], unit: str, asked: Sequence[str], held: Mapping[str, Goal]
+) -> list[Line]:
+    """The time of every side, and ours beside those peers that *held* names, less being better."""
+    return _lines(what, taken, unit, asked, held)
+
+
+def _lines(
+    what: str, found: Mapping[str, Sequence[float]], unit: str, asked: Sequence[str], held: Mapping[str, Goal]
+) -> list[Line]:
+    absent = [Line(what, name, None, note=systems.missing(name) or "") for name in asked if name not in found]
+    lines = [Line(what, who, series(values, unit)) for who, values in found.items()]
+    for peer, goal in held.items():
+        if peer in found:
+            lines += [
+                Line(f"{what}, beside {peer}", kind, ratios(found[kind], found[peer]), goal=goal)
+                for kind in (*STORES, PAIR)
+                if kind in found and not (peer == "dbos" and kind == "sqlite")  # that goal is one for PostgreSQL
+            ]
+    return [*lines, *absent]
+
+
+def _ours(bench: Bench, tasks: Callable[[], list[Task]], *, pair: bool = False) -> dict[str, Callable[[], float]]:
+    def side(stack: Any) -> Callable[[], float]:
+        return lambda: stack.seconds(tasks())
+
+    sides = {kind: side(stack) for kind, stack in bench.ours.items()}
+    return {**sides, PAIR: side(bench.pair)} if pair else sides

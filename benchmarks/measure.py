@@ -1,13 +1,16 @@
-"""Medians and spreads, and one process measured from outside: seconds and peak memory."""
+"""Medians and spreads, sides that take turns, processes measured from outside: seconds, CPU, peak memory."""
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import psutil
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +28,56 @@ class Series:
     @property
     def shown(self) -> str:
         """The median, and how far the rounds lie apart."""
+        unit = self.unit if self.unit == "x" else f" {self.unit}"
         low, high = min(self.values), max(self.values)
-        return f"{number(self.median)} {self.unit} ({number(low)} to {number(high)})"
+        return f"{number(self.median)}{unit} ({number(low)} to {number(high)})"
 
 
 def series(values: Sequence[float], unit: str) -> Series:
     """*values* as measured."""
     return Series(tuple(values), unit)
+
+
+def in_turns(rounds: int, sides: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """What every side gave, round by round, so that a slow minute of the machine meets all of them.
+
+    Each round begins with another side, so that none always comes after the same one.
+    """
+    found: dict[str, list[float]] = {side: [] for side in sides}
+    order = list(sides)
+    for turn in range(rounds):
+        first = turn % len(order)
+        for side in order[first:] + order[:first]:
+            found[side].append(sides[side]())
+    return found
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Series:
+    """Ours beside theirs, round by round: how often theirs goes into ours."""
+    return series([mine / other for mine, other in zip(ours, theirs, strict=True)], "x")
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of *values* that at least *share* (0 to 1) of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and all that it has started so far, those that ended and were waited for included."""
+    total = 0.0
+    try:
+        root = psutil.Process(pid)
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return total
+    for one in family:
+        try:
+            used = one.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += used.user + used.system + used.children_user + used.children_system
+    return total
 
 
 def number(value: float) -> str:

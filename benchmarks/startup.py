@@ -8,8 +8,10 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.bench import ROOT, Bench
+from benchmarks import goals
+from benchmarks.bench import Bench
 from benchmarks.measure import run, series
+from benchmarks.places import ROOT
 from benchmarks.report import Line
 
 _COORD = [sys.executable, "-m", "coordination.cli"]
@@ -33,11 +35,17 @@ def measure(bench: Bench) -> list[Line]:
         wholes.append(time.perf_counter() - clock)
         ended = datetime.fromisoformat(json.loads(ran.output[ran.output.index("{") :])["finished_at"])
         firsts.append((ended - began).total_seconds())
+    one = "coord run of one task on a new home"
     return [
-        Line("coord --help", "command line", series(helps, "s"), target="<= 0.3 s"),
-        Line("coord up --detach, on a new home", "embedded", series(ups, "s"), target="<= 3 s"),
-        Line("coord run of one task on a new home: the task is done", "embedded", series(firsts, "s"), target="<= 5 s"),
-        Line("coord run of one task on a new home: the prompt is back", "embedded", series(wholes, "s")),
+        Line("coord --help", "command line", series(helps, "s"), goal=goals.HELP),
+        Line("coord up --detach, on a new home", "embedded", series(ups, "s"), goal=goals.EMBEDDED_UP),
+        Line(
+            f"{one}: the task is done",
+            "embedded",
+            series(firsts, "s"),
+            goal=goals.FIRST_TASK,
+        ),
+        Line(f"{one}: the prompt is back", "embedded", series(wholes, "s")),
     ]
 
 

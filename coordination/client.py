@@ -13,26 +13,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from coordination import checkout
+from sqlalchemy import Connection
+
+from coordination import collector
 from coordination.clock import monotonic
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
-from coordination.domain.projects import Project, identity_of, short_name
+from coordination.domain.projects import Project
 from coordination.domain.runs import Run as RunRecord
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import Task as TaskRecord
-from coordination.domain.tasks import TaskState
-from coordination.errors import DatabaseUnavailable, NotFound, RedisUnavailable, Refused
-from coordination.flows.cancel_work import Canceled, cancel_run, cancel_task
+from coordination.domain.tasks import TaskState, state_named
+from coordination.errors import DatabaseUnavailable, NotFound
+from coordination.flows.cancel_work import cancel_run, cancel_task
+from coordination.flows.change_priority import change_priority
+from coordination.flows.force_tasks import Forced, force_task
 from coordination.flows.hold_project import hold_project, resume_project
 from coordination.flows.retry_tasks import retry_run, retry_task
-from coordination.flows.submit_plan import Origin, submit_plan
+from coordination.flows.submit_plan import Submitted, submit_plan
+from coordination.location import origin_of
 from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
@@ -67,19 +71,21 @@ class Coordination:
         to the tasks that work them off, in the same transaction. Raises PlanError or Refused with nothing stored.
         """
         runtime = self.runtime
-        plan, origin = located(plan, actor=runtime.actor, metadata=metadata or {})
-        submitted = runtime.store.transact(
-            lambda tx: submit_plan(
-                tx,
-                runtime.workspace_id,
-                plan,
-                origin,
-                lifetime=runtime.settings.supervisor_lifetime,
-                issues=issues,
-            ),
-            patience=timedelta(seconds=30),
-        )
-        self._nudge(submitted.project_id)
+        origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
+
+        def store(tx: Connection) -> Submitted:
+            with collector.paused():  # not while it waits for the database
+                return submit_plan(
+                    tx,
+                    runtime.workspace_id,
+                    plan,
+                    origin,
+                    lifetime=runtime.settings.supervisor_lifetime,
+                    issues=issues,
+                )
+
+        submitted = runtime.store.transact(store, patience=timedelta(seconds=30))
+        self.runtime.nudge(submitted.project_id)
         return Run(self, submitted.run_id)
 
     def run(self, name: str) -> Run:
@@ -118,7 +124,7 @@ class Coordination:
         """Let a held project go on; how many tasks are queued again."""
         project_id = self.project(project).id
         freed = self.runtime.store.transact(lambda tx: resume_project(tx, self.runtime.workspace_id, project_id))
-        self._nudge(project_id)
+        self.runtime.nudge(project_id)
         return freed
 
     def set_limits(self, project: str, caps: Mapping[str, int | None]) -> list[dict[str, Any]]:
@@ -127,13 +133,13 @@ class Coordination:
         found = self.runtime.store.transact(
             lambda tx: limit_service.set_limits(tx, self.runtime.workspace_id, project_id, caps)
         )
-        self._nudge(project_id)
+        self.runtime.nudge(project_id)
         return found
 
     def wake(self, run: RunRecord) -> None:
         """See to it that an open run has a live supervisor, and ask for a look at it now."""
         runtime = self.runtime
-        if not run.state.ended:
+        if run.finished_at is None:
             runtime.store.transact(
                 lambda tx: supervisors.ensure(
                     tx,
@@ -143,26 +149,10 @@ class Coordination:
                     lifetime=runtime.settings.supervisor_lifetime,
                 )
             )
-        self._nudge(run.project_id)
+        self.runtime.nudge(run.project_id)
 
     def _project(self, tx: Any, name: str) -> Project:
         return project_service.find(tx, self.runtime.workspace_id, name)
-
-    def _nudge(self, project_id: str) -> None:
-        """A saved wait, never a need: without Redis a worker's sweep finds the work."""
-        if self.runtime.nudges is not None:
-            try:
-                self.runtime.nudges.nudge([(self.runtime.workspace_id, project_id)])
-            except RedisUnavailable:
-                return
-
-    def _after_cancel(self, canceled: Canceled) -> None:
-        if self.runtime.nudges is not None:
-            try:
-                self.runtime.nudges.cancel([(task_id, attempt) for task_id, attempt in canceled.tasks if attempt])
-            except RedisUnavailable:
-                return  # the workers learn it with their next heartbeat
-        self._nudge(canceled.project_id)
 
     def close(self) -> None:
         """Give back every connection."""
@@ -277,7 +267,7 @@ class Run:
         canceled = runtime.store.transact(
             lambda tx: cancel_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
         )
-        self.co._after_cancel(canceled)  # noqa: SLF001 - the handle and its connection are one piece
+        runtime.stop(canceled.project_id, canceled.tasks)
         return len(canceled.tasks)
 
     def retry(self) -> int:
@@ -287,7 +277,7 @@ class Run:
         reopened = runtime.store.transact(
             lambda tx: retry_run(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
-        self.co._nudge(self.record.project_id)  # noqa: SLF001
+        runtime.nudge(self.record.project_id)
         return len(reopened)
 
     def resume(self) -> None:
@@ -360,7 +350,7 @@ class TaskHandle:
         canceled = runtime.store.transact(
             lambda tx: cancel_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, why=why)
         )
-        self.co._after_cancel(canceled)  # noqa: SLF001
+        runtime.stop(canceled.project_id, canceled.tasks)
         return bool(canceled.tasks)
 
     def retry(self) -> None:
@@ -370,29 +360,36 @@ class TaskHandle:
         runtime.store.transact(
             lambda tx: retry_task(tx, runtime.workspace_id, self.id, actor=runtime.actor, lifetime=life)
         )
-        self.co._nudge(self.record.project_id)  # noqa: SLF001
+        runtime.nudge(self.record.project_id)
+
+    def force(self, state: TaskState | str, *, reason: str, output: Any = None) -> Forced:
+        """Set the task's state, whatever it is: queued, completed (with this *output*), failed or canceled.
+
+        What still runs of it is fenced off and told to stop; *reason* is kept in the task's story. Raises Refused or
+        IllegalMove with nothing changed.
+        """
+        runtime = self.co.runtime
+        target = state_named(state)
+        forced = runtime.store.transact(
+            lambda tx: force_task(
+                tx,
+                runtime.workspace_id,
+                self.id,
+                target,
+                actor=runtime.actor,
+                reason=reason,
+                output=output,
+                lifetime=runtime.settings.supervisor_lifetime,
+            )
+        )
+        runtime.stop(forced.project_id, forced.fenced)
+        return forced
 
     def set_priority(self, priority: int) -> bool:
         """Change the priority of an open task; whether it was open."""
         runtime = self.co.runtime
-        changed = runtime.store.transact(lambda tx: tasks.set_priority(tx, runtime.workspace_id, self.id, priority))
-        self.co._nudge(self.record.project_id)  # noqa: SLF001
+        changed = runtime.store.transact(
+            lambda tx: change_priority(tx, runtime.workspace_id, self.id, priority, actor=runtime.actor)
+        )
+        runtime.nudge(self.record.project_id)
         return changed
-
-
-def located(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> tuple[Plan, Origin]:
-    """The plan and where it comes from: its project named, or found from the folder it is about."""
-    reference = plan.project
-    folder = Path(reference.path) if reference.path else Path.cwd()
-    if not folder.is_dir():
-        raise Refused(f"The project's folder {folder} does not exist")
-    here = checkout.here(folder)
-    if reference.git_remote is not None:
-        identity = identity_of(reference.git_remote, machine=checkout.machine())
-        name = reference.name or short_name(identity)
-    elif reference.name is not None and reference.path is None:
-        identity = here.identity
-        name = reference.name
-    else:
-        identity, name = here.identity, reference.name or here.name
-    return plan, Origin(identity=identity, name=name, creator=actor, path=str(here.root), metadata=metadata)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+
+ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
+"""What every process of a job has in its environment: ``TASK-ID.ATTEMPT.`` and something random."""
 
 
 def host() -> str:
@@ -21,3 +25,20 @@ def boot_id() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "unknown"
+
+
+def job_processes() -> dict[int, tuple[str, int]]:
+    """The processes here that belong to a job, as far as we may look: pid -> (task id, attempt). Linux only."""
+    marker = f"\0{ATTEMPT_MARKER}=".encode()
+    found: dict[int, tuple[str, int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environ = b"\0" + entry.read_bytes()
+        except OSError:  # gone, or somebody else's
+            continue
+        _, marked, rest = environ.partition(marker)
+        task_id, _, number = rest.split(b"\0", 1)[0].decode(errors="replace").partition(".")
+        number = number.partition(".")[0]
+        if marked and number.isdecimal() and int(entry.parent.name) != os.getpid():
+            found[int(entry.parent.name)] = (task_id, int(number))
+    return found

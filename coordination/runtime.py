@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from coordination.errors import RedisUnavailable
 from coordination.local.home import Home
 from coordination.settings import Settings, client_url
 from coordination.store import schema
@@ -23,6 +26,22 @@ class Runtime:
     nudges: Nudges | None
     workspace_id: str
     actor: str
+
+    def nudge(self, project_id: str) -> None:
+        """Ask for a look at the project now: a saved wait, never a need. Without Redis a worker's sweep does it."""
+        if self.nudges is not None:
+            with suppress(RedisUnavailable):
+                self.nudges.nudge([(self.workspace_id, project_id)])
+
+    def stop(self, project_id: str, attempts: Sequence[tuple[str, int]]) -> None:
+        """Tell whoever runs these (task id, attempt) pairs to end them, and ask for a look at their project.
+
+        Without Redis the workers learn it with their next heartbeat.
+        """
+        if self.nudges is not None:
+            with suppress(RedisUnavailable):
+                self.nudges.cancel([(task_id, attempt) for task_id, attempt in attempts if attempt])
+                self.nudges.nudge([(self.workspace_id, project_id)])
 
     def close(self) -> None:
         """Give back every connection."""

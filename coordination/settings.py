@@ -43,6 +43,12 @@ def _positive_duration(text: str) -> timedelta:
     return found
 
 
+def _days(text: str) -> timedelta:
+    if text.lower() == "never":
+        return timedelta(0)
+    return _duration(f"{text}d" if re.fullmatch(r"[0-9.]+", text, re.ASCII) else text)
+
+
 def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or not 1 <= int(text) <= _MOST:
         raise ValueError
@@ -125,6 +131,7 @@ def _redis_url(text: str) -> str:
 
 
 _LENGTH = "a number of seconds, or a duration such as 30s, 5m or 4h"
+_AGE = "a number of days, a duration such as 90d or 12h, or never (0) to keep everything"
 _URL_OF_DATABASE = "sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
 _URL_OF_REDIS = "redis://host:6379/0, rediss://user:password@host:6380/0, or unix:///path/to/redis.sock"
 
@@ -161,12 +168,18 @@ class Settings:
     tick: timedelta = _length(seconds=5)
     shutdown_grace: timedelta = _length(_duration, seconds=30)
     cancel_grace: timedelta = _length(_duration, seconds=10)
+    watchdog: timedelta = _length(_duration, seconds=60)
     slots: int = _setting(8, _count, "a number of job threads, at least 1")
     window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
     output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
     supervisor_lifetime: timedelta = _length(seconds=DEFAULT_LIFETIME.total_seconds())
     supervisor_stale: timedelta = _length(minutes=10)
     supervisor_stopped: timedelta = _length(minutes=60)
+    retention_runs: timedelta = _setting(timedelta(days=90), _days, _AGE)
+    retention_workers: timedelta = _setting(timedelta(days=7), _days, _AGE)
+    retention_costs: timedelta = _setting(timedelta(0), _days, _AGE)  # the ledger outlives the tasks
+    retention_every: timedelta = _length(hours=1)
+    retention_archive: Path | None = _setting(None, _absolute_folder, "an absolute path of a folder")
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error")
     log_format: str = _setting("console", _one_of("console", "json"), "console or json")
     debug: bool = _setting(False, _switch, "1 or 0")
@@ -174,6 +187,8 @@ class Settings:
     runtime_dir: Path | None = _setting(None, _folder_if_absolute, "a folder", variable="XDG_RUNTIME_DIR")
     # Set by the parent of a started process: where to write the line that says "ready". Never handed on.
     ready_fd: int | None = _setting(None, _descriptor, "the number of an open file descriptor")
+    # Set by a worker for its next life when it starts itself anew. Never handed on either.
+    watchdog_lives: int | None = _setting(None, _count, "a number of lives, at least 1")
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -203,14 +218,32 @@ class Settings:
         environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES.values()}
         for name in _NAMES:
             value = getattr(self, name)
-            if value is not None and name != "ready_fd":
+            if value is not None and name not in _OF_ONE_PROCESS:
                 environment[_VARIABLES[name]] = _spelt(value)
         return environment | changes
 
 
+_OF_ONE_PROCESS = frozenset({"ready_fd", "watchdog_lives"})
 _SPECS = {spec.name: spec for spec in fields(Settings) if "parse" in spec.metadata}
 _NAMES = tuple(_SPECS)
 _VARIABLES = {name: cast("str", spec.metadata["variable"] or f"COORD_{name.upper()}") for name, spec in _SPECS.items()}
+# Not settings of ours, and no mistakes either: what the compose file and the tests of this repository read.
+_OTHERS = frozenset({"COORD_IMAGE", "COORD_CI_PYTHONS", "COORD_TEST_DATABASE_URL"})
+_INSIDE_A_JOB = "COORD_TASK_ID"  # whose variables, and those that its plan gives it, are not settings
+
+
+def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Variables that look like settings and are none, with the one that was probably meant."""
+    environment = os.environ if env is None else env
+    if _INSIDE_A_JOB in environment:
+        return {}
+    known = {*_VARIABLES.values(), *_OTHERS}
+    strangers = sorted(name for name in environment if name.startswith("COORD_") and name not in known)
+    if not strangers:
+        return {}
+    from difflib import get_close_matches
+
+    return {name: next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None) for name in strangers}
 
 
 def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> Settings:

@@ -19,8 +19,19 @@ def main(arguments: list[str]) -> int:
     if not any(argument in ("-n", "--hostname") or argument.startswith("--hostname=") for argument in arguments):
         # Two workers on one machine need two names: Celery's control commands address them by it.
         defaults += ["-n", f"coord-{os.getpid()}@%h"]
-    app.worker_main([*defaults, *arguments])
+    app.worker_main([*defaults, *_unmistakable(arguments)])
     return 0
+
+
+def _unmistakable(arguments: list[str]) -> list[str]:
+    """Celery takes "-P prefork" for its own default and gives our pool instead; the pool's other name it believes."""
+    return [
+        argument.replace("prefork", "processes")
+        if argument in ("--pool=prefork", "-Pprefork")
+        or (argument == "prefork" and arguments[place - 1 : place] in (["-P"], ["--pool"]))
+        else argument
+        for place, argument in enumerate(arguments)
+    ]
 
 
 if __name__ == "__main__":

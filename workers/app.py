@@ -14,6 +14,7 @@ from coordination.errors import SettingsError
 from coordination.local.home import Home
 from coordination.settings import broker_url, load_settings
 from workers import queues
+from workers.channel import mend
 
 settings = load_settings()
 
@@ -35,9 +36,17 @@ def _embedded_redis() -> str | None:
     return record.redis_url if record else None
 
 
+mend()
+
 app = Celery(
     "coordination",
-    include=["workers.lifecycle", "workers.tasks.run_tasks", "workers.tasks.tick", "workers.tasks.sweep"],
+    include=[
+        "workers.lifecycle",
+        "workers.tasks.run_tasks",
+        "workers.tasks.tick",
+        "workers.tasks.sweep",
+        "workers.tasks.retain",
+    ],
 )
 app.conf.update(
     broker_url=_broker(),
@@ -69,6 +78,7 @@ app.conf.update(
         "coordination.run": {"queue": queues.JOBS},
         "coordination.tick": {"queue": queues.SUPERVISE},
         "coordination.sweep": {"queue": queues.SUPERVISE},
+        "coordination.retain": {"queue": queues.SUPERVISE},
     },
     enable_utc=True,
     timezone="UTC",
@@ -95,5 +105,6 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     beat_schedule=beat_schedule.BEAT_SCHEDULE,
+    beat_scheduler="workers.beat:Scheduler",
     beat_max_loop_interval=5,
 )

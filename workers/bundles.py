@@ -12,7 +12,8 @@ import structlog
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.flows.finish_attempts import Finish
-from workers.held import Held, Note
+from workers.held import Held, Note, Place
+from workers.piece import Piece
 
 log = structlog.get_logger()
 
@@ -23,30 +24,67 @@ _LOOK = 0.05
 class Bundle:
     """Claims of one project that wait for their turn, and ends that wait to be written. Thread-safe."""
 
-    def __init__(self, claims: Sequence[Held]) -> None:
+    def __init__(self, claims: Sequence[Held], *, sent: float, rung: bool = True, piece: Piece | None = None) -> None:
+        self._rung = rung  # it came with a message
+        self.sent = sent  # when the claims were asked for, in monotonic seconds
+        self.piece = piece
         self._lock = threading.Lock()
         self._pending = deque(claims)
         self._finished: list[tuple[Finish, list[Note]]] = []
-        self._since: float | None = None  # when the job that runs now began
+        self._taken: list[Held] = []
+        self._since: float | None = None  # when the job began that runs alone now
         self._written = monotonic()
         self._cost = 0.0  # seconds that the last write took, waiting included
-        self.workspace_id = claims[0].claim.workspace_id
-        self.project_id = claims[0].claim.project_id
-        self.project = claims[0].claim.project
+        first = claims[0].claim
+        self.place = Place(first.workspace_id, first.project_id, first.project)
 
-    def take(self) -> Held | None:
-        """The next claim to run; None when there is none left."""
+    def take(self, most: int) -> list[Held]:
+        """The next claims to run, at most *most*, in their order."""
         with self._lock:
-            if not self._pending:
-                return None
-            self._since = monotonic()
-            return self._pending.popleft()
+            self._taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
+            return self._taken
+
+    def singled_out(self, *, begun: int, began: float) -> None:
+        """The last of the *begun* jobs that were taken runs alone, since *began* (monotonic seconds); others wait.
+
+        From here on nothing is run ahead: what it would stand on may be written before it ends.
+        """
+        with self._lock:
+            self._since = began
+            self.piece = None
+            self._put_back(begun)
+
+    def ran(self, count: int) -> None:
+        """So many of those that were taken were dealt with; the others have not begun."""
+        with self._lock:
+            self._put_back(count)
+
+    def _put_back(self, begun: int) -> None:
+        self._pending.extendleft(reversed(self._taken[begun:]))
+        self._taken = []
 
     def add(self, finish: Finish, notes: list[Note]) -> None:
         """One job is over."""
         with self._lock:
             self._since = None
             self._finished.append((finish, notes))
+
+    def append(self, claims: Sequence[Held]) -> None:
+        """These may run too: what they needed has just completed."""
+        with self._lock:
+            self._pending.extend(claims)
+
+    def refills(self) -> bool:
+        """Whether this is the first write since a message was taken: there is room for another one now."""
+        with self._lock:
+            rung, self._rung = self._rung, False
+        return rung
+
+    def forget_ahead(self) -> None:
+        """What could have run ahead does not: what it needs is about to be written."""
+        with self._lock:
+            self._pending = deque(held for held in self._pending if held.ahead is None)
+            self.piece = None
 
     def is_last(self) -> bool:
         """Whether nothing is left to run."""
@@ -81,20 +119,24 @@ class Bundle:
             found, self._finished = self._finished, []
         return found
 
-    def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Note]]]]:
-        """When the job that runs now is long: what waits behind it, and the ends that wait with it; else nothing."""
+    def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Note]]]] | None:
+        """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():
-                return [], []
-            waiting, self._pending = list(self._pending), deque()
+                return None
+            waiting = [held for held in self._pending if held.ahead is None]
+            self._pending.clear()
             found, self._finished = self._finished, []
         return waiting, found
 
 
 class BundleWatch:
-    """One thread that looks after bundles of more than one task; it sleeps while there is none."""
+    """One thread that looks after bundles until they are worked off or relieved; it sleeps while there is none.
 
-    def __init__(self, relieve: Callable[[Bundle], None]) -> None:
+    *relieve* says whether a bundle needs no more looks: a job that runs for hours must not cost twenty a second.
+    """
+
+    def __init__(self, relieve: Callable[[Bundle], bool]) -> None:
         self._relieve = relieve
         self._lock = threading.Lock()
         self._bundles: set[Bundle] = set()
@@ -134,7 +176,8 @@ class BundleWatch:
                 found = list(self._bundles)
             for bundle in found:
                 try:
-                    self._relieve(bundle)
+                    if self._relieve(bundle):
+                        self.remove(bundle)
                 except Exception:
                     # A bulkhead: what could not be written is written by the lease's end at the latest.
                     log.exception("a bundle could not be relieved")

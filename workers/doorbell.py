@@ -8,6 +8,7 @@ import structlog
 from kombu.exceptions import OperationalError
 
 from coordination.errors import DatabaseUnavailable
+from coordination.services import windows
 from coordination.store.engine import Store
 from coordination.store.queries import ready
 from coordination.store.queries.ready import Ready
@@ -35,7 +36,7 @@ class Doorbell:
             return True
         try:
             with app.producer_or_acquire() as producer:
-                for group in _grouped(tasks, bundle):
+                for group in windows.grouped(tasks, bundle):
                     first = group[0]
                     more = f" +{len(group) - 1}" if len(group) > 1 else ""
                     app.send_task(
@@ -59,18 +60,3 @@ class Doorbell:
                 ready.unmark_rung(tx, workspace_id, [item.id for item in tasks])
         except DatabaseUnavailable:
             log.warning("the note that a doorbell was sent stands; it is rung again when it is old")
-
-
-def _grouped(tasks: Sequence[Ready], bundle: Callable[[str], int]) -> list[list[Ready]]:
-    """One group a message: tasks of one short kind together, in their order, every other task alone."""
-    groups: list[list[Ready]] = []
-    open_groups: dict[str, list[Ready]] = {}
-    for item in tasks:
-        size = bundle(item.kind)
-        group = open_groups.get(item.kind)
-        if group is None or len(group) >= size:
-            group = []
-            groups.append(group)
-            open_groups[item.kind] = group
-        group.append(item)
-    return groups

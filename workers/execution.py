@@ -1,45 +1,46 @@
 """Works off what a doorbell named: claim, run, finish, go on with what that released.
 
-No transaction is open while a job runs. Short jobs share claims and commits (see bundles); a thread goes on with short
-jobs that its own commit released, for a moment, before it takes the next message: other projects wait there too.
+No transaction is open while a job runs. Short jobs share claims, trips to an interpreter and commits (see bundles); a
+thread goes on with short jobs that are ready, for a moment, before it takes the next message: other projects wait there
+too.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from sqlalchemy import Connection
 
 from coordination.clock import monotonic, utc_now
 from coordination.domain import templates
 from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.events import EventType
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
-from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.close_runs import close_runs
-from coordination.flows.finish_attempts import Finish, Finished, decided, finish_attempts
-from coordination.store.queries import events, ready, tasks
-from coordination.store.queries.ready import Ready
+from coordination.flows.finish_attempts import Finish, Finished, decided
+from coordination.store.queries import ready, tasks
+from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
 from workers.held import Held, Note
 from workers.housekeeping import Housekeeper
-from workers.runners.base import Control, ProcessRecord
+from workers.piece import Piece
+from workers.runners.base import StopReason
+from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
+from workers.writing import Ending, Writing, Written
 
 log = structlog.get_logger()
 
 COMMIT_EVERY = timedelta(milliseconds=50)
 """How long the ends of short jobs may wait for a shared commit: what a crash repeats at most."""
 
-GO_ON_FOR = timedelta(milliseconds=250)
-"""How long a thread goes on with what it released before it looks at the queue again."""
+GO_ON_FOR = timedelta(milliseconds=100)
+"""How long a thread goes on with what is ready before it looks at the queue again."""
 
-_Ends = list[tuple[Finish, list[Note]]]
+_BATCH = 64
 
 
 class Execution:
@@ -49,130 +50,206 @@ class Execution:
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
+        self._writing = Writing(context)
+        self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
 
     def work_off(self, workspace_id: str, ids: Sequence[str]) -> None:
         """Claim those of *ids* that are still ready and run them one after the other."""
         context = self._context
-        if context.draining.is_set():
+        if context.draining.is_set() or not self._places.acquire(blocking=False):
             with context.store.write() as tx:  # whoever looks next rings again at once
                 ready.unmark_rung(tx, workspace_id, list(ids))
             return
-        sent = began = monotonic()
-        claims = context.store.transact(lambda tx: self._claim(tx, workspace_id, ids))
-        while claims:
-            bundle = Bundle([context.held.add(claim, sent=sent) for claim in claims])
-            sent = monotonic()  # before the commit that may claim the next ones
-            claims = self._work(bundle, go_on_until=began + GO_ON_FOR.total_seconds())
+        try:
+            self._claim_and_work(workspace_id, ids)
+        finally:
+            self._places.release()
 
-    def _claim(self, tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Claim]:
-        return claim_tasks(tx, workspace_id, ids, worker_id=self._context.worker_id, lease=self._context.terms.ttl)
+    def free(self) -> int:
+        """How many slots are free: a thread may take a parked task into one, and then no message finds it free."""
+        return self._places._value  # noqa: SLF001 - a semaphore knows, and has no word for it
 
-    def _work(self, bundle: Bundle, *, go_on_until: float) -> list[Claim]:
-        """Run a bundle to its end; claims to go on with, if its last commit released short jobs."""
-        claims: list[Claim] = []
-        running: Claim | None = None
+    def _claim_and_work(self, workspace_id: str, ids: Sequence[str]) -> None:
+        began, rung = monotonic(), True
+        written: Written | None = self._writing.claim(workspace_id, ids)
+        while written is not None and written.claims:
+            bundle = self._bundle(written, rung=rung)
+            rung = False
+            written = self._work(bundle, go_on_until=began + GO_ON_FOR.total_seconds())
+
+    def _bundle(self, written: Written, *, rung: bool) -> Bundle:
+        claims = self._context.held.add(written.claims, sent=written.sent)
+        if not written.ahead:
+            return Bundle(claims, sent=written.sent, rung=rung)
+        project_id = written.claims[0].project_id
+        piece = Piece(written.claims, written.ahead, is_short=lambda kind: self._writing.is_short(project_id, kind))
+        return Bundle(claims, sent=written.sent, rung=rung, piece=piece)
+
+    def _work(self, bundle: Bundle, *, go_on_until: float) -> Written | None:
+        """Run a bundle to its end; claims to go on with, if its last commit found short jobs that are ready."""
+        written: Written | None = None
+        running: list[Held] = []
         self.watch.add(bundle)
         try:
-            while (held := bundle.take()) is not None:
-                running = held.claim
-                started = monotonic()
-                result = self._result(held)
-                took = timedelta(seconds=monotonic() - started)
-                self._context.kinds.learn(bundle.project_id, running.kind, took)
-                bundle.add(decided(running, result, now=utc_now()), self._context.held.ending(running))
+            while running := bundle.take(_BATCH):
+                bundle.ran(self._run_some(bundle, running))
+                running = []
+                if due := bundle.due(COMMIT_EVERY):
+                    bundle.forget_ahead()
                 last = bundle.is_last()
-                if last or bundle.due(COMMIT_EVERY):
+                if last or due:
                     ends, writing = bundle.take_finished(), monotonic()
-                    claims = self._write(bundle, ends, go_on=last and writing < go_on_until) if ends else []
+                    go_on = last and writing < go_on_until
+                    written = self._write(bundle, ends, go_on=go_on) if ends else None
                     bundle.wrote(began=writing)
         except BaseException:
             # Whatever it was: what is not held any more is not renewed either, and its lease runs out.
-            for claim in [*bundle.abandoned(), *([running] if running else [])]:
-                self._context.held.drop(claim)
+            self._context.held.drop(*bundle.abandoned(), *(held.claim for held in running))
             raise
         finally:
             self.watch.remove(bundle)
-        return claims
+        return written
 
-    def _relieve(self, bundle: Bundle) -> None:
-        """The job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
-        waiting, finished = bundle.relieved()
-        for held in waiting:
-            result = Result(
-                Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
-            )
-            finished.append((decided(held.claim, result, now=utc_now()), self._context.held.ending(held.claim)))
-        if finished:
-            self._write(bundle, finished, go_on=False)
+    def _run_some(self, bundle: Bundle, batch: Sequence[Held]) -> int:
+        """Run the first of *batch*, or several together where they can be; how many were dealt with."""
+        first = batch[0]
+        result = self._ended_early(first)
+        if result is None:
+            claims, result = self._rendered(batch)
+            if claims:
+                runner = self._runners.runner_for(claims[0].work)
+                if isinstance(runner, PythonRunner):
+                    return self._run_together(bundle, batch[: len(claims)], claims, runner)
+                began = monotonic()
+                bundle.singled_out(begun=1, began=began)
+                keep(self._context, bundle, first, self._run(first, claims[0]), timedelta(seconds=monotonic() - began))
+                return 1
+        assert result is not None  # noqa: S101 - there was neither a claim to run nor a reason not to
+        keep(self._context, bundle, first, result, timedelta(0))
+        return 1
 
-    def _result(self, held: Held) -> Result:
+    def _ended_early(self, held: Held) -> Result | None:
         if self._context.draining.is_set():
             return Result(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
         if held.gone is not None:
-            return Result(held.gone.outcome, error="ended before the job began")
-        return self._run(held)
+            return Result(held.gone.outcome, error="ended before the job began", began=False)
+        if self._is_stale(held):
+            return Result(Outcome.LOST, error="its lease may have run out before the job began", began=False)
+        return None
 
-    def _run(self, held: Held) -> Result:
-        claim, context = held.claim, self._context
-        try:
-            claim = _rendered(claim)
-            runner = self._runners.runner_for(claim.work)
-        except Refused as error:
-            return Result(Outcome.FAILED, error=error.sentence(), retryable=False)
+    def _is_stale(self, held: Held) -> bool:
+        """Whether this process was stopped for so long (a laptop's lid) that somebody else may hold the task."""
+        return monotonic() - held.renewed > self._context.terms.fence_after.total_seconds()
 
-        def started(process: ProcessRecord) -> None:
-            held.process = process
-            context.held.note(held, EventType.STARTED, {"pid": process.pid})
+    def _rendered(self, batch: Sequence[Held]) -> tuple[list[Claim], Result | None]:
+        """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
 
-        def progressed() -> None:
-            held.moved = True
-
-        def noted(type_: EventType, payload: dict[str, Any]) -> None:
-            held.moved = True
-            context.held.note(held, type_, payload)
-
-        with Control(
-            scratch=context.scratch,
-            cancel_grace=context.settings.cancel_grace,
-            output_limit=context.settings.output_limit,
-            on_started=started,
-            on_progress=progressed,
-            on_event=noted,
-        ) as control:
-            context.held.attach(held, control)
+        Nothing and the reason when the first one cannot be run at all.
+        """
+        claims: list[Claim] = []
+        for held in batch:
+            if held.gone is not None or (claims and self._is_stale(held)):
+                break
             try:
-                return runner.run(claim, control)
+                claim = _rendered(held.claim)
+                runner = self._runners.runner_for(claim.work)
+            except Refused as error:
+                refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
+                return (claims, None) if claims else ([], refused)
+            if claims and runner is not self._runners.runner_for(claims[0].work):
+                break
+            claims.append(claim)
+        return claims, None
+
+    def _run_together(
+        self, bundle: Bundle, batch: Sequence[Held], claims: Sequence[Claim], runner: PythonRunner
+    ) -> int:
+        board = BatchBoard(self._context, bundle, batch, promote=self._promote)
+        try:
+            with make_control(self._context, None) as settings:
+                return runner.run_batch(claims, board, settings=settings)
+        except Exception as error:
+            log.exception("the runner failed", task=claims[0].key, project=claims[0].project)
+            return self._failed(bundle, batch, error)
+
+    def _failed(self, bundle: Bundle, batch: Sequence[Held], error: Exception) -> int:
+        """A bulkhead: a bug of a runner costs the attempt that ran, not the worker."""
+        ended = sum(held.ending for held in batch)
+        result = Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+        keep(self._context, bundle, batch[ended], result, timedelta(0))
+        return ended + 1
+
+    def _promote(self, bundle: Bundle, held: Held) -> None:
+        """A job that ran ahead is not that short: write what it needed, and claim it while it runs."""
+        ends = bundle.take_finished()
+        written = self._write(bundle, ends, go_on=False, also=held.claim.task_id)
+        if written is not None and any(claim.attempt == held.claim.attempt for claim in written.claims):
+            self._context.held.claimed(held, sent=written.sent)
+        elif held.control is not None:
+            held.control.stop(StopReason.LEASE_LOST)
+
+    def _run(self, held: Held, claim: Claim) -> Result:
+        with make_control(self._context, held) as control:
+            self._context.held.attach(held, control)
+            try:
+                return self._runners.runner_for(claim.work).run(claim, control)
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)
                 return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
 
-    def _write(self, bundle: Bundle, ends: _Ends, *, go_on: bool) -> list[Claim]:
-        """Write these ends and ring for what they released; claims to go on with."""
+    def _relieve(self, bundle: Bundle) -> bool:
+        """If the job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
+        found = bundle.relieved()
+        if found is None:
+            return False
+        waiting, finished = found
+        for held in waiting:
+            result = Result(
+                Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
+            )
+            finished.append((decided(held.claim, result, now=utc_now()), self._context.held.ending(held)))
+        if finished:
+            self._write(bundle, finished, go_on=False)
+        return True
+
+    def _write(
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], *, go_on: bool, also: str | None = None
+    ) -> Written | None:
+        """Write these ends and ring for what they released; claims to go on with come along."""
         context = self._context
-        written = self._write_ends(bundle, ends, go_on=go_on and not context.draining.is_set())
-        for finish, _ in ends:
-            context.held.drop(finish.claim)
+        try:
+            written = self._writing.end(bundle.place, Ending(ends, go_on, bundle.refills() or not go_on, also))
+        except DatabaseUnavailable as error:
+            log.error("ends could not be written; the jobs will run again", tasks=len(ends), why=error.message)  # noqa: TRY400
+            written = None
+        except CoordinationError as error:
+            written = self._write_what_can_be(bundle, ends, error)
+        finally:
+            context.held.drop(*(finish.claim for finish, _ in ends))
         if written is None:
-            return []
-        finished, claims = written
-        known = finished.ended.held | finished.ended.recorded_before
+            return None
         for finish, _ in ends:
-            if finish.claim.task_id not in known:
+            if finish.claim.task_id in written.refused:
                 log.info("late result refused: the task moved on", task=finish.claim.key, attempt=finish.claim.attempt)
-        mine = {claim.task_id for claim in claims}
+        if written.finished is not None:
+            self._follow_up(bundle, written.finished)
+        return written
+
+    def _follow_up(self, bundle: Bundle, finished: Finished) -> None:
+        """After a commit: ring, look again where a back-off ends, close runs that two last tasks left open."""
+        context, place = self._context, bundle.place
         context.doorbell.ring(
-            bundle.workspace_id,
-            bundle.project,
-            [item for item in finished.ring if item.id not in mine],
-            bundle=lambda kind: context.kinds.bundle(bundle.project_id, kind),
+            place.workspace_id,
+            place.project,
+            finished.ring,
+            bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
         )
         for wait in finished.retry_in.values():
-            self._housekeeper.look_again(bundle.workspace_id, bundle.project_id, after=wait)
+            self._housekeeper.look_again(place.workspace_id, place.project_id, after=wait)
         for run_id in finished.ended.maybe_done_runs:
-            self._close_if_done(bundle.workspace_id, run_id)
-        return claims
+            self._close_if_done(place.workspace_id, run_id)
 
     def _close_if_done(self, workspace_id: str, run_id: str) -> None:
         """Close a run that only tasks in flight kept open, if they have ended. Mostly they have not: look first."""
@@ -181,23 +258,9 @@ class Execution:
         if not still_open:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
-    def _write_ends(self, bundle: Bundle, ends: _Ends, *, go_on: bool) -> tuple[Finished, list[Claim]] | None:
-        """Write the ends, for as long as their leases live; after that the tasks are somebody else's to end."""
-        context = self._context
-        window = context.window()
-        try:
-            return context.store.transact(
-                lambda tx: self._end(tx, bundle, ends, window, go_on=go_on), patience=context.terms.ttl
-            )
-        except DatabaseUnavailable as error:
-            log.error("ends could not be written; the jobs will run again", tasks=len(ends), why=error.message)  # noqa: TRY400
-            return None
-        except CoordinationError as error:
-            return self._write_what_can_be(bundle, ends, error)
-
     def _write_what_can_be(
-        self, bundle: Bundle, ends: _Ends, error: CoordinationError
-    ) -> tuple[Finished, list[Claim]] | None:
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], error: CoordinationError
+    ) -> Written | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
             for each in ends:
@@ -205,54 +268,8 @@ class Execution:
             return None
         claim = ends[0][0].claim
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
-        return self._write_ends(bundle, [(decided(claim, refused, now=utc_now()), [])], go_on=False)
-
-    def _end(
-        self, tx: Connection, bundle: Bundle, ends: _Ends, window: int, *, go_on: bool
-    ) -> tuple[Finished, list[Claim]]:
-        context = self._context
-        self._write_notes(tx, bundle.workspace_id, ends)
-        finished = finish_attempts(
-            tx,
-            bundle.workspace_id,
-            bundle.project_id,
-            [finish for finish, _ in ends],
-            worker_id=context.worker_id,
-            window=window,
-            bundle=lambda kind: context.kinds.bundle(bundle.project_id, kind),
-        )
-        mine = self._to_go_on_with(bundle, finished.ring) if go_on else []
-        return finished, self._claim(tx, bundle.workspace_id, mine) if mine else []
-
-    def _to_go_on_with(self, bundle: Bundle, ring: Sequence[Ready]) -> list[str]:
-        """The best of what is ready, when its kind is known to be short: as many as would share a message."""
-        if not ring:
-            return []
-        size = self._context.kinds.bundle(bundle.project_id, ring[0].kind)
-        if size == 1:
-            return []
-        return [item.id for item in ring[:size] if item.kind == ring[0].kind]
-
-    def _write_notes(self, tx: Connection, workspace_id: str, ends: _Ends) -> None:
-        now = monotonic()
-        events.append_aged(
-            tx,
-            workspace_id,
-            [
-                {
-                    "project_id": finish.claim.project_id,
-                    "run_id": finish.claim.run_id,
-                    "task_id": finish.claim.task_id,
-                    "attempt": finish.claim.attempt,
-                    "type": note.type,
-                    "actor": f"worker:{self._context.worker_id}",
-                    "payload": note.payload,
-                    "age": timedelta(seconds=now - note.at),
-                }
-                for finish, notes in ends
-                for note in notes
-            ],
-        )
+        end = (decided(claim, refused, now=utc_now()), list[Note]())
+        return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))
 
 
 def _rendered(claim: Claim) -> Claim:

@@ -6,18 +6,20 @@ They are two threads because the renewing one may hang in the very outage that t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
+from sqlalchemy import Connection
 
 from coordination.clock import monotonic
+from coordination.domain.attempts import Claim
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 from coordination.store.engine import Store
 from coordination.store.queries import attempts, events, fleet
-from workers.held import HeldAttempts
+from workers.held import HeldAttempts, Note
 from workers.runners.base import StopReason
 
 log = structlog.get_logger()
@@ -83,7 +85,6 @@ class Heartbeat:
         notes = self._held.take_notes()
         if not processes and not notes:
             return
-        now = monotonic()
         with self._store.write() as tx:
             for claim, process in processes:
                 attempts.note_process(
@@ -94,24 +95,11 @@ class Heartbeat:
                     pgid=process.pgid,
                     pg_start=float(process.start_time),
                 )
+            by_workspace: dict[str, list[tuple[Claim, Sequence[Note]]]] = {}
             for claim, found in notes:
-                events.append_aged(
-                    tx,
-                    claim.workspace_id,
-                    [
-                        {
-                            "project_id": claim.project_id,
-                            "run_id": claim.run_id,
-                            "task_id": claim.task_id,
-                            "attempt": claim.attempt,
-                            "type": note.type,
-                            "actor": f"worker:{self._worker_id}",
-                            "payload": note.payload,
-                            "age": timedelta(seconds=now - note.at),
-                        }
-                        for note in found
-                    ],
-                )
+                by_workspace.setdefault(claim.workspace_id, []).append((claim, found))
+            for workspace_id, said in by_workspace.items():
+                write_notes(tx, workspace_id, self._worker_id, said)
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
@@ -140,3 +128,30 @@ class Heartbeat:
             log.exception("a round failed", what=what)
             return False
         return True
+
+
+def write_notes(
+    tx: Connection, workspace_id: str, worker_id: str, said: Sequence[tuple[Claim, Sequence[Note]]]
+) -> None:
+    """Write what attempts had to say; one that somebody has ended (a lost one) adds nothing to the story."""
+    now = monotonic()
+    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in said])
+    events.append_aged(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": claim.project_id,
+                "run_id": claim.run_id,
+                "task_id": claim.task_id,
+                "attempt": claim.attempt,
+                "type": note.type,
+                "actor": f"worker:{worker_id}",
+                "payload": note.payload,
+                "age": timedelta(seconds=now - note.at),
+            }
+            for claim, notes in said
+            if (claim.task_id, claim.attempt) in live
+            for note in notes
+        ],
+    )

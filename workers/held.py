@@ -5,7 +5,9 @@ Thread-safe and free of SQL: the heartbeat renews, the fence watches the clock, 
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -14,6 +16,15 @@ from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
 from workers.runners.base import Control, ProcessRecord, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where attempts belong; all ends that are written together are of one place."""
+
+    workspace_id: str
+    project_id: str
+    project: str
 
 
 @dataclass(slots=True)
@@ -32,12 +43,14 @@ class Held:
     claim: Claim
     renewed: float
     control: Control | None = None
+    wake: int | None = None  # its batch listens here, while it has no control of its own
     process: ProcessRecord | None = None
     process_noted: bool = False
     moved: bool = False
     notes: list[Note] = field(default_factory=list)
     gone: StopReason | None = None  # told to stop before its runner had begun
     ending: bool = False  # its end is being written: orders come too late
+    ahead: int | None = None  # it runs before it is claimed, on the heels of so many tasks that it needed
 
 
 class HeldAttempts:
@@ -47,22 +60,35 @@ class HeldAttempts:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Held] = {}
 
-    def add(self, claim: Claim, *, sent: float) -> Held:
-        """Hold a claim that was asked for at *sent* (monotonic seconds)."""
-        held = Held(claim, sent)
+    def add(self, claims: Iterable[Claim], *, sent: float) -> list[Held]:
+        """Hold claims that were asked for at *sent* (monotonic seconds)."""
+        added = [Held(claim, sent) for claim in claims]
         with self._lock:
-            self._held[claim.task_id, claim.attempt] = held
-        return held
+            for held in added:
+                self._held[held.claim.task_id, held.claim.attempt] = held
+        return added
 
-    def drop(self, claim: Claim) -> None:
-        """Its end is written, or it is not ours any more."""
+    def add_ahead(self, held: Held) -> None:
+        """It runs ahead of its claim, and not that shortly: the fence looks after it, though it has no lease yet."""
         with self._lock:
-            self._held.pop((claim.task_id, claim.attempt), None)
+            self._held[held.claim.task_id, held.claim.attempt] = held
+
+    def claimed(self, held: Held, *, sent: float) -> None:
+        """What ran ahead has its claim, and its lease."""
+        with self._lock:
+            held.ahead = None
+            held.renewed = sent
+
+    def drop(self, *claims: Claim) -> None:
+        """Their ends are written, or they are not ours any more."""
+        with self._lock:
+            for claim in claims:
+                self._held.pop((claim.task_id, claim.attempt), None)
 
     def keys(self) -> list[tuple[str, int]]:
         """What leases to renew."""
         with self._lock:
-            return list(self._held)
+            return [key for key, held in self._held.items() if held.ahead is None]
 
     def count(self) -> int:
         """How many attempts are held."""
@@ -85,14 +111,23 @@ class HeldAttempts:
                 return False
             held.gone = reason
             control = held.control
+            if control is None and held.wake is not None:
+                os.eventfd_write(held.wake, 1)
         if control is not None:
             control.stop(reason)
         return True
 
-    def ending(self, claim: Claim) -> list[Note]:
+    def watch(self, batch: Iterable[Held], wake: int) -> None:
+        """These run together: an order for one of them makes *wake* readable."""
+        with self._lock:
+            for held in batch:
+                held.wake = wake
+                if held.gone is not None:
+                    os.eventfd_write(wake, 1)
+
+    def ending(self, held: Held) -> list[Note]:
         """The job is over and its end is about to be written; events that were not written yet go with it."""
         with self._lock:
-            held = self._held[claim.task_id, claim.attempt]
             held.ending = True
             notes, held.notes = held.notes, []
         return notes
@@ -118,16 +153,16 @@ class HeldAttempts:
     def take_notes(self) -> list[tuple[Claim, list[Note]]]:
         """Events that wait to be written; they are the caller's now."""
         with self._lock:
-            found = [(held.claim, held.notes) for held in self._held.values() if held.notes]
-            for held in self._held.values():
-                if held.notes:
-                    held.notes = []
+            known = [held for held in self._held.values() if held.notes and held.ahead is None]
+            found = [(held.claim, held.notes) for held in known]
+            for held in known:
+                held.notes = []
         return found
 
-    def note(self, held: Held, type_: EventType, payload: dict[str, Any]) -> None:
-        """Keep an event until the next write."""
+    def note(self, held: Held, type_: EventType, payload: dict[str, Any], *, at: float | None = None) -> None:
+        """Keep an event until the next write; it happened *at* (monotonic seconds), or now."""
         with self._lock:
-            held.notes.append(Note(type_, payload, monotonic()))
+            held.notes.append(Note(type_, payload, monotonic() if at is None else at))
 
     def take_moved(self) -> list[tuple[str, int]]:
         """Attempts that showed progress since the last call."""
@@ -142,7 +177,7 @@ class HeldAttempts:
         with self._lock:
             found = []
             for held in self._held.values():
-                if held.process is not None and not held.process_noted:
+                if held.process is not None and not held.process_noted and held.ahead is None:
                     held.process_noted = True
                     found.append((held.claim, held.process))
         return found

@@ -7,7 +7,6 @@ supervision goes on, because it needs neither a free slot nor a message.
 from __future__ import annotations
 
 import heapq
-import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -24,9 +23,11 @@ from coordination.settings import client_url
 from coordination.store.queries import fleet, projects
 from coordination.store.volatile.nudges import CANCELS, NUDGES
 from workers import queues
+from workers.clearing import Clearing
 from workers.context import Context
+from workers.messages import read_cancels, read_nudge
 from workers.runners.base import StopReason
-from workers.runners.process import end_attempt
+from workers.runners.process import end_attempt, end_worker
 
 log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class Housekeeper:
         self._later: list[tuple[float, str, str]] = []
         self._lock = threading.Lock()
         self._next_sweep = 0.0
+        self.clearing = Clearing(context)
 
     def start(self) -> None:
         """Start both threads; the first sweep comes at once, for what was committed while nobody worked."""
@@ -56,10 +58,12 @@ class Housekeeper:
     def request_stop(self) -> None:
         """Let both threads end after what they are at; ``stop`` waits for them."""
         self._ended.set()
+        self.clearing.request_stop()
 
     def stop(self) -> None:
         """End both threads."""
         self.request_stop()
+        self.clearing.stop()
         for thread in self._threads:
             thread.join(timeout=_POP_WAIT + 5)
 
@@ -86,6 +90,7 @@ class Housekeeper:
                 bundle=bundle,
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
+                lease=context.terms.ttl,
             )
             if ticked is None:
                 return None
@@ -112,8 +117,13 @@ class Housekeeper:
         Before the tick queues their tasks again: two attempts must not work side by side.
         """
         with self._context.store.read() as tx:
-            expired = fleet.expired_on_host(tx, project_id, host=host(), boot_id=boot_id())
-        for task_id, number in expired:
+            expired = fleet.expired_on_host(
+                tx, project_id, host=host(), boot_id=boot_id(), silent_after=self._context.terms.ttl
+            )
+        for worker_id in sorted({worker for _, _, worker in expired if worker is not None} - {self._context.worker_id}):
+            ended = end_worker(worker_id)
+            log.warning("ended what a silent worker of this host had started", worker=worker_id, processes=ended)
+        for task_id, number, _ in expired:
             ended = end_attempt(task_id, number)
             log.warning("ended what an attempt whose lease ran out had left running", task=task_id, processes=ended)
 
@@ -147,6 +157,7 @@ class Housekeeper:
         if now >= self._next_sweep:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
             self.sweep()
+            self.clearing.look()
         with self._lock:
             due = []
             while self._later and self._later[0][0] <= monotonic():
@@ -157,7 +168,7 @@ class Housekeeper:
         wait = _POP_WAIT if nearest is None else max(0.01, min(_POP_WAIT, nearest - monotonic()))
         found = self._context.nudges.client.brpop([NUDGES], timeout=wait)
         if found is not None:
-            pair = _pair(str(found[1]))
+            pair = read_nudge(str(found[1]))
             if pair is not None:
                 self.tick(*pair)
 
@@ -174,7 +185,7 @@ class Housekeeper:
             while not self._ended.is_set():
                 message = channel.get_message(timeout=_POP_WAIT)
                 if message is not None and message.get("type") == "message":
-                    for key in _keys(message["data"]):
+                    for key in read_cancels(message["data"]):
                         self._context.held.stop(key, StopReason.CANCELED)
 
     def _guarded(self, what: str, act: Callable[[], None]) -> None:
@@ -190,20 +201,3 @@ class Housekeeper:
         except Exception:
             log.exception("a round failed", what=what)
             self._ended.wait(_RECONNECT)
-
-
-def _pair(text: str) -> tuple[str, str] | None:
-    """A nudge as (workspace, project), or None for what is no nudge."""
-    try:
-        first, second = json.loads(text)
-    except (ValueError, TypeError):
-        return None
-    return (first, second) if isinstance(first, str) and isinstance(second, str) else None
-
-
-def _keys(text: str) -> list[tuple[str, int]]:
-    """A cancel message as (task, attempt) pairs; what is malformed is left out."""
-    try:
-        return [(task, attempt) for task, attempt in json.loads(text) if isinstance(task, str) and type(attempt) is int]
-    except (ValueError, TypeError):
-        return []

@@ -1,7 +1,10 @@
 """How long jobs of each kind take, as this process saw it, and so how many of them may share a message.
 
-A kind starts at one task a message, doubles while all of a bundle were short, halves at one that was not quite, and
-falls back to one at the first long one: a long job must never wait in a bundle, nor a short one behind it.
+A kind starts at one task a message and doubles while all of a bundle were short. A bundle never holds more than a
+moment's work, and one long job makes the kind start anew: no long job must wait in a bundle, nor a short one behind it.
+
+Of a kind that was never seen it is only known how the first jobs of other new kinds in its project turned out: where
+several in a row were short, a few strangers may share a message too, until one of them is long.
 """
 
 from __future__ import annotations
@@ -11,16 +14,45 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 
-SHORT = timedelta(milliseconds=20)
 LONG = timedelta(milliseconds=100)
+MOMENT = timedelta(milliseconds=20)
+"""How much work, as far as is known, one bundle may hold."""
+
 LARGEST = 64
-_REMEMBERED = 1000
+_REMEMBERED = 5000
+_STRANGERS = 7  # tasks of kinds never seen, at most: too few to run ahead of what they need
+_ANY = ""  # the name under which first jobs are remembered; no kind has it
+_WEIGHT = 0.1  # of the newest job in the mean
+_DOUBT = 0.0005  # seconds
 
 
 @dataclass(slots=True)
 class _Kind:
     bundle: int = 1
     streak: int = 0
+    mean: float | None = None  # seconds
+
+    def learn(self, took: timedelta) -> bool:
+        """One job took so long; whether it was the first."""
+        seconds, first = took.total_seconds(), self.mean is None
+        before = seconds if self.mean is None else self.mean
+        # One that was held up by a busy machine says little; a kind that has really grown is believed soon.
+        self.mean = before + _WEIGHT * (min(seconds, 4 * before + _DOUBT) - before)
+        if took > LONG:
+            self.bundle, self.streak = 1, 0
+        elif took > MOMENT:  # a busy machine, or on the way to being long
+            self.bundle, self.streak = max(self.bundle // 2, 1), 0
+        else:
+            self.streak += 1
+            if self.streak >= self.bundle:
+                self.bundle, self.streak = min(self.bundle * 2, LARGEST), 0
+        return first
+
+    def fitting(self) -> int:
+        """How many may share a message."""
+        if self.bundle == 1 or self.mean is None:
+            return 1
+        return max(1, min(self.bundle, int(MOMENT.total_seconds() / max(self.mean, 1e-6))))
 
 
 class Kinds:
@@ -33,22 +65,25 @@ class Kinds:
     def learn(self, project_id: str, kind: str, took: timedelta) -> None:
         """A job of this kind took so long."""
         with self._lock:
-            known = self._kinds.setdefault((project_id, kind), _Kind())
-            self._kinds.move_to_end((project_id, kind))
+            if self._one(project_id, kind).learn(took):
+                self._one(project_id, _ANY).learn(took)
+
+    def _one(self, project_id: str, kind: str) -> _Kind:
+        known = self._kinds.get((project_id, kind))
+        if known is None:
+            known = self._kinds[project_id, kind] = _Kind()
             if len(self._kinds) > _REMEMBERED:
                 self._kinds.popitem(last=False)
-            if took > LONG:
-                known.bundle, known.streak = 1, 0
-                return
-            if took > SHORT:  # a busy machine, or on the way to being long
-                known.bundle, known.streak = max(known.bundle // 2, 1), 0
-                return
-            known.streak += 1
-            if known.streak >= known.bundle:
-                known.bundle, known.streak = min(known.bundle * 2, LARGEST), 0
+        self._kinds.move_to_end((project_id, kind))
+        return known
 
     def bundle(self, project_id: str, kind: str) -> int:
-        """How many tasks of this kind may share a message, 1 for a kind that is long or not known."""
+        """How many tasks of this kind may share a message, 1 for a kind that is long or of which nothing is known."""
         with self._lock:
             known = self._kinds.get((project_id, kind))
-            return known.bundle if known else 1
+            if known is not None:
+                return known.fitting()
+            strangers = self._kinds.get((project_id, _ANY))
+            if strangers is None or strangers.bundle <= _STRANGERS:
+                return 1  # so few say nothing yet: in a small plan every job has its own message, for all to see
+            return min(strangers.fitting(), _STRANGERS)

@@ -19,7 +19,9 @@ from typing import Any
 
 import structlog
 from celery import signals
+from celery.worker import state
 
+from coordination import collector
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
@@ -28,17 +30,24 @@ from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
 from coordination.store.queries import fleet
+from workers import queues, restart
+from workers.app import app
 from workers.context import Context, make_context, registration
 from workers.execution import Execution
 from workers.housekeeping import Housekeeper
 from workers.runners.base import StopReason
+from workers.runners.process import end_worker
 from workers.runners.registry import Runners
 from workers.runners.stragglers import is_running
+from workers.shutdown import Orders, Shutdown
+from workers.spare import Spare
+from workers.watchdog import Watchdog
 
 log = structlog.get_logger()
 
 _PATIENCE = timedelta(seconds=60)
 _GUARD = 10.0
+_LOOK = timedelta(milliseconds=50)
 
 
 @dataclass(slots=True)
@@ -49,10 +58,14 @@ class Process:
     runners: Runners
     housekeeper: Housekeeper
     execution: Execution
+    spare: Spare
+    watchdog: Watchdog
+    restarting: bool = False
 
 
 _process: Process | None = None
-_forks = False
+_orders: Orders | None = None
+_ended = threading.Event()
 _lock = threading.Lock()
 
 
@@ -74,27 +87,44 @@ def begin(name: str, *, slots: int) -> Process:
         _wait_for_schema(context)
         with context.store.write() as tx:
             fleet.register(tx, registration(context, version=_version()))
-        runners = Runners()
+        runners = Runners(context.worker_id)
         housekeeper = Housekeeper(context)
-        _process = Process(context, runners, housekeeper, Execution(context, runners, housekeeper))
+        watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
+        execution = Execution(context, runners, housekeeper)
+        spare = Spare(context, free=execution.free, work_off=execution.work_off)
+        _process = Process(context, runners, housekeeper, execution, spare, watchdog)
         _hand_back_of_the_dead(context)
         context.heartbeat.start()
         _process.execution.watch.start()
         housekeeper.start()
+        spare.start()
+        if _orders is not None:
+            leaving = threading.Thread(target=_go_when_told, args=(_process, _orders), name="coord-drain", daemon=True)
+            leaving.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
 
 
 def _hand_back_of_the_dead(context: Context) -> None:
-    """What workers of this host held that are no more, after a crash and a restart, need not wait for its leases."""
-    if boot_id() == "unknown":
+    """What workers held that are certainly no more, after a crash and a restart, need not wait for its leases."""
+    here = boot_id()
+    if here == "unknown":
         return
     with context.store.read() as tx:
-        found = fleet.on_host(tx, host=host(), boot_id=boot_id())
-    for worker_id, pid in found:
-        if not is_running(pid):
-            context.store.transact(lambda tx, dead=worker_id: rescue_worker(tx, dead))  # type: ignore[misc]
-            log.warning("handed back what a dead worker of this host held", worker=worker_id)
+        # A process that has our own pid is an earlier life of ours, or one that died before us.
+        dead = [
+            worker_id
+            for worker_id, pid in fleet.on_host(tx, host=host(), boot_id=here)
+            if worker_id != context.worker_id and (pid == os.getpid() or not is_running(pid))
+        ]
+        if context.store.dialect == "sqlite":
+            # All that use one such file share its memory, so they share one kernel: what ran under another has ended
+            # with it. Of a server's clients nothing proves that; two machines may well have one name.
+            dead += fleet.of_other_kernels(tx, kernel=here.partition("/")[0])
+    for worker_id in dead:
+        end_worker(worker_id)  # its warden did that, unless it died with it: nothing may go on once the tasks are free
+        context.nudge(context.store.transact(lambda tx, dead=worker_id: rescue_worker(tx, dead)))  # type: ignore[misc]
+        log.warning("handed back what a dead worker of this host held", worker=worker_id)
 
 
 def _version() -> str:
@@ -119,35 +149,64 @@ def _wait_for_schema(context: Context) -> None:
         time.sleep(0.5)
 
 
-def drain(grace: timedelta) -> None:
-    """Claim nothing more, let jobs finish for *grace*, then hand the rest back as queued, uncharged."""
-    running = _process
-    if running is None or running.context.draining.is_set():
-        return
+def _go_when_told(running: Process, orders: Orders) -> None:
+    """Wait for the order to drain; then let jobs finish for the grace, and hand the rest back as queued, uncharged."""
+    orders.drain.wait()
     context = running.context
+    deadline = monotonic() + context.settings.shutdown_grace.total_seconds()
     context.draining.set()
     # Heartbeats go on until the last job is released, and tell of cancels; nobody is supervised from here any more.
     running.housekeeper.request_stop()
-    log.info("draining", running=context.held.count(), grace=grace.total_seconds())
+    log.info("draining", running=context.held.count(), grace=context.settings.shutdown_grace.total_seconds())
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         fleet.drain(tx, context.worker_id)
+    while context.held.count() and monotonic() < deadline and not orders.hurry.wait(_LOOK):
+        pass
+    context.held.stop_all(StopReason.SHUTDOWN)
+    # Runners end their jobs within the cancel grace; a process that hangs beyond that is ended here, and the
+    # leases of whatever it still held run out.
+    deadline = monotonic() + context.settings.cancel_grace.total_seconds() + _GUARD
+    while context.held.count() and monotonic() < deadline:
+        time.sleep(_LOOK.total_seconds())
+    if context.held.count():
+        log.error("jobs did not end in time; leaving them to the rescue", jobs=context.held.count())
+        sys.stderr.flush()
+        if running.restarting and not _told_to_end():
+            restart.again(lives=running.watchdog.lives)
+        os._exit(1)
+    if os.getpid() == orders.owner and not running.restarting:
+        _outlast_celery()
 
-    def hand_back() -> None:
-        deadline = monotonic() + grace.total_seconds()
-        while context.held.count() and monotonic() < deadline:
-            time.sleep(0.05)
-        context.held.stop_all(StopReason.SHUTDOWN)
-        # Runners end their jobs within the cancel grace; a process that hangs beyond that is ended here, and the
-        # leases of whatever it still held run out.
-        deadline = monotonic() + context.settings.cancel_grace.total_seconds() + _GUARD
-        while context.held.count() and monotonic() < deadline:
-            time.sleep(0.05)
-        if context.held.count():
-            log.error("jobs did not end in time; leaving them to the rescue", jobs=context.held.count())
-            sys.stderr.flush()
-            os._exit(1)
 
-    threading.Thread(target=hand_back, name="coord-drain", daemon=True).start()
+def _outlast_celery() -> None:
+    """Celery says good-bye to its broker, without a limit when that does not answer. Nothing is held any more."""
+    if not _ended.wait(_GUARD):
+        log.warning("the worker has handed back everything, but its broker connection does not close")
+        end()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def start_anew() -> None:
+    """Drain as for a shutdown, then begin a new life: for a worker that is deaf. Returns when it is told to end."""
+    running = _process
+    if running is None or _orders is None or running.context.draining.is_set():
+        return
+    running.restarting = True
+    _orders.drain.give()
+    running.context.draining.wait()
+    while running.context.held.count():  # whoever drains ends this, one way or the other
+        time.sleep(_LOOK.total_seconds())
+    if _told_to_end():
+        _outlast_celery()
+        return
+    end()
+    restart.again(lives=running.watchdog.lives)
+
+
+def _told_to_end() -> bool:
+    """Whether somebody wants this worker to be gone: then it must not come back by itself."""
+    return state.should_stop is not None or state.should_terminate is not None
 
 
 def end() -> None:
@@ -158,7 +217,9 @@ def end() -> None:
     if running is None:
         return
     context = running.context
+    running.watchdog.stop()
     running.housekeeper.stop()
+    running.spare.stop()
     running.execution.watch.stop()
     running.runners.close()
     context.heartbeat.stop()
@@ -167,6 +228,7 @@ def end() -> None:
     context.nudges.close()
     context.store.close()
     shutil.rmtree(context.scratch, ignore_errors=True)
+    _ended.set()
 
 
 def _refuse(error: CoordinationError) -> None:
@@ -176,44 +238,52 @@ def _refuse(error: CoordinationError) -> None:
     os._exit(2)
 
 
+app.steps["worker"].add(Shutdown)
+
+
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def _on_init(**_: Any) -> None:
-    global _forks  # noqa: PLW0603
-    _forks = False
+    global _orders  # noqa: PLW0603
     configure_logging()
+    _orders = Shutdown.orders = Orders()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _on_child(**_: Any) -> None:
     """A prefork child: its own engine, heartbeat and identity; the parent has none."""
-    global _forks, _process
-    _forks, _process = True, None
+    global _process  # noqa: PLW0603
+    if _orders is not None and os.getpid() == _orders.owner:
+        return  # the solo pool says so too, in the process that has begun already
+    _process = None
     try:
         begin(f"{os.uname().nodename}:{os.getpid()}", slots=1)
     except CoordinationError as error:
         _refuse(error)
+    collector.settle()
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
 def _on_worker(sender: Any = None, **_: Any) -> None:
     """The worker is about to start its pool. On threads and solo this process is the one that runs jobs."""
-    if _pool_forks(sender):
+    if "prefork" in _pool(sender) or "processes" in _pool(sender):
         return
     try:
-        begin(str(sender.hostname), slots=int(sender.concurrency or 1))
+        begin(str(sender.hostname), slots=1 if "solo" in _pool(sender) else int(sender.concurrency or 1))
     except CoordinationError as error:
         _refuse(error)
 
 
-def _pool_forks(sender: Any) -> bool:
+def _pool(sender: Any) -> str:
     pool = getattr(sender, "pool_cls", None)
-    name = pool if isinstance(pool, str) else getattr(pool, "__module__", "")
-    return "prefork" in name or "processes" in name
+    return pool if isinstance(pool, str) else getattr(pool, "__module__", "")
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
-def _on_ready(**_: Any) -> None:
-    """Tell whoever started us that jobs can be taken."""
+def _on_ready(sender: Any = None, **_: Any) -> None:
+    """Tell whoever started us that jobs can be taken; from now on it would be noticed if they were not."""
+    if _process is not None and _orders is not None and queues.JOBS in sender.app.amqp.queues.consume_from:
+        _process.watchdog.start()
+    collector.settle()
     descriptor = load_settings().ready_fd
     if descriptor is not None:
         with contextlib.suppress(OSError):
@@ -223,8 +293,9 @@ def _on_ready(**_: Any) -> None:
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _on_shutting_down(**_: Any) -> None:
-    if _process is not None:
-        drain(_process.context.settings.shutdown_grace)
+    """A signal that came before our handlers were in place; later ones say so too, and once is enough."""
+    if _orders is not None:
+        _orders.drain.give()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]

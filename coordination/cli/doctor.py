@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,9 +46,20 @@ def add_to(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(*, as_json: AsJson = False) -> None:
+def doctor(
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Look at the running work instead: what is stuck, late, lost or wrong in it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Check settings, versions, database, Redis, workers and supervisors; exit code 1 when something is wrong."""
     import platform
+
+    if live:
+        from coordination.cli import health
+
+        raise typer.Exit(health.examine(as_json=as_json))
 
     from coordination.cli.tables import shown
     from coordination.settings import load_settings
@@ -127,7 +138,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         except CoordinationError as error:
             yield Check("database", Verdict.WRONG, error.message, error.hint)
             return
-        yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.HEAD}")
+        yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.current(store)}")
         yield from _work(settings, store)
     finally:
         store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,16 +34,28 @@ def rescue_from(settings: Settings) -> Callable[[int], None]:
 
     def rescue(pid: int) -> None:
         from coordination.flows.rescue_worker import rescue_worker
+        from coordination.local.home import Home
         from coordination.machine import boot_id, host
+        from coordination.settings import client_url
         from coordination.store.engine import open_store
         from coordination.store.queries import fleet
+        from coordination.store.volatile.nudges import Nudges
 
         store = open_store(settings.database_url)
         try:
             with store.read() as tx:
                 found = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=pid)
-            for worker_id in found:
-                store.transact(lambda tx, worker_id=worker_id: rescue_worker(tx, worker_id))  # type: ignore[misc]
+            touched = [
+                place
+                for worker_id in found
+                for place in store.transact(lambda tx, worker_id=worker_id: rescue_worker(tx, worker_id))  # type: ignore[misc]
+            ]
+            record = Home(settings.home).read()
+            url = settings.redis_url or (record.redis_url if record else None)
+            if touched and url:
+                # A worker that lives, or the next one, looks at once instead of at its next sweep.
+                with contextlib.closing(Nudges(client_url(url))) as nudges:
+                    nudges.nudge(touched)
         except CoordinationError:
             # The leases run out by themselves; this only saves the wait.
             return

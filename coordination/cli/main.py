@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli import beads, costs, doctor, projects, runs, schema, sessions, stack, status, tasks, work
+from coordination import collector
+from coordination.cli import (
+    beads,
+    costs,
+    doctor,
+    projects,
+    retention,
+    runs,
+    schema,
+    sessions,
+    stack,
+    status,
+    tasks,
+    work,
+)
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
 from coordination.errors import CoordinationError
@@ -40,14 +54,25 @@ def _global(
 ) -> None:
     """Options of every command."""
     shared.debug = debug
+    _warn_of_strangers()
 
 
-for commands in (work, stack, status, runs, tasks, projects, sessions, costs, beads, schema, doctor):
+def _warn_of_strangers() -> None:
+    """A mistyped variable would otherwise be a setting that silently does nothing."""
+    from coordination.settings import unknown_variables
+
+    for name, meant in unknown_variables().items():
+        hint = f"; did you mean {meant}?" if meant else "; it is not used"
+        print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
+
+
+for commands in (work, stack, status, runs, tasks, projects, sessions, costs, beads, schema, retention, doctor):
     commands.add_to(app)
 
 
 def main() -> int:
     """Run the command line; returns the exit code (or exits with it, as the command decides)."""
+    collector.settle()
     try:
         app()
     except CoordinationError as error:

@@ -139,7 +139,7 @@ def _show_for_people(document: dict[str, Any]) -> None:
             ("status", document["status"]),
             ("folder", document["path"]),
             ("supervisor", boss["status"]),
-            ("its error", boss["error"]),
+            ("its ticks fail", f"since {boss['failingSince']}: {boss['error']}" if boss["error"] else None),
             ("cost", show_usd(totals.cost_usd) + unknown),
             ("counts", f"{totals.runs} runs, {totals.tasks} tasks, {totals.sessions} sessions, {totals.agents} agents"),
             ("issues", document["issues"] or None),

@@ -77,7 +77,12 @@ def migrate() -> None:
     from coordination.cli.embedded import prepare_store
     from coordination.settings import load_settings, masked
     from coordination.store import schema
+    from coordination.store.engine import open_store
 
     settings = load_settings()
     prepare_store(settings)
-    print(f"{masked(settings.database_url)} has schema {schema.HEAD}.")
+    store = open_store(settings.database_url)
+    try:
+        print(f"{masked(settings.database_url)} has schema {schema.current(store)}.")
+    finally:
+        store.close()

@@ -64,13 +64,21 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
 
 
 def _show(found: Overview, queues: dict[str, Any]) -> None:
-    from coordination.cli.tables import show
+    from coordination.cli.tables import show, shown
     from coordination.money import show_usd
 
     show(
-        ["project", "status", "supervisor", "open runs", "tasks", "cost", "error"],
+        ["project", "status", "supervisor", "open runs", "open tasks", "cost today", "error"],
         [
-            (one.name, one.status, one.supervisor, one.open_runs, one.tasks, show_usd(one.cost_usd), one.error)
+            (
+                one.name,
+                one.status,
+                one.supervisor,
+                one.open_runs,
+                one.open_tasks,
+                show_usd(one.cost_today_usd),
+                f"since {shown(one.error_since)}: {one.error}" if one.error else "",
+            )
             for one in found.projects
         ],
         empty="No projects yet. Start with: coord run PLAN",

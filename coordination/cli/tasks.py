@@ -29,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("cancel")(cancel)
     group.command("retry")(retry)
     group.command("priority")(priority)
+    group.command("force")(force)
     group.command("output")(output)
     group.command("log")(log)
     app.add_typer(group, name="tasks")
@@ -159,6 +160,40 @@ def priority(
         print_json({"task": task.id, "priority": number, "changed": open_})
     else:
         print(f"{task.key} has priority {number}." if open_ else f"{task.key} is {task.state}; nothing was changed.")
+
+
+def force(
+    name: TaskName,
+    state: Annotated[str, typer.Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the task's story.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", metavar="TEXT", help="With completed: what it is taken to have produced (JSON or text)."
+        ),
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set a task's state by force: the way out when nothing else helps. What still runs of it is stopped."""
+    with connected() as co:
+        task = found_task(co, name, run)
+        done = task.force(state, reason=reason, output=_value(output))
+    if as_json:
+        print_json({"task": task.id, **_fields_of(done)})
+        return
+    stopped = f"; {len(done.fenced)} running attempt is told to stop" if done.fenced else ""
+    print(f"{task.key} was {done.before} and is {done.state} now{stopped}.")
+
+
+def _value(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:

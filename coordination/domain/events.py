@@ -27,6 +27,8 @@ class EventType(StrEnum):
     CANCELED = "canceled"
     BLOCKED = "blocked"
     UNBLOCKED = "unblocked"
+    REPRIORITIZED = "reprioritized"  # a person changed the priority; from and to in the payload
+    FORCED = "forced"  # a person set the state; from, to and reason in the payload, with the attempt that it fenced off
     RUN_SUBMITTED = "run_submitted"
     RUN_FINISHED = "run_finished"
     RUN_REOPENED = "run_reopened"

@@ -44,7 +44,7 @@ class StayCanceled:
 Decision = Complete | RetryAfter | GiveUp | AskPerson | StayCanceled
 
 
-def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better than its pieces
+def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads better than its pieces
     outcome: Outcome,
     *,
     failures: int,
@@ -55,6 +55,7 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
     backoff: Backoff,
     retryable: bool = True,
     began: bool = True,
+    killed: bool = False,
 ) -> Decision:
     """What follows *outcome*; the three counts already include this attempt."""
     match outcome:
@@ -81,6 +82,8 @@ def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better tha
                 return GiveUp("no retry can mend this")
             if failures >= max_attempts:
                 return GiveUp("attempts used up" if max_attempts > 1 else "it has one attempt")
+            if not repeatable and began and (killed or outcome is Outcome.TIMED_OUT):
+                return AskPerson("it was ended in the middle, and the job must not be repeated")
             return RetryAfter(wait_before(failures, backoff))
 
 

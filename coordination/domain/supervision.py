@@ -51,3 +51,8 @@ class Supervisor:
     strategy: dict[str, Any]
     error: str | None
     age: timedelta
+
+    @property
+    def failing_since(self) -> datetime | None:
+        """Since when its ticks fail, which is its last good one; None while they do not."""
+        return self.heartbeat_at if self.error else None

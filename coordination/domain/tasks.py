@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import IntFlag, StrEnum
 from typing import Any
 
-from coordination.errors import IllegalMove
+from coordination.errors import IllegalMove, Refused
 
 
 class TaskState(StrEnum):
@@ -84,6 +84,34 @@ def after(move: TaskMove, state: TaskState) -> TaskState:
     sources, target = MOVES[move]
     if state not in sources:
         raise IllegalMove(move, state)
+    return target
+
+
+FORCIBLE: tuple[TaskState, ...] = (S.QUEUED, S.COMPLETED, S.FAILED, S.CANCELED)
+"""The states that an operator may force a task into, from any other: the way out that ``MOVES`` does not have."""
+
+
+def state_named(name: str) -> TaskState:
+    """The state of that name; Refused with the names that there are."""
+    try:
+        return TaskState(name)
+    except ValueError:
+        raise Refused(f"There is no state {name!r}", hint=f"One of {', '.join(TaskState)}") from None
+
+
+def forced(state: TaskState, target: TaskState) -> TaskState:
+    """*target*, when an operator may force a task that is *state* into it; else Refused or IllegalMove.
+
+    Queued to queued is no nonsense: it ends the wait for a start time or a back-off.
+    """
+    if target not in FORCIBLE:
+        allowed = ", ".join(FORCIBLE[:-1])
+        raise Refused(
+            f"A task cannot be forced to {target}: only a claim starts a job, and only what holds a task blocks it",
+            hint=f"Force it to {allowed} or {FORCIBLE[-1]}",
+        )
+    if state is target and state is not S.QUEUED:
+        raise IllegalMove(f"be forced to {target}: it is that already", state)
     return target
 
 

@@ -11,25 +11,47 @@ from sqlalchemy import Connection, RowMapping
 
 from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
-from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import BlockReason
-from coordination.store.queries import attempts, dependencies, events, ready, slots
-
-_PAUSED = (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)
+from coordination.store.queries import attempts, claims, dependencies, events, projects, ready, slots
 
 
 def claim_tasks(
     tx: Connection, workspace_id: str, ids: Sequence[str], *, worker_id: str, lease: timedelta, limit: int | None = None
 ) -> list[Claim]:
-    """Those of *ids* (all of one project) that this worker now holds, best first; others may have been faster.
+    """Those of *ids* that this worker now holds, best first; others may have been faster.
 
     Tasks of a paused project become blocked; tasks whose slots are full stay queued and wait in SQL again.
     """
-    found = ready.lock_ready(tx, workspace_id, ids)
-    if not found:
-        return []
-    project_id = found[0]["project_id"]
-    if found[0]["project_status"] in _PAUSED:
+    claimed = claims.claim_unlimited(tx, workspace_id, ids, worker_id=worker_id, lease=lease, limit=limit)
+    if len(claimed) == (len(ids) if limit is None else min(limit, len(ids))):
+        return claimed
+    # Somebody was faster, or the projects have limits or are held: those are looked at one project at a time.
+    mine = {claim.task_id for claim in claimed}
+    by_project: dict[str, list[RowMapping]] = {}
+    for row in ready.lock_ready(tx, workspace_id, [task_id for task_id in ids if task_id not in mine]):
+        by_project.setdefault(row["project_id"], []).append(row)
+    for project_id in sorted(by_project):
+        claimed += _claim_limited(
+            tx, workspace_id, project_id, by_project[project_id], worker_id=worker_id, lease=lease, limit=limit
+        )
+    return claimed
+
+
+def _claim_limited(
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    found: Sequence[RowMapping],
+    *,
+    worker_id: str,
+    lease: timedelta,
+    limit: int | None,
+) -> list[Claim]:
+    if (
+        found[0]["project_status"] in claims.HELD_PROJECTS
+        # Asked again under a lock: a pause that ends now would not see what is held back after it.
+        and projects.lock_status(tx, workspace_id, project_id) in claims.HELD_PROJECTS
+    ):
         _hold_back(tx, workspace_id, found)
         return []
     chosen = _with_slots(tx, workspace_id, project_id, found, limit)
@@ -40,7 +62,7 @@ def claim_tasks(
         return []
     ready.claim(tx, workspace_id, list(chosen))
     outputs = dependencies.outputs_for(tx, workspace_id, list(chosen))
-    claims = [_claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen]
+    taken = [_claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen]
     attempts.insert_many(
         tx,
         [
@@ -53,7 +75,7 @@ def claim_tasks(
                 "worker_id": worker_id,
                 "slots": list(claim.slots) or None,
             }
-            for claim in claims
+            for claim in taken
         ],
         lease=lease,
     )
@@ -69,10 +91,10 @@ def claim_tasks(
                 "type": EventType.CLAIMED,
                 "actor": f"worker:{worker_id}",
             }
-            for claim in claims
+            for claim in taken
         ],
     )
-    return claims
+    return taken
 
 
 def _with_slots(

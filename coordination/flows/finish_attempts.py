@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,35 +13,47 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.plans import Backoff
-from coordination.domain.retry import Decision, RetryAfter, decide
+from coordination.domain.retry import Complete, Decision, RetryAfter, decide
 from coordination.ids import new_id
 from coordination.services import windows
-from coordination.services.endings.end import Ended, Ending, end_attempts
+from coordination.services.endings.end import close_ended_runs, end_attempts
+from coordination.services.endings.records import Ended, Ending
+from coordination.store.queries import ready
+from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
 _JITTER = 0.25
+_LARGEST_SHARE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the caller does after its commit: ring for ``ring``; look again at ``maybe_done_runs``."""
+    """What the caller does after its commit: ring for ``ring``; look again at ``maybe_done_runs``.
+
+    ``shares``: claims of short tasks for those who go on, a message's worth each.
+    """
 
     ended: Ended
     ring: list[Ready]
     retry_in: dict[str, timedelta]
+    shares: list[list[Claim]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """One ended attempt, with everything decided that must not change when the transaction is repeated."""
+    """One ended attempt, with everything decided that must not change when the transaction is repeated.
+
+    ``ahead``: it ran before it was claimed, on the heels of what it needed; all of that is in the same write.
+    """
 
     claim: Claim
     result: Result
     decision: Decision
     costs: tuple[CostRecord, ...]
+    ahead: Ran | None = None
 
 
-def decided(claim: Claim, result: Result, *, now: datetime) -> Finish:
+def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = None) -> Finish:
     """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice."""
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision = decide(
@@ -54,11 +66,12 @@ def decided(claim: Claim, result: Result, *, now: datetime) -> Finish:
         backoff=backoff_of(claim.backoff),
         retryable=result.retryable,
         began=result.began,
+        killed=result.exit_code is not None and result.exit_code < 0,
     )
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage))
+    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage), ahead)
 
 
 def finish_attempts(
@@ -70,16 +83,67 @@ def finish_attempts(
     worker_id: str,
     window: int,
     bundle: Callable[[str], int],
+    claim: Callable[[Sequence[str]], list[Claim]] | None = None,
+    hungry: int = 0,
+    refill: bool = True,
 ) -> Finished:
-    """End these attempts, all of one project, and choose which ready tasks to ring for."""
-    endings = [_ending(finish, worker_id) for finish in finishes]
-    ended = end_attempts(tx, workspace_id, project_id, endings)
+    """End these attempts, all of one project, and choose which ready tasks to ring for.
+
+    *claim* claims tasks in this transaction: for *hungry* threads that would go on, and for what ran ahead and failed.
+    Without *refill* the project's window is only filled when more became ready than those threads take.
+
+    Raises LostGround when something that ran ahead must not count: nothing may be committed then.
+    """
+    # What ran ahead and did not complete is claimed like any other first: its failure needs an attempt to stand on.
+    late = [one for one in finishes if one.ahead is not None and not isinstance(one.decision, Complete)]
+    endings = [_ending(finish, worker_id) for finish in finishes if finish not in late]
+    ended = end_attempts(tx, workspace_id, project_id, endings, close_runs=False)
+    if late and claim is not None:
+        claim([one.claim.task_id for one in late])
+        failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
+        ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
+        endings += failed
     waits = {
         ending.task_id: ending.decision.wait
         for ending in endings
         if isinstance(ending.decision, RetryAfter) and ending.task_id in ended.held
     }
-    return Finished(ended, windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle), waits)
+    shares: list[list[Claim]] = []
+    nothing_left = False
+    if hungry and claim:
+        shares, nothing_left = _shares(tx, workspace_id, project_id, ended, hungry, bundle, claim)
+    taken = sum(map(len, shares))
+    ring: list[Ready] = []
+    if waits or len(ended.freed) > taken or (refill and not nothing_left):
+        expected = bundle(finishes[0].claim.kind) if finishes else 1
+        ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle, expected=expected)
+    close_ended_runs(tx, workspace_id, ended, going_on={one.run_id for share in shares for one in share})
+    return Finished(ended, ring, waits, shares)
+
+
+def _shares(  # noqa: PLR0917 - called once, in the order of its parameters
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    ended: Ended,
+    hungry: int,
+    bundle: Callable[[str], int],
+    claim: Callable[[Sequence[str]], list[Claim]],
+) -> tuple[list[list[Claim]], bool]:
+    """Claims of short tasks for *hungry* threads: of what was just released, else of what waits in the store.
+
+    And whether nothing is left in the store that a doorbell could be rung for.
+    """
+    found, seen_all = [one.ready for one in ended.released], False
+    if not found:
+        room = hungry * _LARGEST_SHARE
+        rows = ready.next_unrung(tx, workspace_id, project_id, room=room)
+        found = [windows.ready_of(row) for row in rows]
+        seen_all = len(rows) < room
+    wanted = windows.shares(found, wanted=hungry, bundle=bundle)
+    claims = {one.task_id: one for one in claim([each for share in wanted for each in share])} if wanted else {}
+    shares = [[claims[each] for each in share if each in claims] for share in wanted]
+    return [share for share in shares if share], seen_all and len(claims) == len(found)
 
 
 def backoff_of(stored: dict[str, Any]) -> Backoff:
@@ -109,6 +173,7 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         log=result.log,
         costs=finish.costs,
         slots=claim.slots,
+        ahead=finish.ahead,
     )
 
 

@@ -10,7 +10,8 @@ from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import TERMINAL, BlockReason, TaskMove, TaskState
 from coordination.errors import IllegalMove, NotFound
-from coordination.store.queries import dependencies, events, ready, runs, supervisors, tasks
+from coordination.services.revival import reopen_with_dependants
+from coordination.store.queries import events, ready, runs, supervisors, tasks
 
 
 def retry_task(
@@ -20,6 +21,7 @@ def retry_task(
 
     A task that is blocked because its outcome is unknown is queued again. Returns the ids that were reopened.
     """
+    tasks.lock(tx, workspace_id, [task_id])
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
         raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
@@ -29,7 +31,7 @@ def retry_task(
     elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
         raise IllegalMove(TaskMove.REOPEN, task.state)
     else:
-        reopened = _reopen_with_dependants(tx, workspace_id, task_id)
+        reopened = reopen_with_dependants(tx, workspace_id, task_id)
     scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     if runs.reopen(tx, workspace_id, task.run_id):
         events.append(tx, workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])
@@ -57,20 +59,4 @@ def retry_run(
     for task in tasks.of_run(tx, workspace_id, run_id):
         if task.state in (TaskState.FAILED, TaskState.CANCELED) and task.id not in reopened:
             reopened += retry_task(tx, workspace_id, task.id, actor=actor, lifetime=lifetime)
-    return reopened
-
-
-def _reopen_with_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
-    reopened: list[str] = []
-    wave = [task_id]
-    while wave:
-        tasks.lock(tx, workspace_id, sorted(wave))
-        moved = [
-            each
-            for each in wave
-            if tasks.reopen(tx, workspace_id, each, pending=dependencies.open_count(tx, workspace_id, each))
-        ]
-        reopened += moved
-        waiting = dependencies.waiting_children(tx, workspace_id, moved) if moved else {}
-        wave = tasks.canceled_by_dependency(tx, workspace_id, sorted(waiting)) if waiting else []
     return reopened

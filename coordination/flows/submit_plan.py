@@ -29,6 +29,8 @@ from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import commit_order, db_now
 
+_NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -108,12 +110,12 @@ def submit_plan(
             }
         ],
     )
-    insert_rows(tx, task_events, [_created(scope, task, ids, txid) for task in plan.tasks])
+    events.append_created(tx, workspace_id, run_id)
     insert_rows(
         tx,
         task_events,
         [
-            {**_created(scope, task, ids, txid), "type": EventType.ASSIGNED, "payload": {"agent": agent}}
+            _assigned(scope, ids[task.key], txid, agent)
             for task in plan.tasks
             if (agent := task.agent or plan.defaults.agent)
         ],
@@ -198,7 +200,7 @@ def _row(scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending:
         "parent_id": ids[task.parent] if task.parent else None,
         "kind": _kind(work),
         "work": work.to_json(),
-        "input": dict(task.input),
+        "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
         "options": _options(task, backoff),
         "due_at": task.due,
@@ -216,6 +218,8 @@ def _workdir(scope: _Scope, folder: str | None) -> str | None:
 
 
 def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
+    if backoff == Backoff() and not task.metadata:
+        return _NOTHING
     options: dict[str, Any] = {}
     if backoff != Backoff():
         options["backoff"] = {
@@ -235,16 +239,16 @@ def _kind(work: Work) -> str:
     return f"shell:{work.command.split(maxsplit=1)[0]}"[:200]
 
 
-def _created(scope: _Scope, task: Task, ids: Mapping[str, str], txid: int) -> dict[str, Any]:
+def _assigned(scope: _Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
     return {
         "txid": txid,
         "workspace_id": scope.workspace_id,
         "project_id": scope.project_id,
         "run_id": scope.run_id,
-        "task_id": ids[task.key],
-        "type": EventType.CREATED,
+        "task_id": task_id,
+        "type": EventType.ASSIGNED,
         "actor": scope.origin.creator,
-        "payload": None,
+        "payload": {"agent": agent},
         "created_at": scope.now,
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.clock import monotonic
 from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import TaskState
@@ -56,20 +57,34 @@ def tick_supervisor(
     bundle: Callable[[str], int] = _alone,
     ring_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
+    lease: timedelta = TICK_LEASE,
 ) -> Ticked | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
     ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
-    be empty, so that a lost or parked message costs seconds.
+    be empty, so that a lost or parked message costs seconds. ``lease``: how long nobody else ticks the project when
+    this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond what is
+    promised. A tick that takes longer renews it between its steps.
     """
     with store.write() as tx:
-        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=TICK_LEASE)
+        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=lease)
     if begun is None:
         return None
     try:
         return _tick(
-            store, workspace_id, project_id, holder, window, bundle, ring_again_after, lifetime, begun["submissions"]
+            store,
+            workspace_id,
+            project_id,
+            holder,
+            window,
+            bundle,
+            ring_again_after,
+            lifetime,
+            begun["submissions"],
+            _Lease(store, workspace_id, project_id, holder, lease),
         )
+    except _Overtaken:
+        return None
     except Exception as error:
         # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
         with store.write() as tx:
@@ -89,24 +104,28 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     ring_again_after: timedelta,
     lifetime: timedelta,
     submissions: int,
+    lease: _Lease,
 ) -> Ticked:
     done = Ticked()
     for _ in range(_RESCUE_ROUNDS):
+        lease.keep()
         with store.write() as tx:
             ended = rescue_expired(tx, workspace_id, project_id)
         done.rescued += sorted(ended.held)
         done.closed_runs += ended.closed_runs
         if not ended.held:
             break
+    lease.keep()
+    # On its own: whoever holds tasks may wait for slots, so nobody may hold slots and wait for tasks.
+    done.healed = store.transact(lambda tx: slots.recount(tx, workspace_id, project_id))
     with store.write() as tx:
         _unblock_due(tx, workspace_id, project_id)
-        done.healed = slots.recount(tx, workspace_id, project_id)
         done.closed_runs += _close_runs(tx, workspace_id, project_id)
+    lease.keep()
     with store.write() as tx:
-        again = ready.rung_before(tx, workspace_id, project_id, age=ring_again_after, limit=window)
-        ready.mark_rung(tx, workspace_id, [row["id"] for row in again])
-        done.ring = [Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"]) for row in again]
-        done.ring += windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
+        # All of them at once: a worker that died with many messages must not keep the window full.
+        ready.unmark_unanswered(tx, workspace_id, project_id, age=ring_again_after)
+        done.ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
     with store.write() as tx:
         state = supervision.state_json(tx, workspace_id, project_id)
         idle = not runs.unfinished(tx, workspace_id, project_id)
@@ -118,6 +137,29 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
         if not done.ended:
             supervisors.end_tick(tx, workspace_id, project_id, holder=holder, state=state, lifetime=lifetime)
     return done
+
+
+class _Overtaken(Exception):
+    """The tick took so long that somebody else ticks the project now."""
+
+
+class _Lease:
+    """The tick's own lease, renewed between its steps once a third of it is over: mostly never."""
+
+    def __init__(self, store: Store, workspace_id: str, project_id: str, holder: str, length: timedelta) -> None:
+        self._store, self._workspace_id, self._project_id = store, workspace_id, project_id
+        self._holder, self._length = holder, length
+        self._renewed = monotonic()
+
+    def keep(self) -> None:
+        """Renew it when it is time; _Overtaken when it was lost."""
+        now = monotonic()
+        if now - self._renewed < self._length.total_seconds() / 3:
+            return
+        with self._store.write() as tx:
+            if not supervisors.go_on(tx, self._workspace_id, self._project_id, holder=self._holder, lease=self._length):
+                raise _Overtaken
+        self._renewed = now
 
 
 def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert
@@ -14,20 +14,43 @@ def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) ->
     """Store *rows*, which all have the same columns. Values go through the columns' types, as with an INSERT."""
     if not rows:
         return
-    if tx.dialect.name != "postgresql" or len(rows) < _FEW:
+    if len(rows) < _FEW:
         tx.execute(insert(table), list(rows))
         return
     names = list(rows[0])
-    convert = [table.c[name].type.dialect_impl(tx.dialect).bind_processor(tx.dialect) for name in names]
+    values = _rows(tx, table, names, rows)
     columns = ", ".join(tx.dialect.identifier_preparer.quote(name) for name in names)
+    if tx.dialect.name == "sqlite":
+        marks = ", ".join("?" * len(names))
+        tx.exec_driver_sql(f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})', list(values))  # noqa: S608 - names of our own tables
+        return
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
     with driver.cursor() as cursor, cursor.copy(f'COPY "{table.name}" ({columns}) FROM STDIN') as copy:
-        for values in _converted(rows, names, convert):
-            copy.write_row(values)
+        for each in values:
+            copy.write_row(each)
 
 
-def _converted(rows: Iterable[dict[str, Any]], names: Sequence[str], convert: Sequence[Any]) -> Iterable[list[Any]]:
-    pairs = list(zip(names, convert, strict=True))
-    for row in rows:
-        yield [row[name] if process is None else process(row[name]) for name, process in pairs]
+def _rows(
+    tx: Connection, table: Table, names: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows as the driver takes them."""
+    columns = []
+    for name in names:
+        kind = table.c[name].type
+        process = kind.dialect_impl(tx.dialect).bind_processor(tx.dialect)
+        values = [row[name] for row in rows]
+        columns.append(values if process is None else _converted(values, process))
+    return zip(*columns, strict=True)
+
+
+def _converted(values: Sequence[Any], process: Callable[[Any], Any]) -> list[Any]:
+    """Each value processed; what stands in the column again and again is processed once."""
+    known: dict[Any, Any] = {}
+    found = []
+    for value in values:
+        key = value if type(value) is str else id(value)  # all of them live until the end, so an id is one value's
+        if key not in known:
+            known[key] = process(value)
+        found.append(known[key])
+    return found

@@ -61,3 +61,108 @@ def test_a_worker_killed_in_the_middle_of_bundles_loses_and_doubles_nothing(flee
     completed = [event.key for event in run.events() if event.type is EventType.COMPLETED]
     assert len(completed) == len(set(completed)) == 1500
     assert run.record.counts == {TaskState.COMPLETED: 1500}
+
+
+STEPS = """
+import os, time
+
+
+def step(needs, folder, number, seconds=0):
+    with open(os.path.join(folder, "ran"), "a") as file:
+        file.write(f"{number}\\n")
+    time.sleep(seconds)
+    return 1 + max([need["output"] for need in needs.values()], default=0)
+"""
+
+
+def chain(folder: Path, count: int, *, slow: int = -1, seconds: float = 0) -> list[Task]:
+    """Each adds one to what the one before it returned, and leaves a line behind."""
+    (folder / "steps.py").write_text(STEPS)
+    return [
+        Task(
+            f"t{number}",
+            {
+                "python": "steps:step",
+                "args": {"folder": str(folder), "number": number, "seconds": seconds if number == slow else 0},
+            },
+            needs=[f"t{number - 1}"] if number else [],
+        )
+        for number in range(count)
+    ]
+
+
+def known_to_be_short(fleet: Fleet) -> Path:
+    """A folder in which steps have run, so that workers know how long they take."""
+    folder = fleet.file("steps.py").parent
+    (folder / "steps.py").write_text(STEPS)
+    step = {"python": "steps:step", "args": {"folder": str(folder), "number": 0}}
+    assert fleet.submit(*[Task(f"w{number}", step) for number in range(200)]).wait(timeout=60) is RunState.COMPLETED
+    (folder / "ran").unlink()
+    return folder
+
+
+def lines(folder: Path) -> list[int]:
+    return [int(line) for line in (folder / "ran").read_text().split()]
+
+
+def test_a_chain_of_short_jobs_runs_on_the_heels_of_itself_in_its_order(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    folder = known_to_be_short(fleet)
+
+    run = fleet.submit(*chain(folder, 150))
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert lines(folder) == list(range(150))
+    assert run.task("t149").output == 150
+    story = [(event.key, event.type) for event in run.events() if event.key is not None]
+    for number in range(1, 150):
+        before, after = (f"t{number - 1}", EventType.COMPLETED), (f"t{number}", EventType.CLAIMED)
+        assert story.index(before) < story.index((f"t{number}", EventType.UNBLOCKED)) < story.index(after)
+    ends = {event.at for event in run.events() if event.type is EventType.COMPLETED}
+    assert len(ends) < 75, "hardly any two were written together"
+
+
+def test_a_job_that_runs_ahead_and_takes_long_is_claimed_while_it_runs(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    folder = known_to_be_short(fleet)
+
+    run = fleet.submit(*chain(folder, 20, slow=10, seconds=3))
+
+    until(lambda: run.task("t10").state is TaskState.RUNNING, what="the slow one is seen to run")
+    assert [run.task(f"t{number}").state for number in (9, 11)] == [TaskState.COMPLETED, TaskState.BLOCKED]
+    assert run.task("t10").attempts()[0].outcome is None
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert lines(folder) == list(range(20))
+    assert [task.record.attempt for task in run.tasks()] == [1] * 20
+
+
+def test_a_slow_one_that_ran_ahead_can_be_canceled(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    folder = known_to_be_short(fleet)
+    run = fleet.submit(*chain(folder, 20, slow=10, seconds=30))
+    until(lambda: run.task("t10").state is TaskState.RUNNING, what="the slow one is seen to run")
+
+    run.cancel()
+
+    assert run.wait(timeout=20) is RunState.CANCELED
+    until(lambda: run.task("t10").attempts()[0].outcome is Outcome.CANCELED, what="its process has ended")
+    assert lines(folder) == list(range(11))
+
+
+def test_a_worker_killed_in_the_middle_of_a_chain_repeats_little_and_loses_nothing(fleet: Fleet) -> None:
+    first = fleet.worker("-c", "2")
+    folder = known_to_be_short(fleet)
+    run = fleet.submit(*chain(folder, 1500))
+    until(lambda: (folder / "ran").exists() and len(lines(folder)) > 100, what="the chain runs")
+
+    first.kill()
+    fleet.worker("-c", "2")
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    ran = lines(folder)
+    assert sorted(set(ran)) == list(range(1500))
+    assert run.task("t1499").output == 1500
+    completed = [event.key for event in run.events() if event.type is EventType.COMPLETED]
+    assert len(completed) == len(set(completed)) == 1500
+    # What a crash repeats is one piece, which is at most 128 tasks ahead of what was written.
+    assert len(ran) - 1500 <= 200

@@ -159,7 +159,7 @@ class TestRedis:
         assert all(task.record.attempt == 1 for task in run.tasks())
 
     def test_work_goes_on_by_itself_when_redis_comes_back(self, fleet: Fleet, redis_server: RedisServer) -> None:
-        fleet.worker("-c", "2")
+        worker = fleet.worker("-c", "2")
         run = fleet.submit(*[Task(f"t{number}", {"shell": "sleep 0.1"}) for number in range(30)])
         fleet.await_event(run, EventType.COMPLETED)
 
@@ -169,6 +169,7 @@ class TestRedis:
 
         assert running <= 2
         assert run.wait(timeout=60) is RunState.COMPLETED
+        assert worker.exit_code is None
         assert all(task.record.attempt == 1 for task in run.tasks())
 
     def test_forged_and_malformed_messages_are_refused_and_the_worker_lives(self, fleet: Fleet) -> None:
@@ -291,7 +292,7 @@ class TestJobs:
 class TestCelery:
     def test_plain_celery_commands_work_on_the_prefork_pool_with_beat(self, fleet: Fleet) -> None:
         worker = fleet.processes.start_python(
-            *("-m", "celery", "-A", "workers.app", "worker", "-P", "prefork", "-c", "2", "-n", "pre@%h"),
+            *("-m", "celery", "-A", "workers.app", "worker", "-P", "processes", "-c", "2", "-n", "pre@%h"),
             env=fleet.env,
         )
         beat = fleet.processes.start_python(

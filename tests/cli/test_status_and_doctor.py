@@ -30,6 +30,7 @@ def test_status_names_projects_runs_workers_queues_and_cost(coord: Coord, plan: 
         1,
         None,
     )
+    assert (project["open_tasks"], project["cost_today_usd"]) == (2, "0")
     assert [run["state"] for run in said["runs"]] == ["stuck"]
     assert [(worker["slots"], worker["busy"]) for worker in said["workers"]] == [(8, 0)]
     assert said["queues"]["reachable"] is True
@@ -75,12 +76,13 @@ def test_the_doctor_names_a_schema_that_is_newer_than_the_program(coord: Coord) 
     coord("status")
     database = sqlite3.connect(coord.home / "coordination.db")
     database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.execute("UPDATE schema_compatibility SET works_with = '9999'")
     database.commit()
     database.close()
 
     said = coord("doctor", code=1)
 
-    assert "newer than this program knows" in said.out
+    assert "has schema 9999, which is newer than this program" in said.out
 
 
 def test_the_doctor_warns_of_a_redis_that_may_drop_messages(

@@ -15,6 +15,7 @@ from coordination.store.queries import fleet, supervisors
 from coordination.store.reports import supervision
 from coordination.store.tables.fleet import supervisors as table
 from coordination.store.types import db_after
+from tests.support.processes import until
 from tests.support.world import World, plan_of
 
 
@@ -46,6 +47,39 @@ def test_while_one_ticks_a_second_one_does_nothing(world: World) -> None:
 
     world.sql("UPDATE supervisors SET tick_until = heartbeat_at")
     assert [ready.key for ready in world.tick("second").ring] == ["a"], "the first one died"
+
+
+def test_a_tick_that_dies_in_the_middle_holds_the_project_up_no_longer_than_its_lease(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.submit("a")
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(flow, "rescue_expired", die)
+    with pytest.raises(SystemExit):
+        world.tick("first", lease=timedelta(milliseconds=300))
+    monkeypatch.undo()
+
+    until(lambda: world.tick("second") is not None, within=timedelta(seconds=20), what="a tick by somebody else")
+
+
+def test_a_long_tick_keeps_its_lease_unless_somebody_else_has_it_by_now(world: World) -> None:
+    world.submit("a")
+    lease = timedelta(seconds=60)
+
+    def go_on() -> bool:
+        with world.store.write() as tx:
+            return supervisors.go_on(tx, world.workspace, world.project_id, holder="first", lease=lease)
+
+    with world.store.write() as tx:
+        supervisors.begin_tick(tx, world.workspace, world.project_id, holder="first", lease=timedelta(seconds=-1))
+    assert go_on()
+    assert world.tick("second") is None
+
+    world.sql("UPDATE supervisors SET tick_holder = 'second'")
+    assert not go_on()
 
 
 def test_a_tick_whose_lease_was_lost_writes_no_heartbeat(world: World) -> None:
@@ -264,3 +298,17 @@ def test_a_run_whose_closer_died_is_closed_by_the_tick(world: World) -> None:
     world.sql("UPDATE attempts SET outcome = 'completed', finished_at = started_at")
 
     assert world.tick().closed_runs == [world.run_id]
+
+
+def test_doorbells_that_nobody_answered_do_not_keep_the_window_full(world: World) -> None:
+    """A worker that knew the jobs to be short rang for many, and died; another one counts each as a message."""
+    world.submit(*[f"t{number}" for number in range(40)])
+    first = world.tick(bundle=lambda _kind: 64)
+    assert first is not None
+    assert len(first.ring) == 40
+
+    again = world.tick(window=8, bundle=lambda _kind: 1, ring_again_after=timedelta(0))
+
+    assert again is not None
+    assert [item.key for item in again.ring] == [f"t{number}" for number in range(8)]
+    assert world.sql("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL")[0][0] == 8

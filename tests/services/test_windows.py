@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from coordination.domain.plans import Concurrency
 from coordination.services import windows
+from coordination.store.queries.ready import Ready
 from tests.support.world import World
 
 
@@ -21,10 +22,10 @@ def test_a_window_holds_so_many_messages_and_no_more(world: World) -> None:
     assert fill(world, 5) == ["t4"]
 
 
-def test_a_message_of_a_bundle_takes_one_place_for_all_its_tasks(world: World) -> None:
+def test_a_message_of_short_tasks_takes_two_places_for_all_its_tasks(world: World) -> None:
     world.submit(*[f"t{n}" for n in range(40)])
 
-    assert len(fill(world, 4, size=8)) == 32
+    assert len(fill(world, 4, size=8)) == 16
     assert fill(world, 4, size=8) == []
 
 
@@ -40,3 +41,33 @@ def test_a_key_that_is_full_lets_others_pass(world: World) -> None:
     world.claim("a")
 
     assert fill(world, 10) == ["c"]
+
+
+def ready(key: str, kind: str) -> Ready:
+    return Ready(key, 1, key, key, kind)
+
+
+SIZES = {"short": 4, "shorter": 8, "long": 1}.__getitem__
+
+
+def keys(groups: list[list[Ready]]) -> list[str]:
+    return [" ".join(item.key for item in group) for group in groups]
+
+
+def test_short_tasks_of_several_kinds_share_a_message_as_far_as_their_work_fits() -> None:
+    found = [ready(f"s{n}", "short") for n in range(3)] + [ready(f"q{n}", "shorter") for n in range(4)]
+
+    assert keys(windows.grouped(found, SIZES)) == ["s0 s1 s2 q0 q1", "q2 q3"]
+
+
+def test_a_long_task_is_alone_in_its_message_and_parts_no_others() -> None:
+    found = [ready("a", "short"), ready("b", "long"), ready("c", "short"), ready("d", "long")]
+
+    assert keys(windows.grouped(found, SIZES)) == ["a c", "b", "d"]
+
+
+def test_threads_that_go_on_get_short_tasks_up_to_the_first_long_one() -> None:
+    found = [ready(f"s{n}", "short") for n in range(6)] + [ready("b", "long"), ready("c", "short")]
+
+    assert windows.shares(found, wanted=8, bundle=SIZES) == [["s0", "s1", "s2", "s3"], ["s4", "s5"]]
+    assert windows.shares(found, wanted=1, bundle=SIZES) == [["s0", "s1", "s2", "s3"]]

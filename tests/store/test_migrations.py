@@ -84,14 +84,48 @@ def test_an_empty_database_is_prepared_once_by_many_at_once(blank_store_url: str
     assert errors == []
 
 
-def test_a_schema_that_is_newer_than_the_program_is_refused(store) -> None:
+def test_every_migration_says_which_programs_still_work_and_never_takes_that_back() -> None:
+    scripts = ScriptDirectory.from_config(configuration())
+    oldest_first = [script.revision for script in reversed(list(scripts.walk_revisions()))]
+    works_with = [scripts.get_revision(revision).module.works_with for revision in oldest_first]
+
+    assert oldest_first == list(schema.KNOWN)
+    assert works_with[-1] == schema.WORKS_WITH
+    assert works_with == sorted(works_with)
+    assert all(oldest <= revision for oldest, revision in zip(works_with, oldest_first, strict=True))
+
+
+@pytest.mark.parametrize("noted", ["DELETE FROM schema_compatibility", "DROP TABLE schema_compatibility"])
+def test_a_newer_schema_that_says_nothing_about_older_programs_is_refused(store, noted: str) -> None:
     with store.write() as tx:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        tx.execute(text(noted))
 
-    with pytest.raises(SchemaMismatch, match="newer"):
+    with pytest.raises(SchemaMismatch, match=r"newer than this program .* needs programs of 9999 or later"):
         schema.require(store)
     with pytest.raises(SchemaMismatch, match="newer"):
         schema.prepare(store)
+
+
+def test_a_newer_schema_is_refused_when_it_has_lost_what_this_program_needs(store) -> None:
+    with store.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        tx.execute(text("UPDATE schema_compatibility SET works_with = '9998'"))
+
+    with pytest.raises(SchemaMismatch, match="needs programs of 9998 or later") as refused:
+        schema.require(store)
+
+    assert refused.value.hint == "Upgrade the coordination package on this machine"
+
+
+def test_a_newer_schema_that_was_only_added_to_is_worked_with(store) -> None:
+    with store.write() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    schema.require(store)
+    schema.prepare(store)
+
+    assert schema.current(store) == "9999"
 
 
 def test_a_database_without_tables_says_what_to_do(blank_store_url: str) -> None:

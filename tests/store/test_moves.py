@@ -11,7 +11,9 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from coordination.domain.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
-from coordination.store.queries import ready, tasks
+from coordination.ids import new_id
+from coordination.store.queries import completions, ready, tasks
+from coordination.store.queries.completions import Completion
 from coordination.store.queries.tasks import Counts
 from coordination.store.tables.tasks import tasks as table
 from tests.support.world import World
@@ -20,10 +22,18 @@ ATTEMPT = 3
 Act = Callable[[Any, str, str, int], Any]
 
 NO_COUNTS = Counts()
+
+
+def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:
+    """The fences that held."""
+    one = Completion(task_id, number, None, 0, None, None, {})
+    return completions.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
+
+
 ACTS: dict[str, tuple[TaskMove, Act]] = {
     "claim": (TaskMove.CLAIM, lambda tx, ws, task, _: ready.claim(tx, ws, [task])),
     "hold_back": (TaskMove.HOLD_BACK, lambda tx, ws, task, _: ready.hold_back(tx, ws, [task], BlockReason.PAUSED)),
-    "complete": (TaskMove.COMPLETE, lambda tx, ws, task, number: tasks.complete(tx, ws, [(task, number)])),
+    "complete": (TaskMove.COMPLETE, complete),
     "queue_again": (
         TaskMove.RETRY_LATER,
         lambda tx, ws, task, number: tasks.queue_again(

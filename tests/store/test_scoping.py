@@ -27,6 +27,8 @@ from coordination.ids import new_id
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import tasks as task_queries
+from coordination.store.queries.completions import Completion
+from coordination.store.reports import health
 from coordination.store.tables import metadata
 from tests.support.world import World
 
@@ -34,7 +36,11 @@ WITHOUT_WORKSPACE = {
     "projects.workspace_named",  # finds workspaces
     "projects.make_workspace",
     "events.parse_cursor",  # no statements
+    "health.silent_workers",  # of the fleet, which serves all workspaces
     "tasks.task_of",
+    "claims.claim_of",
+    "claims.parsed",
+    "claims.read_json",
     "runs.session_of",
     "projects.project_of",
     "tasks.insert_many",  # rows that carry their workspace
@@ -133,7 +139,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
             )
         ).scalar()
     some: dict[str, Any] = {
-        "task_id": ids["lost"], "child_id": ids["next"], "run_id": world.run_id, "project_id": world.project_id,
+        "task_id": ids["lost"], "child_id": ids["next"], "parent_id": ids["done"], "run_id": world.run_id, "project_id": world.project_id,
         "session_id": session, "worker_id": world.worker, "ids": list(ids.values()), "parents": [ids["done"], ids["lost"]],
         "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "session_ids": [session],
         "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
@@ -142,7 +148,8 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "state": {"x": 1}, "strategy": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "by": "project",
-        "thresholds": StatusThresholds(), "task": _stored(world, "next"),
+        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "actor": "me", "most": 50,
+        "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
     }  # fmt: skip
     given = {}
     for parameter in list(inspect.signature(function).parameters.values())[2:]:
@@ -165,6 +172,7 @@ def _closing(world: World) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
@@ -195,6 +203,14 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.drop": {"name": lambda world: "project"},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
     "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
+    "retention.is_due": {"every": lambda world: timedelta(0)},
+    "retention.end": {"done": lambda world: True},
+    "retention.delete_costs": {"ids": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "health.of_work": {"patience": lambda world: _AT_ONCE},
+    "health.stuck_tasks": {"patience": lambda world: _AT_ONCE},
+    "health.late_leases": {"patience": lambda world: _AT_ONCE},
+    "health.nobody_works": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
+    "health.ended_attempts": {"found": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
     "tasks.find": {"name": lambda world: world.ids["done"]},
 }  # fmt: skip
 ADDS = {

@@ -31,15 +31,20 @@ class Fleet:
     def __init__(self, processes: Processes, database_url: str, redis_url: str, folder: Path) -> None:
         self.processes = processes
         self.folder = folder
-        self.env = {
+        self.env = self.environment(database_url, redis_url, folder)
+        (folder / "project").mkdir(exist_ok=True)
+        self.co = Coordination(open_runtime(load_settings(self.env)))
+
+    @staticmethod
+    def environment(database_url: str, redis_url: str, folder: Path) -> dict[str, str]:
+        """What every process of such a fleet is told."""
+        (folder / "home").mkdir(exist_ok=True)
+        return {
             **SHORT_LEASES,
             "COORD_DATABASE_URL": database_url,
             "COORD_REDIS_URL": redis_url,
             "COORD_HOME": str(folder / "home"),
         }
-        (folder / "home").mkdir(exist_ok=True)
-        (folder / "project").mkdir(exist_ok=True)
-        self.co = Coordination(open_runtime(load_settings(self.env)))
 
     def worker(self, *arguments: str, **env: str) -> Process:
         """A worker that can take jobs."""

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from workers.kinds import LARGEST, Kinds
+from workers.kinds import LARGEST, MOMENT, Kinds
 
-QUICK = timedelta(milliseconds=1)
+QUICK = timedelta(microseconds=100)
 
 
 def test_a_bundle_doubles_when_all_of_one_were_short_and_has_a_largest_size() -> None:
@@ -40,12 +40,65 @@ def test_a_job_that_is_not_quite_short_halves_the_bundle() -> None:
     assert kinds.bundle("p", "k") == 32
 
 
+def test_a_bundle_holds_no_more_than_a_moment_of_work() -> None:
+    kinds = Kinds()
+
+    for _ in range(200):
+        kinds.learn("p", "k", timedelta(milliseconds=2))
+
+    assert kinds.bundle("p", "k") == MOMENT / timedelta(milliseconds=2)
+
+
+def test_one_job_that_was_held_up_says_little_about_its_kind() -> None:
+    kinds = Kinds()
+    for _ in range(200):
+        kinds.learn("p", "k", QUICK)
+
+    kinds.learn("p", "k", MOMENT)
+
+    assert kinds.bundle("p", "k") == LARGEST
+
+
 def test_kinds_that_were_not_seen_for_long_are_forgotten() -> None:
     kinds = Kinds()
     for _ in range(10):
         kinds.learn("p", "old", QUICK)
 
-    for number in range(1000):
-        kinds.learn("p", f"new {number}", QUICK)
+    for number in range(5000):
+        kinds.learn("p", f"new {number}", timedelta(seconds=1))
 
     assert kinds.bundle("p", "old") == 1
+
+
+def test_a_stranger_is_alone_until_several_strangers_of_its_project_were_short() -> None:
+    kinds = Kinds()
+    for number in range(6):
+        kinds.learn("p", f"k{number}", QUICK)
+    assert kinds.bundle("p", "new") == 1
+
+    for number in range(6, 20):
+        kinds.learn("p", f"k{number}", QUICK)
+
+    assert 1 < kinds.bundle("p", "new") <= 7
+    assert kinds.bundle("q", "new") == 1
+
+
+def test_one_long_stranger_ends_the_bundles_of_strangers_and_of_nobody_known() -> None:
+    kinds = Kinds()
+    for number in range(20):
+        kinds.learn("p", f"k{number}", QUICK)
+        kinds.learn("p", "known", QUICK)
+
+    kinds.learn("p", "long", timedelta(seconds=1))
+
+    assert (kinds.bundle("p", "new"), kinds.bundle("p", "known") > 1) == (1, True)
+
+
+def test_what_a_known_kind_does_later_says_nothing_about_strangers() -> None:
+    kinds = Kinds()
+    for number in range(20):
+        kinds.learn("p", f"k{number}", QUICK)
+
+    kinds.learn("p", "k0", timedelta(seconds=1))
+
+    assert kinds.bundle("p", "new") > 1

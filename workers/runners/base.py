@@ -159,6 +159,23 @@ class Control:
         self.close()
 
 
+class Board(Protocol):
+    """What a runner of batches is given besides the claims: one line to the worker for all of them."""
+
+    @property
+    def interrupted(self) -> int:
+        """A descriptor that is readable once a job of the batch was told to stop."""
+        ...
+
+    def control(self, index: int, *, began: float) -> Control:
+        """The line of one job, for which it is time to look after it alone; it began at *began* (monotonic seconds)."""
+        ...
+
+    def ended(self, index: int, result: Result, took: timedelta) -> None:
+        """The jobs end in their order; *took* is the job's own time."""
+        ...
+
+
 class Runner(Protocol):
     """Executes one kind of job."""
 

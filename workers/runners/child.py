@@ -1,11 +1,6 @@
 """The warm interpreter that calls Python jobs, one after the other. Standard library only; run as a file.
 
-It speaks over one descriptor, its first argument: frames of four bytes of length and a JSON object, answered in order,
-so several requests may be on their way. A request is {id, target, args, input, needs, env, cwd, path, limit}; its
-answer {id, state: completed | failed | deferred | stale, output | error, traceback, exit_code, retryable, retire}.
-``stale``: a module that this process has imported from the job's folders was changed since; ask a fresh process.
-``retire``: the job left something behind that cannot be taken back (threads, processes, handlers), so this process is
-not fit for another job.
+What it is asked and answers is described in interpreter, which is its other end.
 
 What a job does to its working folder, environment, module path, standard streams, umask and recursion limit is undone
 before the next one. What it keeps in its modules stays, as in any long-lived process.
@@ -46,12 +41,14 @@ class Refusal(Exception):
 class Child:
     """The process's state, and what it was at the start."""
 
-    def __init__(self, channel: int, source_root: str) -> None:
-        self.channel = channel
+    def __init__(self, channel: int, permits: int, boundary: str, source_root: str) -> None:
+        self.channel, self.permits, self.permit = channel, permits, b""
+        self.boundary, self.printing = boundary.encode(), os.dup(1)  # a job may close or replace the stream itself
         self.buffer = bytearray()
         self.pid = os.getpid()
         # Programs that a job starts do not inherit the channel; a copy of this process made by fork() closes it.
-        os.set_inheritable(channel, False)
+        for fd in (channel, permits):
+            os.set_inheritable(fd, False)
         os.register_at_fork(after_in_child=self._become_a_copy)
         if source_root not in sys.path:
             sys.path.append(source_root)
@@ -73,14 +70,30 @@ class Child:
     def serve(self) -> None:
         """Answer requests until the channel is closed."""
         while (request := self._receive()) is not None:
-            self._send(self._answer(request))
+            jobs = iter(request.pop("jobs"))
+            fit = True
+            while fit and (job := next(jobs, None)) and self._is_permitted(request["batch"]):
+                answer, fit = self._answer(request | job)
+                self._send(answer)
+
+    def _is_permitted(self, batch: int) -> bool:
+        """Take a permit, unless this batch has none left: the next one may be of a batch that was sent since."""
+        try:
+            self.permit = self.permit or os.read(self.permits, 1)
+        except BlockingIOError:
+            return False
+        if self.permit != bytes([batch]):
+            return False
+        self.permit = b""
+        return True
 
     def _become_a_copy(self) -> None:
-        os.close(self.channel)
+        for fd in (self.channel, self.permits, self.printing):
+            os.close(fd)
         faulthandler.unregister(signal.SIGTERM)
 
     def _receive(self) -> dict[str, Any] | None:
-        while not (end := _end_of_frame(self.buffer)):
+        while len(self.buffer) < max(_HEAD, end := _HEAD + int.from_bytes(self.buffer[:_HEAD], "big")):
             data = os.read(self.channel, _CHUNK)
             if not data:
                 return None
@@ -94,10 +107,11 @@ class Child:
         while data:
             data = data[os.write(self.channel, data) :]
 
-    def _answer(self, request: dict[str, Any]) -> bytes:
+    def _answer(self, request: dict[str, Any]) -> tuple[bytes, bool]:
+        """The answer, and whether this process is fit for another job."""
         if self._is_stale():
-            return _frame(request, {"state": "stale"}, None)
-        began = time.time_ns()
+            return _frame({"state": "stale"}, None), False
+        began, self.started = time.time_ns(), time.perf_counter()
         output = None
         try:
             self._prepare(request)
@@ -109,10 +123,17 @@ class Child:
             reply = _reply_to(error)
         if os.getpid() != self.pid:  # a copy that the job made of this process, and let return
             os._exit(reply.get("exit_code", 0 if reply["state"] == "completed" else 1))
-        retire = self._tidy_up(request, began)
+        reply["took"] = time.perf_counter() - self.started
+        retire = self._tidy_up(request, began) or reply.get("retire")
+        try:
+            os.write(self.printing, self.boundary)
+        except OSError:
+            retire = "streams"
         if retire:
             reply["retire"] = retire
-        return _frame(request, reply, output)
+        if os.path.exists(request["env"].get("COORD_COSTS", "")):  # noqa: PTH110 - pathlib is not imported here
+            reply["spent"] = True
+        return _frame(reply, output), not retire
 
     def _prepare(self, request: dict[str, Any]) -> None:
         raw: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - comparing the public mapping costs more than a short job
@@ -135,6 +156,7 @@ class Child:
         target = request["target"]
         function = _resolve(target)
         arguments = self._bind(target, function, request)
+        self.started = time.perf_counter()  # an import says nothing about the next job
         value = function(**arguments)
         if isinstance(value, types.CoroutineType):
             import asyncio
@@ -327,19 +349,11 @@ def _line(text: str) -> str:
     return line if len(line) <= _ERROR_LIMIT else line[: _ERROR_LIMIT - 1] + "…"
 
 
-def _end_of_frame(buffer: bytearray) -> int:
-    """Where the first frame in *buffer* ends; 0 while it is not complete."""
-    end = _HEAD + int.from_bytes(buffer[:_HEAD], "big")
-    return end if _HEAD <= len(buffer) >= end else 0
-
-
-def _frame(request: dict[str, Any], reply: dict[str, Any], output: str | None) -> bytes:
+def _frame(reply: dict[str, Any], output: str | None) -> bytes:
     """The answer as bytes; *output* is JSON already."""
-    text = json.dumps({"id": request["id"], **reply})
-    if output is None:
-        return text.encode()
+    text = json.dumps(reply)
     # A lone surrogate becomes the escape that JSON has for it.
-    return text[:-1].encode() + b',"output":' + output.encode(errors="backslashreplace") + b"}"
+    return text[:-1].encode() + b',"output":' + (output or "null").encode(errors="backslashreplace") + b"}"
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
@@ -351,14 +365,10 @@ def _stamp(path: str) -> tuple[int, int, int]:
 
 
 def _stream_files() -> list[tuple[int, int]]:
-    found = []
-    for fd in range(3):
-        try:
-            status = os.fstat(fd)
-        except OSError:
-            return []
-        found.append((status.st_dev, status.st_ino))
-    return found
+    try:
+        return [(status.st_dev, status.st_ino) for status in map(os.fstat, range(3))]
+    except OSError:
+        return []
 
 
 def _handlers() -> list[Any]:
@@ -383,7 +393,7 @@ def main() -> None:
     faulthandler.register(signal.SIGTERM, chain=True)  # and so does a job that had to be stopped: where it stood
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    Child(int(sys.argv[1]), sys.argv[2]).serve()
+    Child(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]).serve()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -63,13 +64,14 @@ class Scratch:
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
-        self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{secrets.token_hex(8)}"
+        self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
         # Names, not paths with methods: this is on the hot path.
         self._stem = os.path.join(root, self.name)  # noqa: PTH118
         self.costs = self._stem + ".costs.jsonl"
-        self._made: list[str] = []
-        if not os.path.isdir(root):  # noqa: PTH112
+        self._made: list[str] = [self.costs]
+        if root not in _roots:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _roots.add(root)
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
@@ -87,16 +89,30 @@ class Scratch:
         os.mkdir(path, mode=0o700)  # noqa: PTH102
         return path
 
-    def __enter__(self) -> Self:
-        return self
+    def nothing_spent(self) -> None:
+        """There is no file of costs to take away."""
+        self._made.remove(self.costs)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for path in (self.costs, *self._made):
+    def close(self) -> None:
+        """Take the files away."""
+        made, self._made = self._made, []
+        for path in made:
             try:
                 os.unlink(path)  # noqa: PTH108
             except FileNotFoundError:
                 pass
             except OSError:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_PROCESS = secrets.token_hex(6)  # asking the system anew for every job would cost more than a short job
+_numbers = itertools.count()
+_roots: set[Path] = set()

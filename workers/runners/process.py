@@ -26,10 +26,13 @@ _REAP_PATIENCE = 5.0
 
 
 class Launcher:
-    """Starts processes on behalf of one worker process; its warden ends them should the worker die."""
+    """Starts processes on behalf of one worker process; its warden ends them should the worker die.
 
-    def __init__(self) -> None:
-        self.worker_id = uuid.uuid4().hex
+    *worker_id*: the name by which others on this host can end them too, see ``end_worker``.
+    """
+
+    def __init__(self, worker_id: str | None = None) -> None:
+        self.worker_id = worker_id or uuid.uuid4().hex
         self._warden = Warden(self.marker)
 
     @property
@@ -149,10 +152,18 @@ def end_recorded(record: ProcessRecord) -> int:
 def end_attempt(task_id: str, attempt: int) -> int:
     """End on this host whatever carries an attempt's marker; returns how many processes were hit.
 
-    A warm interpreter carries none: it belongs to its worker, ends with it, and only what its jobs started is found.
+    A warm interpreter carries none: it is found as its worker's, and only what its jobs started is found here.
     """
     marker = f"{environment.MARKER}={environment.attempt_prefix(task_id, attempt)}"
     return stragglers.kill_all([os.fsencode(marker)])
+
+
+def end_worker(worker_id: str) -> int:
+    """End on this host whatever a dead or stopped worker has started, idle and working interpreters included.
+
+    Returns how many processes were hit.
+    """
+    return stragglers.kill_all([os.fsencode(f"{WORKER_MARKER}={worker_id}")])
 
 
 def death_sentence(exit_code: int, *, what: str = "") -> str:

@@ -1,29 +1,51 @@
-"""Runs an importable function in a warm process of its own: output is what it returns, the log what it prints.
+"""Runs importable functions in warm processes of their own: output is what one returns, the log what it prints.
 
 A parameter named ``input`` or ``needs`` that the plan gives no argument for receives the task's input, or the results
 of the tasks that it needs. Modules are looked up in the job's python_path, then in its folder, then as usual.
+
+Short jobs go to a process in batches, because a trip to another process costs more than they do. A job that takes
+longer than a moment is looked after alone, with its limits and its line to the worker; what waited behind it has not
+begun, certainly not, and is left to the caller.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+import select
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.work import PythonCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, usage
-from workers.runners.base import Control
-from workers.runners.output import Capture
-from workers.runners.pool import Answer, Child, Key, Pool
+from workers.runners.base import Board, Control
+from workers.runners.interpreter import Answers, Interpreter, Key, Printed
+from workers.runners.pool import Pool
 from workers.runners.process import death_sentence
 from workers.runners.shell import TRY_LATER_STATUS, cannot_start, missing_folder, refused
-from workers.runners.watch import Interruption, Watch
+from workers.runners.watch import Interruption, Reading, Watch
 
 _STALE = "stale"
 _OUTCOMES = {"completed": Outcome.COMPLETED, "deferred": Outcome.DEFERRED, "failed": Outcome.FAILED}
+
+_MOMENT = 0.02  # seconds in which a short job answers; after it a job is looked after alone
+_LONGEST_PAUSE = 0.001  # between looks at a batch: waking for every answer would cost more than the jobs
+_MOST_SENT = 96_000  # bytes: a batch fits into the channel, so that the two sides never wait for each other
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job ready to be sent."""
+
+    claim: Claim
+    key: Key
+    request: str
+    scratch: environment.Scratch
 
 
 class PythonRunner:
@@ -35,94 +57,305 @@ class PythonRunner:
     def run(self, claim: Claim, control: Control) -> Result:
         """Call the function in a process of the pool."""
         if control.stop_reason is not None:
-            return Result(control.stop_reason.outcome, error="stopped before it began", began=False)
-        try:
-            work = parse_work(claim.work)
-        except Refused as refusal:
-            return refused(refusal.sentence())
-        if not isinstance(work, PythonCall):
-            return refused(f"A {work.kind} job is not a Python call")
-        with environment.Scratch(control.scratch, claim) as scratch:
-            folder = claim.workdir or scratch.make_folder()
-            if not os.path.isdir(folder):  # noqa: PTH112 - one system call, on the hot path
-                return missing_folder(folder)
-            path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118 - as above
-            if claim.workdir is not None and claim.workdir not in path:
-                path.append(claim.workdir)
-            key = Key(claim.workdir, tuple(path), tuple(sorted(work.env.items())))
-            variables = environment.of_attempt(claim, scratch)
-            request = {
-                "target": work.target,
-                "args": dict(work.args),
-                "input": claim.input,
-                "needs": claim.needs,
-                "env": variables,
-                "cwd": folder,
-                "path": path,
-                "limit": control.output_limit,
-            }
-            result = self._call(key, request, claim, control)
-            spent, warnings = usage.read(scratch.costs)
-        if not spent and not warnings:
-            return result
-        return replace(result, usage=spent, log=usage.with_warnings(result.log or "", warnings))
+            return Result(control.stop_reason.outcome, error=_STOPPED, began=False)
+        job = _prepared(claim, control, _Places())
+        if isinstance(job, Result):
+            return job
+        with job.scratch:
+            while True:
+                try:
+                    interpreter = self._pool.take(job.key)
+                except (OSError, ValueError) as error:
+                    return cannot_start(error)
+                result = _Talk(self._pool, interpreter, [job], control.output_limit).alone(control)
+                if result is not None:
+                    return result
 
-    def _call(self, key: Key, request: Mapping[str, Any], claim: Claim, control: Control) -> Result:
-        while True:
-            try:
-                child = self._pool.take(key)
-            except (OSError, ValueError) as error:
-                return cannot_start(error)
-            fresh = child.jobs == 0
-            result = self._ask(child, request, claim, control)
-            if result is not None:
-                return result
-            if fresh:
-                return Result(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
+    def run_batch(self, claims: Sequence[Claim], board: Board, *, settings: Control) -> int:
+        """Call the functions one after the other, in a process of the pool, and report to *board*.
 
-    def _ask(self, child: Child, request: Mapping[str, Any], claim: Claim, control: Control) -> Result | None:
-        """The job's end as this process sees it; None when the job did not begin there and may be given to another."""
-        log = Capture(control.output_limit)
-        answer = Answer(control.output_limit)
-        marker = f"{environment.MARKER}={request['env'][environment.MARKER]}"
-        child.process.carries(marker)
-        watch = Watch(
-            child.process,
-            control,
-            output={child.output: log.feed},
-            answer=(child.channel, answer.read),
-            timeout=claim.timeout,
-            stall_timeout=claim.stall_timeout,
-        )
-        reusable = False
+        Returns how many were dealt with, from the first on; the others have not begun. *settings* says where scratch
+        files go and how much output is kept.
+        """
+        done, places = 0, _Places()
+        while done < len(claims):
+            batch: list[_Job] = []
+            size = 0
+            failed: Result | None = None
+            for claim in claims[done:]:
+                job = _prepared(claim, settings, places)
+                if isinstance(job, Result):
+                    failed = job
+                    break
+                size += len(job.request)
+                if batch and (job.key != batch[0].key or size > _MOST_SENT):
+                    job.scratch.close()
+                    break
+                batch.append(job)
+            if batch:
+                ran = self._run(batch, done, board, settings)
+                done += ran
+                if ran < len(batch):
+                    return done
+            if failed is not None:
+                board.ended(done, failed, timedelta(0))
+                done += 1
+        return done
+
+    def _run(self, batch: list[_Job], first: int, board: Board, settings: Control) -> int:
+        """Run jobs of one key; how many were dealt with."""
+        done = 0
         try:
-            control.started(replace(child.process.record, marker=marker))
-            try:
-                child.send(request)
-            except OSError:
-                return None
-            interruption = watch.run()
-            if interruption is None and answer.value is not None and "retire" not in answer.value:
-                reusable = answer.value["state"] != _STALE
-            if reusable:
-                child.read_output(log)
-            else:
-                child.process.end()
-                watch.drain()
+            while done < len(batch):
+                try:
+                    interpreter = self._pool.take(batch[0].key)
+                except (OSError, ValueError) as error:
+                    board.ended(first + done, cannot_start(error), timedelta(0))
+                    return done + 1
+                talk = _Talk(self._pool, interpreter, batch[done:], settings.output_limit)
+                ran, alone = talk.together(first + done, board)
+                done += ran
+                if alone:
+                    return done
         finally:
-            if reusable:
-                self._pool.give_back(child)
+            for job in batch:
+                job.scratch.close()
+        return done
+
+
+class _Talk:
+    """One batch with one interpreter, which goes back to the pool afterwards, or is ended."""
+
+    def __init__(self, pool: Pool, interpreter: Interpreter, batch: Sequence[_Job], limit: int) -> None:
+        self._pool = pool
+        self._interpreter = interpreter
+        self._fresh = interpreter.jobs == 0
+        self._batch = batch
+        self._limit = limit
+        self._answers = Answers(limit)
+        self._printed = Printed(interpreter.boundary, limit)
+        self._done = 0
+        self._began = time.monotonic()  # when the job that runs now did
+        self._fit = True  # for another job
+        self._took: float | None = None  # seconds, as the job that was looked after alone said
+
+    def alone(self, control: Control) -> Result | None:
+        """Run the one job of this batch; None when it did not begin here and may be given to another process."""
+        try:
+            if not self._send(self._batch):
+                return _NO_INTERPRETER if self._fresh else None
+            return self._watch(self._batch[0], control)
+        finally:
+            self._give_back()
+
+    def together(self, first: int, board: Board) -> tuple[int, bool]:
+        """Run the batch; how many jobs were dealt with, and whether the last of them had to be looked after alone."""
+        try:
+            if not self._send(self._batch):
+                if self._fresh:
+                    board.ended(first, _NO_INTERPRETER, timedelta(0))
+                return int(self._fresh), False
+            self._listen(first, board)
+            if self._done == len(self._batch) or not self._fit:
+                return self._done, False
+            return self._single_out(first, board)
+        finally:
+            self._give_back()
+
+    def _send(self, jobs: Sequence[_Job]) -> bool:
+        self._began = time.monotonic()
+        try:
+            self._interpreter.send(self._batch[0].key.path, self._limit, [job.request for job in jobs])
+        except OSError:
+            self._fit = False
+            return False
+        return True
+
+    def _listen(self, first: int, board: Board) -> None:
+        """Hear answers while they come fast."""
+        interpreter = self._interpreter
+        channel = interpreter.channel
+        waiter = select.poll()
+        for fd in (channel, interpreter.output, interpreter.process.exit_fd, board.interrupted):
+            waiter.register(fd, select.POLLIN)
+        started = self._began
+        while self._fit and self._done < len(self._batch):
+            left = self._began + _MOMENT - time.monotonic()
+            ready = {fd for fd, _ in waiter.poll(left * 1000)} if left > 0 else set()
+            if not ready or board.interrupted in ready or interpreter.process.exit_fd in ready:
+                return
+            if channel in ready and self._answers.read(channel) is Reading.CLOSED:
+                return
+            interpreter.read_output(self._printed)
+            if self._answers.found:
+                self._take_answers(first, board)
+                # Sleep a little, so that one look finds several answers.
+                each = (self._began - started) / self._done if self._done else 0
+                if pause := min(each * (len(self._batch) - self._done), _LONGEST_PAUSE):
+                    time.sleep(pause)
+
+    def _take_answers(self, first: int, board: Board) -> None:
+        self._began = time.monotonic()
+        while self._answers.found and self._fit and self._done < len(self._batch):
+            answer = self._answers.found.popleft()
+            if answer["state"] == _STALE:
+                self._fit = False
+                return
+            job = self._batch[self._done]
+            result = _result(None, answer, None, self._printed.take(), nonsense=False)
+            if answer.get("spent"):
+                result = _with_usage(result, job)
             else:
-                child.close()
-        if interruption is None and answer.value is not None and answer.value["state"] == _STALE:
+                job.scratch.nothing_spent()
+            board.ended(first + self._done, result, timedelta(seconds=answer.get("took", 0.0)))
+            self._done += 1
+            if "retire" in answer:
+                self._interpreter.process.carries(_marker(job))
+                self._fit = False
+
+    def _single_out(self, first: int, board: Board) -> tuple[int, bool]:
+        """The job that runs takes longer, or somebody must stop: nothing else may begin, and that one goes on alone."""
+        begun = len(self._batch) - self._interpreter.withdraw()
+        # A job begins after the answer of the one before it was sent, so those answers are there.
+        while self._done < begun - 1 and self._fit:
+            if self._answers.read(self._interpreter.channel) is not Reading.DONE:
+                break
+            self._interpreter.read_output(self._printed)
+            self._take_answers(first, board)
+        if self._done == len(self._batch) or not self._fit:
+            return self._done, False
+        job = self._batch[self._done]
+        with board.control(first + self._done, began=self._began) as control:
+            if begun <= self._done:
+                # Not even this one has begun: the process is only starting, or slow.
+                if control.stop_reason is not None:
+                    result: Result | None = Result(control.stop_reason.outcome, error=_STOPPED, began=False)
+                elif not self._send([job]):
+                    return self._done, False
+                else:
+                    result = self._watch(job, control)
+            else:
+                result = self._watch(job, control)
+        if result is None:
+            return self._done, False
+        # Where every job needs a new process (its environment is its own, or the last one left threads behind), the
+        # start is part of what a job costs; else the job knows best, whatever this thread had to wait for.
+        by_itself = None if self._fresh else self._took
+        took = time.monotonic() - self._began if by_itself is None else by_itself
+        board.ended(first + self._done, result, timedelta(seconds=took))
+        return self._done + 1, True
+
+    def _watch(self, job: _Job, control: Control) -> Result | None:
+        """Look after one job that was sent; None when it did not begin here and may be given to another process."""
+        interpreter = self._interpreter
+        interpreter.process.carries(_marker(job))
+        watch = Watch(
+            interpreter.process,
+            control,
+            output={interpreter.output: self._printed.feed},
+            answer=(interpreter.channel, self._answers.read),
+            timeout=job.claim.timeout,
+            stall_timeout=job.claim.stall_timeout,
+            began=self._began,
+        )
+        control.started(replace(interpreter.process.record, marker=_marker(job)))
+        interruption = None if self._answers.found else watch.run()
+        answer = self._answers.found.popleft() if self._answers.found else None
+        self._took = None if answer is None else answer.get("took")
+        self._fit = interruption is None and answer is not None and "retire" not in answer and answer["state"] != _STALE
+        if self._fit:
+            interpreter.read_output(self._printed)
+        else:
+            interpreter.process.end()
+            watch.drain()
+        if interruption is None and answer is not None and answer["state"] == _STALE:
             return None
-        return _result(interruption, answer, child.process.exit_code, log.text())
+        result = _result(
+            interruption,
+            answer,
+            interpreter.process.exit_code,
+            self._printed.take(),
+            nonsense=self._answers.nonsense,
+        )
+        return _with_usage(result, job)
+
+    def _give_back(self) -> None:
+        if self._fit:
+            self._pool.give_back(self._interpreter)
+        else:
+            self._interpreter.close()
 
 
-def _result(interruption: Interruption | None, answer: Answer, exit_code: int | None, printed: str) -> Result:
+_STOPPED = "stopped before it began"
+_NO_INTERPRETER = Result(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
+
+
+def _marker(job: _Job) -> str:
+    return f"{environment.MARKER}={job.scratch.name}"
+
+
+class _Places:
+    """Where jobs run and look for modules: one look for a batch, because a look costs as much as a short job."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[str, ...] | None] = {}
+
+    def path(self, folder: str, claim: Claim) -> tuple[str, ...] | None:
+        """The module path of a job in *folder*, or None when there is no such folder."""
+        asked = (folder, claim.python_path)
+        if asked not in self._known:
+            self._known[asked] = self._look(folder, claim) if os.path.isdir(folder) else None  # noqa: PTH112
+        return self._known[asked]
+
+    def _look(self, folder: str, claim: Claim) -> tuple[str, ...]:
+        path = [os.path.join(folder, entry) for entry in claim.python_path]  # noqa: PTH118
+        if claim.workdir is not None and claim.workdir not in path:
+            path.append(claim.workdir)
+        return tuple(path)
+
+
+def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
+    """The job as its interpreter wants it, or why it cannot be run."""
+    try:
+        work = parse_work(claim.work)
+    except Refused as refusal:
+        return refused(refusal.sentence())
+    if not isinstance(work, PythonCall):
+        return refused(f"A {work.kind} job is not a Python call")
+    scratch = environment.Scratch(control.scratch, claim)
+    folder = claim.workdir or scratch.make_folder()
+    path = places.path(folder, claim)
+    if path is None:
+        return missing_folder(folder)
+    request = {
+        "target": work.target,
+        "args": dict(work.args),
+        "input": claim.input,
+        "needs": claim.needs,
+        "env": environment.of_attempt(claim, scratch),
+        "cwd": folder,
+    }
+    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else ())
+    return _Job(claim, key, json.dumps(request), scratch)
+
+
+def _with_usage(result: Result, job: _Job) -> Result:
+    spent, warnings = usage.read(job.scratch.costs)
+    if not spent and not warnings:
+        return result
+    return replace(result, usage=spent, log=usage.with_warnings(result.log or "", warnings))
+
+
+def _result(
+    interruption: Interruption | None,
+    said: Mapping[str, Any] | None,
+    exit_code: int | None,
+    printed: str,
+    *,
+    nonsense: bool,
+) -> Result:
     if interruption is not None:
         return Result(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
-    said = answer.value
     if said is not None:
         return Result(
             _OUTCOMES.get(said["state"], Outcome.FAILED),
@@ -132,7 +365,7 @@ def _result(interruption: Interruption | None, answer: Answer, exit_code: int | 
             log=_log(printed, said.get("traceback", "")),
             retryable=said.get("retryable", True),
         )
-    if answer.nonsense:
+    if nonsense:
         error = "its process answered what nobody can read: something else wrote on its channel"
         return Result(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
     if exit_code == TRY_LATER_STATUS:

@@ -19,10 +19,11 @@ from workers.runners.shell import ShellRunner
 class Runners:
     """The runners of one worker process. Close it when no job runs any more."""
 
-    def __init__(self) -> None:
-        self.launcher = Launcher()
+    def __init__(self, worker_id: str | None = None) -> None:
+        self.launcher = Launcher(worker_id)
         self.pool = Pool(self.launcher)
-        self._by_kind: dict[str, Runner] = {"shell": ShellRunner(self.launcher), "python": PythonRunner(self.pool)}
+        self.python = PythonRunner(self.pool)
+        self._by_kind: dict[str, Runner] = {"shell": ShellRunner(self.launcher), "python": self.python}
 
     def runner_for(self, work: Mapping[str, Any]) -> Runner:
         """The runner for a job as stored in a task's row. Raises Refused for a kind that nobody here can run."""

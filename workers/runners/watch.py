@@ -52,7 +52,8 @@ class Interruption:
 
 class Watch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
-    descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close.
+    descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
+    the job did, in monotonic seconds, if that was not now.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Watch:
         answer: tuple[int, Reader] | None = None,
         timeout: timedelta | None,
         stall_timeout: timedelta | None,
+        began: float | None = None,
     ) -> None:
         self._process = process
         self._control = control
@@ -80,7 +82,7 @@ class Watch:
         self._killed = False
         self._others: dict[int, int] = {}
         self._blind = False  # some of the others cannot be waited for
-        self._began = self._moved_at = time.monotonic()
+        self._began = self._moved_at = time.monotonic() if began is None else began
         self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
 
     def run(self) -> Interruption | None:

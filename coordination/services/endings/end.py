@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, assert_never
 
@@ -19,67 +20,52 @@ from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
 from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled
 from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
+from coordination.services.endings.records import Ended, Ending
 from coordination.store.queries import attempts as attempt_rows
+from coordination.store.queries import completions, ready, runs, slots
 from coordination.store.queries import costs as ledger
 from coordination.store.queries import dependencies as edges
 from coordination.store.queries import events as log
-from coordination.store.queries import ready, runs, slots
 from coordination.store.queries import tasks as rows
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How one attempt ended and what follows; all of one project."""
+def end_attempts(
+    tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending], *, close_runs: bool = True
+) -> Ended:
+    """End these attempts. A fence that no longer holds changes nothing of its task; its money is recorded, marked.
 
-    task_id: str
-    attempt: int
-    run_id: str
-    key: str
-    outcome: Outcome
-    decision: Decision
-    actor: str | None = None
-    output: Any = None
-    exit_code: int | None = None
-    error: str | None = None
-    log: str | None = None
-    costs: tuple[CostRecord, ...] = ()
-    slots: tuple[str, ...] = ()
-    payload: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Ended:
-    """What an ending did: which fences still held, what became ready, which runs closed or may close now."""
-
-    held: set[str] = field(default_factory=set)
-    recorded_before: set[str] = field(default_factory=set)
-    freed: list[str] = field(default_factory=list)
-    closed_runs: list[str] = field(default_factory=list)
-    runs_going_on: set[str] = field(default_factory=set)
-    maybe_done_runs: set[str] = field(default_factory=set)
-
-
-def end_attempts(tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending]) -> Ended:
-    """End these attempts. A fence that no longer holds changes nothing of its task; its money is recorded, marked."""
+    Without *close_runs* the caller looks whether ``ended_in`` are done, when it knows what else it knows of them.
+    """
     done = Ended()
-    _move_tasks(tx, workspace_id, endings, done)
-    held = [ending for ending in endings if ending.task_id in done.held]
+    completing = [ending for ending in endings if isinstance(ending.decision, Complete)]
+    others = [ending for ending in endings if not isinstance(ending.decision, Complete)]
+    _complete(tx, workspace_id, project_id, completing, done)
+    _move_tasks(tx, workspace_id, others, done)
+    held = [ending for ending in others if ending.fence in done.fences]
     if held:
         attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
-        slots.give_back(tx, workspace_id, project_id, [name for ending in held for name in ending.slots])
+        log.append(tx, workspace_id, [_event(project_id, ending) for ending in held])
+    slots.give_back(
+        tx, workspace_id, project_id, [name for one in endings if one.fence in done.fences for name in one.slots]
+    )
     for ending in endings:
-        if ending.task_id not in done.held:
+        if ending.fence not in done.fences:
             _close_fenced(tx, workspace_id, project_id, ending, done)
     _record_costs(tx, workspace_id, endings, done)
-    log.append(tx, workspace_id, [_event(project_id, ending) for ending in held])
-    completed = [ending.task_id for ending in held if isinstance(ending.decision, Complete)]
-    if completed:
-        _release(tx, workspace_id, project_id, edges.satisfy(tx, workspace_id, completed), done)
     dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, done)
-    _close_runs(tx, workspace_id, {ending.run_id for ending in held if _is_final(ending.decision)}, done)
+    done.ended_in = {one.run_id for one in endings if one.fence in done.fences and _is_final(one.decision)}
+    if close_runs:
+        close_ended_runs(tx, workspace_id, done)
     return done
+
+
+def close_ended_runs(
+    tx: Connection, workspace_id: str, done: Ended, *, going_on: AbstractSet[str] = frozenset()
+) -> None:
+    """Write the end of the runs in ``done.ended_in`` that have no open task; those *going_on* surely have one."""
+    _close_runs(tx, workspace_id, done.ended_in - going_on, done)
 
 
 def cancel_tasks(
@@ -113,9 +99,38 @@ def cancel_tasks(
     return [(row["id"], row["attempt"]) for row in canceled], done
 
 
+def _complete(tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending], done: Ended) -> None:
+    by_actor: dict[str | None, list[Ending]] = {}
+    for ending in endings:
+        by_actor.setdefault(ending.actor, []).append(ending)
+    for actor, theirs in by_actor.items():
+        held, freed = completions.complete(
+            tx,
+            workspace_id,
+            project_id,
+            [
+                completions.Completion(
+                    one.task_id,
+                    one.attempt,
+                    one.output,
+                    one.exit_code,
+                    one.error,
+                    one.log,
+                    _event(project_id, one)["payload"],
+                    one.ahead,
+                )
+                for one in theirs
+            ],
+            actor=actor,
+        )
+        done.fences |= held
+        done.held |= {task_id for task_id, _ in held}
+        done.released += freed
+        done.freed += [one.ready.id for one in freed]
+        done.runs_going_on |= {one.run_id for one in freed}
+
+
 def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
-    completing = [(ending.task_id, ending.attempt) for ending in endings if isinstance(ending.decision, Complete)]
-    done.held |= rows.complete(tx, workspace_id, completing)
     for ending in endings:
         match ending.decision:
             case Complete():
@@ -155,6 +170,7 @@ def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], do
             case _ as never:
                 assert_never(never)
         if moved:
+            done.fences.add(ending.fence)
             done.held.add(ending.task_id)
 
 
@@ -205,12 +221,21 @@ def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: En
         slots.give_back(tx, workspace_id, project_id, held_slots)
 
 
+def record_stale(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> None:
+    """Record what attempts spent that never counted; their money is gone all the same."""
+    _record(tx, workspace_id, [replace(record, stale=True) for record in records])
+
+
 def _record_costs(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
     spent = [
-        replace(record, stale=ending.task_id not in done.held and ending.task_id not in done.recorded_before)
+        replace(record, stale=ending.fence not in done.fences and ending.task_id not in done.recorded_before)
         for ending in endings
         for record in ending.costs
     ]
+    _record(tx, workspace_id, spent)
+
+
+def _record(tx: Connection, workspace_id: str, spent: Sequence[CostRecord]) -> None:
     if spent:
         ledger.append(tx, workspace_id, spent)
         sessions = {record.session_id for record in spent if record.session_id}

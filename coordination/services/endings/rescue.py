@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import StayCanceled, decide
 from coordination.domain.tasks import TaskState
-from coordination.services.endings.end import Ended, Ending, end_attempts
+from coordination.services.endings.end import end_attempts
+from coordination.services.endings.records import Ended, Ending
 from coordination.store.queries import attempts
 
 
@@ -23,7 +25,7 @@ def rescue_expired(tx: Connection, workspace_id: str, project_id: str) -> Ended:
 def rescue_worker(tx: Connection, workspace_id: str, worker_id: str) -> dict[str, Ended]:
     """End all attempts of a worker that is known to be dead, without waiting for its leases; by project."""
     found = attempts.lock_of_worker(tx, workspace_id, worker_id)
-    by_project: dict[str, list[RowMapping]] = {}
+    by_project: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         by_project.setdefault(row["project_id"], []).append(row)
     return {
@@ -32,13 +34,13 @@ def rescue_worker(tx: Connection, workspace_id: str, worker_id: str) -> dict[str
     }
 
 
-def _lost(tx: Connection, workspace_id: str, project_id: str, found: Sequence[RowMapping], *, why: str) -> Ended:
+def _lost(tx: Connection, workspace_id: str, project_id: str, found: Sequence[dict[str, Any]], *, why: str) -> Ended:
     if not found:
         return Ended()
     return end_attempts(tx, workspace_id, project_id, [_ending(row, why) for row in found])
 
 
-def _ending(row: RowMapping, why: str) -> Ending:
+def _ending(row: dict[str, Any], why: str) -> Ending:
     holds = row["state"] == TaskState.RUNNING and row["attempt"] == row["number"]
     outcome = Outcome.LOST if holds else Outcome.CANCELED
     return Ending(

@@ -9,6 +9,8 @@ ${imports if imports else ""}
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The oldest schema whose programs still work on this one: its predecessor's value when it only adds.
+works_with = ${repr(up_revision)}
 branch_labels = None
 depends_on = None
 

@@ -50,7 +50,8 @@ def close_many(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]
 
     Each row: task, number, outcome, exit_code, error, output, log.
     """
-    tx.execute(_CLOSE, [{"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}} for row in rows])
+    ordered = sorted(rows, key=lambda row: row["task"])  # as heartbeats lock them
+    tx.execute(_CLOSE, [{"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}} for row in ordered])
 
 
 def close_one(tx: Connection, workspace_id: str, row: dict[str, Any]) -> tuple[bool, list[str]]:
@@ -68,13 +69,9 @@ def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> 
     return None if row is None else (Outcome(row.outcome) if row.outcome else None, row.worker_id)
 
 
-_RESCUE_COLUMNS = (
-    a.task_id,
-    a.number,
-    a.worker_id,
-    a.slots,
-    a.pgid,
-    a.pg_start,
+_OF_ATTEMPT = (a.task_id, a.number, a.worker_id, a.slots, a.pgid, a.pg_start)
+_OF_TASK = (
+    tasks.c.id,
     tasks.c.run_id,
     tasks.c.key,
     tasks.c.state,
@@ -89,37 +86,47 @@ _RESCUE_COLUMNS = (
 )
 
 
-def lock_expired(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 200) -> list[RowMapping]:
+def lock_expired(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
     """Open attempts of the project whose lease has run out by the database's clock, with their tasks; locked."""
-    return list(
-        tx.execute(
-            select(*_RESCUE_COLUMNS)
-            .join(tasks, tasks.c.id == a.task_id)
-            .where(
-                a.workspace_id == workspace_id,
-                a.project_id == project_id,
-                a.finished_at.is_(None),
-                a.lease_until < db_now(),
-            )
-            .order_by(a.task_id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).mappings()
-    )
+    return _locked(tx, workspace_id, limit, a.project_id == project_id, a.lease_until < db_now())
 
 
-def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, limit: int = 200) -> list[RowMapping]:
+def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
     """Open attempts of a worker that is known to be gone, with their tasks; locked."""
-    return list(
-        tx.execute(
-            select(*_RESCUE_COLUMNS)
-            .join(tasks, tasks.c.id == a.task_id)
-            .where(a.workspace_id == workspace_id, a.worker_id == worker_id, a.finished_at.is_(None))
-            .order_by(a.task_id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).mappings()
+    return _locked(tx, workspace_id, limit, a.worker_id == worker_id)
+
+
+def _locked(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[dict[str, Any]]:
+    """Two statements: of a join, a planner with figures from another time reads both tables whole."""
+    found = tx.execute(
+        select(*_OF_ATTEMPT)
+        .where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
+        .order_by(a.task_id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).mappings()
+    open_now = {row["task_id"]: dict(row) for row in found}
+    if not open_now:
+        return []
+    rows = tx.execute(
+        select(*_OF_TASK)
+        .where(tasks.c.workspace_id == workspace_id, tasks.c.id.in_(list(open_now)))
+        .order_by(tasks.c.id)
+        .with_for_update(skip_locked=True)
+    ).mappings()
+    return [open_now[row["id"]] | dict(row) for row in rows]
+
+
+def unfinished(tx: Connection, workspace_id: str, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Those of the (task, number) pairs whose attempt nobody has ended."""
+    rows = tx.execute(
+        select(a.task_id, a.number).where(
+            a.workspace_id == workspace_id,
+            a.task_id.in_([task_id for task_id, _ in held]),
+            a.outcome.is_(None),
+        )
     )
+    return {(row.task_id, row.number) for row in rows} & set(held)
 
 
 def note_process(tx: Connection, workspace_id: str, task_id: str, number: int, *, pgid: int, pg_start: float) -> None:

@@ -30,16 +30,6 @@ _SATISFY = (
 )
 
 
-def satisfy(tx: Connection, workspace_id: str, parents: Sequence[str]) -> Counter[str]:
-    """Mark every open edge from *parents*; how many were marked, by child. Marking twice finds nothing."""
-    marked: Counter[str] = Counter()
-    for start in range(0, len(parents), BATCH):
-        marked.update(
-            tx.execute(_SATISFY, {"ws": workspace_id, "parents": list(parents[start : start + BATCH])}).scalars()
-        )
-    return marked
-
-
 def satisfy_edges(tx: Connection, workspace_id: str, parents: Sequence[str], children: Sequence[str]) -> Counter[str]:
     """Mark the open edges from *parents* to *children* only; how many, by child."""
     marked: Counter[str] = Counter()

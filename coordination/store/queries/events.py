@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, tuple_
+from sqlalchemy import Connection, bindparam, insert, literal, select, tuple_
 
 from coordination.domain.events import Event, EventType
 from coordination.errors import Refused
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_after, db_now, visible_below
+from coordination.store.types import commit_order, db_after, db_now, visible_below
 
 e = task_events.c
 
@@ -33,6 +33,29 @@ def append(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) ->
     """Write events; each row: project_id, type, and where they apply run_id, task_id, attempt, actor, payload."""
     if rows:
         tx.execute(_APPEND, [_filled(workspace_id, row) for row in rows])
+
+
+_CREATED = insert(task_events).from_select(
+    ["txid", "workspace_id", "project_id", "run_id", "task_id", "type", "actor", "created_at"],
+    select(
+        commit_order(),
+        tasks.c.workspace_id,
+        tasks.c.project_id,
+        tasks.c.run_id,
+        tasks.c.id,
+        literal(EventType.CREATED.value),
+        tasks.c.creator,
+        tasks.c.created_at,
+    )
+    .where(tasks.c.workspace_id == bindparam("workspace"), tasks.c.run_id == bindparam("run"))
+    .order_by(tasks.c.id),
+    include_defaults=False,
+)
+
+
+def append_created(tx: Connection, workspace_id: str, run_id: str) -> None:
+    """Write that each task of a run was created, without a row's trip to this process."""
+    tx.execute(_CREATED, {"workspace": workspace_id, "run": run_id})
 
 
 def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:

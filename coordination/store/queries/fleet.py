@@ -7,13 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.tasks import TaskState
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import supervisors, workers
+from coordination.store.tables.projects import projects, workspaces
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import db_after, db_now
 
@@ -30,11 +47,27 @@ class Renewal:
     attempt: int
 
 
+def clock(tx: Connection) -> datetime:
+    """What the database's clock says now: at the begin of the transaction."""
+    return tx.execute(select(db_now())).scalar_one()
+
+
 def register(tx: Connection, row: dict[str, Any]) -> None:
     """A worker process begins its life."""
     tx.execute(insert(workers).values(**row))
 
 
+# Locked in the order in which ends close them, so that a heartbeat and an end never wait for each other in a ring.
+_HELD = (
+    select(a.task_id, a.number)
+    .where(
+        a.worker_id == bindparam("worker"),
+        a.finished_at.is_(None),
+        tuple_(a.task_id, a.number).in_(bindparam("held", expanding=True)),
+    )
+    .order_by(a.task_id)
+    .with_for_update()
+)
 _RENEW = (
     update(attempts)
     .where(
@@ -53,10 +86,12 @@ _RENEW = (
 
 
 def renew(tx: Connection, worker_id: str, held: Sequence[tuple[str, int]], *, ttl: timedelta) -> list[Renewal]:
-    """Renew the leases of all attempts a worker holds, in one statement, and learn what became of their tasks.
+    """Renew the leases of all attempts a worker holds at once, and learn what became of their tasks.
 
     An attempt that is missing from the answer was taken away.
     """
+    if tx.dialect.name != "sqlite":
+        tx.execute(_HELD, {"worker": worker_id, "held": list(held)}).all()
     rows = tx.execute(_RENEW, {"worker": worker_id, "held": list(held), "ttl": ttl.total_seconds()})
     return [Renewal(row.task_id, row.number, row.state, row.attempt) for row in rows]
 
@@ -102,6 +137,40 @@ def stop_silent(tx: Connection, *, after: timedelta) -> list[str]:
     )
 
 
+def _forgettable(after: timedelta) -> Any:
+    busy = select(a.task_id).where(a.worker_id == w.id, a.finished_at.is_(None))
+    return and_(w.stopped_at < db_after(-after.total_seconds()), ~exists(busy))
+
+
+def count_forgettable(tx: Connection, *, after: timedelta) -> int:
+    """How many workers stopped longer than that ago and hold nothing any more."""
+    return tx.execute(select(func.count()).select_from(workers).where(_forgettable(after))).scalar_one()
+
+
+def forget_stopped(tx: Connection, *, after: timedelta, limit: int) -> int:
+    """Delete some workers that stopped longer than that ago and hold nothing any more; how many."""
+    old = select(w.id).where(_forgettable(after)).order_by(w.id).limit(limit)
+    ids = list(tx.execute(old).scalars())
+    return tx.execute(delete(workers).where(w.id.in_(ids))).rowcount if ids else 0
+
+
+def workspaces_known(tx: Connection) -> list[str]:
+    """All workspaces."""
+    return list(tx.execute(select(workspaces.c.id).order_by(workspaces.c.id)).scalars())
+
+
+def silent(tx: Connection, *, after: timedelta, limit: int = 20) -> list[RowMapping]:
+    """Workers that have not said that they stop, and that were not heard of for that long."""
+    return list(
+        tx.execute(
+            select(workers)
+            .where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
+            .order_by(w.heartbeat_at)
+            .limit(limit)
+        ).mappings()
+    )
+
+
 def live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
     """Workers heard of within that time."""
     return list(
@@ -140,10 +209,40 @@ def unanswered(tx: Connection, *, after: timedelta) -> int:
     ).scalar_one()
 
 
+_UNHEARD = (
+    select(func.count())
+    .select_from(tasks)
+    .join(projects, projects.c.id == t.project_id)
+    .where(
+        t.state == "queued",
+        t.rung_at.is_not(None),
+        t.rung_at < db_after(-bindparam("age")),
+        projects.c.status.not_in((ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)),
+        # It waits for a canceled attempt to end, not for a worker.
+        ~exists(select(a.number).where(a.task_id == t.id, a.finished_at.is_(None))),
+    )
+)
+
+
+def unheard(tx: Connection, *, after: timedelta) -> int:
+    """The same, without those that no worker may take now: their project is on hold, or an attempt has not ended."""
+    return tx.execute(_UNHEARD, {"age": after.total_seconds()}).scalar_one()
+
+
 def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]:
     """(id, pid) of this host's workers whose end nobody has written."""
     rows = tx.execute(select(w.id, w.pid).where(w.host == host, w.boot_id == boot_id, w.stopped_at.is_(None)))
     return [(row.id, row.pid) for row in rows]
+
+
+def of_other_kernels(tx: Connection, *, kernel: str) -> list[str]:
+    """Ids of workers that began under another boot of a kernel than *kernel*, and whose end nobody has written."""
+    known = w.boot_id != "unknown"
+    return list(
+        tx.execute(
+            select(w.id).where(w.stopped_at.is_(None), known, w.boot_id.not_like(kernel.replace("%", "") + "/%"))
+        ).scalars()
+    )
 
 
 def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str]:
@@ -162,6 +261,22 @@ def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
     )
 
 
+def parked(tx: Connection, *, rung_before: timedelta, limit: int) -> list[tuple[str, str]]:
+    """(workspace, task) of queued, due tasks whose doorbell went out that long ago and that nobody claimed."""
+    rows = tx.execute(
+        select(t.workspace_id, t.id)
+        .where(
+            t.state == TaskState.QUEUED,
+            t.rung_at.is_not(None),
+            t.rung_at < db_after(-rung_before.total_seconds()),
+            or_(t.not_before.is_(None), t.not_before <= db_now()),
+        )
+        .order_by(t.rung_at)
+        .limit(limit)
+    )
+    return [(row.workspace_id, row.id) for row in rows]
+
+
 def due_supervisors(tx: Connection, *, every: timedelta) -> list[tuple[str, str]]:
     """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now."""
     rows = tx.execute(
@@ -177,10 +292,16 @@ def due_supervisors(tx: Connection, *, every: timedelta) -> list[tuple[str, str]
     return [(row.workspace_id, row.project_id) for row in rows]
 
 
-def expired_on_host(tx: Connection, project_id: str, *, host: str, boot_id: str) -> list[tuple[str, int]]:
-    """(task, number) of the project's open attempts that ran on this host and whose lease has run out."""
+def expired_on_host(
+    tx: Connection, project_id: str, *, host: str, boot_id: str, silent_after: timedelta
+) -> list[tuple[str, int, str | None]]:
+    """(task, number, worker) of the project's open attempts that ran on this host and whose lease has run out.
+
+    The worker is named only when it has been silent for that long: then nothing of what it started may go on.
+    """
+    silent = w.heartbeat_at < db_after(-silent_after.total_seconds())
     rows = tx.execute(
-        select(a.task_id, a.number)
+        select(a.task_id, a.number, case((silent, a.worker_id)).label("silent_worker"))
         .join(workers, w.id == a.worker_id)
         .where(
             a.project_id == project_id,
@@ -190,4 +311,4 @@ def expired_on_host(tx: Connection, project_id: str, *, host: str, boot_id: str)
             w.boot_id == boot_id,
         )
     )
-    return [(row.task_id, row.number) for row in rows]
+    return [(row.task_id, row.number, row.silent_worker) for row in rows]

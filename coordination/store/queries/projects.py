@@ -101,6 +101,16 @@ def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) ->
     )
 
 
+def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectStatus | None:
+    """The project's status, which stays as it is until this transaction ends; None when there is no such project."""
+    row = tx.execute(
+        select(projects.c.status)
+        .where(projects.c.workspace_id == workspace_id, projects.c.id == project_id)
+        .with_for_update(read=True)
+    ).first()
+    return None if row is None else ProjectStatus(row.status)
+
+
 def move(
     tx: Connection, workspace_id: str, project_id: str, *, sources: frozenset[ProjectStatus], target: ProjectStatus
 ) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -29,7 +30,7 @@ from coordination.store.tables.attempts import attempts
 from coordination.store.tables.projects import projects
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_after, db_now
+from coordination.store.types import db_after, db_now, iso
 
 t = tasks.c
 
@@ -151,17 +152,18 @@ _LESS_PENDING = (
     .where(
         t.workspace_id == bindparam("ws"),
         t.id.in_(bindparam("ids", expanding=True)),
-        t.state == TaskState.BLOCKED,
+        # Ended children too: one that is being reopened right now is waited for, and counted when it is blocked again.
+        t.pending > 0,
     )
     .values(
-        pending=t.pending - _satisfied,
+        pending=case((t.pending > _satisfied, t.pending - _satisfied), else_=0),
         reasons=case(
             (t.pending > _satisfied, t.reasons),
             else_=t.reasons.op("&")(literal(~int(BlockReason.DEPENDENCIES) & 0xFFFF)),
         ),
         state=case(
             (and_(t.pending <= _satisfied, t.reasons == int(BlockReason.DEPENDENCIES)), TaskState.QUEUED.value),
-            else_=TaskState.BLOCKED.value,
+            else_=t.state,
         ),
         updated_at=db_now(),
     )
@@ -239,20 +241,21 @@ def next_unrung(
     return list(tx.execute(statement, {"ws": workspace_id, "project": project_id, "room": room}).mappings())
 
 
-_MARK = (
-    update(tasks)
-    .where(
-        t.workspace_id == bindparam("ws"),
-        t.id.in_(bindparam("ids", expanding=True)),
-        t.state == TaskState.QUEUED,
-    )
-    .values(rung_at=db_now())
-)
+_MARK = {
+    "postgresql": "UPDATE tasks SET rung_at = now() "
+    "WHERE workspace_id = %(workspace)s::uuid AND id = ANY(%(ids)s::uuid[]) AND state = 'queued'",
+    "sqlite": "UPDATE tasks SET rung_at = :now "
+    "WHERE workspace_id = :workspace AND id IN (SELECT value FROM json_each(:ids)) AND state = 'queued'",
+}
 
 
 def mark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
     """Note that a doorbell for these goes out with this transaction's end."""
-    tx.execute(_MARK, {"ws": workspace_id, "ids": list(ids)})
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql(_MARK["postgresql"], {"workspace": workspace_id, "ids": list(ids)})
+        return
+    values = {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": iso(datetime.now(UTC))}
+    tx.exec_driver_sql(_MARK["sqlite"], values)
 
 
 def unmark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
@@ -264,20 +267,16 @@ def unmark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
     )
 
 
-def rung_before(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta, limit: int) -> list[RowMapping]:
-    """Queued tasks whose doorbell went out longer than *age* ago and was not answered, best first."""
-    return list(
-        tx.execute(
-            select(t.id, (t.attempt + 1).label("attempt"), t.key, t.title, t.kind)
-            .where(
-                t.project_id == project_id,
-                t.workspace_id == workspace_id,
-                t.state == TaskState.QUEUED,
-                t.rung_at.is_not(None),
-                t.rung_at < db_after(-age.total_seconds()),
-                _due,
-            )
-            .order_by(t.priority.desc(), t.id)
-            .limit(limit)
-        ).mappings()
-    )
+def unmark_unanswered(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta) -> int:
+    """Take the note back from queued tasks whose doorbell went out longer than *age* ago: nobody came; how many."""
+    return tx.execute(
+        update(tasks)
+        .where(
+            t.project_id == project_id,
+            t.workspace_id == workspace_id,
+            t.state == TaskState.QUEUED,
+            t.rung_at.is_not(None),
+            t.rung_at < db_after(-age.total_seconds()),
+        )
+        .values(rung_at=None)
+    ).rowcount

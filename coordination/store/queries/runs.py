@@ -10,8 +10,10 @@ from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, selec
 from coordination.domain.runs import Run, state_of
 from coordination.domain.sessions import Session, SessionTarget
 from coordination.domain.tasks import OPEN, TaskState
+from coordination.errors import NotFound
 from coordination.store.queries import costs as ledger
 from coordination.store.tables.projects import projects
+from coordination.store.tables.retention import removals
 from coordination.store.tables.runs import runs, sessions
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import db_now
@@ -58,9 +60,17 @@ def unfinished(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 def reopen(tx: Connection, workspace_id: str, run_id: str) -> bool:
     """Take the end back, because a task was retried; whether it had one.
 
-    The row is locked even when it has none: an end that is being written now must see the retried task.
+    The row is locked even when it has none: an end that is being written now must see the retried task. Raises
+    NotFound for a run that retention is deleting.
     """
     tx.execute(select(r.id).where(r.workspace_id == workspace_id, r.id == run_id).with_for_update())
+    if (
+        tx.execute(
+            select(removals.c.run_id).where(removals.c.workspace_id == workspace_id, removals.c.run_id == run_id)
+        ).first()
+        is not None
+    ):
+        raise NotFound(f"The run {run_id} is old and is being deleted", hint="Submit its plan again")
     return (
         tx.execute(
             update(runs)
@@ -130,8 +140,9 @@ def listed(
     where = [r.workspace_id == workspace_id]
     if project_id is not None:
         where.append(r.project_id == project_id)
-    if open_only:
-        where.append(r.finished_at.is_(None))
+    if open_only:  # found by the index of the open ones: in the order of ids, every ended run would be looked at
+        unended = tx.execute(select(r.id).where(*where, r.finished_at.is_(None))).scalars()
+        where.append(r.id.in_(sorted(unended, reverse=True)[:limit]))
     rows = tx.execute(
         select(runs, projects.c.name.label("project"))
         .join(projects, projects.c.id == r.project_id)

@@ -67,6 +67,16 @@ def begin_tick(
 _HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_holder == bindparam("holder"))
 
 
+def go_on(tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta) -> bool:
+    """Renew the tick's lease; False when somebody else has it by now."""
+    done = tx.execute(
+        update(supervisors)
+        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_holder == holder)
+        .values(tick_until=db_after(lease.total_seconds()))
+    )
+    return done.rowcount > 0
+
+
 def end_tick(
     tx: Connection, workspace_id: str, project_id: str, *, holder: str, state: dict[str, Any], lifetime: timedelta
 ) -> bool:

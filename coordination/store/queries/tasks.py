@@ -14,7 +14,6 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    tuple_,
     update,
 )
 
@@ -35,31 +34,6 @@ from coordination.store.types import db_after, db_now
 BATCH = 500
 
 t = tasks.c
-
-
-_COMPLETE = (
-    update(tasks)
-    .where(
-        t.workspace_id == bindparam("ws"),
-        # SQLite finds no index for the pairs and would read the whole table; for the ids it does.
-        t.id.in_(bindparam("ids", expanding=True)),
-        tuple_(t.id, t.attempt).in_(bindparam("held", expanding=True)),
-        t.state.in_(MOVES[TaskMove.COMPLETE][0]),
-    )
-    .values(state=MOVES[TaskMove.COMPLETE][1], finished_at=db_now(), updated_at=db_now())
-    .returning(t.id)
-)
-
-
-def complete(tx: Connection, workspace_id: str, held: Sequence[tuple[str, int]]) -> set[str]:
-    """Complete the tasks still held by these (id, attempt) fences; the ids of those that were."""
-    if not held:
-        return set()
-    return set(
-        tx.execute(
-            _COMPLETE, {"ws": workspace_id, "ids": [task_id for task_id, _ in held], "held": list(held)}
-        ).scalars()
-    )
 
 
 def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> Any:
@@ -257,7 +231,10 @@ def open_states(tx: Connection, workspace_id: str, run_id: str, *, limit: int = 
     """The states of up to *limit* open tasks of a run."""
     return list(
         tx.execute(
-            select(t.state).where(t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_(OPEN)).limit(limit)
+            select(t.state)
+            .where(t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_(OPEN))
+            .order_by(t.run_id, t.state)  # as the index on them has it, whatever the planner's figures say
+            .limit(limit)
         ).scalars()
     )
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, select
 
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
-from coordination.store.queries import attempts, fleet, projects, ready, slots
+from coordination.store.queries import attempts, fleet, projects, ready, slots, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
 from coordination.store.tables.attempts import attempts as attempt_rows
@@ -91,6 +91,7 @@ def explain_task(
         why = f": {task.error}" if task.error else ""
         return TaskExplanation(task, f"{task.state}{why}")
     found = [*_dependencies(tx, workspace_id, task), *_own(tx, workspace_id, task)]
+    found += _supervisor(tx, workspace_id, task)
     if task.state is TaskState.QUEUED:
         found += _queue(tx, workspace_id, task, live_within, window)
     if task.state is TaskState.BLOCKED:
@@ -173,6 +174,15 @@ def _own(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
             "back_off",
             f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else ""),
             until=task.not_before,
+        )
+
+
+def _supervisor(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
+    """A supervisor that cannot tick: then nobody rescues, lifts waits, or rings again for the project."""
+    found = supervisors.get(tx, workspace_id, task.project_id)
+    if found is not None and found.failing_since is not None:
+        yield Blocker(
+            "supervisor", f"its project's supervisor cannot tick since {_when(found.failing_since)}: {found.error}"
         )
 
 

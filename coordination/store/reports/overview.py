@@ -1,22 +1,36 @@
-"""The whole system on one screen: projects with their supervisors, open runs, living workers, today's cost."""
+"""The whole system on one screen: projects with their supervisors, open runs, living workers, today's cost.
+
+Only what is open, alive or of today is counted, so the answer takes as long however much has been done before. What a
+project came to since it began is the project summary's to say.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from coordination.domain.runs import Run
 from coordination.domain.supervision import StatusThresholds, status_of
+from coordination.domain.tasks import OPEN
 from coordination.store.queries import fleet, projects, runs, supervisors
-from coordination.store.reports import project_summary, spending
+from coordination.store.reports import spending
+from coordination.store.tables.runs import runs as runs_table
+from coordination.store.tables.tasks import tasks
+
+t = tasks.c
+_RUNS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectLine:
-    """One project. ``supervisor``: running, stale or stopped; ``error``: what its last tick failed with."""
+    """One project. ``supervisor``: running, stale or stopped.
+
+    ``error``: what its last tick failed with; ``error_since``: when the last one succeeded.
+    """
 
     id: str
     name: str
@@ -24,9 +38,10 @@ class ProjectLine:
     status: str
     supervisor: str
     error: str | None
+    error_since: datetime | None
     open_runs: int
-    tasks: int
-    cost_usd: Decimal
+    open_tasks: int
+    cost_today_usd: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +73,14 @@ def overview(
     tx: Connection, workspace_id: str, *, thresholds: StatusThresholds, live_within: timedelta, most: int = 20
 ) -> Overview:
     """Everything at one moment; projects that are archived are left out, of open runs the newest *most* are shown."""
-    totals = project_summary.totals(tx, workspace_id)
+    open_runs, open_tasks = _open_work(tx, workspace_id)
+    cost = spending.today(tx, workspace_id)
     lines = []
     for project in projects.listed(tx, workspace_id):
         if project.status == "archived":
             continue
         found = supervisors.get(tx, workspace_id, project.id)
         age = None if found is None or found.ended_at is not None else found.age
-        total = totals.get(project.id, project_summary.ProjectTotals())
         lines.append(
             ProjectLine(
                 id=project.id,
@@ -74,19 +89,40 @@ def overview(
                 status=project.status.value,
                 supervisor=status_of(age, thresholds).value,
                 error=found.error if found else None,
-                open_runs=total.open_runs,
-                tasks=total.tasks,
-                cost_usd=total.cost_usd,
+                error_since=found.failing_since if found else None,
+                open_runs=open_runs[project.id],
+                open_tasks=open_tasks[project.id],
+                cost_today_usd=cost[project.id].cost_usd if project.id in cost else Decimal(0),
             )
         )
-    cost, unpriced = spending.today(tx, workspace_id)
     return Overview(
         projects=lines,
         runs=runs.listed(tx, workspace_id, open_only=True, limit=most),
         workers=living(tx, within=live_within),
-        cost_today_usd=cost,
-        unpriced_today=unpriced,
+        cost_today_usd=sum((group.cost_usd for group in cost.values()), Decimal(0)),
+        unpriced_today=sum(group.unpriced_calls for group in cost.values()),
     )
+
+
+def _open_work(tx: Connection, workspace_id: str) -> tuple[Counter[str], Counter[str]]:
+    """How many runs, and how many tasks, each project has open."""
+    found = tx.execute(
+        select(runs_table.c.id, runs_table.c.project_id).where(
+            runs_table.c.workspace_id == workspace_id, runs_table.c.finished_at.is_(None)
+        )
+    ).all()
+    open_runs = Counter(row.project_id for row in found)
+    open_tasks: Counter[str] = Counter()
+    for start in range(0, len(found), _RUNS_AT_ONCE):
+        ids = [row.id for row in found[start : start + _RUNS_AT_ONCE]]
+        counted = (
+            select(t.project_id, func.count())
+            .where(t.workspace_id == workspace_id, t.run_id.in_(ids), t.state.in_(OPEN))
+            .group_by(t.project_id)
+        )
+        for project_id, number in tx.execute(counted):
+            open_tasks[project_id] += number
+    return open_runs, open_tasks
 
 
 def living(tx: Connection, *, within: timedelta) -> list[WorkerLine]:

@@ -83,16 +83,28 @@ def spending(
     return sorted(found, key=lambda group: (-group.cost_usd, -group.calls, group.key or ""))
 
 
-def today(tx: Connection, workspace_id: str) -> tuple[Decimal, int]:
-    """(dollars, calls of unknown price) since midnight UTC by the database's clock."""
+@dataclass(frozen=True, slots=True)
+class Today:
+    """What one project spent since midnight UTC."""
+
+    cost_usd: Decimal
+    unpriced_calls: int
+
+
+def today(tx: Connection, workspace_id: str) -> dict[str | None, Today]:
+    """By project (None: records that name none), since midnight UTC by the database's clock."""
     now: datetime = tx.execute(select(db_now())).scalar_one()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    row = tx.execute(
-        select(sum_money(c.cost_usd).label("usd"), (func.count() - func.count(c.cost_usd)).label("unpriced")).where(
-            c.workspace_id == workspace_id, c.occurred_at >= midnight
+    rows = tx.execute(
+        select(
+            c.project_id,
+            sum_money(c.cost_usd).label("usd"),
+            (func.count() - func.count(c.cost_usd)).label("unpriced"),
         )
-    ).one()
-    return row.usd or Decimal(0), row.unpriced
+        .where(c.workspace_id == workspace_id, c.occurred_at >= midnight)
+        .group_by(c.project_id)
+    )
+    return {row.project_id: Today(row.usd or Decimal(0), row.unpriced) for row in rows}
 
 
 def _key(tx: Connection, by: str) -> Any:

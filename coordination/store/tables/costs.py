@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, event
+from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, event, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
+
+OF_A_TASK = text("task_id IS NOT NULL")
 
 costs = Table(
     "costs",
@@ -31,6 +33,8 @@ costs = Table(
     Index("ix_costs_run_id", "run_id"),
     Index("ix_costs_project_id", "project_id", "occurred_at"),
     Index("ix_costs_session_id", "session_id"),
+    Index("ix_costs_occurred", "workspace_id", "occurred_at"),
+    Index("ix_costs_task_id", "task_id", postgresql_where=OF_A_TASK, sqlite_where=OF_A_TASK),
 )
 
 SQLITE_APPEND_ONLY = """

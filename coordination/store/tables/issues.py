@@ -1,9 +1,11 @@
 """Issues of foreign trackers, word for word, with the little that is asked of them in columns."""
 
-from sqlalchemy import Column, ForeignKey, Integer, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, Table, Text, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Str, UtcTime, db_now
+
+LINKED = text("task_id IS NOT NULL")
 
 issues = Table(
     "issues",
@@ -15,4 +17,5 @@ issues = Table(
     Column("raw", Text, nullable=False),  # the record as it was read: nothing unknown is lost
     Column("task_id", Id),  # the job that works it off, once there is one
     Column("imported_at", UtcTime, nullable=False, default=db_now()),
+    Index("ix_issues_task_id", "task_id", postgresql_where=LINKED, sqlite_where=LINKED),
 )

@@ -7,6 +7,7 @@ from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
 
 UNFINISHED = text("finished_at IS NULL")
+FINISHED = text("finished_at IS NOT NULL")
 
 sessions = Table(
     "sessions",
@@ -41,4 +42,7 @@ runs = Table(
     Column("finished_at", UtcTime),
     Index("ix_runs_project_id_id", "project_id", "id"),
     Index("ix_runs_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    # Retention looks for the oldest of them, and a session that goes must know its runs.
+    Index("ix_runs_finished", "workspace_id", "finished_at", postgresql_where=FINISHED, sqlite_where=FINISHED),
+    Index("ix_runs_session_id", "session_id"),
 )

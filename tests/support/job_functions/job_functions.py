@@ -218,3 +218,20 @@ def files_of_a_program():
 
 def modules():
     return sorted(sys.modules)
+
+
+def note(path, text):
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(text + "\n")
+
+
+def die(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def variable(name):
+    return os.environ.get(name)

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.attempts import Outcome
-from tests.support.jobs import FUNCTIONS, Bench
+from tests.support.jobs import Bench
 from tests.support.processes import until
 from workers.runners import stragglers
-from workers.runners.pool import Answer, Child, Key, Pool
+from workers.runners.interpreter import Key
+from workers.runners.pool import Pool
 from workers.runners.process import Launcher
-from workers.runners.watch import Reading
 
 KEY = Key(None, (), ())
 
@@ -94,11 +94,19 @@ def test_no_more_than_a_few_stay_idle_and_the_oldest_goes(launcher: Launcher) ->
 
 
 def test_a_process_is_retired_after_its_share_of_jobs(bench: Bench) -> None:
-    bench.runners.pool._max_jobs = 2
+    bench.runners.pool._max_jobs, bench.runners.pool._min_age = 2, 0.0
 
     pids = [bench.run({"python": "job_functions:pid"}).output for _ in range(4)]
 
     assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_short_jobs_in_a_hurry_do_not_wear_a_process_out(bench: Bench) -> None:
+    bench.runners.pool._max_jobs = 2
+
+    pids = {bench.run({"python": "job_functions:pid"}).output for _ in range(4)}
+
+    assert len(pids) == 1
 
 
 def test_a_retired_process_runs_its_exit_handlers(bench: Bench, tmp_path: Path) -> None:
@@ -119,43 +127,11 @@ def test_an_interpreter_that_dies_before_it_takes_a_job_costs_the_job_nothing(be
     assert bench.run({"python": "job_functions:say"}).outcome is Outcome.COMPLETED
 
 
-def test_several_requests_may_be_on_their_way(launcher: Launcher) -> None:
-    child = Child(Key(None, (str(FUNCTIONS),), ()), launcher)
-    request = {"target": "job_functions:say", "input": {}, "needs": {}, "env": {}, "cwd": "/", "limit": 1000}
-    for text in ("a", "b", "c"):
-        child.send(request | {"args": {"text": text}, "path": [str(FUNCTIONS)]})
-
-    data = b""
-    while data.count(b'"output"') < 3:
-        try:
-            data += os.read(child.channel, 1000)
-        except BlockingIOError:
-            until(child.is_alive)
-
-    child.close()
-    assert [data.index(f'"output":"{text}"'.encode()) for text in "abc"] == sorted(
-        data.index(f'"output":"{text}"'.encode()) for text in "abc"
-    )
-
-
-@pytest.mark.parametrize("frame", [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x03abc", b"\0\0\0\x02{}"])
-def test_an_answer_that_makes_no_sense_is_told_apart(frame: bytes) -> None:
-    reading, writing = os.pipe()
-    answer = Answer(1000)
-    os.write(writing, frame)
-
-    read = answer.read(reading)
-
-    os.close(reading)
-    os.close(writing)
-    assert (read, answer.value, answer.nonsense) == (Reading.DONE, None, True)
-
-
 def test_the_interpreter_starts_without_anything_of_ours() -> None:
-    from workers.runners.pool import _PROGRAM
+    from workers.runners.interpreter import _PROGRAM
 
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-P", _PROGRAM, "99", "/nowhere"],
+        [sys.executable, "-X", "importtime", "-P", _PROGRAM, "99", "98", "|", "/nowhere"],
         capture_output=True,
         text=True,
         check=False,

@@ -213,7 +213,7 @@ class TestNeighbours:
     def test_the_child_itself_needs_the_standard_library_only(self) -> None:
         import ast
 
-        source = Path(sys.modules["workers.runners.pool"]._PROGRAM).read_text()
+        source = Path(sys.modules["workers.runners.interpreter"]._PROGRAM).read_text()
         imported = {
             name.split(".")[0]
             for node in ast.walk(ast.parse(source))

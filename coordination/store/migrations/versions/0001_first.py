@@ -11,6 +11,7 @@ from coordination.store.tables import costs
 
 revision = "0001"
 down_revision = None
+works_with = "0001"
 branch_labels = None
 depends_on = None
 

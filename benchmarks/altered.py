@@ -1,0 +1,165 @@
+"""A worker process of ours without one of its short cuts, or with an account of its time.
+
+What is left out stands in BENCH_WITHOUT (a name of SHORTCUTS); BENCH_ACCOUNT names a file that gets the account, anew
+every half second: by section, the seconds of CPU that threads spent in it and not in a section inside it.
+"""
+
+# ruff: noqa: SLF001 - what it alters is nobody else's business
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+ACCOUNT, WITHOUT = "BENCH_ACCOUNT", "BENCH_WITHOUT"
+
+
+def _no_bundles() -> None:
+    from workers import kinds
+
+    kinds.LARGEST = 1
+    _no_strangers()
+
+
+def _no_strangers() -> None:
+    from workers import kinds
+
+    kinds._STRANGERS = kinds.LARGEST  # so many are never seen in a row
+
+
+def _no_going_on() -> None:
+    from workers import execution
+
+    execution.GO_ON_FOR = timedelta(0)
+
+
+def _no_pieces() -> None:
+    from workers import writing
+
+    writing._SHORT_BUNDLE = 1_000_000
+
+
+def _no_combining() -> None:
+    from workers.combining import Combiner
+
+    Combiner.__init__.__kwdefaults__["most"] = 1
+
+
+def _no_settling() -> None:
+    from coordination import collector
+
+    collector.settle = lambda: gc.set_threshold(*gc.get_threshold())
+
+
+def _no_preparing() -> None:
+    import psycopg
+
+    psycopg.Connection.connect.__func__.__kwdefaults__["prepare_threshold"] = None  # type: ignore[attr-defined]
+
+
+def _one_at_a_time() -> None:
+    from workers import heartbeat
+
+    heartbeat._BATCH = 1
+
+
+SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
+    "bundles": ("one task a message", _no_bundles),
+    "strangers": ("kinds never seen share no message", _no_strangers),
+    "going on": ("a thread takes what is ready next from Redis only", _no_going_on),
+    "pieces": ("nothing runs before what it needs is written", _no_pieces),
+    "combining": ("each thread writes in a transaction of its own", _no_combining),
+    "settling": ("the garbage collector as Python sets it", _no_settling),
+    "preparing": ("no prepared statements on PostgreSQL", _no_preparing),
+    "one heartbeat": ("a statement for every attempt's heartbeat", _one_at_a_time),
+}
+
+_SECTIONS = (
+    ("claims", "workers.writing", "Writing._claimed"),
+    ("claims", "workers.writing", "Writing._claim_together"),
+    ("ends", "coordination.services.endings.end", "end_attempts"),
+    ("what is next", "coordination.flows.finish_attempts", "finish_attempts"),
+    ("what is next", "workers.writing", "Writing._ahead"),
+    ("begin, commit", "coordination.store.engine", "Store.transact"),
+    ("rings", "workers.doorbell", "Doorbell.ring"),
+    ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
+    ("results and notes", "workers.board", "keep"),
+    ("bundles and slots", "workers.execution", "Execution.work_off"),
+    ("supervisors", "workers.housekeeping", "Housekeeper._once"),
+)
+
+
+class Account:
+    """Adds up what each section cost; a section inside another one counts as itself alone."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self._own = threading.local()
+
+    def wrap(self, section: str, act: Callable[..., Any]) -> Callable[..., Any]:
+        """*act*, with its time on the account."""
+
+        @functools.wraps(act)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            began, outer = time.thread_time(), getattr(self._own, "inside", 0.0)
+            self._own.inside = 0.0
+            try:
+                return act(*args, **kwargs)
+            finally:
+                took = time.thread_time() - began
+                self.spent[section] += took - self._own.inside
+                self._own.inside = outer + took
+
+        return timed
+
+    def open(self, file: Path) -> None:
+        """Begin: put every section on the account, and write it down from time to time."""
+        for section, module, path in _SECTIONS:
+            holder: Any = importlib.import_module(module)
+            *classes, name = path.split(".")
+            for each in classes:
+                holder = getattr(holder, each)
+            found = getattr(holder, name)
+            timed = self.wrap(section, found)
+            setattr(holder, name, timed)
+            for other in list(sys.modules.values()) if not classes else []:  # who has imported it by its name
+                if vars(other).get(name) is found:
+                    setattr(other, name, timed)
+        threading.Thread(target=self._write, args=(file,), daemon=True).start()
+
+    def _write(self, file: Path) -> None:
+        main = Path("/proc/self/task") / str(os.getpid()) / "schedstat"
+        beside = file.with_suffix(".new")
+        while True:
+            time.sleep(0.5)
+            told = dict(self.spent) | {"Celery's own thread": int(main.read_text().split()[0]) / 1e9}
+            beside.write_text(json.dumps(told), encoding="utf-8")
+            beside.replace(file)
+
+
+def main() -> int:
+    """Change what is asked for, then be the worker."""
+    if name := os.environ.get(WITHOUT):
+        SHORTCUTS[name][1]()
+    from workers.__main__ import main as work
+
+    if file := os.environ.get(ACCOUNT):
+        import workers.lifecycle  # noqa: F401 - brings in all that is put on the account
+
+        Account().open(Path(file))
+    return work(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""From the doorbell to the running process, on a worker that has nothing else to do.
+
+One task at a time is submitted; it is a shell job that says what time it is as soon as it runs (``exec date``). Redis'
+MONITOR tells when the submission, right after its commit, first told anybody, and when a message came into the queue
+of jobs. What is measured ends inside the job: the start of the shell and of ``date`` count, so it is an upper bound.
+All clocks are this machine's.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from typing import Any, Self
+
+import redis
+
+from benchmarks import goals
+from benchmarks.bench import STORES, Bench, OurStack
+from benchmarks.measure import percentile, series
+from benchmarks.report import Line
+from coordination import Task
+from coordination.store.volatile.nudges import NUDGES
+from workers import queues
+
+_BELL = queues.PREFIX + queues.JOBS
+_SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, NUDGES}}
+"""By what is measured from: the lists in Redis whose first message it is."""
+
+_PAUSE = 0.05  # seconds until the worker sleeps again
+
+
+def measure(bench: Bench) -> list[Line]:
+    """Milliseconds, the median of each round, and what 99 of 100 stayed under in all rounds."""
+    count = bench.size(70)
+    taken: dict[tuple[str, str], list[list[float]]] = {(what, kind): [] for what in _SIGNALS for kind in STORES}
+    with _Bells(bench) as bells:
+        for _ in range(bench.rounds):
+            for kind, stack in bench.ours.items():
+                _once(stack)
+                found = [_once(stack) for _ in range(count)]
+                for what, keys in _SIGNALS.items():
+                    heard = [(bells.first(keys, began, ran), ran) for began, ran in found]
+                    taken[what, kind].append([(ran - at) * 1000 for at, ran in heard if at is not None])
+    return [line for (what, kind), rounds in taken.items() for line in _lines(what, kind, rounds)]
+
+
+def _lines(what: str, kind: str, rounds: Sequence[Sequence[float]]) -> list[Line]:
+    values = [value for found in rounds for value in found]
+    if not values:
+        return [Line(f"{what} to process started", kind, None, note="no such message was sent for these tasks")]
+    medians = series([percentile(found, 0.5) for found in rounds if found], "ms")
+    worst = series([percentile(values, 0.99)], "ms")
+    return [
+        Line(f"{what} to process started, p50", kind, medians, goal=goals.DOORBELL_P50),
+        Line(f"{what} to process started, p99 of {len(values)}", kind, worst, goal=goals.DOORBELL_P99),
+    ]
+
+
+def _once(stack: OurStack) -> tuple[float, float]:
+    """When the submission began, and when the task's process ran (seconds since 1970)."""
+    began = time.time()
+    run = stack.submit([Task("now", {"shell": "exec date +%s.%N"})], project="bell")
+    stack.end_of(run)
+    ran = float(run.task("now").output)
+    time.sleep(_PAUSE)
+    return began, ran
+
+
+class _Bells:
+    """Hears when something is put into a list of ours in Redis."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._client = redis.Redis(unix_socket_path=str(bench.redis.socket))
+        self._heard: list[tuple[float, str]] = []
+        self._over = threading.Event()
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def first(self, keys: Collection[str], after: float, before: float) -> float | None:
+        """When the first message came to one of *keys* between these moments."""
+        return next((at for at, key in self._heard if key in keys and after <= at <= before), None)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        if not self._listening.wait(10):
+            raise SystemExit("Redis did not answer to MONITOR")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._client.ping()  # something to hear
+        self._thread.join(10)
+        self._client.close()
+
+    def _listen(self) -> None:
+        with self._client.monitor() as monitor:
+            self._listening.set()
+            while not self._over.is_set():
+                said: dict[str, Any] = monitor.next_command()
+                words = said["command"].split(maxsplit=2)
+                if words[0].upper() in {"LPUSH", "RPUSH"}:
+                    self._heard.append((float(said["time"]), words[1]))

@@ -1,0 +1,51 @@
+"""What the figures are held against: for each row what has to be reached and what is wanted. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """How far a figure came."""
+
+    WANT = "want"  # as good as wanted
+    MUST = "must"  # good enough
+    MISSED = "missed"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Two marks in the unit of the figure; ``more``: higher is better."""
+
+    must: float
+    want: float
+    more: bool = False
+
+    def verdict(self, value: float) -> Verdict:
+        """How far *value* came."""
+        for mark, verdict in ((self.want, Verdict.WANT), (self.must, Verdict.MUST)):
+            if value >= mark if self.more else value <= mark:
+                return verdict
+        return Verdict.MISSED
+
+    def shown(self, mark: float, unit: str) -> str:
+        """One mark as a person reads it: ``>= 3x``, ``<= 25 ms``."""
+        space = "" if unit == "x" else " "
+        return f"{'>=' if self.more else '<='} {mark:g}{space}{unit}"
+
+
+THROUGHPUT_BESIDE_CELERY = Goal(3, 10, more=True)
+THROUGHPUT_BESIDE_DBOS = Goal(4, 15, more=True)
+HOP = Goal(0.5, 0.12)
+FAN = Goal(0.3, 0.08)
+WORKFLOW = Goal(0.3, 0.07)
+ONE_OFF = Goal(0.4, 0.7, more=True)
+REPLAY = Goal(1.3, 1.05)
+RUNNING_OVERHEAD = Goal(5, 1)  # per cent of a core
+DOORBELL_P50, DOORBELL_P99 = Goal(25, 5), Goal(100, 25)  # milliseconds
+IDLE_MEMORY = Goal(150, 90)  # MB
+SUBMISSION = Goal(2, 0.7)  # seconds
+HELP, EMBEDDED_UP, FIRST_TASK = Goal(0.3, 0.15), Goal(3, 1.5), Goal(5, 2.5)  # seconds
+AGENT = Goal(0.1, 0.02)  # seconds a task
+KILLED, KILLED_ON_A_LIVE_HOST = Goal(35, 35), Goal(35, 2)  # seconds

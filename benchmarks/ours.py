@@ -1,0 +1,86 @@
+"""Our side: a database, worker processes as shipped, and plans timed from handing over to the last end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from benchmarks import jobs
+from benchmarks.measure import cpu_seconds
+from benchmarks.places import ROOT
+from coordination import Plan, Run, Task, connect
+from coordination.domain.plans import ProjectRef
+from coordination.domain.runs import RunState
+from coordination.settings import load_settings
+from tests.support.processes import Process
+
+STORES = ("sqlite", "postgresql")
+SLOTS = 8
+"""Slots of a worker process that is told nothing else."""
+
+_PATIENCE = 120.0
+
+
+class OurStack:
+    """A database, and worker processes as shipped."""
+
+    def __init__(self, kind: str, environment: dict[str, str]) -> None:
+        self.kind = kind
+        self.environment = environment
+        self.co = connect(load_settings(environment))
+        self.workers: list[Process] = []
+
+    def start_worker(self, *options: str) -> Process:
+        """One more worker process, ready."""
+        return self.start_workers(1, *options)[0]
+
+    def start_workers(self, count: int, *options: str) -> list[Process]:
+        """So many more, ready; they start side by side."""
+        altered = any(name.startswith("BENCH_") for name in self.environment)
+        argv = [sys.executable, "-P", "-m", "benchmarks.altered" if altered else "workers", *options]
+        env = {**self.environment, "PYTHONPATH": str(ROOT)}
+        started = [Process(argv, env=env, announces=True) for _ in range(count)]
+        self.workers += started
+        return [process.wait_until_ready() for process in started]
+
+    def submit(self, tasks: Sequence[Task], *, project: str = "bench") -> Run:
+        """Hand a plan over."""
+        where = ProjectRef(name=project, git_remote=f"https://example.org/{project}.git")
+        return self.co.submit(Plan(tasks, project=where))
+
+    def seconds(self, tasks: Sequence[Task], *, project: str = "bench") -> float:
+        """From handing the plan over to the end of its last task, by the database's own note of that moment."""
+        began = datetime.now(UTC)
+        run = self.submit(tasks, project=project)
+        return (self.end_of(run) - began).total_seconds()
+
+    def end_of(self, run: Run) -> datetime:
+        """When the run was completed; SystemExit when it was not."""
+        state = run.wait(_PATIENCE)
+        ended = run.record.finished_at
+        if state is not RunState.COMPLETED or ended is None:
+            raise SystemExit(
+                f"The run on {self.kind} ended as {state}: {[t.error for t in run.tasks() if t.error][:3]}"
+            )
+        return ended
+
+    def cpu_seconds(self) -> float:
+        """CPU seconds that the worker processes and all they started have used so far."""
+        return sum(cpu_seconds(worker.pid) for worker in self.workers)
+
+    def close(self) -> None:
+        """Stop the workers."""
+        for process in self.workers:
+            if process.exit_code is None:
+                process.signal(signal.SIGTERM)
+        for process in self.workers:
+            process.wait(within=timedelta(seconds=60))
+            process.close()
+        self.co.close()
+
+
+def no_op(key: str, *, needs: Sequence[str] = ()) -> Task:
+    """A Python task that does nothing."""
+    return Task(key, jobs.nothing, needs=needs)

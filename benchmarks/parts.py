@@ -1,0 +1,61 @@
+"""Which parts there are, in the order in which they are measured, and which sides each needs to be up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import (
+    account,
+    agents,
+    doorbell,
+    event_log,
+    flow,
+    graphs,
+    growth,
+    killed,
+    limits,
+    memory,
+    releasing,
+    running,
+    startup,
+    submission,
+    variants,
+)
+from benchmarks.bench import Bench
+from benchmarks.report import Line
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One measurement; every side that it does not name is stopped before it begins."""
+
+    measure: Callable[[Bench], list[Line]]
+    peers: tuple[str, ...] = ()
+    ours: bool = False
+
+
+PARTS = {
+    "limits": Part(limits.measure),
+    "throughput": Part(flow.throughput, peers=flow.THROUGHPUT, ours=True),
+    "hops": Part(flow.hops, peers=flow.HOPS, ours=True),
+    "fan": Part(flow.fan, peers=flow.FAN, ours=True),
+    "workflow": Part(graphs.as_no_ops, peers=flow.RAW, ours=True),
+    "one-off": Part(flow.one_off, peers=flow.RAW, ours=True),
+    "replay": Part(graphs.replayed, ours=True),
+    "doorbell": Part(doorbell.measure, ours=True),
+    "agents": Part(agents.measure, ours=True),
+    "running": Part(running.measure),
+    "killed": Part(killed.measure),
+    "submission": Part(submission.measure),
+    "startup": Part(startup.measure),
+    "memory": Part(memory.measure),
+    "releasing": Part(releasing.measure),
+    "growth": Part(growth.measure),
+    "event-log": Part(event_log.measure),
+    "variants": Part(variants.measure),
+    "account": Part(account.measure, peers=("celery",)),
+}
+
+WHEN_NAMED = ("variants", "account")
+BY_DEFAULT = tuple(name for name in PARTS if name not in WHEN_NAMED)

@@ -1,0 +1,31 @@
+"""Where a plan belongs: its project as the plan names it, or as the folder it is about tells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coordination import checkout
+from coordination.domain.plans import Plan
+from coordination.domain.projects import identity_of, short_name
+from coordination.errors import Refused
+from coordination.flows.submit_plan import Origin
+
+
+def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
+    """Where the plan comes from. Raises Refused when the folder that it names does not exist."""
+    reference = plan.project
+    folder = Path(reference.path) if reference.path else Path.cwd()
+    if not folder.is_dir():
+        raise Refused(f"The project's folder {folder} does not exist")
+    here = checkout.here(folder)
+    if reference.git_remote is not None:
+        identity = identity_of(reference.git_remote, machine=checkout.machine())
+        name = reference.name or short_name(identity)
+    elif reference.name is not None and reference.path is None:
+        identity = here.identity
+        name = reference.name
+    else:
+        identity, name = here.identity, reference.name or here.name
+    return Origin(identity=identity, name=name, creator=actor, path=str(here.root), metadata=metadata)

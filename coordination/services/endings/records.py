@@ -1,0 +1,64 @@
+"""What is known of an attempt's end, and what came of writing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.costs import CostRecord
+from coordination.domain.retry import Decision
+from coordination.store.queries.completions import Freed, Ran
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one attempt ended and what follows; all of one project."""
+
+    task_id: str
+    attempt: int
+    run_id: str
+    key: str
+    outcome: Outcome
+    decision: Decision
+    actor: str | None = None
+    output: Any = None
+    exit_code: int | None = None
+    error: str | None = None
+    log: str | None = None
+    costs: tuple[CostRecord, ...] = ()
+    slots: tuple[str, ...] = ()
+    payload: dict[str, Any] = field(default_factory=dict)
+    ahead: Ran | None = None
+
+    @property
+    def fence(self) -> tuple[str, int]:
+        """What it must quote: task and attempt."""
+        return self.task_id, self.attempt
+
+
+@dataclass(slots=True)
+class Ended:
+    """What an ending did: which fences still held, what became ready, which runs closed or may close now."""
+
+    held: set[str] = field(default_factory=set)
+    fences: set[tuple[str, int]] = field(default_factory=set)  # the same with the attempts: an old one may report too
+    recorded_before: set[str] = field(default_factory=set)
+    freed: list[str] = field(default_factory=list)
+    released: list[Freed] = field(default_factory=list)  # by completions, best first
+    closed_runs: list[str] = field(default_factory=list)
+    runs_going_on: set[str] = field(default_factory=set)
+    maybe_done_runs: set[str] = field(default_factory=set)
+    ended_in: set[str] = field(default_factory=set)
+
+    def join(self, other: Ended) -> None:
+        """Add what another ending in the same transaction did."""
+        self.held |= other.held
+        self.fences |= other.fences
+        self.recorded_before |= other.recorded_before
+        self.freed += other.freed
+        self.released += other.released
+        self.closed_runs += other.closed_runs
+        self.runs_going_on |= other.runs_going_on
+        self.maybe_done_runs |= other.maybe_done_runs
+        self.ended_in |= other.ended_in

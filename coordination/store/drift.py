@@ -1,0 +1,89 @@
+"""How a database's catalogue differs from what this program expects, whatever its version number says. Read-only.
+
+Only what is missing or different counts: a newer schema only adds, and an index of somebody's own does no harm.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import CheckConstraint, Connection, inspect, text
+
+from coordination.store import schema  # noqa: F401 - fills the metadata
+from coordination.store.tables import metadata
+
+_TRIGGERS = {"costs_append_only": "costs"}
+
+# By name only: what alembic compares of indexes leaves out expressions and conditions, and SQLite's it cannot read.
+_NAMES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger')",
+    "postgresql": (
+        "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema() "
+        "UNION ALL SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
+    ),
+}
+
+
+def differences(tx: Connection) -> list[str]:
+    """One half-sentence each, such as ``the index ix_tasks_ready of tasks is missing``; empty when all fits."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    context = MigrationContext.configure(tx, opts={"compare_type": True, "include_object": _is_compared})
+    present = set(inspect(tx).get_table_names())
+    with warnings.catch_warnings(action="ignore"):  # it says which indexes it cannot compare
+        changes = compare_metadata(context, metadata)
+    found = [_said(change) for change in _flat(changes)]
+    return sorted({said for said in found if said} | set(_by_name(tx, present)) | set(_checks(tx, present)))
+
+
+def _is_compared(_thing: Any, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:  # noqa: FBT001 - alembic calls it
+    return kind != "index" and (not reflected or counterpart is not None)
+
+
+def _flat(changes: Any) -> Iterator[tuple[Any, ...]]:
+    """Changes of one column come as a list in the list."""
+    for change in changes:
+        if isinstance(change, list):
+            yield from change
+        else:
+            yield change
+
+
+def _said(change: tuple[Any, ...]) -> str | None:
+    match change[0]:
+        case "add_table":
+            return f"the table {change[1].name} is missing"
+        case "add_column":
+            return f"the column {change[3].name} of {change[2]} is missing"
+        case "add_fk" | "add_constraint":
+            return f"the constraint {change[1].name} of {change[1].table.name} is missing"
+        case "modify_nullable":
+            return f"the column {change[3]} of {change[2]} {'may' if change[5] else 'may not'} be empty"
+        case "modify_type":
+            return f"the column {change[3]} of {change[2]} is {change[5]}, not {change[6]}"
+    return None
+
+
+def _by_name(tx: Connection, present: set[str]) -> Iterator[str]:
+    names = set(tx.execute(text(_NAMES[tx.dialect.name])).scalars())
+    for table in metadata.sorted_tables:
+        for index in table.indexes:
+            if table.name in present and index.name not in names:
+                yield f"the index {index.name} of {table.name} is missing"
+    for trigger, table_name in _TRIGGERS.items():
+        if table_name in present and trigger not in names:
+            yield f"the trigger {trigger} of {table_name} is missing"
+
+
+def _checks(tx: Connection, present: set[str]) -> Iterator[str]:
+    catalogue = inspect(tx)
+    for table in metadata.sorted_tables:
+        if table.name not in present:
+            continue
+        named = {check["name"] for check in catalogue.get_check_constraints(table.name)}
+        for constraint in table.constraints:
+            if isinstance(constraint, CheckConstraint) and constraint.name not in named:
+                yield f"the constraint {constraint.name} of {table.name} is missing"

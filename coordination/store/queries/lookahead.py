@@ -1,0 +1,71 @@
+"""What follows claimed tasks in the graph: what a worker may run as soon as they have completed, before it writes.
+
+Only tasks that nothing but their dependencies holds, that may be repeated, and that belong to projects without limits:
+a crash makes all that was not written run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Claim
+from coordination.domain.tasks import BlockReason
+from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, claim_of, parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A task as its claim will be, and the tasks that it waits for. Their results are not in ``claim.needs`` yet."""
+
+    claim: Claim
+    parents: tuple[str, ...]
+
+
+_QUERY = f"""
+WITH RECURSIVE reach (id) AS (
+    SELECT d.child_id FROM dependencies d
+    WHERE d.parent_id IN ({{ids}}) AND d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
+    UNION
+    SELECT d.child_id FROM reach JOIN dependencies d ON d.parent_id = reach.id
+    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
+), near AS {{materialized}} (SELECT id FROM reach LIMIT {{most}})
+SELECT {{columns}},
+    (SELECT {{collect}} FROM dependencies d WHERE d.child_id = t.id AND d.kind IN ({HOLDING})) AS parents
+FROM near JOIN tasks t ON t.id = near.id JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
+WHERE t.workspace_id = {{workspace}} AND t.state || '' = 'blocked' AND t.reasons = {int(BlockReason.DEPENDENCIES)}
+    AND t.repeatable AND p.status NOT IN ({HELD})
+    AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)
+    AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)
+"""
+_POSTGRESQL = _QUERY.format(
+    ids="SELECT unnest(%(ids)s::uuid[])",
+    materialized="MATERIALIZED",
+    most="%(most)s",
+    columns=COLUMNS.replace("t.id,", "t.id::text,")
+    .replace("t.project_id,", "t.project_id::text,")
+    .replace("t.run_id,", "t.run_id::text,")
+    .replace("r.session_id,", "r.session_id::text,"),
+    collect="json_agg(d.parent_id)",
+    workspace="%(workspace)s::uuid",
+)
+_SQLITE = _QUERY.format(
+    ids="SELECT value FROM json_each(:ids)",
+    materialized="",
+    most=":most",
+    columns=COLUMNS,
+    collect="json_group_array(d.parent_id)",
+    workspace=":workspace",
+)
+
+
+def ahead_of(tx: Connection, workspace_id: str, ids: Sequence[str], *, most: int) -> list[Ahead]:
+    """At most *most* of the tasks that *ids* lead to, nearest first, as far as they can be run ahead."""
+    if tx.dialect.name == "postgresql":
+        rows = tx.exec_driver_sql(_POSTGRESQL, {"workspace": workspace_id, "ids": list(ids), "most": most})
+        return [Ahead(claim_of(workspace_id, row, needs=None), tuple(row[23])) for row in rows]
+    rows = tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "most": most})
+    return [Ahead(claim_of(workspace_id, parsed(row), needs=None), tuple(json.loads(row[23]))) for row in rows]

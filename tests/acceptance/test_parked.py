@@ -1,0 +1,44 @@
+"""A free slot is never idle while ready work waits, wherever the messages of that work are."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.events import EventType
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Processes, until
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet on either store."""
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def test_as_many_jobs_run_as_there_are_slots_although_busy_workers_hold_messages(fleet: Fleet) -> None:
+    """Each worker fetches ahead of its slots, so that busy ones may hold all that is left for the idle one."""
+    fleet.worker("-c", "4")
+    fleet.worker("-c", "4")
+    gate = fleet.file("open")
+    run = fleet.submit(
+        *[Task(f"t{number}", {"shell": f"until test -e {gate}; do sleep 0.2; done"}) for number in range(12)]
+    )
+    until(lambda: run.record.counts.get(TaskState.RUNNING, 0) == 8, what="two full", within=timedelta(seconds=60))
+
+    fleet.worker("-c", "4")
+
+    until(
+        lambda: run.record.counts.get(TaskState.RUNNING, 0) == 12,
+        what="three full workers",
+        within=timedelta(seconds=30),
+    )
+    gate.touch()
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    claims = [event.key for event in run.events() if event.type is EventType.CLAIMED]
+    assert len(claims) == len(set(claims)) == 12

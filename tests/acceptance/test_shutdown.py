@@ -1,0 +1,271 @@
+"""Workers that are told to go, on every pool: they drain, hand back uncharged, leave no process, and can be hurried."""
+
+import json
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
+from tests.support.command import coord_in
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Process, Processes, until
+from tests.support.redis import RedisServer
+
+POOLS = {"threads": ("-c", "2"), "solo": ("-P", "solo"), "prefork": ("-P", "prefork", "-c", "2")}
+LONG_GRACE = {"COORD_SHUTDOWN_GRACE": "10m"}
+GONE = timedelta(seconds=30)
+
+# The first attempt never ends, and has a child that has left its process group; later ones end at once.
+FIRST_HANGS = (
+    "if [ $COORD_ATTEMPT = 1 ]; then setsid sleep 600 & touch began; while :; do sleep 600; done; fi; "
+    "echo done by $COORD_ATTEMPT"
+)
+WAITS = "touch began; while [ ! -e go ]; do sleep 0.05; done; echo done by $COORD_ATTEMPT"
+
+
+@pytest.fixture
+def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet on SQLite."""
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def pg_fleet(processes: Processes, postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet on PostgreSQL."""
+    with fleet_on(processes, postgres_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def processes_of(task_id: str) -> list[int]:
+    """Living processes, however detached, that carry the marker of one of the task's attempts."""
+    marker = f"\0COORD_ATTEMPT_ID={task_id}".encode()
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                environment = b"\0" + (folder / "environ").read_bytes()
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue  # it has just gone
+            if marker in environment and state not in {"Z", "X"}:
+                found.append(int(folder.name))
+    return found
+
+
+def began(fleet: Fleet) -> None:
+    """Nothing, once the job is at work."""
+    until(fleet.file("began").exists, what="the job's beginning")
+
+
+def assert_handed_back(fleet: Fleet, run, *, key: str = "job") -> None:
+    """The task waits again as if nothing had been, and nothing of its attempt is left."""
+    task = run.task(key)
+    assert task.state is TaskState.QUEUED
+    assert (task.record.attempt, task.record.failures, task.record.losses) == (1, 0, 0)
+    assert [attempt.outcome for attempt in task.attempts()] == [Outcome.HANDED_BACK]
+    assert processes_of(task.id) == []
+    with fleet.co.runtime.store.read() as tx:
+        assert tx.execute(text("SELECT count(*) FROM workers WHERE stopped_at IS NULL")).scalar_one() == 0
+
+
+def workers_of(fleet: Fleet, task_id: str) -> tuple[str, ...]:
+    """The workers that had the task."""
+    with fleet.co.runtime.store.read() as tx:
+        rows = tx.execute(text("SELECT worker_id FROM attempts WHERE task_id = :id ORDER BY number"), {"id": task_id})
+        return tuple(rows.scalars())
+
+
+@pytest.mark.parametrize("pool", POOLS)
+class TestOnEveryPool:
+    def test_what_outlives_the_grace_is_handed_back_uncharged_and_its_processes_are_gone(
+        self, pg_fleet: Fleet, pool: str
+    ) -> None:
+        worker = pg_fleet.worker(*POOLS[pool])
+        run = pg_fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(pg_fleet)
+        assert len(processes_of(run.task("job").id)) >= 2
+
+        code = worker.stop(within=GONE)
+
+        assert code == 0
+        assert_handed_back(pg_fleet, run)
+        pg_fleet.worker(*POOLS[pool])
+        assert run.wait(timeout=30) is RunState.COMPLETED
+        assert run.task("job").output == "done by 2"
+
+    def test_what_ends_within_the_grace_is_completed(self, fleet: Fleet, pool: str) -> None:
+        worker = fleet.worker(*POOLS[pool], **LONG_GRACE)
+        run = fleet.submit(Task("job", {"shell": WAITS}), Task("after", {"shell": "true"}, needs=["job"]))
+        began(fleet)
+
+        worker.signal(signal.SIGTERM)
+        worker.wait_for("draining")
+        fleet.file("go").touch()
+
+        assert worker.wait(within=GONE) == 0
+        assert run.task("job").output == "done by 1"
+        assert run.task("after").state is TaskState.QUEUED
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_hurries(self, fleet: Fleet, pool: str, number: signal.Signals) -> None:
+        worker = fleet.worker(*POOLS[pool], **LONG_GRACE)
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
+
+        worker.signal(number)
+        worker.wait_for("draining")
+        assert run.task("job").state is TaskState.RUNNING
+        worker.signal(number)
+
+        assert worker.wait(within=GONE) == 0
+        assert_handed_back(fleet, run)
+
+    def test_sigquit_hands_back_at_once(self, fleet: Fleet, pool: str) -> None:
+        worker = fleet.worker(*POOLS[pool], **LONG_GRACE)
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
+
+        worker.signal(signal.SIGQUIT)
+
+        assert worker.wait(within=GONE) == 0
+        assert_handed_back(fleet, run)
+
+    def test_a_process_that_runs_jobs_is_registered_once(self, fleet: Fleet, pool: str) -> None:
+        fleet.worker(*POOLS[pool])
+        expected = 2 if pool == "prefork" else 1
+
+        # Celery calls a worker ready when it has forked; a child registers itself a moment later.
+        until(lambda: len(set(registered(fleet))) == expected, what="a row for each process")
+
+        assert len(registered(fleet)) == expected
+
+
+def registered(fleet: Fleet) -> list[int]:
+    """The pid of each row of ``workers``."""
+    with fleet.co.runtime.store.read() as tx:
+        return list(tx.execute(text("SELECT pid FROM workers")).scalars())
+
+
+class TestDraining:
+    def test_a_worker_that_drains_takes_nothing_and_leaves_it_to_others(self, fleet: Fleet) -> None:
+        going = fleet.worker(**LONG_GRACE)
+        held = fleet.submit(Task("job", {"shell": WAITS}))
+        began(fleet)
+        going.signal(signal.SIGTERM)
+        going.wait_for("draining")
+
+        run = fleet.submit(*[Task(f"t{number}", {"shell": "true"}) for number in range(4)])
+        fleet.worker("-c", "2")
+
+        assert run.wait(timeout=30) is RunState.COMPLETED
+        by = {workers_of(fleet, task.id) for task in run.tasks()}
+        assert len(by) == 1
+        assert by != {workers_of(fleet, held.task("job").id)}
+        fleet.file("go").touch()
+        assert held.wait(timeout=20) is RunState.COMPLETED
+        assert going.wait(within=GONE) == 0
+
+    def test_a_job_in_python_is_handed_back_as_well(self, fleet: Fleet) -> None:
+        worker = fleet.worker()
+        started = ["sh", "-c", "touch began; sleep 600"]
+        run = fleet.submit(Task("job", {"python": "subprocess:check_call", "args": {"args": started}}))
+        began(fleet)
+        assert processes_of(run.task("job").id)
+
+        assert worker.stop(within=GONE) == 0
+
+        assert_handed_back(fleet, run)
+
+    def test_celerys_own_shutdown_command_drains_too(self, fleet: Fleet) -> None:
+        worker = fleet.worker()
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
+
+        fleet.processes.start_python("-m", "celery", "-A", "workers.app", "control", "shutdown", env=fleet.env)
+
+        assert worker.wait(within=GONE) == 0
+        assert_handed_back(fleet, run)
+
+    def test_a_worker_with_beat_inside_drains_too(self, fleet: Fleet) -> None:
+        worker = fleet.worker("-B", "--schedule", str(fleet.folder / "beat"))  # Celery forks beat from the worker
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
+
+        assert worker.stop(within=GONE) == 0
+
+        assert_handed_back(fleet, run)
+
+    def test_a_worker_goes_although_redis_does_not_answer(self, fleet: Fleet, redis_server: RedisServer) -> None:
+        worker = fleet.worker()
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
+
+        assert redis_server.process is not None
+        redis_server.process.send_signal(signal.SIGSTOP)
+        try:
+            code = worker.stop(within=timedelta(seconds=60))
+        finally:
+            redis_server.process.send_signal(signal.SIGCONT)
+
+        assert code == 0
+        assert_handed_back(fleet, run)
+
+
+class TestRollingRestarts:
+    def test_five_during_a_plan_lose_nothing_and_charge_nothing(
+        self, processes: Processes, store_url: str, redis_url: str, tmp_path: Path
+    ) -> None:
+        with fleet_on(processes, store_url, redis_url, tmp_path) as fleet:
+            workers: list[Process] = [fleet.worker("-c", "2"), fleet.worker("-c", "2")]
+            tasks = [Task(f"t{number}", {"shell": "sleep 0.3; echo $COORD_TASK_KEY"}) for number in range(60)]
+            # Longer than the grace: handed back by every restart, and it must end in the end.
+            long = [Task(f"long{number}", {"shell": "sleep 2"}) for number in range(4)]
+            last = Task("last", {"shell": "true"}, needs=[task.key for task in [*tasks, *long]])
+            run = fleet.submit(*long, *tasks, last)
+
+            for _ in range(5):
+                for place, worker in enumerate(workers):
+                    assert worker.stop(within=GONE) == 0
+                    workers[place] = fleet.worker("-c", "2")
+
+            assert run.wait(timeout=90) is RunState.COMPLETED
+            assert {(task.record.failures, task.record.losses) for task in run.tasks()} == {(0, 0)}
+            for task in run.tasks():
+                *before, end = [attempt.outcome for attempt in task.attempts()]
+                assert end is Outcome.COMPLETED
+                assert set(before) <= {Outcome.HANDED_BACK}
+            assert any(task.record.attempt > 1 for task in run.tasks())
+
+
+class TestTheEmbeddedStack:
+    def test_down_hands_back_what_outlives_the_grace_and_up_goes_on_with_it(self, tmp_path: Path) -> None:
+        coord = coord_in(tmp_path, COORD_SHUTDOWN_GRACE="500ms", COORD_CANCEL_GRACE="1s")
+        plan = coord.cwd / "plan.yaml"
+        job = {"key": "job", "run": {"shell": FIRST_HANGS}}
+        plan.write_text(json.dumps({"version": 1, "project": {"path": str(coord.cwd)}, "tasks": [job]}))
+        coord("up", "--detach")
+        try:
+            run = coord("submit", plan, "--json").json["run"]
+            until((coord.cwd / "began").exists, what="the job's beginning")
+            task = coord("runs", "show", run, "--json").json["tasks"][0]["id"]
+            assert processes_of(task)
+
+            coord("down")
+
+            shown = coord("tasks", "show", task, "--json").json
+            assert processes_of(task) == []
+            assert (shown["state"], shown["failures"], shown["losses"]) == ("queued", 0, 0)
+            coord("up", "--detach")
+            coord("resume", run)
+        finally:
+            coord("down")
+        tried = coord("tasks", "show", task, "--json").json["attempts"]
+        assert [attempt["outcome"] for attempt in tried] == ["handed_back", "completed"]

@@ -1,0 +1,43 @@
+"""``coord tasks force``: what it prints, what it refuses, and with which exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.command import Coord
+
+
+def test_a_task_is_forced_and_its_story_tells_who_and_why(coord: Coord, plan: Path) -> None:
+    coord("submit", plan)
+    key = coord("tasks", "list", coord("runs", "list", "--json").json["runs"][0]["id"], "--json").json["tasks"][0][
+        "key"
+    ]
+
+    said = coord("tasks", "force", key, "completed", "--reason", "done by hand", "--output", '{"n": 1}')
+    shown = coord("tasks", "output", key, "--json").json
+    story = coord("tasks", "events", key, "--json").json["events"]
+
+    assert said.out == f"{key} was queued and is completed now.\n"
+    assert shown["output"] == {"n": 1}
+    forced = next(event for event in story if event["type"] == "forced")
+    assert forced["payload"] == {"from": "queued", "to": "completed", "reason": "done by hand"}
+    assert forced["actor"].startswith("user:")
+
+
+def test_what_is_refused_is_said_in_one_sentence_and_changes_nothing(coord: Coord, plan: Path) -> None:
+    coord("submit", plan)
+    key = coord("tasks", "list", coord("runs", "list", "--json").json["runs"][0]["id"], "--json").json["tasks"][0][
+        "key"
+    ]
+
+    unknown = coord("tasks", "force", key, "finished", "--reason", "x", code=2)
+    nonsense = coord("tasks", "force", key, "running", "--reason", "x", code=2)
+    without = coord("tasks", "force", key, "failed", "--reason", " ", code=2)
+    missing = coord("tasks", "force", key, "failed", code=2)
+
+    assert unknown.err.startswith("coord: There is no state 'finished'.")
+    assert nonsense.err.startswith("coord: A task cannot be forced to running")
+    assert without.err.startswith("coord: A forced state needs a reason")
+    assert "--reason" in missing.err
+    assert {said.out for said in (unknown, nonsense, without, missing)} == {""}
+    assert coord("tasks", "show", key, "--json").json["state"] == "queued"

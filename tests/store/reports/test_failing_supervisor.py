@@ -1,0 +1,82 @@
+"""A supervisor that cannot tick says so where people look: with its project, since when, and the last error."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from coordination.domain.supervision import StatusThresholds
+from coordination.flows import tick_supervisor
+from coordination.store.queries import supervisors
+from coordination.store.reports import overview, supervision
+from coordination.store.reports.explanation import explain_task
+from coordination.store.reports.overview import ProjectLine
+from tests.support.world import World
+
+LIVE = timedelta(hours=1)
+
+
+@pytest.fixture
+def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A tick that succeeded, and then two that failed."""
+    world.submit("a")
+    world.tick()
+
+    def broken(*_: object) -> None:
+        raise ValueError("the plan of the week is not there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tick_supervisor, "_unblock_due", broken)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="plan of the week"):
+                world.tick()
+    return world
+
+
+def last_good_tick(world: World) -> object:
+    with world.store.read() as tx:
+        found = supervisors.get(tx, world.workspace, world.project_id)
+    assert found is not None
+    return found.heartbeat_at
+
+
+def line_of(world: World) -> ProjectLine:
+    with world.store.read() as tx:
+        (line,) = overview.overview(tx, world.workspace, thresholds=StatusThresholds(), live_within=LIVE).projects
+    return line
+
+
+def test_the_overview_names_it(failing: World) -> None:
+    line = line_of(failing)
+
+    assert line.name == "shop"
+    assert line.error == "ValueError: the plan of the week is not there"
+    assert line.error_since == last_good_tick(failing)
+
+
+def test_the_answer_about_its_project_names_it(failing: World) -> None:
+    with failing.store.read() as tx:
+        answer = supervision.orchestrator(tx, failing.workspace, failing.project_id, thresholds=StatusThresholds())
+
+    assert answer["isHealthy"] is False
+    assert answer["error"] == "ValueError: the plan of the week is not there"
+    assert answer["failingSince"] == answer["lastPoll"]
+
+
+def test_the_explanation_of_each_waiting_task_names_it(failing: World) -> None:
+    with failing.store.read() as tx:
+        found = explain_task(tx, failing.workspace, failing.task("a"), live_within=LIVE)
+
+    (blocker,) = found.blockers
+    assert blocker.kind == "supervisor"
+    assert "cannot tick since 20" in blocker.detail
+    assert "the plan of the week is not there" in blocker.detail
+
+
+def test_the_next_good_tick_takes_it_away(failing: World) -> None:
+    failing.tick()
+
+    assert (line_of(failing).error, line_of(failing).error_since) == (None, None)
+    with failing.store.read() as tx:
+        assert explain_task(tx, failing.workspace, failing.task("a"), live_within=LIVE).blockers == ()

@@ -1,0 +1,50 @@
+"""A look at the running work, and force, cost what is open, not what has been done: they stay on their indexes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from coordination.domain.supervision import StatusThresholds
+from coordination.domain.tasks import FORCIBLE
+from coordination.flows.force_tasks import force_task
+from coordination.store.queries import fleet
+from coordination.store.reports import health
+from tests.store.test_query_plans import piled, read_whole, recorded  # noqa: F401 - piled is a fixture
+from tests.support.world import World
+
+AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
+
+
+def look(world: World) -> None:
+    """All that ``coord doctor --live`` and a watchdog ask."""
+    with world.store.read() as tx:
+        list(health.silent_workers(tx, patience=AT_ONCE))
+        list(health.nobody_works(tx, world.workspace, patience=AT_ONCE, messages=0))
+        list(health.of_work(tx, world.workspace, patience=AT_ONCE, thresholds=StatusThresholds()))
+        health.ended_attempts(tx, world.workspace, [(world.ids["t2"], 1)], patience=timedelta(0))
+        fleet.unheard(tx, after=timedelta(0))
+
+
+def force(world: World) -> None:
+    """Forward and back: all statements of it."""
+    for target in (*FORCIBLE, *FORCIBLE):
+        world.store.transact(
+            lambda tx, target=target: force_task(tx, world.workspace, world.ids["t40"], target, actor="ann", reason="x")
+        )
+
+
+@pytest.mark.timeout(300)
+def test_no_statement_of_it_reads_a_big_table_from_end_to_end(piled: World) -> None:  # noqa: F811 - the fixture
+    with recorded(piled.store) as sent:
+        look(piled)
+        force(piled)
+
+    assert len(sent) > 25
+    wrong = {}
+    with piled.store.write() as tx:
+        for statement, parameters in sent.items():
+            if found := read_whole(tx, statement, parameters):
+                wrong[statement] = found
+    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())

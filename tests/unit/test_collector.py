@@ -1,0 +1,54 @@
+"""The garbage collector: paused while a plan is built, and as it was afterwards."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from coordination import collector
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    yield
+    gc.enable()
+
+
+def test_nothing_is_collected_while_paused_and_afterwards_again() -> None:
+    with collector.paused():
+        assert not gc.isenabled()
+
+    assert gc.isenabled()
+
+
+def test_an_error_ends_the_pause() -> None:
+    with pytest.raises(ValueError, match="broken"), collector.paused():
+        raise ValueError("broken")
+
+    assert gc.isenabled()
+
+
+def test_who_never_collects_is_left_alone() -> None:
+    gc.disable()
+
+    with collector.paused():
+        pass
+
+    assert not gc.isenabled()
+
+
+def test_what_is_loaded_is_not_looked_at_again_and_new_garbage_still_goes() -> None:
+    program = (
+        "import gc; from coordination import collector; collector.settle()\n"
+        "class Node: pass\n"
+        "import weakref; node = Node(); node.me = node; gone = weakref.ref(node); del node\n"
+        "print(gc.get_freeze_count() > 1000, gc.collect() > 0, gone() is None)"
+    )
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+
+    assert told.stdout.split() == ["True", "True", "True"]

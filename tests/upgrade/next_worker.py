@@ -1,0 +1,42 @@
+"""Tomorrow's worker: today's code that knows one migration more, uses what that added, and rings with a field more."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from sqlalchemy import Column, Text, text
+
+from coordination.store import schema
+from coordination.store.tables.tasks import tasks
+
+schema.HEAD, schema.KNOWN = "9999", (*schema.KNOWN, "9999")
+tasks.append_column(Column("flavour", Text))
+
+from celery import signals  # noqa: E402 - the table first: statements are built on import
+
+from workers import lifecycle  # noqa: E402
+from workers.__main__ import main  # noqa: E402
+from workers.app import app  # noqa: E402
+
+lifecycle._version = lambda: "next"
+_send_task = app.send_task
+
+
+def _send_more(name: str, args: list[Any], **options: Any) -> Any:
+    workspace_id, rung = args
+    return _send_task(name, [workspace_id, [[*item, "sweet"] for item in rung]], {"flavour": "sweet"}, **options)
+
+
+app.send_task = _send_more
+
+
+@signals.worker_ready.connect
+def _on_ready(**_: Any) -> None:
+    context = lifecycle.process().context
+    with context.store.write() as tx:
+        tx.execute(text("INSERT INTO flavours VALUES (:name, :by)"), {"name": "sweet", "by": context.worker_id})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

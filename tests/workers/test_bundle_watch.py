@@ -1,0 +1,65 @@
+"""The watch over bundles: a long job is noticed once, and costs nothing while it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from tests.support.processes import until
+from workers.bundles import Bundle, BundleWatch
+
+
+class Looks:
+    """What the watch asks: counts its looks at each bundle, and says which are relieved."""
+
+    def __init__(self) -> None:
+        self.counts: dict[object, int] = {}
+        self.relieved: set[object] = set()
+        self.broken: set[object] = set()
+
+    def __call__(self, bundle: Bundle) -> bool:
+        self.counts[bundle] = self.counts.get(bundle, 0) + 1
+        if bundle in self.broken:
+            self.broken.discard(bundle)
+            raise RuntimeError("the database is away")
+        return bundle in self.relieved
+
+
+@pytest.fixture
+def looks() -> Looks:
+    return Looks()
+
+
+@pytest.fixture
+def watch(looks: Looks) -> Iterator[BundleWatch]:
+    watch = BundleWatch(looks)
+    watch.start()
+    yield watch
+    watch.stop()
+
+
+def some_bundle() -> Bundle:
+    return cast("Bundle", object())
+
+
+def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks: Looks, watch: BundleWatch) -> None:
+    short, long = some_bundle(), some_bundle()
+    looks.relieved.add(long)
+
+    watch.add(short)
+    watch.add(long)
+
+    until(lambda: looks.counts.get(short, 0) >= 3, what="three looks at the one that is not relieved")
+    assert looks.counts[long] == 1
+
+
+def test_a_relief_that_failed_is_tried_again(looks: Looks, watch: BundleWatch) -> None:
+    bundle = some_bundle()
+    looks.broken.add(bundle)
+    looks.relieved.add(bundle)
+
+    watch.add(bundle)
+
+    until(lambda: looks.counts.get(bundle, 0) == 2, what="a second look")

@@ -1,0 +1,89 @@
+"""Clears up behind finished work: finds retention due and does a round of it, beside everything else the worker does.
+
+Every worker looks, beat asks too, and a lease in SQL lets one of them at it. A round ends after half a minute, so that
+it holds no thread for long; what is left is due again at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import structlog
+
+from coordination.clock import monotonic
+from coordination.errors import CoordinationError
+from coordination.flows import retain as flow
+from coordination.settings import Settings
+from coordination.store.queries import fleet, retention
+from workers.context import Context
+
+log = structlog.get_logger()
+
+_ROUND = timedelta(seconds=30)
+_LOOK = 60.0
+
+
+class Clearing:
+    """One thread at most, started when something is due."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._every = context.settings.retention_every
+        self._next = monotonic() + min(_LOOK, self._every.total_seconds())
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Start a round in a thread of its own when the time has come; returns at once."""
+        now = monotonic()
+        if now < self._next or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._next = now + min(_LOOK, self._every.total_seconds())
+        self._thread = threading.Thread(target=self.clear, name="coord-clearing", daemon=True)
+        self._thread.start()
+
+    def clear(self) -> None:
+        """One round over the workspaces in which retention is due; what fails is logged and due again."""
+        context = self._context
+        try:
+            for workspace_id in self._due():
+                done = flow.retain(
+                    context.store,
+                    workspace_id,
+                    ages_of(context.settings),
+                    archive=context.settings.retention_archive,
+                    every=self._every,
+                    rest=self._ended.wait,
+                    budget=_ROUND,
+                )
+                if done is not None and done.rows:
+                    log.info("deleted what was old", workspace=workspace_id, complete=done.complete, **done.rows)
+        except CoordinationError as error:
+            log.warning("clearing up failed", why=error.message)
+        except Exception:
+            # A bulkhead: the worker's jobs have nothing to do with it.
+            log.exception("clearing up failed")
+
+    def _due(self) -> list[str]:
+        with self._context.store.read() as tx:
+            return [
+                workspace_id
+                for workspace_id in fleet.workspaces_known(tx)
+                if retention.is_due(tx, workspace_id, flow.CHORE, every=self._every)
+            ]
+
+    def request_stop(self) -> None:
+        """Let a round end after the batch it is at."""
+        self._ended.set()
+
+    def stop(self) -> None:
+        """End it."""
+        self.request_stop()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+
+def ages_of(settings: Settings) -> flow.Ages:
+    """How long what is kept, as the settings say."""
+    return flow.Ages(runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs)

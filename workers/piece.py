@@ -1,0 +1,61 @@
+"""A connected piece of the graph that one thread runs before it writes: short tasks on the heels of what they needed.
+
+Nobody else can claim them meanwhile, because what they need is held here and not completed in the store. All of it is
+written at once, soon; a crash before that makes all of it run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coordination.domain.attempts import Claim
+from coordination.store.queries.lookahead import Ahead
+
+
+class Piece:
+    """What may follow some claims. Used by one thread."""
+
+    def __init__(self, held: Sequence[Claim], ahead: Sequence[Ahead], *, is_short: Callable[[str], bool]) -> None:
+        inside = {claim.task_id for claim in held}
+        waiting = [one for one in ahead if is_short(one.claim.kind)]
+        self._claims: dict[str, Claim] = {}
+        self._parents: dict[str, tuple[str, ...]] = {}
+        # Only what needs nothing from outside; what lies behind something that does drops out in the next round.
+        known = inside | {one.claim.task_id for one in waiting}
+        while waiting:
+            fitting = [one for one in waiting if all(parent in known for parent in one.parents)]
+            if len(fitting) == len(waiting):
+                break
+            known = inside | {one.claim.task_id for one in fitting}
+            waiting = fitting
+        self._children: dict[str, list[str]] = {}
+        self._left: dict[str, int] = {}
+        for one in waiting:
+            task_id = one.claim.task_id
+            self._claims[task_id] = one.claim
+            self._parents[task_id] = one.parents
+            self._left[task_id] = len(one.parents)
+            for parent in one.parents:
+                self._children.setdefault(parent, []).append(task_id)
+        self._results: dict[str, tuple[str, Any]] = {}
+
+    def completed(self, claim: Claim, output: Any) -> list[Claim]:
+        """One of the piece's tasks completed: what nothing holds any more, with the results that it needs."""
+        children = self._children.pop(claim.task_id, None)
+        if not children:
+            return []
+        self._results[claim.task_id] = (claim.key, output)
+        ready = []
+        for child in children:
+            self._left[child] -= 1
+            if not self._left[child]:
+                found = (self._results[parent] for parent in self._parents[child])
+                needs = {key: {"state": "completed", "output": value} for key, value in found}
+                ready.append(replace(self._claims[child], needs=needs))
+        return ready
+
+    def pending(self, claim: Claim) -> int:
+        """How many tasks it needed."""
+        return len(self._parents[claim.task_id])
