@@ -9,6 +9,7 @@ Ends when stdin does. Standard library only.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 import sys
@@ -100,6 +101,7 @@ async def main(arguments: list[str]) -> None:
         await lines[name].obey(mode)
         sys.stdout.write("ok\n")
         sys.stdout.flush()
+    os._exit(0)  # what is still being forwarded needs no farewell
 
 
 if __name__ == "__main__":

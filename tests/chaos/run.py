@@ -17,7 +17,7 @@ import redis
 from tests.chaos import checker
 from tests.chaos.checker import facts as facts_module
 from tests.chaos.checker.rules import Kind, Violation, rescued_in_time
-from tests.chaos.faults import Fault
+from tests.chaos.faults import KINDS, Fault
 from tests.chaos.people import People
 from tests.chaos.report import FaultRecord, Report, figures
 from tests.chaos.schedule import ALONE, RATE, STORM, Schedule, kinds_for
@@ -101,7 +101,10 @@ class Run:
         """Work, storms, peace, verdict."""
         began = time.monotonic()
         stack, people = self._stack, self._people
-        kinds = kinds_for(stack, self._options.faults)
+        kinds = kinds_for(stack, self._options.faults, seconds=self._options.minutes * 60)
+        absent = sorted(set(KINDS) - {kind.name for kind in kinds})
+        if absent and not self._options.faults:
+            self._say(f"not on this store, on this machine or in so short a time: {', '.join(absent)}")
         stack.work()
         people.start()
         stack.await_workers()

@@ -57,12 +57,15 @@ class Schedule:
             yield from self._choice.sample(list(self._kinds), len(self._kinds))
 
 
-def kinds_for(stack: Stack, names: Sequence[str] | None) -> list[type[Fault]]:
-    """The kinds that this stack can have, of those asked for (parts of names); ValueError for a stranger."""
+def kinds_for(stack: Stack, names: Sequence[str] | None, *, seconds: float) -> list[type[Fault]]:
+    """The kinds that this stack can have, of those asked for (parts of names); ValueError for a stranger.
+
+    None that lasts longer than the whole run of so many *seconds*.
+    """
     chosen: list[type[Fault]] = []
     for name in names or [""]:
         found = [kind for known, kind in KINDS.items() if name.lower() in known.lower()]
         if not found:
             raise ValueError(f"There is no fault {name!r}; there are: {', '.join(KINDS)}")
         chosen += [kind for kind in found if kind not in chosen]
-    return [kind for kind in chosen if kind.possible(stack)]
+    return [kind for kind in chosen if kind.possible(stack) and kind.lasts[1] <= seconds]

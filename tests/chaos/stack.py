@@ -37,6 +37,7 @@ SETTINGS = {
     "COORD_LOG_LEVEL": "info",
 }
 _LONGEST_PAUSE = 1.5
+_IN_A_NAMESPACE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 _PATIENCE = timedelta(seconds=60)
 
 
@@ -103,7 +104,13 @@ class Worker(Part):
         self._lock = threading.Lock()
         lines = {"redis": stack.valkey.socket} | ({"sql": stack.postgres.socket} if stack.postgres else {})
         self._proxy = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("proxy.py")), *(f"{n}={path}" for n, path in lines.items())],
+            [
+                # The proxy holds the namespace: its far side are Unix sockets, which are files and so reached from it.
+                *(_IN_A_NAMESPACE if stack.namespaces else ()),
+                sys.executable,
+                str(Path(__file__).with_name("proxy.py")),
+                *(f"{name}={path}" for name, path in lines.items()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=stack.folder,
@@ -123,17 +130,37 @@ class Worker(Part):
             more["COORD_DATABASE_URL"] = self.stack.postgres.url(port=self.ports["sql"])
         if self.offset and self.stack.wrong_clock is not None:
             more |= {"LD_PRELOAD": str(self.stack.wrong_clock), "CHAOS_CLOCK_OFFSET": str(self.offset)}
-        return [sys.executable, "-m", "workers"], more
+        return [*self._here, sys.executable, "-m", "workers"], more
+
+    @property
+    def _here(self) -> tuple[str, ...]:
+        """What runs a command on this worker's own network; the command keeps the process id."""
+        return ("nsenter", f"--net=/proc/{self._proxy.pid}/ns/net") if self.stack.namespaces else ()
 
     def network(self, line: str, mode: str) -> None:
-        """Change what becomes of the bytes on one of its lines: see proxy."""
+        """Change what becomes of the bytes on one of its lines: see proxy. ``drop``: the kernel drops their packets."""
         with self._lock:
+            if "drop" in {mode, self.modes[line]}:
+                self.modes[line] = mode
+                self._filter()
+                return
             assert self._proxy.stdin is not None
             assert self._proxy.stdout is not None
             self._proxy.stdin.write(f"{line} {mode}\n".encode())
             self._proxy.stdin.flush()
             self._proxy.stdout.readline()
             self.modes[line] = "pass" if mode == "reset" else mode
+
+    def _filter(self) -> None:
+        ports = [str(self.ports[line]) for line, mode in self.modes.items() if mode == "drop"]
+        rules = [f"tcp {side} {port} drop" for port in ports for side in ("dport", "sport")]
+        chain = "\n".join(["type filter hook input priority 0; policy accept;", *rules])
+        subprocess.run(
+            [*self._here, "nft", "-f", "-"],
+            input=f"flush ruleset\ntable inet chaos {{\nchain input {{\n{chain}\n}}\n}}\n".encode(),
+            check=True,
+            capture_output=True,
+        )
 
     def close(self) -> None:
         """End the proxy."""
@@ -190,6 +217,7 @@ class Stack:
         else:
             self.store_disk.mount()
         self.wrong_clock = _wrong_clock(folder) if self.postgres else None
+        self.namespaces = _namespaces()
         self.workers: list[Worker] = []
         self.beat = Beat(self)
         self.second_beat = Beat(self, "second-beat")
@@ -310,3 +338,12 @@ def _wrong_clock(folder: Path) -> Path | None:
         [compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=False, capture_output=True
     )
     return library if done.returncode == 0 else None
+
+
+def _namespaces() -> bool:
+    """Whether a process may have a network of its own here, with a packet filter: that takes root, ip and nft."""
+    try:
+        done = subprocess.run([*_IN_A_NAMESPACE, "nft", "list", "ruleset"], check=False, capture_output=True)
+    except OSError:
+        return False
+    return done.returncode == 0

@@ -27,6 +27,12 @@ class RedisKilled(Fault):
         return Hit(f"for {self.duration:.2f} s", heal=stack.valkey.up)
 
 
+class RedisAwayForMinutes(RedisKilled):
+    """Gone for more than a minute: everything that waits and repeats has come to its longest pause."""
+
+    name, weight, gap, lasts = "Redis away for minutes", 0.2, 400.0, (60.0, 100.0)
+
+
 class RedisStopped(Fault):
     """SIGSTOP of Redis for a while."""
 
@@ -158,6 +164,6 @@ def _push(stack: Stack, messages: list[bytes]) -> None:
 
 
 KINDS: tuple[type[Fault], ...] = (
-    *(RedisKilled, RedisStopped, RedisFlushed, ClientsThrownOut, DoorbellsLate, DoorbellsTwice, DoorbellsLost),
-    *(DoorbellsForged, RedisDiskFull),
+    *(RedisKilled, RedisAwayForMinutes, RedisStopped, RedisFlushed, ClientsThrownOut, RedisDiskFull),
+    *(DoorbellsLate, DoorbellsTwice, DoorbellsLost, DoorbellsForged),
 )

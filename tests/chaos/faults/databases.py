@@ -38,6 +38,12 @@ class PostgresAwayLong(PostgresRestarted):
     name, weight, gap, lasts = "PostgreSQL away, longer than a lease", 0.4, 60.0, (LEASE + 1, LEASE + 6)
 
 
+class PostgresAwayForMinutes(PostgresRestarted):
+    """Down for more than a minute: everything that waits and repeats has come to its longest pause."""
+
+    name, weight, gap, lasts = "PostgreSQL away for minutes", 0.2, 400.0, (60.0, 100.0)
+
+
 class BackendsEnded(_OfPostgres):
     """pg_terminate_backend of some, or all."""
 
@@ -152,6 +158,6 @@ def _backends(stack: Stack) -> list[psutil.Process]:
 
 
 KINDS: tuple[type[Fault], ...] = (
-    *(PostgresRestarted, PostgresAwayLong, BackendsEnded, BackendKilled, BackendsStopped),
+    *(PostgresRestarted, PostgresAwayLong, PostgresAwayForMinutes, BackendsEnded, BackendKilled, BackendsStopped),
     *(SqliteLocked, SqliteLockedLong, SqliteDiskFull, SqliteDiskFullLong),
 )

@@ -1,4 +1,4 @@
-"""Faults of the network between a worker and its servers: refused, swallowed, reset, slow; one server or both."""
+"""Faults of the network between a worker and its servers: refused, swallowed, dropped, reset, slow; one or both."""
 
 from __future__ import annotations
 
@@ -96,6 +96,46 @@ class BothCutOff(_Network):
     )
 
 
+class SqlRefusedForMinutes(SqlRefused):
+    """A worker cannot connect to SQL for minutes; the others go on."""
+
+    name, weight, lasts, gap = "SQL refused for minutes", 0.3, (60.0, 150.0), 240.0
+
+
+class RedisRefusedForMinutes(RedisRefused):
+    """A worker cannot connect to Redis for minutes; the others go on."""
+
+    name, weight, lasts, gap = "Redis refused for minutes", 0.3, (60.0, 150.0), 240.0
+
+
+class _Dropped(_Network):
+    """The kernel drops every packet, of open connections and of new ones: what TCP makes of that is the kernel's."""
+
+    mode = "drop"
+
+    @classmethod
+    def possible(cls, stack: Stack) -> bool:
+        return stack.namespaces and super().possible(stack)
+
+
+class SqlDropped(_Dropped):
+    """Packets to and from SQL are dropped, for a moment or longer than a lease."""
+
+    name, weight, lines, lasts, gap = "packets to SQL dropped", 2, ("sql",), (0.2, LEASE + 6), 15.0
+
+
+class RedisDropped(_Dropped):
+    """Packets to and from Redis are dropped."""
+
+    name, weight, lines, lasts = "packets to Redis dropped", 2, ("redis",), (0.2, LEASE + 6)
+
+
+class BothDropped(_Dropped):
+    """The worker's network is gone, for longer than a lease."""
+
+    name, weight, lines, lasts, gap = "network gone", 1, ("sql", "redis"), (LEASE + 1, LEASE + 10), 20.0
+
+
 class SlowNetwork(_Network):
     """Every chunk takes a tenth of a second more."""
 
@@ -123,5 +163,6 @@ class EverybodyRefused(_Network):
 
 KINDS: tuple[type[Fault], ...] = (
     *(SqlReset, RedisReset, SqlRefused, RedisRefused, BothRefused, SqlCutOff, SqlStutters, RedisCutOff, BothCutOff),
-    *(SlowNetwork, EverybodyRefused),
+    *(SlowNetwork, EverybodyRefused, SqlRefusedForMinutes, RedisRefusedForMinutes),
+    *(SqlDropped, RedisDropped, BothDropped),
 )
