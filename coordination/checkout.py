@@ -10,6 +10,7 @@ worktree of it. Nothing is left behind in the folder to achieve that, so it work
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,29 +35,33 @@ _QUIET = (
 )
 # Variables that would point git at another repository than the folder's.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+# As "git remote -v" says where one fetches from; a partial clone's filter stands behind it.
+_FETCHED = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A folder and the project it belongs to. ``remote`` carries no credentials; ``head`` is None before a commit."""
+    """A folder and the project it belongs to. ``remote`` carries no credentials."""
 
     root: Path
     identity: str
     name: str
     remote: str | None = None
-    branch: str | None = None
-    head: str | None = None
+
+    @property
+    def branch(self) -> str | None:
+        """The branch that is checked out now; None when there is none, or no repository."""
+        return _git(self.root, "symbolic-ref", "--quiet", "--short", "HEAD")
+
+    @property
+    def head(self) -> str | None:
+        """The commit that is checked out now; None before the first one, or without a repository."""
+        return _git(self.root, "rev-parse", "--quiet", "--verify", "HEAD^{commit}", "--")
 
 
 def here(path: str | Path = ".") -> Checkout:
     """The checkout that *path* (a folder or file) lies in; Refused when there is no such path."""
-    folder = Path(path)
-    try:
-        folder = folder.resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise Refused(f"There is no folder {str(path)!r}") from None
-    if not folder.is_dir():
-        folder = folder.parent
+    folder = _folder(path)
     found = _repository(folder)
     if found is None:
         identity = local_identity(str(folder), machine())
@@ -69,9 +74,22 @@ def here(path: str | Path = ".") -> Checkout:
         identity=identity,
         name=short_name(identity),
         remote=None if remote is None else without_credentials(remote),
-        branch=_git(root, "symbolic-ref", "--quiet", "--short", "HEAD"),
-        head=_git(root, "rev-parse", "--quiet", "--verify", "HEAD^{commit}", "--"),
     )
+
+
+def top(path: str | Path = ".") -> Path:
+    """The top folder of the checkout that *path* lies in, or its folder; Refused when there is no such path."""
+    folder = _folder(path)
+    found = _repository(folder)
+    return folder if found is None else found[0]
+
+
+def _folder(path: str | Path) -> Path:
+    try:
+        folder = Path(path).resolve(strict=True)
+    except (OSError, RuntimeError):
+        raise Refused(f"There is no folder {str(path)!r}") from None
+    return folder if folder.is_dir() else folder.parent
 
 
 def machine() -> str:
@@ -88,23 +106,20 @@ def machine() -> str:
 
 def _repository(folder: Path) -> tuple[Path, Path] | None:
     """(top folder, the repository that all its worktrees share), or None outside of git or without git."""
-    common = _git(folder, "rev-parse", "--git-common-dir")
+    both = _git(folder, "rev-parse", "--git-common-dir", "--show-toplevel")
+    # A bare repository has no top folder, and refuses the question as a whole.
+    common, _, top_folder = (both or _git(folder, "rev-parse", "--git-common-dir") or "").partition("\n")
     if not common:
         return None
-    top = _git(folder, "rev-parse", "--show-toplevel")  # fails in a bare repository
     shared = (folder / common).resolve()
-    return (Path(top) if top else shared), shared
+    return (Path(top_folder) if top_folder else shared), shared
 
 
 def _remote(root: Path) -> str | None:
     """The address that names the project, after git's own rewriting (url.….insteadOf)."""
-    names = sorted((_git(root, "remote") or "").split("\n"))
-    names = [name for name in names if name]
-    if not names:
-        return None
-    chosen = "origin" if "origin" in names else names[0]
-    urls = _git(root, "remote", "get-url", "--", chosen) or ""
-    return urls.split("\n")[0] or None
+    listed = (_FETCHED.match(line) for line in (_git(root, "remote", "-v") or "").split("\n"))
+    urls = {found["name"]: found["url"] for found in listed if found}
+    return urls.get("origin") or (urls[min(urls)] if urls else None)
 
 
 def _identity(root: Path, common: Path, remote: str | None) -> str:

@@ -19,13 +19,10 @@ def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
     folder = Path(reference.path) if reference.path else Path.cwd()
     if not folder.is_dir():
         raise Refused(f"The project's folder {folder} does not exist")
-    here = checkout.here(folder)
-    if reference.git_remote is not None:
+    if reference.git_remote is not None:  # then only its place is asked of git: each question is a process
         identity = identity_of(reference.git_remote, machine=checkout.machine())
-        name = reference.name or short_name(identity)
-    elif reference.name is not None and reference.path is None:
-        identity = here.identity
-        name = reference.name
+        name, root = reference.name or short_name(identity), checkout.top(folder)
     else:
-        identity, name = here.identity, reference.name or here.name
-    return Origin(identity=identity, name=name, creator=actor, path=str(here.root), metadata=metadata)
+        here = checkout.here(folder)
+        identity, name, root = here.identity, reference.name or here.name, here.root
+    return Origin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)

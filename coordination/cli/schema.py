@@ -30,10 +30,10 @@ def check(
 ) -> None:
     """Check a plan file as `coord run` would, and store nothing."""
     from coordination.cli.work import read_plan_file
-    from coordination.flows.submit_plan import checked
+    from coordination.domain import graph
 
     found = read_plan_file(file)
-    checked(found)
+    graph.check(found)
     edges = sum(len(task.needs) for task in found.tasks)
     if as_json:
         print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges})

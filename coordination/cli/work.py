@@ -122,8 +122,8 @@ def _settings(slots: int | None) -> Settings:
 
 def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """The plan that the options name, checked before anything is started or stored."""
+    from coordination.domain import graph
     from coordination.errors import Refused
-    from coordination.flows.submit_plan import checked
 
     if (plan is None) == (beads is None):
         raise Refused("Name a plan file, or a Beads file with --beads", hint="See: coord run --help")
@@ -136,7 +136,7 @@ def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: st
         found = read_plan_file(plan)
     if repo is not None:
         found = _about(found, repo)
-    checked(found)
+    graph.check(found)
     return found
 
 

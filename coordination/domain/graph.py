@@ -13,7 +13,7 @@ from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem, text_problem
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
-from coordination.domain.work import parse_work
+from coordination.domain.work import Work, parse_work
 from coordination.errors import PlanError, Refused
 
 MAX_ATTEMPTS = 1_000_000
@@ -28,8 +28,11 @@ _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
 
 
-def check(plan: Plan) -> None:
-    """Raise PlanError, with file and line, for the first thing that keeps *plan* from being stored and run."""
+def check(plan: Plan) -> dict[str, Work]:
+    """The plan's jobs by key; or PlanError, with file and line, for the first thing that keeps it from being run.
+
+    Tasks that share one description of their job, such as a function, share one Work.
+    """
     if not plan.tasks:
         raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks")
     if len(plan.tasks) > MAX_TASKS:
@@ -41,10 +44,11 @@ def check(plan: Plan) -> None:
     _check_plan(plan)
     _check_keys(plan)
     keys = {task.key for task in plan.tasks}
-    for task in plan.tasks:
-        _check_task(plan, task, keys)
+    known: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
+    works = {task.key: _check_task(plan, task, keys, known) for task in plan.tasks}
     _check_parents(plan)
     topological_order(plan)
+    return works
 
 
 def topological_order(plan: Plan) -> list[str]:
@@ -173,7 +177,7 @@ def _check_keys(plan: Plan) -> None:
         first[key] = number
 
 
-def _check_task(plan: Plan, task: Task, keys: set[str]) -> None:
+def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) -> Work:
     def refuse(message: str, hint: str | None = None) -> NoReturn:
         raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint)
 
@@ -203,7 +207,7 @@ def _check_task(plan: Plan, task: Task, keys: set[str]) -> None:
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}")
     _check_json(refuse, "input", task.input)
     _check_json(refuse, "metadata", task.metadata)
-    _check_work(refuse, task)
+    return known.get(id(task.run)) or _check_work(refuse, task, known)
 
 
 def _check_needs(refuse: _Refuse, task: Task, keys: set[str]) -> None:
@@ -278,7 +282,7 @@ def _check_json(refuse: _Refuse, what: str, value: object) -> None:
         refuse(f"{what} {problem}")
 
 
-def _check_work(refuse: _Refuse, task: Task) -> None:
+def _check_work(refuse: _Refuse, task: Task, known: dict[int, Work]) -> Work:
     try:
         work = parse_work(task.run)
         body: dict[str, Any] = work.to_json()
@@ -286,12 +290,15 @@ def _check_work(refuse: _Refuse, task: Task) -> None:
             refuse(f"its job {problem}")
         if any(not _ENV_NAME.fullmatch(name) for name in work.env):
             refuse("a name in env is empty or holds =")
-        if templates.is_templated(body):
+        if templates.is_templated(body):  # what it may name depends on the task
             templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})
+        else:
+            known[id(task.run)] = work
     except PlanError:
         raise
     except Refused as refused:
         refuse(refused.message, refused.hint)
+    return work
 
 
 def _check_parents(plan: Plan) -> None:

@@ -13,12 +13,12 @@ from sqlalchemy import Connection, select
 from coordination.domain import graph
 from coordination.domain.events import EventType
 from coordination.domain.issues import Issue
-from coordination.domain.plans import Backoff, Dependency, Plan, Task
+from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.tasks import NO_REASON, BlockReason, TaskState
-from coordination.domain.work import PythonCall, Work, parse_work
+from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
+from coordination.domain.work import PythonCall, Work
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import issues as issue_service
@@ -65,7 +65,7 @@ def submit_plan(
 
     *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
     """
-    works = checked(plan)
+    works = graph.check(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
@@ -90,12 +90,9 @@ def submit_plan(
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     scope = _Scope(workspace_id, project.id, run_id, origin, plan, now)
-    edges = [edge for task in plan.tasks for edge in _edges(scope, task, ids)]
-    pending: dict[str, int] = {}
-    for edge in edges:
-        if edge.pop("holds"):
-            pending[edge["child_id"]] = pending.get(edge["child_id"], 0) + 1
-    insert_rows(tx, tasks, [_row(scope, task, works[task.key], ids, pending) for task in plan.tasks])
+    jobs = _jobs(works)
+    edges, pending = _edges(workspace_id, plan, ids)
+    insert_rows(tx, tasks, [_row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
     insert_rows(tx, dependencies, edges)
     events.append(
         tx,
@@ -122,18 +119,12 @@ def submit_plan(
     )
     _limits(tx, scope)
     if issues is not None:
-        jobs = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
-        issue_service.replace(tx, workspace_id, project.id, issues, jobs=jobs)
+        linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
+        issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
     supervisors.ensure(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
     return Submitted(run_id, project.id, ids)
-
-
-def checked(plan: Plan) -> dict[str, Work]:
-    """The plan's jobs by key, after every check that needs no store; PlanError names file and line."""
-    graph.check(plan)
-    return {task.key: parse_work(task.run) for task in plan.tasks}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,26 +137,48 @@ class _Scope:
     now: datetime
 
 
-def _edge(need: str | Dependency) -> Dependency:
-    return need if isinstance(need, Dependency) else Dependency(need)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a task's row says of its job."""
+
+    kind: str
+    body: dict[str, Any]
 
 
-def _edges(scope: _Scope, task: Task, ids: Mapping[str, str]) -> list[dict[str, Any]]:
-    wanted = {edge.key: edge for edge in map(_edge, task.needs)}
-    return [
-        {
-            "parent_id": ids[edge.key],
-            "child_id": ids[task.key],
-            "workspace_id": scope.workspace_id,
-            "kind": edge.kind,
-            "satisfied_at": None,
-            "holds": edge.kind.holds_back,
-        }
-        for edge in wanted.values()
-    ]
+def _jobs(works: Mapping[str, Work]) -> dict[str, _Job]:
+    """The jobs by key; tasks that share a Work share the object that is written as JSON."""
+    made: dict[int, _Job] = {}
+    for work in works.values():
+        if id(work) not in made:
+            made[id(work)] = _Job(_kind(work), work.to_json())
+    return {key: made[id(work)] for key, work in works.items()}
 
 
-def _row(scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
+def _edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of all dependencies, and how many hold each task back, by its id."""
+    holds_back = {kind: kind.holds_back for kind in DependencyKind}
+    edges: list[dict[str, Any]] = []
+    pending: dict[str, int] = {}
+    for task in plan.tasks:
+        child_id, waits = ids[task.key], 0
+        for need in task.needs:
+            key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
+            waits += holds_back[kind]
+            edges.append(
+                {
+                    "parent_id": ids[key],
+                    "child_id": child_id,
+                    "workspace_id": workspace_id,
+                    "kind": kind,
+                    "satisfied_at": None,
+                }
+            )
+        if waits:
+            pending[child_id] = waits
+    return edges, pending
+
+
+def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
     defaults = scope.plan.defaults
     task_id = ids[task.key]
     open_edges = pending.get(task_id, 0)
@@ -198,8 +211,8 @@ def _row(scope: _Scope, task: Task, work: Work, ids: Mapping[str, str], pending:
         "agent": task.agent or defaults.agent,
         "creator": scope.origin.creator,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": _kind(work),
-        "work": work.to_json(),
+        "kind": job.kind,
+        "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
         "options": _options(task, backoff),

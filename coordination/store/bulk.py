@@ -45,12 +45,11 @@ def _rows(
 
 
 def _converted(values: Sequence[Any], process: Callable[[Any], Any]) -> list[Any]:
-    """Each value processed; what stands in the column again and again is processed once."""
-    known: dict[Any, Any] = {}
-    found = []
-    for value in values:
-        key = value if type(value) is str else id(value)  # all of them live until the end, so an id is one value's
-        if key not in known:
-            known[key] = process(value)
-        found.append(known[key])
-    return found
+    """Each value processed; an object that stands in the column again and again is processed once."""
+    different = {id(value): value for value in values}  # all of them live until the end, so an id is one value's
+    if len(different) == 1:
+        return [process(values[0])] * len(values)
+    if len(different) > len(values) // 2:
+        return [process(value) for value in values]
+    known = {key: process(value) for key, value in different.items()}
+    return [known[id(value)] for value in values]

@@ -6,13 +6,13 @@ Only what is missing or different counts: a newer schema only adds, and an index
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Connection, inspect, text
 
 from coordination.store import schema  # noqa: F401 - fills the metadata
-from coordination.store.tables import metadata
+from coordination.store.tables import ONLY_ON, metadata
 
 _TRIGGERS = {"costs_append_only": "costs"}
 
@@ -31,7 +31,7 @@ def differences(tx: Connection) -> list[str]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    context = MigrationContext.configure(tx, opts={"compare_type": True, "include_object": _is_compared})
+    context = MigrationContext.configure(tx, opts={"compare_type": True, "include_object": _comparing(tx.dialect.name)})
     present = set(inspect(tx).get_table_names())
     with warnings.catch_warnings(action="ignore"):  # it says which indexes it cannot compare
         changes = compare_metadata(context, metadata)
@@ -39,8 +39,13 @@ def differences(tx: Connection) -> list[str]:
     return sorted({said for said in found if said} | set(_by_name(tx, present)) | set(_checks(tx, present)))
 
 
-def _is_compared(_thing: Any, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:  # noqa: FBT001 - alembic calls it
-    return kind != "index" and (not reflected or counterpart is not None)
+def _comparing(dialect: str) -> Callable[..., bool]:
+    def is_compared(thing: Any, _name: str | None, kind: str, reflected: bool, counterpart: Any) -> bool:  # noqa: FBT001 - alembic calls it
+        if kind == "index" or (reflected and counterpart is None):
+            return False
+        return kind != "foreign_key_constraint" or thing.info.get(ONLY_ON, dialect) == dialect
+
+    return is_compared
 
 
 def _flat(changes: Any) -> Iterator[tuple[Any, ...]]:

@@ -17,8 +17,8 @@ import typer
 import yaml
 
 from coordination.cli.main import app
+from coordination.domain import graph
 from coordination.domain.tasks import MOVES, TaskState
-from coordination.flows.submit_plan import checked
 from coordination.formats.plan import read_plan
 from docs import generate
 from tests.support.processes import Processes
@@ -72,7 +72,7 @@ def test_the_plans_in_the_pages_are_plans(page: Path) -> None:
 
     assert plans
     for text in plans:
-        checked(read_plan(text.encode(), source=page.name))
+        graph.check(read_plan(text.encode(), source=page.name))
         jsonschema.validate(yaml.safe_load(text), schema)
 
 

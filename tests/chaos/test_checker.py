@@ -256,6 +256,9 @@ DOCTORED = {
     "a job repeated that must not be": (Kind.REPEATED, again("pay", "pay9")),
     "a cost that is not in the ledger": (Kind.COST_MISSING, sql("DELETE FROM costs")),
     "a cost that is there twice": (Kind.COST_DOUBLED, sql(_COST.format(extra="extra"))),
+    "an attempt of no task": (Kind.ORPHAN, sql("UPDATE attempts SET task_id = 'nobody' WHERE task_id = :pay")),
+    "an edge to no task": (Kind.ORPHAN, sql("UPDATE dependencies SET parent_id = 'nobody' WHERE child_id = :then")),
+    "tasks of no run": (Kind.ORPHAN, sql("UPDATE tasks SET run_id = 'nowhere' WHERE id = :pay")),
     "a cost that nobody made": (Kind.COST_WRONG, sql(_COST.format(extra="'{}'"))),
 }
 

@@ -60,12 +60,14 @@ def test_what_was_loosened_is_named(postgres_url: str) -> None:
         "ALTER TABLE tasks DROP CONSTRAINT ck_tasks_blocked_iff_reasons",
         "ALTER TABLE tasks ALTER COLUMN key DROP NOT NULL",
         "ALTER TABLE tasks ALTER COLUMN priority TYPE text",
+        "ALTER TABLE runs DROP CONSTRAINT fk_runs_session_id",
     )
 
     assert found(store) == [
         "the column key of tasks may be empty",
         "the column priority of tasks is TEXT, not INTEGER",
         "the constraint ck_tasks_blocked_iff_reasons of tasks is missing",
+        "the constraint fk_runs_session_id of runs is missing",
     ]
     store.close()
 

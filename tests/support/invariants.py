@@ -75,6 +75,7 @@ def _attempts(found: Tables) -> Iterator[tuple[bool, str]]:
     tried: dict[str, list[Any]] = {}
     for row in found.attempts:
         tried.setdefault(str(row["task_id"]), []).append(row)
+    yield tried.keys() <= found.tasks.keys(), f"attempts of {tried.keys() - found.tasks.keys()}, which are no tasks"
     for task_id, task in found.tasks.items():
         name, rows = task["key"], tried.get(task_id, [])
         numbers = [row["number"] for row in rows if row["finished_at"] is None]
@@ -88,7 +89,10 @@ def _attempts(found: Tables) -> Iterator[tuple[bool, str]]:
 
 def _edges(found: Tables, waived: Collection[str]) -> Iterator[tuple[bool, str]]:
     for edge in found.edges:
-        parent, child = found.tasks[str(edge["parent_id"])], found.tasks[str(edge["child_id"])]
+        parent, child = found.tasks.get(str(edge["parent_id"])), found.tasks.get(str(edge["child_id"]))
+        if parent is None or child is None:
+            yield False, f"an edge from {edge['parent_id']} to {edge['child_id']}, which are not both tasks"
+            continue
         pair = f"{parent['key']} -> {child['key']}"
         if edge["satisfied_at"] is not None and str(edge["child_id"]) not in waived:
             anyway = child["on_dependency_failure"] == "run" and parent["state"] in ("failed", "canceled")

@@ -3,7 +3,7 @@
 from sqlalchemy import CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, text
 
 from coordination.domain.attempts import Outcome
-from coordination.store.tables import metadata
+from coordination.store.tables import checked_on_sqlite, metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
 
 UNFINISHED = text("finished_at IS NULL")
@@ -11,7 +11,7 @@ UNFINISHED = text("finished_at IS NULL")
 attempts = Table(
     "attempts",
     metadata,
-    Column("task_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("task_id", Id, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("workspace_id", Id, nullable=False),
     Column("project_id", Id, nullable=False),
@@ -31,6 +31,7 @@ attempts = Table(
     Column("error", Str),
     Column("output", Json),
     Column("log", Str),
+    checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint("outcome IN ({})".format(", ".join(f"'{outcome}'" for outcome in Outcome)), name="outcome"),
     CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="outcome_iff_finished"),
     Index("ix_attempts_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),

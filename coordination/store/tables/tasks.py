@@ -6,7 +6,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
-    ForeignKey,
     Index,
     Integer,
     Table,
@@ -15,7 +14,7 @@ from sqlalchemy import (
 )
 
 from coordination.domain.tasks import CancelCause, DependencyKind, OnDependencyFailure, TaskState
-from coordination.store.tables import metadata
+from coordination.store.tables import checked_on_sqlite, metadata
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
 
 
@@ -31,9 +30,9 @@ tasks = Table(
     "tasks",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("workspace_id", Id, nullable=False),
     Column("project_id", Id, nullable=False),
-    Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
+    Column("run_id", Id, nullable=False),
     Column("key", Str, nullable=False),
     Column("title", Str, nullable=False),
     Column("state", Str, nullable=False),
@@ -67,6 +66,8 @@ tasks = Table(
     Column("updated_at", UtcTime, nullable=False, default=db_now()),
     Column("finished_at", UtcTime),
     UniqueConstraint("run_id", "key"),
+    checked_on_sqlite("workspace_id", "workspaces.id"),
+    checked_on_sqlite("run_id", "runs.id", ondelete="CASCADE"),
     CheckConstraint(_one_of("state", TaskState), name="state"),
     CheckConstraint(_one_of("on_dependency_failure", OnDependencyFailure), name="on_dependency_failure"),
     CheckConstraint(_one_of("cancel_cause", CancelCause), name="cancel_cause"),
@@ -104,11 +105,13 @@ dependencies = Table(
     "dependencies",
     metadata,
     # From parent (what is needed) to child (who needs it).
-    Column("parent_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
-    Column("child_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), primary_key=True),
+    Column("parent_id", Id, primary_key=True),
+    Column("child_id", Id, primary_key=True),
     Column("workspace_id", Id, nullable=False),
     Column("kind", Str, nullable=False),
     Column("satisfied_at", UtcTime),
+    checked_on_sqlite("parent_id", "tasks.id", ondelete="CASCADE"),
+    checked_on_sqlite("child_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint(_one_of("kind", DependencyKind), name="kind"),
     CheckConstraint("parent_id <> child_id", name="not_itself"),
     Index("ix_dependencies_child_id", "child_id"),

@@ -31,6 +31,7 @@ class Kind(StrEnum):
     COST_DOUBLED = "cost doubled"
     COST_WRONG = "cost wrong"
     SLOT = "slot not given back"
+    ORPHAN = "refers to nothing"
     LATE = "later than promised"
     LEFT = "left behind"
 
@@ -268,6 +269,17 @@ def slots_are_given_back(facts: Facts, account: Account, promises: Promises) -> 
             yield Violation(Kind.SLOT, f"{name} of {facts.projects.get(project, project)} has {used} in use")
 
 
+def rows_refer_to_rows(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
+    """Attempts and edges are those of tasks that are there, and tasks those of runs. PostgreSQL does not check that."""
+    for task_id in facts.attempts.keys() - facts.tasks.keys():
+        yield Violation(Kind.ORPHAN, f"attempts of {task_id}, which is no task")
+    ends = {*facts.parents, *(parent for parents in facts.parents.values() for parent in parents)}
+    for task_id in ends - facts.tasks.keys():
+        yield Violation(Kind.ORPHAN, f"an edge of {task_id}, which is no task")
+    for run_id in {task.run_id for task in facts.tasks.values()} - facts.runs.keys():
+        yield Violation(Kind.ORPHAN, f"tasks of {run_id}, which is no run")
+
+
 RULES: tuple[Rule, ...] = (
     every_task_ended_once,
     acknowledged_runs_are_there,
@@ -278,6 +290,7 @@ RULES: tuple[Rule, ...] = (
     the_unrepeatable_ran_once,
     costs_add_up,
     slots_are_given_back,
+    rows_refer_to_rows,
 )
 
 

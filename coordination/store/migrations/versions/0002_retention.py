@@ -1,6 +1,8 @@
 """Retention: runs on their way out, chores that one process at a time does, indexes for what is old.
 
-Revision: 0002. Only adds, so programs of 0001 go on working beside those of 0002.
+PostgreSQL no longer checks the references of tasks, dependencies and attempts (see ``store/tables/__init__.py``).
+
+Revision: 0002. Only adds, and loosens what no program relies on, so programs of 0001 go on working beside those of 0002.
 """
 
 import sqlalchemy as sa
@@ -13,6 +15,15 @@ down_revision = "0001"
 works_with = "0001"
 branch_labels = None
 depends_on = None
+
+
+_UNCHECKED = (
+    ("tasks", "workspace_id"),
+    ("tasks", "run_id"),
+    ("dependencies", "parent_id"),
+    ("dependencies", "child_id"),
+    ("attempts", "task_id"),
+)
 
 
 def upgrade() -> None:
@@ -39,6 +50,10 @@ def upgrade() -> None:
     _partial("ix_runs_finished", "runs", ["workspace_id", "finished_at"], "finished_at IS NOT NULL")
     _partial("ix_issues_task_id", "issues", ["task_id"], "task_id IS NOT NULL")
     _partial("ix_costs_task_id", "costs", ["task_id"], "task_id IS NOT NULL")
+
+    if op.get_bind().dialect.name == "postgresql":
+        for table, column in _UNCHECKED:
+            op.drop_constraint(f"fk_{table}_{column}", table)
 
 
 def _partial(name: str, table: str, columns: list[str], where: str) -> None:
