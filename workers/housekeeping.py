@@ -1,4 +1,4 @@
-"""The worker's own safety net: ticks projects that are due or nudged, hears cancels, rings again what was lost.
+"""The worker's own safety net: answers nudges, ticks projects that are due, hears cancels, rings again what was lost.
 
 Beat only asks for the same earlier. With no beat at all, with two of them, or with every job slot taken for hours,
 supervision goes on, because it needs neither a free slot nor a message.
@@ -19,6 +19,7 @@ from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.tick_supervisor import REST, Ticked, tick_supervisor
 from coordination.ids import new_id
 from coordination.machine import boot_id, host
+from coordination.services import windows
 from coordination.settings import client_url
 from coordination.store.queries import fleet, projects
 from coordination.store.volatile.nudges import CANCELS, NUDGES
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 _LOST_RING = timedelta(seconds=2)
 _POP_WAIT = 1
 _RECONNECT = 1.0
+_FOLLOWS = timedelta(milliseconds=500)
 
 
 class Housekeeper:
@@ -44,6 +46,7 @@ class Housekeeper:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._later: list[tuple[float, str, str]] = []
+        self._following: set[tuple[str, str]] = set()  # projects whose tick follows a nudge
         self._lock = threading.Lock()
         self._next_sweep = 0.0
         self.clearing = Clearing(context)
@@ -72,13 +75,34 @@ class Housekeeper:
         with self._lock:
             heapq.heappush(self._later, (monotonic() + after.total_seconds() + 0.01, workspace_id, project_id))
 
+    def answer(self, workspace_id: str, project_id: str) -> None:
+        """A nudge: what has become ready is rung for at once; the tick, which has other duties too, follows.
+
+        It follows in a moment, because the job that begins now needs this process more, and once for many nudges.
+        """
+        context = self._context
+        with self._lock:
+            follows = (workspace_id, project_id) in self._following
+            self._following.add((workspace_id, project_id))
+        if not follows:
+            self.look_again(workspace_id, project_id, after=_FOLLOWS)
+        try:
+            with context.store.write() as tx:
+                name = projects.name_of(tx, workspace_id, project_id)
+                found = windows.fill(
+                    tx, workspace_id, project_id, window=context.window(), bundle=self._bundles(project_id)
+                )
+        except DatabaseUnavailable as error:
+            log.warning("nothing was rung for at once", project=project_id, why=error.message)
+        else:
+            context.doorbell.ring(workspace_id, name, found, bundle=self._bundles(project_id))
+
+    def _bundles(self, project_id: str) -> Callable[[str], int]:
+        return lambda kind: self._context.kinds.bundle(project_id, kind)
+
     def tick(self, workspace_id: str, project_id: str) -> Ticked | None:
         """Tick one project and ring; errors stay with the project."""
         context = self._context
-
-        def bundle(kind: str) -> int:
-            return context.kinds.bundle(project_id, kind)
-
         try:
             self._end_what_expired_here(project_id)
             ticked = tick_supervisor(
@@ -87,7 +111,7 @@ class Housekeeper:
                 project_id,
                 holder=f"{context.worker_id}:{new_id()}",
                 window=context.window(),
-                bundle=bundle,
+                bundle=self._bundles(project_id),
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
                 lease=context.terms.ttl,
@@ -100,9 +124,8 @@ class Housekeeper:
                 log.warning("slot counters were wrong and are healed", slots=ticked.healed)
             if ticked.ring:
                 with context.store.read() as tx:
-                    project = projects.get(tx, workspace_id, project_id)
-                name = project.name if project else project_id
-                context.doorbell.ring(workspace_id, name, ticked.ring, bundle=bundle)
+                    name = projects.name_of(tx, workspace_id, project_id)
+                context.doorbell.ring(workspace_id, name, ticked.ring, bundle=self._bundles(project_id))
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
             return None
@@ -162,6 +185,7 @@ class Housekeeper:
             due = []
             while self._later and self._later[0][0] <= monotonic():
                 due.append(heapq.heappop(self._later)[1:])
+            self._following -= {*due}
             nearest = self._later[0][0] if self._later else None
         for workspace_id, project_id in dict.fromkeys(due):
             self.tick(workspace_id, project_id)
@@ -170,7 +194,7 @@ class Housekeeper:
         if found is not None:
             pair = read_nudge(str(found[1]))
             if pair is not None:
-                self.tick(*pair)
+                self.answer(*pair)
 
     def _hear_cancels(self) -> None:
         while not self._ended.is_set():

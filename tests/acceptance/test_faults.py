@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from sqlalchemy import make_url
+from sqlalchemy import make_url, select, update
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
@@ -16,6 +16,8 @@ from coordination.domain.plans import Backoff, Concurrency, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.store.queries import costs
+from coordination.store.tables.fleet import supervisors
+from coordination.store.types import db_after
 from tests.support.fleet import Fleet, alive, fleet_on, seconds_until
 from tests.support.processes import Processes, until
 from tests.support.redis import RedisServer
@@ -192,6 +194,21 @@ class TestRedis:
 
         assert run.wait(timeout=20) is RunState.COMPLETED
         assert worker.exit_code is None
+
+
+class TestATickThatHangs:
+    def test_what_is_submitted_meanwhile_starts_all_the_same(self, fleet: Fleet) -> None:
+        fleet.worker("-c", "2")
+        assert fleet.submit(Task("first", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
+        with fleet.co.runtime.store.write() as tx:
+            held = update(supervisors).values(tick_holder="somebody", tick_until=db_after(600))
+            assert tx.execute(held).rowcount == 1
+
+        run = fleet.submit(Task("one", {"shell": "true"}), Task("two", {"shell": "true"}, needs=["one"]))
+
+        assert run.wait(timeout=20) is RunState.COMPLETED
+        with fleet.co.runtime.store.read() as tx:
+            assert tx.execute(select(supervisors.c.tick_holder)).scalar_one() == "somebody"
 
 
 class TestShuttingDown:

@@ -68,6 +68,12 @@ def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
     return None if row is None else project_of(row)
 
 
+def name_of(tx: Connection, workspace_id: str, project_id: str) -> str:
+    """What people call the project; its id when it is not there."""
+    found = tx.execute(select(p.name).where(p.workspace_id == workspace_id, p.id == project_id)).scalar()
+    return project_id if found is None else found
+
+
 def listed(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
     """The workspace's projects by name."""
     rows = tx.execute(select(projects).where(p.workspace_id == workspace_id).order_by(p.name, p.id).limit(limit))
