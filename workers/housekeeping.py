@@ -100,8 +100,8 @@ class Housekeeper:
     def _bundles(self, project_id: str) -> Callable[[str], int]:
         return lambda kind: self._context.kinds.bundle(project_id, kind)
 
-    def tick(self, workspace_id: str, project_id: str) -> Ticked | None:
-        """Tick one project and ring; errors stay with the project."""
+    def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> Ticked | None:
+        """Tick one project and ring, unless it was ticked within *every*; errors stay with the project."""
         context = self._context
         try:
             self._end_what_expired_here(project_id)
@@ -115,6 +115,7 @@ class Housekeeper:
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
                 lease=context.terms.ttl,
+                every=every,
             )
             if ticked is None:
                 return None
@@ -160,7 +161,8 @@ class Housekeeper:
         with context.store.read() as tx:
             due = fleet.due_supervisors(tx, every=context.settings.tick)
         for workspace_id, project_id in due:
-            self.tick(workspace_id, project_id)
+            # Others have read the same list: whoever comes second finds nothing to do.
+            self.tick(workspace_id, project_id, every=context.settings.tick)
         return len(due)
 
     def _ring_again_after(self) -> timedelta:

@@ -58,8 +58,11 @@ def tick_supervisor(
     ring_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     lease: timedelta = TICK_LEASE,
+    every: timedelta | None = None,
 ) -> Ticked | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
+
+    ``every``: None as well when it was ticked less than that ago.
 
     ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
     be empty, so that a lost or parked message costs seconds. ``lease``: how long nobody else ticks the project when
@@ -67,7 +70,7 @@ def tick_supervisor(
     promised. A tick that takes longer renews it between its steps.
     """
     with store.write() as tx:
-        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=lease)
+        begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=lease, every=every)
     if begun is None:
         return None
     try:

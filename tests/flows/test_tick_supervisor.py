@@ -49,6 +49,16 @@ def test_while_one_ticks_a_second_one_does_nothing(world: World) -> None:
     assert [ready.key for ready in world.tick("second").ring] == ["a"], "the first one died"
 
 
+def test_a_project_that_was_ticked_a_moment_ago_is_not_ticked_again_for_being_due(world: World) -> None:
+    world.submit("a")
+    age_heartbeat(world, timedelta(seconds=20))
+    every = timedelta(seconds=5)
+
+    assert world.tick("first", every=every) is not None
+    assert world.tick("second, with the same list of what is due", every=every) is None
+    assert world.tick("somebody who was nudged") is not None
+
+
 def test_a_tick_that_dies_in_the_middle_holds_the_project_up_no_longer_than_its_lease(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,9 +44,13 @@ def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: s
 
 
 def begin_tick(
-    tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta
+    tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta, every: timedelta | None = None
 ) -> RowMapping | None:
-    """Take the tick's lease; None when somebody else ticks this project now or it has no live supervisor."""
+    """Take the tick's lease; None when somebody else ticks this project now or it has no live supervisor.
+
+    *every*: None as well when it was ticked less than that ago, by somebody who read the same list of what is due.
+    """
+    due = () if every is None else (s.heartbeat_at < db_after(-every.total_seconds()),)
     return (
         tx.execute(
             update(supervisors)
@@ -55,6 +59,7 @@ def begin_tick(
                 s.project_id == project_id,
                 s.ended_at.is_(None),
                 or_(s.tick_until.is_(None), s.tick_until < db_now()),
+                *due,
             )
             .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
             .returning(s.project_id, s.session_key, s.strategy, s.submissions)
