@@ -14,6 +14,8 @@ from datetime import timedelta
 from workers.runners.interpreter import Interpreter, Key
 from workers.runners.process import Launcher
 
+_LOOK = 2.0  # seconds
+
 
 class Pool:
     """The warm interpreters of one worker process; thread-safe."""
@@ -93,21 +95,26 @@ class Pool:
         self._end_retired()
 
     def _tidy(self) -> None:
-        """The janitor's loop: sleeps until a process is too old, or was retired."""
+        """The janitor's loop: sleeps until a process was retired, and looks for those that are too old, or dead."""
         while True:
             with self._changed:
-                while not self._retired and not self._closed and not self._take_old_ones():
-                    oldest = self._idle[0].idle_since + self._max_age - time.monotonic() if self._idle else None
-                    self._changed.wait(oldest)
+                while not self._retired and not self._closed and not self._take_unfit():
+                    self._changed.wait(self._until_next_look() if self._idle else None)
                 if self._closed:
                     return
             self._end_retired()
 
-    def _take_old_ones(self) -> bool:
+    def _until_next_look(self) -> float:
+        """Seconds. An idle process that somebody killed (its worker was taken for dead) is a zombie until then."""
+        return min(_LOOK, self._idle[0].idle_since + self._max_age - time.monotonic())
+
+    def _take_unfit(self) -> bool:
         limit = time.monotonic() - self._max_age
-        while self._idle and self._idle[0].idle_since <= limit:
-            self._retired.append(self._idle.popleft())
-        return bool(self._retired)
+        unfit = [each for each in self._idle if each.idle_since <= limit or not each.is_alive()]
+        for each in unfit:
+            self._idle.remove(each)
+        self._retired += unfit
+        return bool(unfit)
 
     def _end_retired(self) -> None:
         with self._changed:

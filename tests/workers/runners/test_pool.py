@@ -70,6 +70,21 @@ def test_a_process_that_died_while_idle_is_not_given_out(launcher: Launcher) -> 
     pool.close()
 
 
+def test_an_idle_process_that_was_killed_does_not_stay_a_zombie(launcher: Launcher) -> None:
+    pool = Pool(launcher)
+    first, second = pool.take(KEY), pool.take(KEY)
+    pool.give_back(first)
+    pool.give_back(second)
+
+    os.kill(second.process.record.pid, signal.SIGKILL)
+
+    until(lambda: not Path(f"/proc/{second.process.record.pid}").exists(), what="it is reaped")
+    assert pool.idle_count() == 1
+    assert pool.take(KEY) is first
+    first.close()
+    pool.close()
+
+
 def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
     pool = Pool(launcher, max_idle_age=timedelta(milliseconds=50))
     child = pool.take(KEY)
