@@ -36,17 +36,18 @@ def questions() -> list[Question]:
     large = Fleet(workers=1_000, projects=10_000, job=600.0, trip=_TRIP)
     slow = {"sweep": 30.0, "tick": 30.0}
     changes: tuple[tuple[str, dict[str, float | bool]], ...] = (
-        ("each tick looks again whether it is due", {"recheck": True}),
+        ("no tick looks again whether it is due", {"recheck": False}),
         ("COORD_TICK and COORD_SWEEP 30 s", slow),
-        ("both", {**slow, "recheck": True}),
-        ("both, and 64 cores", {**slow, "recheck": True, "database_cores": 64}),
-        ("both, and a look for parked tasks every 10 s", {**slow, "recheck": True, "look": 10.0}),
+        ("the same, and 64 cores", {**slow, "database_cores": 64}),
+        ("the same, and a look for parked tasks every 10 s", {**slow, "look": 10.0}),
     )
     found += [Question(replace(large, **changed), "10 min", name) for name, changed in changes]  # type: ignore[arg-type]
     found += [
         Question(
-            replace(large, job=10.0, slots=slots, workers=workers, **slow, recheck=True), "10 s", f"both, {slots} slots"
-        )  # type: ignore[arg-type]
+            replace(large, job=10.0, slots=slots, workers=workers, **slow),
+            "10 s",
+            f"30 s, {slots} slots",  # type: ignore[arg-type]
+        )
         for workers, slots in ((1_000, 8), (125, 64))
     ]
     found.append(Question(Fleet(workers=1_000, projects=100, job=600.0, trip=_TRIP), "10 min"))

@@ -50,7 +50,7 @@ class Fleet:
     sweep: float = 5.0
     tick: float = 5.0
     look: float = 1.0
-    recheck: bool = False
+    recheck: bool = True
     seed: int = 1
 
 
