@@ -122,9 +122,11 @@ class Coordination:
 
     def resume_project(self, project: str) -> int:
         """Let a held project go on; how many tasks are queued again."""
-        project_id = self.project(project).id
-        freed = self.runtime.store.transact(lambda tx: resume_project(tx, self.runtime.workspace_id, project_id))
-        self.runtime.nudge(project_id)
+        runtime, project_id = self.runtime, self.project(project).id
+        freed = runtime.store.transact(
+            lambda tx: resume_project(tx, runtime.workspace_id, project_id, actor=runtime.actor)
+        )
+        runtime.nudge(project_id)
         return freed
 
     def set_limits(self, project: str, caps: Mapping[str, int | None]) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from coordination.domain.projects import ProjectStatus
-from coordination.domain.tasks import BlockReason, TaskState
+from coordination.domain.tasks import BlockReason
 from coordination.services import projects
-from coordination.store.queries import ready
+from coordination.store.queries import events, ready
 
 
 def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
@@ -15,8 +15,8 @@ def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ON_HOLD)
 
 
-def resume_project(tx: Connection, workspace_id: str, project_id: str) -> int:
+def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
     """The project goes on; how many tasks the pause had held and are queued again."""
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ACTIVE)
     lifted = ready.lift(tx, workspace_id, project_id, BlockReason.PAUSED)
-    return sum(row["state"] == TaskState.QUEUED for row in lifted)
+    return events.append_unblocked(tx, workspace_id, project_id, lifted, actor=actor)

@@ -16,7 +16,6 @@ from sqlalchemy import Connection
 from coordination.clock import monotonic
 from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.tasks import TaskState
 from coordination.services import windows
 from coordination.services.endings.rescue import rescue_expired
 from coordination.store.engine import Store
@@ -167,21 +166,7 @@ class _Lease:
 
 def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
     lifted = ready.lift_due(tx, workspace_id, project_id)
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": project_id,
-                "run_id": row["run_id"],
-                "task_id": row["id"],
-                "type": EventType.UNBLOCKED,
-                "actor": "supervisor",
-            }
-            for row in lifted
-            if row["state"] == TaskState.QUEUED
-        ],
-    )
+    events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
 
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:

@@ -6,8 +6,8 @@ import importlib.util
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
-        self.stopped = 0  # how many faults hold it still
+        self.stopped = 0  # how many faults hold it still, and whether it is only starting
 
     @property
     def answers(self) -> bool:
@@ -62,6 +62,15 @@ class Server:
                 user=user,
                 start_new_session=True,
             )
+
+    @contextmanager
+    def _starting(self) -> Iterator[None]:
+        """No fault hits it before it answers: whoever starts it waits for that."""
+        self.stopped += 1
+        try:
+            yield
+        finally:
+            self.stopped -= 1
 
     def down(self, number: signal.Signals) -> None:
         """Signal it, and wait until it is gone."""
@@ -91,8 +100,11 @@ class Valkey(Server):
         self.socket.unlink(missing_ok=True)
         options = {"port": "0", "unixsocket": str(self.socket), "dir": str(self.data), "save": ""}
         options |= {"appendonly": "yes" if self._append_only else "no", "maxmemory-policy": "noeviction"}
-        self._begin([get_binary_path(), *(part for name, value in options.items() for part in (f"--{name}", value))])
-        until(self._answers, within=_PATIENCE, what="Redis answers")
+        with self._starting():
+            self._begin(
+                [get_binary_path(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+            )
+            until(self._answers, within=_PATIENCE, what="Redis answers")
 
     def client(self) -> redis.Redis:
         """A client beside the proxies, to be closed by the caller."""
@@ -132,8 +144,9 @@ class Postgres(Server):
 
     def up(self) -> None:
         """Start it (after its recovery, if there is one to make) and wait until it answers."""
-        self._begin([str(self._bin / "postgres"), "-D", str(self.data)], user=self._user)
-        until(self._answers, within=_PATIENCE, what="PostgreSQL answers")
+        with self._starting():
+            self._begin([str(self._bin / "postgres"), "-D", str(self.data)], user=self._user)
+            until(self._answers, within=_PATIENCE, what="PostgreSQL answers")
 
     def url(self, *, port: int | None = None, driver: str = "postgresql") -> str:
         """Its URL, directly or by way of a port of this machine."""

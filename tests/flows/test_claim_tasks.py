@@ -243,8 +243,9 @@ def test_a_paused_project_blocks_what_a_claim_meets(world: World, status: Projec
     assert world.states() == {"a": "blocked", "b": "blocked"}
     assert world.task("a").reasons == BlockReason.PAUSED
     assert world.story("a")[-1] == "blocked"
-    assert world.store.transact(lambda tx: resume_project(tx, world.workspace, world.project_id)) == 1
+    assert world.store.transact(lambda tx: resume_project(tx, world.workspace, world.project_id, actor="ann")) == 1
     assert world.states() == {"a": "queued", "b": "blocked"}
+    assert world.story("a")[-1] == "unblocked"
     world.do("a", "b")
 
 

@@ -171,7 +171,7 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         self.model.resume()
-        self.store.transact(lambda tx: resume_project(tx, self.world.workspace, self.world.project_id))
+        self.store.transact(lambda tx: resume_project(tx, self.world.workspace, self.world.project_id, actor="ann"))
 
     @precondition(lambda self: any(attempt.outcome is None for attempt in self.model.attempts.values()))
     @precondition(lambda self: self.seldom(3))

@@ -8,13 +8,14 @@ one still open, ordered by (transaction, sequence), and that pair is its cursor.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, literal, select, tuple_
+from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, select, tuple_
 
 from coordination.domain.events import Event, EventType
+from coordination.domain.tasks import TaskState
 from coordination.errors import Refused
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import tasks
@@ -56,6 +57,28 @@ _CREATED = insert(task_events).from_select(
 def append_created(tx: Connection, workspace_id: str, run_id: str) -> None:
     """Write that each task of a run was created, without a row's trip to this process."""
     tx.execute(_CREATED, {"workspace": workspace_id, "run": run_id})
+
+
+def append_unblocked(
+    tx: Connection, workspace_id: str, project_id: str, lifted: Iterable[RowMapping], *, actor: str
+) -> int:
+    """Write that tasks wait for nothing any more: those of *lifted* (id, run_id, state) that are queued; how many."""
+    freed = [row for row in lifted if row["state"] == TaskState.QUEUED]
+    append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project_id,
+                "run_id": row["run_id"],
+                "task_id": row["id"],
+                "type": EventType.UNBLOCKED,
+                "actor": actor,
+            }
+            for row in freed
+        ],
+    )
+    return len(freed)
 
 
 def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
