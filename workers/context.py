@@ -6,7 +6,9 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -38,6 +40,7 @@ class Context:
     store: Store
     nudges: Nudges
     worker_id: str
+    row: dict[str, Any]  # of ``workers``
     name: str
     slots: int
     terms: LeaseTerms
@@ -75,6 +78,7 @@ def make_context(settings: Settings, *, name: str, slots: int) -> Context:
     """Wire a worker process. Opens nothing yet; the store connects when it is first used."""
     store = open_store(settings.database_url, pool_size=slots + 4)
     worker_id = new_id()
+    row = _registration(worker_id, name=name, slots=slots)
     held = HeldAttempts()
     terms = settings.leases()
     url = settings.redis_url
@@ -84,24 +88,28 @@ def make_context(settings: Settings, *, name: str, slots: int) -> Context:
         store=store,
         nudges=Nudges(client_url(url)),
         worker_id=worker_id,
+        row=row,
         name=name,
         slots=slots,
         terms=terms,
         held=held,
-        heartbeat=Heartbeat(store, held, worker_id=worker_id, terms=terms),
+        heartbeat=Heartbeat(store, held, row, terms=terms),
         doorbell=Doorbell(store),
         scratch=settings.home / "scratch" / worker_id,
     )
 
 
-def registration(context: Context, *, version: str) -> dict[str, object]:
-    """The worker's row."""
+def _registration(worker_id: str, *, name: str, slots: int) -> dict[str, Any]:
+    try:
+        program = version("coordination")
+    except PackageNotFoundError:
+        program = "source"
     return {
-        "id": context.worker_id,
-        "name": context.name,
+        "id": worker_id,
+        "name": name,
         "host": host(),
         "boot_id": boot_id(),
         "pid": os.getpid(),
-        "slots": context.slots,
-        "version": version,
+        "slots": slots,
+        "version": program,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -31,10 +32,11 @@ _NOTES_EVERY = 1.0
 class Heartbeat:
     """Renews leases every ``terms.heartbeat``; stops jobs that were canceled or taken away; fences when cut off."""
 
-    def __init__(self, store: Store, held: HeldAttempts, *, worker_id: str, terms: LeaseTerms) -> None:
+    def __init__(self, store: Store, held: HeldAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
         self._store = store
         self._held = held
-        self._worker_id = worker_id
+        self._row = row
+        self._worker_id: str = row["id"]
         self._terms = terms
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -59,7 +61,7 @@ class Heartbeat:
         keys = self._held.keys()
         known: set[tuple[str, int]] = set()
         with self._store.write() as tx:
-            fleet.beat(tx, self._worker_id)
+            self._be_alive(tx, sent)
             for start in range(0, len(keys), _BATCH):
                 for renewal in fleet.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
                     key = (renewal.task_id, renewal.number)
@@ -78,6 +80,11 @@ class Heartbeat:
             elif self._held.stop(key, StopReason.LEASE_LOST):
                 log.warning("lease lost", task=key[0], attempt=key[1])
         self._last_beat = sent
+
+    def _be_alive(self, tx: Connection, now: float) -> None:
+        if not fleet.beat(tx, self._worker_id):
+            fleet.revive(tx, self._row)
+            log.warning("this worker had been taken for dead; it goes on", silent_for=round(now - self._last_beat, 1))
 
     def write_notes(self) -> None:
         """Write what running attempts had to say since the last time: started, progress, and their process groups."""

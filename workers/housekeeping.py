@@ -95,7 +95,7 @@ class Housekeeper:
         except DatabaseUnavailable as error:
             log.warning("nothing was rung for at once", project=project_id, why=error.message)
         else:
-            context.doorbell.ring(workspace_id, name, found, bundle=self._bundles(project_id))
+            context.doorbell.ring(workspace_id, name or project_id, found, bundle=self._bundles(project_id))
 
     def _bundles(self, project_id: str) -> Callable[[str], int]:
         return lambda kind: self._context.kinds.bundle(project_id, kind)
@@ -126,7 +126,7 @@ class Housekeeper:
             if ticked.ring:
                 with context.store.read() as tx:
                     name = projects.name_of(tx, workspace_id, project_id)
-                context.doorbell.ring(workspace_id, name, ticked.ring, bundle=self._bundles(project_id))
+                context.doorbell.ring(workspace_id, name or project_id, ticked.ring, bundle=self._bundles(project_id))
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
             return None

@@ -14,7 +14,6 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
@@ -32,7 +31,7 @@ from coordination.store.engine import is_transient
 from coordination.store.queries import fleet
 from workers import queues, restart
 from workers.app import app
-from workers.context import Context, make_context, registration
+from workers.context import Context, make_context
 from workers.execution import Execution
 from workers.housekeeping import Housekeeper
 from workers.runners.base import StopReason
@@ -86,7 +85,7 @@ def begin(name: str, *, slots: int) -> Process:
         context = make_context(load_settings(), name=name, slots=slots)
         _wait_for_schema(context)
         with context.store.write() as tx:
-            fleet.register(tx, registration(context, version=_version()))
+            fleet.register(tx, context.row)
         runners = Runners(context.worker_id)
         housekeeper = Housekeeper(context)
         watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
@@ -125,13 +124,6 @@ def _hand_back_of_the_dead(context: Context) -> None:
         end_worker(worker_id)  # its warden did that, unless it died with it: nothing may go on once the tasks are free
         context.nudge(context.store.transact(lambda tx, dead=worker_id: rescue_worker(tx, dead)))  # type: ignore[misc]
         log.warning("handed back what a dead worker of this host held", worker=worker_id)
-
-
-def _version() -> str:
-    try:
-        return version("coordination")
-    except PackageNotFoundError:
-        return "source"
 
 
 def _wait_for_schema(context: Context) -> None:

@@ -45,7 +45,7 @@ class Parts:
         self.stack = OurStack("postgresql", environment)
         self.context = wiring.make_context(load_settings(), name="simulated", slots=8)
         with self.context.store.write() as tx:
-            fleet.register(tx, wiring.registration(self.context, version="0"))
+            fleet.register(tx, self.context.row)
         self.writing = Writing(self.context)
         self.runners = Runners(self.context.worker_id)
         self.housekeeper = Housekeeper(self.context)

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
-from sqlalchemy import make_url, select, update
+from sqlalchemy import make_url, select, text, update
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
@@ -16,6 +16,7 @@ from coordination.domain.plans import Backoff, Concurrency, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.store.queries import costs
+from coordination.store.queries.fleet import live_slots
 from coordination.store.tables.fleet import supervisors
 from coordination.store.types import db_after
 from tests.support.fleet import Fleet, alive, fleet_on, seconds_until
@@ -194,6 +195,29 @@ class TestRedis:
 
         assert run.wait(timeout=20) is RunState.COMPLETED
         assert worker.exit_code is None
+
+
+class TestAWorkerTakenForDead:
+    """By its silence: it was stopped, its machine slept, or nothing could reach it. It comes back."""
+
+    @pytest.mark.parametrize("taken", ["UPDATE workers SET stopped_at = heartbeat_at", "DELETE FROM workers"])
+    def test_it_is_in_the_fleet_again_with_its_next_heartbeat(self, fleet: Fleet, taken: str) -> None:
+        worker = fleet.worker("-c", "3", COORD_LEASE_HEARTBEAT="1s")
+        store = fleet.co.runtime.store
+
+        def slots() -> int:
+            with store.read() as tx:
+                return live_slots(tx, within=timedelta(seconds=30))
+
+        assert slots() == 3
+        with store.write() as tx:
+            assert tx.execute(text(taken)).rowcount == 1
+            assert live_slots(tx, within=timedelta(seconds=30)) == 0
+
+        until(lambda: slots() == 3, what="it is in the fleet")
+
+        assert "taken for dead" in worker.output
+        assert fleet.submit(Task("job", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
 
 
 class TestATickThatHangs:

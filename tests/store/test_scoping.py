@@ -22,7 +22,7 @@ from coordination.domain.events import EventType
 from coordination.domain.plans import Concurrency
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds
-from coordination.domain.tasks import BlockReason, CancelCause
+from coordination.domain.tasks import BlockReason, CancelCause, TaskState
 from coordination.ids import new_id
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
@@ -184,6 +184,9 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "events.append": {"rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS}]},
     "events.append_aged": {
         "rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
+    },
+    "events.append_unblocked": {
+        "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
     "events.tail": {"run_id": lambda world: world.run_id},
     "projects.change": {"description": lambda world: "changed"},

@@ -25,6 +25,8 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import TaskState
@@ -104,6 +106,16 @@ def beat(tx: Connection, worker_id: str) -> bool:
         ).rowcount
         > 0
     )
+
+
+def revive(tx: Connection, row: dict[str, Any]) -> None:
+    """A worker that was declared dead, or even forgotten, lives: it was stopped, cut off, or its machine asleep.
+
+    What it held was taken away attempt by attempt, and each fence holds; its row must not go on saying that it is dead.
+    """
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    again = make(workers).values(**row)
+    tx.execute(again.on_conflict_do_update(index_elements=["id"], set_={"stopped_at": None, "heartbeat_at": db_now()}))
 
 
 def note_progress(tx: Connection, held: Sequence[tuple[str, int]]) -> None:

@@ -68,10 +68,9 @@ def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
     return None if row is None else project_of(row)
 
 
-def name_of(tx: Connection, workspace_id: str, project_id: str) -> str:
-    """What people call the project; its id when it is not there."""
-    found = tx.execute(select(p.name).where(p.workspace_id == workspace_id, p.id == project_id)).scalar()
-    return project_id if found is None else found
+def name_of(tx: Connection, workspace_id: str, project_id: str) -> str | None:
+    """What people call the project, or None."""
+    return tx.execute(select(p.name).where(p.workspace_id == workspace_id, p.id == project_id)).scalar()
 
 
 def listed(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
