@@ -127,8 +127,10 @@ class Run:
         self._violations += checker.check(stack.database_url, stack.evidence, promises)
         facts = facts_module.read(stack.database_url)
         epoch = time.time() - _up()
-        # A fault in which nobody can write excuses a rescue that had to wait for it, and for its workers' recovery.
+        # A fault in which nobody can write excuses a rescue that had to wait for it, and for its workers' recovery;
+        # so does a time without any worker that could write.
         disturbed = [(epoch + each.at, epoch + each.at + each.duration + 1) for each in self.records if each.broad]
+        disturbed += [(epoch + since, epoch + to) for since, to in stack.without_workers]
         self._violations += rescued_in_time(facts, disturbed, SWEEP + MARGIN)
         return figures(
             seed=self._options.seed,

@@ -37,6 +37,7 @@ SETTINGS = {
     "COORD_LOG_LEVEL": "info",
 }
 _LONGEST_PAUSE = 1.5
+_BEGINS_WITHIN = 3.0
 _IN_A_NAMESPACE = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"')
 _PATIENCE = timedelta(seconds=60)
 
@@ -50,6 +51,7 @@ class Part:
         self.wanted = True
         self.paused = False
         self.restart_at = 0.0
+        self.born = 0.0
         self.lives = 0
 
     def command(self) -> tuple[list[str], dict[str, str]]:
@@ -70,6 +72,7 @@ class Part:
                 start_new_session=True,
             )
         self.lives += 1
+        self.born = time.monotonic()
         self.paused = False
 
     @property
@@ -131,6 +134,11 @@ class Worker(Part):
         if self.offset and self.stack.wrong_clock is not None:
             more |= {"LD_PRELOAD": str(self.stack.wrong_clock), "CHAOS_CLOCK_OFFSET": str(self.offset)}
         return [*self._here, sys.executable, "-m", "workers"], more
+
+    def is_able(self) -> bool:
+        """Whether it lives, has had the time to begin, and reaches the store: whether anybody may expect work of it."""
+        begun = self.pid is not None and time.monotonic() - self.born >= _BEGINS_WITHIN
+        return begun and not self.paused and self.modes.get("sql", "pass") == "pass"
 
     @property
     def _here(self) -> tuple[str, ...]:
@@ -222,7 +230,8 @@ class Stack:
         self.beat = Beat(self)
         self.second_beat = Beat(self, "second-beat")
         self.second_beat.wanted = False
-        self.keeper_log: list[str] = []
+        self.without_workers: list[tuple[float, float]] = []
+        """From, to, in seconds since the machine was started: when no worker was able to do anything."""
         self._ended = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self.environment: dict[str, str] = {}
@@ -303,9 +312,17 @@ class Stack:
         self.store_disk.unmount()
 
     def _keep(self) -> None:
+        alone_since: float | None = None
         while not self._ended.wait(0.05):
             for part in self.parts():
                 part.look(time.monotonic())
+            now = time.clock_gettime(time.CLOCK_BOOTTIME)
+            if any(worker.is_able() for worker in self.workers):
+                if alone_since is not None:
+                    self.without_workers.append((alone_since, now))
+                alone_since = None
+            elif alone_since is None:
+                alone_since = now
 
     def await_workers(self) -> None:
         """Until jobs are done."""
