@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import until
+
 
 @pytest.fixture
 def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="coord-home-"))
     yield folder / "home"
-    shutil.rmtree(folder)
+    # What a killed owner had started ends a moment after it, and may write until then.
+    until(lambda: _is_removed(folder), what="nobody writes into the home any more")
+
+
+def _is_removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

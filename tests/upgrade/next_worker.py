@@ -15,11 +15,11 @@ tasks.append_column(Column("flavour", Text))
 
 from celery import signals  # noqa: E402 - the table first: statements are built on import
 
-from workers import lifecycle  # noqa: E402
+from workers import context, lifecycle  # noqa: E402
 from workers.__main__ import main  # noqa: E402
 from workers.app import app  # noqa: E402
 
-lifecycle._version = lambda: "next"
+context.version = lambda _: "next"
 _send_task = app.send_task
 
 
@@ -33,9 +33,9 @@ app.send_task = _send_more
 
 @signals.worker_ready.connect
 def _on_ready(**_: Any) -> None:
-    context = lifecycle.process().context
-    with context.store.write() as tx:
-        tx.execute(text("INSERT INTO flavours VALUES (:name, :by)"), {"name": "sweet", "by": context.worker_id})
+    running = lifecycle.process().context
+    with running.store.write() as tx:
+        tx.execute(text("INSERT INTO flavours VALUES (:name, :by)"), {"name": "sweet", "by": running.worker_id})
 
 
 if __name__ == "__main__":
