@@ -24,7 +24,7 @@ MOST_SECONDS_SLOWER = 0.25
 """The median way of the probe in the last quarter beside the first one; both must be passed to be a failure."""
 
 _LEAST_SAMPLES = 12
-_LEAST_SECONDS = 480.0
+_LEAST_SECONDS = 240.0
 _STRETCH_SECONDS = 30.0
 
 

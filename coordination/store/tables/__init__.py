@@ -22,10 +22,9 @@ ONLY_ON = "only on"
 def checked_on_sqlite(column: str, refers_to: str, *, ondelete: str | None = None) -> ForeignKeyConstraint:
     """A reference of a table that gets a row for every task, edge or attempt: PostgreSQL does not check it.
 
-    There each row costs a query and a lock on the row it refers to: a quarter of the time of a submission
-    (``benchmarks/submission.py``). Who writes these rows has made, or has locked, what they refer to in the same
-    transaction, and retention deletes them first; the checker of ``tests/chaos`` looks for orphans. On SQLite the
-    check costs nothing that can be measured.
+    There each row costs a query and a lock on the row it refers to, of which a submission has thousands. Who writes
+    these rows has made, or has locked, what they refer to in the same transaction, and retention deletes them first;
+    the checker of ``tests/chaos`` looks for orphans. SQLite checks them in its own process.
     """
     constraint = ForeignKeyConstraint([column], [refers_to], ondelete=ondelete, info={ONLY_ON: "sqlite"})
     return constraint.ddl_if(dialect="sqlite")

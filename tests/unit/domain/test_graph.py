@@ -263,3 +263,18 @@ class TestCost:
         graph.check(chain)
 
         assert graph.topological_order(chain)[0] == f"t{count - 1}"
+
+
+class TestOneJobOfManyTasks:
+    def test_it_is_read_once_and_shared(self):
+        works = graph.check(Plan([Task("a", ECHO), Task("b", ECHO), Task("c", dict(ECHO))]))
+
+        assert works["a"] is works["b"]
+        assert works["c"] is not works["a"]
+        assert works["c"] == works["a"]
+
+    def test_a_template_of_it_is_checked_against_the_needs_of_each_task(self):
+        uses_a = {"shell": "echo {{ needs.a.output }}"}
+
+        with pytest.raises(PlanError, match="'c'"):
+            graph.check(Plan([Task("a", ECHO), Task("b", uses_a, needs=["a"]), Task("c", uses_a)]))
