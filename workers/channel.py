@@ -1,18 +1,22 @@
-"""Celery's channel to Redis, mended: a connection that broke must not take the worker with it.
+"""Celery's way to Redis, mended: a broken connection must neither take the worker with it nor stay with it for good.
 
 When Redis goes away while messages are fetched and not yet acknowledged, kombu 5.7 wants to put them back as it closes
 the channel, through a connection that is gone already, and fails with an AttributeError; and so does a message that was
 to be acknowledged just then, on the channel that has been closed meanwhile. Celery expects errors of the connection
 there and no others, so the whole worker ends. Nothing is lost by not putting them back, or by not acknowledging them: a
 doorbell that nobody answers is rung again, and one that comes twice finds nothing to do.
+
+And each connection adds a call to every turn of the event loop, which kombu never takes back: a worker that has lost
+Redis a thousand times makes a thousand calls for connections that are closed, and keeps all that they hold.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
-from kombu.transport import redis
+from kombu.transport import TRANSPORT_ALIASES, redis
 
 log = structlog.get_logger()
 
@@ -47,6 +51,26 @@ class ForgivingQoS(redis.QoS):
         log.warning("a message was not %s: its channel is closed", what)
 
 
+class LeavingTransport(redis.Transport):
+    """A connection that takes its call at every turn of the event loop back when it is closed."""
+
+    _leave: Callable[[], None] | None = None
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Take part in *loop*, a ``kombu.asynchronous.Hub``."""
+        before = set(loop.on_tick)
+        super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]
+        added = loop.on_tick - before
+        self._leave = lambda: loop.on_tick.difference_update(added)
+
+    def close_connection(self, connection: Any) -> None:
+        """Close it, and be called no more."""
+        if self._leave is not None:
+            self._leave()
+        super().close_connection(connection)  # type: ignore[no-untyped-call]
+
+
 def mend() -> None:
-    """Let every channel to Redis in this process be a forgiving one."""
+    """Let every channel to Redis in this process be a forgiving one, and every connection one that leaves."""
     redis.Channel.QoS = ForgivingQoS
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{LeavingTransport.__name__}"))

@@ -14,6 +14,7 @@ from datetime import timedelta
 import redis
 import structlog
 
+from coordination import collector
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.tick_supervisor import REST, Ticked, tick_supervisor
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 _LOST_RING = timedelta(seconds=2)
 _POP_WAIT = 1
 _RECONNECT = 1.0
+_TIDY_EVERY = 60.0
 _FOLLOWS = timedelta(milliseconds=500)
 
 
@@ -49,6 +51,7 @@ class Housekeeper:
         self._following: set[tuple[str, str]] = set()  # projects whose tick follows a nudge
         self._lock = threading.Lock()
         self._next_sweep = 0.0
+        self._next_tidy = monotonic() + _TIDY_EVERY
         self.clearing = Clearing(context)
 
     def start(self) -> None:
@@ -183,6 +186,9 @@ class Housekeeper:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
             self.sweep()
             self.clearing.look()
+        if now >= self._next_tidy:
+            self._next_tidy = now + _TIDY_EVERY
+            collector.tidy()
         with self._lock:
             due = []
             while self._later and self._later[0][0] <= monotonic():

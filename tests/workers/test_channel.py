@@ -6,10 +6,15 @@ from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
-from kombu.transport import redis
+from kombu import Connection
+from kombu.asynchronous import Hub
+from kombu.transport import redis, resolve_transport
 from kombu.transport.redis import QoS
+from kombu.utils.url import parse_url
 
-from workers.channel import ForgivingQoS, mend
+from coordination.settings import broker_url
+from tests.support.redis import RedisServer
+from workers.channel import ForgivingQoS, LeavingTransport, mend
 
 
 def fetched(kind: type[QoS]) -> QoS:
@@ -51,3 +56,46 @@ def test_every_channel_of_a_worker_is_mended() -> None:
     mend()
 
     assert redis.Channel.QoS is ForgivingQoS
+
+
+def turns_after(connections: int, url: str, transport: type[redis.Transport]) -> int:
+    """How many calls each turn of an event loop makes after so many connections were made and closed."""
+    loop = Hub()
+    for _ in range(connections):
+        client = Connection(broker_url(url))
+        made = transport(client=client)
+        connection = made.establish_connection()
+        made.register_with_event_loop(connection, loop)
+        made.close_connection(connection)
+    try:
+        return len(loop.on_tick)
+    finally:
+        loop.close()
+
+
+def test_a_closed_connection_costs_no_turn_of_the_event_loop(redis_server: RedisServer) -> None:
+    assert turns_after(5, redis_server.url, LeavingTransport) == 0
+
+
+def test_kombu_still_leaves_closed_connections_in_the_event_loop(redis_server: RedisServer) -> None:
+    """When this fails, kombu has learnt it: take the mend away."""
+    assert turns_after(5, redis_server.url, redis.Transport) == 5
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "rediss://127.0.0.1:1/0", "redis+socket:///nowhere.sock"])
+def test_a_worker_connects_by_the_mended_transport(url: str) -> None:
+    mend()
+
+    assert resolve_transport(parse_url(url)["transport"].partition("+")[0]) is LeavingTransport
+
+
+def test_an_open_connection_takes_part_in_the_event_loop(redis_server: RedisServer) -> None:
+    loop = Hub()
+    transport = LeavingTransport(client=Connection(broker_url(redis_server.url)))
+    connection = transport.establish_connection()
+    transport.register_with_event_loop(connection, loop)
+
+    assert len(loop.on_tick) == 1
+
+    transport.close_connection(connection)
+    loop.close()

@@ -1,0 +1,49 @@
+"""What a worker's housekeeper does by the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+HOUSE = """
+import gc, sys, time, weakref
+from workers import housekeeping
+housekeeping._TIDY_EVERY, housekeeping._POP_WAIT = float(sys.argv[1]), 0.01
+from coordination.settings import load_settings
+from workers.context import make_context
+
+class Node:
+    def __init__(self):
+        self.me = self
+
+housekeeper = housekeeping.Housekeeper(make_context(load_settings(), name="worker", slots=1))
+gc.disable()
+gone = weakref.ref(Node())
+housekeeper.start()
+end = time.monotonic() + float(sys.argv[2])
+while gone() is not None and time.monotonic() < end:
+    time.sleep(0.01)
+housekeeper.stop()
+print(gone() is None)
+"""
+
+
+@pytest.mark.parametrize(("every", "patience", "collected"), [(0.1, 30.0, "True"), (3600.0, 1.0, "False")])
+def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
+    every: float, patience: float, collected: str, sqlite_url: str, redis_url: str
+) -> None:
+    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
+
+    told = subprocess.run(
+        [sys.executable, "-c", HOUSE, str(every), str(patience)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
+    )
+
+    assert told.stdout.split()[-1] == collected
