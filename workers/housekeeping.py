@@ -17,12 +17,13 @@ import structlog
 from coordination import collector
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
-from coordination.flows.tick_supervisor import REST, Ticked, tick_supervisor
+from coordination.flows.tick_supervisor import REST, go_on
 from coordination.ids import new_id
 from coordination.machine import boot_id, host
 from coordination.services import windows
 from coordination.settings import client_url
-from coordination.store.queries import fleet, projects
+from coordination.store.queries import fleet, projects, supervisors
+from coordination.store.queries.supervisors import Begun
 from coordination.store.volatile.nudges import CANCELS, NUDGES
 from workers import queues
 from workers.clearing import Clearing
@@ -37,6 +38,7 @@ _LOST_RING = timedelta(seconds=2)
 _POP_WAIT = 1
 _RECONNECT = 1.0
 _TIDY_EVERY = 60.0
+_SWEEP_FOR = 1.0
 _FOLLOWS = timedelta(milliseconds=500)
 
 
@@ -103,25 +105,37 @@ class Housekeeper:
     def _bundles(self, project_id: str) -> Callable[[str], int]:
         return lambda kind: self._context.kinds.bundle(project_id, kind)
 
-    def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> Ticked | None:
+    def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> None:
         """Tick one project and ring, unless it was ticked within *every*; errors stay with the project."""
-        context = self._context
+        try:
+            with self._context.store.write() as tx:
+                begun = supervisors.begin_tick(
+                    tx, workspace_id, project_id, holder=self._holder(), lease=self._context.terms.ttl, every=every
+                )
+        except DatabaseUnavailable as error:
+            log.warning("tick failed", project=project_id, why=error.message)
+        else:
+            if begun is not None:
+                self._tick(begun)
+
+    def _holder(self) -> str:
+        return f"{self._context.worker_id}:{new_id()}"
+
+    def _tick(self, begun: Begun) -> None:
+        context, workspace_id, project_id = self._context, begun.workspace_id, begun.project_id
         try:
             self._end_what_expired_here(project_id)
-            ticked = tick_supervisor(
+            ticked = go_on(
                 context.store,
-                workspace_id,
-                project_id,
-                holder=f"{context.worker_id}:{new_id()}",
+                begun,
                 window=context.window(),
                 bundle=self._bundles(project_id),
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
-                lease=context.terms.ttl,
-                every=every,
+                rest=context.settings.tick,
             )
             if ticked is None:
-                return None
+                return
             if ticked.rescued:
                 log.warning("rescued tasks of lost workers", tasks=len(ticked.rescued))
             if ticked.healed:
@@ -132,11 +146,8 @@ class Housekeeper:
                 context.doorbell.ring(workspace_id, name or project_id, ticked.ring, bundle=self._bundles(project_id))
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
-            return None
         except Exception:
             log.exception("tick failed", project=project_id)
-            return None
-        return ticked
 
     def _end_what_expired_here(self, project_id: str) -> None:
         """End jobs on this host whose worker can no longer do so (stopped, or killed with its warden).
@@ -154,19 +165,26 @@ class Housekeeper:
             ended = end_attempt(task_id, number)
             log.warning("ended what an attempt whose lease ran out had left running", task=task_id, processes=ended)
 
-    def sweep(self) -> int:
-        """Tick every project whose supervisor is due, declare silent workers dead; how many projects were due."""
+    def sweep(self) -> bool:
+        """Declare silent workers dead, tick what is due, one after another for a second or so; whether more is due.
+
+        Each is taken in the moment in which it is ticked, so that workers share what is due among them.
+        """
         context = self._context
         with context.store.write() as tx:
             silent = fleet.stop_silent(tx, after=context.terms.ttl * 3)
         if silent:
             log.warning("workers have gone silent", workers=silent)
-        with context.store.read() as tx:
-            due = fleet.due_supervisors(tx, every=context.settings.tick)
-        for workspace_id, project_id in due:
-            # Others have read the same list: whoever comes second finds nothing to do.
-            self.tick(workspace_id, project_id, every=context.settings.tick)
-        return len(due)
+        end = monotonic() + _SWEEP_FOR
+        while monotonic() < end and not self._ended.is_set():
+            with context.store.write() as tx:
+                begun = supervisors.begin_due_tick(
+                    tx, every=context.settings.tick, holder=self._holder(), lease=context.terms.ttl
+                )
+            if begun is None:
+                return False
+            self._tick(begun)
+        return True
 
     def _ring_again_after(self) -> timedelta:
         """Short when the queue is empty: then a ring that nobody answered was lost, or is parked behind a long job."""
@@ -184,7 +202,8 @@ class Housekeeper:
         now = monotonic()
         if now >= self._next_sweep:
             self._next_sweep = now + self._context.terms.sweep.total_seconds()
-            self.sweep()
+            if self.sweep():
+                self._next_sweep = now  # after the nudges that have come meanwhile
             self.clearing.look()
         if now >= self._next_tidy:
             self._next_tidy = now + _TIDY_EVERY
@@ -197,7 +216,8 @@ class Housekeeper:
             nearest = self._later[0][0] if self._later else None
         for workspace_id, project_id in dict.fromkeys(due):
             self.tick(workspace_id, project_id)
-        wait = _POP_WAIT if nearest is None else max(0.01, min(_POP_WAIT, nearest - monotonic()))
+        next_duty = min(self._next_sweep, nearest or self._next_sweep)
+        wait = max(0.01, min(_POP_WAIT, next_duty - monotonic()))
         found = self._context.nudges.client.brpop([NUDGES], timeout=wait)
         if found is not None:
             pair = read_nudge(str(found[1]))

@@ -35,8 +35,7 @@ def questions() -> list[Question]:
     ]
     large = Fleet(workers=1_000, projects=10_000, job=600.0, trip=_TRIP)
     slow = {"sweep": 30.0, "tick": 30.0}
-    changes: tuple[tuple[str, dict[str, float | bool]], ...] = (
-        ("no tick looks again whether it is due", {"recheck": False}),
+    changes: tuple[tuple[str, dict[str, float]], ...] = (
         ("COORD_TICK and COORD_SWEEP 30 s", slow),
         ("the same, and 64 cores", {**slow, "database_cores": 64}),
         ("the same, and a look for parked tasks every 10 s", {**slow, "look": 10.0}),

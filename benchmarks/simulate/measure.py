@@ -268,7 +268,7 @@ def _heartbeats(parts: Parts, rounds: int) -> Operation:
 def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     """What goes on beside the jobs: ticks, sweeps, looks for parked tasks, the size of the fleet."""
     from coordination.flows.tick_supervisor import tick_supervisor
-    from coordination.store.queries import fleet
+    from coordination.store.queries import fleet, supervisors
 
     context, used = parts.context, parts.accounts.used
     ticks = {}
@@ -292,13 +292,17 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
         ticks[size] = {part: max(0.0, found[part] - claims[part]) for part in found}
         _cancel(parts)
     parts.ready(50, project="chores")
-    workspace, project = parts.record.workspace_id, parts.record.project_id
     with psycopg.connect(parts.accounts.database_url) as connection:
         connection.execute("UPDATE supervisors SET tick_until = now() + interval '1 hour'")
 
-    def refused() -> None:
-        ticked = tick_supervisor(context.store, workspace, project, holder="y", window=8)
-        assert ticked is None
+    def nothing_due() -> None:
+        with context.store.write() as tx:
+            begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="y", lease=timedelta(seconds=30))
+        assert begun is None
+
+    def sweep() -> None:
+        with context.store.write() as tx:
+            fleet.stop_silent(tx, after=context.terms.ttl * 3)
 
     def size_of_fleet() -> None:
         with context.store.read() as tx:
@@ -309,13 +313,13 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     spare = Spare(context, free=lambda: 8, work_off=lambda *_: None)
     look = spare.look
     context.nudges.client.flushdb()  # with a message in the queue nobody would look for parked tasks
-    for act in (refused, context_sweep := parts.housekeeper.sweep, look, size_of_fleet):
+    for act in (nothing_due, sweep, look, size_of_fleet):
         act()
     quiet = {
         name: fitted({1: used([act] * rounds * 5)})
         for name, act in {
-            "tick_refused": refused,
-            "sweep": context_sweep,
+            "nothing_due": nothing_due,
+            "sweep": sweep,
             "spare": look,
             "fleet_size": size_of_fleet,
         }.items()

@@ -8,9 +8,9 @@ What is not: waits for row locks, failures, retention, plans with edges, memory,
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.simulate.kernel import Process, Server, SharedFlush, Signal, Simulation
@@ -20,7 +20,6 @@ MOMENT = 0.02  # as in workers.kinds: how much work one bundle may hold, and how
 LARGEST = 64
 _ALONE = 0.02  # jobs of at least that length run alone, with a line of their own
 _GO_ON_FOR = 0.25  # as in workers.execution
-_FROM_ONE_LIST = 1000  # as in store.queries.fleet.due_supervisors
 _THREADS = 8  # with so many at once contention was measured
 _TURN = 0.005  # sys.getswitchinterval()
 _LONG = 1.0  # jobs that are in their middle when the story begins
@@ -32,7 +31,7 @@ class Fleet:
 
     *job*: how long a job takes, *job_cpu*: how much of it is CPU on the worker's machine. *cores*: of each worker
     process's machine; *shared_cores*: None, or the cores that workers and servers all share. *arrivals*: tasks a second
-    (None: there is always work). *tasks*: end after so many. *recheck*: a sweep's tick looks again whether it is due.
+    (None: there is always work). *tasks*: end after so many.
     """
 
     workers: int
@@ -50,18 +49,16 @@ class Fleet:
     sweep: float = 5.0
     tick: float = 5.0
     look: float = 1.0
-    recheck: bool = True
     seed: int = 1
 
 
 @dataclass(slots=True)
 class Project:
-    """Ready tasks that wait in SQL (arrival times), and how many messages are out. ``ticked``: the heartbeat."""
+    """Ready tasks that wait in SQL (arrival times), and how many messages are out."""
 
+    number: int
     ready: deque[float] = field(default_factory=deque)
     out: int = 0
-    ticked: float = 0.0
-    ticking: bool = False
 
 
 @dataclass(slots=True)
@@ -254,15 +251,11 @@ class Worker:
         while True:
             began = world.simulation.now
             yield from world.write(self, world.times["sweep"], 1)
-            for project in world.due(began):
-                if project.ticking or (fleet.recheck and project.ticked > world.simulation.now - fleet.tick):
-                    yield from world.write(self, world.times["tick_refused"], 1)
-                    continue
-                project.ticking = True
+            while (project := world.next_due()) is not None:
                 yield from world.write(self, world.times["tick"], 1)
-                project.ticking, project.ticked = False, world.simulation.now
-                world.ticks += 1
+                world.has_ticked(project)
                 yield from world.ring(self, project)
+            yield from world.write(self, world.times["nothing_due"], 1)
             yield max(0.0, began + fleet.sweep - world.simulation.now)
 
 
@@ -279,7 +272,9 @@ class World:
         self.flush = SharedFlush(self.simulation, times.flush)
         self.queue: deque[Message] = deque()
         self.idle: deque[Signal] = deque()
-        self.projects = [Project(ticked=-self.random.random() * fleet.tick) for _ in range(fleet.projects)]
+        self.projects = [Project(number) for number in range(fleet.projects)]
+        self._resting = [(-self.random.random() * fleet.tick, project.number) for project in self.projects]
+        heapq.heapify(self._resting)
         mean = max(fleet.job, times["batch"].child.each + times["batch"].worker.each)
         self.bundle = max(1, min(LARGEST, int(MOMENT / mean)))
         self.window = max(8, 2 * fleet.slots * fleet.workers)
@@ -342,11 +337,16 @@ class World:
             project.ready.popleft()
         return number
 
-    def due(self, now: float) -> Iterator[Project]:
-        """As one look sees it: the list may be old by the time its end is reached."""
-        found = [one for one in self.projects if one.ticked < now - self.fleet.tick and not one.ticking]
-        found.sort(key=lambda one: one.ticked)
-        return iter(found[:_FROM_ONE_LIST])
+    def next_due(self) -> Project | None:
+        """Take the project that has waited longest; nobody else gets it before it ``has_ticked``."""
+        if not self._resting or self._resting[0][0] > self.simulation.now - self.fleet.tick:
+            return None
+        return self.projects[heapq.heappop(self._resting)[1]]
+
+    def has_ticked(self, project: Project) -> None:
+        """It rests from now on."""
+        self.ticks += 1
+        heapq.heappush(self._resting, (self.simulation.now, project.number))
 
     def ring(self, worker: Worker, project: Project) -> Process:
         """Fill the project's window and send the doorbells."""

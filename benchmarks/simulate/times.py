@@ -23,7 +23,7 @@ OPERATIONS = (
     "long_job",
     "heartbeat",
     "tick",
-    "tick_refused",
+    "nothing_due",
     "sweep",
     "spare",
     "fleet_size",

@@ -21,12 +21,14 @@ from coordination.services.endings.rescue import rescue_expired
 from coordination.store.engine import Store
 from coordination.store.queries import attempts, events, ready, runs, slots, supervisors
 from coordination.store.queries.ready import Ready
+from coordination.store.queries.supervisors import Begun
 from coordination.store.reports import supervision
 
 REST = timedelta(seconds=15)
 """A doorbell that nobody answered for this long is rung again, whatever the queue looks like."""
 
 TICK_LEASE = timedelta(seconds=60)
+REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
 
 
@@ -58,56 +60,67 @@ def tick_supervisor(
     lifetime: timedelta = DEFAULT_LIFETIME,
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
+    rest: timedelta = REST_AFTER_ERROR,
 ) -> Ticked | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
-    ``every``: None as well when it was ticked less than that ago.
-
-    ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
-    be empty, so that a lost or parked message costs seconds. ``lease``: how long nobody else ticks the project when
-    this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond what is
-    promised. A tick that takes longer renews it between its steps.
+    ``every``: None as well when it was ticked less than that ago. The rest is as in ``go_on``.
     """
     with store.write() as tx:
         begun = supervisors.begin_tick(tx, workspace_id, project_id, holder=holder, lease=lease, every=every)
     if begun is None:
         return None
+    return go_on(
+        store, begun, window=window, bundle=bundle, ring_again_after=ring_again_after, lifetime=lifetime, rest=rest
+    )
+
+
+def go_on(
+    store: Store,
+    begun: Begun,
+    *,
+    window: int,
+    bundle: Callable[[str], int] = _alone,
+    ring_again_after: timedelta = REST,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    rest: timedelta = REST_AFTER_ERROR,
+) -> Ticked | None:
+    """Do a tick that has begun; None when its lease was lost on the way.
+
+    ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
+    be empty, so that a lost or parked message costs seconds. The tick's own lease says how long nobody else ticks the
+    project when this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond
+    what is promised. A tick that takes longer renews it between its steps. ``rest``: after an error, nobody ticks the
+    project for that long.
+    """
     try:
-        return _tick(
-            store,
-            workspace_id,
-            project_id,
-            holder,
-            window,
-            bundle,
-            ring_again_after,
-            lifetime,
-            begun["submissions"],
-            _Lease(store, workspace_id, project_id, holder, lease),
-        )
+        return _tick(store, begun, window, bundle, ring_again_after, lifetime)
     except _Overtaken:
         return None
     except Exception as error:
         # Shown on the row; the heartbeat stays old, so the status turns stale by itself. Others go on.
         with store.write() as tx:
             supervisors.note_error(
-                tx, workspace_id, project_id, holder=holder, error=f"{type(error).__name__}: {error}"
+                tx,
+                begun.workspace_id,
+                begun.project_id,
+                holder=begun.holder,
+                error=f"{type(error).__name__}: {error}",
+                rest=rest,
             )
         raise
 
 
 def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     store: Store,
-    workspace_id: str,
-    project_id: str,
-    holder: str,
+    begun: Begun,
     window: int,
     bundle: Callable[[str], int],
     ring_again_after: timedelta,
     lifetime: timedelta,
-    submissions: int,
-    lease: _Lease,
 ) -> Ticked:
+    workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
+    lease = _Lease(store, begun)
     done = Ticked()
     for _ in range(_RESCUE_ROUNDS):
         lease.keep()
@@ -134,7 +147,7 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
         idle = idle and attempts.count_open(tx, workspace_id, project_id) == 0
         if idle:
             done.ended = supervisors.end(
-                tx, workspace_id, project_id, holder=holder, state=state, submissions=submissions
+                tx, workspace_id, project_id, holder=holder, state=state, submissions=begun.submissions
             )
         if not done.ended:
             supervisors.end_tick(tx, workspace_id, project_id, holder=holder, state=state, lifetime=lifetime)
@@ -148,18 +161,17 @@ class _Overtaken(Exception):
 class _Lease:
     """The tick's own lease, renewed between its steps once a third of it is over: mostly never."""
 
-    def __init__(self, store: Store, workspace_id: str, project_id: str, holder: str, length: timedelta) -> None:
-        self._store, self._workspace_id, self._project_id = store, workspace_id, project_id
-        self._holder, self._length = holder, length
+    def __init__(self, store: Store, begun: Begun) -> None:
+        self._store, self._begun = store, begun
         self._renewed = monotonic()
 
     def keep(self) -> None:
         """Renew it when it is time; _Overtaken when it was lost."""
-        now = monotonic()
-        if now - self._renewed < self._length.total_seconds() / 3:
+        now, begun = monotonic(), self._begun
+        if now - self._renewed < begun.lease.total_seconds() / 3:
             return
         with self._store.write() as tx:
-            if not supervisors.go_on(tx, self._workspace_id, self._project_id, holder=self._holder, lease=self._length):
+            if not supervisors.go_on(tx, begun.workspace_id, begun.project_id, holder=begun.holder, lease=begun.lease):
                 raise _Overtaken
         self._renewed = now
 

@@ -23,10 +23,10 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     tasks,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration this program knows; a test holds it against migrations/versions."""
 
-KNOWN = ("0001", "0002")
+KNOWN = ("0001", "0002", "0003")
 
 WORKS_WITH = "0001"
 """The oldest schema whose programs work on HEAD, as its migration declares; a test holds the two together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,8 @@ from coordination.domain.plans import Concurrency
 from coordination.domain.supervision import StatusThresholds
 from coordination.flows import tick_supervisor as flow
 from coordination.flows.submit_plan import submit_plan
-from coordination.store.queries import fleet, supervisors
+from coordination.store.engine import open_store
+from coordination.store.queries import supervisors
 from coordination.store.reports import supervision
 from coordination.store.tables.fleet import supervisors as table
 from coordination.store.types import db_after
@@ -103,7 +105,7 @@ def test_a_tick_whose_lease_was_lost_writes_no_heartbeat(world: World) -> None:
             tx, world.workspace, world.project_id, holder="first", state={"x": 1}, lifetime=timedelta(hours=4)
         )
         assert not supervisors.end(tx, world.workspace, world.project_id, holder="first", state={"x": 1}, submissions=1)
-        supervisors.note_error(tx, world.workspace, world.project_id, holder="first", error="old")
+        supervisors.note_error(tx, world.workspace, world.project_id, holder="first", error="old", rest=timedelta(0))
 
     assert (supervisor(world).state, supervisor(world).error, supervisor(world).ended_at) == ({}, None, None)
 
@@ -127,14 +129,14 @@ def test_a_tick_that_fails_says_so_on_its_row_and_other_projects_go_on(
     monkeypatch.setattr(flow, "rescue_expired", fails_there)
 
     with pytest.raises(ValueError, match="nobody expected"):
-        world.tick()
+        world.tick(rest=timedelta(milliseconds=300))
     assert [ready.key for ready in other.tick().ring] == ["b"]
 
     assert supervisor(world).error == "ValueError: a row nobody expected"
     assert supervisor(world).heartbeat_at == before
     assert not orchestrator(world)["isHealthy"]
     monkeypatch.undo()
-    assert world.tick() is not None, "its lease was given back"
+    until(lambda: world.tick() is not None, within=timedelta(seconds=20), what="its lease was given back")
     assert supervisor(world).error is None
 
 
@@ -291,7 +293,7 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
 
     def due():
         with world.store.read() as tx:
-            return fleet.due_supervisors(tx, every=every)
+            return supervisors.due(tx, every=every)
 
     assert due() == []
     age_heartbeat(world, timedelta(seconds=6))
@@ -299,6 +301,66 @@ def test_only_supervisors_that_live_and_rest_are_due(world: World) -> None:
     with world.store.write() as tx:
         supervisors.begin_tick(tx, world.workspace, world.project_id, holder="x", lease=timedelta(seconds=60))
     assert due() == []
+
+
+def submitted_to(world: World, *names: str) -> list[str]:
+    """Projects with open work; the ids, the one that has waited longest first."""
+    found = []
+    for age, name in enumerate(reversed(names)):
+        project_id = world.submit("a", origin=world.origin(identity=f"local:{name}", name=name)).project_id
+        with world.store.write() as tx:
+            tx.execute(update(table).where(table.c.project_id == project_id).values(heartbeat_at=db_after(-20.0 - age)))
+        found.insert(0, project_id)
+    return found
+
+
+def take(world: World, holder: str = "me") -> str | None:
+    with world.store.write() as tx:
+        begun = supervisors.begin_due_tick(tx, every=timedelta(seconds=5), holder=holder, lease=timedelta(seconds=60))
+    return begun and begun.project_id
+
+
+def test_who_has_waited_longest_is_ticked_first_and_nobody_twice(world: World) -> None:
+    wanted = submitted_to(world, "oldest", "middle", "newest")
+
+    assert [take(world) for _ in range(4)] == [*wanted, None]
+
+
+def test_a_project_that_fails_each_time_lets_others_have_their_turn(world: World) -> None:
+    broken, healthy = submitted_to(world, "broken", "healthy")
+    assert take(world) == broken
+    with world.store.write() as tx:
+        supervisors.note_error(tx, world.workspace, broken, holder="me", error="no", rest=timedelta(seconds=60))
+
+    assert [take(world), take(world)] == [healthy, None]
+    world.sql("UPDATE supervisors SET tick_until = heartbeat_at")
+    assert take(world) == broken
+
+
+def test_many_at_once_share_what_is_due_among_them(world: World) -> None:
+    wanted = submitted_to(world, *[f"p{number}" for number in range(24)])
+
+    def walk(holder: str) -> list[str]:
+        return list(iter(lambda: take(world, holder), None))
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [project for each in pool.map(walk, "abcdef") for project in each]
+
+    assert sorted(taken) == sorted(wanted)
+
+
+def test_nobody_waits_for_who_is_about_to_tick_another_project(postgres_url: str) -> None:
+    """SQLite has one writer at a time."""
+    store = open_store(postgres_url)
+    world = World(store)
+    first, second = submitted_to(world, "first", "second")
+    with store.write() as tx:
+        begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="slow", lease=timedelta(seconds=60))
+        assert begun is not None
+        assert begun.project_id == first
+
+        assert take(world) == second
+    store.close()
 
 
 def test_a_run_whose_closer_died_is_closed_by_the_tick(world: World) -> None:

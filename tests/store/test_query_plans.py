@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, text, update
+from sqlalchemy import Connection, event, insert, select, text, update
 
 from coordination.domain.attempts import Outcome, Usage
 from coordination.domain.supervision import StatusThresholds
@@ -27,15 +27,24 @@ from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, fleet, runs, tasks
+from coordination.store.queries import attempts, events, fleet, runs, supervisors, tasks
 from coordination.store.reports import explanation, overview
 from coordination.store.tables import metadata
+from coordination.store.tables.fleet import supervisors as supervisor_table
+from coordination.store.tables.projects import projects as project_table
 from coordination.store.tables.runs import runs as run_table
 from coordination.store.types import db_after
 from tests.support.piles import pile_up
 from tests.support.world import LEASE, World
 
-BIG = {"runs": 5_000, "tasks": 50_000, "dependencies": 45_000, "attempts": 50_000, "task_events": 150_000}
+BIG = {
+    "runs": 5_000,
+    "tasks": 50_000,
+    "dependencies": 45_000,
+    "attempts": 50_000,
+    "task_events": 150_000,
+    "supervisors": 5_000,
+}
 """How many rows each has at least; what is smaller may be read from end to end."""
 
 COSTS = 20_000
@@ -50,7 +59,13 @@ PARTIAL = {
 }
 """Indexes that hold only what is open or waits: reading one from end to end reads little."""
 
-NOT_SMALL = {"ix_runs_finished", "ix_costs_task_id", "ix_issues_task_id", "ix_tasks_parent_id"}
+NOT_SMALL = {
+    "ix_runs_finished",
+    "ix_costs_task_id",
+    "ix_issues_task_id",
+    "ix_tasks_parent_id",
+    "ix_supervisors_heartbeat",
+}
 
 Sent = dict[str, Any]
 
@@ -97,6 +112,20 @@ def copy_costs(tx: Connection) -> None:
     )
 
 
+def copy_supervisors(tx: Connection, project_id: str) -> None:
+    """Many projects, every second one at rest."""
+    ids = [f"03000000-0000-7000-8000-{number:012x}" for number in range(BIG["supervisors"])]
+    for table, key in ((project_table, "id"), (supervisor_table, "project_id")):
+        one = dict(tx.execute(table.select().where(table.c[key] == project_id)).mappings().one())
+        copies = [{**one, key: copy} for copy in ids]
+        for number, copy in enumerate(copies):
+            if table is project_table:
+                copy["identity"] = f"copy-{number}"
+            elif number % 2:
+                copy["ended_at"] = copy["heartbeat_at"]
+        tx.execute(insert(table), copies)
+
+
 @pytest.fixture(params=["fresh", "of the empty tables"])
 def piled(store: Store, request: pytest.FixtureRequest) -> World:
     if request.param == "of the empty tables":
@@ -110,6 +139,7 @@ def piled(store: Store, request: pytest.FixtureRequest) -> World:
     with store.write() as tx:
         pile_up(tx, seed, world.ids["seed"], tasks=BIG["tasks"], per_run=10)
         copy_costs(tx)
+        copy_supervisors(tx, world.project_id)
         oldest = run_table.c.id == f"02000000-0000-7000-8000-{0:012x}"
         long_ago = db_after(-timedelta(days=100).total_seconds())
         assert tx.execute(update(run_table).where(oldest).values(finished_at=long_ago)).rowcount == 1
@@ -148,8 +178,11 @@ def housekeeping(world: World) -> None:
         fleet.note_progress(tx, held)
         fleet.beat(tx, world.worker)
         fleet.stop_silent(tx, after=timedelta(hours=1))
+        begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="me", lease=LEASE)
+        assert begun is not None
+        supervisors.note_error(tx, begun.workspace_id, begun.project_id, holder="me", error="no", rest=LEASE)
     with world.store.read() as tx:
-        fleet.due_supervisors(tx, every=timedelta(0))
+        supervisors.due(tx, every=timedelta(0))
         fleet.live_slots(tx, within=LEASE)
         fleet.busy(tx)
         fleet.unanswered(tx, after=timedelta(0))

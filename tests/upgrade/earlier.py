@@ -21,7 +21,10 @@ class Release:
     asks: bool = True
 
 
-EARLIER = (Release("0001", "8c0b4146499daef0bf4e090f981fb191611c064c", asks=False),)
+EARLIER = (
+    Release("0001", "8c0b4146499daef0bf4e090f981fb191611c064c", asks=False),
+    Release("0002", "9ed911f9f7732a27cce61020b4fd61cb2f6c0a07"),
+)
 """Programs that must still work beside today's. With each new migration one joins them: the last commit before it."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordination.store.queries import fleet
+from coordination.store.queries import supervisors
 from workers import lifecycle, queues
 from workers.app import app
 from workers.tasks.tick import tick
@@ -14,6 +14,6 @@ def sweep() -> None:
     process = lifecycle.process()
     every = process.context.settings.tick
     with process.context.store.read() as tx:
-        due = fleet.due_supervisors(tx, every=every)
+        due = supervisors.due(tx, every=every)
     for workspace_id, project_id in due:
         tick.apply_async([workspace_id, project_id], queue=queues.SUPERVISE, expires=every.total_seconds() * 2)

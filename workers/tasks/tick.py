@@ -11,6 +11,7 @@ from workers.app import app
 
 @app.task(name="coordination.tick", ignore_result=True)  # type: ignore[untyped-decorator]
 def tick(workspace_id: Any, project_id: Any) -> None:
-    """Tick the project, unless somebody else does."""
+    """Tick the project, unless somebody else does or has done so since beat's sweep found it due."""
     if isinstance(workspace_id, str) and isinstance(project_id, str) and is_id(workspace_id) and is_id(project_id):
-        lifecycle.process().housekeeper.tick(workspace_id, project_id)
+        process = lifecycle.process()
+        process.housekeeper.tick(workspace_id, project_id, every=process.context.settings.tick)

@@ -289,21 +289,6 @@ def parked(tx: Connection, *, rung_before: timedelta, limit: int) -> list[tuple[
     return [(row.workspace_id, row.id) for row in rows]
 
 
-def due_supervisors(tx: Connection, *, every: timedelta) -> list[tuple[str, str]]:
-    """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now."""
-    rows = tx.execute(
-        select(s.workspace_id, s.project_id)
-        .where(
-            s.ended_at.is_(None),
-            s.heartbeat_at < db_after(-every.total_seconds()),
-            or_(s.tick_until.is_(None), s.tick_until < db_now()),
-        )
-        .order_by(s.heartbeat_at)
-        .limit(1000)
-    )
-    return [(row.workspace_id, row.project_id) for row in rows]
-
-
 def expired_on_host(
     tx: Connection, project_id: str, *, host: str, boot_id: str, silent_after: timedelta
 ) -> list[tuple[str, int, str | None]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, case, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -43,30 +45,60 @@ def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: s
     )
 
 
+_RESTS = or_(s.tick_until.is_(None), s.tick_until < db_now())
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A tick whose lease was taken; *submissions*: as many as there had been by then."""
+
+    workspace_id: str
+    project_id: str
+    holder: str
+    lease: timedelta
+    submissions: int
+
+
+def _due(every: timedelta) -> ColumnElement[bool]:
+    return and_(s.ended_at.is_(None), s.heartbeat_at < db_after(-every.total_seconds()), _RESTS)
+
+
+def due(tx: Connection, *, every: timedelta) -> list[tuple[str, str]]:
+    """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now."""
+    rows = tx.execute(select(s.workspace_id, s.project_id).where(_due(every)).order_by(s.heartbeat_at).limit(1000))
+    return [(row.workspace_id, row.project_id) for row in rows]
+
+
 def begin_tick(
     tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta, every: timedelta | None = None
-) -> RowMapping | None:
+) -> Begun | None:
     """Take the tick's lease; None when somebody else ticks this project now or it has no live supervisor.
 
-    *every*: None as well when it was ticked less than that ago, by somebody who read the same list of what is due.
+    *every*: None as well when it was ticked less than that ago, since it was read that it is due.
     """
-    due = () if every is None else (s.heartbeat_at < db_after(-every.total_seconds()),)
-    return (
-        tx.execute(
-            update(supervisors)
-            .where(
-                s.workspace_id == workspace_id,
-                s.project_id == project_id,
-                s.ended_at.is_(None),
-                or_(s.tick_until.is_(None), s.tick_until < db_now()),
-                *due,
-            )
-            .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
-            .returning(s.project_id, s.session_key, s.strategy, s.submissions)
-        )
-        .mappings()
-        .first()
-    )
+    wanted = and_(s.ended_at.is_(None), _RESTS) if every is None else _due(every)
+    return _begin(tx, (s.workspace_id == workspace_id, s.project_id == project_id, wanted), holder=holder, lease=lease)
+
+
+def begin_due_tick(tx: Connection, *, every: timedelta, holder: str, lease: timedelta) -> Begun | None:
+    """Take the tick's lease of the project that has waited longest, of any workspace; None when none is due.
+
+    One statement, and on PostgreSQL it skips what others are about to take: any number of processes share what is due
+    among them, and none ticks what another has just ticked.
+    """
+    longest = select(s.project_id).where(_due(every)).order_by(s.heartbeat_at).limit(1)
+    longest = longest.with_for_update(skip_locked=True)
+    return _begin(tx, [s.project_id == longest.scalar_subquery()], holder=holder, lease=lease)
+
+
+def _begin(tx: Connection, wanted: Iterable[ColumnElement[bool]], *, holder: str, lease: timedelta) -> Begun | None:
+    row = tx.execute(
+        update(supervisors)
+        .where(*wanted)
+        .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
+        .returning(s.workspace_id, s.project_id, s.submissions)
+    ).first()
+    return None if row is None else Begun(row.workspace_id, row.project_id, holder, lease, row.submissions)
 
 
 _HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_holder == bindparam("holder"))
@@ -129,12 +161,16 @@ def end(
     )
 
 
-def note_error(tx: Connection, workspace_id: str, project_id: str, *, holder: str, error: str) -> None:
-    """A tick failed: the error is kept on the row and shown; the lease is given back. The heartbeat is not renewed."""
+def note_error(tx: Connection, workspace_id: str, project_id: str, *, holder: str, error: str, rest: timedelta) -> None:
+    """A tick failed: the error is kept on the row and shown. The heartbeat is not renewed.
+
+    The lease is given back only after *rest*: a project that fails each time would be the longest due for ever, and
+    no other would have its turn.
+    """
     tx.execute(
         update(supervisors)
         .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_holder == holder)
-        .values(error=error[:2000], tick_holder=None, tick_until=None)
+        .values(error=error[:2000], tick_holder=None, tick_until=db_after(rest.total_seconds()))
     )
 
 

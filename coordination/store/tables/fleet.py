@@ -1,9 +1,11 @@
 """Who does the work: worker processes (above all workspaces) and one supervisor row per project."""
 
-from sqlalchemy import Column, ForeignKey, Integer, Table
+from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
+
+ALIVE = text("ended_at IS NULL")
 
 workers = Table(
     "workers",
@@ -39,4 +41,5 @@ supervisors = Table(
     # The tick's own lease: two ticks of one project never run side by side.
     Column("tick_holder", Str),
     Column("tick_until", UtcTime),
+    Index("ix_supervisors_heartbeat", "heartbeat_at", postgresql_where=ALIVE, sqlite_where=ALIVE),
 )

@@ -30,7 +30,7 @@ def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
         patch.setattr(tick_supervisor, "_unblock_due", broken)
         for _ in range(2):
             with pytest.raises(ValueError, match="plan of the week"):
-                world.tick()
+                world.tick(rest=timedelta(0))
     return world
 
 

@@ -134,7 +134,9 @@ def lease_is_over(world: World) -> None:
 def supervisor_fails(world: World) -> None:
     with world.store.write() as tx:
         supervisors.begin_tick(tx, world.workspace, world.project_id, holder="x", lease=timedelta(seconds=9))
-        supervisors.note_error(tx, world.workspace, world.project_id, holder="x", error="KeyError: 'wave'")
+        supervisors.note_error(
+            tx, world.workspace, world.project_id, holder="x", error="KeyError: 'wave'", rest=timedelta(0)
+        )
 
 
 def supervisor_sleeps(world: World) -> None:
