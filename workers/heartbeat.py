@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection
 
-from coordination.clock import monotonic
+from coordination.clock import monotonic, utc_now
 from coordination.domain.attempts import Claim
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.tasks import TaskState
@@ -82,7 +82,7 @@ class Heartbeat:
         self._last_beat = sent
 
     def _be_alive(self, tx: Connection, now: float) -> None:
-        if not fleet.beat(tx, self._worker_id):
+        if not fleet.beat(tx, self._worker_id, clock=utc_now()):
             fleet.revive(tx, self._row)
             log.warning("this worker had been taken for dead; it goes on", silent_for=round(now - self._last_beat, 1))
 

@@ -96,6 +96,7 @@ def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
 
 def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterator[Finding]:
     from coordination.domain.health import Finding
+    from coordination.machine import host
     from coordination.store.drift import differences
     from coordination.store.queries import projects
     from coordination.store.reports import health
@@ -111,11 +112,14 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
         )
     if changed:
         return  # what would be asked next may not be there
-    yield from _clock(store)
+    of_ours = list(_clock(store))
+    yield from of_ours
+    here = host() if of_ours else ""  # said already
     leases = settings.leases()
     patience = health.Patience(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
     with store.read() as tx:
         yield from health.silent_workers(tx, patience=patience)
+        yield from health.strange_clocks(tx, patience=patience, apart=_SKEW, besides=here)
         workspace_id = projects.workspace_named(tx, settings.workspace)
         if workspace_id is None:
             return
@@ -127,9 +131,9 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
 def _clock(store: Store) -> Iterator[Finding]:
     """This machine's clock beside the database's, judged without the time that the answer took."""
     from coordination.clock import utc_now
-    from coordination.domain.health import Finding
     from coordination.machine import host
     from coordination.store.queries import fleet
+    from coordination.store.reports import health
 
     with store.read() as tx:
         fleet.clock(tx)  # connects
@@ -139,13 +143,7 @@ def _clock(store: Store) -> Iterator[Finding]:
     after = utc_now()
     apart = before - there if before > there else there - after
     if apart > _SKEW:
-        way = "ahead of" if before > there else "behind"
-        yield Finding(
-            "clock_skew",
-            f"clock of {host()}",
-            f"It is {apart.total_seconds():.1f} s {way} the database's",
-            "Leases do not mind, the times that jobs and costs report do: let NTP set both clocks",
-        )
+        yield health.clock_finding(host(), apart if before > there else -apart)
 
 
 def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:

@@ -146,6 +146,13 @@ class TestOnEveryPool:
         until(lambda: len(set(registered(fleet))) == expected, what="a row for each process")
 
         assert len(registered(fleet)) == expected
+        until(lambda: all(clocks(fleet)), what="each has said what its clock says")
+
+
+def clocks(fleet: Fleet) -> list[str | None]:
+    """What each worker's own clock said at its last heartbeat."""
+    with fleet.co.runtime.store.read() as tx:
+        return list(tx.execute(text("SELECT clock_at FROM workers")).scalars())
 
 
 def registered(fleet: Fleet) -> list[int]:

@@ -32,12 +32,23 @@ def shape(tx: Connection) -> set[tuple[str, ...]]:
     found = set()
     for kind, name, sql in tx.execute(text("SELECT type, name, sql FROM sqlite_master")).all():
         if kind == "table":
-            # CREATE TABLE lists constraints in any order; the list of its lines does not.
-            lines = {" ".join(line.strip().rstrip(",").split()) for line in (sql or "").splitlines()}
-            found |= {(kind, name, line.strip('"')) for line in lines if line not in {"", ")"}}
+            # CREATE TABLE lists columns and constraints in any order; the set of them does not.
+            found |= {(kind, name, item) for item in items(sql or "")}
         else:
             found.add((kind, name, " ".join((sql or "").split())))
     return found
+
+
+def items(sql: str) -> set[str]:
+    """What stands between the commas of a CREATE TABLE, but for those within further brackets."""
+    found, depth = [""], 0
+    for character in sql[sql.index("(") + 1 : sql.rindex(")")]:
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if character == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return {" ".join(item.split()) for item in found} | {sql[sql.rindex(")") + 1 :]}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])

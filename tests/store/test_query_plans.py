@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event, insert, select, text, update
 
+from coordination.clock import utc_now
 from coordination.domain.attempts import Outcome, Usage
 from coordination.domain.supervision import StatusThresholds
 from coordination.flows.change_priority import change_priority
@@ -176,7 +177,7 @@ def housekeeping(world: World) -> None:
     with world.store.write() as tx:
         fleet.renew(tx, world.worker, held, ttl=LEASE)
         fleet.note_progress(tx, held)
-        fleet.beat(tx, world.worker)
+        fleet.beat(tx, world.worker, clock=utc_now())
         fleet.stop_silent(tx, after=timedelta(hours=1))
         begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="me", lease=LEASE)
         assert begun is not None

@@ -98,14 +98,10 @@ def renew(tx: Connection, worker_id: str, held: Sequence[tuple[str, int]], *, tt
     return [Renewal(row.task_id, row.number, row.state, row.attempt) for row in rows]
 
 
-def beat(tx: Connection, worker_id: str) -> bool:
-    """The worker lives; False when it has been declared dead."""
-    return (
-        tx.execute(
-            update(workers).where(w.id == worker_id, w.stopped_at.is_(None)).values(heartbeat_at=db_now())
-        ).rowcount
-        > 0
-    )
+def beat(tx: Connection, worker_id: str, *, clock: datetime) -> bool:
+    """The worker lives, and this is what its own clock says; False when it has been declared dead."""
+    alive = update(workers).where(w.id == worker_id, w.stopped_at.is_(None))
+    return tx.execute(alive.values(heartbeat_at=db_now(), clock_at=clock)).rowcount > 0
 
 
 def revive(tx: Connection, row: dict[str, Any]) -> None:

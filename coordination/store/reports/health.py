@@ -324,6 +324,30 @@ def silent_workers(tx: Connection, *, patience: Patience) -> Iterator[Finding]:
         )
 
 
+def strange_clocks(tx: Connection, *, patience: Patience, apart: timedelta, besides: str) -> Iterator[Finding]:
+    """Machines whose workers' clocks are further than *apart* from the database's; *besides* was looked at already."""
+    found: dict[str, tuple[int, timedelta]] = {}
+    for row in fleet.live(tx, within=patience.lease):
+        ahead = timedelta(0) if row["clock_at"] is None else row["clock_at"] - row["heartbeat_at"]
+        if abs(ahead) > apart and row["host"] != besides:
+            workers_there, most = found.get(row["host"], (0, timedelta(0)))
+            found[row["host"]] = workers_there + 1, max(most, ahead, key=abs)
+    for machine, (number, ahead) in sorted(found.items()):
+        who = "of its one worker" if number == 1 else f"of {number} workers there"
+        yield clock_finding(machine, ahead, who=f"{who}, at the last heartbeat,")
+
+
+def clock_finding(machine: str, ahead: timedelta, *, who: str = "of this machine") -> Finding:
+    """What to say of a clock that is so far ahead of the database's, or, below zero, behind it."""
+    way = "ahead of" if ahead > timedelta(0) else "behind"
+    return Finding(
+        "clock_skew",
+        f"clock of {machine}",
+        f"The clock {who} is {abs(ahead).total_seconds():.1f} s {way} the database's",
+        "Leases do not mind, the times that jobs and costs report do: let NTP set both clocks",
+    )
+
+
 def nobody_works(tx: Connection, workspace_id: str, *, patience: Patience, messages: int | None) -> Iterator[Finding]:
     """Work or messages, and no worker that takes any. ``messages``: what waits in Redis, None when that is unknown."""
     if fleet.live_slots(tx, within=patience.lease):

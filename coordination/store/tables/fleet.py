@@ -21,6 +21,8 @@ workers = Table(
     Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
     Column("draining_at", UtcTime),
     Column("stopped_at", UtcTime),
+    # What its machine's clock said at the last heartbeat, beside the database's in heartbeat_at.
+    Column("clock_at", UtcTime),
 )
 
 supervisors = Table(

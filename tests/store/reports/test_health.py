@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
+from coordination.clock import utc_now
 from coordination.domain.health import Finding, some
 from coordination.domain.plans import Concurrency
 from coordination.domain.supervision import StatusThresholds
 from coordination.domain.tasks import OnDependencyFailure, TaskState
 from coordination.flows.force_tasks import force_task
 from coordination.flows.hold_project import hold_project
-from coordination.store.queries import supervisors
+from coordination.store.queries import fleet, supervisors
 from coordination.store.reports import health
 from coordination.store.reports.health import Patience
 from tests.support.world import World
@@ -26,6 +28,7 @@ def found(world: World, *, messages: int | None = 0) -> list[Finding]:
     with world.store.read() as tx:
         return [
             *health.silent_workers(tx, patience=PATIENCE),
+            *health.strange_clocks(tx, patience=PATIENCE, apart=timedelta(seconds=2), besides="mine"),
             *health.nobody_works(tx, world.workspace, patience=PATIENCE, messages=messages),
             *health.of_work(tx, world.workspace, patience=PATIENCE, thresholds=StatusThresholds()),
         ]
@@ -156,6 +159,11 @@ def worker_is_silent(world: World) -> None:
     world.sql(f"UPDATE workers SET heartbeat_at = {LONG_AGO} WHERE id = :id", id=other)  # noqa: S608
 
 
+def clock_is_wrong(world: World) -> None:
+    with world.store.write() as tx:
+        assert fleet.beat(tx, world.worker, clock=utc_now() - timedelta(hours=1))
+
+
 def nobody_is_there(world: World) -> None:
     age(world, workers="stopped_at")
 
@@ -175,6 +183,7 @@ WRONG: dict[Callable[[World], None], tuple[str, str, str]] = {
     supervisor_sleeps: ("supervisor_stopped", "supervisor of shop", "coord worker"),
     supervisor_is_gone: ("supervisor_missing", "supervisor of shop", "coord resume"),
     slots_leak: ("slot_counter", "limit project of shop", "recounts"),
+    clock_is_wrong: ("clock_skew", "clock of here", "NTP"),
     worker_is_silent: ("worker_silent", "on here", "coord worker"),
     nobody_is_there: ("queue_without_workers", "queue jobs", "coord up"),
 }
@@ -230,6 +239,24 @@ def test_of_many_stuck_tasks_a_few_are_named_and_the_others_counted(world: World
 
     assert [finding.code for finding in mine] == ["task_not_rung"] * 6
     assert mine[-1].subject == "7 more tasks"
+
+
+def test_of_one_machine_the_clock_that_is_furthest_off_is_told_once(busy: World) -> None:
+    for number, ahead in enumerate([3, 90, -20]):
+        other = busy.register(f"{number:08x}{busy.worker[8:]}")
+        with busy.store.write() as tx:
+            assert fleet.beat(tx, other, clock=utc_now() + timedelta(seconds=ahead))
+    with busy.store.write() as tx:
+        assert fleet.beat(tx, busy.worker, clock=utc_now())
+
+    (finding,) = found(busy)
+
+    assert re.fullmatch(
+        r"The clock of 3 workers there, at the last heartbeat, is (89|90)\.\d s ahead of the database's",
+        finding.sentence,
+    )
+    busy.sql("UPDATE workers SET host = 'mine'")
+    assert found(busy) == []
 
 
 def test_messages_that_nobody_can_take_are_found_without_any_task(world: World) -> None:

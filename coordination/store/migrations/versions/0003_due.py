@@ -1,10 +1,12 @@
-"""An index for what is due: every process asks for the project that has waited longest, some thousand times a second.
+"""An index for what is due, which every process asks for all the time; and what each worker's own clock says.
 
 Revision: 0003. Only adds, so programs of 0001 and 0002 go on working beside those of 0003.
 """
 
 import sqlalchemy as sa
 from alembic import op
+
+from coordination.store import types
 
 revision = "0003"
 down_revision = "0002"
@@ -18,3 +20,4 @@ def upgrade() -> None:
     op.create_index(
         "ix_supervisors_heartbeat", "supervisors", ["heartbeat_at"], postgresql_where=alive, sqlite_where=alive
     )
+    op.add_column("workers", sa.Column("clock_at", types.UtcTime(), nullable=True))
