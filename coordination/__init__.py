@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.runs import RunState
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
-    from coordination.domain.work import PythonCall, Shell
+    from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.errors import CoordinationError
 
 _HOMES = {
+    "AgentCall": "coordination.domain.work",
     "Attempt": "coordination.domain.attempts",
     "Backoff": "coordination.domain.plans",
     "BudgetCap": "coordination.domain.plans",
@@ -45,6 +46,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AgentCall",
     "Attempt",
     "Backoff",
     "BudgetCap",

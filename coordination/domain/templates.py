@@ -2,8 +2,9 @@
 
 ``{{ needs.lint.output }}``, ``{{ needs["my-key"].state }}``, ``{{ input.x }}``, ``{{ run.id }}``, ``{{ task.key }}``,
 ``{{ task.attempt }}``, ``{{ project.name }}``. A text that is one expression and nothing else gives the value itself in
-``args``; in a longer text a value becomes text, what is not a text as JSON. In a shell command every value is quoted,
-and may stand only where quoting protects (see shell_places). A text without ``{{`` and ``{%`` is never touched.
+``args`` of a Python job; in a longer text a value becomes text, what is not a text as JSON. In a shell command every
+value is quoted, and may stand only where quoting protects (see shell_places). An agent's prompt, model, arguments and
+command are texts: its arguments go to no shell. A text without ``{{`` and ``{%`` is never touched.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from coordination.domain import shell_places
@@ -73,7 +74,7 @@ def check_template(text: str, *, needs: Collection[str], shell: bool = False) ->
 def render(
     work: Mapping[str, Any], *, needs: Mapping[str, Mapping[str, Any]], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """*work* with every text of it rendered: the command, the args at any depth, the values of env.
+    """*work* with every text of it rendered: command or prompt, the args at any depth, the values of env.
 
     *needs* maps keys to ``{"state": …, "output": …}``; *context* holds input, run, task and project. Raises Refused
     with one sentence that names the task (``context["task"]["key"]``) when a template cannot be rendered.
@@ -85,14 +86,15 @@ def render(
 
     budget = Budget()
     names = {**context, "needs": needs}
+    values, texts = (partial(make, names=names, budget=budget) for make in (_value, _text))
     place = ""
     try:
         if "shell" in work:
             place = "shell"
             result["shell"] = _command(work["shell"], names, budget)
-        if "args" in work:
-            place = "args"
-            result["args"] = _each_text(work["args"], lambda text: _value(text, names, budget))
+        for place in ("prompt", "model", "command", "args"):
+            if place in work:
+                result[place] = _each_text(work[place], values if "python" in work else texts)
         if "env" in work:
             place = "env"
             result["env"] = {name: _text(text, names, budget) for name, text in work["env"].items()}
@@ -107,7 +109,7 @@ def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "shell", command
     for name, value in work.get("env", {}).items():
         yield f"env.{name}", value
-    stack = [("args", work.get("args", {}))]
+    stack = [(place, work[place]) for place in ("prompt", "model", "command", "args") if place in work]
     while stack:
         place, value = stack.pop()
         if isinstance(value, str):
@@ -156,7 +158,7 @@ def _text(text: str, names: Mapping[str, Any], budget: Budget) -> str:
         return text
     result, _ = _run(text, names, budget, _as_it_is)
     if "\0" in result:
-        raise Refused("a value holds a NUL character, which the environment of a process cannot contain")
+        raise Refused("a value holds a NUL character, which no process can be given")
     return result
 
 

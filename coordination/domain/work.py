@@ -1,17 +1,35 @@
-"""What a job is: a shell command or an importable Python function. Pure descriptions; workers/runners execute them."""
+"""What a job is: a shell command, an importable Python function, or a coding agent that is given a prompt.
+
+Pure descriptions; workers/runners execute them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.excerpts import excerpt
 from coordination.errors import Refused
 
 _TARGET = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
 
-KINDS = ("shell", "python")
+KINDS = ("shell", "python", "agent")
+
+CUSTOM = "custom"
+AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
+"""Coding agents whose command lines are known, and any other one, whose command line and output the job describes."""
+
+COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
+READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
+"""What may be said of a custom agent's output: its format, and where in its JSON each thing stands."""
+
+FORMATS = ("text", "json", "jsonl")
+
+_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+_SECRETIVE = re.compile(r"(?i)(api_?key|token(?!s)|secret|passw(or)?d|credential)")
+_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +72,57 @@ class PythonCall:
         return body
 
 
-Work = Shell | PythonCall
+@dataclass(frozen=True, slots=True)
+class AgentCall:
+    """A coding agent's own command line with a prompt. Its output is what the agent answered last.
+
+    *secrets*: variables of the worker's own environment that it gets, by name; their values are stored nowhere.
+    *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are filled in
+    (without ``{prompt}`` the prompt comes on stdin); for the others, what to start instead of their name.
+    *reads*: for ``custom``, where in its output things stand: ``{"format": "json", "result": "answer.text", …}``.
+    """
+
+    agent: str
+    prompt: str
+    model: str | None = None
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
+    command: Sequence[str] = ()
+    reads: Mapping[str, str] = field(default_factory=dict)
+
+    kind = "agent"
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in the task's row."""
+        body: dict[str, Any] = {"agent": self.agent, "prompt": self.prompt}
+        lists = {"args": list(self.args), "secrets": list(self.secrets), "command": list(self.command)}
+        more = {"model": self.model, **lists, "env": dict(self.env), "reads": dict(self.reads)}
+        return body | {name: value for name, value in more.items() if value}
+
+
+Work = Shell | PythonCall | AgentCall
+
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "shell": ("shell", "env"),
+    "python": ("python", "args", "env"),
+    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads"),
+}
+"""The keys that a job of each kind may have."""
 
 
 def parse_work(value: object) -> Work:
-    """A job from what a person or a stored row says: a Work, a function, or a mapping with the key shell or python.
+    """A job from what a person or a stored row says: a Work, a function, or a mapping with one of the KINDS as a key.
 
     Raises Refused with one sentence that names what is wrong.
     """
-    if isinstance(value, Shell | PythonCall):
+    if isinstance(value, Shell | PythonCall | AgentCall):
         return _checked(value)
     if isinstance(value, Mapping):
         return _from_mapping(value)
     if callable(value):
         return PythonCall(target_of(value))
-    raise Refused(f"A job is {{shell: …}} or {{python: …}}, not {type(value).__name__}")
+    raise Refused(f"A job is {{shell: …}}, {{python: …}} or {{agent: …}}, not {type(value).__name__}")
 
 
 def target_of(function: Callable[..., Any]) -> str:
@@ -87,26 +141,86 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
         named = ", ".join(sorted(str(key) for key in value)) or "nothing"
-        raise Refused(f"A job has one of the keys {' or '.join(KINDS)}; this one has {named}")
-    allowed = {"shell": {"shell", "env"}, "python": {"python", "args", "env"}}[kinds[0]]
+        raise Refused(f"A job has one of the keys {', '.join(KINDS)}; this one has {named}")
     for key in value:
-        if key not in allowed:
-            raise Refused(f"A {kinds[0]} job has no key {key!r}", hint=f"It may have: {', '.join(sorted(allowed))}")
+        if key not in KEYS[kinds[0]]:
+            raise Refused(f"A {kinds[0]} job has no key {key!r}", hint=f"It may have: {', '.join(KEYS[kinds[0]])}")
     env = value.get("env", {})
     if not isinstance(env, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
         raise Refused("env must map names to texts")
     if kinds[0] == "shell":
         return _checked(Shell(value["shell"], env=dict(env)))
+    if kinds[0] == "agent":
+        return _agent_call(value, dict(env))
     args = value.get("args", {})
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
         raise Refused("args must map parameter names to values")
     return _checked(PythonCall(value["python"], args=dict(args), env=dict(env)))
 
 
+def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
+    lists: dict[str, tuple[str, ...]] = {}
+    for name in ("args", "secrets", "command"):
+        items = value.get(name) or ()
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise Refused(f"{name} must be a list of texts")
+        lists[name] = tuple(items)
+    reads = value.get("reads") or {}
+    if not isinstance(reads, Mapping) or not all(isinstance(text, str) for text in reads.values()):
+        raise Refused("reads must map names to places in the agent's output")
+    return _checked(
+        AgentCall(
+            value["agent"], value.get("prompt", ""), model=value.get("model"), env=env, reads=dict(reads), **lists
+        )
+    )
+
+
 def _checked(work: Work) -> Work:
-    if isinstance(work, Shell):
+    if isinstance(work, AgentCall):
+        _check_agent(work)
+    elif isinstance(work, Shell):
         if not isinstance(work.command, str) or not work.command.strip():
             raise Refused("A shell job needs a command, written as one text")
     elif not isinstance(work.target, str) or not _TARGET.match(work.target):
         raise Refused(f"{work.target!r} does not name a function", hint="Write it like package.module:function")
     return work
+
+
+def _check_agent(work: AgentCall) -> None:
+    if work.agent not in AGENTS:
+        raise Refused(f"There is no agent {excerpt(work.agent)}", hint=f"It may be: {', '.join(AGENTS)}")
+    if not isinstance(work.prompt, str) or not work.prompt.strip():
+        raise Refused("An agent needs a prompt, written as one text")
+    if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
+        raise Refused("model must be the name of a model")
+    for name in work.secrets:
+        if not _VARIABLE.match(name):
+            raise Refused(
+                f"secrets holds {excerpt(name)}, which names no variable",
+                hint="It lists variables of the worker's environment by name, never values: [ANTHROPIC_API_KEY]",
+            )
+    for name, text in work.env.items():
+        if len(text) >= _SHORTEST_SECRET and _SECRETIVE.search(name) and not text.startswith("{{"):
+            raise Refused(
+                f"env holds a value for {name}, and what stands in a plan is stored and shown",
+                hint=f"Set {name} where the worker runs, and write secrets: [{name}]",
+            )
+    if work.agent == CUSTOM:
+        _check_custom(work)
+    elif work.reads:
+        raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
+
+
+def _check_custom(work: AgentCall) -> None:
+    if not work.command or not work.command[0].strip():
+        raise Refused("A custom agent needs its command", hint='Write command: [mytool, --prompt, "{prompt}"]')
+    unknown = [name for name in work.reads if name not in READS]
+    if unknown:
+        raise Refused(f"reads has no {excerpt(unknown[0])}", hint=f"It may have: {', '.join(READS)}")
+    shape = work.reads.get("format", "text")
+    if shape not in FORMATS:
+        raise Refused(f"reads.format is {excerpt(shape)}", hint=f"It may be: {', '.join(FORMATS)}")
+    if shape == "text" and len(work.reads) > ("format" in work.reads):
+        raise Refused("Places in its output are read from JSON only", hint="Say reads: {format: json} or jsonl")
+    if shape != "text" and "result" not in work.reads:
+        raise Refused("reads does not say where the result stands", hint="Write reads: {format: json, result: answer}")

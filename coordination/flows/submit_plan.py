@@ -18,7 +18,7 @@ from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
-from coordination.domain.work import PythonCall, Work
+from coordination.domain.work import AgentCall, PythonCall, Work
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import issues as issue_service
@@ -247,9 +247,14 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
 
 def _kind(work: Work) -> str:
     """What runs, without its arguments: tasks of one kind take about as long as each other."""
-    if isinstance(work, PythonCall):
-        return f"python:{work.target}"[:200]
-    return f"shell:{work.command.split(maxsplit=1)[0]}"[:200]
+    match work:
+        case PythonCall():
+            what = work.target
+        case AgentCall():
+            what = work.agent
+        case _:
+            what = work.command.split(maxsplit=1)[0]
+    return f"{work.kind}:{what}"[:200]
 
 
 def _assigned(scope: _Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:

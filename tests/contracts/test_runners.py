@@ -50,16 +50,20 @@ class Kind:
     name: str
 
     def job(self, what: str, **env: str) -> dict[str, Any]:
-        work: dict[str, Any] = {"shell": SHELL[what]} if self.name == "shell" else {"python": f"job_functions:{what}"}
+        work: dict[str, Any] = {
+            "shell": {"shell": SHELL[what]},
+            "python": {"python": f"job_functions:{what}"},
+            "agent": {"agent": "custom", "prompt": "work", "command": ["/bin/sh", "-c", SHELL[what]]},
+        }[self.name]
         return work | ({"env": env} if env else {})
 
     def printed(self, result: Result) -> str:
-        text = result.output if self.name == "shell" else result.log
+        text = result.log if self.name == "python" else result.output
         assert isinstance(text, str)
         return text
 
 
-@pytest.fixture(params=["shell", "python"])
+@pytest.fixture(params=["shell", "python", "agent"])
 def kind(request: pytest.FixtureRequest) -> Kind:
     return Kind(request.param)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +27,9 @@ _PASSED_ON = frozenset(
     }
 )
 
+_SECRETIVE = re.compile(r"(?i)(key|token|secret|passw|credential)")
+_SHORTEST_SECRET = 8
+
 MARKER = "COORD_ATTEMPT_ID"
 
 
@@ -34,6 +39,23 @@ def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
     kept.setdefault("PATH", os.defpath)
     return kept
+
+
+class Secrets:
+    """Variables of the worker's environment that a job is given by name, and whose values nobody else is shown."""
+
+    def __init__(self, names: Iterable[str], environ: Mapping[str, str] | None = None) -> None:
+        source = os.environ if environ is None else environ
+        self.values = {name: source[name] for name in names if name in source}
+        hidden = {value for name, value in self.values.items() if _SECRETIVE.search(name)}
+        # The longest first: one may be the beginning of another.
+        self._hidden = sorted((value for value in hidden if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+    def hide(self, text: str) -> str:
+        """*text* without them."""
+        for value in self._hidden:
+            text = text.replace(value, "***")
+        return text
 
 
 def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
@@ -81,6 +103,18 @@ class Scratch:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump({"input": claim.input, "needs": claim.needs}, file)
         return path
+
+    @contextlib.contextmanager
+    def reading(self, text: str) -> Iterator[int]:
+        """A descriptor from which a program reads *text*: a file, so that nobody waits for anybody."""
+        path = self._stem + ".stdin"
+        self._made.append(path)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w+b") as file:
+            file.write(text.encode("utf-8", errors="replace"))
+            file.flush()
+            file.seek(0)
+            yield file.fileno()
 
     def make_folder(self) -> str:
         """An empty folder, for a job that has none to run in."""

@@ -47,11 +47,12 @@ class Launcher:
         markers: Sequence[str],
         environment: Mapping[str, str],
         folder: str,
+        stdin: int = subprocess.DEVNULL,
         stdout: int,
         stderr: int,
         pass_on: Sequence[int] = (),
     ) -> Process:
-        """Start a program in a session of its own, without stdin. Raises OSError or ValueError when it cannot be.
+        """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
         stands in the record.
@@ -61,7 +62,7 @@ class Launcher:
         self._warden.start()
         popen = subprocess.Popen(
             arguments,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stdout,
             stderr=stderr,
             cwd=folder,

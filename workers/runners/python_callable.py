@@ -27,7 +27,7 @@ from workers.runners.base import Board, Control
 from workers.runners.interpreter import Answers, Interpreter, Key, Printed
 from workers.runners.pool import Pool
 from workers.runners.process import death_sentence
-from workers.runners.shell import TRY_LATER_STATUS, cannot_start, missing_folder, refused
+from workers.runners.program import TRY_LATER_STATUS, cannot_start, missing_folder, refused
 from workers.runners.watch import Interruption, Reading, Watch
 
 _STALE = "stale"

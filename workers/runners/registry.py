@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.errors import Refused
+from workers.runners.agent import AgentRunner
 from workers.runners.base import Runner
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
@@ -23,7 +24,11 @@ class Runners:
         self.launcher = Launcher(worker_id)
         self.pool = Pool(self.launcher)
         self.python = PythonRunner(self.pool)
-        self._by_kind: dict[str, Runner] = {"shell": ShellRunner(self.launcher), "python": self.python}
+        self._by_kind: dict[str, Runner] = {
+            "shell": ShellRunner(self.launcher),
+            "python": self.python,
+            "agent": AgentRunner(self.launcher),
+        }
 
     def runner_for(self, work: Mapping[str, Any]) -> Runner:
         """The runner for a job as stored in a task's row. Raises Refused for a kind that nobody here can run."""

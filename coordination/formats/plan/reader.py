@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
-from coordination.domain.work import KINDS, PythonCall, Shell, Work, parse_work
+from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
 from coordination.errors import Refused
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
@@ -29,10 +28,8 @@ TASK_KEYS = (
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
     "metadata",
 )
-RUN_KEYS: Mapping[str, tuple[str, ...]] = {"shell": ("shell", "env"), "python": ("python", "args", "env")}
 
-_BY_COMMAND = "It runs {shell: …} and {python: …}; start the agent's own command line with shell"
-LATER_RUNS = {"agent": _BY_COMMAND, "chat": _BY_COMMAND, "prompt": _BY_COMMAND, "model": _BY_COMMAND}
+LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
 LATER_TASK_KEYS = {
     "workspace": "Give the folder to work in as workdir",
     "gates": "Make each gate a task of its own that needs this one",
@@ -215,13 +212,13 @@ def _run(fields: Fields, line: int) -> Work:
         raise fields.document.error(f"{fields.where}it has no run", line, hint='Write run: {shell: "…"}')
     if not isinstance(value, dict):
         hint = f"Write run: {{shell: {value!r}}}" if isinstance(value, str) and len(value) < _SHORT else None
-        raise fields.wrong("run", "a mapping with the key shell or python", hint)
+        raise fields.wrong("run", f"a mapping with one of the keys {', '.join(KINDS)}", hint)
     run = Fields(fields.document, value, f"{fields.where}run: ")
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
         run.only(KINDS if not kinds else (*KINDS, "args", "env"), LATER_RUNS)
-        raise fields.error("run", "run needs one of the keys shell and python" + (", not both" if kinds else ""))
-    run.only(RUN_KEYS[kinds[0]], LATER_RUNS)
+        raise fields.error("run", f"run needs one of the keys {', '.join(KINDS)}" + (", not several" if kinds else ""))
+    run.only(KEYS[kinds[0]], LATER_RUNS)
     target = run.text(kinds[0])
     if target is None:
         raise run.wrong(kinds[0], "a text")
@@ -229,11 +226,26 @@ def _run(fields: Fields, line: int) -> Work:
     try:
         if kinds[0] == "shell":
             return parse_work(Shell(target, env=env))
+        if kinds[0] == "agent":
+            return parse_work(_agent_call(target, env, run))
         return parse_work(PythonCall(target, args=run.json("args"), env=env))
     except Refused as refused:
         if refused.code != Refused.code:
             raise
         raise run.error(kinds[0], refused.message, hint=refused.hint) from None
+
+
+def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
+    return AgentCall(
+        agent,
+        run.text("prompt") or "",
+        model=run.text("model"),
+        env=env,
+        reads=run.texts_by_name("reads"),
+        args=run.texts("args"),
+        secrets=run.texts("secrets"),
+        command=run.texts("command"),
+    )
 
 
 _SHORT = 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import durations
+from coordination.domain import durations, work
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
@@ -51,7 +51,7 @@ def _task() -> _Schema:
         required=("key", "run"),
         key=_KEY,
         title={"type": ["string", "null"], "minLength": 1, "maxLength": MAX_TITLE},
-        run={"oneOf": [_run("shell"), _run("python", args=_optional({"type": "object"}))]},
+        run={"oneOf": [_run("shell"), _run("python", args=_optional({"type": "object"})), _agent()]},
         needs={"anyOf": [_KEY, _need(), {"type": "array", "items": {"anyOf": [_KEY, _need()]}}, {"type": "null"}]},
         input=_optional({"type": "object"}),
         parent=_optional(_KEY),
@@ -88,7 +88,24 @@ def _rules() -> _Schema:
 def _run(kind: str, **more: _Schema) -> _Schema:
     first = {kind: {"type": "string", "minLength": 1}}
     env = _by_name({"type": "string"})
-    return _object(reader.RUN_KEYS[kind], required=(kind,), **first, env=env, **more)
+    return _object(work.KEYS[kind], required=(kind,), **first, env=env, **more)
+
+
+def _agent() -> _Schema:
+    texts = _optional({"type": "array", "items": {"type": "string"}})
+    places: dict[str, Any] = {name: _TEXT for name in work.READS if name != "format"}
+    return _object(
+        work.KEYS["agent"],
+        required=("agent", "prompt"),
+        agent={"enum": list(work.AGENTS)},
+        prompt=_SOME_TEXT,
+        model=_TEXT,
+        args=texts,
+        secrets={**texts, "description": "Variables of the worker's environment, by name."},
+        command=texts,
+        env=_by_name({"type": "string"}),
+        reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),
+    )
 
 
 def _need() -> _Schema:

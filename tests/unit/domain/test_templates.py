@@ -34,6 +34,35 @@ def command(text):
     return rendered({"shell": text})["shell"]
 
 
+class TestAgents:
+    def test_every_text_of_an_agents_job_is_rendered_as_text(self):
+        job = {
+            "agent": "custom",
+            "prompt": "Mend {{ needs.lint.output }} on try {{ task.attempt }}",
+            "model": "{{ input.s }}",
+            "command": ["tool", "--as={{ run.id }}", "{prompt}"],
+            "args": ["{{ needs.items.output }}", "{{ needs['my-key'].output }}"],
+            "env": {"WHO": "{{ project.name }}"},
+        }
+
+        assert rendered(job) == {
+            "agent": "custom",
+            "prompt": "Mend it's; $(rm -rf x) on try 2",
+            "model": "a b",
+            "command": ["tool", "--as=r1", "{prompt}"],
+            "args": ["5", '{"n": [1, null, true]}'],
+            "env": {"WHO": "shop"},
+        }
+
+    @pytest.mark.parametrize("place", ["prompt", "model", "args", "command"])
+    def test_a_mistake_in_any_of_them_is_found_without_values(self, place):
+        text = "{{ needs.nobody.output }}"
+        job = {"agent": "claude", "prompt": "x", place: [text] if place in {"args", "command"} else text}
+
+        with pytest.raises(Refused, match=f"^{place}"):
+            templates.check_work(job, needs={"lint"})
+
+
 class TestArgs:
     @pytest.mark.parametrize(
         ("text", "value"),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from coordination.domain.work import PythonCall, Shell, parse_work, target_of
+from coordination.domain.work import AgentCall, PythonCall, Shell, parse_work, target_of
 from coordination.errors import Refused
 
 
@@ -17,11 +17,27 @@ from coordination.errors import Refused
         Shell("echo $X", env={"X": "1"}),
         PythonCall("pkg.jobs:count"),
         PythonCall("pkg:Class.method", args={"path": "src"}, env={"X": "1"}),
+        AgentCall("claude", "Mend it"),
+        AgentCall(
+            "custom",
+            "Mend it",
+            model="m",
+            args=("--fast",),
+            env={"X": "1"},
+            secrets=("MY_KEY",),
+            command=("tool", "{prompt}"),
+            reads={"format": "jsonl", "result": "answer.text", "input_tokens": "usage.in"},
+        ),
     ],
 )
 def test_a_job_comes_back_from_its_stored_form(work) -> None:
     assert parse_work(json.loads(json.dumps(work.to_json()))) == work
     assert parse_work(work) == work
+
+
+@pytest.mark.parametrize("env", [{"MAX_TOKENS": "32000000"}, {"TOKEN": "{{ needs.a.output }}"}, {"API_KEY": ""}])
+def test_what_is_no_secret_may_stand_in_the_environment_of_an_agent(env: dict[str, str]) -> None:
+    assert parse_work({"agent": "claude", "prompt": "x", "env": env}).env == env
 
 
 def test_an_importable_function_is_a_job() -> None:
@@ -33,7 +49,7 @@ def test_an_importable_function_is_a_job() -> None:
     ("value", "sentence"),
     [
         ({}, "this one has nothing"),
-        ({"shell": "a", "python": "b:c"}, "has one of the keys shell or python"),
+        ({"shell": "a", "python": "b:c"}, "has one of the keys shell, python, agent"),
         ({"shel": "a"}, "this one has shel"),
         ({"shell": "a", "args": {}}, "A shell job has no key 'args'"),
         ({"shell": ""}, "needs a command"),
@@ -45,6 +61,23 @@ def test_an_importable_function_is_a_job() -> None:
         ({"python": 5}, "does not name a function"),
         ({"python": "a:b", "args": {1: 2}}, "args must map"),
         ({"python": "a:b", "args": [1]}, "args must map"),
+        ({"agent": "clod", "prompt": "x"}, "There is no agent 'clod'"),
+        ({"agent": 5, "prompt": "x"}, "There is no agent 5"),
+        ({"agent": "claude"}, "needs a prompt"),
+        ({"agent": "claude", "prompt": " \n"}, "needs a prompt"),
+        ({"agent": "claude", "prompt": ["x"]}, "needs a prompt"),
+        ({"agent": "claude", "prompt": "x", "model": 5}, "model must be"),
+        ({"agent": "claude", "prompt": "x", "args": "--fast"}, "args must be a list of texts"),
+        ({"agent": "claude", "prompt": "x", "secrets": ["sk-ant-123"]}, "names no variable"),
+        ({"agent": "claude", "prompt": "x", "env": {"MY_API_KEY": "sk-ant-12345"}}, "what stands in a plan is stored"),
+        ({"agent": "claude", "prompt": "x", "reads": {"format": "json"}}, "What claude prints is known"),
+        ({"agent": "custom", "prompt": "x"}, "needs its command"),
+        ({"agent": "custom", "prompt": "x", "command": [" "]}, "needs its command"),
+        ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"answer": "x"}}, "reads has no 'answer'"),
+        ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"format": "xml"}}, "reads.format is 'xml'"),
+        ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"format": "json"}}, "where the result stands"),
+        ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"result": "a"}}, "from JSON only"),
+        ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": 5}, "reads must map"),
         ("ls", "not str"),
         (None, "not NoneType"),
         (lambda: 1, "could not import it"),

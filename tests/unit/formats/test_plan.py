@@ -26,7 +26,7 @@ from coordination.domain.plans import (
     Task,
 )
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
-from coordination.domain.work import PythonCall, Shell
+from coordination.domain.work import AgentCall, PythonCall, Shell
 from coordination.errors import PlanError
 from coordination.formats.plan import MAX_BYTES, plan_schema, read_plan, resolve_paths, write_plan
 
@@ -269,11 +269,15 @@ class TestMistakes:
             ("version: 1\ntasks:\n  - {key: yes, run: {shell: ls}}\n", 3, 'write it in quotes: "yes"'),
             ("version: 1\ntasks:\n  - {key: a, run: ls}\n", 3, "Write run: {shell: 'ls'}"),
             ("version: 1\ntasks:\n  - {key: a, run: {shel: ls}}\n", 3, "Did you mean 'shell'?"),
-            ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, python: 'a:b'}}\n", 3, "not both"),
+            ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, python: 'a:b'}}\n", 3, "not several"),
             ("version: 1\ntasks:\n  - {key: a, run: {shell: 5}}\n", 3, "shell must be a text"),
             ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, args: {}}}\n", 3, "the key 'args' is unknown"),
             ("version: 1\ntasks:\n  - {key: a, run: {shell: ls, env: {PORT: 80}}}\n", 3, "PORT must be a text, not 80"),
             ("version: 1\ntasks:\n  - {key: a, run: {python: nothing}}\n", 3, "package.module:function"),
+            ("version: 1\ntasks:\n  - {key: a, run: {agent: clod, prompt: x}}\n", 3, "no agent 'clod'"),
+            ("version: 1\ntasks:\n  - {key: a, run: {agent: claude}}\n", 3, "needs a prompt"),
+            ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, prompt: x, args: -x}}\n", 3, "a list of texts"),
+            ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, promt: x}}\n", 3, "Did you mean 'prompt'"),
             ("version: 1\ntasks:\n  - {key: a, run: {python: 'a:b', args: [1]}}\n", 3, "args must be a mapping"),
             (with_task("titel: x"), 6, "Task 'bad': the key 'titel' is unknown. Did you mean 'title'?"),
             (
@@ -330,12 +334,11 @@ class TestMistakes:
         assert says in error.sentence()
         assert line in (None, error.line)
 
-    @pytest.mark.parametrize("run", ["{agent: claude, prompt: x}", '{chat: "openai:x", prompt: y}'])
-    def test_kinds_of_jobs_that_are_yet_to_come_say_what_there_is(self, run):
-        error = refusal(f"version: 1\ntasks:\n  - key: a\n    run: {run}\n")
+    def test_kinds_of_jobs_that_are_yet_to_come_say_what_there_is(self):
+        error = refusal('version: 1\ntasks:\n  - key: a\n    run: {chat: "openai:x"}\n')
 
         assert "this version has no" in error.message
-        assert "{shell: …} and {python: …}" in error.sentence()
+        assert "{shell: …}, {python: …} and {agent: …}" in error.sentence()
         assert error.line == 4
 
     @pytest.mark.parametrize(
@@ -394,8 +397,29 @@ SPANS = st.timedeltas(timedelta(microseconds=1), LONGEST)
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 BACKOFFS = st.builds(Backoff, SPANS, st.floats(1, 1000), SPANS)
 ENVIRONMENTS = st.dictionaries(st.sampled_from(["A", "on", "PATH"]), COMMANDS, max_size=2)
-JOBS = st.builds(Shell, COMMANDS, env=ENVIRONMENTS) | st.builds(
-    PythonCall, st.sampled_from(["a:b", "a.b:C.d"]), args=st.just({}), env=ENVIRONMENTS
+WORDS = st.lists(COMMANDS, max_size=2).map(tuple)
+AGENT_CALLS = st.builds(
+    AgentCall,
+    st.sampled_from(["claude", "codex", "gemini", "opencode"]),
+    COMMANDS,
+    model=st.none() | COMMANDS,
+    args=WORDS,
+    env=ENVIRONMENTS,
+    secrets=st.lists(st.sampled_from(["MY_KEY", "OTHER"]), max_size=2).map(tuple),
+    command=WORDS,
+)
+CUSTOM_CALLS = st.builds(
+    AgentCall,
+    st.just("custom"),
+    COMMANDS,
+    command=st.just(("tool", "{prompt}")),
+    reads=st.sampled_from([{}, {"format": "text"}, {"format": "jsonl", "result": "a.b", "cost_usd": "c"}]),
+)
+JOBS = (
+    st.builds(Shell, COMMANDS, env=ENVIRONMENTS)
+    | st.builds(PythonCall, st.sampled_from(["a:b", "a.b:C.d"]), args=st.just({}), env=ENVIRONMENTS)
+    | AGENT_CALLS
+    | CUSTOM_CALLS
 )
 
 
@@ -492,6 +516,9 @@ BAD = [
     "version: 1\nconcurrency: {project: 0}\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\nconcurrency: {keys: {a: x}}\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\npython_path: lib\ntasks: [{key: a, run: {shell: ls}}]",
+    "version: 1\ntasks: [{key: a, run: {agent: claude}}]",
+    "version: 1\ntasks: [{key: a, run: {agent: clod, prompt: x}}]",
+    "version: 1\ntasks: [{key: a, run: {agent: claude, prompt: x, args: -x}}]",
     "version: 1\ntasks: [{key: a}]",
     "version: 1\ntasks: [{run: {shell: ls}}]",
     "version: 1\ntasks: [{key: a, run: {}}]",

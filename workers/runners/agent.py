@@ -1,0 +1,201 @@
+"""Runs a coding agent's command line with a prompt: output is its last answer, its story comes while it works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.events import EventType
+from coordination.domain.work import CUSTOM, AgentCall, parse_work
+from coordination.errors import Refused
+from workers.runners import environment, program, usage
+from workers.runners.agents.base import Adapter, Start, Transcript, json_line
+from workers.runners.agents.claude import Claude
+from workers.runners.agents.codex import Codex
+from workers.runners.agents.custom import Custom
+from workers.runners.agents.gemini import Gemini
+from workers.runners.agents.opencode import OpenCode
+from workers.runners.base import Control
+from workers.runners.output import Capture, last_line, without_line_break
+from workers.runners.process import Launcher
+
+log = structlog.get_logger()
+
+_ALL: tuple[Adapter, ...] = (Claude(), Codex(), Gemini(), OpenCode(), Custom())
+ADAPTERS = {adapter.name: adapter for adapter in _ALL}
+
+LONGEST_LINE = 8 * 1024 * 1024
+"""Bytes of one line of JSON; a longer one is left out."""
+
+_ERROR_LIMIT = 300
+
+
+class AgentRunner:
+    """Executes agents' jobs."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def run(self, claim: Claim, control: Control) -> Result:
+        """Run the agent to its end, in a session of its own."""
+        if (stopped := program.stopped_early(control)) is not None:
+            return stopped
+        try:
+            call, adapter, given = _checked(claim)
+        except Refused as refusal:
+            return program.refused(refusal.sentence())
+        with environment.Scratch(control.scratch, claim) as scratch:
+            folder = claim.workdir or scratch.make_folder()
+            if not os.path.isdir(folder):  # noqa: PTH112 - as for a shell
+                return program.missing_folder(folder)
+            start = adapter.start(call)
+            variables = environment.inherited() | given.values | dict(start.env) | dict(call.env)
+            variables |= environment.of_attempt(claim, scratch)
+            variables["COORD_INPUT"] = scratch.write_input(claim)
+            name = start.arguments[0]
+            if shutil.which(name, path=variables["PATH"]) is None:
+                return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
+            reader = _Reader(adapter, call, control, hide=given.hide)
+            return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
+
+    def _execute(
+        self,
+        start: Start,
+        claim: Claim,
+        control: Control,
+        reader: _Reader,
+        *,
+        variables: Mapping[str, str],
+        folder: str,
+        scratch: environment.Scratch,
+    ) -> Result:
+        with scratch.reading(start.stdin) as stdin:
+            try:
+                ran = program.run_program(
+                    self._launcher,
+                    start.arguments,
+                    claim,
+                    control,
+                    variables=variables,
+                    folder=folder,
+                    feed=reader.feed,
+                    stdin=stdin,
+                )
+            except (OSError, ValueError) as error:
+                return program.cannot_start(error)
+        told = reader.close()
+        spent, warnings = usage.read(scratch.costs)
+        return reader.result(ran, spent=(*told.usage.values(), *spent), warnings=warnings)
+
+
+def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
+    call = parse_work(claim.work)
+    if not isinstance(call, AgentCall):
+        raise Refused(f"A {call.kind} job is not for an agent")
+    adapter = ADAPTERS[call.agent]
+    given = environment.Secrets([*adapter.passes_on, *call.secrets])
+    if missing := [name for name in call.secrets if name not in given.values]:
+        raise Refused(
+            f"The worker's environment has no {', '.join(missing)}", hint="Set it where the worker is started"
+        )
+    return call, adapter, given
+
+
+class _Reader:
+    """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
+
+    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, *, hide: Callable[[str], str]) -> None:
+        self._adapter = adapter
+        self._call = call
+        self._control = control
+        self._hide = hide
+        self._raw = Capture(control.output_limit)
+        self._line = bytearray()
+        self._too_long = False
+        self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
+        self._session: str | None = None
+        self.told = Transcript(self._tell, hide=hide)
+
+    def feed(self, data: bytes) -> None:
+        """What came next on stdout."""
+        self._raw.feed(data)
+        if self._shape == "json":
+            self._keep(data)
+        elif self._shape == "jsonl":
+            *whole, rest = data.split(b"\n")
+            for part in whole:
+                self._keep(part)
+                self._take()
+            self._keep(rest)
+
+    def close(self) -> Transcript:
+        """Nothing more comes."""
+        if self._shape == "text":
+            self.told.result, self.told.ended = without_line_break(self._raw.text()), True
+        else:
+            self._take()
+            if self.told.result is not None:
+                self.told.result = _bounded(self.told.result, self._control.output_limit)
+        return self.told
+
+    def result(self, ran: program.Ran, *, spent: tuple[Any, ...], warnings: tuple[str, ...]) -> Result:
+        """How the attempt ended, by its process and by what the agent said."""
+        told, retryable = self.told, True
+        outcome, error = program.judge(ran.exit_code, said=last_line(ran.log or self._raw.text(), _ERROR_LIMIT))
+        if ran.interruption is not None:
+            outcome, error = ran.interruption.outcome, ran.interruption.error
+        elif told.failure is not None:
+            outcome, error, retryable = told.failure.outcome, told.failure.sentence, told.failure.retryable
+        elif outcome is Outcome.COMPLETED and not told.ended:
+            outcome, error = Outcome.FAILED, f"{self._call.agent} ended without saying that it was done"
+        answer = None if told.result is None else self._hide(told.result)
+        remarks = [*(f"[agent] {remark}" for remark in told.remarks)]
+        text = self._hide("\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks]))
+        return Result(
+            outcome,
+            output=answer,
+            exit_code=ran.exit_code,
+            error=None if error is None else self._hide(error),
+            log=usage.with_warnings(text, warnings) or text or None,
+            usage=spent,
+            retryable=retryable,
+        )
+
+    def _keep(self, data: bytes) -> None:
+        if len(self._line) + len(data) > LONGEST_LINE:
+            self._too_long = True
+        if self._too_long:
+            self._line.clear()
+        else:
+            self._line += data
+
+    def _take(self) -> None:
+        line, too_long = bytes(self._line), self._too_long
+        self._line.clear()
+        self._too_long = False
+        if too_long:
+            self.told.remarks.append(f"a line of more than {LONGEST_LINE:,} bytes was left out")
+        elif (found := json_line(line)) is not None:
+            try:
+                self._adapter.read(found, self.told, self._call)
+            except Exception:
+                # A bulkhead: another version of the agent may say it otherwise, and that must not end the job.
+                log.exception("a line of an agent could not be understood", agent=self._call.agent)
+                self.told.remarks.append("a line could not be understood; the worker's log says more")
+        if self.told.session not in (None, self._session):
+            self._session = self.told.session
+            self._control.event(EventType.PROGRESS, {"session": self._session})
+
+    def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
+        self._control.event(type_, payload)
+
+
+def _bounded(text: str, limit: int) -> str:
+    kept = Capture(limit)
+    kept.feed(text.encode("utf-8", errors="replace"))
+    return kept.text()

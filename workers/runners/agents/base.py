@@ -1,0 +1,228 @@
+"""What an adapter knows of its agent: how it is started, and what a line of its output says.
+
+Every agent prints JSON lines while it works. An adapter reads one at a time and writes into a Transcript what it
+learns; it starts nothing and waits for nothing, so a stream from a file is as good as a process.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Protocol
+
+from coordination.domain.attempts import Outcome, Usage
+from coordination.domain.events import EventType
+from coordination.domain.work import AgentCall
+from coordination.errors import Refused
+from coordination.money import usd
+from workers.runners.output import clean_text, decode, one_line
+
+LONGEST_TEXT = 2_000
+"""Characters of a text, an input or an output that an event keeps."""
+
+MOST_EVENTS = 2_000
+_LONGEST_SENTENCE = 300
+_LARGEST_COUNT = 2**53
+
+# What a provider says when it is not the request's fault: wait, and try again.
+_BUSY = frozenset({408, 409, 425, 429})
+_STATUS = re.compile(r"(?:\bstatus(?: code)?:?\s*|\"code\":\s*\"?)(\d{3})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How to start it: *arguments*, what it reads on *stdin*, and variables of its own."""
+
+    arguments: Sequence[str]
+    stdin: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the agent gave up. *status*: the HTTP status of its provider's answer, when that was it."""
+
+    sentence: str
+    status: int | None = None
+    lost_connection: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """A busy or broken provider is waited for and charged to nobody; whatever else is a failure."""
+        busy = self.status is not None and (self.status in _BUSY or self.status >= 500)  # noqa: PLR2004 - HTTP
+        return Outcome.DEFERRED if busy or self.lost_connection else Outcome.FAILED
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt may do better: a request that the provider refuses is refused again."""
+        return self.status is None or self.outcome is Outcome.DEFERRED
+
+
+class Transcript:
+    """What the agent's output has told so far. *tell* writes a line into the task's story.
+
+    ``result``: its last answer. ``ended``: it said itself that it was done, well or not. ``remarks``: what a person
+    should read, below the log.
+    """
+
+    def __init__(self, tell: Callable[[EventType, dict[str, Any]], None], *, hide: Callable[[str], str] = str) -> None:
+        self._tell = tell
+        self._hide = hide
+        self._told = 0
+        self.result: str | None = None
+        self.session: str | None = None
+        self.model: str | None = None
+        self.failure: Failure | None = None
+        self.ended = False
+        self.usage: dict[str, Usage] = {}
+        self.remarks: list[str] = []
+
+    def say(self, text: str) -> None:
+        """It said something."""
+        if text.strip():
+            self._event(EventType.PROGRESS, {"text": self._short(text)})
+
+    def call(self, tool: object, given: object, *, id_: object = None) -> None:
+        """It uses a tool."""
+        self._event(EventType.TOOL_CALL, _given(tool=self._short(tool), input=self._short(given), id=self._short(id_)))
+
+    def returned(self, output: object, *, id_: object = None, failed: bool = False) -> None:
+        """What a tool gave back."""
+        payload = _given(output=self._short(output), id=self._short(id_)) | ({"failed": True} if failed else {})
+        self._event(EventType.TOOL_RESULT, payload)
+
+    def spent(self, key: str, usage: Usage | None) -> None:
+        """What calls of a model used; what was told under the same *key* before is replaced."""
+        if usage is None:
+            self.usage.pop(key, None)
+        else:
+            self.usage[key] = usage
+
+    def fail(self, sentence: object, *, status: object = None, lost_connection: bool = False) -> None:
+        """It gave up. Without a *status*, one that stands in the sentence counts."""
+        text = one_line(clean_text(str(sentence or "it gave no reason")), _LONGEST_SENTENCE)
+        number = status if isinstance(status, int) and not isinstance(status, bool) else None
+        if number is None and (found := _STATUS.search(str(sentence))):
+            number = int(found[1])
+        self.failure = Failure(text, number, lost_connection)
+
+    def _event(self, type_: EventType, payload: dict[str, Any]) -> None:
+        self._told += 1
+        if self._told < MOST_EVENTS:
+            self._tell(type_, payload)
+        elif self._told == MOST_EVENTS:
+            self._tell(EventType.PROGRESS, {"text": f"… more than {MOST_EVENTS:,} events: the rest is not shown"})
+
+    def _short(self, value: object) -> str | None:
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = self._hide(clean_text(text))
+        return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}… ({len(text):,} characters)"
+
+
+class Adapter(Protocol):
+    """One agent."""
+
+    @property
+    def name(self) -> str:
+        """As a job calls it; and the program, if it says nothing else."""
+        ...
+
+    @property
+    def passes_on(self) -> Sequence[str]:
+        """Variables of the worker's environment that it needs by its nature."""
+        ...
+
+    def start(self, call: AgentCall) -> Start:
+        """How this job is started."""
+        ...
+
+    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
+        """One JSON object of its output."""
+        ...
+
+
+def json_line(line: bytes) -> dict[str, Any] | None:
+    """The object on one line, with exact amounts; None for whatever is none: agents print other things, too."""
+    try:
+        found = json.loads(decode(line), parse_float=Decimal, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def tokens(
+    model: object,
+    *,
+    read: object = 0,
+    written: object = 0,
+    cached: object = 0,
+    cost: object = None,
+    session: str | None = None,
+    **extra: object,
+) -> Usage | None:
+    """One record of usage, or None when nothing was used. *read* counts all input, the *cached* part of it too.
+
+    *cost*: dollars as the agent says; an amount that is none is unknown, not zero.
+    """
+    counts = [_count(value) for value in (read, written, cached)]
+    if not any(counts) and not cost:
+        return None
+    more = {name: number for name, value in extra.items() if (number := _count(value))}
+    return Usage(
+        model=clean_text(str(model or "unknown"))[:200],
+        input_tokens=counts[0],
+        output_tokens=counts[1],
+        cached_input_tokens=min(counts[2], counts[0]),
+        total_tokens=counts[0] + counts[1],
+        cost_usd=_amount(cost),
+        session_id=session,
+        extra=more,
+    )
+
+
+def total(*values: object) -> int:
+    """The sum of counts, in which what is no count is nothing."""
+    return sum(map(_count, values))
+
+
+def at(value: object, *path: str) -> Any:
+    """What stands at *path* in nested mappings, or None."""
+    for name in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(name)
+    return value
+
+
+def texts(value: object) -> str:
+    """The texts of a message's content: a text itself, or the text parts of a list."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "\n".join(part["text"] for part in value if isinstance(at(part, "text"), str))
+    return ""
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 <= value <= _LARGEST_COUNT:
+        return 0
+    return int(value)
+
+
+def _amount(value: object) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        return None
+    try:
+        amount = usd(repr(value) if isinstance(value, float) else value)
+    except Refused:
+        return None
+    return amount if amount >= 0 else None

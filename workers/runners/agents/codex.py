@@ -1,0 +1,75 @@
+"""Codex: ``codex exec --json``. Seen with 0.169.0.
+
+An item of the type ``error`` is only a warning; ``turn.completed`` and ``turn.failed`` decide. It tells no price, and
+not its model either when none was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordination.domain.work import AgentCall
+from workers.runners.agents.base import Start, Transcript, at, tokens
+
+_DEFAULT = "codex-default"
+_TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search"})
+_NOT_INPUT = frozenset({"id", "type", "status", "aggregated_output", "exit_code", "result", "error"})
+
+
+class Codex:
+    """Starts and reads Codex."""
+
+    name = "codex"
+    passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
+
+    def start(self, call: AgentCall) -> Start:
+        """``-`` makes it read the prompt from stdin."""
+        model = ["--model", call.model] if call.model else []
+        program = call.command or [self.name]
+        return Start([*program, "exec", "--json", "--skip-git-repo-check", *model, *call.args, "-"], call.prompt)
+
+    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
+        """thread.started, item.started, item.completed, turn.completed, turn.failed, error."""
+        match line.get("type"):
+            case "thread.started":
+                told.session = str(line.get("thread_id"))
+            case "item.started" | "item.completed" as when:
+                self._item(line.get("item"), told, completed=when == "item.completed")
+            case "turn.completed":
+                told.ended = True
+                used = line.get("usage")
+                told.spent(
+                    "turn",
+                    tokens(
+                        call.model or _DEFAULT,
+                        read=at(used, "input_tokens"),
+                        written=at(used, "output_tokens"),
+                        cached=at(used, "cached_input_tokens"),
+                        session=told.session,
+                        reasoning_output_tokens=at(used, "reasoning_output_tokens"),
+                        cache_write_input_tokens=at(used, "cache_write_input_tokens"),
+                    ),
+                )
+            case "turn.failed":
+                told.ended = True
+                message = str(at(line, "error", "message"))
+                told.fail(message, lost_connection="stream disconnected" in message)
+
+    def _item(self, item: object, told: Transcript, *, completed: bool) -> None:
+        kind = at(item, "type")
+        if kind in _TOOLS and isinstance(item, Mapping):
+            if completed:
+                failed = item.get("status") == "failed" or item.get("exit_code") not in (None, 0)
+                output = item.get("aggregated_output") or item.get("result") or item.get("error")
+                told.returned(output, id_=item.get("id"), failed=failed)
+            else:
+                given = {name: value for name, value in item.items() if name not in _NOT_INPUT}
+                told.call(kind, given, id_=item.get("id"))
+        elif not completed:
+            return
+        elif kind == "agent_message":
+            told.result = str(at(item, "text"))
+            told.say(told.result)
+        elif kind == "error":
+            told.remarks.append(f"a warning: {at(item, 'message')}")

@@ -1,0 +1,73 @@
+"""Gemini CLI: ``gemini --output-format stream-json``. Seen with 0.61.0.
+
+Its answer comes in pieces, and its price not at all. Where its provider refused, its exit status is the HTTP status,
+cut to eight bits; the last line says it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordination.domain.work import AgentCall
+from workers.runners.agents.base import Start, Transcript, at, tokens
+
+
+class Gemini:
+    """Starts and reads Gemini CLI."""
+
+    name = "gemini"
+    passes_on = (
+        *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),
+        *("GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI"),
+    )
+
+    def start(self, call: AgentCall) -> Start:
+        """Where no terminal is, it reads the prompt from stdin."""
+        model = ["--model", call.model] if call.model else []
+        options = ["--output-format", "stream-json", "--skip-trust"]
+        return Start([*(call.command or [self.name]), *options, *model, *call.args], call.prompt)
+
+    def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - as all adapters
+        """init, message, tool_use, tool_result, error, result."""
+        match line.get("type"):
+            case "init":
+                told.session, told.model = str(line.get("session_id")), str(line.get("model"))
+            case "message" if line.get("role") == "assistant":
+                piece = str(line.get("content"))
+                told.result = piece if told.result is None else told.result + piece
+            case "tool_use":
+                self._said(told)
+                told.result = None  # what came before a tool was used is not its answer
+                told.call(line.get("tool_name"), line.get("parameters"), id_=line.get("tool_id"))
+            case "tool_result":
+                output = line.get("output") or at(line, "error", "message")
+                told.returned(output, id_=line.get("tool_id"), failed=line.get("status") == "error")
+            case "error":
+                told.remarks.append(f"a warning: {line.get('message')}")
+            case "result":
+                self._said(told)
+                told.ended = True
+                self._spent(line.get("stats"), told)
+                if line.get("status") != "success":
+                    told.fail(at(line, "error", "message"))
+
+    def _said(self, told: Transcript) -> None:
+        if told.result is not None:
+            told.say(told.result)
+
+    def _spent(self, stats: object, told: Transcript) -> None:
+        by_model = at(stats, "models")
+        if not isinstance(by_model, Mapping) or not by_model:
+            by_model = {told.model: stats}
+        for model, used in by_model.items():
+            told.spent(
+                str(model),
+                tokens(
+                    model,
+                    read=at(used, "input_tokens"),
+                    written=at(used, "output_tokens"),
+                    cached=at(used, "cached"),
+                    session=told.session,
+                ),
+            )

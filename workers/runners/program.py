@@ -1,0 +1,136 @@
+"""Runs one program to its end as a job: its own session, two bounded streams, its limits, nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from workers.runners import environment
+from workers.runners.base import Control
+from workers.runners.output import Capture
+from workers.runners.process import Launcher, death_sentence
+from workers.runners.watch import Interruption, Watch
+
+TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
+
+# A full machine is no fault of the job's: it waits and is tried again.
+_TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY})
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a program ended. *log*: what it printed on stderr."""
+
+    exit_code: int | None
+    interruption: Interruption | None
+    log: str
+
+
+def run_program(
+    launcher: Launcher,
+    arguments: Sequence[str],
+    claim: Claim,
+    control: Control,
+    *,
+    variables: Mapping[str, str],
+    folder: str,
+    feed: Callable[[bytes], None],
+    stdin: int = subprocess.DEVNULL,
+) -> Ran:
+    """Start the program and wait for it; *feed* gets its stdout as it comes.
+
+    Raises OSError or ValueError when it cannot be started.
+    """
+    err = Capture(control.output_limit)
+    with contextlib.ExitStack() as stack:
+        out_reading, out_writing = _pipe(stack)
+        err_reading, err_writing = _pipe(stack)
+        process = launcher.start(
+            arguments,
+            markers=[environment.MARKER],
+            environment=variables,
+            folder=folder,
+            stdin=stdin,
+            stdout=out_writing.fd,
+            stderr=err_writing.fd,
+        )
+        out_writing.close()
+        err_writing.close()
+        watch = Watch(
+            process,
+            control,
+            output={out_reading.fd: feed, err_reading.fd: err.feed},
+            timeout=claim.timeout,
+            stall_timeout=claim.stall_timeout,
+        )
+        try:
+            control.started(process.record)
+            interruption = watch.run()
+        finally:
+            process.end()
+        watch.drain()
+    return Ran(process.exit_code, interruption, err.text())
+
+
+def judge(exit_code: int | None, *, said: str) -> tuple[Outcome, str | None]:
+    """What an exit code means, and the sentence for it; *said* is the last thing the process complained about."""
+    if exit_code == 0:
+        return Outcome.COMPLETED, None
+    if exit_code is None:
+        return Outcome.FAILED, "its process did not end"
+    if exit_code < 0:
+        return Outcome.FAILED, death_sentence(exit_code)
+    outcome = Outcome.DEFERRED if exit_code == TRY_LATER_STATUS else Outcome.FAILED
+    return outcome, f"exit status {exit_code}: {said}" if said else f"exit status {exit_code}"
+
+
+def stopped_early(control: Control) -> Result | None:
+    """The end of a job that was asked to end before it began."""
+    if control.stop_reason is None:
+        return None
+    return Result(control.stop_reason.outcome, error="stopped before it began", began=False)
+
+
+def refused(sentence: str) -> Result:
+    """An end that no retry can mend."""
+    return Result(Outcome.FAILED, error=sentence, retryable=False)
+
+
+def missing_folder(folder: str) -> Result:
+    """The folder that the job is to run in is not there."""
+    return refused(f"The job's folder {folder} does not exist on this machine")
+
+
+def cannot_start(error: OSError | ValueError) -> Result:
+    """The process could not be started: by our own fault, which waits, or by the job's."""
+    if isinstance(error, OSError):
+        if error.errno in _TRANSIENT:
+            return Result(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}")
+        if error.errno == errno.E2BIG:
+            return refused("The command and its environment are longer than the system takes; pass data in a file")
+    return refused(f"The job cannot be started: {error}")
+
+
+class _Descriptor:
+    """A file descriptor that is closed once."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._open = True
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self.fd)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[_Descriptor, _Descriptor]:
+    reading, writing = (_Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC))
+    stack.callback(reading.close)
+    stack.callback(writing.close)
+    return reading, writing
