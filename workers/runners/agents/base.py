@@ -26,6 +26,7 @@ LONGEST_TEXT = 2_000
 MOST_EVENTS = 2_000
 _LONGEST_SENTENCE = 300
 _LARGEST_COUNT = 2**53
+_FINEST = Decimal("1e-12")
 
 # What a provider says when it is not the request's fault: wait, and try again.
 _BUSY = frozenset({408, 409, 425, 429})
@@ -225,4 +226,8 @@ def _amount(value: object) -> Decimal | None:
         amount = usd(repr(value) if isinstance(value, float) else value)
     except Refused:
         return None
-    return amount if amount >= 0 else None
+    if amount < 0:
+        return None
+    # A number was added up in floats, 0.009899999999999999; a text was meant as it is.
+    noisy = not isinstance(value, str) and amount != (rounded := amount.quantize(_FINEST))
+    return rounded if noisy else amount

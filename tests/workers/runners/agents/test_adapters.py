@@ -404,7 +404,10 @@ def test_amounts_are_exact_and_bad_ones_unknown() -> None:
     exact = json_line(b'{"cost": 0.1000000000000000055, "bad": NaN}')
     assert exact == {"cost": Decimal("0.1000000000000000055"), "bad": None}
 
-    assert tokens("m", read=1, cost=Decimal("0.1000000000000000055")).cost_usd == Decimal("0.1000000000000000055")  # type: ignore[union-attr]
+    for told, meant in (("0.1000000000000000055", "0.1000000000000000055"), (0.009899999999999999, "0.0099")):
+        used = tokens("m", read=1, cost=told)
+        assert used is not None
+        assert used.cost_usd == Decimal(meant)
     for bad in (True, -1, "x", Decimal("1e400"), [], float("inf")):
         used = tokens("m", read=1, cost=bad)
         assert used is not None
