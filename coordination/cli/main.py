@@ -9,6 +9,7 @@ import typer
 
 from coordination import collector
 from coordination.cli import (
+    agents,
     beads,
     costs,
     doctor,
@@ -66,7 +67,7 @@ def _warn_of_strangers() -> None:
         print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
 
 
-for commands in (work, stack, status, runs, tasks, projects, sessions, costs, beads, schema, retention, doctor):
+for commands in (work, stack, status, runs, tasks, agents, projects, sessions, costs, beads, schema, retention, doctor):
     commands.add_to(app)
 
 

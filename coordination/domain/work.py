@@ -27,6 +27,7 @@ READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
 
 FORMATS = ("text", "json", "jsonl")
 
+_CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
 _VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 _SECRETIVE = re.compile(r"(?i)(api_?key|token(?!s)|secret|passw(or)?d|credential)")
 _SHORTEST_SECRET = 8
@@ -76,6 +77,8 @@ class PythonCall:
 class AgentCall:
     """A coding agent's own command line with a prompt. Its output is what the agent answered last.
 
+    *agent*: one of AGENTS, or in a plan an agent that the workspace knows: its name, ``role:R``, ``label:L`` or
+    ``default``. Whoever stores the plan puts in what that one is.
     *secrets*: variables of the worker's own environment that it gets, by name; their values are stored nowhere.
     *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are filled in
     (without ``{prompt}`` the prompt comes on stdin); for the others, what to start instead of their name.
@@ -187,12 +190,24 @@ def _checked(work: Work) -> Work:
 
 
 def _check_agent(work: AgentCall) -> None:
-    if work.agent not in AGENTS:
-        raise Refused(f"There is no agent {excerpt(work.agent)}", hint=f"It may be: {', '.join(AGENTS)}")
+    if not isinstance(work.agent, str) or not _CALLED.fullmatch(work.agent):
+        raise Refused(
+            f"{excerpt(work.agent)} names no agent", hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list"
+        )
     if not isinstance(work.prompt, str) or not work.prompt.strip():
         raise Refused("An agent needs a prompt, written as one text")
     if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
         raise Refused("model must be the name of a model")
+    _check_environment(work)
+    if work.agent == CUSTOM:
+        _check_custom(work)
+    elif work.reads:
+        raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
+    elif work.command and work.agent not in AGENTS:
+        raise Refused(f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}")
+
+
+def _check_environment(work: AgentCall) -> None:
     for name in work.secrets:
         if not _VARIABLE.match(name):
             raise Refused(
@@ -205,10 +220,6 @@ def _check_agent(work: AgentCall) -> None:
                 f"env holds a value for {name}, and what stands in a plan is stored and shown",
                 hint=f"Set {name} where the worker runs, and write secrets: [{name}]",
             )
-    if work.agent == CUSTOM:
-        _check_custom(work)
-    elif work.reads:
-        raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
 
 
 def _check_custom(work: AgentCall) -> None:

@@ -12,15 +12,17 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
+from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
-from coordination.domain.work import AgentCall, PythonCall, Work
-from coordination.errors import NotFound, Refused
+from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
+from coordination.errors import NotFound, PlanError, Refused
 from coordination.ids import is_id, new_id
+from coordination.services import agents as agent_service
 from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
 from coordination.store.bulk import insert_rows
@@ -65,7 +67,7 @@ def submit_plan(
 
     *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
     """
-    works = graph.check(plan)
+    works: Mapping[str, Work] = graph.check(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
@@ -87,9 +89,10 @@ def submit_plan(
             "metadata": dict(origin.metadata),
         },
     )
+    works, assigned = _assignments(tx, workspace_id, plan, works)
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
-    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now)
+    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now, assigned)
     jobs = _jobs(works)
     edges, pending = _edges(workspace_id, plan, ids)
     insert_rows(tx, tasks, [_row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
@@ -111,11 +114,7 @@ def submit_plan(
     insert_rows(
         tx,
         task_events,
-        [
-            _assigned(scope, ids[task.key], txid, agent)
-            for task in plan.tasks
-            if (agent := task.agent or plan.defaults.agent)
-        ],
+        [_assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
     )
     _limits(tx, scope)
     if issues is not None:
@@ -135,6 +134,33 @@ class _Scope:
     origin: Origin
     plan: Plan
     now: datetime
+    agents: Mapping[str, str]  # whose each task is, by its key
+
+
+def _assignments(
+    tx: Connection, workspace_id: str, plan: Plan, works: Mapping[str, Work]
+) -> tuple[Mapping[str, Work], dict[str, str]]:
+    """The works with agents put in for their names, and whose each task is, by its key."""
+    desk = agent_service.Desk(tx, workspace_id)
+    found, assigned = dict(works), {}
+    for task in plan.tasks:
+        work, wanted = works[task.key], task.agent or plan.defaults.agent
+        try:
+            if wanted and (profile := desk.choose(wanted)) is not None:
+                wanted = profile.name
+            if isinstance(work, AgentCall) and work.agent not in AGENTS:
+                chosen = desk.choose(work.agent)
+                if chosen is None:
+                    known = [*AGENTS, *desk.names]
+                    raise Refused(f"There is no agent {excerpt(work.agent)}", hint=did_you_mean(work.agent, known))  # noqa: TRY301 - where the others are caught
+                found[task.key], wanted = chosen.call(work), wanted or chosen.name
+        except Refused as refused:
+            where = f"Task {excerpt(task.key)}: "
+            line = plan.lines.get(task.key)
+            raise PlanError(where + refused.message, source=plan.source, line=line, hint=refused.hint) from None
+        if wanted:
+            assigned[task.key] = wanted
+    return found, assigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +234,7 @@ def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: 
         "repeatable": task.repeatable,
         "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
         "concurrency_key": task.concurrency_key,
-        "agent": task.agent or defaults.agent,
+        "agent": scope.agents.get(task.key),
         "creator": scope.origin.creator,
         "parent_id": ids[task.parent] if task.parent else None,
         "kind": job.kind,

@@ -11,6 +11,7 @@ from coordination.errors import SchemaMismatch
 from coordination.store import compatibility
 from coordination.store.engine import Store
 from coordination.store.tables import (  # noqa: F401 - importing them fills the metadata
+    agents,
     attempts,
     costs,
     events,

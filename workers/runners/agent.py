@@ -97,7 +97,9 @@ def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
     call = parse_work(claim.work)
     if not isinstance(call, AgentCall):
         raise Refused(f"A {call.kind} job is not for an agent")
-    adapter = ADAPTERS[call.agent]
+    adapter = ADAPTERS.get(call.agent)
+    if adapter is None:
+        raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
     given = environment.Secrets([*adapter.passes_on, *call.secrets])
     if missing := [name for name in call.secrets if name not in given.values]:
         raise Refused(

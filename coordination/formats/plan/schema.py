@@ -97,7 +97,7 @@ def _agent() -> _Schema:
     return _object(
         work.KEYS["agent"],
         required=("agent", "prompt"),
-        agent={"enum": list(work.AGENTS)},
+        agent={**_SOME_TEXT, "description": f"{', '.join(work.AGENTS)}; or a name, role:…, label:…, default."},
         prompt=_SOME_TEXT,
         model=_TEXT,
         args=texts,

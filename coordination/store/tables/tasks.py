@@ -97,6 +97,13 @@ tasks = Table(
         postgresql_where=text("parent_id IS NOT NULL"),
         sqlite_where=text("parent_id IS NOT NULL"),
     ),
+    Index(
+        "ix_tasks_agent",
+        "workspace_id",
+        "agent",
+        postgresql_where=text("agent IS NOT NULL"),
+        sqlite_where=text("agent IS NOT NULL"),
+    ),
     # Updates of state leave room on the page for the new row version.
     postgresql_with={"fillfactor": "80"},
 )
