@@ -114,7 +114,7 @@ def test_what_is_said_wrongly_is_one_sentence(coord: Coord) -> None:
         (("create", "b", "--set", "objective"), 2, "says no value"),
         (("create", "b", "--set", "labels.x=1"), 2, "labels must be a list of texts"),
         (("change", "a", "--set", "runner.agent.x=1"), 2, "There is no place runner.agent.x"),
-        (("show", "nobody"), 3, "There is no agent 'nobody'"),
+        (("show", "nobody"), 2, "There is no agent 'nobody'"),
         (("clone", "a", "b c"), 2, "cannot be an agent's name"),
     ):
         said = coord("agents", *arguments, code=None)
