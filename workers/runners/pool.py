@@ -99,13 +99,16 @@ class Pool:
         while True:
             with self._changed:
                 while not self._retired and not self._closed and not self._take_unfit():
-                    self._changed.wait(self._until_next_look() if self._idle else None)
+                    # Who gives one back wakes nobody, for short jobs' sake: so it looks, whatever there is now.
+                    self._changed.wait(self._until_next_look())
                 if self._closed:
                     return
             self._end_retired()
 
     def _until_next_look(self) -> float:
         """Seconds. An idle process that somebody killed (its worker was taken for dead) is a zombie until then."""
+        if not self._idle:
+            return _LOOK
         return min(_LOOK, self._idle[0].idle_since + self._max_age - time.monotonic())
 
     def _take_unfit(self) -> bool:

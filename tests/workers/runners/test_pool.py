@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.processes import until
+from workers.runners import pool as pool_module
 from workers.runners import stragglers
 from workers.runners.interpreter import Key
 from workers.runners.pool import Pool
@@ -82,6 +84,25 @@ def test_an_idle_process_that_was_killed_does_not_stay_a_zombie(launcher: Launch
     assert pool.idle_count() == 1
     assert pool.take(KEY) is first
     first.close()
+    pool.close()
+
+
+@pytest.mark.parametrize("how", ["killed", "grown old"])
+def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
+    launcher: Launcher, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_LOOK", 0.02)
+    pool = Pool(launcher, max_idle_age=timedelta(seconds=60 if how == "killed" else 1))
+    pool.give_back(pool.take(KEY))
+    child = pool.take(KEY)
+    time.sleep(0.2)  # the janitor has looked, and found nothing idle
+
+    pool.give_back(child)
+    if how == "killed":
+        os.kill(child.process.record.pid, signal.SIGKILL)
+
+    until(lambda: not Path(f"/proc/{child.process.record.pid}").exists(), what="it is reaped")
+    assert pool.idle_count() == 0
     pool.close()
 
 
