@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, select
 
+from coordination.domain.agents import Profile
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
 from coordination.domain.plans import Concurrency
@@ -24,8 +25,10 @@ from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds
 from coordination.domain.tasks import BlockReason, CancelCause, TaskState
 from coordination.ids import new_id
+from coordination.services import agents as agent_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
+from coordination.store.queries import agents as agent_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
 from coordination.store.reports import health
@@ -37,6 +40,10 @@ WITHOUT_WORKSPACE = {
     "projects.make_workspace",
     "events.parse_cursor",  # no statements
     "health.silent_workers",  # of the fleet, which serves all workspaces
+    "health.strange_clocks",
+    "health.clock_finding",
+    "supervisors.due",  # whose turn it is, of all workspaces
+    "supervisors.begin_due_tick",
     "tasks.task_of",
     "claims.claim_of",
     "claims.parsed",
@@ -95,6 +102,7 @@ class Full:
         world.do("done", output={"of": name})
         world.claim("lost", lease=timedelta(seconds=-60))
         world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
+        store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
         with store.write() as tx:
             queries_costs().append(tx, world.workspace, [record])
@@ -147,7 +155,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "counts": task_queries.Counts(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
         "state": {"x": 1}, "strategy": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
-        "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "by": "project",
+        "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "by": "project",
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "actor": "me", "most": 50,
         "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
     }  # fmt: skip
@@ -165,6 +173,12 @@ def _stored(world: World, key: str) -> Any:
         return task_queries.get(tx, world.workspace, world.ids[key])
 
 
+def _agent(world: World) -> str:
+    with world.store.read() as tx:
+        (found,) = agent_queries.listed(tx, world.workspace)
+    return found.id
+
+
 def _closing(world: World) -> dict[str, Any]:
     return {
         "task": world.ids["lost"], "number": 1, "outcome": "failed", "exit_code": 1, "error": "x", "output": None,
@@ -174,6 +188,11 @@ def _closing(world: World) -> dict[str, Any]:
 
 _AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
+    "agents.make": {"agent_id": lambda world: new_id(), "profile": lambda world: Profile("new")},
+    "agents.change": {"agent_id": _agent, "profile": lambda world: Profile("bo", type="changed")},
+    "agents.remove": {"agent_id": _agent},
+    "agents.named": {"name": lambda world: "bo"},
+    "agents.records": {"names": lambda world: ["bo"]},
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
@@ -217,6 +236,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "tasks.find": {"name": lambda world: world.ids["done"]},
 }  # fmt: skip
 ADDS = {
+    "agents.make",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "costs.append", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip

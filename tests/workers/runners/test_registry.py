@@ -23,10 +23,10 @@ def test_each_kind_of_job_has_its_runner() -> None:
 
 
 def test_a_kind_that_nobody_can_run_is_refused_in_words() -> None:
-    with pytest.raises(Refused, match="No runner executes a job with agent") as refusal:
-        registry.runner_for({"agent": "claude"})
+    with pytest.raises(Refused, match="No runner executes a job with chat") as refusal:
+        registry.runner_for({"chat": "some:model"})
 
-    assert refusal.value.hint == "It may be: shell, python"
+    assert refusal.value.hint == "It may be: shell, python, agent"
     registry.close()
 
 
