@@ -233,8 +233,9 @@ class TestRollingRestarts:
         with fleet_on(processes, store_url, redis_url, tmp_path) as fleet:
             workers: list[Process] = [fleet.worker("-c", "2"), fleet.worker("-c", "2")]
             tasks = [Task(f"t{number}", {"shell": "sleep 0.3; echo $COORD_TASK_KEY"}) for number in range(60)]
-            # Longer than the grace: handed back by every restart, and it must end in the end.
-            long = [Task(f"long{number}", {"shell": "sleep 2"}) for number in range(4)]
+            # Longer than any grace the first time: handed back by a restart, however long the workers take to start.
+            hangs = {"shell": "test $COORD_ATTEMPT -ge 2 || sleep 600"}
+            long = [Task(f"long{number}", hangs) for number in range(4)]
             last = Task("last", {"shell": "true"}, needs=[task.key for task in [*tasks, *long]])
             run = fleet.submit(*long, *tasks, last)
 

@@ -64,7 +64,9 @@ def test_a_deaf_worker_starts_anew_under_its_pid_and_finishes_the_work(fleet: Fl
 
 
 def test_a_worker_whose_loop_lost_its_sockets_starts_anew(fleet: Fleet) -> None:
-    worker = fleet.worker("-c", "2", "-I", "tests.support.deaf", **SOON, PYTHONPATH=str(ROOT))
+    # Sooner than a free slot takes what was rung two seconds ago: then there would be nothing to be deaf to.
+    soon = {**SOON, "COORD_WATCHDOG": "1s"}
+    worker = fleet.worker("-c", "2", "-I", "tests.support.deaf", **soon, PYTHONPATH=str(ROOT))
     first = fleet.submit(Task("before", {"shell": "true"}))
     assert first.wait(timeout=20) is RunState.COMPLETED
     make_deaf(fleet.env["COORD_REDIS_URL"], "forget_sockets")
