@@ -4,7 +4,7 @@ A full collection of a worker looks at some hundred thousand objects of its libr
 thread runs; with the interpreter's own thresholds it came once in a few thousand short jobs. What that is worth:
 ``python -m benchmarks variants``. Whatever is not part of a cycle goes at once as ever.
 
-Collections that come seldom let cycles pile up: each connection to Redis that a worker loses is one, 60 KB large, and
+Collections that come seldom let cycles pile up: each connection to Redis that a worker loses is one, and
 at the thresholds below the last collection of all would come after hours. So a process that lives long tidies by time.
 """
 
@@ -24,7 +24,7 @@ def settle() -> None:
 
 
 def tidy() -> None:
-    """Collect every cycle that came into being since ``settle``; a few milliseconds, in which no thread runs."""
+    """Collect every cycle that came into being since ``settle``. No thread runs meanwhile, for some milliseconds."""
     gc.collect()
 
 
