@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -58,7 +59,8 @@ class AgentRunner:
             variables |= environment.of_attempt(claim, scratch)
             variables["COORD_INPUT"] = scratch.write_input(claim)
             name = start.arguments[0]
-            if shutil.which(name, path=variables["PATH"]) is None:
+            # A path is seen from where the program starts, as the system does.
+            if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
                 return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
             reader = _Reader(adapter, call, control, hide=given.hide)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)

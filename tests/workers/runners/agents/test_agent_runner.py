@@ -158,6 +158,13 @@ def test_an_answer_without_bounds_is_cut_and_says_so(bench: Bench, stand_in: Sta
     assert "… 49,000 bytes left out …" in result.output
 
 
+def test_a_path_of_the_program_is_seen_from_the_jobs_folder(bench: Bench, stand_in: StandIn, tmp_path: Path) -> None:
+    stand_in(DONE)
+
+    assert bench.run(claude(["./agent"]), workdir=str(tmp_path)).output == "All done"
+    assert "./agent is not installed" in (bench.run(claude(["./agent"])).error or "")
+
+
 def test_a_program_that_is_not_there_is_named(bench: Bench) -> None:
     result = bench.run(claude(["no-such-agent"]))
 
