@@ -42,6 +42,7 @@ class Trend:
     descriptors: float
     descriptors_an_hour: float
     descriptors_grown: float
+    descriptors_floor_rose: float
     threads: int
     lasting_zombies: int
 
@@ -55,7 +56,11 @@ class Trend:
             return found
         if self.mb_an_hour > MOST_MB_AN_HOUR and self.mb_grown > MOST_MB_GROWN:
             found.append(f"{self.role} ({self.pid}) grows by {self.mb_an_hour:.1f} MB/h")
-        if self.descriptors_an_hour > MOST_DESCRIPTORS_AN_HOUR and self.descriptors_grown > MOST_DESCRIPTORS_GROWN:
+        if (
+            self.descriptors_an_hour > MOST_DESCRIPTORS_AN_HOUR
+            and self.descriptors_grown > MOST_DESCRIPTORS_GROWN
+            and self.descriptors_floor_rose > MOST_DESCRIPTORS_GROWN / 2
+        ):
             found.append(f"{self.role} ({self.pid}) opens {self.descriptors_an_hour:.1f} descriptors/h more")
         return found
 
@@ -97,6 +102,7 @@ def trend(life: Life) -> Trend | None:
         descriptors=statistics.median(sample.descriptors for sample in samples),
         descriptors_an_hour=descriptors,
         descriptors_grown=descriptors * hours,
+        descriptors_floor_rose=floor_rose([sample.descriptors for sample in samples]),
         threads=max(sample.threads for sample in samples),
         lasting_zombies=lasting_zombies(life.samples),
     )
@@ -111,6 +117,15 @@ def lows(samples: Sequence[Sample]) -> list[Sample]:
         if place not in found or sample.descriptors < found[place].descriptors:
             found[place] = sample
     return list(found.values())
+
+
+def floor_rose(descriptors: Sequence[int]) -> int:
+    """How much higher the fewest of the second half are than the fewest of the first: half of what leaked evenly.
+
+    A slope over a life of a few minutes follows the jobs of its last seconds; a leak leaves no low point behind it.
+    """
+    middle = len(descriptors) // 2
+    return min(descriptors[middle:]) - min(descriptors[:middle])
 
 
 def lasting_zombies(samples: Sequence[Sample]) -> int:

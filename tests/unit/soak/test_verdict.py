@@ -61,6 +61,23 @@ def test_descriptors_that_come_and_go_with_jobs_are_no_leak() -> None:
     assert found.descriptors_an_hour == pytest.approx(0, abs=0.01)
 
 
+def test_descriptors_that_rise_at_the_end_of_a_short_life_and_were_as_low_before_are_no_leak() -> None:
+    def problems(*, floor_later: int) -> list[str]:
+        short = life(minutes=5)
+        short.samples = [
+            replace(sample, descriptors=40 if place < 35 else 40 + floor_later + 2 * (place - 35) * (place != 41))
+            for place, sample in enumerate(short.samples)
+        ]
+        found = trend(short)
+        assert found is not None
+        assert found.descriptors_an_hour > 10
+        assert found.descriptors_grown > 8
+        return found.too_much
+
+    assert problems(floor_later=0) == []
+    assert len(problems(floor_later=20)) == 1
+
+
 def test_a_steep_minute_is_not_a_leak_yet() -> None:
     found = trend(life(minutes=5, mb_an_hour=30))
 
