@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -66,6 +67,21 @@ class Claim:
     losses: int = 0
     slots: tuple[str, ...] = ()
     kind: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """A task that an attempt found to be needed. *task*: its fields as a plan's file says them (``key``, ``run``, …).
+
+    It belongs to the same run and is noted as discovered from the task that found it. *first*: that task waits for it,
+    blocked, and is started again when it has completed. What it ``needs`` are keys of the run, and of those found
+    together with it.
+    """
+
+    task: Mapping[str, Any]
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +90,9 @@ class Result:
 
     ``retryable`` False: an error that no retry can mend (a function that does not exist).
     ``began`` False: the job itself was never started, so nothing of it can have happened.
+    ``discovered``: tasks to add to the run; with one that comes ``first`` this task waits, whatever the outcome says.
+    ``question``: the job stopped to ask; the task is blocked until somebody answers.
+    ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
     """
 
     outcome: Outcome
@@ -84,6 +103,9 @@ class Result:
     usage: tuple[Usage, ...] = ()
     retryable: bool = True
     began: bool = True
+    discovered: tuple[Discovered, ...] = ()
+    question: str | None = None
+    carry: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

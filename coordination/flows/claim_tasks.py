@@ -168,4 +168,6 @@ def _claim(row: RowMapping, held: tuple[str, ...], needs: dict[str, dict[str, An
         losses=row["losses"],
         slots=held,
         kind=row["kind"],
+        options=options,
+        carried=row["carried"] or {},
     )

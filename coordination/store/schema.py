@@ -19,15 +19,16 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     issues,
     metadata,
     projects,
+    questions,
     retention,
     runs,
     tasks,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration this program knows; a test holds it against migrations/versions."""
 
-KNOWN = ("0001", "0002", "0003")
+KNOWN = ("0001", "0002", "0003", "0004")
 
 WORKS_WITH = "0001"
 """The oldest schema whose programs work on HEAD, as its migration declares; a test holds the two together."""

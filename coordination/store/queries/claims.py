@@ -26,7 +26,7 @@ HOLDING = ", ".join(f"'{kind}'" for kind in DependencyKind if kind.holds_back)
 COLUMNS = """
     t.id, t.attempt + 1 AS attempt, t.project_id, p.name AS project, t.run_id, r.session_id, r.python_path,
     t.key, t.title, t.work, t.input, t.agent, t.timeout, t.stall_timeout, t.workdir, t.max_attempts, t.failures,
-    t.losses, t.deferrals, t.options, t.repeatable, t.kind, t.priority"""
+    t.losses, t.deferrals, t.options, t.repeatable, t.kind, t.carried, t.priority"""
 
 # "|| ''" keeps the planner from the indexes on states: with figures from a time when few tasks had a state, it reads
 # all that have it now instead of the few rows that are named. So does asking for the outcome: an attempt that has not
@@ -64,7 +64,7 @@ WITH ready AS MATERIALIZED (
 )
 SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::text, python_path, key, title, work,
     input, agent, timeout, stall_timeout, workdir, max_attempts, failures, losses, deferrals, options, repeatable, kind,
-    (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output',
+    carried, (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output',
             CASE WHEN n.state = 'completed' THEN a.output END))
         FROM dependencies d JOIN tasks n ON n.id = d.parent_id
         LEFT JOIN attempts a ON a.task_id = n.id AND a.number = n.attempt
@@ -118,7 +118,7 @@ def claim_unlimited(
                 "limit": limit,
             },
         )
-        return [claim_of(workspace_id, row, needs=row[22]) for row in found]
+        return [claim_of(workspace_id, row, needs=row[23]) for row in found]
     now = datetime.now(UTC)
     wanted = {
         "workspace": workspace_id,
@@ -133,7 +133,7 @@ def claim_unlimited(
     tx.exec_driver_sql(_SQLITE_CLAIM, mine)
     tx.exec_driver_sql(_SQLITE_OPEN, {**mine, "lease_until": iso(now + lease)})
     tx.exec_driver_sql(_SQLITE_TELL, mine)
-    return [claim_of(workspace_id, parsed(row), needs=read_json(row[23])) for row in rows]
+    return [claim_of(workspace_id, parsed(row), needs=read_json(row[24])) for row in rows]
 
 
 _JSON_COLUMNS = (6, 9, 10, 19)  # python_path, work, input, options: texts on SQLite
@@ -152,6 +152,7 @@ def parsed(row: Sequence[Any]) -> Sequence[Any]:
     for column in _JSON_COLUMNS:
         values[column] = read_json(values[column])
     values[20] = bool(values[20])
+    values[22] = values[22] and json.loads(values[22])
     return values
 
 
@@ -182,6 +183,8 @@ def claim_of(workspace_id: str, row: Sequence[Any], *, needs: dict[str, Any] | N
         backoff=row[19].get("backoff", {}),
         repeatable=row[20],
         kind=row[21],
+        options=row[19],
+        carried=row[22] or {},
     )
 
 

@@ -66,6 +66,6 @@ def ahead_of(tx: Connection, workspace_id: str, ids: Sequence[str], *, most: int
     """At most *most* of the tasks that *ids* lead to, nearest first, as far as they can be run ahead."""
     if tx.dialect.name == "postgresql":
         rows = tx.exec_driver_sql(_POSTGRESQL, {"workspace": workspace_id, "ids": list(ids), "most": most})
-        return [Ahead(claim_of(workspace_id, row, needs=None), tuple(row[23])) for row in rows]
+        return [Ahead(claim_of(workspace_id, row, needs=None), tuple(row[24])) for row in rows]
     rows = tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "most": most})
-    return [Ahead(claim_of(workspace_id, parsed(row), needs=None), tuple(json.loads(row[23]))) for row in rows]
+    return [Ahead(claim_of(workspace_id, parsed(row), needs=None), tuple(json.loads(row[24]))) for row in rows]

@@ -59,6 +59,7 @@ tasks = Table(
     Column("input", Json, nullable=False),
     Column("workdir", Str),
     Column("options", Json, nullable=False),  # back-off, metadata
+    Column("carried", Json),  # what an attempt leaves to the next one: a conversation, a gate's complaint, answers
     Column("error", Str),
     Column("cancel_cause", Str),
     Column("due_at", UtcTime),

@@ -1,0 +1,44 @@
+"""What one attempt leaves to the next; questions that agents ask.
+
+Revision: 0004. Only adds, so programs of 0001 to 0003 go on working beside those of 0004.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from coordination.store import types
+
+revision = "0004"
+down_revision = "0003"
+works_with = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("tasks", sa.Column("carried", types.Json(), nullable=True))
+    op.create_table(
+        "questions",
+        sa.Column("id", types.Id, nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("project_id", types.Id, nullable=False),
+        sa.Column("run_id", types.Id, nullable=False),
+        sa.Column("task_id", types.Id, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("question", types.Str(), nullable=False),
+        sa.Column("asked_at", types.UtcTime(), nullable=False),
+        sa.Column("answer", types.Str(), nullable=True),
+        sa.Column("answered_by", types.Str(), nullable=True),
+        sa.Column("answered_at", types.UtcTime(), nullable=True),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name=op.f("fk_questions_task_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_questions")),
+    )
+    op.create_index("ix_questions_task_id", "questions", ["task_id"])
+    unanswered = sa.text("answered_at IS NULL")
+    op.create_index(
+        "ix_questions_open",
+        "questions",
+        ["workspace_id", "asked_at"],
+        postgresql_where=unanswered,
+        sqlite_where=unanswered,
+    )

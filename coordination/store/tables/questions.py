@@ -1,0 +1,26 @@
+"""Questions that agents stop to ask, and what they were answered."""
+
+from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Str, UtcTime, db_now
+
+UNANSWERED = text("answered_at IS NULL")
+
+questions = Table(
+    "questions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("project_id", Id, nullable=False),
+    Column("run_id", Id, nullable=False),
+    Column("task_id", Id, ForeignKey("tasks.id", ondelete="CASCADE"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("question", Str, nullable=False),
+    Column("asked_at", UtcTime, nullable=False, default=db_now()),
+    Column("answer", Str),
+    Column("answered_by", Str),
+    Column("answered_at", UtcTime),
+    Index("ix_questions_task_id", "task_id"),
+    Index("ix_questions_open", "workspace_id", "asked_at", postgresql_where=UNANSWERED, sqlite_where=UNANSWERED),
+)
