@@ -1,24 +1,28 @@
 """For use inside a job: report model usage, ask to be tried later, learn which task this is. Standard library only.
 
-    from coordination.job import TryLater, context, record_usage
+    from coordination.job import TryLater, context, progress, record_usage
 
     def summarise(path, needs):
         if not quota_left():
             raise TryLater("the provider is out of quota")
+        progress("reading", percent=10)
         record_usage(model="gpt-5-mini", input_tokens=1200, output_tokens=85, cost_usd="0.00047")
         return {"attempt": context()["COORD_ATTEMPT"]}
 
-Outside a job (a test, a trial by hand) ``record_usage`` checks its arguments and writes nothing.
+Outside a job (a test, a trial by hand) ``record_usage`` and ``progress`` check their arguments and write nothing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from typing import Any
 
 _PREFIX = "COORD_"
+_PATIENCE = 60.0
 
 
 class TryLater(Exception):
@@ -75,6 +79,47 @@ def record_usage(
     path = os.environ.get("COORD_COSTS")
     if path:
         _append(path, json.dumps(record) + "\n")
+
+
+class NotReported(Exception):
+    """The report did not reach the worker, or was refused; the text says why."""
+
+
+def report(do: str, /, **said: Any) -> dict[str, Any]:
+    """Tell the worker something about this attempt and return its answer: what ``coord task`` does.
+
+    *do* and its words: progress (text, percent), ask (question), discovered (tasks, first), done (output), fail (why,
+    final), context (). Raises NotReported.
+    """
+    url, token = os.environ.get("COORD_URL"), os.environ.get("COORD_TOKEN")
+    if not url or not token:
+        raise NotReported("This is not a job that can report: COORD_URL and COORD_TOKEN are not set")
+    kind, _, address = url.partition(":")
+    if kind != "unix":
+        raise NotReported(f"Nothing is known of reporting to {kind}")
+    line = json.dumps({"do": do, "token": token, **said}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_PATIENCE)
+            connection.connect(address)
+            connection.sendall(line)
+            with connection.makefile("rb") as answers:
+                answer = json.loads(answers.readline())
+    except (OSError, ValueError) as error:
+        raise NotReported(f"The worker cannot be reached: {error}") from None
+    if not isinstance(answer, dict) or answer.get("ok") is not True:
+        hint = answer.get("hint") if isinstance(answer, dict) else None
+        said_no = answer.get("error", "no answer") if isinstance(answer, dict) else "no answer"
+        raise NotReported(f"{said_no}. {hint}" if hint else str(said_no))
+    return answer
+
+
+def progress(text: str, *, percent: float | None = None) -> None:
+    """Say what the job is at, for whoever watches; it counts as a sign of life."""
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("progress needs a text")
+    if os.environ.get("COORD_TOKEN"):
+        report("progress", text=text, **({} if percent is None else {"percent": percent}))
 
 
 def _amount(value: Decimal | str | float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -101,10 +101,14 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         held.moved = True
         context.held.note(held, type_, payload, at=monotonic())
 
+    def remembered(left: Mapping[str, Any]) -> None:
+        context.held.remember(held, left)
+
     return Control(
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,
         output_limit=settings.output_limit,
+        on_remember=remembered,
         on_started=started,
         on_progress=progressed,
         on_event=noted,

@@ -8,16 +8,16 @@ too.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
 
 from coordination.clock import monotonic, utc_now
-from coordination.domain import templates
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain import prompts
+from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
+from coordination.flows.add_found import add_found
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
 from coordination.store.queries import ready, tasks
@@ -27,6 +27,8 @@ from workers.context import Context
 from workers.held import Held, Note
 from workers.housekeeping import Housekeeper
 from workers.piece import Piece
+from workers.prompting import Prompting
+from workers.reporting import Reporting
 from workers.runners.base import StopReason
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
@@ -51,6 +53,8 @@ class Execution:
         self._runners = runners
         self._housekeeper = housekeeper
         self._writing = Writing(context)
+        self._prompting = Prompting(context.store)
+        self._reporting = Reporting(context.scratch, self._add_found)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
 
@@ -123,7 +127,8 @@ class Execution:
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
-                keep(self._context, bundle, first, self._run(first, claims[0]), timedelta(seconds=monotonic() - began))
+                result = self._run(first, claims[0])
+                keep(self._context, bundle, first, result, timedelta(seconds=monotonic() - began))
                 return 1
         assert result is not None  # noqa: S101 - there was neither a claim to run nor a reason not to
         keep(self._context, bundle, first, result, timedelta(0))
@@ -152,7 +157,7 @@ class Execution:
             if held.gone is not None or (claims and self._is_stale(held)):
                 break
             try:
-                claim = _rendered(held.claim)
+                claim = prompts.rendered(held.claim)
                 runner = self._runners.runner_for(claim.work)
             except Refused as error:
                 refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
@@ -193,11 +198,28 @@ class Execution:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             try:
-                return self._runners.runner_for(claim.work).run(claim, control)
+                with self._reporting.of(claim, control) as report:
+                    runner = self._runners.runner_for(claim.work)
+                    return report.settle(runner.run(self._prompting.prompted(held.claim, claim, reports=True), control))
+            except Refused as refusal:
+                return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)
                 return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+
+    def _add_found(self, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
+        """Add what a running job found; a tick rings for it."""
+        grown = self._context.store.transact(
+            lambda tx: add_found(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
+        )
+        if grown.ready:
+            self._context.nudge([(claim.workspace_id, claim.project_id)])
+        return grown.ids
+
+    def close(self) -> None:
+        """Nothing runs any more."""
+        self._reporting.close()
 
     def _relieve(self, bundle: Bundle) -> bool:
         """If the job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
@@ -270,20 +292,3 @@ class Execution:
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         end = (decided(claim, refused, now=utc_now()), list[Note]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))
-
-
-def _rendered(claim: Claim) -> Claim:
-    """The claim with outputs of earlier tasks filled into its job."""
-    if not templates.is_templated(claim.work):
-        return claim
-    work = templates.render(
-        claim.work,
-        needs=claim.needs,
-        context={
-            "input": claim.input,
-            "run": {"id": claim.run_id},
-            "task": {"key": claim.key, "attempt": claim.attempt},
-            "project": {"name": claim.project},
-        },
-    )
-    return replace(claim, work=work)

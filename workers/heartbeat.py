@@ -19,7 +19,7 @@ from coordination.domain.leases import LeaseTerms
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, fleet
+from coordination.store.queries import attempts, events, fleet, tasks
 from workers.held import HeldAttempts, Note
 from workers.runners.base import StopReason
 
@@ -89,8 +89,8 @@ class Heartbeat:
     def write_notes(self) -> None:
         """Write what running attempts had to say since the last time: started, progress, and their process groups."""
         processes = self._held.take_processes()
-        notes = self._held.take_notes()
-        if not processes and not notes:
+        notes, left = self._held.take_notes(), self._held.take_left()
+        if not processes and not notes and not left:
             return
         with self._store.write() as tx:
             for claim, process in processes:
@@ -102,6 +102,9 @@ class Heartbeat:
                     pgid=process.pgid,
                     pg_start=float(process.start_time),
                 )
+            for claim, more in left:
+                carried = {**claim.carried, **more}
+                tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
             by_workspace: dict[str, list[tuple[Claim, Sequence[Note]]]] = {}
             for claim, found in notes:
                 by_workspace.setdefault(claim.workspace_id, []).append((claim, found))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -49,6 +49,8 @@ class Held:
     moved: bool = False
     notes: list[Note] = field(default_factory=list)
     gone: StopReason | None = None  # told to stop before its runner had begun
+    left: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
+    left_noted: bool = True
     ending: bool = False  # its end is being written: orders come too late
     ahead: int | None = None  # it runs before it is claimed, on the heels of so many tasks that it needed
 
@@ -163,6 +165,20 @@ class HeldAttempts:
         """Keep an event until the next write; it happened *at* (monotonic seconds), or now."""
         with self._lock:
             held.notes.append(Note(type_, payload, monotonic() if at is None else at))
+
+    def remember(self, held: Held, left: Mapping[str, Any]) -> None:
+        """Keep what is left to the task's next attempt until the next write."""
+        with self._lock:
+            held.left |= left
+            held.left_noted = False
+
+    def take_left(self) -> list[tuple[Claim, dict[str, Any]]]:
+        """All that those attempts leave to the next ones whose part of it has not been written yet."""
+        with self._lock:
+            known = [held for held in self._held.values() if not held.left_noted and held.ahead is None]
+            for held in known:
+                held.left_noted = True
+            return [(held.claim, dict(held.left)) for held in known]
 
     def take_moved(self) -> list[tuple[str, int]]:
         """Attempts that showed progress since the last call."""

@@ -213,6 +213,7 @@ def end() -> None:
     running.housekeeper.stop()
     running.spare.stop()
     running.execution.watch.stop()
+    running.execution.close()
     running.runners.close()
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError), context.store.write() as tx:

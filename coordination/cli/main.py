@@ -14,12 +14,14 @@ from coordination.cli import (
     costs,
     doctor,
     projects,
+    questions,
     retention,
     runs,
     schema,
     sessions,
     stack,
     status,
+    task,
     tasks,
     work,
 )
@@ -67,7 +69,10 @@ def _warn_of_strangers() -> None:
         print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
 
 
-for commands in (work, stack, status, runs, tasks, agents, projects, sessions, costs, beads, schema, retention, doctor):
+for commands in (
+    *(work, stack, status, runs, tasks, task, questions, agents, projects, sessions, costs, beads, schema, retention),
+    doctor,
+):
     commands.add_to(app)
 
 

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
+from coordination.cli.names import OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
+from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, TaskHandle
-
-TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or the start of its id.")]
-OfRun = Annotated[
-    str | None, typer.Option("--run", metavar="RUN", help="Of this run (default: the newest that has the key).")
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,6 +29,8 @@ def add_to(app: typer.Typer) -> None:
     group.command("force")(force)
     group.command("output")(output)
     group.command("log")(log)
+    group.command("prompt")(prompt)
+    group.command("answer")(answer)
     app.add_typer(group, name="tasks")
     app.command("explain")(explain)
 
@@ -275,9 +274,9 @@ def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
     if as_json:
         print_json({"task": of_task and of_task.to_json(), "issue": of_issue and of_issue.to_json()})
         return
-    for answer in (of_task, of_issue):
-        if answer is not None:
-            print("\n".join(answer.lines()))
+    for said in (of_task, of_issue):
+        if said is not None:
+            print("\n".join(said.lines()))
 
 
 def _task_or_none(co: Coordination, name: str, run: str | None) -> Any:
@@ -316,11 +315,6 @@ def _explained(co: Coordination, task: TaskHandle) -> Any:
             live_within=runtime.settings.lease_ttl,
             window=runtime.settings.window,
         )
-
-
-def found_task(co: Coordination, name: str, run: str | None) -> TaskHandle:
-    """The task that a person names."""
-    return co.task(name) if run is None else co.run(run).task(name)
 
 
 def _plain(task: TaskHandle) -> dict[str, Any]:

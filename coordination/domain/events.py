@@ -27,6 +27,7 @@ class EventType(StrEnum):
     CANCELED = "canceled"
     BLOCKED = "blocked"
     UNBLOCKED = "unblocked"
+    ANSWERED = "answered"  # somebody answered its agent's question; both in the payload
     REPRIORITIZED = "reprioritized"  # a person changed the priority; from and to in the payload
     FORCED = "forced"  # a person set the state; from, to and reason in the payload, with the attempt that it fenced off
     RUN_SUBMITTED = "run_submitted"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn
@@ -28,10 +28,11 @@ _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
 
 
-def check(plan: Plan) -> dict[str, Work]:
+def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
     """The plan's jobs by key; or PlanError, with file and line, for the first thing that keeps it from being run.
 
-    Tasks that share one description of their job, such as a function, share one Work.
+    *known*: keys of tasks that are there already, and may be needed. Tasks that share one description of their job,
+    such as a function, share one Work.
     """
     if not plan.tasks:
         raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks")
@@ -43,9 +44,9 @@ def check(plan: Plan) -> dict[str, Work]:
         )
     _check_plan(plan)
     _check_keys(plan)
-    keys = {task.key for task in plan.tasks}
-    known: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
-    works = {task.key: _check_task(plan, task, keys, known) for task in plan.tasks}
+    keys = {*known, *(task.key for task in plan.tasks)}
+    seen: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
+    works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
     _check_parents(plan)
     topological_order(plan)
     return works
@@ -66,8 +67,9 @@ def topological_order(plan: Plan) -> list[str]:
                 parent = need.key
             else:
                 continue
-            children[parent].append(task.key)
-            waits[task.key] += 1
+            if parent in children:  # else it is there already, and cannot wait for what comes now
+                children[parent].append(task.key)
+                waits[task.key] += 1
     order = [key for key, count in waits.items() if not count]
     for key in order:  # grows while it is read
         for child in children[key]:

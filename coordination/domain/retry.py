@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.attempts import Outcome, Result
 from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
 from coordination.domain.plans import Backoff
+from coordination.domain.tasks import NO_REASON, BlockReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,19 @@ class AskPerson:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """The job stopped of its own accord, for something it must have first; it is started again then, uncharged."""
+
+    reasons: BlockReason
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StayCanceled:
     """The task was canceled before; only the attempt is closed."""
 
 
-Decision = Complete | RetryAfter | GiveUp | AskPerson | StayCanceled
+Decision = Complete | RetryAfter | GiveUp | AskPerson | Wait | StayCanceled
 
 
 def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads better than its pieces
@@ -85,6 +94,21 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads b
             if not repeatable and began and (killed or outcome is Outcome.TIMED_OUT):
                 return AskPerson("it was ended in the middle, and the job must not be repeated")
             return RetryAfter(wait_before(failures, backoff))
+
+
+def wait_of(result: Result) -> Wait | None:
+    """What the job that ended so waits for before it is started again, if it said so."""
+    if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
+        return None  # it was ended, and did not stop
+    reasons, why = NO_REASON, []
+    if result.question is not None:
+        reasons |= BlockReason.QUESTION
+        why.append("it asked a question")
+    first = [str(found.task.get("key")) for found in result.discovered if found.first]
+    if first:
+        reasons |= BlockReason.DEPENDENCIES
+        why.append(f"it needs {', '.join(first)} first")
+    return Wait(reasons, "; ".join(why)) if reasons else None
 
 
 def wait_before(count: int, backoff: Backoff) -> timedelta:

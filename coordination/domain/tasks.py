@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntFlag, StrEnum
 from typing import Any
@@ -179,3 +179,6 @@ class Task:
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    workdir: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ command are texts: its arguments go to no shell. A text without ``{{`` and ``{%`
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ AVAILABLE: Mapping[str, frozenset[str] | None] = {
 }
 """The names a template may use, and their members where these are fixed."""
 
+_BEGINS = re.compile(r"\{[{%]")
+
 OF_A_NEED = frozenset({"state", "output"})
 
 _LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
@@ -45,6 +48,11 @@ _BY_ENV = (
 def is_template(text: str) -> bool:
     """Whether *text* is rendered at all."""
     return "{{" in text or "{%" in text
+
+
+def literal(text: str) -> str:
+    """A template that gives *text* as it is."""
+    return _BEGINS.sub(lambda found: f"{{{{ '{found[0]}' }}}}", text)
 
 
 def is_templated(work: Mapping[str, Any]) -> bool:
@@ -102,6 +110,15 @@ def render(
         key = context.get("task", {}).get("key", "")
         raise Refused(f"The template in {place} of task {excerpt(key)}: {refused.message}", hint=refused.hint) from None
     return result
+
+
+def fill(text: str, names: Mapping[str, Any]) -> str:
+    """*text* with these *names* in it, each a JSON value; Refused with one sentence when it cannot be rendered."""
+    if not is_template(text):
+        return text
+    from coordination.domain.template_sandbox import Budget
+
+    return _text(text, names, Budget())
 
 
 def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

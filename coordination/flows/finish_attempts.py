@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.plans import Backoff
-from coordination.domain.retry import Complete, Decision, RetryAfter, decide
+from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
 from coordination.ids import new_id
-from coordination.services import windows
+from coordination.services import agents, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
+from coordination.services.graphs.grow import grow
 from coordination.store.queries import ready
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
@@ -55,8 +56,12 @@ class Finish:
 
 def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = None) -> Finish:
     """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice."""
+    if (waits := wait_of(result)) is not None:
+        # It stopped to go on later: that is neither an end nor a failure.
+        asked = replace(result, outcome=Outcome.DEFERRED, output=None)
+        return Finish(claim, asked, waits, tuple(_cost(claim, usage, now) for usage in result.usage))
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
-    decision = decide(
+    decision: Decision = decide(
         result.outcome,
         failures=claim.failures + int(failed),
         losses=claim.losses + int(result.outcome is Outcome.LOST),
@@ -103,6 +108,7 @@ def finish_attempts(
         failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
         ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
         endings += failed
+    grown = _grow(tx, workspace_id, finishes, ended)
     waits = {
         ending.task_id: ending.decision.wait
         for ending in endings
@@ -114,11 +120,30 @@ def finish_attempts(
         shares, nothing_left = _shares(tx, workspace_id, project_id, ended, hungry, bundle, claim)
     taken = sum(map(len, shares))
     ring: list[Ready] = []
-    if waits or len(ended.freed) > taken or (refill and not nothing_left):
+    if waits or grown or len(ended.freed) > taken or (refill and not nothing_left):
         expected = bundle(finishes[0].claim.kind) if finishes else 1
         ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle, expected=expected)
     close_ended_runs(tx, workspace_id, ended, going_on={one.run_id for share in shares for one in share})
     return Finished(ended, ring, waits, shares)
+
+
+def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:
+    """Keep the questions that were asked, and add the tasks that were found; how many of these may be claimed now.
+
+    What an attempt says that has lost its task counts for nothing.
+    """
+    ready_now = 0
+    desk: agents.Desk | None = None
+    for finish in finishes:
+        claim, result = finish.claim, finish.result
+        if (claim.task_id, claim.attempt) not in ended.fences:
+            continue
+        if result.question is not None and isinstance(finish.decision, Wait):
+            questions.ask(tx, workspace_id, claim, result.question)
+        if result.discovered:
+            desk = desk or agents.Desk(tx, workspace_id)
+            ready_now += grow(tx, workspace_id, claim.task_id, result.discovered, desk).ready
+    return ready_now
 
 
 def _shares(  # noqa: PLR0917 - called once, in the order of its parameters
@@ -174,6 +199,8 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         costs=finish.costs,
         slots=claim.slots,
         ahead=finish.ahead,
+        carried={**claim.carried, **result.carry} if result.carry else None,
+        question=result.question,
     )
 
 

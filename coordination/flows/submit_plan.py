@@ -4,34 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import PurePath
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
-from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.issues import Issue
-from coordination.domain.plans import Backoff, Plan, Task
+from coordination.domain.plans import Plan
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
-from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
-from coordination.errors import NotFound, PlanError, Refused
+from coordination.domain.work import Work
+from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import agents as agent_service
 from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
+from coordination.services.graphs import rows
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import events, runs, slots, supervisors
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import commit_order, db_now
-
-_NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +85,13 @@ def submit_plan(
             "metadata": dict(origin.metadata),
         },
     )
-    works, assigned = _assignments(tx, workspace_id, plan, works)
+    works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
-    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now, assigned)
-    jobs = _jobs(works)
-    edges, pending = _edges(workspace_id, plan, ids)
-    insert_rows(tx, tasks, [_row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
+    scope = rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned)
+    jobs = rows.jobs(works)
+    edges, pending = rows.edges(workspace_id, plan, ids)
+    insert_rows(tx, tasks, [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
     insert_rows(tx, dependencies, edges)
     events.append(
         tx,
@@ -114,7 +110,7 @@ def submit_plan(
     insert_rows(
         tx,
         task_events,
-        [_assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
+        [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
     )
     _limits(tx, scope)
     if issues is not None:
@@ -126,178 +122,7 @@ def submit_plan(
     return Submitted(run_id, project.id, ids)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    workspace_id: str
-    project_id: str
-    run_id: str
-    origin: Origin
-    plan: Plan
-    now: datetime
-    agents: Mapping[str, str]  # whose each task is, by its key
-
-
-def _assignments(
-    tx: Connection, workspace_id: str, plan: Plan, works: Mapping[str, Work]
-) -> tuple[Mapping[str, Work], dict[str, str]]:
-    """The works with agents put in for their names, and whose each task is, by its key."""
-    desk = agent_service.Desk(tx, workspace_id)
-    found, assigned = dict(works), {}
-    for task in plan.tasks:
-        work, wanted = works[task.key], task.agent or plan.defaults.agent
-        try:
-            if wanted and (profile := desk.choose(wanted)) is not None:
-                wanted = profile.name
-            if isinstance(work, AgentCall) and work.agent not in AGENTS:
-                chosen = desk.choose(work.agent)
-                if chosen is None:
-                    known = [*AGENTS, *desk.names]
-                    raise Refused(f"There is no agent {excerpt(work.agent)}", hint=did_you_mean(work.agent, known))  # noqa: TRY301 - where the others are caught
-                found[task.key], wanted = chosen.call(work), wanted or chosen.name
-        except Refused as refused:
-            where = f"Task {excerpt(task.key)}: "
-            line = plan.lines.get(task.key)
-            raise PlanError(where + refused.message, source=plan.source, line=line, hint=refused.hint) from None
-        if wanted:
-            assigned[task.key] = wanted
-    return found, assigned
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a task's row says of its job."""
-
-    kind: str
-    body: dict[str, Any]
-
-
-def _jobs(works: Mapping[str, Work]) -> dict[str, _Job]:
-    """The jobs by key; tasks that share a Work share the object that is written as JSON."""
-    made: dict[int, _Job] = {}
-    for work in works.values():
-        if id(work) not in made:
-            made[id(work)] = _Job(_kind(work), work.to_json())
-    return {key: made[id(work)] for key, work in works.items()}
-
-
-def _edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of all dependencies, and how many hold each task back, by its id."""
-    holds_back = {kind: kind.holds_back for kind in DependencyKind}
-    edges: list[dict[str, Any]] = []
-    pending: dict[str, int] = {}
-    for task in plan.tasks:
-        child_id, waits = ids[task.key], 0
-        for need in task.needs:
-            key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
-            waits += holds_back[kind]
-            edges.append(
-                {
-                    "parent_id": ids[key],
-                    "child_id": child_id,
-                    "workspace_id": workspace_id,
-                    "kind": kind,
-                    "satisfied_at": None,
-                }
-            )
-        if waits:
-            pending[child_id] = waits
-    return edges, pending
-
-
-def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
-    defaults = scope.plan.defaults
-    task_id = ids[task.key]
-    open_edges = pending.get(task_id, 0)
-    reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
-    if task.not_before is not None and task.not_before > scope.now:
-        reasons |= BlockReason.NOT_BEFORE
-    backoff = task.backoff or defaults.backoff
-    return {
-        "id": task_id,
-        "workspace_id": scope.workspace_id,
-        "project_id": scope.project_id,
-        "run_id": scope.run_id,
-        "key": task.key,
-        "title": task.title or task.key,
-        "state": TaskState.BLOCKED if reasons else TaskState.QUEUED,
-        "reasons": reasons,
-        "pending": open_edges,
-        "attempt": 0,
-        "priority": task.priority,
-        "not_before": task.not_before,
-        "failures": 0,
-        "losses": 0,
-        "deferrals": 0,
-        "max_attempts": task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
-        "timeout": task.timeout or defaults.timeout,
-        "stall_timeout": task.stall_timeout or defaults.stall_timeout,
-        "repeatable": task.repeatable,
-        "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
-        "concurrency_key": task.concurrency_key,
-        "agent": scope.agents.get(task.key),
-        "creator": scope.origin.creator,
-        "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind,
-        "work": job.body,
-        "input": dict(task.input) if task.input else _NOTHING,
-        "workdir": _workdir(scope, task.workdir or defaults.workdir),
-        "options": _options(task, backoff),
-        "due_at": task.due,
-        "created_at": scope.now,
-        "updated_at": scope.now,
-    }
-
-
-def _workdir(scope: _Scope, folder: str | None) -> str | None:
-    """Where the job runs: a relative folder is meant within the project's."""
-    base = scope.origin.path
-    if folder is None or base is None:
-        return folder or base
-    return str(PurePath(base, folder))
-
-
-def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
-    if backoff == Backoff() and not task.metadata:
-        return _NOTHING
-    options: dict[str, Any] = {}
-    if backoff != Backoff():
-        options["backoff"] = {
-            "initial": backoff.initial.total_seconds(),
-            "factor": backoff.factor,
-            "maximum": backoff.maximum.total_seconds(),
-        }
-    if task.metadata:
-        options["metadata"] = dict(task.metadata)
-    return options
-
-
-def _kind(work: Work) -> str:
-    """What runs, without its arguments: tasks of one kind take about as long as each other."""
-    match work:
-        case PythonCall():
-            what = work.target
-        case AgentCall():
-            what = work.agent
-        case _:
-            what = work.command.split(maxsplit=1)[0]
-    return f"{work.kind}:{what}"[:200]
-
-
-def _assigned(scope: _Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
-    return {
-        "txid": txid,
-        "workspace_id": scope.workspace_id,
-        "project_id": scope.project_id,
-        "run_id": scope.run_id,
-        "task_id": task_id,
-        "type": EventType.ASSIGNED,
-        "actor": scope.origin.creator,
-        "payload": {"agent": agent},
-        "created_at": scope.now,
-    }
-
-
-def _limits(tx: Connection, scope: _Scope) -> None:
+def _limits(tx: Connection, scope: rows.Scope) -> None:
     """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
     concurrency = scope.plan.concurrency
     caps = {f"agent:{name}": cap for name, cap in concurrency.agents.items()}

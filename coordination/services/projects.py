@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.domain.projects import MOVES, Project, ProjectStatus
+from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
 from coordination.errors import IllegalMove, NotFound, Refused
 from coordination.ids import new_id
 from coordination.store.queries import projects as rows
@@ -70,10 +71,24 @@ def amend(
         values["description"] = description or None
     for column, changes in (merged or {}).items():
         if changes:
+            if column == "settings":
+                _check_words(changes.get(PROJECT_SETTING))
             after = {**getattr(project, column), **changes}
             values[column] = {key: value for key, value in after.items() if value is not None}
     if values:
         rows.change(tx, workspace_id, project.id, **values)
+
+
+def _check_words(words: object) -> None:
+    """Refuse prompts that could not be used."""
+    if words is None:
+        return
+    if not isinstance(words, Mapping):
+        raise Refused(f"{PROJECT_SETTING} maps {', '.join(KINDS)} to the words of a prompt")
+    for kind, text in words.items():
+        if not isinstance(text, str):
+            raise Refused(f"The words of a prompt are a text, not {type(text).__name__}")
+        check_words(str(kind), text)
 
 
 def find(tx: Connection, workspace_id: str, name: str) -> Project:

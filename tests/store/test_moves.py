@@ -40,9 +40,9 @@ ACTS: dict[str, tuple[TaskMove, Act]] = {
             tx, ws, task, attempt=number, wait=timedelta(0), counts=NO_COUNTS, error=None
         ),
     ),
-    "wait_for_person": (
+    "wait": (
         TaskMove.WAIT,
-        lambda tx, ws, task, number: tasks.wait_for_person(
+        lambda tx, ws, task, number: tasks.wait(
             tx, ws, task, attempt=number, counts=NO_COUNTS, reason=BlockReason.QUESTION, error=None
         ),
     ),
@@ -59,7 +59,7 @@ ACTS: dict[str, tuple[TaskMove, Act]] = {
     "lift_from": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.lift_from(tx, ws, [task], BlockReason.DEPENDENCIES)),
     "less_pending": (TaskMove.UNBLOCK, lambda tx, ws, task, _: ready.less_pending(tx, ws, {task: 1})),
 }
-FENCED = ("complete", "queue_again", "wait_for_person", "fail")
+FENCED = ("complete", "queue_again", "wait", "fail")
 
 
 def put(world: World, state: TaskState) -> None:

@@ -13,6 +13,7 @@ from coordination.domain.events import Event, EventType
 from coordination.domain.plans import Plan, ProjectRef, Task
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
+from tests.support.command import Coord
 from tests.support.processes import Process, Processes, until
 
 SHORT_LEASES = {
@@ -54,6 +55,11 @@ class Fleet:
         """Submit these tasks as a plan of the test's own project."""
         reference = ProjectRef(name="fleet", path=str(self.folder / "project"))
         return self.co.submit(Plan(tasks, project=reference, **options))  # type: ignore[arg-type]
+
+    @property
+    def coord(self) -> Coord:
+        """The command line on this fleet, in the project's folder."""
+        return Coord(self.folder / "home", self.folder / "project", self.env)
 
     def file(self, name: str) -> Path:
         """A file in the project's folder, where jobs run."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.events import EventType
 from coordination.domain.work import CUSTOM, AgentCall, parse_work
 from coordination.errors import Refused
@@ -18,6 +18,7 @@ from workers.runners import environment, program, usage
 from workers.runners.agents.base import Adapter, Start, Transcript, json_line
 from workers.runners.agents.claude import Claude
 from workers.runners.agents.codex import Codex
+from workers.runners.agents.conversation import Conversation
 from workers.runners.agents.custom import Custom
 from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.opencode import OpenCode
@@ -54,15 +55,17 @@ class AgentRunner:
             folder = claim.workdir or scratch.make_folder()
             if not os.path.isdir(folder):  # noqa: PTH112 - as for a shell
                 return program.missing_folder(folder)
-            start = adapter.start(call)
+            conversation = Conversation(claim, call, adapter)
+            start = adapter.start(call, conversation.session)
             variables = environment.inherited() | given.values | dict(start.env) | dict(call.env)
             variables |= environment.of_attempt(claim, scratch)
+            variables |= environment.of_line(control.line, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
             name = start.arguments[0]
             # A path is seen from where the program starts, as the system does.
             if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
                 return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
-            reader = _Reader(adapter, call, control, hide=given.hide)
+            reader = _Reader(adapter, call, control, conversation, hide=given.hide)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -90,9 +93,8 @@ class AgentRunner:
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error)
-        told = reader.close()
-        spent, warnings = usage.read(scratch.costs)
-        return reader.result(ran, spent=(*told.usage.values(), *spent), warnings=warnings)
+        reader.close()
+        return reader.result(ran, *usage.read(scratch.costs))
 
 
 def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
@@ -113,10 +115,19 @@ def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
 class _Reader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
-    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, *, hide: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        call: AgentCall,
+        control: Control,
+        conversation: Conversation,
+        *,
+        hide: Callable[[str], str],
+    ) -> None:
         self._adapter = adapter
         self._call = call
         self._control = control
+        self._conversation = conversation
         self._hide = hide
         self._raw = Capture(control.output_limit)
         self._line = bytearray()
@@ -137,7 +148,7 @@ class _Reader:
                 self._take()
             self._keep(rest)
 
-    def close(self) -> Transcript:
+    def close(self) -> None:
         """Nothing more comes."""
         if self._shape == "text":
             self.told.result, self.told.ended = without_line_break(self._raw.text()), True
@@ -145,9 +156,8 @@ class _Reader:
             self._take()
             if self.told.result is not None:
                 self.told.result = _bounded(self.told.result, self._control.output_limit)
-        return self.told
 
-    def result(self, ran: program.Ran, *, spent: tuple[Any, ...], warnings: tuple[str, ...]) -> Result:
+    def result(self, ran: program.Ran, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
         """How the attempt ended, by its process and by what the agent said."""
         told, retryable = self.told, True
         outcome, error = program.judge(ran.exit_code, said=last_line(ran.log or self._raw.text(), _ERROR_LIMIT))
@@ -160,15 +170,16 @@ class _Reader:
         answer = None if told.result is None else self._hide(told.result)
         remarks = [*(f"[agent] {remark}" for remark in told.remarks)]
         text = self._hide("\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks]))
-        return Result(
+        result = Result(
             outcome,
             output=answer,
             exit_code=ran.exit_code,
             error=None if error is None else self._hide(error),
             log=usage.with_warnings(text, warnings) or text or None,
-            usage=spent,
+            usage=(*self._conversation.new(told.usage.values()), *reported),
             retryable=retryable,
         )
+        return self._conversation.end(result, told.session, told.usage.values())
 
     def _keep(self, data: bytes) -> None:
         if len(self._line) + len(data) > LONGEST_LINE:
@@ -194,6 +205,8 @@ class _Reader:
         if self.told.session not in (None, self._session):
             self._session = self.told.session
             self._control.event(EventType.PROGRESS, {"session": self._session})
+            if self._session is not None and self._adapter.resumes:
+                self._control.remember(self._conversation.note(self._session))
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._control.event(type_, payload)

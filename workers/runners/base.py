@@ -58,9 +58,19 @@ class ProcessRecord:
     marker: str
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a job reports: an address, the attempt's token, and a folder with ``coord`` if its PATH has none."""
+
+    url: str
+    token: str
+    programs: str | None = None
+
+
 class Control:
     """One attempt's line between worker and runner; thread-safe. Close it, or use it as a context manager.
 
+    ``line``: where its job may report, if it may.
     ``scratch`` is a folder for the files of running attempts, the same for all of a worker's: made when it is missing,
     and every attempt takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
     function's return value, in bytes.
@@ -76,14 +86,17 @@ class Control:
         on_started: Callable[[ProcessRecord], None] | None = None,
         on_progress: Callable[[], None] | None = None,
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
+        on_remember: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
         self.lost_grace = lost_grace
         self.output_limit = output_limit
+        self.line: Line | None = None
         self._on_started = on_started
         self._on_progress = on_progress
         self._on_event = on_event
+        self._on_remember = on_remember
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._reason: StopReason | None = None
@@ -141,6 +154,11 @@ class Control:
         """Write a line into the task's story."""
         if self._on_event is not None:
             self._on_event(type_, payload)
+
+    def remember(self, left: Mapping[str, Any]) -> None:
+        """Leave this to the task's next attempt, even if this one is lost: as ``Result.carry``, at once."""
+        if self._on_remember is not None:
+            self._on_remember(left)
 
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""

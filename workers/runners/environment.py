@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from coordination.domain.attempts import Claim
+from workers.runners.base import Line
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
 _PASSED_ON = frozenset(
@@ -72,6 +73,14 @@ def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
     if claim.agent is not None:
         variables["COORD_AGENT"] = claim.agent
     return variables
+
+
+def of_line(line: Line | None, path: str) -> dict[str, str]:
+    """The variables with which a job reports, and its PATH; empty when it cannot."""
+    if line is None:
+        return {}
+    told = {"COORD_URL": line.url, "COORD_TOKEN": line.token}
+    return told | ({"PATH": f"{path}{os.pathsep}{line.programs}"} if line.programs else {})
 
 
 def attempt_prefix(task_id: str, attempt: int) -> str:

@@ -36,6 +36,7 @@ class ShellRunner:
             if not os.path.isdir(folder):  # noqa: PTH112 - one system call, on the hot path
                 return program.missing_folder(folder)
             variables = environment.inherited() | dict(work.env) | environment.of_attempt(claim, scratch)
+            variables |= environment.of_line(control.line, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
             out = Capture(control.output_limit)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,12 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         source=source,
         lines=lines,
     )
+
+
+def read_tasks(items: Sequence[Mapping[str, Any]], *, source: str) -> tuple[Task, ...]:
+    """Tasks as a plan says them, from JSON that somebody sent; PlanError with *source* for what is wrong with them."""
+    document = Document(source)
+    return _tasks(Fields(document, {"tasks": [dict(item) for item in items]}))[0]
 
 
 def resolve_paths(plan: Plan, base: str) -> Plan:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Outcome
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
-from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled
+from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
 from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
 from coordination.services.endings.records import Ended, Ending
 from coordination.store.queries import attempts as attempt_rows
@@ -147,6 +147,7 @@ def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], do
                     wait=wait,
                     counts=_counts(ending.outcome),
                     error=ending.error,
+                    carried=ending.carried,
                 )
             case GiveUp():
                 moved = rows.fail(
@@ -156,9 +157,21 @@ def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], do
                     attempt=ending.attempt,
                     counts=_counts(ending.outcome),
                     error=ending.error,
+                    carried=ending.carried,
+                )
+            case Wait(reasons):
+                moved = rows.wait(
+                    tx,
+                    workspace_id,
+                    ending.task_id,
+                    attempt=ending.attempt,
+                    counts=rows.Counts(),
+                    reason=reasons,
+                    error=None,
+                    carried=ending.carried,
                 )
             case AskPerson():
-                moved = rows.wait_for_person(
+                moved = rows.wait(
                     tx,
                     workspace_id,
                     ending.task_id,
@@ -251,8 +264,12 @@ def _event(project_id: str, ending: Ending) -> dict[str, Any]:
     kind = _event_type(ending)
     if isinstance(ending.decision, RetryAfter) and ending.decision.wait:
         payload["wait_seconds"] = round(ending.decision.wait.total_seconds(), 3)
-    if isinstance(ending.decision, GiveUp | AskPerson):
+    if isinstance(ending.decision, GiveUp | AskPerson | Wait):
         payload["why"] = ending.decision.why
+    if isinstance(ending.decision, Wait):
+        payload["reasons"] = ending.decision.reasons.names()
+    if ending.question is not None:
+        payload["question"] = ending.question[:2000]
     return {
         "project_id": project_id,
         "run_id": ending.run_id,
@@ -270,7 +287,7 @@ def _event_type(ending: Ending) -> EventType:
             return EventType.COMPLETED
         case GiveUp():
             return EventType.FAILED
-        case AskPerson():
+        case AskPerson() | Wait():
             return EventType.BLOCKED
         case StayCanceled():
             return EventType.HANDED_BACK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ class Ending:
     log: str | None = None
     costs: tuple[CostRecord, ...] = ()
     slots: tuple[str, ...] = ()
+    carried: Mapping[str, Any] | None = None
+    question: str | None = None
     payload: dict[str, Any] = field(default_factory=dict)
     ahead: Ran | None = None
 

@@ -75,6 +75,38 @@ def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
     tx.execute(insert(dependencies), rows)
 
 
+def hold(
+    tx: Connection, workspace_id: str, child_id: str, parents: Sequence[str], completed: Sequence[str] = ()
+) -> int:
+    """Let a task wait for *parents*; how many of these it did not wait for already.
+
+    It needs those that have *completed*, too, and gets to see what they gave.
+    """
+    there = {
+        row.parent_id: row.satisfied_at
+        for row in tx.execute(
+            select(d.parent_id, d.satisfied_at).where(
+                d.workspace_id == workspace_id, d.child_id == child_id, d.parent_id.in_([*parents, *completed])
+            )
+        )
+    }
+    again = [parent for parent in parents if there.get(parent) is not None]
+    if again:
+        tx.execute(
+            update(dependencies)
+            .where(d.workspace_id == workspace_id, d.child_id == child_id, d.parent_id.in_(again))
+            .values(satisfied_at=None, kind=DependencyKind.BLOCKS)
+        )
+    new = [parent for parent in parents if parent not in there]
+    common = {"child_id": child_id, "workspace_id": workspace_id, "kind": DependencyKind.BLOCKS}
+    if new:
+        insert_many(tx, [{**common, "parent_id": parent, "satisfied_at": None} for parent in new])
+    for parent in completed:
+        if parent not in there:
+            tx.execute(insert(dependencies).values(**common, parent_id=parent, satisfied_at=db_now()))
+    return len(again) + len(new)
+
+
 _OUTPUTS = (
     select(d.child_id, tasks.c.key, tasks.c.state, attempts.c.output)
     .join(tasks, tasks.c.id == d.parent_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     bindparam,
+    func,
     insert,
     or_,
     select,
@@ -33,6 +34,9 @@ from coordination.store.types import db_after, db_now
 
 BATCH = 500
 
+FOUND_BY = "task:"
+"""How the creator of a task begins that another task found."""
+
 t = tasks.c
 
 
@@ -42,6 +46,11 @@ def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> An
         .where(t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state.in_(MOVES[move][0]))
         .returning(t.id)
     )
+
+
+def _leaving(statement: Any, carried: Mapping[str, Any] | None) -> Any:
+    """With what this attempt leaves to the next one; None leaves what there is."""
+    return statement if carried is None else statement.values(carried=dict(carried))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ def queue_again(
     wait: timedelta,
     counts: Counts,
     error: str | None,
+    carried: Mapping[str, Any] | None = None,
 ) -> bool:
     """Running back to queued after *wait*; whether this attempt still held it."""
     statement = _fenced(TaskMove.RETRY_LATER, workspace_id, task_id, attempt).values(
@@ -74,10 +84,19 @@ def queue_again(
         error=error,
         updated_at=db_now(),
     )
-    return tx.execute(statement).first() is not None
+    return tx.execute(_leaving(statement, carried)).first() is not None
 
 
-def fail(tx: Connection, workspace_id: str, task_id: str, *, attempt: int, counts: Counts, error: str | None) -> bool:
+def fail(
+    tx: Connection,
+    workspace_id: str,
+    task_id: str,
+    *,
+    attempt: int,
+    counts: Counts,
+    error: str | None,
+    carried: Mapping[str, Any] | None = None,
+) -> bool:
     """Running to failed; whether this attempt still held it."""
     statement = _fenced(TaskMove.FAIL, workspace_id, task_id, attempt).values(
         state=TaskState.FAILED,
@@ -88,10 +107,10 @@ def fail(tx: Connection, workspace_id: str, task_id: str, *, attempt: int, count
         finished_at=db_now(),
         updated_at=db_now(),
     )
-    return tx.execute(statement).first() is not None
+    return tx.execute(_leaving(statement, carried)).first() is not None
 
 
-def wait_for_person(
+def wait(
     tx: Connection,
     workspace_id: str,
     task_id: str,
@@ -100,6 +119,7 @@ def wait_for_person(
     counts: Counts,
     reason: BlockReason,
     error: str | None,
+    carried: Mapping[str, Any] | None = None,
 ) -> bool:
     """Running to blocked for *reason*; whether this attempt still held it."""
     statement = _fenced(TaskMove.WAIT, workspace_id, task_id, attempt).values(
@@ -110,7 +130,7 @@ def wait_for_person(
         error=error,
         updated_at=db_now(),
     )
-    return tx.execute(statement).first() is not None
+    return tx.execute(_leaving(statement, carried)).first() is not None
 
 
 _LOCK = (
@@ -209,6 +229,52 @@ def find(tx: Connection, workspace_id: str, name: str, *, run_id: str | None = N
     matches = or_(t.key == name, cast(t.id, Text).like(name.replace("%", "").replace("_", "") + "%"))
     rows = tx.execute(select(tasks).where(*where, matches).order_by(t.run_id.desc(), t.id.desc()).limit(limit))
     return [task_of(row) for row in rows.mappings()]
+
+
+def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -> dict[str, Task]:
+    """Those of a run's tasks that have these keys, by key; locked, so that none of them ends meanwhile."""
+    found: list[Task] = []
+    for start in range(0, len(keys), BATCH):
+        statement = (
+            select(tasks)
+            .where(t.workspace_id == workspace_id, t.run_id == run_id, t.key.in_(keys[start : start + BATCH]))
+            .order_by(t.id)
+        )
+        if tx.dialect.name != "sqlite":
+            statement = statement.with_for_update()
+        found += map(task_of, tx.execute(statement).mappings())
+    return {task.key: task for task in found}
+
+
+def found_in(tx: Connection, workspace_id: str, run_id: str) -> int:
+    """How many of a run's tasks were found by its own work."""
+    return tx.execute(
+        select(func.count()).where(
+            t.workspace_id == workspace_id, t.run_id == run_id, t.creator.startswith(FOUND_BY, autoescape=True)
+        )
+    ).scalar_one()
+
+
+def hold_for(tx: Connection, workspace_id: str, task_id: str, more: int) -> None:
+    """Let an open task wait for *more* tasks."""
+    tx.execute(
+        update(tasks)
+        .where(t.workspace_id == workspace_id, t.id == task_id, t.state == TaskState.BLOCKED)
+        .values(pending=t.pending + more, reasons=t.reasons.op("|")(int(BlockReason.DEPENDENCIES)))
+    )
+
+
+def carry(tx: Connection, workspace_id: str, task_id: str, carried: Mapping[str, Any]) -> None:
+    """Leave this to the task's next attempt, instead of what was left before."""
+    tx.execute(update(tasks).where(t.workspace_id == workspace_id, t.id == task_id).values(carried=dict(carried)))
+
+
+def carry_on(tx: Connection, workspace_id: str, task_id: str, attempt: int, carried: Mapping[str, Any]) -> None:
+    """The same, by the attempt that holds the task; one that was lost leaves nothing."""
+    statement = update(tasks).where(
+        t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state == TaskState.RUNNING
+    )
+    tx.execute(statement.values(carried=dict(carried)))
 
 
 def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[Task]:
@@ -320,4 +386,7 @@ def task_of(row: RowMapping) -> Task:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         finished_at=row["finished_at"],
+        workdir=row["workdir"],
+        options=row["options"],
+        carried=row["carried"] or {},
     )

@@ -138,8 +138,18 @@ class Adapter(Protocol):
         """Variables of the worker's environment that it needs by its nature."""
         ...
 
-    def start(self, call: AgentCall) -> Start:
-        """How this job is started."""
+    @property
+    def resumes(self) -> bool:
+        """Whether it can go on with a conversation that it had before, by its session's id."""
+        ...
+
+    @property
+    def counts_anew(self) -> bool:
+        """Whether the usage that it tells in a resumed conversation is of this part of it alone."""
+        ...
+
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
+        """How this job is started; with *session*, how it goes on with that conversation."""
         ...
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:

@@ -19,16 +19,20 @@ class Claude:
     """Starts and reads Claude Code."""
 
     name = "claude"
+    resumes = True
+    counts_anew = True
     passes_on = (
         *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
         *("CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX"),
     )
 
-    def start(self, call: AgentCall) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
         """The prompt comes on stdin: an argument holds at most 128 KB."""
         model = ["--model", call.model] if call.model else []
+        resume = ["--resume", session] if session else []
+        options = ["-p", "--output-format", "stream-json", "--verbose", *resume, *model, *call.args]
         return Start(
-            [*(call.command or [self.name]), "-p", "--output-format", "stream-json", "--verbose", *model, *call.args],
+            [*(call.command or [self.name]), *options],
             call.prompt,
             # By itself it waits for a busy provider for more than a minute, in silence; we wait between attempts.
             {"CLAUDE_CODE_MAX_RETRIES": "2", "DISABLE_AUTOUPDATER": "1"},

@@ -21,13 +21,17 @@ class Codex:
     """Starts and reads Codex."""
 
     name = "codex"
+    resumes = True
+    counts_anew = False
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
-    def start(self, call: AgentCall) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
         """``-`` makes it read the prompt from stdin."""
         model = ["--model", call.model] if call.model else []
         program = call.command or [self.name]
-        return Start([*program, "exec", "--json", "--skip-git-repo-check", *model, *call.args, "-"], call.prompt)
+        resume = ["resume", session] if session else []
+        options = ["--json", "--skip-git-repo-check", *model, *call.args]
+        return Start([*program, "exec", *options, *resume, "-"], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
         """thread.started, item.started, item.completed, turn.completed, turn.failed, error."""

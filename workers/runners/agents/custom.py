@@ -16,9 +16,11 @@ class Custom:
     """Starts what the job says, and reads what it says it prints."""
 
     name = CUSTOM
+    resumes = False
+    counts_anew = True
     passes_on = ()
 
-    def start(self, call: AgentCall) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> Start:  # noqa: ARG002 - nobody knows how
         """``{prompt}`` and ``{model}`` are filled in; without ``{prompt}`` the prompt comes on stdin."""
         on_stdin = not any(_PROMPT in part for part in call.command)
         # The prompt last: what it holds is never filled in.

@@ -17,15 +17,17 @@ class Gemini:
     """Starts and reads Gemini CLI."""
 
     name = "gemini"
+    resumes = True
+    counts_anew = True
     passes_on = (
         *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),
         *("GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI"),
     )
 
-    def start(self, call: AgentCall) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
         """Where no terminal is, it reads the prompt from stdin."""
         model = ["--model", call.model] if call.model else []
-        options = ["--output-format", "stream-json", "--skip-trust"]
+        options = ["--output-format", "stream-json", "--skip-trust", *(["--resume", session] if session else [])]
         return Start([*(call.command or [self.name]), *options, *model, *call.args], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - as all adapters

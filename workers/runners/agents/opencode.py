@@ -18,16 +18,20 @@ class OpenCode:
     """Starts and reads OpenCode."""
 
     name = "opencode"
+    resumes = True
+    counts_anew = True
     passes_on = (
         *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY"),
         *("OPENROUTER_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "DEEPSEEK_API_KEY"),
         *("OPENCODE_API_KEY", "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     )
 
-    def start(self, call: AgentCall) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
         """The prompt comes on stdin: as an argument it would be quoted anew."""
         model = ["--model", call.model] if call.model else []
-        return Start([*(call.command or [self.name]), "run", "--format", "json", *model, *call.args], call.prompt)
+        resume = ["-s", session] if session else []
+        options = ["run", "--format", "json", *resume, *model, *call.args]
+        return Start([*(call.command or [self.name]), *options], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
         """step_start, text, tool_use, step_finish, error."""

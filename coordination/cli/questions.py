@@ -1,0 +1,70 @@
+"""``coord questions``, ``coord tasks answer`` and ``coord tasks prompt``: what agents ask, and what they are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("questions")(questions)
+
+
+def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
+    """What agents have asked and nobody has answered yet, in all projects or in one."""
+    from coordination.cli.tables import show
+    from coordination.store.queries import questions as rows
+
+    with connected() as co, co.runtime.store.read() as tx:
+        project_id = chosen_project(tx, co, project).id if project is not None else None
+        found = rows.unanswered(tx, co.runtime.workspace_id, project_id=project_id)
+    if as_json:
+        print_json({"questions": found})
+        return
+    show(
+        ["task", "asked", "id", "question"],
+        [(one.key, one.asked_at, one.task_id[-12:], one.question) for one in found],
+    )
+    if found:
+        print(f"Answer one: coord tasks answer {found[0].key} 'the answer'")
+
+
+def answer(
+    name: TaskName,
+    text: Annotated[str | None, typer.Argument(help="The answer.")] = None,
+    *,
+    file: Annotated[Path | None, typer.Option("--file", help="A file with it; - is stdin.", allow_dash=True)] = None,
+    run: OfRun = None,
+) -> None:
+    """Answer the question that a task waits with; its agent goes on with the answer."""
+    from coordination.errors import Refused
+
+    if (text is None) == (file is None):
+        raise Refused("Give the answer, or --file")
+    if file is not None:
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Refused(f"{file} cannot be read: {error}") from None
+    with connected() as co:
+        task = found_task(co, name, run)
+        ready = task.answer(text or "")
+    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'}")
+
+
+def prompt(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """What the agent of a task would be told if it were started now."""
+    with connected() as co:
+        task = found_task(co, name, run)
+        told = task.prompt()
+    if as_json:
+        print_json({"task": task.id, "key": task.key, "prompt": told})
+    else:
+        print(told)

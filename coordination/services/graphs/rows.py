@@ -1,0 +1,206 @@
+"""What is stored of a graph of tasks: their rows, their edges, and whose each task is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from coordination.domain.agents import Profile
+from coordination.domain.events import EventType
+from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.plans import Backoff, Plan, Task
+from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
+from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
+from coordination.errors import PlanError, Refused
+
+_NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is the same for all tasks that are stored together."""
+
+    workspace_id: str
+    project_id: str
+    run_id: str
+    creator: str
+    path: str | None
+    plan: Plan
+    now: datetime
+    agents: Mapping[str, str]  # whose each task is, by its key
+    inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
+
+
+class Chooser(Protocol):
+    """Who knows the workspace's agents."""
+
+    def choose(self, text: str) -> Profile | None:
+        """The one that *text* asks for; None for a name that no agent has."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All there are."""
+        ...
+
+
+def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[Mapping[str, Work], dict[str, str]]:
+    """The works with agents put in for their names, and whose each task is, by its key."""
+    found, assigned = dict(works), {}
+    for task in plan.tasks:
+        work, wanted = works[task.key], task.agent or plan.defaults.agent
+        try:
+            if wanted and (profile := desk.choose(wanted)) is not None:
+                wanted = profile.name
+            if isinstance(work, AgentCall) and work.agent not in AGENTS:
+                chosen = desk.choose(work.agent)
+                if chosen is None:
+                    known = [*AGENTS, *desk.names]
+                    raise Refused(f"There is no agent {excerpt(work.agent)}", hint=did_you_mean(work.agent, known))  # noqa: TRY301 - where the others are caught
+                found[task.key], wanted = chosen.call(work), wanted or chosen.name
+        except Refused as refused:
+            where = f"Task {excerpt(task.key)}: "
+            line = plan.lines.get(task.key)
+            raise PlanError(where + refused.message, source=plan.source, line=line, hint=refused.hint) from None
+        if wanted:
+            assigned[task.key] = wanted
+    return found, assigned
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a task's row says of its job."""
+
+    kind: str
+    body: dict[str, Any]
+
+
+def jobs(works: Mapping[str, Work]) -> dict[str, Job]:
+    """The jobs by key; tasks that share a Work share the object that is written as JSON."""
+    made: dict[int, Job] = {}
+    for work in works.values():
+        if id(work) not in made:
+            made[id(work)] = Job(_kind(work), work.to_json())
+    return {key: made[id(work)] for key, work in works.items()}
+
+
+def edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of all dependencies, and how many hold each task back, by its id."""
+    holds_back = {kind: kind.holds_back for kind in DependencyKind}
+    found: list[dict[str, Any]] = []
+    pending: dict[str, int] = {}
+    for task in plan.tasks:
+        child_id, waits = ids[task.key], 0
+        for need in task.needs:
+            key, kind = (need, DependencyKind.BLOCKS) if isinstance(need, str) else (need.key, need.kind)
+            waits += holds_back[kind]
+            found.append(
+                {
+                    "parent_id": ids[key],
+                    "child_id": child_id,
+                    "workspace_id": workspace_id,
+                    "kind": kind,
+                    "satisfied_at": None,
+                }
+            )
+        if waits:
+            pending[child_id] = waits
+    return found, pending
+
+
+def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
+    """The row of a new task."""
+    defaults = scope.plan.defaults
+    task_id = ids[task.key]
+    open_edges = pending.get(task_id, 0)
+    reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
+    if task.not_before is not None and task.not_before > scope.now:
+        reasons |= BlockReason.NOT_BEFORE
+    options = _options(task, task.backoff or defaults.backoff)
+    return {
+        "id": task_id,
+        "workspace_id": scope.workspace_id,
+        "project_id": scope.project_id,
+        "run_id": scope.run_id,
+        "key": task.key,
+        "title": task.title or task.key,
+        "state": TaskState.BLOCKED if reasons else TaskState.QUEUED,
+        "reasons": reasons,
+        "pending": open_edges,
+        "attempt": 0,
+        "priority": task.priority,
+        "not_before": task.not_before,
+        "failures": 0,
+        "losses": 0,
+        "deferrals": 0,
+        "max_attempts": task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
+        "timeout": task.timeout or defaults.timeout,
+        "stall_timeout": task.stall_timeout or defaults.stall_timeout,
+        "repeatable": task.repeatable,
+        "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
+        "concurrency_key": task.concurrency_key,
+        "agent": scope.agents.get(task.key),
+        "creator": scope.creator,
+        "parent_id": ids[task.parent] if task.parent else None,
+        "kind": job.kind,
+        "work": job.body,
+        "input": dict(task.input) if task.input else _NOTHING,
+        "workdir": _workdir(scope, task.workdir or defaults.workdir),
+        "options": {**scope.inherited, **options} if scope.inherited else options,
+        "due_at": task.due,
+        "created_at": scope.now,
+        "updated_at": scope.now,
+    }
+
+
+def _workdir(scope: Scope, folder: str | None) -> str | None:
+    """Where the job runs: a relative folder is meant within the project's."""
+    base = scope.path
+    if folder is None or base is None:
+        return folder or base
+    return str(PurePath(base, folder))
+
+
+def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
+    if backoff == Backoff() and not task.metadata:
+        return _NOTHING
+    options: dict[str, Any] = {}
+    if backoff != Backoff():
+        options["backoff"] = {
+            "initial": backoff.initial.total_seconds(),
+            "factor": backoff.factor,
+            "maximum": backoff.maximum.total_seconds(),
+        }
+    if task.metadata:
+        options["metadata"] = dict(task.metadata)
+    return options
+
+
+def _kind(work: Work) -> str:
+    """What runs, without its arguments: tasks of one kind take about as long as each other."""
+    match work:
+        case PythonCall():
+            what = work.target
+        case AgentCall():
+            what = work.agent
+        case _:
+            what = work.command.split(maxsplit=1)[0]
+    return f"{work.kind}:{what}"[:200]
+
+
+def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
+    """The event that says whose a new task is."""
+    return {
+        "txid": txid,
+        "workspace_id": scope.workspace_id,
+        "project_id": scope.project_id,
+        "run_id": scope.run_id,
+        "task_id": task_id,
+        "type": EventType.ASSIGNED,
+        "actor": scope.creator,
+        "payload": {"agent": agent},
+        "created_at": scope.now,
+    }

@@ -1,0 +1,47 @@
+"""Questions: an agent asks and stops, somebody answers, and the task goes on with the answer."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Claim
+from coordination.domain.events import EventType
+from coordination.domain.excerpts import excerpt
+from coordination.domain.questions import ANSWERS, LONGEST, Question
+from coordination.domain.tasks import BlockReason, Task, TaskState
+from coordination.errors import Refused
+from coordination.store.queries import events, ready
+from coordination.store.queries import questions as rows
+from coordination.store.queries import tasks as task_rows
+
+
+def ask(tx: Connection, workspace_id: str, claim: Claim, question: str) -> None:
+    """Keep what an attempt asked."""
+    about = {"project_id": claim.project_id, "run_id": claim.run_id, "task_id": claim.task_id}
+    rows.put(tx, workspace_id, {**about, "attempt": claim.attempt, "question": question[:LONGEST]})
+
+
+def answer(tx: Connection, workspace_id: str, task: Task, text: str, *, by: str) -> tuple[Question, bool]:
+    """Answer the question that *task* waits with; the question, and whether the task may be claimed now.
+
+    Refused when it has none, or somebody else was first.
+    """
+    if not text.strip():
+        raise Refused("The answer is empty")
+    if len(text) > LONGEST:
+        raise Refused(f"The answer has {len(text):,} characters; at most {LONGEST:,} are possible")
+    task_rows.lock(tx, workspace_id, [task.id])
+    found = task_rows.get(tx, workspace_id, task.id)
+    waiting = [question for question in rows.of_task(tx, workspace_id, task.id) if question.answered_at is None]
+    if found is None or found.state is not TaskState.BLOCKED or not found.reasons & BlockReason.QUESTION or not waiting:
+        raise Refused(f"{excerpt(task.key)} waits for no answer", hint="See what does: coord questions")
+    question = waiting[-1]
+    for one in waiting:
+        rows.answer(tx, workspace_id, one.id, text=text, by=by)
+    exchanges = [*found.carried.get(ANSWERS, ()), {"question": question.question, "answer": text, "by": by}]
+    task_rows.carry(tx, workspace_id, task.id, {**found.carried, ANSWERS: exchanges})
+    payload = {"question": question.question[:2000], "answer": text[:2000]}
+    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": by}
+    events.append(tx, workspace_id, [{**about, "type": EventType.ANSWERED, "payload": payload}])
+    lifted = ready.lift_from(tx, workspace_id, [task.id], BlockReason.QUESTION)
+    return question, bool(events.append_unblocked(tx, workspace_id, task.project_id, lifted, actor=by))

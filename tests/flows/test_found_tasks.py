@@ -1,0 +1,278 @@
+"""Tasks that a run's own work finds: added once, released when due, and waited for when they come first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from coordination.domain.attempts import Discovered, Outcome
+from coordination.domain.tasks import BlockReason, OnDependencyFailure, TaskState
+from coordination.errors import PlanError, Refused
+from coordination.flows.force_tasks import force_task
+from coordination.services import questions
+from coordination.services.graphs import grow
+from coordination.store.queries import dependencies, tasks
+from coordination.store.queries import questions as question_rows
+from coordination.store.tables.tasks import tasks as task_table
+from tests.support.world import World
+
+
+def found(key: str, *needs: str, first: bool = False, **fields: Any) -> Discovered:
+    return Discovered({"key": key, "run": {"shell": "true"}, "needs": list(needs), **fields}, first=first)
+
+
+def learn(world: World) -> None:
+    """The world's ids of all tasks of the run."""
+    with world.store.read() as tx:
+        world.ids |= {task.key: task.id for task in tasks.of_run(tx, world.workspace, world.run_id)}
+
+
+def force(world: World, key: str) -> None:
+    """An operator queues an ended task again."""
+    world.store.transact(
+        lambda tx: force_task(tx, world.workspace, world.ids[key], TaskState.QUEUED, actor="ann", reason="again")
+    )
+
+
+def edges(world: World) -> set[tuple[str, str, str]]:
+    with world.store.read() as tx:
+        return set(dependencies.edges_of_run(tx, world.workspace, world.run_id))
+
+
+def test_found_tasks_join_the_run_and_are_rung_for_at_once(world: World) -> None:
+    world.submit("a", "b")
+    world.claim("a")
+
+    finished = world.finish("a", discovered=(found("bug", title="A bug"), found("fix", "bug", "a", "b")))
+
+    learn(world)
+    assert world.states() == {"a": "completed", "b": "queued", "bug": "queued", "fix": "blocked"}
+    assert {ready.key for ready in finished.ring} == {"b", "bug"}
+    assert edges(world) == {
+        ("a", "bug", "discovered-from"),
+        ("a", "fix", "blocks"),
+        ("b", "fix", "blocks"),
+        ("bug", "fix", "blocks"),
+    }
+    assert (world.task("bug").title, world.task("bug").creator, world.task("fix").pending) == ("A bug", "task:a", 2)
+    assert world.story("bug") == ["created"]
+    world.claim("b", "bug")
+    world.finish("b")
+    world.finish("bug", output="found it")
+    world.claim("fix")
+    assert world.claims["fix"].needs["bug"] == {"state": "completed", "output": "found it"}
+    world.finish("fix")
+    assert world.sql("SELECT finished_at FROM runs")[0][0] is not None
+
+
+def test_a_task_waits_for_what_comes_first_and_is_started_again(world: World) -> None:
+    world.submit("a", "z < a")
+    world.claim("a")
+
+    world.finish("a", Outcome.DEFERRED, discovered=(found("p1", first=True), found("p2", "p1", first=True)))
+
+    learn(world)
+    a = world.task("a")
+    assert world.states() == {"a": "blocked", "z": "blocked", "p1": "queued", "p2": "blocked"}
+    assert (a.reasons, a.pending, a.failures, a.deferrals) == (BlockReason.DEPENDENCIES, 2, 0, 0)
+    assert world.task("p1").parent_id == a.id
+    world.do("p1", "p2")
+    assert world.states()["a"] == "queued"
+    world.claim("a")
+    assert (world.claims["a"].attempt, set(world.claims["a"].needs)) == (2, {"p1", "p2"})
+    world.finish("a")
+    assert world.states() == {"a": "completed", "z": "queued", "p1": "completed", "p2": "completed"}
+    assert world.story("a")[2:4] == ["blocked", "unblocked"]
+
+
+def test_what_is_found_again_is_the_same_task(world: World) -> None:
+    world.submit("a", tasks={"a": {"max_attempts": 3}})
+    world.claim("a")
+    world.finish("a", Outcome.FAILED, discovered=(found("bug"),))
+    world.make_due("a")
+    world.claim("a")
+
+    world.finish("a", Outcome.DEFERRED, discovered=(found("bug", first=True), found("more", first=True)))
+
+    learn(world)
+    assert (world.states(), world.task("a").pending) == ({"a": "blocked", "bug": "queued", "more": "queued"}, 2)
+    world.do("bug", "more")
+    world.claim("a")
+    finished = world.finish("a", Outcome.DEFERRED, discovered=(found("bug", first=True),))
+    assert world.states()["a"] == "queued"
+    assert [ready.key for ready in finished.ring] == ["a"]
+    world.claim("a")
+    world.finish("a", Outcome.DEFERRED, discovered=(found("quick"),))
+    learn(world)
+    world.do("quick")
+    world.make_due("a")
+    world.claim("a")
+    world.finish("a", Outcome.DEFERRED, discovered=(found("quick", first=True),))
+    world.claim("a")
+    assert set(world.claims["a"].needs) == {"bug", "more", "quick"}
+
+
+def test_what_failed_is_found_anew_under_a_key_of_its_own(world: World) -> None:
+    world.submit("a")
+    world.claim("a")
+    world.finish("a", discovered=(found("bug"),))
+    learn(world)
+    world.claim("bug")
+    world.finish("bug", Outcome.FAILED)
+    force(world, "a")
+    world.claim("a")
+
+    world.finish("a", discovered=(found("bug"), found("after", "bug")))
+
+    learn(world)
+    assert world.states() == {"a": "completed", "bug": "failed", "bug.2": "queued", "after": "blocked"}
+
+
+def test_a_late_attempt_finds_nothing(world: World) -> None:
+    world.submit("a")
+    world.claim("a")
+    late = world.claims["a"]
+    world.expire("a")
+    world.tick()
+
+    world.finish(late, discovered=(found("bug"),), question="May I?")
+
+    assert world.states() == {"a": "queued"}
+    with world.store.read() as tx:
+        assert question_rows.unanswered(tx, world.workspace) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (found("b"), "has a task 'b' already"),
+        (found("x", "nobody"), "needs 'nobody'"),
+        (found("x", "x"), "needs itself"),
+        (found("x", colour="red"), "colour"),
+        (Discovered({"run": {"shell": "true"}}), "no key"),
+        (found("x", "b", first=True), "b, which has not ended"),
+        (found("x", "dead"), "ended as failed"),
+        (found("x", parent="nobody"), "parent"),
+    ],
+)
+def test_what_cannot_be_added_changes_nothing(world: World, bad: Discovered, says: str) -> None:
+    world.submit("a", "b", "dead")
+    world.claim("a", "dead")
+    world.finish("dead", Outcome.FAILED)
+    before = world.states()
+
+    with pytest.raises((PlanError, Refused), match=says):
+        world.finish("a", discovered=(found("fine"), bad))
+
+    assert world.states() == before
+
+
+def test_what_needs_a_failed_task_may_run_anyway(world: World) -> None:
+    world.submit("a", "dead")
+    world.claim("a", "dead")
+    world.finish("dead", Outcome.FAILED)
+
+    world.finish("a", discovered=(found("x", "dead", on_dependency_failure=OnDependencyFailure.RUN.value),))
+
+    learn(world)
+    assert world.states()["x"] == "queued"
+
+
+def test_growth_has_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.submit("a")
+    world.claim("a")
+    with pytest.raises(Refused, match="at most 100"):
+        world.finish("a", discovered=tuple(found(f"f{number}") for number in range(101)))
+    monkeypatch.setattr(grow, "MOST_IN_A_RUN", 3)
+    with pytest.raises(Refused, match="at most 3"):
+        world.finish("a", discovered=tuple(found(f"f{number}") for number in range(4)))
+    world.finish("a", discovered=(found("d1"),))
+    monkeypatch.setattr(grow, "MOST_IN_A_RUN", 100)
+    for depth in range(1, grow.DEEPEST):
+        learn(world)
+        world.claim(f"d{depth}")
+        world.finish(f"d{depth}", discovered=(found(f"d{depth + 1}"),))
+    learn(world)
+    world.claim(f"d{grow.DEEPEST}")
+    with pytest.raises(Refused, match="times over"):
+        world.finish(f"d{grow.DEEPEST}", discovered=(found("deeper"),))
+
+
+def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:
+    world.submit("a")
+    with world.store.write() as tx:
+        tx.execute(
+            update(task_table)
+            .where(task_table.c.id == world.ids["a"])
+            .values(options={"gates": [{"run": "true"}], "metadata": {"issue": "1"}})
+        )
+    world.claim("a")
+
+    world.finish("a", discovered=(found("x"),))
+
+    with world.store.read() as tx:
+        assert tx.execute(select(task_table.c.options).where(task_table.c.key == "x")).scalar() == {
+            "gates": [{"run": "true"}],
+            "depth": 1,
+        }
+
+
+def test_what_an_attempt_leaves_comes_to_the_next_one(world: World) -> None:
+    world.submit("a", tasks={"a": {"max_attempts": 3}})
+    world.claim("a")
+    world.finish("a", Outcome.FAILED, carry={"session": "s1", "feedback": "red"})
+    world.make_due("a")
+    world.claim("a")
+    assert world.claims["a"].carried == {"session": "s1", "feedback": "red"}
+
+    world.finish("a", Outcome.DEFERRED, carry={"session": "s2"})
+
+    world.make_due("a")
+    world.claim("a")
+    assert world.claims["a"].carried == {"session": "s2", "feedback": "red"}
+
+
+def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> None:
+    world.submit("a", "z < a")
+    world.claim("a")
+
+    world.finish("a", output="half", question="Which colour?", carry={"session": "s1"})
+
+    a = world.task("a")
+    assert (a.state, a.reasons, world.story("a")) == (
+        "blocked",
+        BlockReason.QUESTION,
+        ["created", "claimed", "blocked"],
+    )
+    assert world.outcomes("a") == ["deferred"]
+    with world.store.read() as tx:
+        (asked,) = question_rows.unanswered(tx, world.workspace)
+    assert (asked.key, asked.question, asked.attempt) == ("a", "Which colour?", 1)
+    answered, ready = world.store.transact(lambda tx: questions.answer(tx, world.workspace, a, "Blue", by="ann"))
+    assert (answered.question, ready, world.states()["a"]) == ("Which colour?", True, "queued")
+    for text in ("Red", " "):
+        with pytest.raises(Refused):
+            world.store.transact(lambda tx, text=text: questions.answer(tx, world.workspace, a, text, by="bob"))
+    world.claim("a")
+    assert world.claims["a"].carried == {
+        "session": "s1",
+        "answers": [{"question": "Which colour?", "answer": "Blue", "by": "ann"}],
+    }
+    world.finish("a")
+    assert world.states() == {"a": "completed", "z": "queued"}
+    with world.store.read() as tx:
+        assert question_rows.unanswered(tx, world.workspace) == []
+
+
+def test_a_job_that_was_canceled_asks_nothing(world: World) -> None:
+    world.submit("a")
+    world.claim("a")
+    world.cancel("a")
+
+    world.finish("a", Outcome.CANCELED, question="May I?")
+
+    assert world.states() == {"a": "canceled"}
+    with world.store.read() as tx:
+        assert question_rows.unanswered(tx, world.workspace) == []

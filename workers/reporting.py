@@ -1,0 +1,285 @@
+"""Where running jobs report: progress, questions, tasks that they found, a failure of their own judgement.
+
+One socket per worker process, made when the first job needs it. Each attempt has a token, good for as long as the
+attempt runs; whoever holds it speaks for the attempt, and for nothing else. A request and its answer are one line of
+JSON each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import socketserver
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from coordination.domain.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.events import EventType
+from coordination.domain.excerpts import excerpt
+from coordination.domain.json_values import json_problem
+from coordination.domain.prompts import FEEDBACK
+from coordination.domain.questions import LONGEST
+from coordination.domain.templates import literal
+from coordination.errors import CoordinationError, Refused
+from workers.runners.base import Control, Line
+
+log = structlog.get_logger()
+
+LONGEST_REQUEST = 1024 * 1024
+"""Bytes."""
+
+MOST_REPORTS = 2_000
+"""Of one attempt; what comes after is refused."""
+
+_MOST_AT_ONCE = 16
+_PATIENCE = 30.0
+_LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
+_LONGEST_TEXT = 2_000
+
+Add = Callable[[Claim, tuple[Discovered, ...]], Mapping[str, str]]
+"""Adds tasks that an attempt found to its run, at once; their ids by key. Raises CoordinationError."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What one attempt has reported so far."""
+
+    claim: Claim
+    control: Control
+    count: int = 0
+    question: str | None = None
+    first: list[Discovered] = field(default_factory=list)
+    failure: str | None = None
+    final: bool = False
+    output: Any = None
+
+    def settle(self, result: Result) -> Result:
+        """*result* with what the job itself said of it. A job that was ended from outside had no last word."""
+        if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
+            return result
+        if self.question is not None or self.first:
+            discovered = (*result.discovered, *self.first)
+            carry = {FEEDBACK: None, **result.carry}
+            return replace(result, question=self.question, discovered=discovered, carry=carry)
+        if self.failure is not None:
+            return replace(result, outcome=Outcome.FAILED, error=self.failure, retryable=not self.final)
+        if self.output is not None and result.outcome is Outcome.COMPLETED:
+            return replace(result, output=self.output)
+        return result
+
+
+class Reporting:
+    """The reports of one worker process's jobs."""
+
+    def __init__(self, folder: Path, add: Add) -> None:
+        self._folder = folder
+        self._add = add
+        self._lock = threading.Lock()
+        self._reports: dict[str, Report] = {}
+        self._server: _Server | None = None
+        self._address = ""
+
+    @contextlib.contextmanager
+    def of(self, claim: Claim, control: Control) -> Iterator[Report]:
+        """While this attempt runs, it may report; *control* tells its job where."""
+        token = secrets.token_hex(16)
+        report = Report(claim, control)
+        with self._lock:
+            self._reports[token] = report
+        try:
+            control.line = Line(self._start(), token, self._program())
+            yield report
+        finally:
+            with self._lock:
+                del self._reports[token]
+
+    def close(self) -> None:
+        """Listen no more."""
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+            with contextlib.suppress(OSError):
+                os.unlink(self._address)  # noqa: PTH108
+
+    def _start(self) -> str:
+        with self._lock:
+            if self._server is None:
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path = str(self._folder / "reports.sock")
+                if len(os.fsencode(path)) > _LONGEST_PATH:
+                    path = tempfile.mkdtemp(prefix="coord-", dir="/tmp") + "/s"
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108 - of a process that had this folder before
+                self._server = _Server(path, self._answer)
+                self._address = path
+                threading.Thread(target=self._server.serve_forever, name="reporting", daemon=True).start()
+            return f"unix:{self._address}"
+
+    def _program(self) -> str | None:
+        """A folder with ``coord`` in it, for jobs whose PATH has none."""
+        if shutil.which("coord") is not None:
+            return None
+        import sys
+
+        ours = Path(sys.executable).with_name("coord")
+        folder = self._folder / "bin"
+        if not folder.exists() and ours.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (folder / "coord").symlink_to(ours)
+        return str(folder)
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            asked = json.loads(line)
+        except (ValueError, RecursionError):
+            return _refusal("That is not a line of JSON")
+        if not isinstance(asked, dict) or not isinstance(token := asked.get("token"), str):
+            return _refusal("The request has no token")
+        with self._lock:
+            report = self._reports.get(token)
+        if report is None:
+            return _refusal("The token is of no attempt that runs here: it has ended")
+        report.count += 1
+        if report.count > MOST_REPORTS:
+            return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
+        try:
+            return {"ok": True, **_DOES[_verb(asked)](self, report, asked)}
+        except CoordinationError as error:
+            return _refusal(error.message, getattr(error, "hint", None))
+
+    def _progress(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        payload: dict[str, Any] = {"text": _text(asked, "text")[:_LONGEST_TEXT]}
+        if (percent := asked.get("percent")) is not None:
+            if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
+                raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}")
+            payload["percent"] = percent
+        report.control.event(EventType.PROGRESS, payload)
+        return {}
+
+    def _ask(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        question = _text(asked, "question")
+        if len(question) > LONGEST:
+            raise Refused(f"The question has {len(question):,} characters; at most {LONGEST:,} are possible")
+        report.question = question
+        return {"end": True}
+
+    def _discovered(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        tasks = asked.get("tasks")
+        if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
+            raise Refused("tasks is a list of tasks as a plan has them")
+        first = asked.get("first") is True
+        found = tuple(Discovered(_whole(task, report.claim), first=first) for task in tasks)
+        ids = self._add(report.claim, found)
+        if first:
+            report.first += found
+        return {"ids": dict(ids), "end": first}
+
+    def _done(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        if problem := json_problem({"output": asked.get("output")}):
+            raise Refused(f"The output {problem}")
+        report.output = asked.get("output")
+        report.failure = None
+        return {}
+
+    def _fail(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        report.failure = _text(asked, "why")[:_LONGEST_TEXT]
+        report.final = asked.get("final") is True
+        return {"end": True}
+
+    def _context(self, report: Report, _asked: Mapping[str, Any]) -> dict[str, Any]:
+        claim = report.claim
+        return {
+            "task": {"key": claim.key, "title": claim.title, "attempt": claim.attempt, "input": dict(claim.input)},
+            "project": claim.project,
+            "run": claim.run_id,
+            "needs": claim.needs,
+        }
+
+
+_DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, Any]]] = {
+    "progress": Reporting._progress,  # noqa: SLF001 - the class's own table
+    "ask": Reporting._ask,  # noqa: SLF001
+    "discovered": Reporting._discovered,  # noqa: SLF001
+    "done": Reporting._done,  # noqa: SLF001
+    "fail": Reporting._fail,  # noqa: SLF001
+    "context": Reporting._context,  # noqa: SLF001
+}
+
+
+def _verb(asked: Mapping[str, Any]) -> str:
+    verb = asked.get("do")
+    if verb not in _DOES:
+        raise Refused(f"A job cannot report {excerpt(verb)}", hint=f"It can report: {', '.join(_DOES)}")
+    return str(verb)
+
+
+def _text(asked: Mapping[str, Any], name: str) -> str:
+    value = asked.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise Refused(f"{name} must be a text")
+    return value.replace("\0", "")
+
+
+def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
+    """A task for which only a prompt was said is for an agent like the one that found it; its prompt is no template."""
+    run = task.get("run")
+    if not isinstance(run, Mapping) or set(run) != {"prompt"} or not isinstance(run["prompt"], str):
+        return task
+    if "prompt" not in claim.work:
+        raise Refused("This job is no agent: say who is to do what it found", hint="Write run: {agent: …, prompt: …}")
+    work = {**claim.work, "prompt": literal(run["prompt"])}
+    return {**task, "run": work} | ({"agent": claim.agent} if claim.agent and "agent" not in task else {})
+
+
+def _refusal(message: str, hint: str | None = None) -> dict[str, Any]:
+    return {"ok": False, "error": message} | ({"hint": hint} if hint else {})
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, path: str, answer: Callable[[bytes], dict[str, Any]]) -> None:
+        self.answer = answer
+        self.places = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        super().__init__(path, _Handler)
+        os.chmod(path, 0o600)  # noqa: PTH101
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
+        """A bulkhead: what goes wrong with one job's report is nobody else's matter."""
+        log.error("a report could not be answered", exc_info=True)  # noqa: LOG014 - in its except block
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def handle(self) -> None:
+        """One request, one answer."""
+        connection: socket.socket = self.request
+        connection.settimeout(_PATIENCE)
+        with contextlib.suppress(TimeoutError, ConnectionError, BrokenPipeError):
+            if not self.server.places.acquire(timeout=_PATIENCE):
+                return
+            try:
+                line = self.rfile.readline(LONGEST_REQUEST + 1)
+                if not line:
+                    return
+                too_long = len(line) > LONGEST_REQUEST
+                answer = _refusal("The report is longer than a megabyte") if too_long else self.server.answer(line)
+                self.wfile.write(json.dumps(answer).encode() + b"\n")
+            finally:
+                self.server.places.release()

@@ -1,0 +1,78 @@
+"""The conversation that an agent's attempts share: kept under its session's id, taken up again where it can be.
+
+A session lives on the machine on which the agent ran. It is taken up after a pause of the task (a question, work that
+had to come first, a gate that failed, a worker that was lost), not after a failure of the agent's own: that one might
+lie in what was said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from coordination.domain.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.work import AgentCall
+from coordination.machine import host
+from workers.runners.agents.base import Adapter
+
+CARRIED = "conversation"
+"""Where a task carries it: agent, session, host, and by model what was recorded of its usage so far."""
+
+_COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
+
+
+class Conversation:
+    """One attempt's part of it. ``session``: the one to take up again, or None for a new one."""
+
+    def __init__(self, claim: Claim, call: AgentCall, adapter: Adapter) -> None:
+        self._call = call
+        self._adapter = adapter
+        self._before = _carried(claim, call, adapter)
+        session = self._before.get("session")
+        self.session = session if isinstance(session, str) else None
+
+    def note(self, session: str, usage: Iterable[Usage] = ()) -> dict[str, Any]:
+        """What the task carries on."""
+        kept = {"agent": self._call.agent, "session": session, "host": host()}
+        counted = {each.model: {name: getattr(each, name) for name in _COUNTS} for each in usage}
+        return {CARRIED: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
+
+    def new(self, usage: Iterable[Usage]) -> tuple[Usage, ...]:
+        """What of the *usage* that the agent told was not recorded by an earlier attempt."""
+        before = self._before.get("counted", {})
+        if self.session is None or self._adapter.counts_anew or not isinstance(before, Mapping):
+            return tuple(usage)
+        return tuple(less for each in usage if (less := _less(each, before.get(each.model, {}))) is not None)
+
+    def end(self, result: Result, session: str | None, told: Iterable[Usage]) -> Result:
+        """*result* with what the next attempt is to know. One that could not be taken up again is charged to nobody."""
+        if result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            if result.outcome is Outcome.FAILED and self.session is not None and not result.usage:
+                error = f"its earlier conversation could not be taken up again: {result.error}"
+                result = replace(result, outcome=Outcome.DEFERRED, error=error, retryable=True)
+            return replace(result, carry={**result.carry, CARRIED: None})
+        if session is None or not self._adapter.resumes:
+            return result
+        return replace(result, carry={**result.carry, **self.note(session, told)})
+
+
+def taken_up(claim: Claim, call: AgentCall, adapter: Adapter) -> bool:
+    """Whether this attempt goes on with an earlier conversation."""
+    return isinstance(_carried(claim, call, adapter).get("session"), str)
+
+
+def _carried(claim: Claim, call: AgentCall, adapter: Adapter) -> Mapping[str, Any]:
+    found = claim.carried.get(CARRIED)
+    if not adapter.resumes or not isinstance(found, Mapping):
+        return {}
+    return found if (found.get("agent"), found.get("host")) == (call.agent, host()) else {}
+
+
+def _less(usage: Usage, before: Mapping[str, Any]) -> Usage | None:
+    """*usage* without what was counted *before*; None when nothing is left."""
+    left = {name: max(0, getattr(usage, name) - int(before.get(name, 0))) for name in _COUNTS}
+    if not any(left.values()):
+        return None
+    total = left["input_tokens"] + left["output_tokens"]
+    return replace(usage, **left, total_tokens=total, extra={})
