@@ -2,10 +2,10 @@
 
 A project may have its own words for each of KINDS (``coord projects prompt``). The names that they may use:
 
-``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description, tech_stack,
-spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) · ``shows_needs`` ·
-``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer, by) · ``feedback``
-· ``reports`` (whether ``coord task`` works where the job runs)
+``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
+tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
+``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
+by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs)
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from coordination.services import agents as agent_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
+from coordination.store.queries import questions as question_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
 from coordination.store.reports import health
@@ -106,6 +107,7 @@ class Full:
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
         with store.write() as tx:
             queries_costs().append(tx, world.workspace, [record])
+            question_queries.put(tx, world.workspace, _question(world))
             project = project_service.find(tx, world.workspace, "shop")
             project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
         self.world = world
@@ -179,6 +181,19 @@ def _agent(world: World) -> str:
     return found.id
 
 
+def _question(world: World) -> dict[str, Any]:
+    return {
+        "project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["done"], "attempt": 1,
+        "question": f"{world.workspace}?",
+    }  # fmt: skip
+
+
+def _asked(world: World) -> str:
+    with world.store.read() as tx:
+        (found,) = question_queries.unanswered(tx, world.workspace)
+    return found.id
+
+
 def _closing(world: World) -> dict[str, Any]:
     return {
         "task": world.ids["lost"], "number": 1, "outcome": "failed", "exit_code": 1, "error": "x", "output": None,
@@ -200,6 +215,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.each": {"run_id": lambda world: world.run_id},
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
+    "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS}]},
     "events.append_aged": {
         "rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
@@ -233,12 +249,21 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "health.late_leases": {"patience": lambda world: _AT_ONCE},
     "health.nobody_works": {"patience": lambda world: _AT_ONCE, "messages": lambda world: 1},
     "health.ended_attempts": {"found": lambda world: [(world.ids["lost"], 1)], "patience": lambda world: timedelta(0)},
+    "questions.put": {"row": _question},
+    "questions.answer": {
+        "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
+    },
+    "questions.of_task": {"task_id": lambda world: world.ids["done"]},
+    "tasks.keyed": {"keys": lambda world: ["done"]},
+    "tasks.hold_for": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
+    "tasks.carry": {"carried": lambda world: {"x": 1}},
+    "tasks.carry_on": {"carried": lambda world: {"x": 1}},
     "tasks.find": {"name": lambda world: world.ids["done"]},
 }  # fmt: skip
 ADDS = {
     "agents.make",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "costs.append", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "costs.append", "dependencies.hold", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 

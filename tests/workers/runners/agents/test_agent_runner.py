@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,49 +15,9 @@ import pytest
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
 from tests.support.jobs import Bench
+from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
 from workers.runners.agent import LONGEST_LINE
 from workers.runners.base import StopReason
-
-SESSION = {"type": "system", "subtype": "init", "session_id": "b658"}
-SAID = {
-    "type": "assistant",
-    "message": {
-        "id": "m1",
-        "model": "c-4",
-        "content": [{"type": "text", "text": "I look"}],
-        "usage": {"input_tokens": 7},
-    },
-}
-DONE = {
-    "type": "result",
-    "is_error": False,
-    "result": "All done",
-    "modelUsage": {"c-4": {"inputTokens": 9, "outputTokens": 2, "costUSD": 0.5}},
-}
-
-
-class StandIn:
-    """A program that does what a shell script says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "agent"
-
-    def __call__(self, *lines: object, then: str = "", first: str = "") -> list[str]:
-        """The command of one that prints these lines, JSON where they are no text."""
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        printing = "".join(f"printf '%s\\n' {shlex.quote(text)}\n" for text in texts)
-        self.path.write_text(f"#!/bin/sh\n{first}\n{printing}{then}\n")
-        self.path.chmod(0o755)
-        return [str(self.path)]
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> StandIn:
-    return StandIn(tmp_path)
-
-
-def claude(command: list[str], **more: Any) -> dict[str, Any]:
-    return {"agent": "claude", "prompt": "Mend it", "command": command, **more}
 
 
 def test_its_answer_its_price_and_its_story(bench: Bench, stand_in: StandIn) -> None:
@@ -87,7 +48,10 @@ def test_it_gets_the_prompt_on_stdin_however_long_and_its_arguments(bench: Bench
 
 
 def test_what_it_used_is_told_when_it_is_stopped(bench: Bench, stand_in: StandIn) -> None:
-    job = bench.start(claude(stand_in(SESSION, SAID, then="sleep 600")))
+    said = threading.Event()
+    heard = {"on_event": lambda _, payload: said.set() if "text" in payload else None}
+    job = bench.start(claude(stand_in(SESSION, SAID, then="sleep 600")), control=heard)
+    assert said.wait(30)
 
     job.stop(StopReason.CANCELED)
 

@@ -1,0 +1,112 @@
+"""What an agent is told: everything it needs, nothing that is not there, in the project's own words if it has some."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from coordination.domain import prompts
+from coordination.domain.prompts import RESUME, WORKER, Surroundings, check_words, prompt_of
+from coordination.domain.templates import fill, literal
+from coordination.errors import Refused
+from tests.support.jobs import claim_of
+
+SHOP = Surroundings("shop")
+
+
+def told(project: Surroundings = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
+    return prompt_of("Mend it", claim_of({}, **changes), project, kind=kind, shows_needs=True, reports=reports)
+
+
+def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
+    assert told() == "Mend it"
+
+
+def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
+    text = told(
+        options={"criteria": ["no warnings"], "gates": [{"run": "pytest -q"}], "workspace": {"kind": "git-worktree"}},
+        carried={"feedback": "2 failed", "answers": [{"question": "Why?", "answer": "So", "by": "ann"}]},
+        needs={"lint": {"state": "completed", "output": {"found": 3}}, "dead": {"state": "failed", "output": None}},
+        reports=True,
+        failures=1,
+        max_attempts=3,
+        attempt=4,
+    )
+
+    for words in (
+        "- no warnings\n",
+        "- `pytest -q`\n",
+        '### lint (completed)\n{"found": 3}\n',
+        "### dead (failed)\n",
+        "- Why?\n  Answer: So\n",
+        "did not count\n2 failed\n",
+        "attempt 4 (1 of 3 have failed).",
+        "git worktree of your own",
+        "`coord task fail",
+    ):
+        assert words in text, words
+    assert text.startswith("Mend it\n\n## It is done when")
+
+
+def test_what_a_project_says_of_itself_is_told() -> None:
+    project = Surroundings("shop", settings={"tech_stack": "Python, Redis", "spec_path": "docs/spec.md"})
+
+    assert "Project shop (Python, Redis), task `fix`, attempt 1.\nThe specification: docs/spec.md" in told(project)
+
+
+def test_a_long_output_is_cut_and_says_so() -> None:
+    text = told(needs={"lint": {"state": "completed", "output": "x" * 100_000}})
+
+    assert "x… (100,000 characters in all)" in text
+    assert len(text) < 2 * prompts.LONGEST_OUTPUT
+
+
+def test_who_goes_on_is_told_only_what_is_new() -> None:
+    text = told(kind=RESUME, carried={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
+
+    assert text.startswith("You asked: Why?\nAnswer: So\n")
+    assert "Mend it" not in text
+
+
+def test_values_are_never_templates() -> None:
+    claim = replace(claim_of({}), carried={"feedback": "{{ task.key }} {% for %}"})
+
+    assert "{{ task.key }} {% for %}" in prompt_of("{{ x }}", claim, SHOP, shows_needs=True, reports=False)
+
+
+def test_a_project_may_have_its_own_words() -> None:
+    project = Surroundings("shop", settings={"prompts": {"worker": "In {{ project.name }}: {{ task.prompt | upper }}"}})
+
+    assert told(project) == "In shop: MEND IT"
+    assert "Go on with your task" in told(project, kind=RESUME)
+    assert told(Surroundings("shop", settings={"prompts": "rubbish"})) == "Mend it"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "says"),
+    [
+        ("worker", "{{ nobody }}", "nobody"),
+        ("worker", "{{ task.colour }}", "colour"),
+        ("worker", "{% if %}", "cannot be read"),
+        ("worker", " ", "empty"),
+        ("worker", "x" * 100_001, "100,001"),
+        ("wroker", "x", "worker"),
+        ("worker", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "loops"),
+    ],
+)
+def test_words_that_could_not_be_used_are_refused(kind: str, words: str, says: str) -> None:
+    with pytest.raises(Refused) as caught:
+        check_words(kind, words)
+    assert says in caught.value.sentence()
+
+
+def test_our_own_words_can_be_used() -> None:
+    for kind, words in prompts.KINDS.items():
+        check_words(kind, words)
+
+
+@pytest.mark.parametrize("text", ["plain", "a {{ x }} b", "{% raw %}{{", "{% endraw %}", "{{{{%%}}", "{%"])
+def test_a_literal_is_rendered_as_it_was(text: str) -> None:
+    assert fill(literal(text), {}) == text

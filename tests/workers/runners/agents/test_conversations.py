@@ -1,0 +1,114 @@
+"""Conversations that are taken up again: where they can be, billed once, and given up when that fails."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.work import AgentCall
+from coordination.machine import host
+from tests.support.jobs import Bench
+from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
+from workers.runners.agent import ADAPTERS
+
+THREAD = {"type": "thread.started", "thread_id": "t-1"}
+
+
+def turn(read: int, written: int) -> dict[str, Any]:
+    return {"type": "turn.completed", "usage": {"input_tokens": read, "output_tokens": written}}
+
+
+def carried(session: str, agent: str = "claude", **more: Any) -> dict[str, Any]:
+    return {"conversation": {"agent": agent, "session": session, "host": host(), **more}}
+
+
+def test_a_session_is_left_to_the_next_attempt_even_if_this_one_is_lost(bench: Bench, stand_in: StandIn) -> None:
+    left: list[Any] = []
+
+    result = bench.start(claude(stand_in(SESSION, SAID, DONE)), control={"on_remember": left.append}).end()
+
+    assert result.carry == left[-1] == carried("b658")
+
+
+@pytest.mark.parametrize(
+    ("before", "resumes"),
+    [
+        (carried("b1"), True),
+        (carried("b1", agent="codex"), False),
+        ({"conversation": {"agent": "claude", "session": "b1", "host": "elsewhere"}}, False),
+        ({"conversation": None}, False),
+        ({"conversation": "rubbish"}, False),
+        (carried(5), False),  # type: ignore[arg-type]
+    ],
+)
+def test_it_is_taken_up_by_the_same_agent_on_the_same_machine(
+    bench: Bench,
+    stand_in: StandIn,
+    before: dict[str, Any],
+    *,
+    resumes: bool,
+) -> None:
+    command = stand_in(SESSION, DONE, first='echo "$*" >&2')
+
+    log = bench.run(claude(command), carried=before).log or ""
+
+    assert ("--resume b1" in log) is resumes
+
+
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [
+        ("claude", ["--resume", "s-1"]),
+        ("codex", ["resume", "s-1", "-"]),
+        ("gemini", ["--resume", "s-1"]),
+        ("opencode", ["-s", "s-1"]),
+    ],
+)
+def test_how_each_takes_it_up(agent: str, words: list[str]) -> None:
+    start = ADAPTERS[agent].start(AgentCall(agent, "Go on", args=("--more",)), "s-1")
+
+    place = start.arguments.index(words[0])
+    assert start.arguments[place : place + len(words)] == words
+    assert "--more" in start.arguments
+    assert start.stdin == "Go on"
+
+
+def test_usage_that_is_told_for_the_whole_thread_is_billed_once(bench: Bench, stand_in: StandIn) -> None:
+    def codex(*lines: object) -> dict[str, Any]:
+        return {"agent": "codex", "prompt": "Mend it", "model": "g-5", "command": stand_in(*lines)}
+
+    first = bench.run(codex(THREAD, turn(100, 10)))
+    second = bench.run(codex(THREAD, turn(160, 25)), carried=first.carry)
+    third = bench.run(codex(THREAD, turn(160, 25)), carried={**first.carry, **second.carry})
+
+    assert [(used.input_tokens, used.output_tokens, used.total_tokens) for used in first.usage] == [(100, 10, 110)]
+    assert [(used.input_tokens, used.output_tokens, used.total_tokens) for used in second.usage] == [(60, 15, 75)]
+    assert third.usage == ()
+
+
+def test_one_that_cannot_be_taken_up_is_charged_to_nobody_and_begun_anew(bench: Bench, stand_in: StandIn) -> None:
+    command = stand_in(first="echo No conversation found >&2; exit 1")
+
+    result = bench.run(claude(command), carried=carried("gone"))
+
+    assert (result.outcome, result.carry) == (Outcome.DEFERRED, {"conversation": None})
+    assert "could not be taken up again" in (result.error or "")
+
+
+def test_an_agents_own_failure_ends_the_conversation(bench: Bench, stand_in: StandIn) -> None:
+    failed = {**DONE, "is_error": True, "subtype": "error_during_execution"}
+
+    result = bench.run(claude(stand_in(SESSION, SAID, failed)))
+
+    assert (result.outcome, result.carry) == (Outcome.FAILED, {"conversation": None})
+
+
+def test_what_is_carried_is_plain_json(bench: Bench, stand_in: StandIn) -> None:
+    job = {"agent": "codex", "prompt": "x", "command": stand_in(THREAD, turn(5, 5))}
+
+    result = bench.run(job)
+
+    assert json.loads(json.dumps(dict(result.carry))) == result.carry

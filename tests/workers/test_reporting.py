@@ -1,0 +1,160 @@
+"""The socket on which jobs report: tokens, garbage, what is too much, and what a report does to a result."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain.attempts import Claim, Discovered, Outcome, Result
+from coordination.errors import Refused
+from tests.support.jobs import claim_of
+from workers import reporting
+from workers.reporting import Report, Reporting
+from workers.runners.base import Control
+
+DONE = Result(Outcome.COMPLETED, output="its own", exit_code=0)
+
+
+class Desk:
+    """A worker's reports, and one attempt that may report."""
+
+    def __init__(self, folder: Path) -> None:
+        self.added: list[tuple[Discovered, ...]] = []
+        self.events: list[Mapping[str, Any]] = []
+        self.reporting = Reporting(folder, self._add)
+        self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
+
+    def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
+        if found[0].task.get("key") == "bad":
+            raise Refused("It cannot be added", hint="Find another")
+        self.added.append(found)
+        return {str(one.task["key"]): "id" for one in found}
+
+    def send(self, line: bytes) -> Any:
+        assert self.control.line is not None
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(self.control.line.url.removeprefix("unix:"))
+            connection.sendall(line)
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.makefile("rb").readline()
+        return json.loads(answer)
+
+    def say(self, do: object, **said: Any) -> Any:
+        assert self.control.line is not None
+        return self.send(json.dumps({"token": self.control.line.token, "do": do, **said}).encode() + b"\n")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.reporting.close()
+
+
+@pytest.fixture
+def report(desk: Desk) -> Iterator[Report]:
+    with desk.reporting.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"}), desk.control) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"\n", b"rubbish\n", b"[]\n", b"{}\n", b'{"token": 5}\n', b'{"token": "x", "do": "ask"}\n', b"\xff\xfe\n"],
+)
+def test_garbage_is_answered_in_a_sentence(desk: Desk, report: Report, line: bytes) -> None:
+    if not line:
+        with pytest.raises(ValueError, match="Expecting value"):  # nothing was asked, and nothing is answered
+            desk.send(line)
+        return
+    answer = desk.send(line)
+    assert answer["ok"] is False
+    assert answer["error"]
+    assert desk.say("progress", text="still here") == {"ok": True}
+
+
+def test_what_is_too_long_is_refused(desk: Desk, report: Report) -> None:
+    assert "megabyte" in desk.say("progress", text="x" * reporting.LONGEST_REQUEST)["error"]
+    assert desk.say("ask", question="x" * 20_001)["ok"] is False
+    assert report.question is None
+
+
+def test_a_token_is_good_for_as_long_as_its_attempt(desk: Desk) -> None:
+    with desk.reporting.of(claim_of({"shell": "true"}), desk.control):
+        assert desk.say("progress", text="x")["ok"]
+    assert "it has ended" in desk.say("progress", text="x")["error"]
+
+
+def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "MOST_REPORTS", 3)
+
+    answers = [desk.say("progress", text=str(number))["ok"] for number in range(5)]
+
+    assert answers == [True, True, True, False, False]
+    assert len(desk.events) == 3
+
+
+def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: Report) -> None:
+    assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
+
+    settled = report.settle(Result(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
+
+    assert (settled.question, dict(settled.carry)) == ("Why?", {"feedback": None, "x": 1})
+    assert report.settle(Result(Outcome.LOST)) == Result(Outcome.LOST)
+    assert report.settle(Result(Outcome.CANCELED)).question is None
+
+
+def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Report) -> None:
+    task = {"key": "p", "run": {"shell": "true"}}
+
+    assert desk.say("discovered", tasks=[task], first=True) == {"ok": True, "ids": {"p": "id"}, "end": True}
+    assert desk.say("discovered", tasks=[{**task, "key": "bad"}], first=True)["hint"] == "Find another"
+
+    (found,) = report.settle(DONE).discovered
+    assert (found.task, found.first) == (task, True)
+
+
+def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk, report: Report) -> None:
+    desk.say("discovered", tasks=[{"key": "p", "run": {"prompt": "Mend {{ it }}"}}])
+
+    ((found,),) = desk.added
+    assert found.task == {
+        "key": "p",
+        "run": {"agent": "claude", "prompt": "Mend {{ '{{' }} it }}", "model": "m"},
+        "agent": "dave/vc",
+    }
+    assert report.settle(DONE) == DONE
+
+
+@pytest.mark.parametrize("tasks", [None, [], {}, ["x"], [{}, 5]])
+def test_found_work_is_a_list_of_tasks(desk: Desk, report: Report, tasks: Any) -> None:
+    assert desk.say("discovered", tasks=tasks)["ok"] is False
+    assert desk.added == []
+
+
+def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: Report) -> None:
+    desk.say("done", output={"made": 1})
+    assert report.settle(DONE).output == {"made": 1}
+    assert report.settle(Result(Outcome.FAILED, error="exit status 1")).outcome is Outcome.FAILED
+
+    desk.say("fail", why="no way", final=True)
+
+    settled = report.settle(DONE)
+    assert (settled.outcome, settled.error, settled.retryable) == (Outcome.FAILED, "no way", False)
+    assert report.settle(Result(Outcome.TIMED_OUT)).outcome is Outcome.TIMED_OUT
+
+
+def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / ("x" * 120))
+    with desk.reporting.of(claim_of({"shell": "true"}), desk.control):
+        assert desk.say("progress", text="x")["ok"]
+    desk.reporting.close()
+
+
+def test_it_tells_what_the_task_is(desk: Desk, report: Report) -> None:
+    assert desk.say("context")["task"] == {"key": "fix", "title": "Fix it", "attempt": 1, "input": {}}
