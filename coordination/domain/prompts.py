@@ -112,7 +112,9 @@ Answer: {{ one.answer }}
 {{ need.output }}
 
 {% endfor %}{% endif %}Go on with your task, {{ task.title }}, from where you stopped. \
-It is attempt {{ task.attempt }}.
+It is attempt {{ task.attempt }}. The task was:
+
+{{ task.prompt }}
 """
 
 KINDS: Mapping[str, str] = {WORKER: _WORKER, RESUME: _RESUME}

@@ -95,6 +95,26 @@ class TestClaudeCode:
         # three dollars a million in, fifteen out: the agent's own price list
         assert (billed.cost_usd, billed.unpriced_calls) == (Decimal(3 * read + 15 * written) / 1_000_000, 0)
 
+    def test_it_asks_and_goes_on_with_the_answer_in_the_same_conversation(
+        self, fleet: Fleet, claude: str, tmp_path: Path
+    ) -> None:
+        asks = ToolUse("Bash", {"command": "coord task ask 'Which colour?'", "description": "ask"})
+        with running_model_server([asks, "I wait", "It is blue"]) as server:
+            fleet.worker("-c", "2", **provider(server, tmp_path))
+            call = AgentCall("claude", "Paint it", model=MODEL, command=[claude], args=["--allowedTools", "Bash"])
+            run = fleet.submit(Task("paint", call))
+            fleet.await_event(run, EventType.BLOCKED, key="paint", within=120)
+
+            assert run.task("paint").answer("blue")
+
+            assert run.wait(timeout=120) is RunState.COMPLETED
+        task = run.task("paint")
+        assert (task.output, task.record.attempt, task.record.failures) == ("It is blue", 2, 0)
+        *before, last = server.requests[-1]["messages"]
+        assert "Paint it" in str(before[0]["content"])
+        assert "Which colour?" in str(before)
+        assert "You asked: Which colour?\nAnswer: blue" in str(last["content"]).replace("\\n", "\n")
+
     def test_a_provider_that_refuses_for_good_ends_it_and_a_busy_one_does_not(
         self, fleet: Fleet, claude: str, tmp_path: Path
     ) -> None:

@@ -176,7 +176,7 @@ class _Reader:
             exit_code=ran.exit_code,
             error=None if error is None else self._hide(error),
             log=usage.with_warnings(text, warnings) or text or None,
-            usage=(*self._conversation.new(told.usage.values()), *reported),
+            usage=(*self._conversation.new(told.usage.values(), told.session), *reported),
             retryable=retryable,
         )
         return self._conversation.end(result, told.session, told.usage.values())

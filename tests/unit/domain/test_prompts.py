@@ -63,11 +63,12 @@ def test_a_long_output_is_cut_and_says_so() -> None:
     assert len(text) < 2 * prompts.LONGEST_OUTPUT
 
 
-def test_who_goes_on_is_told_only_what_is_new() -> None:
+def test_who_goes_on_is_told_what_is_new_first() -> None:
     text = told(kind=RESUME, carried={"answers": [{"question": "Why?", "answer": "So", "by": "ann"}]})
 
     assert text.startswith("You asked: Why?\nAnswer: So\n")
-    assert "Mend it" not in text
+    assert text.endswith("The task was:\n\nMend it")
+    assert "How to report" not in text
 
 
 def test_values_are_never_templates() -> None:

@@ -38,10 +38,13 @@ class Conversation:
         counted = {each.model: {name: getattr(each, name) for name in _COUNTS} for each in usage}
         return {CARRIED: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
 
-    def new(self, usage: Iterable[Usage]) -> tuple[Usage, ...]:
-        """What of the *usage* that the agent told was not recorded by an earlier attempt."""
+    def new(self, usage: Iterable[Usage], session: str | None) -> tuple[Usage, ...]:
+        """What of the *usage* that the agent told of *session* was not recorded by an earlier attempt.
+
+        It may have begun another session: codex does so without a word where it does not know the one it is given.
+        """
         before = self._before.get("counted", {})
-        if self.session is None or self._adapter.counts_anew or not isinstance(before, Mapping):
+        if session != self.session or self._adapter.counts_anew or not isinstance(before, Mapping):
             return tuple(usage)
         return tuple(less for each in usage if (less := _less(each, before.get(each.model, {}))) is not None)
 

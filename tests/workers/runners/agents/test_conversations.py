@@ -89,6 +89,13 @@ def test_usage_that_is_told_for_the_whole_thread_is_billed_once(bench: Bench, st
     assert third.usage == ()
 
 
+def test_another_thread_than_the_one_asked_for_is_billed_whole(bench: Bench, stand_in: StandIn) -> None:
+    job = {"agent": "codex", "prompt": "Mend it", "model": "g-5", "command": stand_in(THREAD, turn(50, 5))}
+    before = carried("t-0", "codex", counted={"g-5": {"input_tokens": 40, "output_tokens": 4}})
+
+    assert [used.input_tokens for used in bench.run(job, carried=before).usage] == [50]
+
+
 def test_one_that_cannot_be_taken_up_is_charged_to_nobody_and_begun_anew(bench: Bench, stand_in: StandIn) -> None:
     command = stand_in(first="echo No conversation found >&2; exit 1")
 
