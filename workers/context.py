@@ -73,6 +73,16 @@ class Context:
         except RedisUnavailable as error:
             log.warning("nudge not sent; the next sweep looks anyway", why=error.message)
 
+    def stop(self, workspace_id: str, project_id: str, attempts: Sequence[tuple[str, int]]) -> None:
+        """Tell whoever runs these (task id, attempt) pairs to end them; without Redis the next heartbeat does it."""
+        running = [(task_id, attempt) for task_id, attempt in attempts if attempt]
+        try:
+            if running:
+                self.nudges.cancel(running)
+                self.nudges.nudge([(workspace_id, project_id)])
+        except RedisUnavailable as error:
+            log.warning("not told to stop; the next heartbeat does it", why=error.message)
+
 
 def make_context(settings: Settings, *, name: str, slots: int) -> Context:
     """Wire a worker process. Opens nothing yet; the store connects when it is first used."""

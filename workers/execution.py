@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import structlog
@@ -16,11 +17,14 @@ import structlog
 from coordination.clock import monotonic, utc_now
 from coordination.domain import prompts
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.expansion import VARIANT
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.flows.add_found import add_found
+from coordination.flows.choose_variant import choose_variant
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
 from coordination.store.queries import ready, tasks
+from workers import supervising
 from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
@@ -198,9 +202,13 @@ class Execution:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             try:
+                if (early := supervising.before(claim, control)) is not None:
+                    return early
                 with self._reporting.of(claim, control) as report:
                     runner = self._runners.runner_for(claim.work)
-                    return report.settle(runner.run(self._prompting.prompted(held.claim, claim, reports=True), control))
+                    result = runner.run(self._prompting.prompted(held.claim, claim, reports=True), control)
+                    result = supervising.after(claim, report.settle(result), control)
+                return self._won(claim, result)
             except Refused as refusal:
                 return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
             except Exception as error:
@@ -216,6 +224,16 @@ class Execution:
         if grown.ready:
             self._context.nudge([(claim.workspace_id, claim.project_id)])
         return grown.ids
+
+    def _won(self, claim: Claim, result: Result) -> Result:
+        """A variant counts only if it is the first of its task to have passed; the others are told to stop."""
+        if VARIANT not in supervising.role_of(claim) or result.outcome is not Outcome.COMPLETED:
+            return result
+        choice = self._context.store.transact(
+            lambda tx: choose_variant(tx, claim.workspace_id, claim.task_id, claim.attempt)
+        )
+        self._context.stop(claim.workspace_id, claim.project_id, choice.canceled)
+        return result if choice.won else replace(result, outcome=Outcome.CANCELED, error=choice.why)
 
     def close(self) -> None:
         """Nothing runs any more."""

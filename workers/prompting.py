@@ -42,8 +42,10 @@ class Prompting:
         """
         if "prompt" not in claim.work or claim.options.get("bare"):
             return claim
+        role = claim.options.get("role", {})
         shows_needs = not prompts.mentions_needs([str(written.work["prompt"])])
-        resumes = goes_on(claim)
+        supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE) if kind in role), None)
+        resumes = supervises is None and goes_on(claim)
         if resumes:
             last = list(claim.carried.get(ANSWERS, ()))[-1:]
             claim = replace(claim, carried={**claim.carried, ANSWERS: last})
@@ -51,7 +53,7 @@ class Prompting:
             claim.work["prompt"],
             claim,
             self._surroundings(claim),
-            kind=prompts.RESUME if resumes else prompts.WORKER,
+            kind=supervises or (prompts.RESUME if resumes else prompts.WORKER),
             shows_needs=shows_needs,
             reports=reports,
         )

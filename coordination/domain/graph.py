@@ -20,6 +20,7 @@ MAX_ATTEMPTS = 1_000_000
 MAX_PRIORITY = 1_000_000_000
 MAX_SLOTS = 1_000_000
 MAX_FACTOR = 1000.0
+MAX_CRITERION = 2_000
 ON_EXCEED = ("block",)
 
 _KEY = re.compile(r"[\w./:][\w./:-]*")
@@ -209,6 +210,8 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}")
     _check_json(refuse, "input", task.input)
     _check_json(refuse, "metadata", task.metadata)
+    for one in task.criteria:
+        _check_name(refuse, "A criterion", one, longest=MAX_CRITERION)
     return known.get(id(task.run)) or _check_work(refuse, task, known)
 
 

@@ -43,7 +43,10 @@ class Task:
     ``run`` is a Shell, a PythonCall, an AgentCall, a mapping such as ``{"shell": "ruff check ."}``, or an importable
     function.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
-    Durations are timedeltas; ``priority``: higher runs earlier, default 0.
+    Durations are timedeltas; ``priority``: higher runs earlier, default 0. ``criteria``: what its agent is told of
+    when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
+    wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
+    the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
     """
 
     key: str
@@ -64,7 +67,12 @@ class Task:
     not_before: datetime | None = None
     due: datetime | None = None
     workdir: str | None = None
+    criteria: Sequence[str] = ()
+    context: bool = True
+    variants: int | Sequence[Mapping[str, Any]] = ()
+    supervised: bool = True
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    role: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,14 @@ class BudgetCap:
 
 
 @dataclass(frozen=True, slots=True)
+class Supervision:
+    """Who looks at each agent's task before it is done (``assess``) and after (``analyze``): jobs without a prompt."""
+
+    assess: Mapping[str, Any] | None = None
+    analyze: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs."""
 
@@ -119,6 +135,7 @@ class Plan:
     defaults: Defaults = field(default_factory=Defaults)
     concurrency: Concurrency = field(default_factory=Concurrency)
     budget: BudgetCap | None = None
+    supervision: Supervision | None = None
     python_path: Sequence[str] = ()
     session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id
     source: str | None = None

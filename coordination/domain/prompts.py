@@ -22,6 +22,8 @@ from coordination.errors import Refused
 
 WORKER = "worker"
 RESUME = "resume"
+ASSESS = "assess"
+ANALYZE = "analyze"
 
 FEEDBACK = "feedback"
 """Where a task carries why its last attempt did not count: a gate's output."""
@@ -117,7 +119,72 @@ It is attempt {{ task.attempt }}. The task was:
 {{ task.prompt }}
 """
 
-KINDS: Mapping[str, str] = {WORKER: _WORKER, RESUME: _RESUME}
+_ASSESS = """\
+Assess a task before somebody else does it. Do not do it, and change nothing; you may look at files.
+
+## The task
+{{ task.prompt }}
+{%- if criteria %}
+
+## It is done when
+{%- for one in criteria %}
+- {{ one }}
+{%- endfor %}
+{%- endif %}
+
+## Where
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+
+## Your answer
+One JSON object and nothing else:
+{"strategy": "how to do it, in a few sentences", "risks": ["what may go wrong", "…"],
+ "subtasks": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
+  "needs": ["key of one before it"]}]}
+subtasks are done before the task itself, each by an agent of its own, and the task then sees what they gave. \
+Leave the list empty unless the task is too large for one agent.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+_ANALYZE = """\
+Judge whether a task is done. Do not do it, and change nothing; you may look at files and run tests.
+
+## The task
+{{ task.prompt }}
+{%- if criteria %}
+
+## It is done when
+{%- for one in criteria %}
+- {{ one }}
+{%- endfor %}
+{%- endif %}
+
+## What was done
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+
+## Your answer
+One JSON object and nothing else:
+{"verdict": "done" or "again" or "punted", "why": "…",
+ "follow_ups": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
+  "needs": ["key of one before it"]}]}
+again: it is not done, and why says what is missing, for whoever goes on. punted: it cannot or should not be done now. \
+follow_ups: bugs and work that turned up and are not part of the task, for agents of their own; mostly none.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+KINDS: Mapping[str, str] = {WORKER: _WORKER, RESUME: _RESUME, ASSESS: _ASSESS, ANALYZE: _ANALYZE}
 """The words for each occasion, where a project has none of its own."""
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from coordination.domain.tasks import OPEN
 from coordination.errors import NotFound
 from coordination.services.endings.end import cancel_tasks
 from coordination.store.queries import runs, tasks
@@ -36,5 +37,6 @@ def cancel_task(tx: Connection, workspace_id: str, task_id: str, *, actor: str, 
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
         raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
-    canceled, ended = cancel_tasks(tx, workspace_id, task.project_id, [task_id], actor=actor, why=why)
+    whole = [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id) if part.state in OPEN)]
+    canceled, ended = cancel_tasks(tx, workspace_id, task.project_id, whole, actor=actor, why=why)
     return Canceled(task.project_id, canceled, ended.freed)

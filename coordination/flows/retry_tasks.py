@@ -8,10 +8,10 @@ from sqlalchemy import Connection
 
 from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.tasks import TERMINAL, BlockReason, TaskMove, TaskState
+from coordination.domain.tasks import TERMINAL, BlockReason, Task, TaskMove, TaskState
 from coordination.errors import IllegalMove, NotFound
 from coordination.services.revival import reopen_with_dependants
-from coordination.store.queries import events, ready, runs, supervisors, tasks
+from coordination.store.queries import dependencies, events, ready, runs, supervisors, tasks
 
 
 def retry_task(
@@ -31,7 +31,7 @@ def retry_task(
     elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
         raise IllegalMove(TaskMove.REOPEN, task.state)
     else:
-        reopened = reopen_with_dependants(tx, workspace_id, task_id)
+        reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
     scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     if runs.reopen(tx, workspace_id, task.run_id):
         events.append(tx, workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])
@@ -46,6 +46,19 @@ def retry_task(
             for reopened_id in reopened
         ],
     )
+    return reopened
+
+
+def _reopen_parts(tx: Connection, workspace_id: str, task: Task) -> list[str]:
+    """What the system made of the task begins anew, as far as it ended badly; the task waits for it again."""
+    bad = [
+        part for part in tasks.parts(tx, workspace_id, task.id) if part.state in (TaskState.FAILED, TaskState.CANCELED)
+    ]
+    if not bad:
+        return []
+    reopened = [one for part in bad for one in reopen_with_dependants(tx, workspace_id, part.id)]
+    dependencies.hold(tx, workspace_id, task.id, [part.id for part in bad])
+    tasks.carry(tx, workspace_id, task.id, {})
     return reopened
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +11,10 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
+from coordination.domain.expansion import expanded, supervision_of
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
-from coordination.domain.projects import ProjectStatus
+from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.work import Work
@@ -67,6 +68,7 @@ def submit_plan(
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+    plan, works = _in_parts(plan, works, project)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     session_id = _session(tx, workspace_id, project.id, plan)
@@ -120,6 +122,15 @@ def submit_plan(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
     return Submitted(run_id, project.id, ids)
+
+
+def _in_parts(plan: Plan, works: Mapping[str, Work], project: Project) -> tuple[Plan, Mapping[str, Work]]:
+    """*plan* with what its variants and its supervision (or the project's) make of its tasks."""
+    wanted = project.settings.get("supervision")
+    if plan.supervision is None and isinstance(wanted, Mapping):
+        plan = replace(plan, supervision=supervision_of(wanted))
+    parted = expanded(plan)
+    return (plan, works) if parted is plan else (parted, graph.check(parted))
 
 
 def _limits(tx: Connection, scope: rows.Scope) -> None:

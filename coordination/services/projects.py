@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.domain.expansion import supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
 from coordination.errors import IllegalMove, NotFound, Refused
@@ -73,6 +74,10 @@ def amend(
         if changes:
             if column == "settings":
                 _check_words(changes.get(PROJECT_SETTING))
+                if isinstance(who := changes.get("supervision"), Mapping):
+                    supervision_of(who)
+                elif who is not None:
+                    raise Refused("supervision maps assess and analyze to agents")
             after = {**getattr(project, column), **changes}
             values[column] = {key: value for key, value in after.items() if value is not None}
     if values:

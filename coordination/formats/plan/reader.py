@@ -8,7 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+from coordination.domain.expansion import supervision_of
+from coordination.domain.plans import (
+    Backoff,
+    BudgetCap,
+    Concurrency,
+    Defaults,
+    Dependency,
+    Plan,
+    ProjectRef,
+    Supervision,
+    Task,
+)
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
 from coordination.errors import Refused
@@ -17,24 +28,37 @@ from coordination.formats.plan.fields import Fields
 
 VERSION = 1
 
-PLAN_KEYS = (*("version", "project", "name", "session", "defaults", "budget", "concurrency", "python_path", "tasks"),)
+PLAN_KEYS = (
+    *(
+        "version",
+        "project",
+        "name",
+        "session",
+        "defaults",
+        "budget",
+        "concurrency",
+        "supervision",
+        "python_path",
+        "tasks",
+    ),
+)
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = ("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent")
 BACKOFF_KEYS = ("initial", "factor", "max")
 BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
+SUPERVISION_KEYS = ("assess", "analyze")
 NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    "metadata",
+    *("criteria", "context", "variants", "supervised", "metadata"),
 )
 
 LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
 LATER_TASK_KEYS = {
     "workspace": "Give the folder to work in as workdir",
     "gates": "Make each gate a task of its own that needs this one",
-    "variants": "Write the variants as tasks of their own",
     "budget": "There is a budget for the whole plan, beside tasks",
 }
 
@@ -57,6 +81,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         defaults=_defaults(fields.inner("defaults")),
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=_budget(fields),
+        supervision=_supervision(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
         source=source,
@@ -153,6 +178,28 @@ def _budget(fields: Fields) -> BudgetCap | None:
     return BudgetCap(amount) if on_exceed is None else BudgetCap(amount, on_exceed)
 
 
+def _supervision(fields: Fields) -> Supervision | None:
+    inner = fields.inner("supervision")
+    if inner is None:
+        return None
+    inner.only(SUPERVISION_KEYS)
+    try:
+        return supervision_of(inner.values)
+    except Refused as refused:
+        raise fields.error("supervision", refused.message, hint=refused.hint) from None
+
+
+def _variants(fields: Fields) -> int | list[dict[str, Any]]:
+    value = fields.values.get("variants")
+    if value is None:
+        return []
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise fields.wrong("variants", "a number, or a list of what differs", "Write [{agent: claude}, {agent: codex}]")
+    return [Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value]
+
+
 def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:
     items = fields.values.get("tasks")
     if items is not None and not isinstance(items, list):
@@ -209,6 +256,10 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         not_before=fields.moment("not_before"),
         due=fields.moment("due"),
         workdir=fields.text("workdir"),
+        criteria=fields.texts("criteria"),
+        context=fields.flag("context") is not False,
+        variants=_variants(fields),
+        supervised=fields.flag("supervised") is not False,
         metadata=fields.json("metadata"),
     )
 

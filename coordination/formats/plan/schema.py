@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordination.domain import durations, work
+from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
@@ -39,6 +40,7 @@ def plan_schema() -> _Schema:
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
+            supervision=_optional(_object(reader.SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
             python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
             tasks={"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": _task()},
         ),
@@ -60,6 +62,17 @@ def _task() -> _Schema:
         concurrency_key=_NAME,
         not_before=_MOMENT,
         due=_MOMENT,
+        criteria={**_texts(), "description": "When it is done, for its agent."},
+        context={"type": ["boolean", "null"], "description": "false: its agent gets the prompt as it is."},
+        variants={
+            "anyOf": [
+                {"type": "integer", "minimum": 2, "maximum": MOST_VARIANTS},
+                {"type": "array", "items": {"type": "object"}, "minItems": 2, "maxItems": MOST_VARIANTS},
+                {"type": "null"},
+            ],
+            "description": "How many race, or what differs in each; the first past its gates wins.",
+        },
+        supervised={"type": ["boolean", "null"]},
         metadata=_optional({"type": "object"}),
         **_rules(),
     )
@@ -85,6 +98,14 @@ def _rules() -> _Schema:
     }
 
 
+def _texts() -> _Schema:
+    return _optional({"type": "array", "items": {"type": "string"}})
+
+
+def _supervisor() -> _Schema:
+    return {"anyOf": [_SOME_TEXT, {"type": "object"}, {"type": "null"}]}
+
+
 def _run(kind: str, **more: _Schema) -> _Schema:
     first = {kind: {"type": "string", "minLength": 1}}
     env = _by_name({"type": "string"})
@@ -92,7 +113,7 @@ def _run(kind: str, **more: _Schema) -> _Schema:
 
 
 def _agent() -> _Schema:
-    texts = _optional({"type": "array", "items": {"type": "string"}})
+    texts = _texts()
     places: dict[str, Any] = {name: _TEXT for name in work.READS if name != "format"}
     return _object(
         work.KEYS["agent"],

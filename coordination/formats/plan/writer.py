@@ -54,6 +54,9 @@ def write_plan(plan: Plan) -> str:
         concurrency=_given(
             project=plan.concurrency.project, agents=dict(plan.concurrency.agents), keys=dict(plan.concurrency.keys)
         ),
+        supervision=None
+        if plan.supervision is None
+        else _given(assess=_plain(plan.supervision.assess), analyze=_plain(plan.supervision.analyze)),
         python_path=list(plan.python_path),
     )
     document["tasks"] = [_task(task) for task in plan.tasks]
@@ -99,6 +102,10 @@ def _task(task: Task) -> dict[str, Any]:
         not_before=_moment(task.not_before),
         due=_moment(task.due),
         workdir=task.workdir,
+        criteria=list(task.criteria),
+        context=None if task.context else False,
+        variants=_plain(task.variants) or None,
+        supervised=None if task.supervised else False,
         metadata=_plain(task.metadata),
     )
 

@@ -165,9 +165,13 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
 
 
 def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
-    if backoff == Backoff() and not task.metadata:
-        return _NOTHING
     options: dict[str, Any] = {}
+    if task.role:
+        options["role"] = dict(task.role)
+    if task.criteria:
+        options["criteria"] = list(task.criteria)
+    if not task.context:
+        options["bare"] = True
     if backoff != Backoff():
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
@@ -176,7 +180,7 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
         }
     if task.metadata:
         options["metadata"] = dict(task.metadata)
-    return options
+    return options or _NOTHING
 
 
 def _kind(work: Work) -> str:

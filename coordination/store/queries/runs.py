@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, select, update
 
+from coordination.domain.expansion import KIND_OF_CHOICE
 from coordination.domain.runs import Run, state_of
 from coordination.domain.sessions import Session, SessionTarget
 from coordination.domain.tasks import OPEN, TaskState
@@ -119,6 +120,24 @@ def waiting_on_failure(tx: Connection, workspace_id: str, run_id: str) -> int:
     return tx.execute(select(func.count(func.distinct(dead.c.id)))).scalar_one()
 
 
+def lost_variants(tx: Connection, workspace_id: str, run_id: str) -> dict[TaskState, int]:
+    """How many variants ended without success of tasks that completed by another one, by state: no loss to the run."""
+    whole = tasks.alias("whole")
+    rows = tx.execute(
+        select(tasks.c.state, func.count())
+        .join(whole, whole.c.id == tasks.c.parent_id)
+        .where(
+            tasks.c.workspace_id == workspace_id,
+            tasks.c.run_id == run_id,
+            tasks.c.state.in_((TaskState.FAILED, TaskState.CANCELED)),
+            whole.c.state == TaskState.COMPLETED,
+            whole.c.kind == KIND_OF_CHOICE,
+        )
+        .group_by(tasks.c.state)
+    )
+    return {TaskState(state): number for state, number in rows}
+
+
 def get(tx: Connection, workspace_id: str, run_id: str) -> Run | None:
     """One run with what follows from its tasks and its costs, or None."""
     row = (
@@ -173,6 +192,10 @@ def _run(tx: Connection, row: RowMapping) -> Run:
     waiting = 0
     if numbers.get(TaskState.BLOCKED) and not (numbers.get(TaskState.QUEUED) or numbers.get(TaskState.RUNNING)):
         waiting = waiting_on_failure(tx, row["workspace_id"], row["id"])
+    lost: dict[TaskState, int] = {}
+    if numbers.get(TaskState.FAILED) or numbers.get(TaskState.CANCELED):
+        lost = lost_variants(tx, row["workspace_id"], row["id"])
+    count_for = {state: number - lost.get(state, 0) for state, number in numbers.items()}
     cost, _calls, unpriced = ledger.total(tx, row["workspace_id"], run_id=row["id"])
     return Run(
         id=row["id"],
@@ -181,7 +204,7 @@ def _run(tx: Connection, row: RowMapping) -> Run:
         project=row["project"],
         session_id=row["session_id"],
         name=row["name"],
-        state=state_of(numbers, waiting_on_failure=waiting),
+        state=state_of(count_for, waiting_on_failure=waiting),
         counts=numbers,
         cost_usd=cost,
         unpriced_calls=unpriced,

@@ -255,6 +255,12 @@ def found_in(tx: Connection, workspace_id: str, run_id: str) -> int:
     ).scalar_one()
 
 
+def parts(tx: Connection, workspace_id: str, task_id: str) -> list[Task]:
+    """What the system made of a task: its variants, the tasks of its supervised loop."""
+    rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.parent_id == task_id).order_by(t.id))
+    return [task for task in map(task_of, rows.mappings()) if task.options.get("role")]
+
+
 def hold_for(tx: Connection, workspace_id: str, task_id: str, more: int) -> None:
     """Let an open task wait for *more* tasks."""
     tx.execute(

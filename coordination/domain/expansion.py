@@ -1,0 +1,183 @@
+"""One task of a plan that becomes several: variants that race, and the tasks of a supervised loop around it.
+
+The task keeps its key, and with it whatever needs it; its parts have keys below it: ``fix/1``, ``fix/assess``. What a
+part is for stands in its ``role``, which is stored with it.
+
+* variants: ``fix/1``, ``fix/2``, … do the work; ``fix`` takes over what the first one gave that passed its gates.
+* supervision: ``fix/assess`` looks at the task while what it needs still runs; ``fix/work`` does it; ``fix`` analyses
+  what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from coordination.domain import templates
+from coordination.domain.excerpts import excerpt
+from coordination.domain.plans import Plan, Supervision, Task
+from coordination.domain.tasks import OnDependencyFailure
+from coordination.domain.work import CUSTOM, PythonCall, parse_work
+from coordination.errors import PlanError, Refused
+
+MOST_VARIANTS = 16
+
+VARIANT, CHOOSE, ASSESS, WORK, ANALYZE = "variant", "choose", "assess", "work", "analyze"
+"""Roles, as keys of a role's mapping; each maps to what it is about."""
+
+_TAKES_OVER = "coordination.domain.variants:chosen"
+KIND_OF_CHOICE = f"python:{_TAKES_OVER}"
+"""The kind of a task that takes over from its variants."""
+
+_OF_ANOTHER_AGENT = ("prompt", "env", "secrets")
+
+
+def expanded(plan: Plan) -> Plan:
+    """*plan* with every task that has variants or is supervised in its parts; the same plan if there is none.
+
+    Raises PlanError with the task's line.
+    """
+    if plan.supervision is None and not any(task.variants for task in plan.tasks):
+        return plan
+    keys = {task.key for task in plan.tasks}
+    tasks: list[Task] = []
+    lines = dict(plan.lines)
+    for task in plan.tasks:
+        try:
+            parts = _parts(plan, task)
+            for part in parts[:-1]:
+                _check_key(part.key, task.key, keys)
+        except Refused as refused:
+            message = f"Task {excerpt(task.key)}: {refused.message}"
+            line = plan.lines.get(task.key)
+            raise PlanError(message, source=plan.source, line=line, hint=refused.hint) from None
+        lines |= {part.key: plan.lines[task.key] for part in parts if task.key in plan.lines}
+        tasks += parts
+    return replace(plan, tasks=tasks, lines=lines)
+
+
+def _check_key(key: str, of: str, keys: set[str]) -> None:
+    if key in keys:
+        raise Refused(f"its parts are called {of}/…, and another task is {excerpt(key)} already")
+
+
+def _parts(plan: Plan, task: Task) -> list[Task]:
+    if task.variants:
+        return _variants(task)
+    supervision = plan.supervision
+    if supervision is None or not task.supervised or "prompt" not in parse_work(task.run).to_json():
+        return [task]
+    return _loop(task, supervision.assess, supervision.analyze)
+
+
+def _variants(task: Task) -> list[Task]:
+    overlays = _overlays(task.variants)
+    parts = [
+        replace(
+            task,
+            key=f"{task.key}/{number}",
+            run=varied(parse_work(task.run).to_json(), overlay),
+            title=f"{task.title or task.key}, variant {number}",
+            parent=task.key,
+            variants=(),
+            role={VARIANT: number},
+        )
+        for number, overlay in enumerate(overlays, start=1)
+    ]
+    keys = [part.key for part in parts]
+    return [*parts, _collects(task, PythonCall(_TAKES_OVER, args={"task": task.key}), keys, {CHOOSE: keys})]
+
+
+def _overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
+    if isinstance(variants, bool | str | Mapping) or not isinstance(variants, int | Sequence):
+        raise Refused(f"variants is a number or a list of what differs, not {excerpt(variants)}")
+    overlays: Sequence[Mapping[str, Any]] = [{}] * variants if isinstance(variants, int) else list(variants)
+    if not 2 <= len(overlays) <= MOST_VARIANTS:  # noqa: PLR2004 - one is none
+        raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {len(overlays)}")
+    return overlays
+
+
+def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """The job *run* with what a variant says differently; Refused when that makes no job.
+
+    Of another agent it has the prompt and the environment, not the arguments: these belong to a program.
+    """
+    if not isinstance(overlay, Mapping):
+        raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}")
+    other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in ("agent", "chat", "shell", "python"))
+    base = {name: run[name] for name in _OF_ANOTHER_AGENT if name in run} if other else dict(run)
+    return parse_work({**base, **overlay}).to_json()
+
+
+def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, Any] | None) -> list[Task]:
+    run = parse_work(task.run).to_json()
+    title = task.title or task.key
+    parts: list[Task] = []
+    needs = list(task.needs)
+    work_key = f"{task.key}/{WORK}" if analyze is not None else task.key
+    if assess is not None:
+        key = f"{task.key}/{ASSESS}"
+        parts.append(
+            Task(
+                key,
+                supervisor_run(assess, run["prompt"]),
+                title=f"Assess: {title}"[:500],
+                parent=task.key,
+                priority=task.priority,
+                workdir=task.workdir,
+                criteria=task.criteria,
+                role={ASSESS: task.key},
+            )
+        )
+        needs.append(key)
+    if analyze is None:
+        return [*parts, replace(task, needs=needs, role={WORK: task.key})]
+    parts.append(replace(task, key=work_key, needs=needs, parent=task.key, role={WORK: task.key}))
+    about = supervisor_run(analyze, run["prompt"])
+    last = _collects(task, about, [work_key], {ANALYZE: task.key, "run": run})
+    return [*parts, replace(last, on_dependency_failure=task.on_dependency_failure)]
+
+
+def supervisor_run(supervisor: Mapping[str, Any], prompt: str) -> dict[str, Any]:
+    """The job of an agent that assesses or analyses a task with that *prompt*, which it reads as it was written."""
+    return parse_work({**supervisor, "prompt": templates.literal(prompt)}).to_json()
+
+
+def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:
+    """The task itself, which comes after its parts."""
+    return Task(
+        task.key,
+        run,
+        title=task.title,
+        needs=list(needs),
+        agent=None,
+        parent=task.parent,
+        priority=task.priority,
+        on_dependency_failure=OnDependencyFailure.RUN,
+        due=task.due,
+        workdir=task.workdir,
+        criteria=task.criteria,
+        metadata=task.metadata,
+        role=role,
+    )
+
+
+def supervision_of(value: Mapping[str, Any]) -> Supervision | None:
+    """Who supervises, as a project's settings say it; Refused for what says nobody."""
+    if unknown := [name for name in value if name not in {ASSESS, ANALYZE}]:
+        raise Refused(f"supervision has no {excerpt(unknown[0])}", hint=f"It has {ASSESS} and {ANALYZE}")
+    found = {name: check_supervisor(who, name) for name, who in value.items() if who is not None}
+    return Supervision(**found) if found else None
+
+
+def check_supervisor(value: Mapping[str, Any] | str, what: str) -> dict[str, Any]:
+    """Who assesses or analyses, as a job without its prompt; Refused when that is none."""
+    run = {"agent": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
+    if run is None or "prompt" in run or (run.get("agent") == CUSTOM and "command" not in run):
+        raise Refused(
+            f"{what} must be an agent, not {excerpt(value)}", hint=f"Write {what}: claude, or a run without its prompt"
+        )
+    body = parse_work({**run, "prompt": "x"}).to_json()
+    del body["prompt"]
+    return body

@@ -1,0 +1,23 @@
+"""What a task with variants gives: what the first of them gave that passed its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class NoneCompleted(Exception):
+    """Every variant ended without success."""
+
+
+def chosen(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
+    """The output of the variant that completed; a job of its own, which runs when all have ended.
+
+    Raises NoneCompleted.
+    """
+    for key, need in sorted(needs.items()):
+        if need["state"] == "completed":
+            print(f"{key} was the first of {len(needs)} to pass")  # noqa: T201 - the task's log
+            return need["output"]
+    ended = ", ".join(f"{key} {need['state']}" for key, need in sorted(needs.items()))
+    raise NoneCompleted(f"no variant of {task} completed: {ended}")

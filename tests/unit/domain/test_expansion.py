@@ -1,0 +1,146 @@
+"""Tasks that become several: their parts, what varies, and what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordination.domain import graph
+from coordination.domain.expansion import check_supervisor, expanded, supervision_of, varied
+from coordination.domain.judgements import read_analysis, read_assessment
+from coordination.domain.plans import Plan, Supervision, Task
+from coordination.errors import PlanError, Refused
+
+AGENT = {"agent": "claude", "prompt": "Mend {{ needs.find.output }}", "args": ["--fast"], "secrets": ["KEY"]}
+
+
+def parts(*tasks: Task, **plan: Any) -> dict[str, Task]:
+    made = expanded(Plan([Task("find", {"shell": "true"}), *tasks], **plan))
+    graph.check(made)
+    return {task.key: task for task in made.tasks}
+
+
+def test_a_plan_without_any_is_the_same_plan() -> None:
+    plan = Plan([Task("a", {"shell": "true"})])
+
+    assert expanded(plan) is plan
+
+
+def test_variants_do_the_work_and_the_task_takes_over() -> None:
+    made = parts(
+        Task("fix", AGENT, needs=["find"], variants=[{}, {"model": "m"}, {"agent": "codex"}], max_attempts=2),
+        Task("after", {"shell": "echo {{ needs.fix.output }}"}, needs=["fix"]),
+    )
+
+    assert list(made) == ["find", "fix/1", "fix/2", "fix/3", "fix", "after"]
+    assert [made[f"fix/{number}"].run for number in (1, 2, 3)] == [
+        AGENT,
+        {**AGENT, "model": "m"},
+        {"agent": "codex", "prompt": AGENT["prompt"], "secrets": ["KEY"]},
+    ]
+    assert (made["fix/1"].needs, made["fix/1"].max_attempts, made["fix/1"].parent) == (["find"], 2, "fix")
+    assert made["fix"].needs == ["fix/1", "fix/2", "fix/3"]
+
+
+def test_the_loop_surrounds_agents_only_and_those_that_want_it() -> None:
+    loop = Supervision(assess={"agent": "claude"}, analyze={"agent": "codex"})
+    made = parts(
+        Task("fix", AGENT, needs=["find"]),
+        Task("plain", {"shell": "true"}),
+        Task("alone", AGENT, needs=["find"], supervised=False),
+        supervision=loop,
+    )
+
+    assert list(made) == ["find", "fix/assess", "fix/work", "fix", "plain", "alone"]
+    assert made["fix/assess"].needs == ()
+    assert made["fix/work"].needs == ["find", "fix/assess"]
+    assert made["fix"].needs == ["fix/work"]
+    assert made["fix"].run["agent"] == "codex"
+    assert made["fix"].run["prompt"] == "Mend {{ '{{' }} needs.find.output }}"
+
+
+@pytest.mark.parametrize(
+    ("variants", "says"),
+    [
+        (1, "from 2 to 16"),
+        (17, "from 2 to 16"),
+        (True, "a number or a list"),
+        ("two", "a number or a list"),
+        ([{"model": "m"}], "from 2"),
+        ([{}, 5], "maps keys of run"),
+        ([{}, {"colour": "red"}], "colour"),
+        ([{}, {"agent": "custom"}], "command"),
+        ([{}, {"shell": "true"}], "no key 'prompt'"),
+    ],
+)
+def test_variants_that_make_no_job_are_refused_with_the_task(variants: Any, says: str) -> None:
+    with pytest.raises(PlanError, match="Task 'fix'") as caught:
+        parts(Task("fix", AGENT, needs=["find"], variants=variants))
+    assert says in caught.value.sentence()
+
+
+def test_a_part_cannot_have_the_key_of_another_task() -> None:
+    with pytest.raises(PlanError, match="another task is 'fix/1'"):
+        parts(Task("fix", AGENT, needs=["find"], variants=2), Task("fix/1", {"shell": "true"}))
+
+
+@pytest.mark.parametrize(
+    "value", [5, {}, {"agent": "claude", "prompt": "x"}, {"shell": "true"}, "two words!", "custom"]
+)
+def test_who_supervises_is_an_agent(value: Any) -> None:
+    with pytest.raises(Refused):
+        check_supervisor(value, "assess")
+    with pytest.raises(Refused):
+        supervision_of({"judge": "claude"})
+
+
+def test_another_agents_arguments_are_not_taken_over() -> None:
+    assert varied(AGENT, {"agent": "gemini"}) == {"agent": "gemini", "prompt": AGENT["prompt"], "secrets": ["KEY"]}
+    assert varied(AGENT, {"args": ["--slow"]})["args"] == ["--slow"]
+
+
+GOOD = {"strategy": "s", "subtasks": [{"key": "a", "title": "A", "prompt": "do a"}]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        '{"strategy": "s"}',
+        'Well: {"strategy": "s", "risks": null} - so be it',
+        '```json\n{"strategy": "s"}\n```',
+        '```\n{"strategy": "first"}\n```\nBetter:\n```json\n{"strategy": "s"}\n```',
+    ],
+)
+def test_an_assessment_is_found_in_what_surrounds_it(answer: Any) -> None:
+    assert read_assessment(answer).strategy == "s"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (None, "no JSON object"),
+        ("no", "no JSON object"),
+        ("[1]", "no JSON object"),
+        ("{" * 10_000, "no JSON object"),
+        ({}, "strategy must be a text"),
+        ({**GOOD, "risks": "many"}, "risks must be a list"),
+        ({**GOOD, "subtasks": {"key": "a"}}, "subtasks must be a list"),
+        ({**GOOD, "subtasks": [{"key": "a b", "title": "t", "prompt": "p"}]}, "no key"),
+        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 2}, "Two of subtasks"),  # type: ignore[index]
+        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 11}, "at most 10"),  # type: ignore[index]
+        ({**GOOD, "subtasks": [{"key": "a", "title": "t", "prompt": "p", "needs": ["b"]}]}, "not one of those before"),
+        ({**GOOD, "subtasks": [{"key": "a", "title": "t"}]}, "prompt must be a text"),
+    ],
+)
+def test_what_is_no_assessment_is_refused_in_a_sentence(answer: Any, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        read_assessment(answer)
+
+
+def test_an_analysis_has_a_verdict_and_a_reason() -> None:
+    assert read_analysis('{"verdict": "punted", "why": "too big"}').verdict == "punted"
+    for answer in ({"verdict": "yes", "why": "x"}, {"verdict": "done"}):
+        with pytest.raises(Refused):
+            read_analysis(answer)
