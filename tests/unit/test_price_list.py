@@ -75,6 +75,12 @@ def test_prices_are_those_of_the_provider_at_the_time_of_the_call() -> None:
     assert (early.price.input, late.price.input) == (Rate(Decimal(10)), Rate(Decimal(2)))
 
 
+@pytest.mark.parametrize("moment", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)])
+def test_a_time_that_no_list_knows_has_a_price_all_the_same(moment: datetime) -> None:
+    for model in ("o3", "deepseek:deepseek-chat", "gpt-5-mini"):
+        assert isinstance(price_list.quote(model, moment), Quote)
+
+
 def test_a_fee_for_each_call_is_taken_along() -> None:
     found = price_list.quote("perplexity:sonar", AT)
 
