@@ -43,11 +43,16 @@ def record_usage(
     input_tokens: int = 0,
     output_tokens: int = 0,
     cached_input_tokens: int = 0,
+    cache_write_input_tokens: int = 0,
+    reasoning_output_tokens: int = 0,
     cost_usd: Decimal | str | float | None = None,
     session_id: str | None = None,
     id: str | None = None,  # noqa: A002 - the record's own field name
 ) -> None:
-    """Report one model call of this job. ``cost_usd`` None: the price is not known, and is recorded as such.
+    """Report one model call of this job. ``cost_usd`` None: it is computed, by the prices that are set or listed.
+
+    ``input_tokens`` counts all input, what was read from a cache or written to one too; ``output_tokens`` all output,
+    reasoning too. Of a model without a known price the cost is recorded as unknown.
 
     Amounts are exact: give a Decimal or a text; a float is read by its shortest decimal form. Every record is written
     at once, so what was spent is counted even if the job fails or is killed afterwards.
@@ -58,6 +63,8 @@ def record_usage(
         ("input_tokens", input_tokens),
         ("output_tokens", output_tokens),
         ("cached_input_tokens", cached_input_tokens),
+        ("cache_write_input_tokens", cache_write_input_tokens),
+        ("reasoning_output_tokens", reasoning_output_tokens),
     ):
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"{name} must be a number of tokens, not {count!r}")
@@ -68,8 +75,12 @@ def record_usage(
         "total_tokens": input_tokens + output_tokens,
         "timestamp": datetime.now(UTC).isoformat(),
     }
-    if cached_input_tokens:
-        record["cached_input_tokens"] = cached_input_tokens
+    parts = {
+        "cached_input_tokens": cached_input_tokens,
+        "cache_write_input_tokens": cache_write_input_tokens,
+        "reasoning_output_tokens": reasoning_output_tokens,
+    }
+    record |= {name: count for name, count in parts.items() if count}
     if cost_usd is not None:
         record["cost_usd"] = _amount(cost_usd)
     if session_id is not None:

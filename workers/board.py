@@ -69,6 +69,8 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     ahead = None
     if held.ahead is not None:
         ahead = Ran(took.total_seconds(), held.ahead, context.worker_id)
+    if result.usage:
+        result = context.prices.priced(claim, result)
     finish = decided(claim, result, now=utc_now(), ahead=ahead)
     bundle.add(finish, context.held.ending(held))
     if bundle.piece is not None and isinstance(finish.decision, Complete):

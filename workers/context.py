@@ -25,6 +25,7 @@ from workers.doorbell import Doorbell
 from workers.heartbeat import Heartbeat
 from workers.held import HeldAttempts
 from workers.kinds import Kinds
+from workers.prices import Prices
 
 log = structlog.get_logger()
 
@@ -48,6 +49,7 @@ class Context:
     heartbeat: Heartbeat
     doorbell: Doorbell
     scratch: Path
+    prices: Prices
     kinds: Kinds = field(default_factory=Kinds)
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
@@ -106,6 +108,7 @@ def make_context(settings: Settings, *, name: str, slots: int) -> Context:
         heartbeat=Heartbeat(store, held, row, terms=terms),
         doorbell=Doorbell(store),
         scratch=settings.home / "scratch" / worker_id,
+        prices=Prices(store),
     )
 
 

@@ -12,6 +12,10 @@ import typer
 from coordination.cli.options import AsJson, Limit, ProjectName, connected, print_json
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
     from coordination.domain.costs import CostRecord
 
 _BATCH = 2000
@@ -46,6 +50,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("summary")(summary)
     group.command("import")(import_)
     group.command("export")(export)
+    group.command("reprice")(reprice)
     app.add_typer(group, name="costs")
 
 
@@ -76,7 +81,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
     from coordination.money import show_usd
 
     show(
-        ["time", "model", "agent", "tokens in", "out", "cost", "session", "id"],
+        ["time", "model", "agent", "tokens in", "out", "cost", "price", "session", "id"],
         [
             (
                 one.occurred_at,
@@ -85,6 +90,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
                 one.input_tokens,
                 one.output_tokens,
                 "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
+                _whose_price(one),
                 one.session_id,
                 one.id,
             )
@@ -92,6 +98,14 @@ def record_table(records: Sequence[CostRecord]) -> None:
         ],
         empty="No costs.",
     )
+
+
+def _whose_price(record: CostRecord) -> str:
+    """Who says what it cost: the one who made the call, or which prices of ours."""
+    from coordination.domain.pricing import PRICED_BY
+
+    by = str(record.extra.get(PRICED_BY) or ("" if record.cost_usd is None else "as told"))
+    return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
 
 
 def summary(
@@ -116,9 +130,10 @@ def summary(
         with co.runtime.store.read() as tx:
             found = spending(tx, co.runtime.workspace_id, by=by.value, project_id=project_id, since=moment)
             usd, calls, unpriced = costs.total(tx, co.runtime.workspace_id, project_id=project_id, since=moment)
+            free = _free_but_priced(tx, co.runtime.workspace_id, project_id=project_id, since=moment)
     if as_json:
         total = {"cost_usd": usd, "calls": calls, "unpriced_calls": unpriced}
-        print_json({"by": by.value, "groups": found, "total": total})
+        print_json({"by": by.value, "groups": found, "total": total, "zero_cost_calls_of_priced_models": free})
         return
     show(
         [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
@@ -136,6 +151,36 @@ def summary(
         empty="No costs.",
     )
     print(f"\n{show_usd(usd)} in {calls} calls" + (f", {unpriced} of them of unknown price" if unpriced else ""))
+    if unpriced:
+        print("Which models, and whether they have a price by now: coord costs reprice --dry-run")
+    if free:
+        models = ", ".join(free)
+        print(
+            f"{sum(free.values())} calls that used tokens were told to cost nothing, although the list has a price of"
+        )
+        print(f"{models}. What they would cost: coord costs reprice --zero --dry-run")
+
+
+def _free_but_priced(
+    tx: Connection, workspace_id: str, *, project_id: str | None, since: datetime | None
+) -> dict[str, int]:
+    """Calls that are said to have cost nothing, of models that cost something: how many, by model."""
+    from coordination import price_list
+    from coordination.domain.pricing import Quote
+    from coordination.errors import Unavailable
+    from coordination.services import prices
+    from coordination.store.reports.spending import zero_cost
+
+    free: dict[str, int] = {}
+    book = prices.open_book(tx, workspace_id, price_list.quote)
+    for one in zero_cost(tx, workspace_id, project_id=project_id, since=since):
+        try:
+            found = book.quote(one.model, one.project_id, one.at)
+        except Unavailable:
+            return free  # a remark about sums is not worth the sums
+        if isinstance(found, Quote) and not found.price.is_free():
+            free[one.model] = free.get(one.model, 0) + one.calls
+    return free
 
 
 def import_(
@@ -202,3 +247,66 @@ def export(
             write_bytes(file, write_costs(records, shape.value))
     if file is not None:
         print(f"Written to {file}.")
+
+
+def reprice(
+    *,
+    project: OfProject = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only calls from then on, such as 2027-01-01.")
+    ] = None,
+    zero: Annotated[
+        bool, typer.Option("--zero", help="Also calls that used tokens and were told to have cost nothing.")
+    ] = False,
+    computed: Annotated[
+        bool, typer.Option("--computed", help="Also calls whose cost was computed, by prices that may have changed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be corrected.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat."""
+    from coordination import price_list
+    from coordination.cli.beads import moment_of
+    from coordination.cli.tables import show
+    from coordination.flows.reprice_costs import Wanted, reprice_costs
+    from coordination.money import show_usd
+
+    moment = moment_of(since) if since else None
+    with connected() as co:
+        runtime = co.runtime
+        project_id = co.project(project).id if project else None
+        wanted = Wanted(project_id, moment, zero=zero, computed=computed)
+        done = reprice_costs(
+            runtime.store,
+            runtime.workspace_id,
+            wanted,
+            listed=price_list.quote,
+            actor=runtime.actor,
+            dry_run=dry_run,
+        )
+    corrected = [(*key, calls, done.usd[key]) for key, calls in sorted(done.calls.items())]
+    left = [(*key, calls) for key, calls in sorted(done.left.items())]
+    if as_json:
+        print_json(
+            {
+                "dry_run": dry_run,
+                "looked_at": done.looked_at,
+                "corrected_calls": done.corrected,
+                "added_usd": done.added_usd,
+                "corrected": [dict(zip(("model", "priced_by", "calls", "usd"), row, strict=True)) for row in corrected],
+                "left": [dict(zip(("model", "why", "calls"), row, strict=True)) for row in left],
+            }
+        )
+        return
+    if corrected:
+        rows = [(model, calls, show_usd(usd), by) for model, by, calls, usd in corrected]
+        show(["model", "calls", "adds", "price"], rows)
+    if left:
+        show(["left as they are", "calls", "because"], [(model, calls, why) for model, why, calls in left])
+        print("A price of your own: coord prices set MODEL --input USD --output USD")
+    would = "would be " if dry_run else ""
+    print(
+        f"{done.corrected} of {done.looked_at} calls {would}corrected; the sum {'would be' if dry_run else 'is'} ",
+        end="",
+    )
+    print(f"{show_usd(done.added_usd)} larger.")

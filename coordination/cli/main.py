@@ -13,6 +13,7 @@ from coordination.cli import (
     beads,
     costs,
     doctor,
+    prices,
     projects,
     questions,
     retention,
@@ -70,7 +71,21 @@ def _warn_of_strangers() -> None:
 
 
 for commands in (
-    *(work, stack, status, runs, tasks, task, questions, agents, projects, sessions, costs, beads, schema, retention),
+    work,
+    stack,
+    status,
+    runs,
+    tasks,
+    task,
+    questions,
+    agents,
+    projects,
+    sessions,
+    costs,
+    prices,
+    beads,
+    schema,
+    retention,
     doctor,
 ):
     commands.add_to(app)

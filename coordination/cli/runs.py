@@ -56,7 +56,7 @@ def list_(
                 run.name,
                 run.state,
                 ", ".join(f"{number} {state}" for state, number in run.counts.items()),
-                show_usd(run.cost_usd),
+                show_usd(run.cost_usd) + (f" + {run.unpriced_calls} unknown" if run.unpriced_calls else ""),
                 run.created_at,
             )
             for run in found

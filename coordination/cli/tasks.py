@@ -66,15 +66,25 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
     from coordination.money import show_usd
+    from coordination.store.queries import costs
 
     with connected() as co:
         task = found_task(co, name, run)
         attempts = task.attempts()
         why = _explained(co, task)
-        cost = task.cost
+        with co.runtime.store.read() as tx:
+            cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
     if as_json:
         tried = [{key: value for key, value in _fields_of(one).items() if key != "log"} for one in attempts]
-        print_json({**_plain(task), "cost_usd": cost, "attempts": tried, "explanation": why.to_json()})
+        print_json(
+            {
+                **_plain(task),
+                "cost_usd": cost,
+                "unpriced_calls": unpriced,
+                "attempts": tried,
+                "explanation": why.to_json(),
+            }
+        )
         return
     record = task.record
     fields(
@@ -87,7 +97,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("agent", record.agent),
             ("priority", record.priority),
             ("created by", record.creator),
-            ("cost", show_usd(cost)),
+            ("cost", show_usd(cost) + (f" + {unpriced} calls of unknown price" if unpriced else "")),
         ]
     )
     print("\n" + "\n".join(why.lines()))

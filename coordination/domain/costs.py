@@ -13,7 +13,11 @@ class CostRecord:
     """One model call. ``cost_usd`` None: the price is unknown, which is not zero.
 
     ``stale``: spent by an attempt whose lease was already gone; the money is gone all the same.
-    ``extra``: fields of a foreign record that have no column here, kept as they came.
+    ``extra``: fields of a foreign record that have no column here, kept as they came; of a cost that was computed, by
+    which prices.
+    ``corrects``: this is no call, but a correction of the record of that id: it has no tokens, stands where that one
+    stands (project, run, session, day), and its amount, which may be negative, is added to that one's.
+    ``settles``: it gave that record, whose price was unknown, its price.
     """
 
     id: str
@@ -32,3 +36,10 @@ class CostRecord:
     stale: bool
     occurred_at: datetime
     extra: dict[str, Any] = field(default_factory=dict)
+    corrects: str | None = None
+    settles: bool = False
+
+
+def correction_id(corrected: str, number: int) -> str:
+    """The id of the first, second … correction of a record: the same for whoever makes it."""
+    return f"{corrected}~priced" if number == 1 else f"{corrected}~priced-{number}"

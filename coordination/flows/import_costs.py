@@ -22,8 +22,34 @@ def import_costs(tx: Connection, workspace_id: str, records: Sequence[CostRecord
     """Append *records* to the ledger; how many were new. Those of projects unknown here go to *project_id*."""
     named = {record.project_id for record in records if record.project_id is not None}
     known = {found for found in named if projects.get(tx, workspace_id, found) is not None}
-    return costs.append(
-        tx,
-        workspace_id,
-        [record if record.project_id in known else replace(record, project_id=project_id) for record in records],
-    )
+    placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
+    return costs.append(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+
+
+def _beside_what_they_correct(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """The records, with corrections where the corrected record stands, which is in the ledger or before them here.
+
+    Without it a correction is only an amount: it settles nothing.
+    """
+    corrected = {record.corrects for record in records if record.corrects is not None}
+    if not corrected:
+        return list(records)
+    stored = costs.named(tx, workspace_id, sorted(corrected))
+    known = {record.id: record for record in records if record.corrects is None} | stored
+    placed = []
+    for record in records:
+        if record.corrects is not None:
+            of = known.get(record.corrects)
+            if of is None:
+                record = replace(record, settles=False)  # noqa: PLW2901 - the same record, in its place
+            else:
+                record = replace(  # noqa: PLW2901
+                    record,
+                    project_id=of.project_id,
+                    run_id=of.run_id,
+                    session_id=of.session_id,
+                    task_id=of.task_id,
+                    settles=record.settles and of.cost_usd is None,
+                )
+        placed.append(record)
+    return placed

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import isfinite
 from typing import Any, Literal
 
 from coordination.domain.costs import CostRecord
@@ -24,6 +25,9 @@ Shape = Literal["nested", "flat", "as-read"]
 
 _MOST = (1 << 63) - 1
 _LINE, _SHAPE = "line", "shape"
+READ_AS = frozenset({_LINE, _SHAPE})
+"""Under which names of ``extra`` an imported line is kept, to be written out again."""
+
 _FOREIGN_TASK = ("goal_task_id", "task_id")
 _USAGE = (
     "model",
@@ -75,6 +79,8 @@ def _record(text: str, line: dict[str, Any]) -> CostRecord:
     for name in _FOREIGN_TASK:
         if isinstance(value := line.get(name), str):
             extra[name] = value
+    own = _own(line.get(_OWN))
+    extra |= own.pop("extra")
     return CostRecord(
         id=_required(line, "id"),
         session_id=_optional(line, "session_id"),
@@ -84,14 +90,14 @@ def _record(text: str, line: dict[str, Any]) -> CostRecord:
         output_tokens=made,
         cached_input_tokens=_tokens(usage, "cached_input_tokens"),
         total_tokens=_tokens(usage, "total_tokens", min(given + made, _MOST)),
-        cost_usd=_cost(usage),
+        cost_usd=_cost(usage, may_be_negative=own["corrects"] is not None),
         occurred_at=_moment(_required(usage, "timestamp")),
         extra=extra,
-        **_own(line.get(_OWN)),
+        **own,
     )
 
 
-def _cost(usage: Mapping[str, Any]) -> Decimal | None:
+def _cost(usage: Mapping[str, Any], *, may_be_negative: bool) -> Decimal | None:
     cost = usage.get("cost_usd")
     known = usage.get("pricing_available")
     if known not in (None, True, False):
@@ -101,7 +107,7 @@ def _cost(usage: Mapping[str, Any]) -> Decimal | None:
     if isinstance(cost, bool) or not isinstance(cost, int | Decimal):
         raise Refused("cost_usd must be a number")
     amount = usd(cost)
-    if amount < 0:
+    if amount < 0 and not may_be_negative:
         raise Refused("cost_usd cannot be negative")
     return None if known is False else amount
 
@@ -138,7 +144,7 @@ def _moment(text: str) -> datetime:
 
 
 def _own(value: object) -> dict[str, Any]:
-    """What our own exports say besides: whose call it was. Absent in files of others."""
+    """What our own exports say besides: whose call it was, how it was priced. Absent in files of others."""
     own: Mapping[str, Any] = value if isinstance(value, dict) else {}
     found: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
     for name, text in found.items():
@@ -147,7 +153,30 @@ def _own(value: object) -> dict[str, Any]:
     attempt = own.get("attempt")
     if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 < attempt < 1 << 31):
         raise Refused(f"{_OWN}.attempt must be a whole number from 1 on")
-    return {**found, "attempt": attempt, "stale": own.get("stale") is True}
+    corrects, extra = _optional(own, "corrects"), own.get("extra", {})
+    if not isinstance(extra, dict):
+        raise Refused(f"{_OWN}.extra must be an object")
+    return {
+        **found,
+        "attempt": attempt,
+        "stale": own.get("stale") is True,
+        "corrects": corrects,
+        "settles": corrects is not None and own.get("settles") is True,
+        "extra": _plain(extra),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """With decimals as the floats that they were when they were written."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        value = float(value)
+        if not isfinite(value):
+            raise Refused(f"{_OWN}.extra holds a number that is too large")
+    return value
 
 
 def _foreign(record: CostRecord) -> dict[str, Any]:
@@ -158,6 +187,9 @@ def _foreign(record: CostRecord) -> dict[str, Any]:
         "task_id": record.task_id,
         "attempt": record.attempt,
         "stale": record.stale or None,
+        "corrects": record.corrects,
+        "settles": record.settles or None,
+        "extra": record.extra or None,
     }
     usage = {
         "model": record.model,

@@ -28,7 +28,7 @@ from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, fleet, runs, supervisors, tasks
+from coordination.store.queries import attempts, costs, events, fleet, runs, supervisors, tasks
 from coordination.store.reports import explanation, overview
 from coordination.store.tables import metadata
 from coordination.store.tables.fleet import supervisors as supervisor_table
@@ -206,6 +206,10 @@ def looking(world: World) -> None:
         attempts.of_task(tx, workspace, world.ids["t3"])
         attempts.running_in_run(tx, workspace, run_id)
         attempts.outputs_of_run(tx, workspace, run_id)
+        (call, *_) = costs.calls_to_price(tx, workspace, limit=50)
+        costs.calls_to_price(tx, workspace, since=call.occurred_at, also_priced=True, after=call, limit=50)
+        costs.corrections(tx, workspace, [call.id])
+        costs.named(tx, workspace, [call.id])
         for key in ("t60", "c50"):
             found = tasks.get(tx, workspace, world.ids[key])
             assert found is not None

@@ -9,7 +9,7 @@ import inspect
 import json
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,11 +21,13 @@ from coordination.domain.agents import Profile
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
 from coordination.domain.plans import Concurrency
+from coordination.domain.pricing import Override, Price, Rate
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds
 from coordination.domain.tasks import BlockReason, CancelCause, TaskState
 from coordination.ids import new_id
 from coordination.services import agents as agent_service
+from coordination.services import prices as price_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
@@ -105,9 +107,13 @@ class Full:
         world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
         store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
+        settled = replace(record, id=f"{record.id}~priced", corrects=record.id, settles=True)
+        rates = {"input": "1", "output": "2"}
         with store.write() as tx:
-            queries_costs().append(tx, world.workspace, [record])
             question_queries.put(tx, world.workspace, _question(world))
+            queries_costs().append(tx, world.workspace, [record, settled])
+            for place in (None, world.project_id):
+                price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
             project = project_service.find(tx, world.workspace, "shop")
             project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
         self.world = world
@@ -212,6 +218,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.close_one": {"row": _closing},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
+    "costs.calls_to_price": {"also_priced": lambda world: True},
+    "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "costs.named": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "prices.put": {"override": lambda world: Override("m", Price(Rate(Decimal(9)), Rate(Decimal(9))))},
+    "prices.remove": {"model": lambda world: "m", "project_id": lambda world: world.project_id},
     "costs.each": {"run_id": lambda world: world.run_id},
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
@@ -261,7 +272,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "tasks.find": {"name": lambda world: world.ids["done"]},
 }  # fmt: skip
 ADDS = {
-    "agents.make",
+    "agents.make", "prices.put",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "costs.append", "dependencies.hold", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip

@@ -12,8 +12,10 @@ from decimal import Decimal
 from typing import Any
 
 from coordination.domain.attempts import Usage
+from coordination.domain.pricing import OURS
 from coordination.errors import Refused
 from coordination.formats import jsonl
+from coordination.formats.costs_jsonl import READ_AS
 from coordination.money import usd
 from workers.runners.output import clean_json, clean_text, one_line
 
@@ -25,6 +27,7 @@ _LONGEST_NAME = 200
 _LARGEST_COUNT = 2**53
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
+_NOT_THEIRS = _KNOWN | OURS | READ_AS
 
 
 def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
@@ -87,7 +90,7 @@ def _usage(record: dict[str, Any]) -> Usage:
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),
         at=_moment(fields.get("timestamp")),
-        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _KNOWN}),
+        extra=clean_json({name: _plain(value) for name, value in fields.items() if name not in _NOT_THEIRS}),
     )
 
 

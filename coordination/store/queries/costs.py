@@ -1,4 +1,7 @@
-"""Statements on the cost ledger: append and read. No UPDATE exists here, and the database refuses one."""
+"""Statements on the cost ledger: append and read. No UPDATE exists here, and the database refuses one.
+
+Sums take corrections into account: the dollars are those of all rows, the calls are the rows that correct none.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, RowMapping, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.costs import CostRecord
-from coordination.store.tables.costs import costs
+from coordination.store.tables.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
 
 c = costs.c
@@ -52,11 +55,9 @@ def total(
     if since is not None:
         where.append(c.occurred_at >= since)
     row = tx.execute(
-        select(
-            sum_money(c.cost_usd).label("usd"), func.count().label("calls"), func.count(c.cost_usd).label("priced")
-        ).where(*where)
+        select(sum_money(c.cost_usd).label("usd"), CALLS.label("calls"), UNPRICED.label("unpriced")).where(*where)
     ).one()
-    return row.usd or Decimal(0), row.calls, row.calls - row.priced
+    return row.usd or Decimal(0), row.calls, max(0, row.unpriced)
 
 
 def each(
@@ -92,6 +93,48 @@ def newest(
     return [_record(row) for row in rows.mappings()]
 
 
+def calls_to_price(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    project_id: str | None = None,
+    since: datetime | None = None,
+    also_priced: bool = False,
+    after: CostRecord | None = None,
+    limit: int = 500,
+) -> list[CostRecord]:
+    """Calls without a price and without a correction (*also_priced*: all calls), oldest first, read on *after* one."""
+    where = [c.workspace_id == workspace_id, c.corrects.is_(None)]
+    if not also_priced:
+        where += [c.cost_usd.is_(None), ~CORRECTED]
+    if project_id is not None:
+        where.append(c.project_id == project_id)
+    if since is not None:
+        where.append(c.occurred_at >= since)
+    if after is not None:
+        read = tuple_(literal(after.occurred_at, c.occurred_at.type), literal(after.id, c.id.type))
+        where.append(tuple_(c.occurred_at, c.id) > read)
+    rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at, c.id).limit(limit))
+    return [_record(row) for row in rows.mappings()]
+
+
+def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> dict[str, list[CostRecord]]:
+    """The corrections of these records, by the id of the record."""
+    found: dict[str, list[CostRecord]] = {}
+    rows = tx.execute(
+        select(costs).where(c.workspace_id == workspace_id, c.corrects.in_(corrected)).order_by(c.recorded_at, c.id)
+    )
+    for row in rows.mappings():
+        found.setdefault(row["corrects"], []).append(_record(row))
+    return found
+
+
+def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, CostRecord]:
+    """The records of these ids."""
+    rows = tx.execute(select(costs).where(c.workspace_id == workspace_id, c.id.in_(names)))
+    return {row["id"]: _record(row) for row in rows.mappings()}
+
+
 def _record(row: RowMapping) -> CostRecord:
     return CostRecord(
         id=row["id"],
@@ -110,4 +153,6 @@ def _record(row: RowMapping) -> CostRecord:
         stale=row["stale"],
         occurred_at=row["occurred_at"],
         extra=row["extra"],
+        corrects=row["corrects"],
+        settles=bool(row["settles"]),
     )

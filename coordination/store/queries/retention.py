@@ -309,8 +309,12 @@ def count_costs(tx: Connection, workspace_id: str, *, age: timedelta) -> int:
 
 
 def old_costs(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> list[dict[str, Any]]:
-    """Cost records older than *age* that belong to no open run, the oldest first, column by column."""
-    rows = tx.execute(select(costs).where(_old_costs(workspace_id, age)).order_by(c.occurred_at).limit(limit))
+    """Cost records older than *age* that belong to no open run, the oldest first, column by column.
+
+    A correction, of the same moment, comes before what it corrects: never is one left behind alone.
+    """
+    order = (c.occurred_at, c.corrects.is_(None), c.id)
+    rows = tx.execute(select(costs).where(_old_costs(workspace_id, age)).order_by(*order).limit(limit))
     return [dict(row) for row in rows.mappings()]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, union
 
-from coordination.store.tables.costs import costs
+from coordination.store.tables.costs import CALLS, UNPRICED, costs
 from coordination.store.tables.runs import runs, sessions
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import sum_money
@@ -56,11 +56,11 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
         "agents",
         {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
     )
-    spent = scoped(
-        select(costs.c.project_id, sum_money(costs.c.cost_usd), func.count(), func.count(costs.c.cost_usd)), costs
-    ).group_by(costs.c.project_id)
-    for project, usd, calls, priced in tx.execute(spent):
+    spent = scoped(select(costs.c.project_id, sum_money(costs.c.cost_usd), CALLS, UNPRICED), costs).group_by(
+        costs.c.project_id
+    )
+    for project, usd, calls, unpriced in tx.execute(spent):
         note("cost_usd", {project: usd or Decimal(0)})
         note("calls", {project: calls})
-        note("unpriced_calls", {project: calls - priced})
+        note("unpriced_calls", {project: max(0, unpriced)})
     return {project: ProjectTotals(**values) for project, values in found.items()}

@@ -7,12 +7,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Connection, Text, cast, func, select
+from sqlalchemy import Connection, Float, Text, cast, func, select
 
-from coordination.store.tables.costs import costs
+from coordination.store.tables.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.tables.projects import projects
 from coordination.store.tables.runs import runs
-from coordination.store.types import db_now, sum_money
+from coordination.store.types import UtcTime, db_now, sum_money
 
 c = costs.c
 
@@ -52,13 +52,13 @@ def spending(
     rows = tx.execute(
         select(
             key.label("key"),
-            func.count().label("calls"),
+            CALLS.label("calls"),
             func.sum(c.input_tokens).label("input"),
             func.sum(c.output_tokens).label("output"),
             func.sum(c.cached_input_tokens).label("cached"),
             func.sum(c.total_tokens).label("total"),
             sum_money(c.cost_usd).label("usd"),
-            func.count(c.cost_usd).label("priced"),
+            UNPRICED.label("unpriced"),
         )
         .where(*where)
         .group_by(key)
@@ -74,7 +74,7 @@ def spending(
             cached_input_tokens=int(row.cached),
             total_tokens=int(row.total),
             cost_usd=row.usd or Decimal(0),
-            unpriced_calls=row.calls - row.priced,
+            unpriced_calls=max(0, row.unpriced),
         )
         for row in rows
     ]
@@ -99,12 +99,43 @@ def today(tx: Connection, workspace_id: str) -> dict[str | None, Today]:
         select(
             c.project_id,
             sum_money(c.cost_usd).label("usd"),
-            (func.count() - func.count(c.cost_usd)).label("unpriced"),
+            UNPRICED.label("unpriced"),
         )
         .where(c.workspace_id == workspace_id, c.occurred_at >= midnight)
         .group_by(c.project_id)
     )
-    return {row.project_id: Today(row.usd or Decimal(0), row.unpriced) for row in rows}
+    return {row.project_id: Today(row.usd or Decimal(0), max(0, row.unpriced)) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroCost:
+    """Calls of one model in one project that used tokens and are said to have cost nothing. ``at``: the latest."""
+
+    model: str
+    project_id: str | None
+    calls: int
+    at: datetime
+
+
+def zero_cost(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, since: datetime | None = None
+) -> list[ZeroCost]:
+    """Such calls by model and project, those without a correction: programs that do not know a price write 0."""
+    # As a number: SQLite keeps the text, in which nothing is 0 as well as 0.00.
+    nothing = cast(c.cost_usd, Float) == 0
+    where: list[Any] = [c.workspace_id == workspace_id, nothing, c.corrects.is_(None), ~CORRECTED]
+    where.append(c.input_tokens + c.output_tokens > 0)
+    if project_id is not None:
+        where.append(c.project_id == project_id)
+    if since is not None:
+        where.append(c.occurred_at >= since)
+    rows = tx.execute(
+        select(c.model, c.project_id, func.count().label("calls"), func.max(c.occurred_at, type_=UtcTime).label("at"))
+        .where(*where)
+        .group_by(c.model, c.project_id)
+        .order_by(c.model, c.project_id)
+    )
+    return [ZeroCost(row.model, row.project_id, row.calls, row.at) for row in rows]
 
 
 def _key(tx: Connection, by: str) -> Any:

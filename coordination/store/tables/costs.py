@@ -1,13 +1,18 @@
-"""The cost ledger: append-only, and the database itself refuses an UPDATE."""
+"""The cost ledger: append-only, and the database itself refuses an UPDATE.
+
+A correction is a row of its own with the amount that is to be added; it stands where the corrected row stands, so every
+sum that holds the one holds the other. It is no call, and it may take back that a price was unknown.
+"""
 
 from typing import Any
 
-from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, event, text
+from sqlalchemy import DDL, BigInteger, Boolean, Column, Index, Integer, Table, case, event, exists, func, select, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
 
 OF_A_TASK = text("task_id IS NOT NULL")
+A_CORRECTION = text("corrects IS NOT NULL")
 
 costs = Table(
     "costs",
@@ -30,12 +35,27 @@ costs = Table(
     Column("occurred_at", UtcTime, nullable=False),
     Column("recorded_at", UtcTime, nullable=False, default=db_now()),
     Column("extra", Json, nullable=False),
+    Column("corrects", Str),  # the id of the row that this one corrects
+    Column("settles", Boolean),  # whether that one's price was unknown; NULL where an earlier program wrote the row
     Index("ix_costs_run_id", "run_id"),
     Index("ix_costs_project_id", "project_id", "occurred_at"),
     Index("ix_costs_session_id", "session_id"),
     Index("ix_costs_occurred", "workspace_id", "occurred_at"),
     Index("ix_costs_task_id", "task_id", postgresql_where=OF_A_TASK, sqlite_where=OF_A_TASK),
+    Index("ix_costs_corrects", "workspace_id", "corrects", postgresql_where=A_CORRECTION, sqlite_where=A_CORRECTION),
 )
+
+CALLS = func.count() - func.count(costs.c.corrects)
+"""How many model calls some rows are."""
+
+UNPRICED = func.count() - func.count(costs.c.cost_usd) - func.count(case((costs.c.settles, 1)))
+"""Of how many of them the price is unknown. Below 0 where a correction is without the row that it corrects."""
+
+_made = costs.alias("made")
+CORRECTED = exists(
+    select(_made.c.id).where(_made.c.workspace_id == costs.c.workspace_id, _made.c.corrects == costs.c.id)
+)
+"""Whether there is a correction of a row."""
 
 SQLITE_APPEND_ONLY = """
 CREATE TRIGGER costs_append_only BEFORE UPDATE ON costs

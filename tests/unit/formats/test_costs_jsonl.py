@@ -124,6 +124,9 @@ class TestRead:
             (NEWER.replace(b"false", b'"no"'), "pricing_available"),
             (FLAT.replace(b'"id"', b'"coordination":{"task_id":"x"},"id"'), "is no id"),
             (FLAT.replace(b"sonnet", b"\\u0000"), "NUL"),
+            (FLAT.replace(b'"id"', b'"coordination":{"corrects":5},"id"'), "corrects must be a text"),
+            (FLAT.replace(b'"id"', b'"coordination":{"extra":[]},"id"'), "extra must be an object"),
+            (FLAT.replace(b'"id"', b'"coordination":{"extra":{"a":1e400}},"id"'), "too large"),
         ],
     )
     def test_a_bad_line_is_named(self, bad, why):
@@ -169,6 +172,8 @@ class TestWrite:
         [
             own(),
             own(cost_usd=None),
+            own(cost_usd=Decimal("-0.25"), corrects="call-0"),
+            own(id="call-0~priced", corrects="call-0", settles=True),
             own(session_id=None, agent=None, project_id=None, run_id=None, task_id=None, attempt=None, stale=False),
         ],
     )
@@ -176,6 +181,13 @@ class TestWrite:
         [back] = read_costs(write_costs([record], shape))
 
         assert replace(back, extra={}) == record
+
+    def test_what_stands_beside_a_record_of_our_own_survives(self):
+        extra = {"priced_by": "genai-prices 0.2.3", "prices": {"input": "0.25"}, "share": 0.1, "n": [1, None, True]}
+
+        [back] = read_costs(write_costs([own(extra=extra)]))
+
+        assert {name: value for name, value in back.extra.items() if name not in ("line", "shape")} == extra
 
     def test_an_unknown_price_is_written_as_the_foreign_program_writes_it(self):
         [line] = write_costs([own(cost_usd=None)])

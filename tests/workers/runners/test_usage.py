@@ -93,6 +93,14 @@ def test_a_bad_line_is_a_warning_and_the_others_count(tmp_path: Path, line: str)
     assert warnings[0].startswith("line 2 of the usage file was left out: ")
 
 
+def test_what_only_we_may_say_beside_a_record_is_left_out(tmp_path: Path) -> None:
+    line = '{"model": "m", "cost_usd": 1, "priced_by": "me", "prices": {}, "line": "x", "shape": "flat", "other": 1}'
+
+    (found,), warnings = read(tmp_path, line)
+
+    assert (found.extra, warnings) == ({"other": 1}, ())
+
+
 def test_too_much_is_cut_with_a_warning(tmp_path: Path) -> None:
     found, warnings = read(tmp_path, *['{"model": "m"}'] * (usage.MAX_LINES + 5))
 

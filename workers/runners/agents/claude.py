@@ -82,6 +82,7 @@ class Claude:
                         cached=at(used, "cacheReadInputTokens"),
                         cost=at(used, "costUSD"),
                         session=told.session,
+                        summed=1,
                         cache_write_input_tokens=at(used, _WRITTEN_TO_CACHE),
                     ),
                 )
@@ -114,6 +115,7 @@ def _usage(model: object, used: object, session: str | None) -> Any:
         cached=at(used, "cache_read_input_tokens"),
         session=session,
         cache_write_input_tokens=at(used, "cache_creation_input_tokens"),
+        cache_write_1h_input_tokens=at(used, "cache_creation", "ephemeral_1h_input_tokens"),
     )
 
 

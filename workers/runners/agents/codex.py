@@ -51,6 +51,7 @@ class Codex:
                         written=at(used, "output_tokens"),
                         cached=at(used, "cached_input_tokens"),
                         session=told.session,
+                        summed=1,  # over all calls of the turn
                         reasoning_output_tokens=at(used, "reasoning_output_tokens"),
                         cache_write_input_tokens=at(used, "cache_write_input_tokens"),
                     ),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.work import AgentCall
-from workers.runners.agents.base import Start, Transcript, at, tokens
+from workers.runners.agents.base import Start, Transcript, at, tokens, total
 
 
 class Gemini:
@@ -63,13 +63,18 @@ class Gemini:
         if not isinstance(by_model, Mapping) or not by_model:
             by_model = {told.model: stats}
         for model, used in by_model.items():
+            read, written = total(at(used, "input_tokens")), total(at(used, "output_tokens"))
+            # Its output is without its thoughts, which are billed as output; they are only in its total.
+            thoughts = max(0, total(at(used, "total_tokens")) - read - written)
             told.spent(
                 str(model),
                 tokens(
                     model,
-                    read=at(used, "input_tokens"),
-                    written=at(used, "output_tokens"),
+                    read=read,
+                    written=written + thoughts,
                     cached=at(used, "cached"),
                     session=told.session,
+                    summed=1,
+                    reasoning_output_tokens=thoughts,
                 ),
             )

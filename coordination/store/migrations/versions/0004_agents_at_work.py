@@ -1,4 +1,4 @@
-"""What one attempt leaves to the next; questions that agents ask.
+"""What one attempt leaves to the next; questions that agents ask; corrections of costs; prices that people set.
 
 Revision: 0004. Only adds, so programs of 0001 to 0003 go on working beside those of 0004.
 """
@@ -42,3 +42,32 @@ def upgrade() -> None:
         postgresql_where=unanswered,
         sqlite_where=unanswered,
     )
+    op.add_column("costs", sa.Column("corrects", types.Str(), nullable=True))
+    op.add_column("costs", sa.Column("settles", sa.Boolean(), nullable=True))
+    _partial("ix_costs_corrects", "costs", ["workspace_id", "corrects"], "corrects IS NOT NULL")
+    op.create_table(
+        "prices",
+        sa.Column("id", types.Id, nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("project_id", types.Id, nullable=True),
+        sa.Column("model", types.Str(), nullable=False),
+        sa.Column("input", types.Money(), nullable=False),
+        sa.Column("output", types.Money(), nullable=False),
+        sa.Column("cached_input", types.Money(), nullable=True),
+        sa.Column("cache_write", types.Money(), nullable=True),
+        sa.Column("reasoning", types.Money(), nullable=True),
+        sa.Column("set_by", types.Str(), nullable=True),
+        sa.Column("set_at", types.UtcTime(), nullable=False),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name=op.f("fk_prices_workspace_id")),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_prices_project_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_prices")),
+    )
+    _partial("uq_prices_workspace", "prices", ["workspace_id", "model"], "project_id IS NULL", unique=True)
+    _partial(
+        "uq_prices_project", "prices", ["workspace_id", "project_id", "model"], "project_id IS NOT NULL", unique=True
+    )
+
+
+def _partial(name: str, table: str, columns: list[str], condition: str, *, unique: bool = False) -> None:
+    where = sa.text(condition)
+    op.create_index(name, table, columns, unique=unique, postgresql_where=where, sqlite_where=where)

@@ -92,7 +92,7 @@ class TestClaude:
             *("claude-sonnet-4-5", 2710, 300, 68),
             Decimal("0.00822"),
         )
-        assert first.extra == {"cache_write_input_tokens": 10}
+        assert first.extra == {"summed": 1, "cache_write_input_tokens": 10}
         assert (second.model, second.cost_usd) == ("claude-haiku-4-5", Decimal("0.0001"))
 
     def test_one_that_is_ended_before_its_last_line_has_used_what_its_messages_say_at_a_price_unknown(self) -> None:
@@ -187,7 +187,9 @@ class TestCodex:
         (unnamed,) = heard("codex", self.COMPLETED).usage
 
         assert (used.model, used.input_tokens, used.cached_input_tokens, used.output_tokens) == ("gpt-5", 2400, 100, 68)
-        assert (used.cost_usd, used.extra, used.session_id) == (None, {"reasoning_output_tokens": 7}, "01a1ff07")
+        assert (used.cost_usd, used.extra, used.session_id) == (
+            *(None, {"summed": 1, "reasoning_output_tokens": 7}, "01a1ff07"),
+        )
         assert unnamed.model == "codex-default"
 
     def test_a_command_that_fails_is_marked(self) -> None:
@@ -299,6 +301,14 @@ class TestGemini:
             *("gemini-2.5-pro", 2400, 40, 68),
             None,
         )
+
+    def test_thoughts_which_are_only_in_its_total_count_as_output(self) -> None:
+        used = {"total_tokens": 2600, "input_tokens": 2400, "output_tokens": 68, "cached": 40}
+
+        (found,) = heard("gemini", self.INIT, self.result(stats={"models": {"gemini-2.5-pro": used}})).usage
+
+        assert (found.input_tokens, found.output_tokens, found.total_tokens) == (2400, 200, 2600)
+        assert found.extra == {"summed": 1, "reasoning_output_tokens": 132}
 
     def test_where_no_model_is_told_the_whole_counts_for_the_one_it_began_with(self) -> None:
         (used,) = heard("gemini", self.INIT, self.result(stats={"input_tokens": 5, "output_tokens": 1})).usage

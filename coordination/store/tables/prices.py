@@ -1,0 +1,35 @@
+"""Prices of models that people set, for the whole workspace or for one project. All per million tokens."""
+
+from sqlalchemy import Column, ForeignKey, Index, Table, text
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Money, Str, UtcTime, db_now
+
+OF_ALL = text("project_id IS NULL")
+OF_ONE = text("project_id IS NOT NULL")
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: of the whole workspace
+    Column("model", Str, nullable=False),  # as it is compared: in small letters
+    Column("input", Money, nullable=False),
+    Column("output", Money, nullable=False),
+    Column("cached_input", Money),  # NULL, as of the others: as what it is part of
+    Column("cache_write", Money),
+    Column("reasoning", Money),
+    Column("set_by", Str),
+    Column("set_at", UtcTime, nullable=False, default=db_now()),
+    Index("uq_prices_workspace", "workspace_id", "model", unique=True, postgresql_where=OF_ALL, sqlite_where=OF_ALL),
+    Index(
+        "uq_prices_project",
+        "workspace_id",
+        "project_id",
+        "model",
+        unique=True,
+        postgresql_where=OF_ONE,
+        sqlite_where=OF_ONE,
+    ),
+)

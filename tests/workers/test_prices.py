@@ -1,0 +1,91 @@
+"""What a worker knows of prices: read late, fresh, and never the reason that a job fails."""
+
+from __future__ import annotations
+
+import sys
+from decimal import Decimal
+
+import pytest
+
+from coordination import price_list
+from coordination.domain.attempts import Outcome, Result, Usage
+from coordination.errors import DatabaseUnavailable
+from coordination.services import prices as service
+from coordination.services import projects as project_service
+from coordination.store.engine import Store, open_store
+from coordination.store.queries import projects
+from tests.support.jobs import claim_of
+from workers import prices as module
+from workers.prices import Prices
+
+CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
+
+
+def spent(prices: Prices, *usage: Usage, **of: str) -> list[Decimal | None]:
+    result = prices.priced(claim_of({}, **of), Result(Outcome.COMPLETED, usage=usage))
+    return [used.cost_usd for used in result.usage]
+
+
+@pytest.fixture
+def place(store: Store) -> dict[str, str]:
+    with store.write() as tx:
+        workspace = projects.make_workspace(tx, "default")
+        project = project_service.resolve(tx, workspace, identity="example.org/p", name="p", path=None)
+    return {"workspace_id": workspace, "project_id": project.id}
+
+
+def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: dict[str, str]) -> None:
+    told = Usage("gpt-5-mini", input_tokens=1, cost_usd=Decimal(0), extra={"x": 1})
+    given = Result(Outcome.COMPLETED, usage=(CALL, told, Usage("nobody's", input_tokens=5)))
+
+    first, second, third = Prices(store).priced(claim_of({}, **place), given).usage
+
+    assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
+    assert first.extra["prices"] == {"of": "openai/gpt-5-mini", "input": "0.25"}
+    assert (second, third) == given.usage[1:]
+
+
+def test_a_price_that_is_set_counts_within_a_second(
+    store: Store, place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    prices = Prices(store)
+    assert spent(prices, CALL, **place) == [Decimal("0.25")]
+    with store.write() as tx:
+        service.set_price(
+            tx, place["workspace_id"], "GPT-5-mini", {"input": "7", "output": "7"}, project_id=place["project_id"]
+        )
+    now[0] += 1.1
+
+    assert spent(prices, CALL, **place) == [Decimal(7)]
+    assert spent(prices, CALL, **place | {"project_id": place["workspace_id"]}) == [Decimal("0.25")]
+
+
+def test_nothing_is_asked_for_what_tells_its_cost_or_uses_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "read", lambda: pytest.fail("asked the store"))
+    prices = Prices(store)
+
+    assert spent(prices) == []
+    assert spent(prices, Usage("m", cost_usd=Decimal(1))) == [1]
+
+
+def test_a_store_that_is_away_costs_the_price_not_the_job(tmp_path) -> None:
+    prices = Prices(open_store(f"sqlite:///{tmp_path / 'no' / 'such.db'}"))
+    with pytest.raises(DatabaseUnavailable):
+        prices._book("ws")
+
+    assert spent(prices, CALL) == [None]
+
+
+def test_a_list_that_is_broken_costs_the_price_not_the_job(
+    store: Store, place: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.write() as tx:
+        service.set_price(tx, place["workspace_id"], "mine", {"input": "1", "output": "1"})
+    price_list._find.cache_clear()
+    monkeypatch.setitem(sys.modules, "genai_prices.data", None)
+
+    assert spent(Prices(store), CALL, Usage("mine", input_tokens=1_000_000), **place) == [None, 1]

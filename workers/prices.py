@@ -1,0 +1,68 @@
+"""What a worker knows of prices: the cost of calls whose job did not tell one. It never fails a job, nor delays others.
+
+The list is loaded, and the prices that people set are read, when the first such call is to be recorded. A call that
+cannot be priced then, for whatever reason, is recorded without a price, and can be priced later.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from coordination import price_list
+from coordination.clock import monotonic, utc_now
+from coordination.domain.attempts import Claim, Result, Usage
+from coordination.domain.pricing import PriceBook, Priced, book
+from coordination.store.engine import Store
+from coordination.store.queries import prices
+
+log = structlog.get_logger()
+
+_FRESH = 1.0
+_REMEMBERED = 1_000
+
+
+class Prices:
+    """The price book of each workspace that this process works for, at most a second old. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._books: dict[str, tuple[float, PriceBook]] = {}
+
+    def priced(self, claim: Claim, result: Result) -> Result:
+        """The result with a cost where usage had none and has a price; what a job told stays as it told it."""
+        if all(used.cost_usd is not None for used in result.usage):
+            return result
+        now = utc_now()
+        return replace(result, usage=tuple(self._one(claim, used, now) for used in result.usage))
+
+    def _one(self, claim: Claim, used: Usage, now: datetime) -> Usage:
+        if used.cost_usd is not None:
+            return used
+        try:
+            found = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or now)
+        except Exception:
+            # A bulkhead: what a job has done counts, whatever is the matter with the price of it.
+            log.exception("a call is recorded without a price", task=claim.key, model=used.model)
+            return used
+        if not isinstance(found, Priced):
+            return used
+        return replace(used, cost_usd=found.usd, extra={**used.extra, **found.note})
+
+    def _book(self, workspace_id: str) -> PriceBook:
+        with self._lock:
+            known = self._books.get(workspace_id)
+        if known is not None and monotonic() - known[0] < _FRESH:
+            return known[1]
+        asked = monotonic()
+        with self._store.read() as tx:
+            found = book(prices.listed(tx, workspace_id), price_list.quote)
+        with self._lock:
+            if len(self._books) >= _REMEMBERED:
+                self._books.clear()
+            self._books[workspace_id] = (asked, found)
+        return found
