@@ -306,7 +306,8 @@ class Execution:
             for each in ends:
                 self._write(bundle, [each], go_on=False)
             return None
-        claim = ends[0][0].claim
+        ((finish, _),) = ends
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
-        end = (decided(claim, refused, now=utc_now()), list[Note]())
+        # What it spent is spent, whatever becomes of its result.
+        end = (replace(decided(finish.claim, refused, now=utc_now()), costs=finish.costs), list[Note]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) 
         yield made
 
 
+SPENT = {"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"}
+
+
 class Script:
     """A stand-in for an agent: it answers by its task's key, and keeps what it was told."""
 
@@ -31,6 +35,7 @@ class Script:
         self.path.write_text(
             '#!/bin/sh\ncd "$(dirname "$0")"; name=$(echo "$COORD_TASK_KEY" | tr / -)\n'
             'n=1; while [ -e "told.$name.$n" ]; do n=$((n + 1)); done; cat > "told.$name.$n"\n'
+            f"echo '{json.dumps(SPENT)}' >> \"$COORD_COSTS\"\n"
             '[ -e "answer.$name.$n" ] && cat "answer.$name.$n" || echo "did $COORD_TASK_KEY"\n'
         )
         self.path.chmod(0o755)
@@ -153,6 +158,22 @@ def test_rubbish_is_asked_for_once_more_and_then_done_without(fleet: Fleet, scri
     assert "strategy must be a text" in script.told("two/assess", 2)
     assert run.task("two/assess").output["strategy"] == "just do it"
     assert all(task.record.failures == 0 for task in run.tasks())
+
+
+def test_what_a_supervisor_spent_is_counted_even_if_what_it_found_cannot_be_added(fleet: Fleet, script: Script) -> None:
+    fleet.worker("-c", "4")
+    script.answer("fix", {**DONE, "follow_ups": [{"key": "taken", "title": "T", "prompt": "p"}]})
+    run = fleet.submit(
+        Task("fix", script.call("Mend it")),
+        Task("fix/taken", {"shell": "true"}),
+        supervision=Supervision(analyze=script.supervision().analyze),
+    )
+
+    assert run.wait(timeout=60) is RunState.FAILED
+
+    fix = run.task("fix")
+    assert fix.error == "its result cannot be stored: The run has a task 'fix/taken' already"
+    assert fix.cost == Decimal("0.01")
 
 
 def test_work_that_fails_is_not_called_done(fleet: Fleet, script: Script) -> None:
