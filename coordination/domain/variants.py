@@ -15,9 +15,8 @@ def chosen(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
 
     Raises NoneCompleted.
     """
-    for key, need in sorted(needs.items()):
+    for _, need in sorted(needs.items()):
         if need["state"] == "completed":
-            print(f"{key} was the first of {len(needs)} to pass")  # noqa: T201 - the task's log
             return need["output"]
     ended = ", ".join(f"{key} {need['state']}" for key, need in sorted(needs.items()))
     raise NoneCompleted(f"no variant of {task} completed: {ended}")
