@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from coordination.domain import graph
+from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.issues import Issue
@@ -278,6 +279,8 @@ def _kind(work: Work) -> str:
             what = work.target
         case AgentCall():
             what = work.agent
+        case ChatCall():
+            what = work.chat
         case _:
             what = work.command.split(maxsplit=1)[0]
     return f"{work.kind}:{what}"[:200]
