@@ -47,7 +47,8 @@ def odd() -> str:
 
 
 if __name__ == "__main__":
-    print("tools are ready", file=sys.stderr, flush=True)
+    sys.stderr.write("tools are ready\n")
+    sys.stderr.flush()
     if len(sys.argv) > 1:
         server.run("streamable-http", port=int(sys.argv[1]))
     else:

@@ -1,4 +1,4 @@
-"""Chats run as jobs. The provider is a stand-in; pydantic-ai, the loop, the sockets and the tools' programs are real."""
+"""Chats run as jobs. The provider is a stand-in; pydantic-ai, loop, sockets and tools' programs are real."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from workers.runners import stragglers
 from workers.runners.base import StopReason
 
 TOOLS = Path(__file__).parents[2] / "support" / "tool_server.py"
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 SERVER = {"command": [sys.executable, str(TOOLS)]}
 SAID, CALL, RETURNED, STARTED = EventType.PROGRESS, EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.STARTED
 
@@ -134,11 +135,9 @@ class TestAnswers:
 
 
 class TestForms:
-    SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-
     def test_the_output_is_the_json_value(self, provide) -> None:
         with provide(ToolUse("final_result", {"n": 3})) as provider:
-            result = provider.run(schema=self.SCHEMA)
+            result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, {"n": 3})
         (asked,) = provider.server.requests
@@ -146,7 +145,7 @@ class TestForms:
 
     def test_json_in_a_text_will_do(self, provide) -> None:
         with provide('```json\n{"n": 4}\n```') as provider:
-            assert provider.run(schema=self.SCHEMA).output == {"n": 4}
+            assert provider.run(schema=SCHEMA).output == {"n": 4}
 
     def test_what_is_no_object_comes_without_its_wrapping(self, provide) -> None:
         with provide(ToolUse("final_result", {"answer": ["a"]})) as provider:
@@ -156,7 +155,7 @@ class TestForms:
 
     def test_an_answer_that_does_not_fit_is_asked_for_again_and_both_are_paid_for(self, provide) -> None:
         with provide(ToolUse("final_result", {"n": "three"}), "no JSON", ToolUse("final_result", {"n": 3})) as provider:
-            result = provider.run(schema=self.SCHEMA)
+            result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, {"n": 3})
         assert [used.input_tokens for used in result.usage] == [3 * INPUT_TOKENS]
@@ -165,7 +164,7 @@ class TestForms:
 
     def test_one_that_never_fits_fails_after_three(self, provide) -> None:
         with provide(*[ToolUse("final_result", {})] * 9) as provider:
-            result = provider.run(schema=self.SCHEMA)
+            result = provider.run(schema=SCHEMA)
 
         assert (result.outcome, result.retryable, len(provider.server.requests)) == (Outcome.FAILED, True, 3)
         assert result.error == "openai:m-1: 3 answers in a row did not fit the schema: 'n' is a required property"
@@ -203,7 +202,7 @@ class TestForms:
 
     def test_a_value_that_is_too_large_to_keep_fails(self, provide) -> None:
         with provide(ToolUse("final_result", {"n": 3, "x": "y" * 2000})) as provider:
-            result = provider.run(schema=self.SCHEMA, control={"output_limit": 1000})
+            result = provider.run(schema=SCHEMA, control={"output_limit": 1000})
 
         assert (result.outcome, result.output) == (Outcome.FAILED, None)
         assert "more than the 1,000 that are kept" in result.error
@@ -223,7 +222,7 @@ class TestTools:
         assert failed["failed"]
         assert "it is broken" in failed["output"]
         last = provider.server.requests[1]["messages"]
-        assert [message["content"] for message in last if message["role"] == "tool"][0] == "3"
+        assert next(message["content"] for message in last if message["role"] == "tool") == "3"
         assert "tools are ready" in result.log
 
     def test_their_names_are_such_as_every_provider_takes(self, provide) -> None:
@@ -245,7 +244,7 @@ class TestTools:
 
     def test_a_form_is_filled_in_after_them(self, provide) -> None:
         with provide(ToolUse("add", {"a": 1, "b": 2}), ToolUse("final_result", {"n": 3})) as provider:
-            assert provider.run(tools=[SERVER], schema=TestForms.SCHEMA).output == {"n": 3}
+            assert provider.run(tools=[SERVER], schema=SCHEMA).output == {"n": 3}
 
     def test_a_loop_without_end_is_bounded_and_paid_for(self, provide) -> None:
         with provide(*[ToolUse("add", {"a": 1, "b": 1})] * 9) as provider:
@@ -270,7 +269,9 @@ class TestTools:
         assert sorted(told) == ["", "***", "fix", "mine"]
 
     def test_what_they_leave_behind_is_ended(self, provide, bench: Bench) -> None:
-        with provide(ToolUse("sh", {"command": "setsid sleep 600 & sleep 601 >/dev/null & echo done"}), "ok") as provider:
+        with provide(
+            ToolUse("sh", {"command": "setsid sleep 600 >/dev/null & sleep 601 >/dev/null & echo done"}), "ok"
+        ) as provider:
             result = provider.run(tools=[SERVER])
 
         assert result.output == "ok"
@@ -296,7 +297,7 @@ class TestTools:
         [
             (["no-such-server"], "no-such-server is not installed"),
             (["sh", "-c", "echo no such option >&2; exit 3"], "The tool server sh went away"),
-            (["sh", "-c", "echo hello; exec cat >/dev/null"], "The tool server sh did not answer within 1 s"),
+            (["sh", "-c", "echo hello; exec sleep 600"], "The tool server sh did not answer within 1 s"),
             (["sh", "-c", "head -c 9000000 /dev/zero; exec sleep 600"], "The tool server sh went away"),
         ],
     )
@@ -495,13 +496,11 @@ class TestKeys:
         assert self.KEY not in str(self.sent(provide))
         assert self.sent(provide, secrets=["TEAM_KEY"])["authorization"] == "Bearer team-0123456789"
 
-    def test_so_it_is_with_other_providers(self, provide, monkeypatch) -> None:
-        with provide() as provider:
-            base = provider.server.url
+    def test_so_it_is_with_other_providers(self, provide) -> None:
+        assert self.KEY not in str(self.sent(provide, chat="anthropic:claude-x"))
         headers = self.sent(provide, chat="anthropic:claude-x", secrets=["TEAM_KEY"])
 
-        assert base
-        assert headers["x-api-key"] == "team-0123456789"
+        assert "team-0123456789" in (headers.get("authorization", "") + headers.get("x-api-key", ""))
         assert self.KEY not in str(headers)
 
     def test_without_a_key_it_is_refused_by_name(self, bench: Bench, monkeypatch) -> None:

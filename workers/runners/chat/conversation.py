@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 from pydantic_ai.direct import model_request_stream
+from pydantic_ai.exceptions import ModelAPIError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -25,7 +27,7 @@ from pydantic_ai.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from pydantic_ai.models import Model, ModelRequestParameters
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
@@ -34,7 +36,7 @@ from coordination.domain.attempts import Outcome
 from coordination.domain.chat import ChatCall
 from workers.runners.agents.base import Failure, Transcript
 from workers.runners.chat import forms, http
-from workers.runners.chat.errors import GaveUp, failure_of, retry_after
+from workers.runners.chat.errors import GaveUp, cause_of, failure_of, retry_after, was_sent
 from workers.runners.chat.making import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import Server
@@ -71,13 +73,13 @@ class Conversation:
         try:
             async with http.make_client() as client, Toolbox(servers, moved=moved, limit=self._limit) as tools:
                 await self._go_on(make_model(self._call, access, client), tools, moved)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged without what the variables held
             # A bulkhead: what a provider or a tool server sends may be anything.
-            cause = _cause(error)
-            failure = failure_of(cause, chat=self._call.chat)
-            if failure.status is None and not isinstance(cause, GaveUp):
-                log.warning("a chat failed", chat=self._call.chat, exc_info=True)
-            self._told.failure = failure
+            cause = cause_of(error)
+            self._told.failure = failure_of(cause, chat=self._call.chat)
+            if not isinstance(cause, GaveUp | ModelAPIError):
+                where = traceback.format_tb(cause.__traceback__, -5)
+                log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
 
     async def _go_on(self, model: Model, tools: Toolbox, moved: Callable[[], None]) -> None:
         call = self._call
@@ -141,30 +143,40 @@ class Conversation:
         parameters: ModelRequestParameters,
         moved: Callable[[], None],
     ) -> ModelResponse:
-        speech = _Speech(self._told)
-        async with model_request_stream(
-            model, messages, model_settings=settings, model_request_parameters=parameters
-        ) as stream:
-            try:
-                async for event in stream:
-                    moved()
-                    match event:
-                        case PartStartEvent(part=TextPart(content=text)):
-                            speech.hear(text)
-                        case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
-                            speech.hear(text)
-                        case PartDeltaEvent(delta=ToolCallPartDelta(args_delta=str(text))):
-                            speech.count(text)
-                        case PartEndEvent(part=TextPart()):
-                            speech.end()
-                        case _:
-                            pass
-            finally:
-                self._spending.add(stream.get())
-        speech.end()
-        response = stream.get()
+        opened = False
+        try:
+            async with model_request_stream(
+                model, messages, model_settings=settings, model_request_parameters=parameters
+            ) as stream:
+                opened = True
+                try:
+                    await self._listen(stream, moved)
+                finally:
+                    self._spending.add(stream.get())
+                response = stream.get()
+        except BaseException as error:
+            if not opened and was_sent(error):
+                self._spending.add(ModelResponse([]))
+            raise
         self._check_whole(response)
         return response
+
+    async def _listen(self, stream: StreamedResponse, moved: Callable[[], None]) -> None:
+        speech = _Speech(self._told)
+        async for event in stream:
+            moved()
+            match event:
+                case PartStartEvent(part=TextPart(content=text)):
+                    speech.hear(text)
+                case PartDeltaEvent(delta=TextPartDelta(content_delta=text)):
+                    speech.hear(text)
+                case PartDeltaEvent(delta=ToolCallPartDelta(args_delta=str(text))):
+                    speech.count(text)
+                case PartEndEvent(part=TextPart()):
+                    speech.end()
+                case _:
+                    pass
+        speech.end()
 
     def _check_whole(self, response: ModelResponse) -> None:
         """Raise GaveUp for an answer that broke off."""
@@ -282,14 +294,3 @@ def _arguments(call: ToolCallPart) -> dict[str, Any]:
         return call.args_as_dict(raise_if_invalid=True)
     except (ValueError, AssertionError, RecursionError):
         raise forms.Misfit("they are no JSON object") from None
-
-
-def _cause(error: Exception) -> Exception:
-    """The one error in a group: task groups wrap what ended them."""
-    while isinstance(error, ExceptionGroup):
-        error = next((one for one in error.exceptions if _is_known(one)), error.exceptions[0])
-    return error
-
-
-def _is_known(error: Exception) -> bool:
-    return isinstance(error, GaveUp) or (isinstance(error, ExceptionGroup) and any(map(_is_known, error.exceptions)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,8 +43,10 @@ def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a 
             return Failure(error.sentence(), _REFUSED)
         case ModelHTTPError():
             return Failure(_line(f"{chat}: {error.status_code}: {_said(error)}"), error.status_code)
-        case ModelConnectionError() | httpx2.TransportError():
+        case ModelConnectionError():
             return Failure(_line(f"{chat}: the connection was lost: {_said(error)}"), lost_connection=True)
+        case httpx2.TransportError():  # a tool's: those of models come wrapped
+            return Failure(_line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True)
         case ModelRateLimitError() | ModelUnavailableError() | ModelServerError():
             return Failure(_line(f"{chat}: {_said(error)}"), _BUSY)
         case ModelRequestRejectedError():
@@ -53,9 +56,34 @@ def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a 
     return Failure(_line(f"{chat} answered what cannot be understood: {_said(error)}"))
 
 
+def cause_of(error: Exception) -> Exception:
+    """The one error in a group: task groups wrap what ended them."""
+    while isinstance(error, ExceptionGroup):
+        error = next((one for one in error.exceptions if _gave_up(one)), error.exceptions[0])
+    return error
+
+
+def was_sent(error: BaseException) -> bool:
+    """Whether the provider may have begun to answer, and so to count, when this ended the call."""
+    return isinstance(error, asyncio.CancelledError) or (
+        isinstance(error, ModelConnectionError) and error.phase == "read"
+    )
+
+
 def retry_after(error: Exception) -> float | None:
     """Seconds that the provider asked to wait."""
     return error.retry_after if isinstance(error, ModelAPIError) else None
+
+
+def _gave_up(error: Exception) -> bool:
+    return isinstance(error, GaveUp) or (isinstance(error, ExceptionGroup) and any(map(_gave_up, error.exceptions)))
+
+
+def _host(error: httpx2.TransportError) -> str:
+    try:
+        return error.request.url.netloc.decode()
+    except RuntimeError:  # it knows of no request
+        return "a tool server"
 
 
 def _said(error: Exception) -> str:

@@ -18,7 +18,7 @@ from pydantic_ai.tools import ToolDefinition
 
 from workers.runners.agents.base import Failure
 from workers.runners.chat import http
-from workers.runners.chat.errors import GaveUp
+from workers.runners.chat.errors import GaveUp, cause_of
 from workers.runners.chat.servers import Server, how_it_ended
 from workers.runners.output import Capture, clean_text, one_line
 
@@ -100,10 +100,13 @@ class Toolbox:
         except TimeoutError:
             sentence = f"The tool server {server.name} did not answer within {_CONNECT_SECONDS} s"
             raise GaveUp(Failure(sentence)) from None
-        except MCPError as error:
-            if error.code == CONNECTION_CLOSED:
+        except Exception as error:
+            cause = cause_of(error)
+            if isinstance(cause, MCPError) and cause.code == CONNECTION_CLOSED:
                 raise GaveUp(self._gone(server)) from error
-            raise GaveUp(Failure(one_line(f"The tool server {server.name} refused: {error.message}", 300))) from error
+            if isinstance(cause, MCPError | ValueError):
+                raise GaveUp(Failure(one_line(f"The tool server {server.name} refused: {cause}", 300))) from error
+            raise
 
     async def _list(self, server: Server, client: Client) -> None:
         cursor: str | None = None
@@ -189,7 +192,7 @@ async def _piped(server: Server, moved: Callable[[], None]) -> AsyncIterator[Any
         complaining, _ = await loop.connect_read_pipe(lambda: _Writing(complain), errors)
         files.callback(complaining.close)
         writing, protocol = await loop.connect_write_pipe(_Writing, write)
-        files.callback(writing.abort)
+        files.callback(lambda: None if protocol.lost else writing.abort())
         heard_in, heard = anyio.create_memory_object_stream[SessionMessage | Exception](0)
         said, said_out = anyio.create_memory_object_stream[SessionMessage](0)
 
