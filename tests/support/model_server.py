@@ -32,7 +32,7 @@ class Broken:
     """A stream that begins with *text* and then goes on as *how* says.
 
     ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
-    ``garbage``: what comes is no JSON. ``length``, ``content_filter``: a whole answer that ended for that reason.
+    ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*. ``length``, ``content_filter``: a whole answer that ended for that reason.
     ``uncounted``: a whole answer without usage. ``flood``: text without end.
     """
 
@@ -150,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
                     if select.select([self.connection], [], [], 0.05)[0]:
                         self._state.left.set()
                         break
+            if how == "error" and isinstance(answer, Broken):
+                self._chunk(f"data: {json.dumps({'error': {'message': answer.text}})}\n\n")
             if how == "garbage":
                 self._chunk("data: {no JSON\n\n")
             while how == "flood":
@@ -184,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
     """The answer as the chunks in which it is streamed; a text comes in two halves."""
     how = answer.how if isinstance(answer, Broken) else ""
-    text = answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
+    text = "" if how == "error" else answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
     yield _chunk({"role": "assistant", "content": ""}, model, number)
     half = len(text) // 2
     for piece in filter(None, (text[:half], text[half:])):
@@ -194,7 +196,7 @@ def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]
         asked = {"name": use.name, "arguments": json.dumps(use.input)}
         call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": asked}
         yield _chunk({"tool_calls": [call]}, model, number)
-    if how in {"hang", "drop", "stop", "garbage", "flood"}:
+    if how in {"hang", "drop", "stop", "garbage", "error", "flood"}:
         return
     why = how if how in {"length", "content_filter"} else "tool_calls" if uses else "stop"
     yield _chunk({}, model, number, why=why)

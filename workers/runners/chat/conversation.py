@@ -152,13 +152,15 @@ class Conversation:
                 try:
                     await self._listen(stream, moved)
                 finally:
-                    self._spending.add(stream.get())
-                response = stream.get()
+                    response = stream.get()
+                    self._spending.add(response)
+                    self._told.result = response.text  # what it had said, if it is stopped
         except BaseException as error:
             if not opened and was_sent(error):
                 self._spending.add(ModelResponse([]))
             raise
         self._check_whole(response)
+        self._told.result = None
         return response
 
     async def _listen(self, stream: StreamedResponse, moved: Callable[[], None]) -> None:
@@ -185,7 +187,6 @@ class Conversation:
             case "length":
                 most = self._call.settings.get("max_tokens")
                 why = f"after {most:,} tokens (settings.max_tokens)" if most else "because it became too long"
-                self._told.result = response.text
                 raise GaveUp(Failure(f"{chat}: the answer was cut off {why}", _FOR_GOOD))
             case "content_filter":
                 raise GaveUp(Failure(f"{chat}: the provider's content filter stopped the answer"))
