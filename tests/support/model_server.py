@@ -32,8 +32,9 @@ class Broken:
     """A stream that begins with *text* and then goes on as *how* says.
 
     ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
-    ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*. ``length``, ``content_filter``: a whole answer that ended for that reason.
-    ``uncounted``: a whole answer without usage. ``flood``: text without end.
+    ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*.
+    ``length``, ``content_filter``: a whole answer that ended for that reason. ``uncounted``: a whole answer without
+    usage. ``flood``: text without end.
     """
 
     text: str = ""
@@ -186,7 +187,15 @@ class _Handler(BaseHTTPRequestHandler):
 def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
     """The answer as the chunks in which it is streamed; a text comes in two halves."""
     how = answer.how if isinstance(answer, Broken) else ""
-    text = "" if how == "error" else answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
+    text = (
+        ""
+        if how == "error"
+        else answer.text
+        if isinstance(answer, Broken)
+        else answer
+        if isinstance(answer, str)
+        else ""
+    )
     yield _chunk({"role": "assistant", "content": ""}, model, number)
     half = len(text) // 2
     for piece in filter(None, (text[:half], text[half:])):

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordination.domain import graph
+from coordination.domain.chat import ChatCall
 from coordination.domain.durations import LONGEST
 from coordination.domain.plans import (
     Backoff,
@@ -67,6 +68,9 @@ tasks:
     input: {x: [1, 2.5, null, true, "on"]}
     metadata: {owner: me}
 """
+
+
+CHAT = "version: 1\ntasks:\n  - {{key: a, run: {{chat: 'openai:m', prompt: x, {}}}}}\n"
 
 
 def read(text, **changes):
@@ -278,6 +282,19 @@ class TestMistakes:
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude}}\n", 3, "needs a prompt"),
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, prompt: x, args: -x}}\n", 3, "a list of texts"),
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, promt: x}}\n", 3, "Did you mean 'prompt'"),
+            ("version: 1\ntasks:\n  - {key: a, run: {chat: gpt, prompt: x}}\n", 3, "Write it like openai:gpt-5-mini"),
+            ("version: 1\ntasks:\n  - {key: a, run: {chat: 'o:m'}}\n", 3, "A chat needs a prompt"),
+            (CHAT.format("setings: {}"), 3, "Did you mean 'settings'"),
+            (CHAT.format("settings: {max_step: 3}"), 3, "Did you mean 'max_steps'"),
+            (CHAT.format("settings: {max_steps: 0}"), 3, "max_steps must be a whole number from 1 to 1,000, not 0"),
+            (CHAT.format("settings: {temperature: hot}"), 3, "temperature must be a number"),
+            (CHAT.format("schema: [a]"), 3, "schema must be a mapping"),
+            (CHAT.format("schema: {required: [on]}"), 3, 'Write "on" for the text'),
+            (CHAT.format("tools: npx"), 3, "a list of MCP servers"),
+            (CHAT.format("tools: [npx]"), 3, "tools must hold mappings"),
+            (CHAT.format("tools: [{comand: [npx]}]"), 3, "Did you mean 'command'"),
+            (CHAT.format("tools: [{}]"), 3, "tools, number 1: an MCP server has either a command or a url"),
+            (CHAT.format("url: 'file:///x'"), 3, "is no address"),
             ("version: 1\ntasks:\n  - {key: a, run: {python: 'a:b', args: [1]}}\n", 3, "args must be a mapping"),
             (with_task("titel: x"), 6, "Task 'bad': the key 'titel' is unknown. Did you mean 'title'?"),
             (
@@ -333,13 +350,6 @@ class TestMistakes:
 
         assert says in error.sentence()
         assert line in (None, error.line)
-
-    def test_kinds_of_jobs_that_are_yet_to_come_say_what_there_is(self):
-        error = refusal('version: 1\ntasks:\n  - key: a\n    run: {chat: "openai:x"}\n')
-
-        assert "this version has no" in error.message
-        assert "{shell: …}, {python: …} and {agent: …}" in error.sentence()
-        assert error.line == 4
 
     @pytest.mark.parametrize(
         "line", ["workspace: git-worktree", 'gates: ["pytest"]', "variants: 2", "budget: {usd: 1}"]
@@ -415,11 +425,27 @@ CUSTOM_CALLS = st.builds(
     command=st.just(("tool", "{prompt}")),
     reads=st.sampled_from([{}, {"format": "text"}, {"format": "jsonl", "result": "a.b", "cost_usd": "c"}]),
 )
+SERVERS = st.sampled_from(
+    [{"command": ["npx", "x"], "env": {"A": "b"}, "secrets": ["MY_KEY"]}, {"url": "https://x.example/mcp"}]
+)
+CHAT_CALLS = st.builds(
+    ChatCall,
+    st.sampled_from(["openai:gpt-5-mini", "ollama:llama3:8b"]),
+    COMMANDS,
+    system=st.none() | COMMANDS,
+    url=st.none() | st.just("http://localhost:11434/v1"),
+    schema=st.sampled_from([{}, {"type": "object", "required": ["on", "1"]}]),
+    tools=st.lists(SERVERS, max_size=2).map(tuple),
+    settings=st.sampled_from([{}, {"temperature": 0}, {"temperature": 0.5, "max_tokens": 9, "max_steps": 3}]),
+    env=ENVIRONMENTS,
+    secrets=st.lists(st.sampled_from(["MY_KEY", "OTHER"]), max_size=2).map(tuple),
+)
 JOBS = (
     st.builds(Shell, COMMANDS, env=ENVIRONMENTS)
     | st.builds(PythonCall, st.sampled_from(["a:b", "a.b:C.d"]), args=st.just({}), env=ENVIRONMENTS)
     | AGENT_CALLS
     | CUSTOM_CALLS
+    | CHAT_CALLS
 )
 
 
@@ -498,6 +524,7 @@ class TestWriting:
 VALIDATOR = jsonschema.Draft202012Validator(plan_schema())
 GOOD = [
     FULL,
+    CHAT.format("schema: {type: object}, tools: [{command: [npx]}, {url: 'http://x/mcp', secrets: [A]}], settings: {}"),
     with_task("title:", "needs: ~", "timeout: 5", "repeatable: null", "backoff: {}", "input: {}"),
     with_task("needs: {key: ok, kind: related}", "timeout: 1h 30m", "due: '2026-12-01 08:00+01:00'"),
     "version: 1\nbudget: {usd: '0.1'}\ntasks: [{key: a, run: {python: 'a:b', args: {x: 1}, env: {A: ''}}}]\n",
@@ -517,6 +544,9 @@ BAD = [
     "version: 1\nconcurrency: {keys: {a: x}}\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\npython_path: lib\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\ntasks: [{key: a, run: {agent: claude}}]",
+    "version: 1\ntasks: [{key: a, run: {chat: 'openai:m'}}]",
+    CHAT.format("settings: {temperature: 3}"),
+    CHAT.format("tools: {}"),
     "version: 1\ntasks: [{key: a, run: {agent: claude, prompt: x, args: -x}}]",
     "version: 1\ntasks: [{key: a}]",
     "version: 1\ntasks: [{run: {shell: ls}}]",
