@@ -1,12 +1,13 @@
 """A stand-in for a model's provider, because real ones cost money, on loopback and by script.
 
-It speaks Anthropic's Messages API and, at /v1/chat/completions, OpenAI's Chat Completions. It answers each
+It speaks Anthropic's Messages API, and OpenAI's Chat Completions and Responses at their usual paths. It answers each
 conversation turn with the next of its *answers*: a text, a ToolUse or several, an HTTP status to refuse with, or
 something Broken. What it counted as used adds up in ``served``, to be compared with what was billed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 import threading
@@ -111,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         if "count_tokens" in self.path:
             self._send(200, json.dumps({"input_tokens": INPUT_TOKENS}).encode())
             return
-        openai = self.path.endswith("/chat/completions")
+        openai = self.path.endswith(("/chat/completions", "/responses"))
         answer = self._state.next(body, dict(self.headers.items()), any_turn=openai)
         if isinstance(answer, int):
             error = {"type": "error", "error": {"type": "api_error", "message": f"refused with {answer}"}}
@@ -120,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self._state.lock:
             self._state.served += 1
         if openai:
-            self._stream(_chunks(answer, body.get("model", "m"), self._state.served), answer)
+            chunks = _chunks if self.path.endswith("/chat/completions") else _responses
+            self._stream(chunks(answer, body.get("model", "m"), self._state.served), answer)
             return
         assert isinstance(answer, str | ToolUse)
         message = _message(answer, body.get("model", "m"), self._state.served)
@@ -144,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(ConnectionError):
             for chunk in chunks:
-                self._chunk(f"data: {json.dumps(chunk)}\n\n")
+                named = f"event: {chunk['type']}\n" if "type" in chunk else ""
+                self._chunk(f"{named}data: {json.dumps(chunk)}\n\n")
             if how == "hang":
                 self._state.begun.set()
                 while not self._state.closing.is_set():
@@ -222,6 +225,62 @@ def _chunk(delta: dict[str, Any] | None, model: str, number: int, *, why: str | 
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": why}]
     head = {"id": f"chatcmpl_{number}", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": model}
     return head | {"choices": choices}
+
+
+# --- OpenAI's Responses -----------------------------------------------------------------------------------------------
+
+
+def _responses(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
+    """The answer as the events in which it is streamed; of what is Broken, only what hangs."""
+    hangs = isinstance(answer, Broken)
+    text = answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
+    order = itertools.count()
+    begun = {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "model": model,
+        "output": [],
+        "status": "in_progress",
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": None,
+    }
+
+    def event(kind: str, **more: Any) -> dict[str, Any]:
+        return {"type": f"response.{kind}", "sequence_number": next(order), **more}
+
+    yield event("created", response=begun)
+    if isinstance(answer, ToolUse):
+        item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": answer.name}
+        where = {"item_id": item["id"], "output_index": 0}
+        said = json.dumps(answer.input)
+        yield event("output_item.added", output_index=0, item={**item, "arguments": "", "status": "in_progress"})
+        yield event("function_call_arguments.delta", **where, delta=said)
+        yield event("function_call_arguments.done", **where, arguments=said)
+        done = {**item, "arguments": said, "status": "completed"}
+    else:
+        item = {"type": "message", "id": f"msg_{number}", "role": "assistant"}
+        where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        part = {"type": "output_text", "text": "", "annotations": []}
+        yield event("output_item.added", output_index=0, item={**item, "content": [], "status": "in_progress"})
+        yield event("content_part.added", **where, part=part)
+        yield event("output_text.delta", **where, delta=text, logprobs=[])
+        if hangs:
+            return
+        yield event("output_text.done", **where, text=text, logprobs=[])
+        yield event("content_part.done", **where, part={**part, "text": text})
+        done = {**item, "content": [{**part, "text": text}], "status": "completed"}
+    yield event("output_item.done", output_index=0, item=done)
+    used = {
+        "input_tokens": INPUT_TOKENS,
+        "output_tokens": OUTPUT_TOKENS,
+        "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+        "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 5},
+    }
+    yield event("completed", response={**begun, "status": "completed", "output": [done], "usage": used})
 
 
 # --- Anthropic's Messages ---------------------------------------------------------------------------------------------

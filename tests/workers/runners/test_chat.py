@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from coordination.domain.attempts import Outcome, Result
+from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from tests.support.jobs import Bench
 from tests.support.model_server import (
@@ -30,11 +32,17 @@ from tests.support.model_server import (
 )
 from workers.runners import stragglers
 from workers.runners.base import StopReason
+from workers.runners.chat.providers import KNOWN, access
 
 TOOLS = Path(__file__).parents[2] / "support" / "tool_server.py"
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 SERVER = {"command": [sys.executable, str(TOOLS)]}
 SAID, CALL, RETURNED, STARTED = EventType.PROGRESS, EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.STARTED
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return int(held.getsockname()[1])
 
 
 class Provider:
@@ -313,6 +321,17 @@ class TestTools:
         assert not provider.server.requests
         assert bench.left_behind() == []
 
+    def test_a_server_may_be_reached_over_http(self, provide, processes, monkeypatch) -> None:
+        monkeypatch.setenv("TOOL_TOKEN", "tool-0123456789")
+        port = free_port()
+        running = processes.start_python(TOOLS, str(port))
+        running.wait_for_port(port)
+        with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
+            result = provider.run(tools=[{"url": f"http://127.0.0.1:{port}/mcp", "secrets": ["TOOL_TOKEN"]}])
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
+        assert [told["output"] for told in provider.told(RETURNED)] == ["3"]
+
     def test_a_server_that_is_nowhere_is_said_so(self, provide) -> None:
         with provide("never") as provider:
             result = provider.run(tools=[{"url": "http://127.0.0.1:9/mcp"}])
@@ -488,6 +507,49 @@ class TestKeys:
             assert result.outcome is Outcome.COMPLETED, result.error
             (headers,) = provider.server.headers
         return headers
+
+    def test_at_openais_own_address_it_speaks_the_newer_protocol(self, provide, monkeypatch) -> None:
+        from workers.runners.chat import making
+
+        with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
+            # Without an address, as for OpenAI's own; the library is then told where the stand-in is.
+            monkeypatch.setattr(making, "_provider", lambda _, access, client: self.own(provider, client, access.key))
+            result = provider.run(url=None, tools=[SERVER], secrets=["OPENAI_API_KEY"])
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
+        assert [told["output"] for told in provider.told(RETURNED)] == ["3"]
+        (used,) = result.usage
+        assert (used.input_tokens, used.output_tokens) == (2 * INPUT_TOKENS, 2 * OUTPUT_TOKENS)
+        assert (used.cached_input_tokens, used.extra["reasoning_output_tokens"]) == (200, 10)
+        assert all("input" in asked for asked in provider.server.requests)
+        assert provider.server.headers[0]["authorization"] == f"Bearer {self.KEY}"
+
+    def own(self, provider: Provider, client: Any, key: str) -> Any:
+        from pydantic_ai.providers.openai import OpenAIProvider
+
+        return OpenAIProvider(base_url=f"{provider.server.url}/v1", api_key=key, http_client=client)
+
+    @pytest.mark.parametrize("name", KNOWN)
+    def test_every_provider_that_is_known_can_be_made_with_a_key_that_is_handed_over(self, name: str) -> None:
+        import asyncio
+
+        from workers.runners.chat.http import make_client
+        from workers.runners.chat.making import make_model
+        from workers.runners.environment import Secrets
+
+        names = KNOWN[name].names
+        values = dict.fromkeys(KNOWN[name].keys, "key-0123456789")
+        values |= {"AZURE_OPENAI_ENDPOINT": "https://x.example", "OPENAI_API_VERSION": "2024-12-01"}
+        values |= {"OLLAMA_BASE_URL": "http://x.example/v1", "VLLM_BASE_URL": "http://x.example/v1"}
+        call = ChatCall(f"{name}:a/m", "x")
+
+        async def make() -> str:
+            async with make_client() as client:
+                model = make_model(call, access(call, Secrets(names, values)), client)
+                made: Any = model.client  # type: ignore[attr-defined]
+                return str(made._api_client.api_key if name == "google" else made.api_key)
+
+        assert asyncio.run(make()) == "key-0123456789"
 
     def test_to_an_address_of_the_workers_goes_the_workers_key(self, provide, monkeypatch) -> None:
         assert self.sent(provide, monkeypatch)["authorization"] == f"Bearer {self.KEY}"

@@ -6,7 +6,8 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from pydantic_ai.direct import model_request_stream
@@ -41,7 +42,9 @@ from workers.runners.chat.making import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import Server
 from workers.runners.chat.spending import Spending
-from workers.runners.chat.tools import Toolbox
+
+if TYPE_CHECKING:
+    from workers.runners.chat.tools import Toolbox
 
 log = structlog.get_logger()
 
@@ -71,7 +74,9 @@ class Conversation:
     async def hold(self, access: Access, servers: list[Server], moved: Callable[[], None]) -> None:
         """From the prompt to the answer. How it ended stands in the transcript."""
         try:
-            async with http.make_client() as client, Toolbox(servers, moved=moved, limit=self._limit) as tools:
+            async with AsyncExitStack() as stack:
+                client = await stack.enter_async_context(http.make_client())
+                tools = await self._toolbox(stack, servers, moved)
                 await self._go_on(make_model(self._call, access, client), tools, moved)
         except Exception as error:  # noqa: BLE001 - it is logged without what the variables held
             # A bulkhead: what a provider or a tool server sends may be anything.
@@ -81,9 +86,16 @@ class Conversation:
                 where = traceback.format_tb(cause.__traceback__, -5)
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
 
-    async def _go_on(self, model: Model, tools: Toolbox, moved: Callable[[], None]) -> None:
+    async def _toolbox(self, stack: AsyncExitStack, servers: list[Server], moved: Callable[[], None]) -> Toolbox | None:
+        if not servers:
+            return None
+        from workers.runners.chat.tools import Toolbox  # a quarter of all memory that chats take
+
+        return await stack.enter_async_context(Toolbox(servers, moved=moved, limit=self._limit))
+
+    async def _go_on(self, model: Model, tools: Toolbox | None, moved: Callable[[], None]) -> None:
         call = self._call
-        parameters = self._parameters(tools.definitions)
+        parameters = self._parameters(tools.definitions if tools is not None else [])
         settings: ModelSettings = {"max_retries": 0}  # waiting is the scheduler's: the slot is free meanwhile
         if (heat := call.settings.get("temperature")) is not None:
             settings["temperature"] = heat
@@ -197,7 +209,7 @@ class Conversation:
         if response.state != "complete" or (unmeasured and not told_why):
             raise GaveUp(Failure(f"{chat}: the answer broke off", lost_connection=True))
 
-    async def _replies(self, response: ModelResponse, tools: Toolbox) -> list[ModelRequestPart] | None:
+    async def _replies(self, response: ModelResponse, tools: Toolbox | None) -> list[ModelRequestPart] | None:
         """What the model is told next; None when it has answered."""
         calls = response.tool_calls
         if self._form is not None:
@@ -242,7 +254,7 @@ class Conversation:
             ]
         return None
 
-    async def _use(self, call: ToolCallPart, tools: Toolbox) -> ToolReturnPart:
+    async def _use(self, call: ToolCallPart, tools: Toolbox | None) -> ToolReturnPart:
         id_ = call.tool_call_id
         try:
             arguments = _arguments(call)
@@ -251,7 +263,9 @@ class Conversation:
             text, failed = f"The arguments cannot be read: {misfit}", True
         else:
             self._told.call(call.tool_name, arguments, id_=id_)
-            text, failed = await tools.call(call.tool_name, arguments)
+            text, failed = ("There are no tools", True)
+            if tools is not None:
+                text, failed = await tools.call(call.tool_name, arguments)
         self._told.returned(text, id_=id_, failed=failed)
         return ToolReturnPart(call.tool_name, text, id_, outcome="failed" if failed else "success")
 

@@ -28,9 +28,9 @@ def make_model(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Mo
     try:
         made = provider(call, access, client)
         return infer_model(f"{name}:{call.model}", provider_factory=lambda _: made)
-    except ImportError as error:
+    except ImportError:
         raise Refused(
-            f"This worker lacks a package to hold chats with {call.provider}: {error.name or error}",
+            f"This worker has no package to hold chats with {call.provider}",
             hint=f'Run: pip install "pydantic-ai-slim[{call.provider}]"',
         ) from None
     except (UserError, ValueError, TypeError) as error:

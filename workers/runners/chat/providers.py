@@ -48,8 +48,6 @@ KNOWN: Mapping[str, Needs] = {
     "cerebras": Needs(("CEREBRAS_API_KEY",)),
     "deepseek": Needs(("DEEPSEEK_API_KEY",)),
     "fireworks": Needs(("FIREWORKS_API_KEY",)),
-    "groq": Needs(("GROQ_API_KEY",), "GROQ_BASE_URL"),
-    "mistral": Needs(("MISTRAL_API_KEY",)),
     "moonshotai": Needs(("MOONSHOTAI_API_KEY",), "MOONSHOTAI_BASE_URL"),
     "ollama": Needs(("OLLAMA_API_KEY",), "OLLAMA_BASE_URL"),
     "openrouter": Needs(("OPENROUTER_API_KEY",)),
