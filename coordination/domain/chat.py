@@ -120,6 +120,7 @@ def _check_model(chat: object) -> None:
 
 
 def _check_url(url: object) -> None:
+    _check_literal(url)
     if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
         raise Refused(
             f"{excerpt(url)} is no address", hint="Write it like http://localhost:11434/v1, no password in it"
@@ -163,8 +164,17 @@ def _check_server(server: object) -> None:
         return
     command = server["command"]
     _check_texts("command", command)
+    for text in (*command, *env.values()):
+        _check_literal(text)
     if not command or not command[0].strip():
         raise Refused("command is empty", hint="Write the program and its arguments: [npx, some-server]")
+
+
+def _check_literal(text: object) -> None:
+    if isinstance(text, str) and "{{" in text:
+        raise Refused(
+            "addresses and tools hold no templates", hint="No earlier output decides what is started, or where keys go"
+        )
 
 
 def _check_texts(name: str, items: object) -> None:

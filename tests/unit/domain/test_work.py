@@ -117,6 +117,11 @@ def test_an_importable_function_is_a_job() -> None:
         ({"chat": "openai:m", "prompt": "x", "secrets": "KEY"}, "secrets must be a list of texts"),
         ({"chat": "openai:m", "prompt": "x", "secrets": ["sk-1"]}, "names no variable"),
         ({"chat": "openai:m", "prompt": "x", "env": {"MY_API_KEY": "sk-ant-12345"}}, "what stands in a plan is stored"),
+        (
+            {"chat": "openai:m", "prompt": "x", "url": "http://{{ input.x }}/v1"},
+            "addresses and tools hold no templates",
+        ),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": ["x", "{{ run.id }}"]}]}, "hold no templates"),
         ({"chat": "openai:m", "prompt": "x", "tools": {"command": ["x"]}}, "tools must be a list"),
         ({"chat": "openai:m", "prompt": "x", "tools": ["x"]}, "tools, number 1: an MCP server is a mapping"),
         ({"chat": "openai:m", "prompt": "x", "tools": [{"comand": ["x"]}]}, "an MCP server has no 'comand'"),

@@ -70,9 +70,6 @@ tasks:
 """
 
 
-CHAT = "version: 1\ntasks:\n  - {{key: a, run: {{chat: 'openai:m', prompt: x, {}}}}}\n"
-
-
 def read(text, **changes):
     for old, new in changes.items():
         text = text.replace(old, new)
@@ -282,19 +279,6 @@ class TestMistakes:
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude}}\n", 3, "needs a prompt"),
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, prompt: x, args: -x}}\n", 3, "a list of texts"),
             ("version: 1\ntasks:\n  - {key: a, run: {agent: claude, promt: x}}\n", 3, "Did you mean 'prompt'"),
-            ("version: 1\ntasks:\n  - {key: a, run: {chat: gpt, prompt: x}}\n", 3, "Write it like openai:gpt-5-mini"),
-            ("version: 1\ntasks:\n  - {key: a, run: {chat: 'o:m'}}\n", 3, "A chat needs a prompt"),
-            (CHAT.format("setings: {}"), 3, "Did you mean 'settings'"),
-            (CHAT.format("settings: {max_step: 3}"), 3, "Did you mean 'max_steps'"),
-            (CHAT.format("settings: {max_steps: 0}"), 3, "max_steps must be a whole number from 1 to 1,000, not 0"),
-            (CHAT.format("settings: {temperature: hot}"), 3, "temperature must be a number"),
-            (CHAT.format("schema: [a]"), 3, "schema must be a mapping"),
-            (CHAT.format("schema: {required: [on]}"), 3, 'Write "on" for the text'),
-            (CHAT.format("tools: npx"), 3, "a list of MCP servers"),
-            (CHAT.format("tools: [npx]"), 3, "tools must hold mappings"),
-            (CHAT.format("tools: [{comand: [npx]}]"), 3, "Did you mean 'command'"),
-            (CHAT.format("tools: [{}]"), 3, "tools, number 1: an MCP server has either a command or a url"),
-            (CHAT.format("url: 'file:///x'"), 3, "is no address"),
             ("version: 1\ntasks:\n  - {key: a, run: {python: 'a:b', args: [1]}}\n", 3, "args must be a mapping"),
             (with_task("titel: x"), 6, "Task 'bad': the key 'titel' is unknown. Did you mean 'title'?"),
             (
@@ -524,7 +508,6 @@ class TestWriting:
 VALIDATOR = jsonschema.Draft202012Validator(plan_schema())
 GOOD = [
     FULL,
-    CHAT.format("schema: {type: object}, tools: [{command: [npx]}, {url: 'http://x/mcp', secrets: [A]}], settings: {}"),
     with_task("title:", "needs: ~", "timeout: 5", "repeatable: null", "backoff: {}", "input: {}"),
     with_task("needs: {key: ok, kind: related}", "timeout: 1h 30m", "due: '2026-12-01 08:00+01:00'"),
     "version: 1\nbudget: {usd: '0.1'}\ntasks: [{key: a, run: {python: 'a:b', args: {x: 1}, env: {A: ''}}}]\n",
@@ -544,9 +527,6 @@ BAD = [
     "version: 1\nconcurrency: {keys: {a: x}}\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\npython_path: lib\ntasks: [{key: a, run: {shell: ls}}]",
     "version: 1\ntasks: [{key: a, run: {agent: claude}}]",
-    "version: 1\ntasks: [{key: a, run: {chat: 'openai:m'}}]",
-    CHAT.format("settings: {temperature: 3}"),
-    CHAT.format("tools: {}"),
     "version: 1\ntasks: [{key: a, run: {agent: claude, prompt: x, args: -x}}]",
     "version: 1\ntasks: [{key: a}]",
     "version: 1\ntasks: [{run: {shell: ls}}]",
