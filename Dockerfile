@@ -6,7 +6,7 @@ COPY pyproject.toml README.md LICENSE beat_schedule.py ./
 COPY coordination ./coordination
 COPY workers ./workers
 # The lock of what was tried is pyproject.toml's ranges; psycopg comes with its own libpq, so nothing is compiled.
-RUN /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[flower]"
+RUN /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[chat,flower]"
 
 FROM python:3.12-slim
 # git: projects are known by their remote, and jobs work in clones.

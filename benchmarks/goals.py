@@ -45,6 +45,7 @@ REPLAY = Goal(1.3, 1.05)
 RUNNING_OVERHEAD = Goal(5, 1)  # per cent of a core
 DOORBELL_P50, DOORBELL_P99 = Goal(25, 5), Goal(100, 25)  # milliseconds
 IDLE_MEMORY = Goal(150, 90)  # MB
+CHAT_MEMORY = Goal(200, 120)  # MB over an idle worker process
 SUBMISSION = Goal(2, 0.7)  # seconds
 HELP, EMBEDDED_UP, FIRST_TASK = Goal(0.3, 0.15), Goal(3, 1.5), Goal(5, 2.5)  # seconds
 AGENT = Goal(0.1, 0.02)  # seconds a task

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks import (
     account,
     agents,
+    chats,
     doorbell,
     event_log,
     flow,
@@ -50,6 +51,7 @@ PARTS = {
     "submission": Part(submission.measure),
     "startup": Part(startup.measure),
     "memory": Part(memory.measure),
+    "chats": Part(chats.measure),
     "releasing": Part(releasing.measure),
     "growth": Part(growth.measure),
     "event-log": Part(event_log.measure),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.domain.attempts import Attempt, Outcome
+    from coordination.domain.chat import ChatCall
     from coordination.domain.events import Event, EventType
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.runs import RunState
@@ -23,6 +24,7 @@ _HOMES = {
     "Attempt": "coordination.domain.attempts",
     "Backoff": "coordination.domain.plans",
     "BudgetCap": "coordination.domain.plans",
+    "ChatCall": "coordination.domain.chat",
     "Concurrency": "coordination.domain.plans",
     "Coordination": "coordination.client",
     "CoordinationError": "coordination.errors",
@@ -50,6 +52,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetCap",
+    "ChatCall",
     "Concurrency",
     "Coordination",
     "CoordinationError",

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
 Runner = Annotated[
-    str | None, typer.Option("--runner", help="What is started: claude, codex, gemini, opencode or custom.")
+    str | None,
+    typer.Option(
+        "--runner",
+        help="What is started: claude, codex, gemini, opencode or custom; or what is chatted with: openai:gpt-5-mini.",
+    ),
 ]
 Model = Annotated[str | None, typer.Option("--model", help="The model, as the runner calls it.")]
 Role = Annotated[str | None, typer.Option("--role", help="By which work can be given to it; told to its model.")]
@@ -36,7 +40,7 @@ Set = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Anything else: type, objective, identity.personality, identity.behaviour, runner.args='[\"--x\"]', "
-        "runner.secrets, runner.env, runner.command, runner.reads; null takes it away.",
+        "runner.secrets, runner.env, runner.command, runner.reads, runner.url, runner.tools; null takes it away.",
     ),
 ]
 
@@ -72,7 +76,7 @@ def list_(*, as_json: AsJson = False) -> None:
         [
             (
                 of.name,
-                of.runner.get("agent"),
+                of.runner.get("agent") or of.runner.get("chat"),
                 of.model,
                 of.identity.get("role"),
                 " ".join(of.labels),
@@ -245,10 +249,19 @@ def _said(  # noqa: PLR0917 - the options of two commands, in their order
 ) -> _Said:
     """What the options say, as places in an agent's document and values."""
     given = [
-        *(("runner.agent", runner), ("model", model), ("identity.role", role), ("labels", label)),
+        *_runner(runner),
+        *(("model", model), ("identity.role", role), ("labels", label)),
         *(("description", description), ("default", default), ("active", active)),
     ]
     return [(place, value) for place, value in given if value is not None] + [_setting(text) for text in settings or ()]
+
+
+def _runner(said: str | None) -> _Said:
+    """A program, or a provider with its model: one takes the other's place."""
+    if said is None:
+        return []
+    kind, other = ("chat", "agent") if ":" in said else ("agent", "chat")
+    return [(f"runner.{kind}", said), (f"runner.{other}", "")]
 
 
 def _setting(text: str) -> tuple[str, Any]:

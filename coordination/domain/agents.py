@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from coordination.domain.chat import ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem
 from coordination.domain.templates import is_template
@@ -19,6 +20,9 @@ DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
 
 RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads")
+CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets")
+"""What a runner may have instead, when the agent is a model that is chatted with."""
+
 IDENTITY_KEYS = ("personality", "role", "behaviour")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
@@ -34,8 +38,9 @@ _KEYS = (
 class Profile:
     """What a person says of an agent. ``name``: ``dave/vc``, a person's workspace and its project, or one word.
 
-    *runner*: how it is started, the keys of RUNNER_KEYS as in a plan's ``run``; empty: it is only a name for work.
-    *model*: as its program calls it. *identity*: the keys of IDENTITY_KEYS, put before its prompts.
+    *runner*: how it is started, the keys of RUNNER_KEYS or CHAT_KEYS as in a plan's ``run``; empty: it is only a name
+    for work. *model*: as its program calls it; of a chat, what stands after the provider. *identity*: the keys of
+    IDENTITY_KEYS, put before its prompts.
     """
 
     name: str
@@ -75,7 +80,7 @@ class Profile:
         lines = [f"{what}: {text}" for what, text in said.items() if text]
         return "\n".join([f"You are {self.name}.", *lines]) if lines else ""
 
-    def call(self, work: AgentCall) -> AgentCall:
+    def call(self, work: AgentCall) -> AgentCall | ChatCall:
         """*work* as this agent does it: what the job says goes before what the agent's runner says."""
         if not self.runner:
             raise Refused(
@@ -83,11 +88,26 @@ class Profile:
             )
         runner = _runner_call(self.runner)
         introduction = self.introduction()
+        if isinstance(runner, ChatCall):
+            return self._chat(runner, work, introduction)
         return replace(
             runner,
             prompt=f"{introduction}\n\n{work.prompt}" if introduction else work.prompt,
             model=work.model or self.model,
             args=(*runner.args, *work.args),
+            env={**runner.env, **work.env},
+            secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+        )
+
+    def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
+        if work.args:
+            raise Refused(f"The agent {self.name} is chatted with, and a chat takes no args")
+        model = work.model or self.model
+        return replace(
+            runner,
+            chat=f"{runner.provider}:{model}" if model else runner.chat,
+            prompt=work.prompt,
+            system="\n\n".join(filter(None, [introduction, runner.system])) or None,
             env={**runner.env, **work.env},
             secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
         )
@@ -184,16 +204,18 @@ def _check_identity(identity: object) -> None:
         _check_text(f"identity.{key}", text)
 
 
-def _runner_call(runner: Mapping[str, Any]) -> AgentCall:
+def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
+    known = CHAT_KEYS if "chat" in runner else RUNNER_KEYS
     for key in runner:
-        if key not in RUNNER_KEYS:
-            raise Refused(f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(RUNNER_KEYS)}")
-    if runner.get("agent") not in AGENTS:
+        if key not in known:
+            raise Refused(f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(known)}")
+    if "chat" not in runner and runner.get("agent") not in AGENTS:
         raise Refused(
-            f"runner.agent is {excerpt(runner.get('agent'))}", hint=f"It says what is started: {', '.join(AGENTS)}"
+            f"runner.agent is {excerpt(runner.get('agent'))}",
+            hint=f"It says what is started: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
         )
     call = parse_work({**runner, "prompt": "-"})
-    assert isinstance(call, AgentCall)  # noqa: S101 - it has the key agent
+    assert isinstance(call, AgentCall | ChatCall)  # noqa: S101 - it has one of the two keys
     return call
 
 

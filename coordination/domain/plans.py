@@ -40,8 +40,8 @@ class Backoff:
 class Task:
     """One task of a plan. ``None`` means: as the plan's defaults say.
 
-    ``run`` is a Shell, a PythonCall, an AgentCall, a mapping such as ``{"shell": "ruff check ."}``, or an importable
-    function.
+    ``run`` is a Shell, a PythonCall, an AgentCall, a ChatCall, a mapping such as ``{"shell": "ruff check ."}``, or an
+    importable function.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
     Durations are timedeltas; ``priority``: higher runs earlier, default 0. ``criteria``: what its agent is told of
     when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates

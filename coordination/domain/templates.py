@@ -4,7 +4,9 @@
 ``{{ task.attempt }}``, ``{{ project.name }}``. A text that is one expression and nothing else gives the value itself in
 ``args`` of a Python job; in a longer text a value becomes text, what is not a text as JSON. In a shell command every
 value is quoted, and may stand only where quoting protects (see shell_places). An agent's prompt, model, arguments and
-command are texts: its arguments go to no shell. A text without ``{{`` and ``{%`` is never touched.
+command are texts: its arguments go to no shell. So are a chat's prompt, system and model; its address and its tools are
+not templated, so that no model's output decides where keys and data go. A text without ``{{`` and ``{%`` is never
+touched.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ AVAILABLE: Mapping[str, frozenset[str] | None] = {
 _BEGINS = re.compile(r"\{[{%]")
 
 OF_A_NEED = frozenset({"state", "output"})
+
+_PLACES = ("prompt", "model", "command", "args", "chat", "system")
 
 _LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
 _BY_ENV = (
@@ -100,7 +104,7 @@ def render(
         if "shell" in work:
             place = "shell"
             result["shell"] = _command(work["shell"], names, budget)
-        for place in ("prompt", "model", "command", "args"):
+        for place in _PLACES:
             if place in work:
                 result[place] = _each_text(work[place], values if "python" in work else texts)
         if "env" in work:
@@ -126,7 +130,7 @@ def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "shell", command
     for name, value in work.get("env", {}).items():
         yield f"env.{name}", value
-    stack = [(place, work[place]) for place in ("prompt", "model", "command", "args") if place in work]
+    stack = [(place, work[place]) for place in _PLACES if place in work]
     while stack:
         place, value = stack.pop()
         if isinstance(value, str):

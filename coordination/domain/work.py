@@ -1,4 +1,4 @@
-"""What a job is: a shell command, an importable Python function, or a coding agent that is given a prompt.
+"""What a job is: a shell command, an importable Python function, a coding agent with a prompt, or a chat with a model.
 
 Pure descriptions; workers/runners execute them.
 """
@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.chat import ChatCall, chat_call, check_chat
 from coordination.domain.excerpts import excerpt
+from coordination.domain.job_environment import check_environment
 from coordination.errors import Refused
 
 _TARGET = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
 
-KINDS = ("shell", "python", "agent")
+KINDS = ("shell", "python", "agent", "chat")
 
 CUSTOM = "custom"
 AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
@@ -28,9 +30,6 @@ READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
 FORMATS = ("text", "json", "jsonl")
 
 _CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
-_VARIABLE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-_SECRETIVE = re.compile(r"(?i)(api_?key|token(?!s)|secret|passw(or)?d|credential)")
-_SHORTEST_SECRET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +103,13 @@ class AgentCall:
         return body | {name: value for name, value in more.items() if value}
 
 
-Work = Shell | PythonCall | AgentCall
+Work = Shell | PythonCall | AgentCall | ChatCall
 
 KEYS: Mapping[str, tuple[str, ...]] = {
     "shell": ("shell", "env"),
     "python": ("python", "args", "env"),
     "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads"),
+    "chat": ("chat", "prompt", "system", "url", "schema", "tools", "settings", "env", "secrets"),
 }
 """The keys that a job of each kind may have."""
 
@@ -119,13 +119,13 @@ def parse_work(value: object) -> Work:
 
     Raises Refused with one sentence that names what is wrong.
     """
-    if isinstance(value, Shell | PythonCall | AgentCall):
+    if isinstance(value, Shell | PythonCall | AgentCall | ChatCall):
         return _checked(value)
     if isinstance(value, Mapping):
         return _from_mapping(value)
     if callable(value):
         return PythonCall(target_of(value))
-    raise Refused(f"A job is {{shell: …}}, {{python: …}} or {{agent: …}}, not {type(value).__name__}")
+    raise Refused(f"A job is {{shell: …}}, {{python: …}}, {{agent: …}} or {{chat: …}}, not {type(value).__name__}")
 
 
 def target_of(function: Callable[..., Any]) -> str:
@@ -155,6 +155,8 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
         return _checked(Shell(value["shell"], env=dict(env)))
     if kinds[0] == "agent":
         return _agent_call(value, dict(env))
+    if kinds[0] == "chat":
+        return _checked(chat_call(value, dict(env)))
     args = value.get("args", {})
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
         raise Refused("args must map parameter names to values")
@@ -181,6 +183,8 @@ def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
 def _checked(work: Work) -> Work:
     if isinstance(work, AgentCall):
         _check_agent(work)
+    elif isinstance(work, ChatCall):
+        check_chat(work)
     elif isinstance(work, Shell):
         if not isinstance(work.command, str) or not work.command.strip():
             raise Refused("A shell job needs a command, written as one text")
@@ -198,28 +202,13 @@ def _check_agent(work: AgentCall) -> None:
         raise Refused("An agent needs a prompt, written as one text")
     if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
         raise Refused("model must be the name of a model")
-    _check_environment(work)
+    check_environment(work.env, work.secrets)
     if work.agent == CUSTOM:
         _check_custom(work)
     elif work.reads:
         raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
     elif work.command and work.agent not in AGENTS:
         raise Refused(f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}")
-
-
-def _check_environment(work: AgentCall) -> None:
-    for name in work.secrets:
-        if not _VARIABLE.match(name):
-            raise Refused(
-                f"secrets holds {excerpt(name)}, which names no variable",
-                hint="It lists variables of the worker's environment by name, never values: [ANTHROPIC_API_KEY]",
-            )
-    for name, text in work.env.items():
-        if len(text) >= _SHORTEST_SECRET and _SECRETIVE.search(name) and not text.startswith("{{"):
-            raise Refused(
-                f"env holds a value for {name}, and what stands in a plan is stored and shown",
-                hint=f"Set {name} where the worker runs, and write secrets: [{name}]",
-            )
 
 
 def _check_custom(work: AgentCall) -> None:

@@ -51,6 +51,8 @@ def test_a_plan_gives_work_to_agents(coord_on_each: Coord, tmp_path: Path) -> No
     coord = coord_on_each
     coord("agents", "create", "dave/vc", "--runner", "claude", "--default")
     coord("agents", "create", "ann", "--runner", "codex", "--role", "reviewer")
+    coord("agents", "change", "ann", "--runner", "openai:gpt-5-mini")
+    assert coord("agents", "show", "ann", "--json").json["runner"] == {"chat": "openai:gpt-5-mini"}
     plan = tmp_path / "plan.yaml"
     plan.write_text(PLAN)
 

@@ -19,6 +19,7 @@ import pytest
 
 from coordination.domain.attempts import Outcome, Result
 from tests.support.jobs import Bench
+from tests.support.model_server import Answer, Broken, ModelServer, running_model_server
 from workers.runners import stragglers
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
@@ -43,13 +44,29 @@ SHELL = {
 }
 
 
+CHAT: dict[str, list[Answer]] = {
+    "say": ["hello"],
+    "fail": [Broken("broken", "error")],
+    "wait": [Broken("ready", "hang")],
+    "later": [429],
+}
+
+NO_CHAT = "a chat is no process: what becomes of its tools', and of its own answers, is in tests/workers/runners"
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of job, and how its results are read."""
 
     name: str
+    provider: ModelServer | None = None
 
     def job(self, what: str, **env: str) -> dict[str, Any]:
+        if self.provider is not None:
+            if what not in CHAT:
+                pytest.skip(NO_CHAT)
+            self.provider.answers[:] = CHAT[what]
+            return {"chat": "openai:m", "prompt": what, "url": f"{self.provider.url}/v1"}
         work: dict[str, Any] = {
             "shell": {"shell": SHELL[what]},
             "python": {"python": f"job_functions:{what}"},
@@ -63,9 +80,13 @@ class Kind:
         return text
 
 
-@pytest.fixture(params=["shell", "python", "agent"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    return Kind(request.param)
+@pytest.fixture(params=["shell", "python", "agent", "chat"])
+def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
+    if request.param != "chat":
+        yield Kind(request.param)
+        return
+    with running_model_server([]) as provider:
+        yield Kind("chat", provider)
 
 
 @pytest.fixture
@@ -246,6 +267,10 @@ def test_a_job_may_ask_to_be_tried_later(kind: Kind, bench: Bench) -> None:
 def test_a_started_job_says_which_process_it_is_and_that_it_moves(kind: Kind, bench: Bench) -> None:
     job = bench.start(kind.job("wait"))
     assert job.moved.wait(60)
+    if kind.provider is not None:
+        job.stop(StopReason.CANCELED)
+        assert job.end().outcome is Outcome.CANCELED
+        pytest.skip(NO_CHAT)
 
     (process,) = job.processes
 

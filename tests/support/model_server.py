@@ -1,15 +1,18 @@
-"""A stand-in for a model's provider, because real ones cost money: Anthropic's Messages API on loopback, by script.
+"""A stand-in for a model's provider, because real ones cost money, on loopback and by script.
 
-It answers each conversation turn with the next of its *answers*: a text, a ToolUse, or an HTTP status to refuse with.
-What it counted as used adds up in ``used``, to be compared with what was billed.
+It speaks Anthropic's Messages API, and OpenAI's Chat Completions and Responses at their usual paths. It answers each
+conversation turn with the next of its *answers*: a text, a ToolUse or several, an HTTP status to refuse with, or
+something Broken. What it counted as used adds up in ``served``, to be compared with what was billed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import select
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -25,32 +28,63 @@ class ToolUse:
     input: Mapping[str, Any]
 
 
-Answer = str | int | ToolUse
+@dataclass(frozen=True)
+class Broken:
+    """A stream that begins with *text* and then goes on as *how* says.
+
+    ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
+    ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*.
+    ``length``, ``content_filter``: a whole answer that ended for that reason. ``uncounted``: a whole answer without
+    usage. ``flood``: text without end.
+    """
+
+    text: str = ""
+    how: str = "hang"
+
+
+Answer = str | int | ToolUse | Sequence[ToolUse] | Broken
 
 
 @dataclass
 class ModelServer:
-    """A running one. ``requests``: the bodies of the turns that it answered."""
+    """A running one. ``requests``: the bodies of the turns that it answered; ``headers``: what came with them.
+
+    ``every_turn``: also those of Anthropic's turns count that offer no tools. ``begun`` is set when a stream that hangs
+    has begun, ``left`` when the client of one that hangs has gone away.
+    """
 
     url: str
     answers: list[Answer]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
     served: int = 0
+    every_turn: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+    begun: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
 
-    def next(self, body: dict[str, Any]) -> Answer:
-        """The answer to this turn; a request without tools is none, but the program's own (a title, a summary)."""
+    def next(self, body: dict[str, Any], headers: Mapping[str, str], *, any_turn: bool) -> Answer:
+        """The answer to this turn; for a coding agent, one without tools is its program's own (a title, a summary)."""
         with self.lock:
-            if not body.get("tools"):
+            if not (any_turn or self.every_turn or body.get("tools")):
                 return "ok"
             self.requests.append(body)
+            self.headers.append({name.lower(): value for name, value in headers.items()})
+            if len(self.answers) == 1 and isinstance(self.answers[0], Broken) and self.answers[0].how == "hang":
+                return self.answers[0]  # whoever asks
             return self.answers.pop(0) if self.answers else "nothing more to say"
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256
+    daemon_threads = True
 
 
 @contextmanager
 def running_model_server(answers: Sequence[Answer]) -> Iterator[ModelServer]:
     """A server that ends with the block."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     state = ModelServer(f"http://127.0.0.1:{server.server_address[1]}", list(answers))
     server.state = state  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -58,6 +92,7 @@ def running_model_server(answers: Sequence[Answer]) -> Iterator[ModelServer]:
     try:
         yield state
     finally:
+        state.closing.set()
         server.shutdown()
         server.server_close()
         thread.join(10)
@@ -77,20 +112,65 @@ class _Handler(BaseHTTPRequestHandler):
         if "count_tokens" in self.path:
             self._send(200, json.dumps({"input_tokens": INPUT_TOKENS}).encode())
             return
-        state: ModelServer = self.server.state  # type: ignore[attr-defined]
-        answer = state.next(body)
+        openai = self.path.endswith(("/chat/completions", "/responses"))
+        answer = self._state.next(body, dict(self.headers.items()), any_turn=openai)
         if isinstance(answer, int):
             error = {"type": "error", "error": {"type": "api_error", "message": f"refused with {answer}"}}
             self._send(answer, json.dumps(error).encode())
             return
-        with state.lock:
-            state.served += 1
-            message = _message(answer, body.get("model", "m"), state.served)
+        with self._state.lock:
+            self._state.served += 1
+        if openai:
+            chunks = _chunks if self.path.endswith("/chat/completions") else _responses
+            self._stream(chunks(answer, body.get("model", "m"), self._state.served), answer)
+            return
+        assert isinstance(answer, str | ToolUse)
+        message = _message(answer, body.get("model", "m"), self._state.served)
         if body.get("stream"):
             events = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in _stream(message))
             self._send(200, events.encode(), "text/event-stream")
         else:
             self._send(200, json.dumps(message).encode())
+
+    @property
+    def _state(self) -> ModelServer:
+        state: ModelServer = self.server.state  # type: ignore[attr-defined]
+        return state
+
+    def _stream(self, chunks: Iterator[dict[str, Any]], answer: Answer) -> None:
+        """Chunk by chunk; what breaks it off, breaks it off here."""
+        how = answer.how if isinstance(answer, Broken) else ""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(ConnectionError):
+            for chunk in chunks:
+                named = f"event: {chunk['type']}\n" if "type" in chunk else ""
+                self._chunk(f"{named}data: {json.dumps(chunk)}\n\n")
+            if how == "hang":
+                self._state.begun.set()
+                while not self._state.closing.is_set():
+                    if select.select([self.connection], [], [], 0.05)[0]:
+                        self._state.left.set()
+                        break
+            if how == "error" and isinstance(answer, Broken):
+                self._chunk(f"data: {json.dumps({'error': {'message': answer.text}})}\n\n")
+            if how == "garbage":
+                self._chunk("data: {no JSON\n\n")
+            while how == "flood":
+                self._chunk(f"data: {json.dumps(_chunk({'content': 'x' * 100_000}, 'm', 1))}\n\n")
+            if how in {"hang", "drop"}:
+                self.close_connection = True
+                return
+            if how != "stop":
+                self._chunk("data: [DONE]\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
 
     def _send(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
@@ -102,6 +182,108 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as its base has it
         """Say nothing."""
+
+
+# --- OpenAI's Chat Completions ----------------------------------------------------------------------------------------
+
+
+def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
+    """The answer as the chunks in which it is streamed; a text comes in two halves."""
+    how = answer.how if isinstance(answer, Broken) else ""
+    text = (
+        ""
+        if how == "error"
+        else answer.text
+        if isinstance(answer, Broken)
+        else answer
+        if isinstance(answer, str)
+        else ""
+    )
+    yield _chunk({"role": "assistant", "content": ""}, model, number)
+    half = len(text) // 2
+    for piece in filter(None, (text[:half], text[half:])):
+        yield _chunk({"content": piece}, model, number)
+    uses = [answer] if isinstance(answer, ToolUse) else list(answer) if isinstance(answer, list | tuple) else []
+    for index, use in enumerate(uses):
+        asked = {"name": use.name, "arguments": json.dumps(use.input)}
+        call = {"index": index, "id": f"call_{number}_{index}", "type": "function", "function": asked}
+        yield _chunk({"tool_calls": [call]}, model, number)
+    if how in {"hang", "drop", "stop", "garbage", "error", "flood"}:
+        return
+    why = how if how in {"length", "content_filter"} else "tool_calls" if uses else "stop"
+    yield _chunk({}, model, number, why=why)
+    if how != "uncounted":
+        used = {
+            "prompt_tokens": INPUT_TOKENS,
+            "completion_tokens": OUTPUT_TOKENS,
+            "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+        }
+        yield _chunk(None, model, number) | {"usage": used}
+
+
+def _chunk(delta: dict[str, Any] | None, model: str, number: int, *, why: str | None = None) -> dict[str, Any]:
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": why}]
+    head = {"id": f"chatcmpl_{number}", "object": "chat.completion.chunk", "created": 1_700_000_000, "model": model}
+    return head | {"choices": choices}
+
+
+# --- OpenAI's Responses -----------------------------------------------------------------------------------------------
+
+
+def _responses(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]:
+    """The answer as the events in which it is streamed; of what is Broken, only what hangs."""
+    hangs = isinstance(answer, Broken)
+    text = answer.text if isinstance(answer, Broken) else answer if isinstance(answer, str) else ""
+    order = itertools.count()
+    begun = {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "model": model,
+        "output": [],
+        "status": "in_progress",
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": None,
+    }
+
+    def event(kind: str, **more: Any) -> dict[str, Any]:
+        return {"type": f"response.{kind}", "sequence_number": next(order), **more}
+
+    yield event("created", response=begun)
+    if isinstance(answer, ToolUse):
+        item = {"type": "function_call", "id": f"fc_{number}", "call_id": f"call_{number}", "name": answer.name}
+        where = {"item_id": item["id"], "output_index": 0}
+        said = json.dumps(answer.input)
+        yield event("output_item.added", output_index=0, item={**item, "arguments": "", "status": "in_progress"})
+        yield event("function_call_arguments.delta", **where, delta=said)
+        yield event("function_call_arguments.done", **where, arguments=said)
+        done = {**item, "arguments": said, "status": "completed"}
+    else:
+        item = {"type": "message", "id": f"msg_{number}", "role": "assistant"}
+        where = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        part = {"type": "output_text", "text": "", "annotations": []}
+        yield event("output_item.added", output_index=0, item={**item, "content": [], "status": "in_progress"})
+        yield event("content_part.added", **where, part=part)
+        yield event("output_text.delta", **where, delta=text, logprobs=[])
+        if hangs:
+            return
+        yield event("output_text.done", **where, text=text, logprobs=[])
+        yield event("content_part.done", **where, part={**part, "text": text})
+        done = {**item, "content": [{**part, "text": text}], "status": "completed"}
+    yield event("output_item.done", output_index=0, item=done)
+    used = {
+        "input_tokens": INPUT_TOKENS,
+        "output_tokens": OUTPUT_TOKENS,
+        "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
+        "input_tokens_details": {"cached_tokens": 100, "cache_write_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": 5},
+    }
+    yield event("completed", response={**begun, "status": "completed", "output": [done], "usage": used})
+
+
+# --- Anthropic's Messages ---------------------------------------------------------------------------------------------
 
 
 def _message(answer: str | ToolUse, model: str, number: int) -> dict[str, Any]:

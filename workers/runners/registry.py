@@ -11,6 +11,7 @@ from typing import Any
 from coordination.errors import Refused
 from workers.runners.agent import AgentRunner
 from workers.runners.base import Runner
+from workers.runners.chat.runner import ChatRunner
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
 from workers.runners.python_callable import PythonRunner
@@ -24,10 +25,12 @@ class Runners:
         self.launcher = Launcher(worker_id)
         self.pool = Pool(self.launcher)
         self.python = PythonRunner(self.pool)
+        self._chat = ChatRunner(self.launcher)
         self._by_kind: dict[str, Runner] = {
             "shell": ShellRunner(self.launcher),
             "python": self.python,
             "agent": AgentRunner(self.launcher),
+            "chat": self._chat,
         }
 
     def runner_for(self, work: Mapping[str, Any]) -> Runner:
@@ -39,7 +42,8 @@ class Runners:
         raise Refused(f"No runner executes a job with {kinds}", hint=f"It may be: {', '.join(self._by_kind)}")
 
     def close(self) -> None:
-        """End the idle interpreters, then the warden."""
+        """End the chats' loop and the idle interpreters, then the warden."""
+        self._chat.close()
         self.pool.close()
         self.launcher.close()
 

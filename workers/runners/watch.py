@@ -49,6 +49,25 @@ class Interruption:
     outcome: Outcome
     error: str
 
+    @classmethod
+    def asked(cls, reason: StopReason) -> Interruption:
+        """The worker asked for it."""
+        return cls(reason.outcome, _SENTENCES[reason])
+
+    @classmethod
+    def too_long(cls, limit: timedelta) -> Interruption:
+        """The job took longer than it may."""
+        return cls(Outcome.TIMED_OUT, f"timed out after {show(limit)}")
+
+    @classmethod
+    def stalled(cls, limit: timedelta) -> Interruption:
+        """The job said nothing for longer than it may."""
+        return cls(Outcome.TIMED_OUT, f"no output for {show(limit)}")
+
+    def yields_to(self, other: Interruption) -> bool:
+        """Whether *other*, which came later, is what counts: the lease is lost, or it was only being handed back."""
+        return other.outcome is Outcome.LOST or self.outcome is Outcome.HANDED_BACK
+
 
 class Watch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
@@ -154,12 +173,12 @@ class Watch:
         reason = self._control.stop_reason
         if reason is not self._reason and reason is not None:
             self._reason = reason
-            self._interrupt(Interruption(reason.outcome, _SENTENCES[reason]), now)
+            self._interrupt(Interruption.asked(reason), now)
         elif self._interruption is None and not self._answered and not self._exited:
             if self._timeout is not None and now - self._began >= self._timeout.total_seconds():
-                self._interrupt(Interruption(Outcome.TIMED_OUT, f"timed out after {show(self._timeout)}"), now)
+                self._interrupt(Interruption.too_long(self._timeout), now)
             elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
-                self._interrupt(Interruption(Outcome.TIMED_OUT, f"no output for {show(self._stall)}"), now)
+                self._interrupt(Interruption.stalled(self._stall), now)
         if self._interruption is not None and not self._killed and now >= self._end_by:
             self._killed = True
             self._process.kill()
@@ -169,10 +188,8 @@ class Watch:
         if (self._answered or self._exited) and self._interruption is None:
             return  # too late: it has ended by itself
         first = self._interruption is None
-        if first or interruption.outcome is Outcome.LOST:
+        if self._interruption is None or self._interruption.yields_to(interruption):
             self._interruption = interruption
-        elif self._interruption is not None and self._interruption.outcome is Outcome.HANDED_BACK:
-            self._interruption = interruption  # canceled while it was being handed back
         lost = interruption.outcome is Outcome.LOST
         grace = self._control.lost_grace if lost else self._control.cancel_grace
         if not self._killed:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from coordination.domain.chat import SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import supervision_of
 from coordination.domain.plans import (
@@ -55,7 +56,6 @@ TASK_KEYS = (
     *("criteria", "context", "variants", "supervised", "metadata"),
 )
 
-LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
 LATER_TASK_KEYS = {
     "workspace": "Give the folder to work in as workdir",
     "gates": "Make each gate a task of its own that needs this one",
@@ -274,9 +274,9 @@ def _run(fields: Fields, line: int) -> Work:
     run = Fields(fields.document, value, f"{fields.where}run: ")
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
-        run.only(KINDS if not kinds else (*KINDS, "args", "env"), LATER_RUNS)
+        run.only(KINDS if not kinds else (*KINDS, "args", "env"))
         raise fields.error("run", f"run needs one of the keys {', '.join(KINDS)}" + (", not several" if kinds else ""))
-    run.only(KEYS[kinds[0]], LATER_RUNS)
+    run.only(KEYS[kinds[0]])
     target = run.text(kinds[0])
     if target is None:
         raise run.wrong(kinds[0], "a text")
@@ -286,6 +286,8 @@ def _run(fields: Fields, line: int) -> Work:
             return parse_work(Shell(target, env=env))
         if kinds[0] == "agent":
             return parse_work(_agent_call(target, env, run))
+        if kinds[0] == "chat":
+            return parse_work(_chat_call(target, env, run))
         return parse_work(PythonCall(target, args=run.json("args"), env=env))
     except Refused as refused:
         if refused.code != Refused.code:
@@ -304,6 +306,56 @@ def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
         secrets=run.texts("secrets"),
         command=run.texts("command"),
     )
+
+
+def _chat_call(chat: str, env: dict[str, str], run: Fields) -> ChatCall:
+    return ChatCall(
+        chat,
+        run.text("prompt") or "",
+        system=run.text("system"),
+        url=run.text("url"),
+        schema=run.json("schema"),
+        tools=_servers(run),
+        settings=_settings(run),
+        env=env,
+        secrets=run.texts("secrets"),
+    )
+
+
+def _settings(run: Fields) -> dict[str, Any]:
+    inner = run.inner("settings")
+    if inner is None:
+        return {}
+    inner.only(SETTINGS)
+    written = {
+        "temperature": inner.number("temperature"),
+        "max_tokens": inner.whole("max_tokens"),
+        "max_steps": inner.whole("max_steps"),
+    }
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def _servers(run: Fields) -> tuple[dict[str, Any], ...]:
+    value = run.values.get("tools")
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise run.wrong("tools", "a list of MCP servers", "Write tools: [{command: [npx, some-server]}]")
+    servers = []
+    for index, item in enumerate(value):
+        if not isinstance(item, dict):
+            line = run.document.line_of(value, index)
+            raise run.document.error(f"{run.where}tools must hold mappings, each with a command or a url", line)
+        server = Fields(run.document, item, f"{run.where}tools: ")
+        server.only(TOOL_KEYS)
+        written = {
+            "command": list(server.texts("command")),
+            "url": server.text("url"),
+            "env": server.texts_by_name("env"),
+            "secrets": list(server.texts("secrets")),
+        }
+        servers.append({name: given for name, given in written.items() if given})
+    return tuple(servers)
 
 
 _SHORT = 60

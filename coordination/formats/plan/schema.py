@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import durations, work
+from coordination.domain import chat, durations, work
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
@@ -53,7 +53,7 @@ def _task() -> _Schema:
         required=("key", "run"),
         key=_KEY,
         title={"type": ["string", "null"], "minLength": 1, "maxLength": MAX_TITLE},
-        run={"oneOf": [_run("shell"), _run("python", args=_optional({"type": "object"})), _agent()]},
+        run={"oneOf": [_run("shell"), _run("python", args=_optional({"type": "object"})), _agent(), _chat()]},
         needs={"anyOf": [_KEY, _need(), {"type": "array", "items": {"anyOf": [_KEY, _need()]}}, {"type": "null"}]},
         input=_optional({"type": "object"}),
         parent=_optional(_KEY),
@@ -126,6 +126,33 @@ def _agent() -> _Schema:
         command=texts,
         env=_by_name({"type": "string"}),
         reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),
+    )
+
+
+def _chat() -> _Schema:
+    texts = _optional({"type": "array", "items": {"type": "string"}})
+    names = {**texts, "description": "Variables of the worker's environment, by name."}
+    env = _by_name({"type": "string"})
+    server = _object(chat.TOOL_KEYS, command=texts, url=_TEXT, env=env, secrets=names)
+    return _object(
+        work.KEYS["chat"],
+        required=("chat", "prompt"),
+        chat={**_SOME_TEXT, "description": "The provider and its model: openai:gpt-5-mini."},
+        prompt=_SOME_TEXT,
+        system=_TEXT,
+        url={**_TEXT, "description": "The base address of a server that speaks OpenAI's protocol."},
+        schema=_optional({"type": "object", "description": "A JSON Schema that the answer has to fit."}),
+        tools=_optional({"type": "array", "maxItems": chat.MOST_SERVERS, "items": server}),
+        settings=_optional(
+            _object(
+                chat.SETTINGS,
+                temperature={"type": ["number", "null"], "minimum": 0, "maximum": chat.HOTTEST},
+                max_tokens={"type": ["integer", "null"], "minimum": 1, "maximum": chat.MOST_TOKENS},
+                max_steps={"type": ["integer", "null"], "minimum": 1, "maximum": chat.MOST_STEPS},
+            )
+        ),
+        env=env,
+        secrets=names,
     )
 
 

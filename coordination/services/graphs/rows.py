@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any, Protocol
 
 from coordination.domain.agents import Profile
+from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.plans import Backoff, Plan, Task
@@ -190,6 +191,8 @@ def _kind(work: Work) -> str:
             what = work.target
         case AgentCall():
             what = work.agent
+        case ChatCall():
+            what = work.chat
         case _:
             what = work.command.split(maxsplit=1)[0]
     return f"{work.kind}:{what}"[:200]

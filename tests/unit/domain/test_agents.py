@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coordination.domain.agents import Choice, Profile, checked, choice_of, profile_of
+from coordination.domain.chat import ChatCall
 from coordination.domain.work import AgentCall
 from coordination.errors import Refused
 
@@ -54,6 +56,9 @@ def test_what_is_exported_is_imported_again(profile: Profile) -> None:
         ({"name": "a", "active": False, "default": True}, "default agent must be active"),
         ({"name": "a", "runner": "claude"}, "runner must be a mapping"),
         ({"name": "a", "runner": {"args": []}}, "runner.agent is None"),
+        ({"name": "a", "runner": {"chat": "openai:m", "args": []}}, "runner has no 'args'"),
+        ({"name": "a", "runner": {"chat": "gpt"}}, "'gpt' names no model"),
+        ({"name": "a", "runner": {"chat": "openai:m", "prompt": "x"}}, "runner has no 'prompt'"),
         ({"name": "a", "runner": {"agent": "dave/vc"}}, "runner.agent is 'dave/vc'"),
         ({"name": "a", "runner": {"agent": "claude", "prompt": "x"}}, "runner has no 'prompt'"),
         ({"name": "a", "runner": {"agent": "custom"}}, "needs its command"),
@@ -93,6 +98,25 @@ def test_a_job_becomes_what_its_agent_is_and_what_the_job_says_goes_first() -> N
         "How you behave: asks first\n\nMend it"
     )
     assert WHOLE.call(AgentCall("dave/vc", "x", model="bigger")).model == "bigger"
+
+
+def test_an_agent_that_is_chatted_with_is_told_who_it_is_beforehand() -> None:
+    runner = {"chat": "openai:gpt", "system": "Be terse", "secrets": ["TEAM_KEY"], "settings": {"max_steps": 3}}
+    profile = checked(Profile("ann", runner=runner, identity={"role": "reviewer"}))
+
+    call = profile.call(AgentCall("ann", "Look at it", secrets=["OTHER"]))
+
+    assert call == ChatCall(
+        "openai:gpt",
+        "Look at it",
+        system="You are ann.\nYour role: reviewer\n\nBe terse",
+        settings={"max_steps": 3},
+        secrets=("TEAM_KEY", "OTHER"),
+    )
+    assert replace(profile, model="gpt-2").call(AgentCall("ann", "x")).chat == "openai:gpt-2"
+    assert profile.call(AgentCall("ann", "x", model="gpt-3")).chat == "openai:gpt-3"
+    with pytest.raises(Refused, match="a chat takes no args"):
+        profile.call(AgentCall("ann", "x", args=["--fast"]))
 
 
 def test_an_agent_of_whom_nothing_is_said_adds_nothing_to_the_prompt() -> None:

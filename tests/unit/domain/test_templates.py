@@ -63,6 +63,28 @@ class TestAgents:
             templates.check_work(job, needs={"lint"})
 
 
+class TestChats:
+    def test_what_the_model_is_told_is_rendered_and_where_it_is_reached_is_not(self):
+        untouched = {
+            "url": "http://{{ input.s }}/v1",
+            "tools": [{"command": ["{{ input.s }}"]}],
+            "schema": {"a": "{{ }}"},
+        }
+        job = {
+            "chat": "openai:{{ needs.items.output }}",
+            "prompt": "{{ input.s }}",
+            "system": "{{ run.id }}",
+            **untouched,
+        }
+
+        assert rendered(job) == {"chat": "openai:5", "prompt": "a b", "system": "r1", **untouched}
+
+    @pytest.mark.parametrize("place", ["chat", "prompt", "system"])
+    def test_a_mistake_in_any_of_them_is_found_without_values(self, place):
+        with pytest.raises(Refused, match=f"^{place}"):
+            templates.check_work({"chat": "a:b", "prompt": "x", place: "{{ needs.nobody.output }}"}, needs={"lint"})
+
+
 class TestArgs:
     @pytest.mark.parametrize(
         ("text", "value"),

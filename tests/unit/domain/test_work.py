@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from coordination.domain.chat import ChatCall
 from coordination.domain.work import AgentCall, PythonCall, Shell, parse_work, target_of
 from coordination.errors import Refused
 
@@ -30,6 +31,22 @@ from coordination.errors import Refused
             command=("tool", "{prompt}"),
             reads={"format": "jsonl", "result": "answer.text", "input_tokens": "usage.in"},
         ),
+        ChatCall("openai:gpt-5-mini", "Sum up"),
+        ChatCall(
+            "ollama:llama3:8b",
+            "Sum up",
+            system="You are terse",
+            url="http://localhost:11434/v1",
+            schema={"type": "object"},
+            tools=(
+                {"command": ["npx", "x"], "env": {"A": "b"}, "secrets": ["MY_KEY"]},
+                {"url": "https://x.example/mcp"},
+            ),
+            settings={"temperature": 0, "max_tokens": 10, "max_steps": 3},
+            env={"X": "1"},
+            secrets=("MY_KEY",),
+        ),
+        ChatCall("{{ input.model }}", "Sum up"),
     ],
 )
 def test_a_job_comes_back_from_its_stored_form(work) -> None:
@@ -51,7 +68,7 @@ def test_an_importable_function_is_a_job() -> None:
     ("value", "sentence"),
     [
         ({}, "this one has nothing"),
-        ({"shell": "a", "python": "b:c"}, "has one of the keys shell, python, agent"),
+        ({"shell": "a", "python": "b:c"}, "has one of the keys shell, python, agent, chat"),
         ({"shel": "a"}, "this one has shel"),
         ({"shell": "a", "args": {}}, "A shell job has no key 'args'"),
         ({"shell": ""}, "needs a command"),
@@ -82,6 +99,41 @@ def test_an_importable_function_is_a_job() -> None:
         ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"format": "json"}}, "where the result stands"),
         ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": {"result": "a"}}, "from JSON only"),
         ({"agent": "custom", "prompt": "x", "command": ["t"], "reads": 5}, "reads must map"),
+        ({"chat": "gpt-5", "prompt": "x"}, "'gpt-5' names no model"),
+        ({"chat": "openai:", "prompt": "x"}, "names no model"),
+        ({"chat": 5, "prompt": "x"}, "5 names no model"),
+        ({"chat": "openai:m"}, "A chat needs a prompt"),
+        ({"chat": "openai:m", "prompt": " "}, "A chat needs a prompt"),
+        ({"chat": "openai:m", "prompt": "x", "model": "y"}, "A chat job has no key 'model'"),
+        ({"chat": "openai:m", "prompt": "x", "system": 5}, "system must be a text"),
+        ({"chat": "openai:m", "prompt": "x", "url": "ftp://x"}, "is no address"),
+        ({"chat": "openai:m", "prompt": "x", "url": "http://me:pass@x"}, "is no address"),
+        ({"chat": "openai:m", "prompt": "x", "url": "http://" + "x" * 3000}, "is no address"),
+        ({"chat": "openai:m", "prompt": "x", "schema": "object"}, "schema must be a JSON Schema"),
+        ({"chat": "openai:m", "prompt": "x", "settings": {"heat": 1}}, "settings has no 'heat'"),
+        ({"chat": "openai:m", "prompt": "x", "settings": {"temperature": 3}}, "from 0 to 2, not 3"),
+        ({"chat": "openai:m", "prompt": "x", "settings": {"temperature": True}}, "from 0 to 2, not True"),
+        ({"chat": "openai:m", "prompt": "x", "settings": {"max_tokens": 1.5}}, "a whole number"),
+        ({"chat": "openai:m", "prompt": "x", "secrets": "KEY"}, "secrets must be a list of texts"),
+        ({"chat": "openai:m", "prompt": "x", "secrets": ["sk-1"]}, "names no variable"),
+        ({"chat": "openai:m", "prompt": "x", "env": {"MY_API_KEY": "sk-ant-12345"}}, "what stands in a plan is stored"),
+        (
+            {"chat": "openai:m", "prompt": "x", "url": "http://{{ input.x }}/v1"},
+            "addresses and tools hold no templates",
+        ),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": ["x", "{{ run.id }}"]}]}, "hold no templates"),
+        ({"chat": "openai:m", "prompt": "x", "tools": {"command": ["x"]}}, "tools must be a list"),
+        ({"chat": "openai:m", "prompt": "x", "tools": ["x"]}, "tools, number 1: an MCP server is a mapping"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"comand": ["x"]}]}, "an MCP server has no 'comand'"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": []}]}, "command is empty"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": "x"}]}, "command must be a list"),
+        (
+            {"chat": "openai:m", "prompt": "x", "tools": [{"command": ["x"], "url": "http://x"}]},
+            "either a command or a",
+        ),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"url": "http://x", "env": {"A": "b"}}]}, "has no env of ours"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": ["x"], "env": {"A": 1}}]}, "env must map"),
+        ({"chat": "openai:m", "prompt": "x", "tools": [{"command": ["x"], "secrets": ["a b"]}]}, "names no variable"),
         ("ls", "not str"),
         (None, "not NoneType"),
         (lambda: 1, "could not import it"),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordination.domain import graph
+from coordination.domain.chat import ChatCall
 from coordination.domain.durations import LONGEST
 from coordination.domain.plans import (
     Backoff,
@@ -334,13 +335,6 @@ class TestMistakes:
         assert says in error.sentence()
         assert line in (None, error.line)
 
-    def test_kinds_of_jobs_that_are_yet_to_come_say_what_there_is(self):
-        error = refusal('version: 1\ntasks:\n  - key: a\n    run: {chat: "openai:x"}\n')
-
-        assert "this version has no" in error.message
-        assert "{shell: …}, {python: …} and {agent: …}" in error.sentence()
-        assert error.line == 4
-
     @pytest.mark.parametrize(
         "line", ["workspace: git-worktree", 'gates: ["pytest"]', "variants: 2", "budget: {usd: 1}"]
     )
@@ -415,11 +409,27 @@ CUSTOM_CALLS = st.builds(
     command=st.just(("tool", "{prompt}")),
     reads=st.sampled_from([{}, {"format": "text"}, {"format": "jsonl", "result": "a.b", "cost_usd": "c"}]),
 )
+SERVERS = st.sampled_from(
+    [{"command": ["npx", "x"], "env": {"A": "b"}, "secrets": ["MY_KEY"]}, {"url": "https://x.example/mcp"}]
+)
+CHAT_CALLS = st.builds(
+    ChatCall,
+    st.sampled_from(["openai:gpt-5-mini", "ollama:llama3:8b"]),
+    COMMANDS,
+    system=st.none() | COMMANDS,
+    url=st.none() | st.just("http://localhost:11434/v1"),
+    schema=st.sampled_from([{}, {"type": "object", "required": ["on", "1"]}]),
+    tools=st.lists(SERVERS, max_size=2).map(tuple),
+    settings=st.sampled_from([{}, {"temperature": 0}, {"temperature": 0.5, "max_tokens": 9, "max_steps": 3}]),
+    env=ENVIRONMENTS,
+    secrets=st.lists(st.sampled_from(["MY_KEY", "OTHER"]), max_size=2).map(tuple),
+)
 JOBS = (
     st.builds(Shell, COMMANDS, env=ENVIRONMENTS)
     | st.builds(PythonCall, st.sampled_from(["a:b", "a.b:C.d"]), args=st.just({}), env=ENVIRONMENTS)
     | AGENT_CALLS
     | CUSTOM_CALLS
+    | CHAT_CALLS
 )
 
 

@@ -1,13 +1,17 @@
-"""Runners of one test's own: closed afterwards, with nothing left running."""
+"""Runners of one test's own: closed afterwards, with nothing left running; and providers to chat with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.chats import Provider
 from tests.support.jobs import Bench
+from tests.support.model_server import Answer, running_model_server
 from workers.runners.registry import Runners
 
 
@@ -18,3 +22,13 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     yield bench
     runners.close()
     assert bench.left_behind() == []
+
+
+@pytest.fixture
+def provide(bench: Bench) -> Iterator[Any]:
+    @contextmanager
+    def providing(*answers: Answer) -> Iterator[Provider]:
+        with running_model_server(answers) as server:
+            yield Provider(bench, server)
+
+    return providing

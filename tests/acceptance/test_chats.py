@@ -1,0 +1,127 @@
+"""Chats at work: a plan with one, through real workers and a stand-in for the provider, on both databases."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.chat import ChatCall
+from coordination.domain.events import EventType
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
+from coordination.store.reports.spending import spending
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.model_server import (
+    INPUT_TOKENS,
+    OUTPUT_TOKENS,
+    Broken,
+    ModelServer,
+    ToolUse,
+    running_model_server,
+)
+from tests.support.processes import Processes, until
+from workers.runners import stragglers
+
+TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
+SCHEMA = {"type": "object", "properties": {"findings": {"type": "integer"}}, "required": ["findings"]}
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def chat(server: ModelServer, prompt: str, **more: object) -> ChatCall:
+    return ChatCall("openai:gpt-5-mini", prompt, url=f"{server.url}/v1", **more)  # type: ignore[arg-type]
+
+
+def test_a_plan_with_a_chat_uses_what_came_before_and_its_bill_is_what_was_served(fleet: Fleet) -> None:
+    answers = [ToolUse("add", {"a": 1, "b": 1}), ToolUse("final_result", {"findings": 2})]
+    with running_model_server(answers) as server:
+        fleet.worker("-c", "2")
+        run = fleet.submit(
+            Task("find", {"shell": "echo the door and the lamp"}),
+            Task(
+                "count",
+                chat(
+                    server,
+                    "How many are {{ needs.find.output }}?",
+                    schema=SCHEMA,
+                    tools=[{"command": [sys.executable, str(TOOLS)]}],
+                ),
+                needs=["find"],
+            ),
+            Task("tell", {"shell": "echo {{ needs.count.output.findings }}"}, needs=["count"]),
+        )
+
+        assert run.wait(timeout=60) is RunState.COMPLETED
+
+    assert run.task("count").output == {"findings": 2}
+    assert run.task("tell").output == "2"
+    assert "How many are the door and the lamp?" in str(server.requests[0]["messages"])
+    called = fleet.await_event(run, EventType.TOOL_CALL, key="count")
+    assert called.payload["tool"] == "add"
+    with fleet.co.runtime.store.read() as tx:
+        (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")
+    assert billed.key == "gpt-5-mini"
+    assert (billed.input_tokens, billed.output_tokens) == (2 * INPUT_TOKENS, 2 * OUTPUT_TOKENS)
+    assert billed.unpriced_calls == 1  # its price is unknown, and is not taken for nothing
+
+
+def test_a_chat_that_waits_is_canceled_within_two_seconds_and_what_it_used_is_kept(fleet: Fleet) -> None:
+    with running_model_server([ToolUse("add", {"a": 1, "b": 1}), Broken("Well, ", "hang")]) as server:
+        fleet.worker("-c", "2")
+        run = fleet.submit(Task("ask", chat(server, "Well?", tools=[{"command": [sys.executable, str(TOOLS)]}])))
+        assert server.begun.wait(30)
+
+        began = time.monotonic()
+        run.cancel()
+        assert server.left.wait(10)
+        gone = time.monotonic() - began
+        assert run.wait(timeout=30) is RunState.CANCELED
+
+        (task,) = run.tasks()
+        (attempt,) = until(lambda: [one for one in task.attempts() if one.outcome is not None], what="its end")
+    assert gone < 2
+    assert attempt.outcome is Outcome.CANCELED
+    with fleet.co.runtime.store.read() as tx:
+        (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")
+    assert billed.input_tokens == INPUT_TOKENS
+    assert stragglers.find([os.fsencode(f"COORD_TASK_ID={task.id}")]) == []
+
+
+def test_a_provider_that_refuses_for_good_ends_it_and_a_busy_one_does_not(fleet: Fleet) -> None:
+    with running_model_server([400, 503, "Fine"]) as server:
+        fleet.worker("-c", "2")
+        refused = fleet.submit(Task("ask", chat(server, "x"), max_attempts=3))
+        assert refused.wait(timeout=60) is RunState.FAILED
+        busy = fleet.submit(Task("ask", chat(server, "x")))
+
+        assert busy.wait(timeout=60) is RunState.COMPLETED
+
+    (first,), (second,) = refused.tasks(), busy.tasks()
+    assert (first.record.attempt, first.record.state) == (1, TaskState.FAILED)
+    assert (second.record.deferrals, second.record.failures) == (1, 0)
+
+
+def test_what_a_killed_worker_left_of_a_chat_is_gone_and_it_runs_again(fleet: Fleet) -> None:
+    answers = [ToolUse("sh", {"command": "echo $$ > pid; exec sleep 600"}), "Again"]
+    with running_model_server(answers) as server:
+        worker = fleet.worker("-c", "1")
+        run = fleet.submit(Task("ask", chat(server, "x", tools=[{"command": [sys.executable, str(TOOLS)]}])))
+        pid = int(fleet.await_file("pid"))
+
+        worker.kill()
+        fleet.worker("-c", "1")
+
+        assert run.wait(timeout=60) is RunState.COMPLETED
+    assert not Path(f"/proc/{pid}").exists()
+    assert run.task("ask").output == "Again"

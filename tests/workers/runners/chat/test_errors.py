@@ -1,0 +1,94 @@
+"""What goes wrong between a chat and its provider, and what becomes of the attempt."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from tests.support.chats import SAID, SERVER
+from tests.support.model_server import (
+    Broken,
+    ToolUse,
+)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503, 529])
+    def test_a_busy_provider_is_waited_for_and_asked_once_only(self, provide, status: int) -> None:
+        with provide(status, "never") as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.error) == (Outcome.DEFERRED, f"openai:m-1: {status}: refused with {status}")
+        assert len(provider.server.requests) == 1
+        assert result.usage == ()
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+    def test_a_request_that_is_refused_is_not_repeated(self, provide, status: int) -> None:
+        with provide(status) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+        assert result.error == f"openai:m-1: {status}: refused with {status}"
+
+    @pytest.mark.parametrize("how", ["drop", "stop"])
+    def test_an_answer_that_breaks_off_is_waited_for_and_recorded(self, provide, how: str) -> None:
+        with provide(Broken("It is f", how)) as provider:
+            result = provider.run()
+
+        assert result.outcome is Outcome.DEFERRED
+        assert [used.extra["unmeasured_requests"] for used in result.usage] == [1]
+
+    def test_a_response_without_end_counts_as_a_lost_connection(self, provide, monkeypatch) -> None:
+        from workers.runners.chat import http
+
+        monkeypatch.setattr(http, "LARGEST", 2_000)
+        with provide("x" * 10_000) as provider:
+            result = provider.run()
+
+        assert (result.outcome, "longer than 2,000 bytes" in result.error) == (Outcome.DEFERRED, True)
+
+    def test_nobody_at_the_address_is_a_lost_connection(self, provide) -> None:
+        with provide() as provider:
+            result = provider.run(url="http://127.0.0.1:9/v1")
+
+        assert result.outcome is Outcome.DEFERRED
+        assert "the connection was lost" in result.error
+
+    @pytest.mark.parametrize(
+        ("answer", "sentence"),
+        [
+            (Broken("It", "garbage"), "answered what cannot be understood"),
+            ("", "answered nothing"),
+            (Broken("It", "content_filter"), "content filter"),
+        ],
+    )
+    def test_rubbish_is_a_failure_that_may_be_repeated(self, provide, answer, sentence: str) -> None:
+        with provide(answer) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+        assert sentence in result.error
+
+    def test_an_answer_that_was_cut_off_is_kept_and_no_success(self, provide) -> None:
+        with provide(Broken("It is", "length")) as provider:
+            result = provider.run(settings={"max_tokens": 2})
+
+        assert (result.outcome, result.output, result.retryable) == (Outcome.FAILED, "It is", False)
+        assert result.error == "openai:m-1: the answer was cut off after 2 tokens (settings.max_tokens)"
+
+    def test_usage_that_the_provider_does_not_tell_is_unknown_not_nothing(self, provide) -> None:
+        with provide(Broken("It is fine", "uncounted")) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is fine")
+        assert [(used.input_tokens, used.extra["unmeasured_requests"]) for used in result.usage] == [(0, 1)]
+
+    def test_in_the_middle_of_a_conversation_a_busy_provider_is_waited_for_here(self, provide, monkeypatch) -> None:
+        from workers.runners.chat import conversation
+
+        monkeypatch.setattr(conversation, "_LONGEST_WAIT", 0.1)
+        with provide(ToolUse("add", {"a": 1, "b": 2}), 429, 503, "It is 3") as provider:
+            result = provider.run(tools=[SERVER])
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
+        assert any("trying again" in told["text"] for told in provider.told(SAID))

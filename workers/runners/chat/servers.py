@@ -1,0 +1,172 @@
+"""The programs that serve a chat's tools: started for one attempt, each in a session of its own, ended with it.
+
+Started and ended by the job's thread; what is said over their pipes is the loop's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from coordination.domain.attempts import Claim
+from coordination.errors import Refused
+from workers.runners import environment
+from workers.runners.base import Control
+from workers.runners.output import Capture
+from workers.runners.process import Launcher, Process, death_sentence
+
+_GRACE = 0.5  # seconds to end after the end of its input, and again after SIGTERM
+
+
+class Pipes:
+    """Our ends and its ends of one program's streams. Either the loop adopts ours, once, or their maker closes them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ours: list[int] = []
+        self._its: list[int] = []
+        self.its_input, self.to_it = os.pipe2(os.O_CLOEXEC)
+        self.from_it, self.its_output = os.pipe2(os.O_CLOEXEC)
+        self.errors, self.its_errors = os.pipe2(os.O_CLOEXEC)
+        self._ours = [self.to_it, self.from_it, self.errors]
+        self._its = [self.its_input, self.its_output, self.its_errors]
+
+    def started(self) -> None:
+        """The program has its ends."""
+        _close_all(self._its)
+
+    def adopt(self) -> bool:
+        """Whether our ends are there: from now on they are the caller's to close."""
+        with self._lock:
+            there = bool(self._ours)
+            self._ours.clear()
+        return there
+
+    def close(self) -> None:
+        """Close what nobody has adopted."""
+        with self._lock:
+            _close_all(self._its)
+            _close_all(self._ours)
+
+
+def _close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
+
+
+class Server:
+    """One MCP server of a chat: a program with its pipes, or an address with a token."""
+
+    def __init__(self, body: Mapping[str, Any], secrets: environment.Secrets, *, limit: int) -> None:
+        self.command: Sequence[str] = body.get("command", ())
+        self.url: str | None = body.get("url")
+        self.env: Mapping[str, str] = body.get("env", {})
+        self.secrets = {name: secrets.values[name] for name in body.get("secrets", ())}
+        self.name = self.url.partition("?")[0] if self.url else Path(self.command[0]).name
+        self.pipes: Pipes | None = None
+        self.process: Process | None = None
+        self.printed = Capture(limit)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it is told over HTTP: the first of its secrets is a bearer's token."""
+        token = next(iter(self.secrets.values()), None)
+        return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+class Servers:
+    """All of one attempt; a context manager that leaves nothing running."""
+
+    def __init__(self, launcher: Launcher, bodies: Sequence[Mapping[str, Any]], secrets: environment.Secrets) -> None:
+        self._launcher = launcher
+        self._bodies = bodies
+        self._secrets = secrets
+        self.fast = False
+        self.all: list[Server] = []
+
+    def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
+        """Start the programs. Raises Refused, OSError or ValueError when one cannot be started."""
+        self.all = [Server(body, self._secrets, limit=control.output_limit) for body in self._bodies]
+        programs = [server for server in self.all if server.command]
+        if not programs:
+            return
+        folder = claim.workdir or scratch.make_folder()
+        common = environment.inherited() | dict(env) | environment.of_attempt(claim, scratch)
+        common["COORD_INPUT"] = scratch.write_input(claim)
+        for server in programs:
+            variables = common | server.secrets | dict(server.env)
+            name = server.command[0]
+            if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
+                raise Refused(f"{name} is not installed where this worker looks for programs (PATH)")
+            server.pipes = Pipes()
+            server.process = self._launcher.start(
+                server.command,
+                markers=[environment.MARKER],
+                environment=variables,
+                folder=folder,
+                stdin=server.pipes.its_input,
+                stdout=server.pipes.its_output,
+                stderr=server.pipes.its_errors,
+            )
+            server.pipes.started()
+            if server is programs[0]:
+                control.started(server.process.record)
+
+    def log(self) -> str:
+        """What they printed on stderr."""
+        return "\n".join(text for server in self.all if (text := server.printed.text().rstrip("\n")))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self.all:
+            if server.pipes is not None:
+                server.pipes.close()
+        running = [server.process for server in self.all if server.process is not None]
+        left = _await_exits(running, 0 if self.fast else _GRACE)  # their input has ended
+        for process in left:
+            process.terminate()
+        if not self.fast:
+            _await_exits(left, _GRACE)
+        for process in running:
+            process.end()
+
+
+def how_it_ended(server: Server) -> str | None:
+    """In words, if its program is over."""
+    if server.process is None:
+        return None
+    with contextlib.suppress(ChildProcessError):
+        ended = os.waitid(os.P_PID, server.process.record.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if ended is not None:
+            killed = ended.si_code != os.CLD_EXITED
+            return death_sentence(-ended.si_status) if killed else f"exit status {ended.si_status}"
+    return None
+
+
+def _await_exits(processes: Sequence[Process], seconds: float) -> list[Process]:
+    """Those that have not exited by then."""
+    left = {process.exit_fd: process for process in processes}
+    waiter = select.poll()
+    for fd in left:
+        waiter.register(fd, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while left:
+        ready = waiter.poll(max(deadline - time.monotonic(), 0) * 1000)
+        for fd, _ in ready:
+            waiter.unregister(fd)
+            del left[fd]
+        if not ready and time.monotonic() >= deadline:
+            break
+    return list(left.values())
