@@ -18,6 +18,7 @@ from coordination.store.queries.completions import Ran
 from workers.bundles import Bundle
 from workers.context import Context
 from workers.held import Held
+from workers.live import Live
 from workers.runners.base import Control, ProcessRecord
 
 _own = threading.local()
@@ -101,10 +102,12 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         held.moved = True
         context.held.note(held, type_, payload, at=monotonic())
 
+    live = held.live = Live(settings.output_limit, began=monotonic() if began is None else began)
     return Control(
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,
         output_limit=settings.output_limit,
+        on_output=live.feed,
         on_started=started,
         on_progress=progressed,
         on_event=noted,

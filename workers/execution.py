@@ -24,7 +24,7 @@ from coordination.store.queries import ready, tasks
 from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
-from workers.held import Held, Note
+from workers.held import Held, Said
 from workers.housekeeping import Housekeeper
 from workers.piece import Piece
 from workers.runners.base import StopReason
@@ -215,7 +215,7 @@ class Execution:
         return True
 
     def _write(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], *, go_on: bool, also: str | None = None
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool, also: str | None = None
     ) -> Written | None:
         """Write these ends and ring for what they released; claims to go on with come along."""
         context = self._context
@@ -259,7 +259,7 @@ class Execution:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_what_can_be(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], error: CoordinationError
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], error: CoordinationError
     ) -> Written | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
@@ -268,7 +268,7 @@ class Execution:
             return None
         claim = ends[0][0].claim
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
-        end = (decided(claim, refused, now=utc_now()), list[Note]())
+        end = (decided(claim, refused, now=utc_now()), list[Said]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))
 
 

@@ -13,6 +13,7 @@ from coordination.cli import (
     beads,
     costs,
     doctor,
+    logs,
     projects,
     retention,
     runs,
@@ -67,7 +68,8 @@ def _warn_of_strangers() -> None:
         print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
 
 
-for commands in (work, stack, status, runs, tasks, agents, projects, sessions, costs, beads, schema, retention, doctor):
+_ALL = (work, stack, status, runs, tasks, logs, agents, projects, sessions, costs, beads, schema, retention, doctor)
+for commands in _ALL:
     commands.add_to(app)
 
 

@@ -17,6 +17,7 @@ _WORDS = {
     "runs": "finished runs",
     "tasks": "tasks",
     "attempts": "attempts",
+    "output_chunks": "pieces of live output",
     "dependencies": "dependencies",
     "task_events": "events",
     "sessions": "sessions that were theirs alone",

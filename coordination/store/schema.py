@@ -18,6 +18,7 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     fleet,
     issues,
     metadata,
+    output,
     projects,
     questions,
     retention,

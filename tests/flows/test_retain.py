@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 
 from coordination.domain.attempts import Usage
 from coordination.domain.issues import Issue
+from coordination.domain.output import Chunk
 from coordination.errors import NotFound, Unavailable
 from coordination.flows import retain as flow
 from coordination.flows.retain import Ages, Retained, retain, would_retain
@@ -20,7 +21,7 @@ from coordination.flows.retry_tasks import retry_task
 from coordination.flows.submit_plan import submit_plan
 from coordination.formats.run_archive import write_archive
 from coordination.services import archives
-from coordination.store.queries import retention
+from coordination.store.queries import output, retention
 from coordination.store.tables import metadata
 from coordination.store.tables.costs import costs
 from coordination.store.tables.fleet import workers
@@ -29,7 +30,7 @@ from coordination.store.types import db_after
 from tests.support.world import World, plan_of
 
 AGES = Ages(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(0))
-OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events")
+OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events", "output_chunks")
 GRAPH = ("a", "b < a", "c < a b", "d < c")
 
 
@@ -44,10 +45,14 @@ def age(world: World, run_id: str, *, days: int = 100) -> None:
 
 
 def finished(world: World, *, days: int | None = None) -> str:
-    """A run that has ended, with an attempt that failed, an output and a cost in it; its id."""
+    """A run that has ended, with an attempt that failed, an output, live output and a cost in it; its id."""
     run_id = world.submit(*GRAPH).run_id
     spent = Usage(model="m", input_tokens=3, output_tokens=4, cost_usd=None)
-    world.do("a", usage=(spent,), output={"said": "grüß dich"})
+    world.claim("a")
+    with world.store.write() as tx:
+        printed = [Chunk(slot, slot, 1, (("out", str(slot)),)) for slot in range(9)]
+        output.write(tx, world.workspace, [(world.ids["a"], 1, printed)])
+    world.finish("a", usage=(spent,), output={"said": "grüß dich"})
     world.do("b", "c")
     world.fail("d")
     if days is not None:

@@ -20,6 +20,7 @@ from sqlalchemy import RowMapping, select
 from coordination.domain.agents import Profile
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
+from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds
@@ -29,6 +30,7 @@ from coordination.services import agents as agent_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
+from coordination.store.queries import output as output_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
 from coordination.store.reports import health
@@ -101,6 +103,8 @@ class Full:
         )
         world.do("done", output={"of": name})
         world.claim("lost", lease=timedelta(seconds=-60))
+        with store.write() as tx:
+            output_queries.write(tx, world.workspace, [(world.ids["lost"], 1, [Chunk(0, 0, 1, (("out", name),))])])
         world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
         store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
@@ -208,6 +212,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
     "events.tail": {"run_id": lambda world: world.run_id},
+    "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [Chunk(0, 0, 99, (("out", "more"),))])]},
     "projects.change": {"description": lambda world: "changed"},
     "projects.make": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
                                             "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},

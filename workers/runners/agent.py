@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import structlog
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
+from coordination.domain.output import Stream
 from coordination.domain.work import CUSTOM, AgentCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, program, usage
@@ -22,7 +24,7 @@ from workers.runners.agents.custom import Custom
 from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
-from workers.runners.output import Capture, last_line, without_line_break
+from workers.runners.output import Capture, clean_text, decode, last_line, without_line_break
 from workers.runners.process import Launcher
 
 log = structlog.get_logger()
@@ -62,7 +64,7 @@ class AgentRunner:
             # A path is seen from where the program starts, as the system does.
             if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
                 return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
-            reader = _Reader(adapter, call, control, hide=given.hide)
+            reader = _Reader(adapter, call, control, given)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -86,6 +88,7 @@ class AgentRunner:
                     variables=variables,
                     folder=folder,
                     feed=reader.feed,
+                    show=reader.complaints,
                     stdin=stdin,
                 )
             except (OSError, ValueError) as error:
@@ -113,22 +116,26 @@ def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
 class _Reader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
-    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, *, hide: Callable[[str], str]) -> None:
+    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, secrets: environment.Secrets) -> None:
         self._adapter = adapter
         self._call = call
         self._control = control
-        self._hide = hide
+        self._hide = secrets.hide
+        self._words = secrets.hiding(partial(control.printed, Stream.OUT))
+        self.complaints = secrets.hiding(partial(control.printed, Stream.ERR))
         self._raw = Capture(control.output_limit)
         self._line = bytearray()
         self._too_long = False
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
-        self.told = Transcript(self._tell, hide=hide)
+        self.told = Transcript(self._tell, hide=self._hide, show=self._show)
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
         self._raw.feed(data)
-        if self._shape == "json":
+        if self._shape == "text":
+            self._words(data)
+        elif self._shape == "json":
             self._keep(data)
         elif self._shape == "jsonl":
             *whole, rest = data.split(b"\n")
@@ -139,12 +146,16 @@ class _Reader:
 
     def close(self) -> Transcript:
         """Nothing more comes."""
+        self.complaints.close()
         if self._shape == "text":
+            self._words.close()
             self.told.result, self.told.ended = without_line_break(self._raw.text()), True
         else:
             self._take()
             if self.told.result is not None:
                 self.told.result = _bounded(self.told.result, self._control.output_limit)
+        for remark in self.told.remarks:
+            self._control.printed(Stream.ERR, f"[agent] {self._hide(remark)}\n".encode())
         return self.told
 
     def result(self, ran: program.Ran, *, spent: tuple[Any, ...], warnings: tuple[str, ...]) -> Result:
@@ -184,7 +195,10 @@ class _Reader:
         self._too_long = False
         if too_long:
             self.told.remarks.append(f"a line of more than {LONGEST_LINE:,} bytes was left out")
-        elif (found := json_line(line)) is not None:
+        elif (found := json_line(line)) is None:
+            if line.strip():
+                self._show(self._hide(clean_text(decode(line))))
+        else:
             try:
                 self._adapter.read(found, self.told, self._call)
             except Exception:
@@ -197,6 +211,9 @@ class _Reader:
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._control.event(type_, payload)
+
+    def _show(self, text: str) -> None:
+        self._control.printed(Stream.OUT, f"{text}\n".encode(errors="replace"))
 
 
 def _bounded(text: str, limit: int) -> str:

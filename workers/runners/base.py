@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
+from coordination.domain.output import Stream
 
 DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
@@ -76,6 +77,7 @@ class Control:
         on_started: Callable[[ProcessRecord], None] | None = None,
         on_progress: Callable[[], None] | None = None,
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
+        on_output: Callable[[Stream, bytes], None] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
@@ -84,6 +86,7 @@ class Control:
         self._on_started = on_started
         self._on_progress = on_progress
         self._on_event = on_event
+        self._on_output = on_output
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._reason: StopReason | None = None
@@ -141,6 +144,11 @@ class Control:
         """Write a line into the task's story."""
         if self._on_event is not None:
             self._on_event(type_, payload)
+
+    def printed(self, stream: Stream, data: bytes) -> None:
+        """Show what the job printed to whoever follows it; what it must not tell was hidden before."""
+        if self._on_output is not None:
+            self._on_output(stream, data)
 
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""

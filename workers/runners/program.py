@@ -40,13 +40,19 @@ def run_program(
     variables: Mapping[str, str],
     folder: str,
     feed: Callable[[bytes], None],
+    show: Callable[[bytes], None],
     stdin: int = subprocess.DEVNULL,
 ) -> Ran:
-    """Start the program and wait for it; *feed* gets its stdout as it comes.
+    """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     Raises OSError or ValueError when it cannot be started.
     """
     err = Capture(control.output_limit)
+
+    def complain(data: bytes) -> None:
+        err.feed(data)
+        show(data)
+
     with contextlib.ExitStack() as stack:
         out_reading, out_writing = _pipe(stack)
         err_reading, err_writing = _pipe(stack)
@@ -64,7 +70,7 @@ def run_program(
         watch = Watch(
             process,
             control,
-            output={out_reading.fd: feed, err_reading.fd: err.feed},
+            output={out_reading.fd: feed, err_reading.fd: complain},
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
         )

@@ -1,4 +1,4 @@
-"""What one attempt leaves to the next; questions that agents ask.
+"""What one attempt leaves to the next; questions that agents ask; what jobs print while they run.
 
 Revision: 0004. Only adds, so programs of 0001 to 0003 go on working beside those of 0004.
 """
@@ -41,4 +41,27 @@ def upgrade() -> None:
         ["workspace_id", "asked_at"],
         postgresql_where=unanswered,
         sqlite_where=unanswered,
+    )
+    # A table that gets rows for many attempts is not checked there, see tables.checked_on_sqlite.
+    on_postgresql = op.get_bind().dialect.name == "postgresql"
+    op.create_table(
+        "output_chunks",
+        sa.Column("task_id", types.Id, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("pieces", types.Json(), nullable=False),
+        sa.Column("written_at", types.UtcTime(), nullable=False),
+        *(
+            []
+            if on_postgresql
+            else [
+                sa.ForeignKeyConstraint(
+                    ["task_id"], ["tasks.id"], ondelete="CASCADE", name=op.f("fk_output_chunks_task_id")
+                )
+            ]
+        ),
+        sa.PrimaryKeyConstraint("task_id", "attempt", "slot", name=op.f("pk_output_chunks")),
     )
