@@ -1,4 +1,4 @@
-"""What a task has printed, for those who ask: as it comes, from any machine that reaches the database."""
+"""What a task has printed and made, for those who ask, from any machine that reaches the database."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from coordination.clock import monotonic
+from coordination.domain.artifacts import Artifact
 from coordination.domain.output import Piece, Reel, Stream
 from coordination.domain.tasks import OPEN, Task
 from coordination.errors import DatabaseUnavailable, NotFound
 from coordination.runtime import Runtime
-from coordination.store.queries import attempts, output, tasks
+from coordination.store.queries import artifacts, attempts, output, tasks
 
 _FIRST_POLL = 0.1
 _LAST_POLL = 0.5
@@ -38,6 +39,11 @@ class Produced:
         What a running job prints is there within about two seconds. Raises NotFound for an attempt that never was.
         """
         return _printed(self.co.runtime, self.record, follow=follow, attempt=attempt)
+
+    def artifacts(self) -> list[Artifact]:
+        """The files that its latest attempt left and that were kept, by path."""
+        with self.co.runtime.store.read() as tx:
+            return artifacts.of_task(tx, self.co.runtime.workspace_id, self.record.id)
 
 
 def _printed(runtime: Runtime, task: Task, *, follow: bool, attempt: int | None) -> Iterator[Piece]:

@@ -14,13 +14,16 @@ from datetime import timedelta
 
 import structlog
 
+from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic, utc_now
 from coordination.domain import templates
+from coordination.domain.artifacts import outputs_of
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
 from coordination.store.queries import ready, tasks
+from workers import artifacts
 from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
@@ -50,6 +53,9 @@ class Execution:
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
+        settings = context.settings
+        store = ArtifactStore(settings.artifacts_url)
+        self._artifacts = artifacts.Terms(store, settings.artifacts_most, settings.artifacts_bytes)
         self._writing = Writing(context)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
@@ -119,7 +125,7 @@ class Execution:
             claims, result = self._rendered(batch)
             if claims:
                 runner = self._runners.runner_for(claims[0].work)
-                if isinstance(runner, PythonRunner):
+                if isinstance(runner, PythonRunner) and not outputs_of(claims[0].options):
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
@@ -157,9 +163,12 @@ class Execution:
             except Refused as error:
                 refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
                 return (claims, None) if claims else ([], refused)
-            if claims and runner is not self._runners.runner_for(claims[0].work):
+            alone = bool(outputs_of(claim.options))  # its folder is looked at after it
+            if claims and (alone or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
+            if alone:
+                break
         return claims, None
 
     def _run_together(
@@ -193,7 +202,9 @@ class Execution:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             try:
-                return self._runners.runner_for(claim.work).run(claim, control)
+                with artifacts.with_folder(claim, control.scratch) as placed:
+                    result = self._runners.runner_for(placed.work).run(placed, control)
+                    return artifacts.kept(placed, placed.workdir, result, control=control, terms=self._artifacts)
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)

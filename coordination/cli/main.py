@@ -10,6 +10,7 @@ import typer
 from coordination import collector
 from coordination.cli import (
     agents,
+    artifacts,
     beads,
     costs,
     doctor,
@@ -68,7 +69,10 @@ def _warn_of_strangers() -> None:
         print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
 
 
-_ALL = (work, stack, status, runs, tasks, logs, agents, projects, sessions, costs, beads, schema, retention, doctor)
+_ALL = (
+    *(work, stack, status, runs, tasks, logs, artifacts, agents, projects, sessions, costs),
+    *(beads, schema, retention, doctor),
+)
 for commands in _ALL:
     commands.add_to(app)
 

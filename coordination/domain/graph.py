@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from coordination.domain import durations, templates
+from coordination.domain.artifacts import outputs_problem
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem, text_problem
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
@@ -205,6 +206,8 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}")
+    if problem := outputs_problem(task.outputs):
+        refuse(f"outputs {problem}")
     _check_json(refuse, "input", task.input)
     _check_json(refuse, "metadata", task.metadata)
     return known.get(id(task.run)) or _check_work(refuse, task, known)

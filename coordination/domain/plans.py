@@ -42,6 +42,7 @@ class Task:
 
     ``run`` is a Shell, a PythonCall, an AgentCall, a mapping such as ``{"shell": "ruff check ."}``, or an importable
     function.
+    ``outputs``: paths and patterns of files, from its folder, that it has to leave; they are kept as its artifacts.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
     Durations are timedeltas; ``priority``: higher runs earlier, default 0.
     """
@@ -64,6 +65,7 @@ class Task:
     not_before: datetime | None = None
     due: datetime | None = None
     workdir: str | None = None
+    outputs: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -174,6 +174,7 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         costs=finish.costs,
         slots=claim.slots,
         ahead=finish.ahead,
+        artifacts=result.artifacts,
     )
 
 

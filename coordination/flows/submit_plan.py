@@ -257,7 +257,7 @@ def _workdir(scope: _Scope, folder: str | None) -> str | None:
 
 
 def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
-    if backoff == Backoff() and not task.metadata:
+    if backoff == Backoff() and not task.metadata and not task.outputs:
         return _NOTHING
     options: dict[str, Any] = {}
     if backoff != Backoff():
@@ -266,6 +266,8 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
             "factor": backoff.factor,
             "maximum": backoff.maximum.total_seconds(),
         }
+    if task.outputs:
+        options["outputs"] = list(task.outputs)
     if task.metadata:
         options["metadata"] = dict(task.metadata)
     return options

@@ -12,6 +12,7 @@ from coordination.store import compatibility
 from coordination.store.engine import Store
 from coordination.store.tables import (  # noqa: F401 - importing them fills the metadata
     agents,
+    artifacts,
     attempts,
     costs,
     events,

@@ -26,7 +26,7 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    "metadata",
+    *("outputs", "metadata"),
 )
 
 LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
@@ -202,6 +202,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         not_before=fields.moment("not_before"),
         due=fields.moment("due"),
         workdir=fields.text("workdir"),
+        outputs=fields.texts("outputs"),
         metadata=fields.json("metadata"),
     )
 

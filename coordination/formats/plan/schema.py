@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from coordination.domain import durations, work
+from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
@@ -60,6 +61,7 @@ def _task() -> _Schema:
         concurrency_key=_NAME,
         not_before=_MOMENT,
         due=_MOMENT,
+        outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )

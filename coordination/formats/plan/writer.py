@@ -99,6 +99,7 @@ def _task(task: Task) -> dict[str, Any]:
         not_before=_moment(task.not_before),
         due=_moment(task.due),
         workdir=task.workdir,
+        outputs=list(task.outputs),
         metadata=_plain(task.metadata),
     )
 

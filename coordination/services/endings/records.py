@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Outcome
 from coordination.domain.costs import CostRecord
 from coordination.domain.retry import Decision
@@ -30,6 +31,7 @@ class Ending:
     slots: tuple[str, ...] = ()
     payload: dict[str, Any] = field(default_factory=dict)
     ahead: Ran | None = None
+    artifacts: tuple[Artifact, ...] = ()
 
     @property
     def fence(self) -> tuple[str, int]:

@@ -30,6 +30,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.tasks import OPEN
+from coordination.store.tables.artifacts import artifacts
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.costs import costs
 from coordination.store.tables.events import task_events
@@ -214,7 +215,7 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
         ids = list(tx.execute(some.order_by(tasks.c.run_id, tasks.c.state).limit(room())).scalars())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
             done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
-        for table in (output_chunks, attempts):
+        for table in (output_chunks, artifacts, attempts):
             done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
         # Only with room left is it certain that nothing refers to these any more.
         done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
@@ -272,6 +273,7 @@ def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
         "sessions": count(sessions, sessions.c.id == mine, sessions.c.target == SessionTarget.ISOLATED, ~others),
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
         "attempts": count(attempts, attempts.c.task_id.in_(own)),
+        "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
         "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
         "task_events": count(task_events, task_events.c.workspace_id == workspace_id, task_events.c.run_id == run_id),
@@ -288,6 +290,7 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
         (tasks, tasks.c.run_id == run_id, (tasks.c.id,)),
         (dependencies, dependencies.c.child_id.in_(own), tuple(dependencies.primary_key.columns)),
         (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
+        (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
         (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
         (task_events, task_events.c.run_id == run_id, (task_events.c.txid, task_events.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),

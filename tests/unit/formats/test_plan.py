@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordination.domain import graph
+from coordination.domain.artifacts import outputs_problem
 from coordination.domain.durations import LONGEST
 from coordination.domain.plans import (
     Backoff,
@@ -65,6 +66,7 @@ tasks:
     agent: dave
     workdir: sub
     input: {x: [1, 2.5, null, true, "on"]}
+    outputs: [report.md, "build/*.whl"]
     metadata: {owner: me}
 """
 
@@ -119,6 +121,7 @@ class TestReading:
                     agent="dave",
                     workdir="sub",
                     input={"x": [1, 2.5, None, True, "on"]},
+                    outputs=("report.md", "build/*.whl"),
                     metadata={"owner": "me"},
                 ),
             ),
@@ -451,6 +454,7 @@ def plans(draw):
             not_before=st.none() | MOMENTS,
             due=st.none() | MOMENTS,
             workdir=st.none() | NAMES,
+            outputs=st.lists(NAMES | TRAPS, max_size=2).filter(lambda paths: not outputs_problem(paths)).map(tuple),
             metadata=OBJECTS,
         )
         tasks.append(draw(task))
