@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from coordination.domain.durations import parse_duration, write_duration
 from coordination.domain.leases import LeaseTerms
+from coordination.domain.limits import FEWEST_FILES, Limits
 from coordination.domain.sizes import parse_size
 from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
 from coordination.errors import Refused, SettingsError
@@ -84,6 +85,13 @@ def _artifacts_url(text: str) -> str:
     if "@" in rest:
         raise ValueError("it holds a name or a password; give these where the store's own library looks for them")
     return text.rstrip("/")
+
+
+def _files(text: str) -> int:
+    number = _count(text)
+    if number < FEWEST_FILES:
+        raise ValueError
+    return number
 
 
 def _descriptor(text: str) -> int:
@@ -207,6 +215,11 @@ class Settings:
     slots: int = _setting(8, _count, "a number of job threads, at least 1")
     window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
     output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
+    # What any job may use; a plan can ask for less.
+    job_memory: int | None = _setting(None, _size, _BYTES)
+    job_cpu: timedelta | None = _setting(None, _positive_duration, _LENGTH)
+    job_files: int | None = _setting(None, _files, f"a number of files, at least {FEWEST_FILES}")
+    job_output: int | None = _setting(None, _size, _BYTES)
     artifacts_url: str = _setting("", _artifacts_url, _URL_OF_ARTIFACTS)  # default: a folder under home
     artifacts_most: int = _setting(1_000, _count, "a number of files, at least 1")
     artifacts_bytes: int = _setting(1 << 30, _size, _BYTES)
@@ -237,6 +250,10 @@ class Settings:
     def leases(self) -> LeaseTerms:
         """The three times of a lease; SettingsError when they do not fit together."""
         return LeaseTerms(ttl=self.lease_ttl, heartbeat=self.lease_heartbeat, sweep=self.sweep)
+
+    def limits(self) -> Limits:
+        """What any job may use."""
+        return Limits(memory=self.job_memory, cpu=self.job_cpu, files=self.job_files, output=self.job_output)
 
     def supervision(self) -> StatusThresholds:
         """From which age of its heartbeat a supervisor counts as stale, and as stopped."""

@@ -89,7 +89,12 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
     """A job's line to the worker; without *held*, only the settings that it carries."""
     settings = context.settings
     if held is None:
-        return Control(scratch=context.scratch, cancel_grace=settings.cancel_grace, output_limit=settings.output_limit)
+        return Control(
+            scratch=context.scratch,
+            cancel_grace=settings.cancel_grace,
+            output_limit=settings.output_limit,
+            limits=settings.limits(),
+        )
 
     def started(process: ProcessRecord) -> None:
         held.process = process
@@ -107,6 +112,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,
         output_limit=settings.output_limit,
+        limits=settings.limits(),
         on_output=live.feed,
         on_started=started,
         on_progress=progressed,

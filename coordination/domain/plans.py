@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
 
@@ -42,6 +43,7 @@ class Task:
 
     ``run`` is a Shell, a PythonCall, an AgentCall, a mapping such as ``{"shell": "ruff check ."}``, or an importable
     function.
+    ``limits``: the most that it may use; what they leave open is as the plan's defaults say.
     ``outputs``: paths and patterns of files, from its folder, that it has to leave; they are kept as its artifacts.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
     Durations are timedeltas; ``priority``: higher runs earlier, default 0.
@@ -65,6 +67,7 @@ class Task:
     not_before: datetime | None = None
     due: datetime | None = None
     workdir: str | None = None
+    limits: Limits = NO_LIMITS
     outputs: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,6 +83,7 @@ class Defaults:
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.CANCEL
     workdir: str | None = None
     agent: str | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

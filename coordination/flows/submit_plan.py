@@ -14,6 +14,7 @@ from coordination.domain import graph
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.issues import Issue
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
@@ -241,7 +242,7 @@ def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: 
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
-        "options": _options(task, backoff),
+        "options": _options(task, backoff, task.limits.or_else(defaults.limits)),
         "due_at": task.due,
         "created_at": scope.now,
         "updated_at": scope.now,
@@ -256,8 +257,8 @@ def _workdir(scope: _Scope, folder: str | None) -> str | None:
     return str(PurePath(base, folder))
 
 
-def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
-    if backoff == Backoff() and not task.metadata and not task.outputs:
+def _options(task: Task, backoff: Backoff, limits: Limits) -> dict[str, Any]:
+    if backoff == Backoff() and not task.metadata and not task.outputs and limits == NO_LIMITS:
         return _NOTHING
     options: dict[str, Any] = {}
     if backoff != Backoff():
@@ -266,6 +267,8 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
             "factor": backoff.factor,
             "maximum": backoff.maximum.total_seconds(),
         }
+    if limits != NO_LIMITS:
+        options["limits"] = limits.to_json()
     if task.outputs:
         options["outputs"] = list(task.outputs)
     if task.metadata:

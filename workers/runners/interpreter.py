@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordination.domain.limits import Limits
 from workers.runners import environment
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
@@ -54,6 +55,7 @@ class Key:
     folder: str | None
     path: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    files: int | None = None  # how many it may open
 
 
 class Answers:
@@ -180,6 +182,7 @@ class Interpreter:
                 stdout=output_end,
                 stderr=output_end,
                 pass_on=[theirs.fileno(), self._permits],
+                limits=Limits(files=key.files),
             )
             undo.pop_all()
         theirs.close()

@@ -14,6 +14,7 @@ from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
+from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 from workers.runners.watch import Interruption, Watch
 
 TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
@@ -47,7 +48,7 @@ def run_program(
 
     Raises OSError or ValueError when it cannot be started.
     """
-    err = Capture(control.output_limit)
+    err, limits = Capture(control.output_limit), control.limits_for(claim)
 
     def complain(data: bytes) -> None:
         err.feed(data)
@@ -64,6 +65,7 @@ def run_program(
             stdin=stdin,
             stdout=out_writing.fd,
             stderr=err_writing.fd,
+            limits=limits,
         )
         out_writing.close()
         err_writing.close()
@@ -73,6 +75,7 @@ def run_program(
             output={out_reading.fd: feed, err_reading.fd: complain},
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
+            limits=limits,
         )
         try:
             control.started(process.record)
@@ -80,6 +83,8 @@ def run_program(
         finally:
             process.end()
         watch.drain()
+    if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
+        interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return Ran(process.exit_code, interruption, err.text())
 
 

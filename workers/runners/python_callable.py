@@ -259,6 +259,7 @@ class _Talk:
             timeout=job.claim.timeout,
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
+            limits=control.limits_for(job.claim),
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.printed, Stream.OUT))
@@ -340,7 +341,8 @@ def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
         "env": environment.of_attempt(claim, scratch),
         "cwd": folder,
     }
-    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else ())
+    files = control.limits_for(claim).files
+    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else (), files)
     return _Job(claim, key, json.dumps(request), scratch)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
@@ -18,7 +19,17 @@ VERSION = 1
 
 PLAN_KEYS = (*("version", "project", "name", "session", "defaults", "budget", "concurrency", "python_path", "tasks"),)
 PROJECT_KEYS = ("name", "git_remote", "path")
-DEFAULTS_KEYS = ("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent")
+DEFAULTS_KEYS = (
+    "timeout",
+    "stall_timeout",
+    "max_attempts",
+    "backoff",
+    "on_dependency_failure",
+    "workdir",
+    "agent",
+    "limits",
+)
+LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
 BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
@@ -26,7 +37,7 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    *("outputs", "metadata"),
+    *("limits", "outputs", "metadata"),
 )
 
 LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
@@ -106,6 +117,7 @@ def _defaults(fields: Fields | None) -> Defaults:
         "on_dependency_failure": fields.choice("on_dependency_failure", OnDependencyFailure),
         "workdir": fields.text("workdir"),
         "agent": fields.text("agent"),
+        "limits": _limits(fields),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -123,6 +135,14 @@ def _backoff(fields: Fields) -> Backoff | None:
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Backoff(**given)
+
+
+def _limits(fields: Fields) -> Limits:
+    inner = fields.inner("limits")
+    if inner is None:
+        return NO_LIMITS
+    inner.only(LIMITS_KEYS)
+    return Limits(inner.size("memory"), inner.duration("cpu"), inner.whole("files"), inner.size("output"))
 
 
 def _concurrency(fields: Fields | None) -> Concurrency:
@@ -202,6 +222,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         not_before=fields.moment("not_before"),
         due=fields.moment("due"),
         workdir=fields.text("workdir"),
+        limits=_limits(fields),
         outputs=fields.texts("outputs"),
         metadata=fields.json("metadata"),
     )
