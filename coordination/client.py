@@ -39,6 +39,7 @@ from coordination.flows.hold_project import hold_project, resume_project
 from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.flows.submit_plan import Submitted, submit_plan
 from coordination.location import origin_of
+from coordination.produced import Produced
 from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
@@ -292,7 +293,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskHandle:
+class TaskHandle(Produced):
     """A task as it was when asked for; ``refresh()`` asks again."""
 
     co: Coordination

@@ -16,12 +16,26 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from coordination.domain.durations import parse_duration, write_duration
 from coordination.domain.leases import LeaseTerms
+from coordination.domain.limits import FEWEST_FILES, Limits
+from coordination.domain.sizes import parse_size
 from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
 from coordination.errors import Refused, SettingsError
+from coordination.urls import broker_url, client_url, is_socket, masked, redis_parts, socket_url, written_for_socket
+
+__all__ = [
+    "Settings",
+    "Shown",
+    "broker_url",
+    "client_url",
+    "load_settings",
+    "masked",
+    "socket_url",
+    "unknown_variables",
+]
 
 _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _MOST = 1_000_000_000
@@ -53,6 +67,31 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or not 1 <= int(text) <= _MOST:
         raise ValueError
     return int(text)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except Refused:
+        raise ValueError from None
+
+
+def _artifacts_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if text.startswith("/"):
+        return f"file://{os.path.normpath(text)}"
+    if not separator or not rest or not scheme.isidentifier() or "::" in text:
+        raise ValueError
+    if "@" in rest:
+        raise ValueError("it holds a name or a password; give these where the store's own library looks for them")
+    return text.rstrip("/")
+
+
+def _files(text: str) -> int:
+    number = _count(text)
+    if number < FEWEST_FILES:
+        raise ValueError
+    return number
 
 
 def _descriptor(text: str) -> int:
@@ -126,13 +165,17 @@ def _sqlite_url(rest: str) -> str:
 
 
 def _redis_url(text: str) -> str:
-    parts = _redis_parts(text)
-    return _socket_url("unix", parts, "db") if _is_socket(parts) else parts.geturl()
+    parts = redis_parts(text)
+    return written_for_socket("unix", parts, "db") if is_socket(parts) else parts.geturl()
 
 
 _LENGTH = "a number of seconds, or a duration such as 30s, 5m or 4h"
 _AGE = "a number of days, a duration such as 90d or 12h, or never (0) to keep everything"
 _URL_OF_DATABASE = "sqlite:///path/to/file.db or postgresql://user:password@host:5432/name"
+_BYTES = "a number of bytes, or a size such as 512MiB or 2GiB"
+_URL_OF_ARTIFACTS = (
+    "a folder, such as /srv/artifacts, or the URL of a store that fsspec knows, such as s3://bucket/folder"
+)
 _URL_OF_REDIS = "redis://host:6379/0, rediss://user:password@host:6380/0, or unix:///path/to/redis.sock"
 
 
@@ -172,6 +215,14 @@ class Settings:
     slots: int = _setting(8, _count, "a number of job threads, at least 1")
     window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
     output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
+    # What any job may use; a plan can ask for less.
+    job_memory: int | None = _setting(None, _size, _BYTES)
+    job_cpu: timedelta | None = _setting(None, _positive_duration, _LENGTH)
+    job_files: int | None = _setting(None, _files, f"a number of files, at least {FEWEST_FILES}")
+    job_output: int | None = _setting(None, _size, _BYTES)
+    artifacts_url: str = _setting("", _artifacts_url, _URL_OF_ARTIFACTS)  # default: a folder under home
+    artifacts_most: int = _setting(1_000, _count, "a number of files, at least 1")
+    artifacts_bytes: int = _setting(1 << 30, _size, _BYTES)
     supervisor_lifetime: timedelta = _length(seconds=DEFAULT_LIFETIME.total_seconds())
     supervisor_stale: timedelta = _length(minutes=10)
     supervisor_stopped: timedelta = _length(minutes=60)
@@ -199,6 +250,10 @@ class Settings:
     def leases(self) -> LeaseTerms:
         """The three times of a lease; SettingsError when they do not fit together."""
         return LeaseTerms(ttl=self.lease_ttl, heartbeat=self.lease_heartbeat, sweep=self.sweep)
+
+    def limits(self) -> Limits:
+        """What any job may use."""
+        return Limits(memory=self.job_memory, cpu=self.job_cpu, files=self.job_files, output=self.job_output)
 
     def supervision(self) -> StatusThresholds:
         """From which age of its heartbeat a supervisor counts as stale, and as stopped."""
@@ -270,6 +325,8 @@ def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> 
     values["home"] = _home(values["home"], environment)
     if not values["database_url"]:
         values["database_url"] = f"sqlite:///{quote(str(values['home'] / 'coordination.db'), safe='/')}"
+    if not values["artifacts_url"]:
+        values["artifacts_url"] = f"file://{values['home'] / 'artifacts'}"
     settings = Settings(**values, sources=sources)
     settings.leases()
     if settings.supervisor_stale >= settings.supervisor_stopped:
@@ -313,84 +370,3 @@ def _spelt(value: object) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
     return str(value)
-
-
-# --- URLs
-
-
-def masked(url: str) -> str:
-    """*url* with its password replaced by asterisks; whatever is in doubt is hidden too."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme == "sqlite":
-        return url
-    if "@" in rest:
-        # The last "@": a password that was pasted in unquoted may hold others.
-        who, _, place = rest.rpartition("@")
-        user, colon, _ = who.partition(":")
-        rest = f"{user}:***@{place}" if colon else f"{user}@{place}"
-    return f"{scheme}://" + re.sub(r"(?i)(password=)[^&#]*", r"\1***", rest)
-
-
-def broker_url(url: str) -> str:
-    """The Redis *url* as kombu wants it: ``redis+socket://…?virtual_host=0`` for a socket."""
-    parts = _redis_parts(url)
-    if _is_socket(parts):
-        return _socket_url("redis+socket", parts, "virtual_host")
-    if parts.scheme == "rediss" and "ssl_cert_reqs" not in dict(parse_qsl(parts.query)):
-        # Without it kombu does not check the server's certificate.
-        return parts._replace(query="&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))).geturl()
-    return parts.geturl()
-
-
-def client_url(url: str) -> str:
-    """The Redis *url* as redis-py wants it: ``unix://…?db=0`` for a socket."""
-    parts = _redis_parts(url)
-    return _socket_url("unix", parts, "db") if _is_socket(parts) else parts.geturl()
-
-
-def socket_url(path: Path, password: str, *, database: int = 0) -> str:
-    """The URL of a server that listens on the socket *path*, in the form that the settings take."""
-    return f"unix://:{quote(password, safe='')}@{quote(str(path), safe='/')}?db={database}"
-
-
-def _is_socket(parts: SplitResult) -> bool:
-    return parts.scheme in {"unix", "redis+socket"}
-
-
-def _redis_parts(url: str) -> SplitResult:
-    """*url* in its parts, the database of a TCP server always in the path; ValueError when it is no Redis URL."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ValueError(
-            "its host or port cannot be read; special characters in a password are written as %XX"
-        ) from None
-    if "://" not in url or parts.scheme not in {"redis", "rediss", "unix", "redis+socket"}:
-        raise ValueError
-    if parts.fragment:
-        raise ValueError("it has a bare '#'; special characters are written as %XX")
-    options = dict(parse_qsl(parts.query))
-    if _is_socket(parts):
-        if parts.hostname or not parts.path.startswith("/") or len(parts.path) == 1:
-            raise ValueError("the socket's path must be absolute, after three slashes")
-        if strangers := options.keys() - {"db", "virtual_host"}:
-            raise ValueError(f"a socket has no option {', '.join(sorted(strangers))}")
-        database = options.get("db", options.get("virtual_host", "0"))
-    else:
-        database = options.pop("db", "") or unquote(parts.path).strip("/") or "0"
-        parts = parts._replace(path=f"/{database}", query=urlencode(options))
-    if not re.fullmatch(r"\d{1,5}", database, re.ASCII):
-        raise ValueError("the number of its database is not a number")
-    return parts
-
-
-def _socket_url(scheme: str, parts: SplitResult, option: str) -> str:
-    options = dict(parse_qsl(parts.query))
-    database = options.get("db", options.get("virtual_host", "0"))
-    who = quote(unquote(parts.username or ""), safe="")
-    if parts.password is not None:
-        who += f":{quote(unquote(parts.password), safe='')}"
-    # Both libraries undo exactly one layer of quoting.
-    path = quote(unquote(parts.path), safe="/")
-    return f"{scheme}://{who}{'@' if who else ''}{path}?{option}={database}"

@@ -39,6 +39,13 @@ _MEANINGS = {
     "slots": "Jobs at once in one worker process.",
     "window": "Doorbells out per project at once. Not set: about two per slot of the living workers.",
     "output_limit": "How much of a job's output is kept; the rest is cut, with a notice.",
+    "job_memory": "The most memory that a job's processes may hold together. Not set: any amount.",
+    "job_cpu": "The most processor time that a job's processes may use together. Not set: any amount.",
+    "job_files": "How many files each process of a job may have open. Not set: as many as the worker itself.",
+    "job_output": "How much a job may print before it is ended; `COORD_OUTPUT_LIMIT` is kept. Not set: any amount.",
+    "artifacts_url": "Where files that tasks leave are kept. Not set: a folder in the home folder, of one machine.",
+    "artifacts_most": "How many files one attempt may leave.",
+    "artifacts_bytes": "How large the files of one attempt may be in all.",
     "supervisor_lifetime": "When a supervisor without work expires; renewed while there is work.",
     "supervisor_stale": "From this age of its heartbeat, a supervisor is shown as stale.",
     "supervisor_stopped": "From this age of its heartbeat, a supervisor is shown as stopped.",
@@ -162,10 +169,25 @@ def _definition(name: str, source: str) -> list[str]:
     lines = source.splitlines()
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class(node, lines)
+            return _class(node, lines) + _inherited(node, tree)
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [f"## {name}", "", *_function(node), *_doc(node)]
     raise LookupError(f"{name} is not defined where coordination looks for it")
+
+
+def _inherited(node: ast.ClassDef, tree: ast.Module) -> list[str]:
+    """What a class has from bases that its module imports from ours."""
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    parts = []
+    for item in tree.body:
+        if isinstance(item, ast.ImportFrom) and (item.module or "").startswith("coordination."):
+            for name in sorted(bases & {alias.name for alias in item.names}):
+                source = Path(import_module(item.module or "").__file__ or "").read_text(encoding="utf-8")
+                base = next(one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name)
+                for method in base.body:
+                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                        parts += [f"### {node.name}.{method.name}", "", *_function(method), *_doc(method)]
+    return parts
 
 
 def _class(node: ast.ClassDef, lines: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from coordination.store.queries.completions import Ran
 from workers.bundles import Bundle
 from workers.context import Context
 from workers.held import Held
+from workers.live import Live
 from workers.runners.base import Control, ProcessRecord
 
 _own = threading.local()
@@ -90,7 +91,12 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
     """A job's line to the worker; without *held*, only the settings that it carries."""
     settings = context.settings
     if held is None:
-        return Control(scratch=context.scratch, cancel_grace=settings.cancel_grace, output_limit=settings.output_limit)
+        return Control(
+            scratch=context.scratch,
+            cancel_grace=settings.cancel_grace,
+            output_limit=settings.output_limit,
+            limits=settings.limits(),
+        )
 
     def started(process: ProcessRecord) -> None:
         held.process = process
@@ -106,11 +112,14 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
     def remembered(left: Mapping[str, Any]) -> None:
         context.held.remember(held, left)
 
+    live = held.live = Live(settings.output_limit, began=monotonic() if began is None else began)
     return Control(
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,
         output_limit=settings.output_limit,
         on_remember=remembered,
+        limits=settings.limits(),
+        on_output=live.feed,
         on_started=started,
         on_progress=progressed,
         on_event=noted,

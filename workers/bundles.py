@@ -12,7 +12,7 @@ import structlog
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.flows.finish_attempts import Finish
-from workers.held import Held, Note, Place
+from workers.held import Held, Place, Said
 from workers.piece import Piece
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class Bundle:
         self.piece = piece
         self._lock = threading.Lock()
         self._pending = deque(claims)
-        self._finished: list[tuple[Finish, list[Note]]] = []
+        self._finished: list[tuple[Finish, list[Said]]] = []
         self._taken: list[Held] = []
         self._since: float | None = None  # when the job began that runs alone now
         self._written = monotonic()
@@ -63,7 +63,7 @@ class Bundle:
         self._pending.extendleft(reversed(self._taken[begun:]))
         self._taken = []
 
-    def add(self, finish: Finish, notes: list[Note]) -> None:
+    def add(self, finish: Finish, notes: list[Said]) -> None:
         """One job is over."""
         with self._lock:
             self._since = None
@@ -113,13 +113,13 @@ class Bundle:
             self._finished.clear()
         return left
 
-    def take_finished(self) -> list[tuple[Finish, list[Note]]]:
+    def take_finished(self) -> list[tuple[Finish, list[Said]]]:
         """Ends to be written; they are the caller's now."""
         with self._lock:
             found, self._finished = self._finished, []
         return found
 
-    def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Note]]]] | None:
+    def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Said]]]] | None:
         """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():

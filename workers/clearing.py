@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import structlog
 
+from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError
 from coordination.flows import retain as flow
@@ -53,6 +54,7 @@ class Clearing:
                     workspace_id,
                     ages_of(context.settings),
                     archive=context.settings.retention_archive,
+                    artifacts=ArtifactStore(context.settings.artifacts_url),
                     every=self._every,
                     rest=self._ended.wait,
                     budget=_ROUND,

@@ -14,8 +14,10 @@ from datetime import timedelta
 
 import structlog
 
+from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic, utc_now
 from coordination.domain import prompts
+from coordination.domain.artifacts import outputs_of
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.expansion import VARIANT
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
@@ -24,11 +26,11 @@ from coordination.flows.choose_variant import choose_variant
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
 from coordination.store.queries import ready, tasks
-from workers import supervising
+from workers import artifacts, supervising
 from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
-from workers.held import Held, Note
+from workers.held import Held, Said
 from workers.housekeeping import Housekeeper
 from workers.piece import Piece
 from workers.prompting import Prompting
@@ -56,6 +58,9 @@ class Execution:
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
+        settings = context.settings
+        store = ArtifactStore(settings.artifacts_url)
+        self._artifacts = artifacts.Terms(store, settings.artifacts_most, settings.artifacts_bytes)
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._reporting = Reporting(context.scratch, self._add_found)
@@ -127,7 +132,7 @@ class Execution:
             claims, result = self._rendered(batch)
             if claims:
                 runner = self._runners.runner_for(claims[0].work)
-                if isinstance(runner, PythonRunner):
+                if isinstance(runner, PythonRunner) and not outputs_of(claims[0].options):
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
@@ -166,9 +171,12 @@ class Execution:
             except Refused as error:
                 refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
                 return (claims, None) if claims else ([], refused)
-            if claims and runner is not self._runners.runner_for(claims[0].work):
+            alone = bool(outputs_of(claim.options))  # its folder is looked at after it
+            if claims and (alone or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
+            if alone:
+                break
         return claims, None
 
     def _run_together(
@@ -204,10 +212,14 @@ class Execution:
             try:
                 if (early := supervising.before(claim, control)) is not None:
                     return early
-                with self._reporting.of(claim, control) as report:
+                with (
+                    artifacts.with_folder(claim, control.scratch) as placed,
+                    self._reporting.of(claim, control) as report,
+                ):
                     runner = self._runners.runner_for(claim.work)
-                    result = runner.run(self._prompting.prompted(held.claim, claim, reports=True), control)
+                    result = runner.run(self._prompting.prompted(held.claim, placed, reports=True), control)
                     result = supervising.after(claim, report.settle(result), control)
+                    result = artifacts.kept(placed, placed.workdir, result, control=control, terms=self._artifacts)
                 return self._won(claim, result)
             except Refused as refusal:
                 return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
@@ -255,7 +267,7 @@ class Execution:
         return True
 
     def _write(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], *, go_on: bool, also: str | None = None
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool, also: str | None = None
     ) -> Written | None:
         """Write these ends and ring for what they released; claims to go on with come along."""
         context = self._context
@@ -299,7 +311,7 @@ class Execution:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_what_can_be(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Note]]], error: CoordinationError
+        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], error: CoordinationError
     ) -> Written | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
@@ -309,5 +321,5 @@ class Execution:
         ((finish, _),) = ends
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
-        end = (replace(decided(finish.claim, refused, now=utc_now()), costs=finish.costs), list[Note]())
+        end = (replace(decided(finish.claim, refused, now=utc_now()), costs=finish.costs), list[Said]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))

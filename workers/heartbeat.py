@@ -16,11 +16,12 @@ from sqlalchemy import Connection
 from coordination.clock import monotonic, utc_now
 from coordination.domain.attempts import Claim
 from coordination.domain.leases import LeaseTerms
+from coordination.domain.output import Chunk
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, fleet, tasks
-from workers.held import HeldAttempts, Note
+from coordination.store.queries import attempts, events, fleet, output, tasks
+from workers.held import HeldAttempts, Note, Said
 from workers.runners.base import StopReason
 
 log = structlog.get_logger()
@@ -87,7 +88,7 @@ class Heartbeat:
             log.warning("this worker had been taken for dead; it goes on", silent_for=round(now - self._last_beat, 1))
 
     def write_notes(self) -> None:
-        """Write what running attempts had to say since the last time: started, progress, and their process groups."""
+        """Write what running attempts had to say since the last time: events, output, and their process groups."""
         processes = self._held.take_processes()
         notes, left = self._held.take_notes(), self._held.take_left()
         if not processes and not notes and not left:
@@ -105,11 +106,14 @@ class Heartbeat:
             for claim, more in left:
                 carried = {**claim.carried, **more}
                 tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-            by_workspace: dict[str, list[tuple[Claim, Sequence[Note]]]] = {}
-            for claim, found in notes:
-                by_workspace.setdefault(claim.workspace_id, []).append((claim, found))
+            by_workspace: dict[str, list[tuple[Claim, Sequence[Said]]]] = {}
+            for held, found in notes:
+                by_workspace.setdefault(held.claim.workspace_id, []).append((held.claim, found))
             for workspace_id, said in by_workspace.items():
                 write_notes(tx, workspace_id, self._worker_id, said)
+        for held, found in notes:
+            if held.live is not None:
+                held.live.wrote([one for one in found if isinstance(one, Chunk)])
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
@@ -141,11 +145,21 @@ class Heartbeat:
 
 
 def write_notes(
-    tx: Connection, workspace_id: str, worker_id: str, said: Sequence[tuple[Claim, Sequence[Note]]]
+    tx: Connection, workspace_id: str, worker_id: str, said: Sequence[tuple[Claim, Sequence[Said]]]
 ) -> None:
     """Write what attempts had to say; one that somebody has ended (a lost one) adds nothing to the story."""
     now = monotonic()
-    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in said])
+    printed = [
+        (claim.task_id, claim.attempt, chunks)
+        for claim, found in said
+        if (chunks := [one for one in found if isinstance(one, Chunk)])
+    ]
+    if printed:
+        output.write(tx, workspace_id, printed)
+    told = [(claim, notes) for claim, found in said if (notes := [one for one in found if isinstance(one, Note)])]
+    if not told:
+        return
+    live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in told])
     events.append_aged(
         tx,
         workspace_id,
@@ -160,7 +174,7 @@ def write_notes(
                 "payload": note.payload,
                 "age": timedelta(seconds=now - note.at),
             }
-            for claim, notes in said
+            for claim, notes in told
             if (claim.task_id, claim.attempt) in live
             for note in notes
         ],

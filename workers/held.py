@@ -15,6 +15,8 @@ from typing import Any
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
+from coordination.domain.output import Chunk
+from workers.live import Live
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 
@@ -36,6 +38,10 @@ class Note:
     at: float
 
 
+Said = Note | Chunk
+"""What a running attempt has to say: events, and what it printed."""
+
+
 @dataclass(slots=True)
 class Held:
     """One attempt in this process. ``renewed`` is when its last successful renewal (or its claim) was *sent*."""
@@ -47,7 +53,8 @@ class Held:
     process: ProcessRecord | None = None
     process_noted: bool = False
     moved: bool = False
-    notes: list[Note] = field(default_factory=list)
+    notes: list[Said] = field(default_factory=list)
+    live: Live | None = None  # what it has printed
     gone: StopReason | None = None  # told to stop before its runner had begun
     left: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
     left_noted: bool = True
@@ -127,12 +134,12 @@ class HeldAttempts:
                 if held.gone is not None:
                     os.eventfd_write(wake, 1)
 
-    def ending(self, held: Held) -> list[Note]:
-        """The job is over and its end is about to be written; events that were not written yet go with it."""
+    def ending(self, held: Held) -> list[Said]:
+        """The job is over and its end is about to be written; what was not written yet goes with it."""
         with self._lock:
             held.ending = True
             notes, held.notes = held.notes, []
-        return notes
+        return notes if held.live is None else [*notes, *held.live.last()]
 
     def stop_all(self, reason: StopReason) -> None:
         """Ask every attempt to end."""
@@ -152,13 +159,17 @@ class HeldAttempts:
         with self._lock:
             return [key for key, held in self._held.items() if held.renewed < oldest]
 
-    def take_notes(self) -> list[tuple[Claim, list[Note]]]:
-        """Events that wait to be written; they are the caller's now."""
+    def take_notes(self) -> list[tuple[Held, list[Said]]]:
+        """What waits to be written. Events are the caller's now; output comes again until it is told ``wrote``."""
+        now = monotonic()
+        found: list[tuple[Held, list[Said]]] = []
         with self._lock:
-            known = [held for held in self._held.values() if held.notes and held.ahead is None]
-            found = [(held.claim, held.notes) for held in known]
-            for held in known:
-                held.notes = []
+            for held in self._held.values():
+                if held.ahead is None and not held.ending:
+                    said = held.notes if held.live is None else [*held.notes, *held.live.due(now)]
+                    if said:
+                        found.append((held, said))
+                        held.notes = []
         return found
 
     def note(self, held: Held, type_: EventType, payload: dict[str, Any], *, at: float | None = None) -> None:

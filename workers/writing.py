@@ -22,7 +22,7 @@ from coordination.store.queries.lookahead import Ahead
 from workers.combining import Combiner
 from workers.context import Context
 from workers.heartbeat import write_notes
-from workers.held import Note, Place
+from workers.held import Place, Said
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ _FEW = 16  # tasks whose followers are looked up
 _FAR = 128  # followers at most
 _SHORT_BUNDLE = 8  # kinds of which so many share a message, or more, may run ahead
 
-Ends = Sequence[tuple[Finish, Sequence[Note]]]
+Ends = Sequence[tuple[Finish, Sequence[Said]]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ import typer
 from coordination import collector
 from coordination.cli import (
     agents,
+    artifacts,
     beads,
     costs,
     doctor,
+    logs,
     prices,
     projects,
     questions,
@@ -70,24 +72,11 @@ def _warn_of_strangers() -> None:
         print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
 
 
-for commands in (
-    work,
-    stack,
-    status,
-    runs,
-    tasks,
-    task,
-    questions,
-    agents,
-    projects,
-    sessions,
-    costs,
-    prices,
-    beads,
-    schema,
-    retention,
-    doctor,
-):
+_ALL = (
+    *(work, stack, status, runs, tasks, task, logs, artifacts, questions, agents, projects, sessions, costs, prices),
+    *(beads, schema, retention, doctor),
+)
+for commands in _ALL:
     commands.add_to(app)
 
 

@@ -17,6 +17,8 @@ _WORDS = {
     "runs": "finished runs",
     "tasks": "tasks",
     "attempts": "attempts",
+    "artifacts": "kept files",
+    "output_chunks": "pieces of live output",
     "dependencies": "dependencies",
     "task_events": "events",
     "sessions": "sessions that were theirs alone",
@@ -49,6 +51,7 @@ def retain(
     """
     import time
 
+    from coordination.artifact_store import ArtifactStore
     from coordination.errors import Conflict
     from coordination.flows.retain import Ages, would_retain
     from coordination.flows.retain import retain as flow
@@ -64,8 +67,9 @@ def retain(
         if dry_run:
             done: Retained | None = would_retain(runtime.store, runtime.workspace_id, ages)
         else:
+            files = ArtifactStore(settings.artifacts_url)
             folder = archive.absolute() if archive else settings.retention_archive
-            done = flow(runtime.store, runtime.workspace_id, ages, archive=folder, rest=rest)
+            done = flow(runtime.store, runtime.workspace_id, ages, archive=folder, artifacts=files, rest=rest)
     if done is None:
         raise Conflict("A worker or another command is deleting old rows now", hint="Try again when it is done")
     if as_json:

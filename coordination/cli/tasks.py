@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from coordination.client import Coordination, TaskHandle
 
 
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
     group.command("list")(list_)
     group.command("show")(show)
     group.command("events")(events)
@@ -230,7 +232,7 @@ def log(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What the job of a task said while it ran."""
+    """What the job of a task wrote on stderr, once the attempt is over; while it runs see logs."""
     from coordination.errors import NotFound
 
     with connected() as co:

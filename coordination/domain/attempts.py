@@ -9,6 +9,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from coordination.domain.artifacts import Artifact
+
 
 class Outcome(StrEnum):
     """How an attempt ended."""
@@ -92,6 +94,7 @@ class Result:
     ``began`` False: the job itself was never started, so nothing of it can have happened.
     ``discovered``: tasks to add to the run; with one that comes ``first`` this task waits, whatever the outcome says.
     ``question``: the job stopped to ask; the task is blocked until somebody answers.
+    ``artifacts``: files that it made and that were kept; they count with the attempt.
     ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
     """
 
@@ -106,6 +109,7 @@ class Result:
     discovered: tuple[Discovered, ...] = ()
     question: str | None = None
     carry: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,10 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from coordination.domain import durations, templates
+from coordination.domain.artifacts import outputs_problem
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem, text_problem
+from coordination.domain.limits import Limits
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work, parse_work
@@ -140,6 +142,7 @@ def _check_plan(plan: Plan) -> None:
         workdir=defaults.workdir,
         agent=defaults.agent,
     )
+    _check_limits(lambda message, hint=None: refuse(f"defaults: {message}", hint), defaults.limits)
     limits = plan.concurrency
     slots = {"concurrency.project": limits.project}
     slots |= {f"concurrency.agents.{name}": limit for name, limit in limits.agents.items()}
@@ -204,10 +207,13 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
         workdir=task.workdir,
         agent=task.agent,
     )
+    _check_limits(refuse, task.limits)
     _check_name(refuse, "concurrency_key", task.concurrency_key)
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
             refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}")
+    if problem := outputs_problem(task.outputs):
+        refuse(f"outputs {problem}")
     _check_json(refuse, "input", task.input)
     _check_json(refuse, "metadata", task.metadata)
     for one in task.criteria:
@@ -262,6 +268,13 @@ def _check_rules(
         refuse(f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}")
     _check_name(refuse, "workdir", workdir, longest=4_000)
     _check_name(refuse, "agent", agent)
+
+
+def _check_limits(refuse: _Refuse, limits: Limits) -> None:
+    if not isinstance(limits, Limits):
+        refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)")
+    if problem := limits.problem():
+        refuse(problem)
 
 
 def _check_name(refuse: _Refuse, what: str, text: object, *, longest: int = MAX_KEY) -> None:

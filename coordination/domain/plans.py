@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
 
@@ -42,6 +43,8 @@ class Task:
 
     ``run`` is a Shell, a PythonCall, an AgentCall, a ChatCall, a mapping such as ``{"shell": "ruff check ."}``, or an
     importable function.
+    ``limits``: the most that it may use; what they leave open is as the plan's defaults say.
+    ``outputs``: paths and patterns of files, from its folder, that it has to leave; they are kept as its artifacts.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
     Durations are timedeltas; ``priority``: higher runs earlier, default 0. ``criteria``: what its agent is told of
     when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
@@ -71,6 +74,8 @@ class Task:
     context: bool = True
     variants: int | Sequence[Mapping[str, Any]] = ()
     supervised: bool = True
+    limits: Limits = NO_LIMITS
+    outputs: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,6 +91,7 @@ class Defaults:
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.CANCEL
     workdir: str | None = None
     agent: str | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

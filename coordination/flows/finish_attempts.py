@@ -201,6 +201,7 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         ahead=finish.ahead,
         carried={**claim.carried, **result.carry} if result.carry else None,
         question=result.question,
+        artifacts=result.artifacts,
     )
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic, utc_now
 from coordination.domain.issues.rules import ENDED, TOMBSTONE
 from coordination.errors import Conflict, CoordinationError, FormatError
@@ -23,7 +24,7 @@ from coordination.formats.beads import read_issues
 from coordination.ids import new_id
 from coordination.services import archives
 from coordination.store.engine import Store
-from coordination.store.queries import fleet, retention
+from coordination.store.queries import artifacts, fleet, retention
 from coordination.store.queries.retention import OldRun
 
 CHORE = "retention"
@@ -71,6 +72,7 @@ def retain(
     ages: Ages,
     *,
     archive: Path | None = None,
+    artifacts: ArtifactStore | None = None,
     every: timedelta = timedelta(0),
     rest: Callable[[float], bool],
     budget: timedelta | None = None,
@@ -78,9 +80,10 @@ def retain(
 ) -> Retained | None:
     """Delete one workspace's old rows; None when another process does it now, or did it less than *every* ago.
 
-    *archive*: a folder for a file per run, which is on the disk before the first row goes. *rest* pauses that many
+    *archive*: a folder for a file per run, which is on the disk before the first row goes. *artifacts*: where files are
+    kept that tasks made; those of a run go before its rows. *rest* pauses that many
     seconds and answers whether to stop; *budget*: stop after that long. What is left is for the next round. Raises
-    Unavailable when an archive cannot be written.
+    Unavailable when an archive cannot be written, or files cannot be deleted.
     """
     holder = new_id()
     begun = store.transact(
@@ -89,7 +92,7 @@ def retain(
     if not begun:
         return None
     until = None if budget is None else monotonic() + budget.total_seconds()
-    round_ = _Round(store, workspace_id, ages, holder, archive, rest, until, batch)
+    round_ = _Round(store, workspace_id, ages, holder, archive, artifacts, rest, until, batch)
     finished = False
     try:
         round_.work()
@@ -126,6 +129,7 @@ class _Round:
     ages: Ages
     holder: str
     archive: Path | None
+    artifacts: ArtifactStore | None
     rest: Callable[[float], bool]
     until: float | None
     batch: int
@@ -161,6 +165,11 @@ class _Round:
     def _remove(self, run_id: str, *, fresh: bool) -> None:
         if self.archive is not None:
             self._archive(run_id, self.archive, fresh=fresh)
+        if self.artifacts is not None:
+            with self.store.read() as tx:
+                urls = artifacts.urls_of_run(tx, self.workspace_id, run_id)
+            if urls is not None:
+                self.artifacts.forget([self.workspace_id, run_id], urls)
         while deleted := self._step(lambda tx: retention.delete_some(tx, self.workspace_id, run_id, limit=self.batch)):
             self.done.rows.update(deleted)
 

@@ -12,12 +12,14 @@ from coordination.store import compatibility
 from coordination.store.engine import Store
 from coordination.store.tables import (  # noqa: F401 - importing them fills the metadata
     agents,
+    artifacts,
     attempts,
     costs,
     events,
     fleet,
     issues,
     metadata,
+    output,
     prices,
     projects,
     questions,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from sqlalchemy import select
 
+from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Outcome, Usage
 from coordination.domain.plans import Dependency
 from coordination.domain.tasks import BlockReason, DependencyKind, OnDependencyFailure
 from coordination.flows.close_runs import close_runs
+from coordination.store.queries import artifacts
 from coordination.store.tables.costs import costs
 from tests.support.world import World
 
@@ -279,3 +282,55 @@ def test_the_last_task_closes_its_run_once(world: World) -> None:
             lambda tx, again=result.ended.maybe_done_runs: close_runs(tx, world.workspace, again)
         )
     assert closed == [world.run_id]
+
+
+class TestArtifacts:
+    def listed(self, world: World, key: str = "a") -> list[str]:
+        with world.store.read() as tx:
+            return [one.path for one in artifacts.of_task(tx, world.workspace, world.ids[key])]
+
+    def made(self, *paths: str) -> tuple[Artifact, ...]:
+        return tuple(Artifact(path, 1, "0", f"memory://{path}") for path in paths)
+
+    def test_they_are_listed_with_the_attempts_end(self, world: World) -> None:
+        world.submit("a", "b")
+        world.claim("a", "b")
+
+        world.write(world.decide("a", artifacts=self.made("y", "x")), world.decide("b"))
+
+        assert (self.listed(world), self.listed(world, "b")) == (["x", "y"], [])
+
+    def test_writing_the_end_twice_lists_them_once(self, world: World) -> None:
+        world.submit("a")
+        world.claim("a")
+        finish = world.decide("a", artifacts=self.made("x"))
+        world.write(finish)
+
+        world.write(finish)
+
+        assert self.listed(world) == ["x"]
+
+    def test_those_of_an_attempt_that_lost_the_task_are_not(self, world: World) -> None:
+        world.submit("a")
+        world.claim("a", lease=timedelta(seconds=-1))
+        stale = world.claims["a"]
+        world.tick()
+        world.claim("a")
+
+        world.finish(stale, artifacts=self.made("x"))
+        assert self.listed(world) == []
+        world.finish("a", artifacts=self.made("y"))
+
+        assert self.listed(world) == ["y"]
+
+    def test_a_retried_task_has_those_of_its_latest_attempt(self, world: World) -> None:
+        world.submit("a", tasks={"a": {"max_attempts": 2}})
+        world.do("a", outcome=Outcome.FAILED, error="no", retryable=False, artifacts=self.made("old"))
+        world.retry("a")
+        assert self.listed(world) == ["old"]
+
+        world.claim("a")
+        assert self.listed(world) == []
+        world.finish("a", artifacts=self.made("new"))
+
+        assert self.listed(world) == ["new"]

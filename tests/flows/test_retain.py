@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
+from coordination.artifact_store import ArtifactStore
+from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Usage
 from coordination.domain.issues import Issue
+from coordination.domain.output import Chunk
 from coordination.errors import NotFound, Unavailable
 from coordination.flows import retain as flow
 from coordination.flows.retain import Ages, Retained, retain, would_retain
@@ -20,7 +24,7 @@ from coordination.flows.retry_tasks import retry_task
 from coordination.flows.submit_plan import submit_plan
 from coordination.formats.run_archive import write_archive
 from coordination.services import archives
-from coordination.store.queries import retention
+from coordination.store.queries import output, retention
 from coordination.store.tables import metadata
 from coordination.store.tables.costs import costs
 from coordination.store.tables.fleet import workers
@@ -29,7 +33,7 @@ from coordination.store.types import db_after
 from tests.support.world import World, plan_of
 
 AGES = Ages(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(0))
-OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events")
+OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events", "output_chunks", "artifacts")
 GRAPH = ("a", "b < a", "c < a b", "d < c")
 
 
@@ -44,10 +48,15 @@ def age(world: World, run_id: str, *, days: int = 100) -> None:
 
 
 def finished(world: World, *, days: int | None = None) -> str:
-    """A run that has ended, with an attempt that failed, an output and a cost in it; its id."""
+    """A run that has ended, with an attempt that failed, an output, live output and a cost in it; its id."""
     run_id = world.submit(*GRAPH).run_id
     spent = Usage(model="m", input_tokens=3, output_tokens=4, cost_usd=None)
-    world.do("a", usage=(spent,), output={"said": "grüß dich"})
+    world.claim("a")
+    with world.store.write() as tx:
+        printed = [Chunk(slot, slot, 1, (("out", str(slot)),)) for slot in range(9)]
+        output.write(tx, world.workspace, [(world.ids["a"], 1, printed)])
+    kept = tuple(Artifact(f"file {number}", 1, "0", f"memory://files/{number}") for number in range(9))
+    world.finish("a", usage=(spent,), output={"said": "grüß dich"}, artifacts=kept)
     world.do("b", "c")
     world.fail("d")
     if days is not None:
@@ -439,3 +448,49 @@ def test_costs_go_only_when_their_own_age_is_set(world: World, tmp_path: Path) -
     assert "of-open" in {row["id"] for row in rows(world)["costs"]}
     (kept,) = archives.read(done.archives[0])
     assert kept["id"] == "old"
+
+
+class TestKeptFiles:
+    @pytest.fixture
+    def files(self, tmp_path: Path) -> ArtifactStore:
+        return ArtifactStore(f"file://{tmp_path}/kept")
+
+    def made(self, world: World, files: ArtifactStore) -> tuple[str, list[Path]]:
+        """An old run with a kept file, and one that an attempt left that never ended; both files."""
+        run_id = world.submit("a", tasks={"a": {"outputs": ["x"]}}).run_id
+        world.claim("a")
+        place = [world.workspace, run_id, world.ids["a"]]
+        lost, kept = (
+            files.keep(BytesIO(b"x"), "x", place=[*place, attempt], more=lambda _size: None) for attempt in "01"
+        )
+        world.finish("a", artifacts=(kept,))
+        age(world, run_id)
+        return run_id, [Path(one.url.removeprefix("file://")) for one in (lost, kept)]
+
+    def test_they_go_with_their_run_listed_or_not(self, world: World, files: ArtifactStore) -> None:
+        _, paths = self.made(world, files)
+        assert all(path.exists() for path in paths)
+
+        done = clear(world, artifacts=files)
+
+        assert done is not None
+        assert done.rows["artifacts"] == 1
+        assert not any(path.exists() for path in paths)
+
+    def test_rows_stay_while_files_cannot_be_deleted(
+        self, world: World, files: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_id, _ = self.made(world, files)
+
+        def away(*_given: object) -> None:
+            raise Unavailable("The artifacts cannot be deleted: away")
+
+        monkeypatch.setattr(ArtifactStore, "forget", away)
+
+        with pytest.raises(Unavailable, match="away"):
+            clear(world, artifacts=files)
+
+        assert len(rows(world, "artifacts")["artifacts"]) == 1
+        monkeypatch.undo()
+        clear(world, artifacts=files)
+        assert run_id not in {row["id"] for row in rows(world)["runs"]}

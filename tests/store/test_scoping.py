@@ -18,8 +18,10 @@ import pytest
 from sqlalchemy import RowMapping, select
 
 from coordination.domain.agents import Profile
+from coordination.domain.artifacts import Artifact
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
+from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
 from coordination.domain.pricing import Override, Price, Rate
 from coordination.domain.projects import ProjectStatus
@@ -31,6 +33,8 @@ from coordination.services import prices as price_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
+from coordination.store.queries import artifacts as artifact_queries
+from coordination.store.queries import output as output_queries
 from coordination.store.queries import questions as question_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
@@ -104,6 +108,9 @@ class Full:
         )
         world.do("done", output={"of": name})
         world.claim("lost", lease=timedelta(seconds=-60))
+        with store.write() as tx:
+            artifact_queries.add(tx, world.workspace, world.ids["lost"], 1, [Artifact("x", 1, "0", f"of:{name}")])
+            output_queries.write(tx, world.workspace, [(world.ids["lost"], 1, [Chunk(0, 0, 1, (("out", name),))])])
         world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
         store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
@@ -214,6 +221,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.remove": {"agent_id": _agent},
     "agents.named": {"name": lambda world: "bo"},
     "agents.records": {"names": lambda world: ["bo"]},
+    "artifacts.add": {"made": lambda world: [Artifact("y", 1, "0", "new")]},
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
@@ -235,6 +243,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
     "events.tail": {"run_id": lambda world: world.run_id},
+    "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [Chunk(0, 0, 99, (("out", "more"),))])]},
     "projects.change": {"description": lambda world: "changed"},
     "projects.make": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
                                             "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},
@@ -272,7 +281,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "tasks.find": {"name": lambda world: world.ids["done"]},
 }  # fmt: skip
 ADDS = {
-    "agents.make", "prices.put",
+    "agents.make", "artifacts.add", "prices.put",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "costs.append", "dependencies.hold", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
@@ -302,7 +311,7 @@ def test_no_function_reaches_into_another_workspace(two: tuple[World, World]) ->
     """Called with my workspace and their ids: nothing of theirs comes back, nothing of theirs is changed."""
     mine, theirs = two
     before = everything(theirs)
-    secrets = {*theirs.ids.values(), theirs.project_id, theirs.run_id, "cost-theirs", '{"of":"theirs"}'}
+    secrets = {*theirs.ids.values(), theirs.project_id, theirs.run_id, "cost-theirs", '{"of":"theirs"}', "of:theirs"}
     leaks = []
 
     for name, function in SCOPED.items():

@@ -83,6 +83,10 @@ class Fleet:
         until(lambda: path.exists() and path.read_text(), within=timedelta(seconds=within), what=name)
         return path.read_text()
 
+    def await_file_made(self, name: str, *, within: float = 30) -> None:
+        """Wait until a job has made a file."""
+        until(self.file(name).exists, within=timedelta(seconds=within), what=name)
+
 
 @contextmanager
 def fleet_on(processes: Processes, database_url: str, redis_url: str, folder: Path) -> Iterator[Fleet]:

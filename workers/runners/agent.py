@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import structlog
 
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.events import EventType
+from coordination.domain.output import Stream
 from coordination.domain.work import CUSTOM, AgentCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, program, usage
@@ -23,7 +25,7 @@ from workers.runners.agents.custom import Custom
 from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
-from workers.runners.output import Capture, last_line, without_line_break
+from workers.runners.output import Capture, clean_text, decode, last_line, without_line_break
 from workers.runners.process import Launcher
 
 log = structlog.get_logger()
@@ -65,7 +67,7 @@ class AgentRunner:
             # A path is seen from where the program starts, as the system does.
             if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
                 return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
-            reader = _Reader(adapter, call, control, conversation, hide=given.hide)
+            reader = _Reader(adapter, call, control, conversation, given)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -89,6 +91,7 @@ class AgentRunner:
                     variables=variables,
                     folder=folder,
                     feed=reader.feed,
+                    show=reader.complaints,
                     stdin=stdin,
                 )
             except (OSError, ValueError) as error:
@@ -121,25 +124,28 @@ class _Reader:
         call: AgentCall,
         control: Control,
         conversation: Conversation,
-        *,
-        hide: Callable[[str], str],
+        secrets: environment.Secrets,
     ) -> None:
         self._adapter = adapter
         self._call = call
         self._control = control
         self._conversation = conversation
-        self._hide = hide
+        self._hide = secrets.hide
+        self._words = secrets.hiding(partial(control.printed, Stream.OUT))
+        self.complaints = secrets.hiding(partial(control.printed, Stream.ERR))
         self._raw = Capture(control.output_limit)
         self._line = bytearray()
         self._too_long = False
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
-        self.told = Transcript(self._tell, hide=hide)
+        self.told = Transcript(self._tell, hide=self._hide, show=self._show)
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
         self._raw.feed(data)
-        if self._shape == "json":
+        if self._shape == "text":
+            self._words(data)
+        elif self._shape == "json":
             self._keep(data)
         elif self._shape == "jsonl":
             *whole, rest = data.split(b"\n")
@@ -150,12 +156,16 @@ class _Reader:
 
     def close(self) -> None:
         """Nothing more comes."""
+        self.complaints.close()
         if self._shape == "text":
+            self._words.close()
             self.told.result, self.told.ended = without_line_break(self._raw.text()), True
         else:
             self._take()
             if self.told.result is not None:
                 self.told.result = _bounded(self.told.result, self._control.output_limit)
+        for remark in self.told.remarks:
+            self._control.printed(Stream.ERR, f"[agent] {self._hide(remark)}\n".encode())
 
     def result(self, ran: program.Ran, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
         """How the attempt ended, by its process and by what the agent said."""
@@ -195,7 +205,10 @@ class _Reader:
         self._too_long = False
         if too_long:
             self.told.remarks.append(f"a line of more than {LONGEST_LINE:,} bytes was left out")
-        elif (found := json_line(line)) is not None:
+        elif (found := json_line(line)) is None:
+            if line.strip():
+                self._show(self._hide(clean_text(decode(line))))
+        else:
             try:
                 self._adapter.read(found, self.told, self._call)
             except Exception:
@@ -210,6 +223,9 @@ class _Reader:
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._control.event(type_, payload)
+
+    def _show(self, text: str) -> None:
+        self._control.printed(Stream.OUT, f"{text}\n".encode(errors="replace"))
 
 
 def _bounded(text: str, limit: int) -> str:

@@ -19,6 +19,8 @@ from typing import Any, Protocol, Self
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
+from coordination.domain.limits import NO_LIMITS, Limits, limits_of
+from coordination.domain.output import Stream
 
 DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
@@ -73,7 +75,7 @@ class Control:
     ``line``: where its job may report, if it may.
     ``scratch`` is a folder for the files of running attempts, the same for all of a worker's: made when it is missing,
     and every attempt takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
-    function's return value, in bytes.
+    function's return value, in bytes. ``limits``: what any job of this worker may use at most.
     """
 
     def __init__(
@@ -83,25 +85,33 @@ class Control:
         cancel_grace: timedelta = timedelta(seconds=10),
         lost_grace: timedelta = timedelta(milliseconds=500),
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
+        limits: Limits = NO_LIMITS,
         on_started: Callable[[ProcessRecord], None] | None = None,
         on_progress: Callable[[], None] | None = None,
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
         on_remember: Callable[[Mapping[str, Any]], None] | None = None,
+        on_output: Callable[[Stream, bytes], None] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
         self.lost_grace = lost_grace
         self.output_limit = output_limit
+        self.limits = limits
         self.line: Line | None = None
         self._on_started = on_started
         self._on_progress = on_progress
         self._on_event = on_event
         self._on_remember = on_remember
+        self._on_output = on_output
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
+
+    def limits_for(self, claim: Claim) -> Limits:
+        """What this job may use: as its plan says, and no more than the worker allows."""
+        return limits_of(claim.options).within(self.limits) if "limits" in claim.options else self.limits
 
     def stop(self, reason: StopReason) -> None:
         """Ask the job to end. Returns at once; a graver reason overrules, a lesser one changes nothing."""
@@ -159,6 +169,11 @@ class Control:
         """Leave this to the task's next attempt, even if this one is lost: as ``Result.carry``, at once."""
         if self._on_remember is not None:
             self._on_remember(left)
+
+    def printed(self, stream: Stream, data: bytes) -> None:
+        """Show what the job printed to whoever follows it; what it must not tell was hidden before."""
+        if self._on_output is not None:
+            self._on_output(stream, data)
 
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""

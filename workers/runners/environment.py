@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -57,6 +57,51 @@ class Secrets:
         for value in self._hidden:
             text = text.replace(value, "***")
         return text
+
+    def hiding(self, feed: Callable[[bytes], None]) -> Hiding:
+        """*feed* for a stream that may hold them, in pieces cut anywhere."""
+        return Hiding(feed, [value.encode(errors="surrogateescape") for value in self._hidden])
+
+
+class Hiding:
+    """Passes a stream on without some values; what may be the beginning of one waits for what follows. Close it."""
+
+    def __init__(self, feed: Callable[[bytes], None], values: Sequence[bytes]) -> None:
+        self._feed = feed
+        self._values = values  # the longest first
+        self._pattern = re.compile(b"|".join(map(re.escape, values))) if values else None
+        self._waiting = b""
+
+    def __call__(self, data: bytes) -> None:
+        """Take what came next."""
+        if self._pattern is None:
+            self._feed(data)
+            return
+        data = self._waiting + data
+        safe = self._begins(data)
+        for found in self._pattern.finditer(data):
+            if found.start() < safe < found.end():
+                safe = found.start()  # a longer one, or one that begins inside it, may follow
+        self._waiting = data[safe:]
+        self._pass_on(data[:safe])
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        data, self._waiting = self._waiting, b""
+        self._pass_on(data)
+
+    def _begins(self, data: bytes) -> int:
+        """Where at the end of *data* a value may have begun."""
+        longest = len(self._values[0]) - 1
+        for start in range(max(len(data) - longest, 0), len(data)):
+            end = data[start:]
+            if any(len(value) > len(end) and value.startswith(end) for value in self._values):
+                return start
+        return len(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        if data:
+            self._feed(data if self._pattern is None else self._pattern.sub(b"***", data))
 
 
 def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:

@@ -26,11 +26,12 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordination.domain.limits import Limits
 from workers.runners import environment
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
@@ -54,6 +55,7 @@ class Key:
     folder: str | None
     path: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    files: int | None = None  # how many it may open
 
 
 class Answers:
@@ -105,6 +107,7 @@ class Printed:
         self._limit = limit
         self._open: Capture | None = None
         self._held = b""  # may be the beginning of a boundary
+        self._show: Callable[[bytes], None] | None = None
         self._closed: deque[str] = deque()
 
     def feed(self, data: bytes) -> None:
@@ -120,6 +123,13 @@ class Printed:
         self._held = rest[held:]
         self._keep(rest[:held])
 
+    def show(self, show: Callable[[bytes], None]) -> None:
+        """What the job that runs now has printed, and what it prints from here on, goes to *show* too."""
+        if not self._closed:
+            if self._open is not None:
+                show(self._open.kept())
+            self._show = show
+
     def take(self) -> str:
         """What the next job printed, all of it: call it when the job's boundary has been read, or will never come."""
         if not self._closed:
@@ -133,10 +143,12 @@ class Printed:
             if self._open is None:
                 self._open = Capture(self._limit)
             self._open.feed(data)
+            if self._show is not None:
+                self._show(data)
 
     def _close(self) -> None:
         self._closed.append("" if self._open is None else self._open.text())
-        self._open = None
+        self._open = self._show = None
 
 
 class Interpreter:
@@ -170,6 +182,7 @@ class Interpreter:
                 stdout=output_end,
                 stderr=output_end,
                 pass_on=[theirs.fileno(), self._permits],
+                limits=Limits(files=key.files),
             )
             undo.pop_all()
         theirs.close()

@@ -32,13 +32,17 @@ class Capture:
             if len(self._tail) > 2 * self._room:  # trimmed now and then, so that many small writes stay cheap
                 del self._tail[: -self._room]
 
+    def kept(self) -> bytes:
+        """The bytes that were kept."""
+        return bytes(self._head + self._tail[-self._room :])
+
     def text(self) -> str:
         """What was kept, with a notice where something was left out."""
         head, tail = bytes(self._head), bytes(self._tail[-self._room :])
         left_out = self.total - len(head) - len(tail)
         if left_out <= 0:
             return clean_text(decode(head + tail))
-        whole_head, whole_tail = _without_torn_end(head), _without_torn_start(tail)
+        whole_head, whole_tail = without_torn_end(head), _without_torn_start(tail)
         left_out += len(head) - len(whole_head) + len(tail) - len(whole_tail)
         return f"{clean_text(decode(whole_head))}\n… {left_out:,} bytes left out …\n{clean_text(decode(whole_tail))}"
 
@@ -85,7 +89,8 @@ def without_line_break(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _without_torn_end(data: bytes) -> bytes:
+def without_torn_end(data: bytes) -> bytes:
+    """*data* up to where its last character is whole."""
     for back in range(1, min(_LONGEST_CHARACTER, len(data)) + 1):
         byte = data[-back]
         if byte in _CONTINUATION:

@@ -15,8 +15,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from coordination.domain.limits import NO_LIMITS, Limits
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
+from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
 WORKER_MARKER: Final = "COORD_WORKER_PROCESS"
@@ -51,17 +53,18 @@ class Launcher:
         stdout: int,
         stderr: int,
         pass_on: Sequence[int] = (),
+        limits: Limits = NO_LIMITS,
     ) -> Process:
         """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
-        stands in the record.
+        stands in the record. Of *limits*, those are set that the system keeps for each process.
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
         self._warden.start()
         popen = subprocess.Popen(
-            arguments,
+            limited(arguments, limits),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -98,6 +101,11 @@ class Process:
     def exit_code(self) -> int | None:
         """The exit status, or minus the number of the signal that killed it; None before ``end``."""
         return self._popen.returncode
+
+    @property
+    def markers(self) -> Sequence[bytes]:
+        """What its descendants carry in their environment."""
+        return self._markers
 
     def carries(self, marker: str) -> None:
         """From now on, processes with this marker are its descendants too: a job that a reused process runs."""

@@ -14,6 +14,7 @@ from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
+from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 from workers.runners.watch import Interruption, Watch
 
 TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
@@ -40,13 +41,19 @@ def run_program(
     variables: Mapping[str, str],
     folder: str,
     feed: Callable[[bytes], None],
+    show: Callable[[bytes], None],
     stdin: int = subprocess.DEVNULL,
 ) -> Ran:
-    """Start the program and wait for it; *feed* gets its stdout as it comes.
+    """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     Raises OSError or ValueError when it cannot be started.
     """
-    err = Capture(control.output_limit)
+    err, limits = Capture(control.output_limit), control.limits_for(claim)
+
+    def complain(data: bytes) -> None:
+        err.feed(data)
+        show(data)
+
     with contextlib.ExitStack() as stack:
         out_reading, out_writing = _pipe(stack)
         err_reading, err_writing = _pipe(stack)
@@ -58,15 +65,17 @@ def run_program(
             stdin=stdin,
             stdout=out_writing.fd,
             stderr=err_writing.fd,
+            limits=limits,
         )
         out_writing.close()
         err_writing.close()
         watch = Watch(
             process,
             control,
-            output={out_reading.fd: feed, err_reading.fd: err.feed},
+            output={out_reading.fd: feed, err_reading.fd: complain},
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
+            limits=limits,
         )
         try:
             control.started(process.record)
@@ -74,6 +83,8 @@ def run_program(
         finally:
             process.end()
         watch.drain()
+    if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
+        interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return Ran(process.exit_code, interruption, err.text())
 
 

@@ -17,9 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.output import Stream
 from coordination.domain.work import PythonCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, usage
@@ -257,8 +259,10 @@ class _Talk:
             timeout=job.claim.timeout,
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
+            limits=control.limits_for(job.claim),
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
+        self._printed.show(partial(control.printed, Stream.OUT))
         interruption = None if self._answers.found else watch.run()
         answer = self._answers.found.popleft() if self._answers.found else None
         self._took = None if answer is None else answer.get("took")
@@ -270,6 +274,8 @@ class _Talk:
             watch.drain()
         if interruption is None and answer is not None and answer["state"] == _STALE:
             return None
+        if answer is not None and answer.get("traceback"):
+            control.printed(Stream.OUT, answer["traceback"].encode(errors="replace"))
         result = _result(
             interruption,
             answer,
@@ -335,7 +341,8 @@ def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
         "env": environment.of_attempt(claim, scratch),
         "cwd": folder,
     }
-    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else ())
+    files = control.limits_for(claim).files
+    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else (), files)
     return _Job(claim, key, json.dumps(request), scratch)
 
 

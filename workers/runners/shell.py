@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from coordination.domain.attempts import Claim, Result
+from coordination.domain.output import Stream
 from coordination.domain.work import Shell, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, program, usage
@@ -39,6 +41,11 @@ class ShellRunner:
             variables |= environment.of_line(control.line, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
             out = Capture(control.output_limit)
+
+            def said(data: bytes) -> None:
+                out.feed(data)
+                control.printed(Stream.OUT, data)
+
             try:
                 ran = program.run_program(
                     self._launcher,
@@ -47,7 +54,8 @@ class ShellRunner:
                     control,
                     variables=variables,
                     folder=folder,
-                    feed=out.feed,
+                    feed=said,
+                    show=partial(control.printed, Stream.ERR),
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error)

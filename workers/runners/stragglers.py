@@ -28,13 +28,13 @@ _kernel_threads: set[int] = set()  # remembered, because there are many and none
 
 def start_time(pid: int) -> int | None:
     """When *pid* started, in clock ticks since boot; None when there is no such process."""
-    fields = _stat(pid)
+    fields = stat(pid)
     return int(fields[19]) if fields else None
 
 
 def is_running(pid: int) -> bool:
     """Whether *pid* exists and is more than a zombie."""
-    fields = _stat(pid)
+    fields = stat(pid)
     return bool(fields) and fields[0] not in _DEAD
 
 
@@ -56,7 +56,7 @@ def find(markers: Sequence[bytes], *, group: int | None = None, born_after: int 
         if group is not None and _group_of(pid) == group and is_running(pid):
             found.append(pid)
             continue
-        carries = _carries(pid, markers)
+        carries = is_marked(pid, markers)
         if carries:
             found.append(pid)
         elif carries is None and pid not in _kernel_threads:
@@ -82,7 +82,7 @@ def kill_all(
         if pids:
             hit.update(pids)
             signal_each(
-                pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or _carries(pid, markers) is not False
+                pids, signal.SIGKILL, lambda pid: _group_of(pid) == group or is_marked(pid, markers) is not False
             )
             _wait_for(pids, deadline)
             since = born_after
@@ -148,7 +148,7 @@ def _wait_for(pids: Iterable[int], deadline: float) -> None:
         os.close(handle)
 
 
-def _stat(pid: int) -> list[bytes]:
+def stat(pid: int) -> list[bytes]:
     """The fields of /proc/PID/stat from the state on (the third), or nothing."""
     try:
         with open(f"{_PROC}/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - hot, and no Path is needed
@@ -164,7 +164,7 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def _carries(pid: int, markers: Sequence[bytes]) -> bool | None:
+def is_marked(pid: int, markers: Sequence[bytes]) -> bool | None:
     """Whether *pid* has one of the markers; None when it shows no environment at all."""
     try:
         handle = os.open(f"{_PROC}/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
@@ -187,13 +187,13 @@ def _carries_in_a_moment(pid: int, markers: Sequence[bytes]) -> bool:
     """The same for a process that shows no environment, which one in the middle of exec will have in a moment."""
     deadline = time.monotonic() + _EXEC_PATIENCE
     while True:
-        fields = _stat(pid)
+        fields = stat(pid)
         if not fields or fields[0] in _DEAD:
             return False
         if int(fields[6]) & _KERNEL_THREAD:
             _kernel_threads.add(pid)
             return False
-        if (carries := _carries(pid, markers)) is not None:
+        if (carries := is_marked(pid, markers)) is not None:
             return carries
         if int(fields[_ENV_END]) or time.monotonic() >= deadline:
             return False  # it has an environment, with nothing in it

@@ -17,8 +17,11 @@ from datetime import timedelta
 from enum import Enum, auto
 
 from coordination.domain.attempts import Outcome
+from coordination.domain.limits import NO_LIMITS, Limits
+from coordination.domain.sizes import show_size
 from workers.runners import stragglers
 from workers.runners.base import Control, StopReason
+from workers.runners.consumption import Meter
 from workers.runners.process import Process
 
 _CHUNK = 1 << 16
@@ -72,7 +75,7 @@ class Interruption:
 class Watch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
     descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
-    the job did, in monotonic seconds, if that was not now.
+    the job did, in monotonic seconds, if that was not now: then the process has worked before.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Watch:
         timeout: timedelta | None,
         stall_timeout: timedelta | None,
         began: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._process = process
         self._control = control
@@ -92,6 +96,9 @@ class Watch:
         if answer is not None:
             self._readers[answer[0]] = answer[1]
         self._poll = select.poll()
+        self._meter = Meter(process, limits, reused=began is not None)
+        self._most = limits.output or 0
+        self._room = limits.output or math.inf  # bytes that it may still print
         self._timeout = timeout
         self._stall = stall_timeout
         self._interruption: Interruption | None = None
@@ -145,6 +152,7 @@ class Watch:
             if not data:
                 return Reading.CLOSED
             feed(data)
+            self._room -= len(data)
             self._moved_at = time.monotonic()
             self._control.progress()
             return Reading.MORE
@@ -179,12 +187,18 @@ class Watch:
                 self._interrupt(Interruption.too_long(self._timeout), now)
             elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
                 self._interrupt(Interruption.stalled(self._stall), now)
+            elif self._room < 0:
+                flood = Interruption(Outcome.FAILED, f"printed more than {show_size(self._most)}")
+                self._interrupt(flood, now, ask=False)
+            elif now >= self._meter.next_look and (found := self._meter.exceeded(now)) is not None:
+                self._interrupt(Interruption(Outcome.FAILED, found[0]), now, ask=not found[1])
         if self._interruption is not None and not self._killed and now >= self._end_by:
             self._killed = True
             self._process.kill()
             self._end_by = now + _KILL_PATIENCE
 
-    def _interrupt(self, interruption: Interruption, now: float) -> None:
+    def _interrupt(self, interruption: Interruption, now: float, *, ask: bool = True) -> None:
+        """End it; unless *ask*, without a grace, because the machine cannot wait for what it does meanwhile."""
         if (self._answered or self._exited) and self._interruption is None:
             return  # too late: it has ended by itself
         first = self._interruption is None
@@ -193,7 +207,7 @@ class Watch:
         lost = interruption.outcome is Outcome.LOST
         grace = self._control.lost_grace if lost else self._control.cancel_grace
         if not self._killed:
-            self._end_by = min(self._end_by, now + grace.total_seconds())
+            self._end_by = min(self._end_by, now + grace.total_seconds() if ask else now)
         if first:
             self._process.terminate()
 
@@ -224,6 +238,7 @@ class Watch:
                 due = min(due, self._began + self._timeout.total_seconds())
             if self._stall is not None:
                 due = min(due, self._moved_at + self._stall.total_seconds())
+            due = min(due, self._meter.next_look)
         elif self._blind:
             due = min(due, now + _LOOK_AGAIN)
         if math.isinf(due):

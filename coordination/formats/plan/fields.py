@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from coordination.domain.durations import parse_duration
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem
+from coordination.domain.sizes import parse_size
 from coordination.errors import PlanError, Refused
 from coordination.formats.plan.document import Document
 from coordination.formats.plan.scalars import Unquoted
@@ -102,6 +103,15 @@ class Fields:
             return None
         try:
             return parse_duration(value.text if isinstance(value, Unquoted) else value)
+        except Refused as refused:
+            raise self.error(key, f"{key}: {refused.message}", hint=refused.hint) from None
+
+    def size(self, key: str) -> int | None:
+        value = self.values.get(key)
+        if value is None:
+            return None
+        try:
+            return parse_size(value.text if isinstance(value, Unquoted) else value)
         except Refused as refused:
             raise self.error(key, f"{key}: {refused.message}", hint=refused.hint) from None
 

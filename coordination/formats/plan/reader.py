@@ -10,6 +10,7 @@ from typing import Any
 from coordination.domain.chat import SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import supervision_of
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import (
     Backoff,
     BudgetCap,
@@ -44,7 +45,17 @@ PLAN_KEYS = (
     ),
 )
 PROJECT_KEYS = ("name", "git_remote", "path")
-DEFAULTS_KEYS = ("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent")
+DEFAULTS_KEYS = (
+    "timeout",
+    "stall_timeout",
+    "max_attempts",
+    "backoff",
+    "on_dependency_failure",
+    "workdir",
+    "agent",
+    "limits",
+)
+LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
 BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
@@ -53,7 +64,7 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    *("criteria", "context", "variants", "supervised", "metadata"),
+    *("criteria", "context", "variants", "supervised", "limits", "outputs", "metadata"),
 )
 
 LATER_TASK_KEYS = {
@@ -138,6 +149,7 @@ def _defaults(fields: Fields | None) -> Defaults:
         "on_dependency_failure": fields.choice("on_dependency_failure", OnDependencyFailure),
         "workdir": fields.text("workdir"),
         "agent": fields.text("agent"),
+        "limits": _limits(fields),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -155,6 +167,14 @@ def _backoff(fields: Fields) -> Backoff | None:
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Backoff(**given)
+
+
+def _limits(fields: Fields) -> Limits:
+    inner = fields.inner("limits")
+    if inner is None:
+        return NO_LIMITS
+    inner.only(LIMITS_KEYS)
+    return Limits(inner.size("memory"), inner.duration("cpu"), inner.whole("files"), inner.size("output"))
 
 
 def _concurrency(fields: Fields | None) -> Concurrency:
@@ -260,6 +280,8 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         context=fields.flag("context") is not False,
         variants=_variants(fields),
         supervised=fields.flag("supervised") is not False,
+        limits=_limits(fields),
+        outputs=fields.texts("outputs"),
         metadata=fields.json("metadata"),
     )
 

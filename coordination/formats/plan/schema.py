@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, work
+from coordination.domain import chat, durations, sizes, work
+from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
+from coordination.domain.limits import FEWEST_FILES
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import reader
@@ -73,6 +75,7 @@ def _task() -> _Schema:
             "description": "How many race, or what differs in each; the first past its gates wins.",
         },
         supervised={"type": ["boolean", "null"]},
+        outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )
@@ -95,6 +98,15 @@ def _rules() -> _Schema:
         "on_dependency_failure": {"enum": [*OnDependencyFailure, None]},
         "workdir": _TEXT,
         "agent": _NAME,
+        "limits": _optional(
+            _object(
+                reader.LIMITS_KEYS,
+                memory=_SIZE,
+                cpu=_DURATION,
+                files={"type": ["integer", "null"], "minimum": FEWEST_FILES},
+                output=_SIZE,
+            )
+        ),
     }
 
 
@@ -192,6 +204,14 @@ _KEY = {
 }
 _SLOTS = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_SLOTS}
 _MOMENT = {"type": ["string", "null"], "pattern": MOMENT_PATTERN}
+_SIZE = {
+    "anyOf": [
+        {"type": "string", "pattern": sizes.PATTERN},
+        {"type": "number", "minimum": 1, "maximum": sizes.LARGEST},
+        {"type": "null"},
+    ],
+    "description": "2GiB, 512MiB, 1.5GB, or a number of bytes.",
+}
 _DURATION = {
     "anyOf": [
         {"type": "string", "pattern": durations.PATTERN},

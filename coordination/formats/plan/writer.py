@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from coordination.domain.durations import write_duration
+from coordination.domain.limits import Limits
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
+from coordination.domain.sizes import write_size
 from coordination.domain.work import parse_work
 from coordination.formats.plan.reader import VERSION
 from coordination.formats.plan.scalars import plain_value
@@ -79,6 +81,7 @@ def _defaults(plan: Plan) -> dict[str, Any]:
         "on_dependency_failure": rules.on_dependency_failure.value,
         "workdir": rules.workdir,
         "agent": rules.agent,
+        "limits": _limits(rules.limits),
     }
     return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
 
@@ -106,6 +109,8 @@ def _task(task: Task) -> dict[str, Any]:
         context=None if task.context else False,
         variants=_plain(task.variants) or None,
         supervised=None if task.supervised else False,
+        limits=_limits(task.limits),
+        outputs=list(task.outputs),
         metadata=_plain(task.metadata),
     )
 
@@ -120,6 +125,15 @@ def _backoff(backoff: Backoff) -> dict[str, Any]:
         "factor": backoff.factor,
         "max": write_duration(backoff.maximum),
     }
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    return _given(
+        memory=None if limits.memory is None else write_size(limits.memory),
+        cpu=None if limits.cpu is None else write_duration(limits.cpu),
+        files=limits.files,
+        output=None if limits.output is None else write_size(limits.output),
+    )
 
 
 def _moment(moment: datetime | None) -> str | None:

@@ -21,8 +21,8 @@ from coordination.domain.events import EventType
 from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
 from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
 from coordination.services.endings.records import Ended, Ending
+from coordination.store.queries import artifacts, completions, ready, runs, slots
 from coordination.store.queries import attempts as attempt_rows
-from coordination.store.queries import completions, ready, runs, slots
 from coordination.store.queries import costs as ledger
 from coordination.store.queries import dependencies as edges
 from coordination.store.queries import events as log
@@ -45,6 +45,9 @@ def end_attempts(
     if held:
         attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
         log.append(tx, workspace_id, [_event(project_id, ending) for ending in held])
+    for ending in endings:
+        if ending.artifacts and ending.fence in done.fences:
+            artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)
     slots.give_back(
         tx, workspace_id, project_id, [name for one in endings if one.fence in done.fences for name in one.slots]
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Outcome
 from coordination.domain.costs import CostRecord
 from coordination.domain.retry import Decision
@@ -33,6 +34,7 @@ class Ending:
     question: str | None = None
     payload: dict[str, Any] = field(default_factory=dict)
     ahead: Ran | None = None
+    artifacts: tuple[Artifact, ...] = ()
 
     @property
     def fence(self) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from coordination.domain.agents import Profile
 from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
@@ -120,7 +121,7 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
     reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
     if task.not_before is not None and task.not_before > scope.now:
         reasons |= BlockReason.NOT_BEFORE
-    options = _options(task, task.backoff or defaults.backoff)
+    options = _options(task, task.backoff or defaults.backoff, task.limits.or_else(defaults.limits))
     return {
         "id": task_id,
         "workspace_id": scope.workspace_id,
@@ -165,10 +166,14 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
     return str(PurePath(base, folder))
 
 
-def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
+def _options(task: Task, backoff: Backoff, limits: Limits) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if task.role:
         options["role"] = dict(task.role)
+    if limits != NO_LIMITS:
+        options["limits"] = limits.to_json()
+    if task.outputs:
+        options["outputs"] = list(task.outputs)
     if task.criteria:
         options["criteria"] = list(task.criteria)
     if not task.context:

@@ -30,10 +30,12 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.tasks import OPEN
+from coordination.store.tables.artifacts import artifacts
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.costs import costs
 from coordination.store.tables.events import task_events
 from coordination.store.tables.issues import issues
+from coordination.store.tables.output import output_chunks
 from coordination.store.tables.retention import chores, removals
 from coordination.store.tables.runs import runs, sessions
 from coordination.store.tables.tasks import dependencies, tasks
@@ -212,8 +214,9 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
         some = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
         ids = list(tx.execute(some.order_by(tasks.c.run_id, tasks.c.state).limit(room())).scalars())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
-            done["dependencies"] = done.get("dependencies", 0) + _delete_pairs(tx, dependencies, column, ids, room())
-        done["attempts"] = _delete_pairs(tx, attempts, attempts.c.task_id, ids, room())
+            done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
+        for table in (output_chunks, artifacts, attempts):
+            done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
         # Only with room left is it certain that nothing refers to these any more.
         done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
     if not any(done.values()):
@@ -243,17 +246,17 @@ def _delete(tx: Connection, table: Table, *where: ColumnElement[bool]) -> int:
     return tx.execute(delete(table).where(*where)).rowcount
 
 
-def _delete_pairs(tx: Connection, table: Table, column: ColumnElement[Any], ids: Sequence[str], limit: int) -> int:
-    """Delete at most *limit* rows of a table with a key of two columns."""
+def _delete_of(tx: Connection, table: Table, column: ColumnElement[Any], ids: Sequence[str], limit: int) -> int:
+    """Delete at most *limit* rows of a table with a key of several columns."""
     if not ids or limit <= 0:
         return 0
-    first, second = table.primary_key.columns
-    found = tx.execute(select(first, second).where(column.in_(ids)).order_by(column).limit(limit)).all()
+    key = tuple(table.primary_key.columns)
+    found = tx.execute(select(*key).where(column.in_(ids)).order_by(column).limit(limit)).all()
     if not found:
         return 0
-    # SQLite finds no index for the pairs; for the first of each it does.
-    firsts = first.in_(sorted({row[0] for row in found}))
-    return _delete(tx, table, firsts, tuple_(first, second).in_([tuple(row) for row in found]))
+    # SQLite finds no index for whole keys; for the first column of each it does.
+    firsts = key[0].in_(sorted({row[0] for row in found}))
+    return _delete(tx, table, firsts, tuple_(*key).in_([tuple(row) for row in found]))
 
 
 def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
@@ -270,6 +273,8 @@ def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
         "sessions": count(sessions, sessions.c.id == mine, sessions.c.target == SessionTarget.ISOLATED, ~others),
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
         "attempts": count(attempts, attempts.c.task_id.in_(own)),
+        "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
+        "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
         "task_events": count(task_events, task_events.c.workspace_id == workspace_id, task_events.c.run_id == run_id),
     }
@@ -285,6 +290,8 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
         (tasks, tasks.c.run_id == run_id, (tasks.c.id,)),
         (dependencies, dependencies.c.child_id.in_(own), tuple(dependencies.primary_key.columns)),
         (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
+        (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
+        (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
         (task_events, task_events.c.run_id == run_id, (task_events.c.txid, task_events.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),
     )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.domain import graph
+from coordination.domain.limits import Limits
 from coordination.domain.plans import (
     MAX_KEY,
     MAX_TASKS,
@@ -193,6 +194,20 @@ class TestFields:
             ({"agent": ""}, "agent is empty"),
             ({"concurrency_key": "x" * 1000}, "concurrency_key has 1,000 characters"),
             ({"workdir": "a\0"}, "workdir"),
+            ({"limits": {"memory": 5}}, "limits must be Limits"),
+            ({"limits": Limits(memory=0)}, "limits.memory must be a whole number from 1"),
+            ({"limits": Limits(memory=True)}, "limits.memory"),
+            ({"limits": Limits(files=3)}, "limits.files must be a whole number from 16"),
+            ({"limits": Limits(cpu=timedelta(milliseconds=5))}, "limits.cpu must be from one second"),
+            ({"limits": Limits(output=-1)}, "limits.output"),
+            ({"outputs": "report.md"}, "outputs must be a list of paths"),
+            ({"outputs": [""]}, "outputs must hold paths"),
+            ({"outputs": [5]}, "outputs must hold paths"),
+            ({"outputs": ["/etc/passwd"]}, "outputs holds '/etc/passwd', which is not inside the job's folder"),
+            ({"outputs": ["a/../../b"]}, "not inside the job's folder"),
+            ({"outputs": ["a\0"]}, "outputs holds a path with control characters"),
+            ({"outputs": ["x" * 1_001]}, "outputs holds a path of 1,001 characters"),
+            ({"outputs": ["x"] * 101}, "outputs names 101 paths; at most 100"),
             ({"run": {"shell": "echo \0"}}, "its job holds a NUL"),
             ({"run": {"shell": "  "}}, "needs a command"),
             ({"run": {"python": "no colon"}}, "package.module:function"),
@@ -220,6 +235,7 @@ class TestFields:
         [
             ({"defaults": Defaults(max_attempts=0)}, "defaults: max_attempts"),
             ({"defaults": Defaults(timeout=timedelta(0))}, "defaults: timeout"),
+            ({"defaults": Defaults(limits=Limits(files=1))}, "defaults: limits.files"),
             ({"concurrency": Concurrency(project=0)}, "concurrency.project"),
             ({"concurrency": Concurrency(keys={"deploy": -1})}, "concurrency.keys.deploy"),
             ({"budget": BudgetCap(Decimal(-1))}, "budget.usd"),

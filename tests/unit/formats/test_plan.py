@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordination.domain import graph
+from coordination.domain.artifacts import outputs_problem
 from coordination.domain.chat import ChatCall
 from coordination.domain.durations import LONGEST
+from coordination.domain.limits import Limits
 from coordination.domain.plans import (
     Backoff,
     BudgetCap,
@@ -26,6 +28,7 @@ from coordination.domain.plans import (
     ProjectRef,
     Task,
 )
+from coordination.domain.sizes import LARGEST
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import AgentCall, PythonCall, Shell
 from coordination.errors import PlanError
@@ -66,6 +69,8 @@ tasks:
     agent: dave
     workdir: sub
     input: {x: [1, 2.5, null, true, "on"]}
+    outputs: [report.md, "build/*.whl"]
+    limits: {memory: 2GiB, cpu: 10m, files: 1024, output: 1.5MB}
     metadata: {owner: me}
 """
 
@@ -120,6 +125,8 @@ class TestReading:
                     agent="dave",
                     workdir="sub",
                     input={"x": [1, 2.5, None, True, "on"]},
+                    outputs=("report.md", "build/*.whl"),
+                    limits=Limits(2 << 30, timedelta(minutes=10), 1_024, 1_500_000),
                     metadata={"owner": "me"},
                 ),
             ),
@@ -391,6 +398,10 @@ SPANS = st.timedeltas(timedelta(microseconds=1), LONGEST)
 MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 BACKOFFS = st.builds(Backoff, SPANS, st.floats(1, 1000), SPANS)
 ENVIRONMENTS = st.dictionaries(st.sampled_from(["A", "on", "PATH"]), COMMANDS, max_size=2)
+SIZES = st.none() | st.integers(1, LARGEST)
+LIMITS = st.builds(
+    Limits, SIZES, st.none() | st.timedeltas(timedelta(seconds=1), LONGEST), st.none() | st.integers(16, 10**6), SIZES
+)
 WORDS = st.lists(COMMANDS, max_size=2).map(tuple)
 AGENT_CALLS = st.builds(
     AgentCall,
@@ -461,6 +472,8 @@ def plans(draw):
             not_before=st.none() | MOMENTS,
             due=st.none() | MOMENTS,
             workdir=st.none() | NAMES,
+            limits=LIMITS,
+            outputs=st.lists(NAMES | TRAPS, max_size=2).filter(lambda paths: not outputs_problem(paths)).map(tuple),
             metadata=OBJECTS,
         )
         tasks.append(draw(task))
@@ -468,7 +481,7 @@ def plans(draw):
         tuple(tasks),
         name=draw(st.none() | NAMES | TRAPS),
         project=draw(st.builds(ProjectRef, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES)),
-        defaults=draw(st.builds(Defaults, SPANS, st.none() | SPANS, st.integers(1, 9), BACKOFFS)),
+        defaults=draw(st.builds(Defaults, SPANS, st.none() | SPANS, st.integers(1, 9), BACKOFFS, limits=LIMITS)),
         concurrency=draw(
             st.builds(Concurrency, st.none() | st.integers(1, 9), st.dictionaries(NAMES, st.integers(1, 9)))
         ),

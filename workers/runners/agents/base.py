@@ -63,15 +63,22 @@ class Failure:
 
 
 class Transcript:
-    """What the agent's output has told so far. *tell* writes a line into the task's story.
+    """What the agent's output has told so far. *tell* writes a line into the task's story, *show* is for who follows.
 
     ``result``: its last answer. ``ended``: it said itself that it was done, well or not. ``remarks``: what a person
     should read, below the log.
     """
 
-    def __init__(self, tell: Callable[[EventType, dict[str, Any]], None], *, hide: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        tell: Callable[[EventType, dict[str, Any]], None],
+        *,
+        hide: Callable[[str], str] = str,
+        show: Callable[[str], None] = lambda _line: None,
+    ) -> None:
         self._tell = tell
         self._hide = hide
+        self._show = show
         self._told = 0
         self.result: str | None = None
         self.session: str | None = None
@@ -85,15 +92,22 @@ class Transcript:
         """It said something."""
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
+            self._show(self._hide(clean_text(text)).rstrip("\n"))
 
     def call(self, tool: object, given: object, *, id_: object = None) -> None:
         """It uses a tool."""
-        self._event(EventType.TOOL_CALL, _given(tool=self._short(tool), input=self._short(given), id=self._short(id_)))
+        name, what = self._short(tool), self._short(given)
+        self._event(EventType.TOOL_CALL, _given(tool=name, input=what, id=self._short(id_)))
+        self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {what or ''}".rstrip())
 
     def returned(self, output: object, *, id_: object = None, failed: bool = False) -> None:
         """What a tool gave back."""
-        payload = _given(output=self._short(output), id=self._short(id_)) | ({"failed": True} if failed else {})
-        self._event(EventType.TOOL_RESULT, payload)
+        text = self._short(output)
+        self._event(
+            EventType.TOOL_RESULT, _given(output=text, id=self._short(id_)) | ({"failed": True} if failed else {})
+        )
+        mark = "\N{MULTIPLICATION SIGN}" if failed else "\N{LEFTWARDS ARROW}"
+        self._show(f"{mark} {text or ''}".strip().replace("\n", "\n  "))
 
     def spent(self, key: str, usage: Usage | None) -> None:
         """What calls of a model used; what was told under the same *key* before is replaced."""

@@ -1,4 +1,4 @@
-"""What one attempt leaves to the next; questions that agents ask; corrections of costs; prices that people set.
+"""What one attempt leaves to the next; questions; corrections of costs, prices; what jobs print and make.
 
 Revision: 0004. Only adds, so programs of 0001 to 0003 go on working beside those of 0004.
 """
@@ -13,6 +13,13 @@ down_revision = "0003"
 works_with = "0001"
 branch_labels = None
 depends_on = None
+
+
+def of_a_task(table: str) -> list[sa.ForeignKeyConstraint]:
+    """PostgreSQL does not check tables that get rows for many attempts, see tables.checked_on_sqlite."""
+    if op.get_bind().dialect.name == "postgresql":
+        return []
+    return [sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], ondelete="CASCADE", name=op.f(f"fk_{table}_task_id"))]
 
 
 def upgrade() -> None:
@@ -65,6 +72,32 @@ def upgrade() -> None:
     _partial("uq_prices_workspace", "prices", ["workspace_id", "model"], "project_id IS NULL", unique=True)
     _partial(
         "uq_prices_project", "prices", ["workspace_id", "project_id", "model"], "project_id IS NOT NULL", unique=True
+    )
+    op.create_table(
+        "output_chunks",
+        sa.Column("task_id", types.Id, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.Column("pieces", types.Json(), nullable=False),
+        sa.Column("written_at", types.UtcTime(), nullable=False),
+        *of_a_task("output_chunks"),
+        sa.PrimaryKeyConstraint("task_id", "attempt", "slot", name=op.f("pk_output_chunks")),
+    )
+    op.create_table(
+        "artifacts",
+        sa.Column("task_id", types.Id, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("path", types.Str(), nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", types.Str(), nullable=False),
+        sa.Column("url", types.Str(), nullable=False),
+        sa.Column("created_at", types.UtcTime(), nullable=False),
+        *of_a_task("artifacts"),
+        sa.PrimaryKeyConstraint("task_id", "attempt", "path", name=op.f("pk_artifacts")),
     )
 
 

@@ -1,0 +1,62 @@
+"""``coord tasks logs``: what a task's jobs print, while they run and afterwards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.cli import tasks
+from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.options import AsJson, connected, plain, print_json
+
+if TYPE_CHECKING:
+    from coordination.domain.output import Piece
+
+
+def add_to(_app: typer.Typer) -> None:
+    """Register the command, in the group of tasks."""
+    tasks.group.command("logs")(logs)
+
+
+def logs(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as it is printed, into further attempts, to the task's end.")
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", help="Which (default: the latest).", min=1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the job of a task prints, while it runs and afterwards: stdout on stdout, stderr on stderr.
+
+    Of an agent: what it says, and the tools that it uses. With --follow and --json: one JSON document a line.
+    """
+    with connected() as co:
+        task = found_task(co, name, run)
+        found = task.logs(follow=follow, attempt=attempt)
+        if not as_json:
+            _show(found, followed=follow)
+        elif follow:
+            for piece in found:
+                print(json.dumps(plain(piece), ensure_ascii=False), flush=True)
+        else:
+            number = task.record.attempt if attempt is None else attempt
+            print_json({"task": task.id, "key": task.key, "attempt": number, "pieces": list(found)})
+
+
+def _show(found: Iterator[Piece], *, followed: bool) -> None:
+    from coordination.domain.output import Stream
+
+    number: int | None = None
+    for piece in found:
+        if followed and number not in (None, piece.attempt):
+            print(f"coord: attempt {piece.attempt}", file=sys.stderr)
+        number = piece.attempt
+        print(piece.text, end="", file=sys.stderr if piece.stream is Stream.ERR else sys.stdout, flush=True)

@@ -1,0 +1,123 @@
+"""What a task has printed and made, for those who ask, from any machine that reaches the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from coordination.clock import monotonic
+from coordination.domain.artifacts import Artifact
+from coordination.domain.output import Piece, Reel, Stream
+from coordination.domain.tasks import OPEN, Task
+from coordination.errors import DatabaseUnavailable, NotFound
+from coordination.runtime import Runtime
+from coordination.store.queries import artifacts, attempts, output, tasks
+
+_FIRST_POLL = 0.1
+_LAST_POLL = 0.5
+_OUTAGE = 30.0  # seconds without the database that a follower rides out
+
+
+class _Connected(Protocol):
+    @property
+    def runtime(self) -> Runtime: ...
+
+
+class Produced:
+    """The part of a task's handle that reads what its jobs have produced."""
+
+    __slots__ = ()
+
+    co: _Connected
+    record: Task
+
+    def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[Piece]:
+        """What its latest attempt (or that *attempt*) has printed so far; *follow*: and on as it comes.
+
+        Following ends with the task, and goes on in the next attempt after a retry; with *attempt*, it ends with that.
+        What a running job prints is there within about two seconds. Raises NotFound for an attempt that never was.
+        """
+        return _printed(self.co.runtime, self.record, follow=follow, attempt=attempt)
+
+    def artifacts(self) -> list[Artifact]:
+        """The files that its latest attempt left and that were kept, by path."""
+        with self.co.runtime.store.read() as tx:
+            return artifacts.of_task(tx, self.co.runtime.workspace_id, self.record.id)
+
+
+def _printed(runtime: Runtime, task: Task, *, follow: bool, attempt: int | None) -> Iterator[Piece]:
+    number = task.attempt if attempt is None else attempt
+    if (number == 0 and not follow) or number > task.attempt:
+        which = "not been tried yet" if attempt is None else f"no attempt {attempt}"
+        raise NotFound(f"{task.key} has {which}", hint=f"See: coord tasks show {task.key}")
+    return _following(_Follower(runtime, task), number, follow=follow, only=attempt is not None)
+
+
+def _following(follower: _Follower, number: int, *, follow: bool, only: bool) -> Iterator[Piece]:
+    pause = _FIRST_POLL
+    while True:
+        task, ended, found = follower.look(number)
+        yield from found
+        if not follow or (ended and (only or (task.attempt <= number and task.state not in OPEN))):
+            return
+        if ended and task.attempt > number:
+            number += 1
+            continue
+        pause = _FIRST_POLL if found else min(pause * 1.5, _LAST_POLL)
+        time.sleep(pause)
+
+
+class _Follower:
+    """Looks at one task again and again."""
+
+    def __init__(self, runtime: Runtime, task: Task) -> None:
+        self._runtime = runtime
+        self._task = task
+        self._reel = Reel(0)
+        self._number = 0
+        self._away_since: float | None = None
+
+    def look(self, number: int) -> tuple[Task, bool, list[Piece]]:
+        """The task, whether its attempt *number* has ended, and what is new of that."""
+        try:
+            found = self._look(number)
+        except DatabaseUnavailable:
+            self._away_since = self._away_since or monotonic()
+            if monotonic() - self._away_since > _OUTAGE:
+                raise
+            return self._task, False, []
+        self._away_since = None
+        return found
+
+    def _look(self, number: int) -> tuple[Task, bool, list[Piece]]:
+        workspace_id, task_id = self._runtime.workspace_id, self._task.id
+        if number != self._number:
+            self._number, self._reel = number, Reel(number)
+        with self._runtime.store.read() as tx:
+            task = tasks.get(tx, workspace_id, task_id)
+            if task is None:
+                raise NotFound(f"There is no task {task_id}")
+            if number == 0:
+                return task, True, []
+            known = attempts.outcome_of(tx, workspace_id, task_id, number)
+            ended = known is None or known[0] is not None
+            chunks = output.of_attempt(tx, workspace_id, task_id, number, after=self._reel.after)
+            found = list(self._reel.new(chunks))
+            if ended and not self._reel.begun:
+                self._reel.begun = True
+                tried = [one for one in attempts.of_task(tx, workspace_id, task_id) if one.number == number]
+                found = [piece for one in tried for piece in _final(task, number, one.output, one.log)]
+        return task, ended, found
+
+
+def _final(task: Task, number: int, output: object, log: str | None) -> Iterator[Piece]:
+    """What is kept of an attempt that was over before anything of it was written."""
+    if "python" in task.work:
+        if log:
+            yield Piece(number, Stream.OUT, log)
+        return
+    if isinstance(output, str) and output:
+        yield Piece(number, Stream.OUT, output if output.endswith("\n") else f"{output}\n")
+    if log:
+        yield Piece(number, Stream.ERR, log)

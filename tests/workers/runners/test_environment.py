@@ -1,0 +1,63 @@
+"""Secrets in streams: however the stream is cut, none gets through."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from workers.runners.environment import Secrets
+
+TOKENS = {
+    "A_TOKEN": "sk-12345678",
+    "LONGER_TOKEN": "sk-1234567890abcdef",
+    "OVERLAPS_KEY": "5678-and-more",
+    "OF_ONE_LETTER_SECRET": "aaaaaaaaaa",
+    "HOME": "/home/ada",
+}
+
+
+def passed_on(*parts: bytes, tokens: dict[str, str] = TOKENS) -> bytes:
+    seen = bytearray()
+    hiding = Secrets(tokens, tokens).hiding(seen.extend)
+    for part in parts:
+        hiding(part)
+    hiding.close()
+    return bytes(seen)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_secret_cut_anywhere_is_hidden(seed: int) -> None:
+    dice = random.Random(seed)  # noqa: S311 - a cut is no secret
+    words = [b"so ", b"sk-1", b"\n", b"aaaa", *(token.encode() for token in TOKENS.values())]
+    data = b"".join(dice.choice(words) for _ in range(300))
+    parts, at = [], 0
+    while at < len(data):
+        size = dice.randint(1, 20)
+        parts.append(data[at : at + size])
+        at += size
+
+    seen = passed_on(*parts)
+
+    for name, token in TOKENS.items():
+        assert (token.encode() in seen) is (name == "HOME"), name
+    assert seen.count(b"so ") == data.count(b"so ")
+
+
+def test_what_only_begins_like_one_is_shown_at_the_end_at_the_latest() -> None:
+    assert passed_on(b"key: sk-1", b"2 is all") == b"key: sk-12 is all"
+    assert passed_on(b"key: sk-12") == b"key: sk-12"
+
+
+def test_a_secret_whose_end_may_begin_another_one_is_hidden_whole() -> None:
+    assert b"1234" not in passed_on(b"sk-12345678", b"zz")
+    assert b"90abcdef" not in passed_on(b"sk-12345678", b"90abcdef")
+
+
+def test_without_secrets_everything_passes_at_once() -> None:
+    seen = bytearray()
+    hiding = Secrets([], {}).hiding(seen.extend)
+
+    hiding(b"sk-12345678")
+
+    assert bytes(seen) == b"sk-12345678"

@@ -1,0 +1,191 @@
+"""What a job leaves is kept as its plan says: all of it, nothing from outside its folder, within bounds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.artifact_store import ArtifactStore, fetch
+from coordination.domain.attempts import Outcome, Result
+from tests.support.jobs import claim_of
+from workers import artifacts
+from workers.artifacts import Terms
+from workers.runners.base import Control, StopReason
+
+DONE = Result(Outcome.COMPLETED, output="done", log="said")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "folder"
+    (made / "build" / "deep").mkdir(parents=True)
+    for name in ("report.md", "build/a.whl", "build/b.whl", "build/deep/c.whl", "build/.hidden", "odd[1].txt"):
+        (made / name).write_text(name)
+    return made
+
+
+@pytest.fixture
+def terms(tmp_path: Path) -> Terms:
+    return Terms(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
+
+
+def kept(folder: Path, terms: Terms, *outputs: str, result: Result = DONE, stopped: bool = False) -> Result:
+    claim = claim_of({"shell": "true"}, options={"outputs": list(outputs)})
+    with Control(scratch=folder.parent) as control:
+        if stopped:
+            control.stop(StopReason.CANCELED)
+        return artifacts.kept(claim, str(folder), result, control=control, terms=terms)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "paths"),
+    [
+        (["report.md"], ["report.md"]),
+        (["./report.md", "report.md"], ["report.md"]),
+        (["build/*.whl"], ["build/a.whl", "build/b.whl"]),
+        (["**/*.whl"], ["build/a.whl", "build/b.whl", "build/deep/c.whl"]),
+        (["build"], ["build/.hidden", "build/a.whl", "build/b.whl", "build/deep/c.whl"]),
+        (["odd[1].txt"], ["odd[1].txt"]),
+        (["report.md", "build/a*"], ["build/a.whl", "report.md"]),
+        (["build/.*"], ["build/.hidden"]),
+    ],
+)
+def test_what_is_named_is_kept_once(
+    folder: Path, terms: Terms, tmp_path: Path, outputs: list[str], paths: list[str]
+) -> None:
+    result = kept(folder, terms, *outputs)
+
+    assert (result.outcome, result.output, result.log) == (Outcome.COMPLETED, "done", "said")
+    assert sorted(one.path for one in result.artifacts) == paths
+    for one in result.artifacts:
+        assert fetch(one, tmp_path / "got").read_text() == one.path
+
+
+@pytest.mark.parametrize("missing", ["nothing.md", "build/*.tar", "empty"])
+def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: Terms, missing: str) -> None:
+    (folder / "empty").mkdir()
+
+    result = kept(folder, terms, "report.md", missing)
+
+    assert (result.outcome, result.retryable, result.artifacts) == (Outcome.FAILED, True, ())
+    assert result.error == f"Its output '{missing}' is missing: the job left no such file in its folder."
+    assert (result.output, result.log) == ("done", "said")
+
+
+@pytest.mark.parametrize("link", ["file", "folder", "inside a folder", "to nothing", "in the middle"])
+def test_a_link_that_leads_out_is_refused(folder: Path, terms: Terms, tmp_path: Path, link: str) -> None:
+    secret = tmp_path / "secrets" / "key"
+    secret.parent.mkdir()
+    secret.write_text("secret")
+    (folder / "sub").mkdir()
+    output = {
+        "file": lambda: (folder / "x").symlink_to(secret),
+        "folder": lambda: (folder / "x").symlink_to(secret.parent),
+        "inside a folder": lambda: (folder / "x").mkdir() or (folder / "x" / "key").symlink_to(secret),
+        "to nothing": lambda: (folder / "x").symlink_to(tmp_path / "nowhere"),
+        "in the middle": lambda: (folder / "x").symlink_to(secret.parent),
+    }
+    output[link]()
+
+    result = kept(folder, terms, "x/key" if link == "in the middle" else "x")
+
+    assert result.outcome is Outcome.FAILED
+    assert result.artifacts == ()
+    if link != "to nothing":
+        assert "leads out of the job's folder" in (result.error or "")
+        assert not result.retryable
+
+
+def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Terms, tmp_path: Path) -> None:
+    (folder / "latest").symlink_to("build/a.whl")
+
+    (made,) = kept(folder, terms, "latest").artifacts
+
+    assert fetch(made, tmp_path / "got").read_text() == "build/a.whl"
+
+
+def test_a_folder_that_is_reached_by_a_link_is_inside_itself(folder: Path, terms: Terms, tmp_path: Path) -> None:
+    (tmp_path / "other name").symlink_to(folder)
+
+    assert len(kept(tmp_path / "other name", terms, "build").artifacts) == 4
+
+
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms: Terms) -> None:
+    os.mkfifo(folder / "pipe")
+
+    result = kept(folder, terms, "pipe")
+
+    assert (result.outcome, result.error) == (Outcome.FAILED, "Its output 'pipe' is no file.")
+
+
+def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: Terms) -> None:
+    for number in range(11):
+        (folder / f"n{number}").write_text("x")
+    (folder / "large").write_bytes(b"x" * 1_001)
+
+    many, large = kept(folder, terms, "n*"), kept(folder, terms, "large")
+
+    assert "is more than 10 files" in (many.error or "")
+    assert "COORD_ARTIFACTS_MOST" in (many.error or "")
+    assert "larger than 1000 bytes in all" in (large.error or "") or "larger than 1 KiB in all" in (large.error or "")
+    assert {many.outcome, large.outcome} == {Outcome.FAILED}
+
+
+def test_what_did_not_complete_leaves_nothing(folder: Path, terms: Terms) -> None:
+    failed = replace(DONE, outcome=Outcome.FAILED, error="no")
+
+    assert kept(folder, terms, "report.md", result=failed) == failed
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for(
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    keep = ArtifactStore.keep
+
+    def sometimes(self: ArtifactStore, *given: object, **more: object):
+        tries.append(1)
+        return keep(ArtifactStore("memory://there") if len(tries) > 2 else self, *given, **more)
+
+    (folder.parent / "in the way").write_text("")
+    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=12)
+    monkeypatch.setattr(ArtifactStore, "keep", sometimes)
+    monkeypatch.setattr(artifacts, "_WAITS", (0.01, 0.01, 0.01))
+
+    assert kept(folder, away, "report.md").outcome is Outcome.COMPLETED
+
+    assert len(tries) == 3
+
+
+def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder.parent / "in the way").write_text("")
+    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=1_000)
+    monkeypatch.setattr(artifacts, "_WAITS", (0.01,))
+
+    result = kept(folder, away, "report.md")
+
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+    assert "The artifact report.md cannot be kept at file://" in (result.error or "")
+
+
+def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Terms) -> None:
+    result = kept(folder, terms, "report.md", stopped=True)
+
+    assert (result.outcome, result.artifacts) == (Outcome.CANCELED, ())
+
+
+def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path: Path) -> None:
+    wants = claim_of({"shell": "true"}, options={"outputs": ["x"]}, timeout=timedelta(seconds=1))
+
+    with artifacts.with_folder(wants, tmp_path) as placed:
+        made = Path(placed.workdir or "")
+        assert made.is_dir()
+        (made / "x").write_text("x")
+
+    assert not made.exists()
+    with artifacts.with_folder(claim_of({"shell": "true"}), tmp_path) as placed:
+        assert placed.workdir is None

@@ -1,0 +1,160 @@
+"""What a running job printed, until it is written: bounded, whole characters, nothing lost that is to be kept."""
+
+from __future__ import annotations
+
+import random
+
+from coordination.domain.output import Chunk, Reel
+from workers.live import CHUNK, YOUNG, Live
+
+LATER = YOUNG + 1
+LIMIT = 20 * CHUNK
+
+
+class Rows:
+    """Stands in for the table: a row a slot, what is newer replaces what is older."""
+
+    def __init__(self) -> None:
+        self.by_slot: dict[int, Chunk] = {}
+
+    def write(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            known = self.by_slot.get(chunk.slot)
+            if known is None or (chunk.position, chunk.size) > (known.position, known.size):
+                self.by_slot[chunk.slot] = chunk
+
+    def text(self) -> str:
+        ordered = sorted(self.by_slot.values(), key=lambda chunk: chunk.position)
+        return "".join(piece.text for piece in Reel(1).new(ordered))
+
+
+def written(live: Live, rows: Rows) -> list[Chunk]:
+    found = live.due(LATER)
+    rows.write(found)
+    live.wrote(found)
+    return found
+
+
+def test_a_short_job_has_nothing_to_write() -> None:
+    live = Live(LIMIT, began=0)
+    live.feed("out", b"hello\n")
+
+    assert live.due(YOUNG / 2) == []
+    assert live.last() == []
+
+
+def test_a_long_job_writes_what_is_new_and_only_then() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+    live.feed("out", b"one\n")
+    live.feed("err", b"oops\n")
+
+    assert len(written(live, rows)) == 1
+    assert live.due(LATER) == []
+    live.feed("out", b"two\n")
+    (grown,) = live.last()
+
+    assert grown.pieces == (("out", "one\n"), ("err", "oops\n"), ("out", "two\n"))
+
+
+def test_a_line_now_and_then_does_not_make_rows() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+
+    for number in range(1_000):
+        live.feed("out", b"%d\n" % number)
+        written(live, rows)
+
+    assert len(rows.by_slot) == 1
+    assert rows.text() == "".join(f"{number}\n" for number in range(1_000))
+
+
+def test_a_flood_is_bounded_in_memory_and_rows_and_says_what_is_left_out() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+    block = b"x" * 65_535 + b"\n"
+
+    for number in range(1_600):
+        live.feed("out", block)
+        if number % 100 == 99:
+            assert sum(chunk.size for chunk in written(live, rows)) <= LIMIT
+    rows.write(live.last())
+
+    assert len(rows.by_slot) <= LIMIT // CHUNK
+    kept = sum(chunk.size for chunk in rows.by_slot.values())
+    text = rows.text()
+    cuts = [int(line.split()[1].replace(",", "")) for line in text.splitlines() if line.startswith("…")]
+    assert sum(cuts) + kept == 1_600 * 65_536
+    assert text.startswith("x" * 100)
+    assert text.endswith("x\n")
+
+
+def test_many_small_turns_of_two_streams_are_bounded_too() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+
+    for _ in range(200_000):
+        live.feed("out", b"a")
+        live.feed("err", b"b")
+    rows.write(live.due(LATER))
+
+    assert len(rows.by_slot) <= LIMIT // CHUNK
+    assert sum(len(chunk.pieces) for chunk in rows.by_slot.values()) < LIMIT / 16
+
+
+def test_characters_cut_anywhere_and_streams_mixed_come_out_whole() -> None:
+    text = "grüße, 日本, \N{PILE OF POO}! " * 5_000
+    data, dice = text.encode(), random.Random(7)  # noqa: S311 - a cut is no secret
+    live, rows = Live(10_000_000, began=0), Rows()
+
+    at = 0
+    while at < len(data):
+        size = dice.randint(1, 9)
+        live.feed("out", data[at : at + size])
+        at += size
+        if dice.random() < 0.01:
+            live.feed("err", b"!")
+            written(live, rows)
+    rows.write(live.last())
+
+    ordered = sorted(rows.by_slot.values(), key=lambda chunk: chunk.position)
+    assert "".join(said for chunk in ordered for stream, said in chunk.pieces if stream == "out") == text
+
+
+def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+    live.feed("out", b"a\xff\x00b\xf0")
+    written(live, rows)
+
+    rows.write(live.last())
+
+    assert rows.text() == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
+
+
+def test_what_could_not_be_written_is_written_later() -> None:
+    live, rows = Live(LIMIT, began=0), Rows()
+    live.feed("out", b"x" * (3 * CHUNK))
+    live.due(LATER)  # the database is away
+    live.feed("out", b"y" * 10)
+
+    written(live, rows)
+
+    assert rows.text() == "x" * (3 * CHUNK) + "y" * 10
+    assert live.due(LATER) == []
+
+
+def test_an_outage_costs_bounded_memory() -> None:
+    live = Live(LIMIT, began=0)
+
+    for _ in range(500):
+        live.feed("out", b"x" * CHUNK)
+        found = live.due(LATER)
+
+    assert len(found) <= LIMIT // CHUNK
+
+
+def test_a_small_limit_keeps_a_beginning_and_an_end() -> None:
+    live, rows = Live(1, began=0), Rows()
+    for number in range(10):
+        live.feed("out", b"%d" % number * CHUNK)
+        written(live, rows)
+
+    assert len(rows.by_slot) == 2
+    assert rows.text().startswith("0")
+    assert rows.text().endswith("9")
