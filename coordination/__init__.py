@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from coordination.domain.runs import RunState
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
+    from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
     from coordination.errors import CoordinationError
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "DependencyKind": "coordination.domain.tasks",
     "Event": "coordination.domain.events",
     "EventType": "coordination.domain.events",
+    "Gate": "coordination.domain.workspaces",
     "OnDependencyFailure": "coordination.domain.tasks",
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
@@ -42,6 +44,8 @@ _HOMES = {
     "Task": "coordination.domain.plans",
     "TaskHandle": "coordination.client",
     "TaskState": "coordination.domain.tasks",
+    "Workspace": "coordination.domain.workspaces",
+    "WorkspaceKind": "coordination.domain.workspaces",
     "connect": "coordination.client",
 }
 
@@ -58,6 +62,7 @@ __all__ = [
     "DependencyKind",
     "Event",
     "EventType",
+    "Gate",
     "OnDependencyFailure",
     "Outcome",
     "Plan",
@@ -69,6 +74,8 @@ __all__ = [
     "Task",
     "TaskHandle",
     "TaskState",
+    "Workspace",
+    "WorkspaceKind",
     "connect",
 ]
 

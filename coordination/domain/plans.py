@@ -10,6 +10,7 @@ from typing import Any
 
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
+from coordination.domain.workspaces import FOLDER, Gate, Workspace
 
 MAX_TITLE = 500
 MAX_KEY = 200
@@ -43,7 +44,8 @@ class Task:
     ``run`` is a Shell, a PythonCall, an AgentCall, a mapping such as ``{"shell": "ruff check ."}``, or an importable
     function.
     ``needs`` names the tasks (keys, or Dependency objects for other kinds of edges) that must complete first.
-    Durations are timedeltas; ``priority``: higher runs earlier, default 0.
+    Durations are timedeltas; ``priority``: higher runs earlier, default 0. ``workspace``: ``"folder"``,
+    ``"git-worktree"``, or a Workspace. ``gates``: commands, or Gates, that must pass before it counts as completed.
     """
 
     key: str
@@ -64,6 +66,8 @@ class Task:
     not_before: datetime | None = None
     due: datetime | None = None
     workdir: str | None = None
+    workspace: Workspace | Mapping[str, Any] | str | None = None
+    gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +82,7 @@ class Defaults:
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.CANCEL
     workdir: str | None = None
     agent: str | None = None
+    workspace: Workspace | Mapping[str, Any] | str = FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +116,10 @@ class BudgetCap:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs."""
+    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs.
+
+    ``gates``: what must pass before an agent's task, or one with a worktree, counts as completed.
+    """
 
     tasks: Sequence[Task]
     name: str | None = None
@@ -119,6 +127,7 @@ class Plan:
     defaults: Defaults = field(default_factory=Defaults)
     concurrency: Concurrency = field(default_factory=Concurrency)
     budget: BudgetCap | None = None
+    gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     python_path: Sequence[str] = ()
     session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id
     source: str | None = None

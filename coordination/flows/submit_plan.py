@@ -15,11 +15,21 @@ from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Backoff, Plan, Task
-from coordination.domain.projects import ProjectStatus
+from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
+from coordination.domain.workspaces import (
+    FOLDER,
+    Gate,
+    Workspace,
+    WorkspaceKind,
+    gates_for,
+    parse_gates,
+    parse_workspace,
+    run_branch,
+)
 from coordination.errors import NotFound, PlanError, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import agents as agent_service
@@ -32,6 +42,7 @@ from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import commit_order, db_now
 
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
+_IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +97,13 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan),
         },
     )
     works, assigned = _assignments(tx, workspace_id, plan, works)
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
-    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now, assigned)
+    scope = _Scope(workspace_id, project.id, run_id, origin, plan, now, assigned, _project_gates(project))
     jobs = _jobs(works)
     edges, pending = _edges(workspace_id, plan, ids)
     insert_rows(tx, tasks, [_row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
@@ -135,6 +146,7 @@ class _Scope:
     plan: Plan
     now: datetime
     agents: Mapping[str, str]  # whose each task is, by its key
+    gates: tuple[Gate, ...]  # of the project
 
 
 def _assignments(
@@ -211,7 +223,7 @@ def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: 
     reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
     if task.not_before is not None and task.not_before > scope.now:
         reasons |= BlockReason.NOT_BEFORE
-    backoff = task.backoff or defaults.backoff
+    options = _options(scope, task, job.kind)
     return {
         "id": task_id,
         "workspace_id": scope.workspace_id,
@@ -237,11 +249,11 @@ def _row(scope: _Scope, task: Task, job: _Job, ids: Mapping[str, str], pending: 
         "agent": scope.agents.get(task.key),
         "creator": scope.origin.creator,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind,
+        "kind": job.kind + _IN_WORKTREE if "workspace" in options else job.kind,
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
-        "options": _options(task, backoff),
+        "options": options,
         "due_at": task.due,
         "created_at": scope.now,
         "updated_at": scope.now,
@@ -256,10 +268,24 @@ def _workdir(scope: _Scope, folder: str | None) -> str | None:
     return str(PurePath(base, folder))
 
 
-def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
-    if backoff == Backoff() and not task.metadata:
+def _options(scope: _Scope, task: Task, kind: str) -> dict[str, Any]:
+    plan = scope.plan
+    backoff = task.backoff or plan.defaults.backoff
+    workspace = _workspace(plan, task)
+    gates = gates_for(
+        kind.partition(":")[0],
+        workspace,
+        project=scope.gates,
+        plan=parse_gates(plan.gates),
+        task=parse_gates(task.gates),
+    )
+    if backoff == Backoff() and not task.metadata and not gates and workspace == FOLDER:
         return _NOTHING
     options: dict[str, Any] = {}
+    if workspace != FOLDER:
+        options["workspace"] = workspace.to_json()
+    if gates:
+        options["gates"] = [gate.to_json() for gate in gates]
     if backoff != Backoff():
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
@@ -269,6 +295,20 @@ def _options(task: Task, backoff: Backoff) -> dict[str, Any]:
     if task.metadata:
         options["metadata"] = dict(task.metadata)
     return options
+
+
+def _workspace(plan: Plan, task: Task) -> Workspace:
+    return parse_workspace(plan.defaults.workspace if task.workspace is None else task.workspace)
+
+
+def _branch(run_id: str, plan: Plan) -> dict[str, str]:
+    """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
+    worktrees = any(_workspace(plan, task).kind is WorkspaceKind.GIT_WORKTREE for task in plan.tasks)
+    return {"branch": run_branch(run_id)} if worktrees else {}
+
+
+def _project_gates(project: Project) -> tuple[Gate, ...]:
+    return parse_gates(project.settings.get("gates"))
 
 
 def _kind(work: Work) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.domain.projects import MOVES, Project, ProjectStatus
+from coordination.domain.workspaces import parse_gates
 from coordination.errors import IllegalMove, NotFound, Refused
 from coordination.ids import new_id
 from coordination.store.queries import projects as rows
@@ -59,8 +60,9 @@ def amend(
 ) -> None:
     """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
 
-    Columns: settings, budgets, model_restrictions, metadata.
+    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run.
     """
+    parse_gates((merged or {}).get("settings", {}).get("gates"))
     values: dict[str, Any] = {}
     if name is not None:
         if not name.strip():

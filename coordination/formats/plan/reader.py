@@ -13,12 +13,17 @@ from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, 
 from coordination.errors import Refused
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
+from coordination.formats.plan.workspaces import read_gates, read_workspace
 
 VERSION = 1
 
-PLAN_KEYS = (*("version", "project", "name", "session", "defaults", "budget", "concurrency", "python_path", "tasks"),)
+PLAN_KEYS = (
+    *("version", "project", "name", "session", "defaults", "budget", "concurrency", "gates", "python_path", "tasks"),
+)
 PROJECT_KEYS = ("name", "git_remote", "path")
-DEFAULTS_KEYS = ("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent")
+DEFAULTS_KEYS = (
+    *("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent", "workspace"),
+)
 BACKOFF_KEYS = ("initial", "factor", "max")
 BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
@@ -26,13 +31,11 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    "metadata",
+    *("workspace", "gates", "metadata"),
 )
 
 LATER_RUNS = {"chat": "It runs {shell: …}, {python: …} and {agent: …}, a coding agent's own command line"}
 LATER_TASK_KEYS = {
-    "workspace": "Give the folder to work in as workdir",
-    "gates": "Make each gate a task of its own that needs this one",
     "variants": "Write the variants as tasks of their own",
     "budget": "There is a budget for the whole plan, beside tasks",
 }
@@ -56,6 +59,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         defaults=_defaults(fields.inner("defaults")),
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=_budget(fields),
+        gates=read_gates(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
         source=source,
@@ -106,6 +110,7 @@ def _defaults(fields: Fields | None) -> Defaults:
         "on_dependency_failure": fields.choice("on_dependency_failure", OnDependencyFailure),
         "workdir": fields.text("workdir"),
         "agent": fields.text("agent"),
+        "workspace": read_workspace(fields),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -202,6 +207,8 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         not_before=fields.moment("not_before"),
         due=fields.moment("due"),
         workdir=fields.text("workdir"),
+        workspace=read_workspace(fields),
+        gates=read_gates(fields),
         metadata=fields.json("metadata"),
     )
 

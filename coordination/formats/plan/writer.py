@@ -12,6 +12,7 @@ import yaml
 from coordination.domain.durations import write_duration
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.work import parse_work
+from coordination.domain.workspaces import parse_gates, parse_workspace
 from coordination.formats.plan.reader import VERSION
 from coordination.formats.plan.scalars import plain_value
 
@@ -54,6 +55,7 @@ def write_plan(plan: Plan) -> str:
         concurrency=_given(
             project=plan.concurrency.project, agents=dict(plan.concurrency.agents), keys=dict(plan.concurrency.keys)
         ),
+        gates=_gates(plan.gates),
         python_path=list(plan.python_path),
     )
     document["tasks"] = [_task(task) for task in plan.tasks]
@@ -76,6 +78,7 @@ def _defaults(plan: Plan) -> dict[str, Any]:
         "on_dependency_failure": rules.on_dependency_failure.value,
         "workdir": rules.workdir,
         "agent": rules.agent,
+        "workspace": _workspace(rules.workspace),
     }
     return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
 
@@ -99,8 +102,26 @@ def _task(task: Task) -> dict[str, Any]:
         not_before=_moment(task.not_before),
         due=_moment(task.due),
         workdir=task.workdir,
+        workspace=None if task.workspace is None else _workspace(task.workspace),
+        gates=_gates(task.gates),
         metadata=_plain(task.metadata),
     )
+
+
+def _workspace(written: Any) -> Any:
+    workspace = parse_workspace(written)
+    body = workspace.to_json()
+    if workspace.keep_failed is not None:
+        body["keep_failed"] = write_duration(workspace.keep_failed)
+    return body if len(body) > 1 else body["kind"]
+
+
+def _gates(written: Any) -> list[Any]:
+    bodies = []
+    for gate in parse_gates(written):
+        body = gate.to_json()
+        bodies.append(body if isinstance(body, str) else body | {"timeout": write_duration(gate.timeout)})
+    return bodies
 
 
 def _need(need: str | Dependency) -> Any:
