@@ -17,6 +17,7 @@ import structlog
 from coordination.clock import monotonic, utc_now
 from coordination.domain import templates
 from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.workspaces import surrounded
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
@@ -26,6 +27,7 @@ from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
 from workers.held import Held, Note
 from workers.housekeeping import Housekeeper
+from workers.jobs import Jobs
 from workers.piece import Piece
 from workers.runners.base import StopReason
 from workers.runners.python_callable import PythonRunner
@@ -50,6 +52,8 @@ class Execution:
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
+        settings = context.settings
+        self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
         self._writing = Writing(context)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
@@ -119,7 +123,7 @@ class Execution:
             claims, result = self._rendered(batch)
             if claims:
                 runner = self._runners.runner_for(claims[0].work)
-                if isinstance(runner, PythonRunner):
+                if isinstance(runner, PythonRunner) and not surrounded(claims[0].options):
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
@@ -157,9 +161,12 @@ class Execution:
             except Refused as error:
                 refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
                 return (claims, None) if claims else ([], refused)
-            if claims and runner is not self._runners.runner_for(claims[0].work):
+            alone = surrounded(claim.options)
+            if claims and (alone or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
+            if alone:
+                break
         return claims, None
 
     def _run_together(
@@ -193,7 +200,7 @@ class Execution:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             try:
-                return self._runners.runner_for(claim.work).run(claim, control)
+                return self._jobs.run(claim, control, ours=lambda: not self._is_stale(held))
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)
@@ -231,6 +238,7 @@ class Execution:
         if written is None:
             return None
         for finish, _ in ends:
+            self._jobs.stored(finish.claim, held=finish.claim.task_id not in written.refused)
             if finish.claim.task_id in written.refused:
                 log.info("late result refused: the task moved on", task=finish.claim.key, attempt=finish.claim.attempt)
         if written.finished is not None:

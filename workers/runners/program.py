@@ -41,8 +41,9 @@ def run_program(
     folder: str,
     feed: Callable[[bytes], None],
     stdin: int = subprocess.DEVNULL,
+    announced: bool = True,
 ) -> Ran:
-    """Start the program and wait for it; *feed* gets its stdout as it comes.
+    """Start the program and wait for it; *feed* gets its stdout as it comes. *announced*: it is the job itself.
 
     Raises OSError or ValueError when it cannot be started.
     """
@@ -69,7 +70,8 @@ def run_program(
             stall_timeout=claim.stall_timeout,
         )
         try:
-            control.started(process.record)
+            if announced:
+                control.started(process.record)
             interruption = watch.run()
         finally:
             process.end()
