@@ -122,11 +122,11 @@ class Visit:
             self.merged = repository.common
             return known
         pending = _mapping(carried, "merge")
-        if repository.commit_of(str(pending.get("commit", ""))) is not None:
+        if pending and repository.has(pending.get("commit")):
             return self._land_pending(repository, pending)
         head = repository.begun(self._workspace)
         work = _mapping(carried, "work") if self._is_agent else {}
-        if any(repository.commit_of(str(work.get(name, ""))) is None for name in ("commit", "base")):
+        if work and not (repository.has(work.get("commit")) and repository.has(work.get("base"))):
             work = {}
         if self._workspace.merge is not None:
             return self._merge(repository, head, self._workspace.merge.commit, work)
@@ -141,7 +141,7 @@ class Visit:
     def _merge(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> Result:
         """The job is to merge *commit*: it begins with it half merged."""
         assert self._workspace.merge is not None  # noqa: S101 - the caller looked
-        if repository.commit_of(commit) is None:
+        if not repository.has(commit):
             raise Refused(f"The change of {self._workspace.merge.task}, {commit[:_SHORT]}, is gone from the repository")
         if repository.contains(commit, head):
             return Result(Outcome.COMPLETED, output="It is merged already")
@@ -174,7 +174,7 @@ class Visit:
         return self._judge_and_land(place, commit)
 
     def _settle(self, repository: Repository, start: str) -> Worktree:
-        place = worktree.make(repository, self._root, self._claim, start)
+        place = worktree.make(repository, self._root, self._claim, start, self._control)
         self._worktree = place
         told = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
         self._control.event(EventType.PROGRESS, told)
@@ -193,6 +193,8 @@ class Visit:
     def _judge_and_land(self, place: Worktree, commit: str) -> Result:
         self._commit = commit
         if not self._tested:
+            if self._gates:
+                place.detach(commit)
             if not self._passes(place):
                 return self._rejected(place, commit, place.start)
             self._tested = True
@@ -223,6 +225,8 @@ class Visit:
     def _passes(self, place: Worktree) -> bool:
         """Run the gates on what the worktree holds."""
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
+        if not self._gates:
+            return True
         verdict = gatekeeping.judge(self._gates, self._claim, self._control, self._launcher, place.folder)
         self._verdict = verdict
         self._result = gatekeeping.applied(

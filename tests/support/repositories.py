@@ -32,6 +32,7 @@ class Checkout:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
         self.git("init", "--quiet", "--initial-branch=main")
+        self.noted: dict[str, str] = {}
         if commits:
             self.commit("Begin", readme="hello\n")
 
@@ -55,7 +56,16 @@ class Checkout:
             (self.path / f"{name}.txt").write_text(text)
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", message)
+        self.note()
         return self.git("rev-parse", "HEAD")
+
+    def note(self) -> None:
+        """From here on the owner does nothing."""
+        self.noted = self.state()
+
+    def is_untouched(self) -> bool:
+        """Whether all that is the owner's is as it was noted."""
+        return self.state() == self.noted
 
     def shows(self, name: str, *, on: str) -> str:
         """A file as it is on a branch."""
@@ -73,6 +83,7 @@ class Checkout:
     def state(self) -> dict[str, str]:
         """All that nobody but its owner may change."""
         dot = self.path / ".git"
+        refs = self.git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
         return {
             "status": self.git("status", "--porcelain", "--branch"),
             "head": self.git("rev-parse", "--verify", "HEAD", fails=True),
@@ -80,13 +91,7 @@ class Checkout:
             "config": (dot / "config").read_text(),
             "hooks": " ".join(sorted(path.name for path in (dot / "hooks").iterdir())),
             "index": self.git("ls-files", "--stage"),
-            "owned": self.git("for-each-ref", "--exclude=refs/heads/coord", "--format=%(refname) %(objectname)")
-            if "--exclude" in self.git("for-each-ref", "-h", fails=True)
-            else "\n".join(
-                line
-                for line in self.git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
-                if "refs/heads/coord/" not in line
-            ),
+            "owned": "\n".join(ref for ref in refs if "refs/heads/coord/" not in ref),
         }
 
 
@@ -156,5 +161,3 @@ class Site:
         ours = self.checkout.path / ".git" / "coordination"
         found = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
         return sorted(str(path.relative_to(self.folder.parent)) for path in found)
-
-

@@ -23,13 +23,12 @@ from workers.runners.base import Control
 from workers.runners.watch import Interruption
 from workers.workspaces.git import LONG, GitFailed, Interrupted
 from workers.workspaces.repository import Repository
-from workers.workspaces.turns import turn
+from workers.workspaces.turns import OURS, queue_of, tidy, turn
 from workers.workspaces.worktree import Worktree
 
 PATIENCE = timedelta(hours=1)
 """How long an attempt waits for its turn. Others hold it for as long as their gates take."""
 
-_FOLDER = "coordination"
 _NOTES = "landed"
 _FORGOTTEN_AFTER = 30 * 86400.0  # seconds; a note is needed for as long as a task may wait for its next attempt
 
@@ -80,19 +79,19 @@ class Landing:
     def land(self, candidate: Candidate) -> Landed | Conflicted | Rejected:
         """Wait for the turn and merge."""
         repository = self.worktree.repository
-        folder = repository.common / _FOLDER / "queue" / run_slug(self.claim.run_id)
-        with turn(folder, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE)):
+        queue = queue_of(repository.common, run_slug(self.claim.run_id))
+        with turn(queue, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE)):
             while True:
                 if (head := repository.head()) is None:
                     raise GitFailed(f"the branch {repository.branch} is gone")
-                if repository.contains(candidate.commit, head):
-                    return Landed(candidate.commit)
                 merged = self._merged(candidate, head)
+                if merged == head:
+                    return Landed(candidate.commit)  # it is there already
                 if isinstance(merged, Conflicted):
                     return merged
                 if merged is None:
                     return Landed(None)  # the branch says the same already
-                if self._tree(merged) != self._tree(candidate.commit):
+                if merged != candidate.commit and self._tree(merged) != self._tree(candidate.commit):
                     self.worktree.stand_at(merged)
                     if not self.passes():
                         return Rejected(head, merged)
@@ -100,11 +99,13 @@ class Landing:
                     return Landed(merged)
 
     def _merged(self, candidate: Candidate, head: str) -> str | Conflicted | None:
-        """The commit to move the branch to; None when it would change nothing."""
+        """The commit to move the branch to, *head* if it holds the change; None when it says the same without it."""
         git, commit = self.worktree.git, candidate.commit
         first_parent = git("rev-parse", "--quiet", "--verify", f"{commit}^", may_fail=True).text
         if first_parent == head:
             return commit
+        if self.worktree.repository.contains(commit, head):
+            return head
         said = git("merge-tree", "--write-tree", "--name-only", "-z", head, commit, limit=LONG, may_fail=True)
         tree, *others = said.out.split(b"\0")
         if said.code:
@@ -132,23 +133,22 @@ class Landing:
 def found(repository: Repository, claim: Claim) -> Result | None:
     """How the task ended already, in an attempt whose end was not stored."""
     note = _read(_note(repository.common, claim.task_id))
-    commit, head = note.get("commit"), repository.head()
-    if not isinstance(commit, str) or head is None or repository.commit_of(commit) is None:
-        return None
-    if not repository.contains(commit, head):
+    commit = note.get("commit")
+    if not repository.has(commit) or (head := repository.head()) is None or not repository.contains(str(commit), head):
         return None
     return retold(note, f"[merge] attempt {note.get('attempt')} had merged its change; only its end was not stored")
 
 
 def forget(common: Path, task_id: str) -> None:
     """The task's end is stored: its note is needed no more. Old ones go too."""
-    folder = common / _FOLDER / _NOTES
+    folder = common / OURS / _NOTES
+    tidy(common)
     with contextlib.suppress(OSError):
         _note(common, task_id).unlink(missing_ok=True)
         for entry in os.scandir(folder):
             if time.time() - entry.stat().st_mtime > _FORGOTTEN_AFTER:
                 Path(entry.path).unlink(missing_ok=True)
-        for empty in (folder, folder.parent / "queue", folder.parent):
+        for empty in (folder, folder.parent):
             empty.rmdir()
 
 
@@ -169,15 +169,15 @@ def retold(kept: Mapping[str, Any], remark: str) -> Result:
 
 
 def _note(common: Path, task_id: str) -> Path:
-    return common / _FOLDER / _NOTES / f"{task_id}.json"
+    return common / OURS / _NOTES / f"{task_id}.json"
 
 
 def _write(path: Path, note: dict[str, Any]) -> None:
     """Written whole or not at all, and on the disk before anything that follows."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.new")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with draft.open("w", encoding="utf-8") as file:
                 json.dump(note, file)
                 file.flush()

@@ -19,6 +19,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from workers.runners.base import Control
+from workers.workspaces.git import GitFailed
+from workers.workspaces.turns import records_turn
+
 _NOTE = ".json"
 
 
@@ -32,8 +36,14 @@ class Lodging:
 
     def leave(self) -> None:
         """Take the worktree away, its record in the repository, and the note."""
-        _take_away(self.path, self.common)
-        self._close()
+        try:
+            _take_away(self.path, self.common)
+            with contextlib.suppress(OSError):
+                _note_of(self.path).unlink()
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+        _drop_if_empty(self.path.parent)
 
     def keep(self, until: float) -> None:
         """Leave the worktree where it is, until then (seconds since 1970)."""
@@ -41,19 +51,15 @@ class Lodging:
         os.close(self._fd)
         self._fd = -1
 
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            _note_of(self.path).unlink()
-        os.close(self._fd)
-        self._fd = -1
-        _drop_if_empty(self.path.parent)
-
 
 def take(root: Path, run: str, name: str, *, common: Path) -> Lodging:
     """The lodging *name* of a run. What an earlier one of the same name left is taken away."""
     path = root / run / name
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(_note_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = -1
+    while fd < 0:
+        with contextlib.suppress(FileNotFoundError):  # the last one to leave took the folder away
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(_note_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists():
@@ -83,10 +89,10 @@ def sweep(root: Path, *, keep: timedelta, now: float | None = None) -> int:
                     until = os.fstat(fd).st_mtime + keep.total_seconds()
                 if moment < until:
                     continue
-                _take_away(path, Path(str(note.get("common", ""))))
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, GitFailed):  # what cannot go now goes later
+                    _take_away(path, Path(str(note.get("common", ""))))
                     (run / name).unlink()
-                swept += 1
+                    swept += 1
         _drop_if_empty(run)
     return swept
 
@@ -107,8 +113,9 @@ def _take_away(path: Path, common: Path) -> None:
     elif path.exists():
         shutil.rmtree(path, onerror=_make_writable)
     if record is not None:
-        shutil.rmtree(record, ignore_errors=True)
-        _drop_if_empty(record.parent)
+        with records_turn(common, Control(scratch=path.parent)):
+            shutil.rmtree(record, ignore_errors=True)
+            _drop_if_empty(record.parent)
 
 
 def _make_writable(function: Callable[..., Any], path: str, _error: Any) -> None:

@@ -43,6 +43,10 @@ class Repository:
         found = said.text
         return found if said.code == 0 and _COMMIT.fullmatch(found) else None
 
+    def has(self, commit: object) -> bool:
+        """Whether *commit*, as it was carried, is the whole id of a commit that is still there."""
+        return isinstance(commit, str) and bool(_COMMIT.fullmatch(commit)) and self.commit_of(commit) is not None
+
     def begun(self, workspace: Workspace) -> str:
         """The commit of the run's branch, which is made at its base if this is its first use."""
         if (head := self.head()) is not None:

@@ -20,7 +20,14 @@ from workers.runners.base import Control
 from workers.runners.watch import Interruption
 from workers.workspaces.git import GitFailed, Interrupted
 
+OURS = "coordination"
+"""The folder in a repository that is ours."""
+
+_QUEUES = "queue"
+_RECORDS = "worktrees"
+_RECORDS_PATIENCE = timedelta(minutes=2)
 _LOCK = "lock"
+_AFTER_ALL = "~"  # sorts behind every ticket
 _PAUSE = 0.005  # seconds, times the place in the queue
 _LONGEST_PAUSE = 0.25
 
@@ -47,14 +54,38 @@ def turn(folder: Path, control: Control, *, limit: timedelta) -> Iterator[None]:
         if lock >= 0:
             _drop(folder / _LOCK, lock)
         with contextlib.suppress(OSError):
-            folder.rmdir()
+            for place in (folder, folder.parent, folder.parent.parent):
+                place.rmdir()
+
+
+def queue_of(common: Path, name: str) -> Path:
+    """The folder for turns called *name* in a repository."""
+    return common / OURS / _QUEUES / name
+
+
+def records_turn(common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
+    """The turn to make or take away a worktree's record: a git that meets half a record fails."""
+    return turn(queue_of(common, _RECORDS), control, limit=_RECORDS_PATIENCE)
+
+
+def tidy(common: Path) -> None:
+    """Take away what the dead left in the queues of a repository; whoever comes next would, if anybody came."""
+    queues = common / OURS / _QUEUES
+    with contextlib.suppress(OSError):
+        for folder in [Path(entry.path) for entry in os.scandir(queues)]:
+            _before(folder, own=_AFTER_ALL)
+            if (lock := _lock(folder)) >= 0:
+                _drop(folder / _LOCK, lock)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        queues.rmdir()
 
 
 def _ticket(folder: Path) -> tuple[int, str]:
     name = f"{time.time_ns():020d}-{uuid4().hex}"
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue  # somebody was the last to leave
@@ -95,7 +126,8 @@ def _lock(folder: Path) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
-        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
         return -1
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coordination.domain.attempts import Claim
@@ -15,6 +15,7 @@ from workers.workspaces import lodging
 from workers.workspaces.git import LONG, Git, GitFailed
 from workers.workspaces.lodging import Lodging
 from workers.workspaces.repository import Repository
+from workers.workspaces.turns import records_turn
 
 _MARKER = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
 _UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD")
@@ -39,6 +40,7 @@ class Worktree:
     git: Git
     record: Path
     start: str
+    conflicts: tuple[str, ...] = ()  # files that it began with half merged
 
     @property
     def folder(self) -> str:
@@ -47,7 +49,7 @@ class Worktree:
 
     def under(self, control: Control) -> Worktree:
         """The same under other orders."""
-        return Worktree(self.repository, self.lodging, self.git.under(control), self.record, self.start)
+        return replace(self, git=self.git.under(control))
 
     def resume(self, base: str) -> None:
         """Let it have begun at *base*: what it holds beyond that is a change that is not committed."""
@@ -58,7 +60,8 @@ class Worktree:
         """Half merge *commit* into it; the files with conflicts."""
         if self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True).code == 0:
             return []
-        return self._unmerged(self._status())
+        self.conflicts = tuple(self._unmerged(self._status()))
+        return list(self.conflicts)
 
     def go_on_merging(self, commit: str) -> None:
         """Its next commit has *commit* as a parent too."""
@@ -67,12 +70,13 @@ class Worktree:
     def commit(self, message: str) -> str:
         """Commit all that was changed, as one who has no hooks; the commit that it stands at then.
 
-        Raises Unresolved when conflicts are left. The worktree is detached afterwards: a gate's commits are nobody's.
+        Raises Unresolved when conflicts are left.
         """
         for lock in self.record.glob("*.lock"):  # whoever held it has been ended with the job
             lock.unlink(missing_ok=True)
         status = self._status()
-        if left := [path for path in self._unmerged(status) if self._has_markers(path)]:
+        doubtful = dict.fromkeys([*self.conflicts, *self._unmerged(status)])
+        if left := [path for path in doubtful if self._has_markers(path)]:
             raise Unresolved(left[:_MOST_NAMED])
         head = next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
@@ -86,8 +90,11 @@ class Worktree:
                 head = self.git("commit-tree", tree, *parents, "-m", message).text
         for name in _UNFINISHED:
             (self.record / name).unlink(missing_ok=True)
-        self.git("update-ref", "--no-deref", "HEAD", head)
         return head
+
+    def detach(self, commit: str) -> None:
+        """Stand at the *commit* that was just made, on no branch: what a gate commits is nobody's."""
+        self.git("update-ref", "--no-deref", "HEAD", commit)
 
     def stand_at(self, commit: str) -> None:
         """Check out *commit*; files that git ignores stay, such as what was installed or built."""
@@ -134,7 +141,7 @@ def _record_of(place: Lodging) -> Path:
     return found
 
 
-def make(repository: Repository, root: Path, claim: Claim, start: str) -> Worktree:
+def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
     """A worktree for the claimed attempt, on the task's branch, which is set to *start*."""
     if repository.top is not None and root.resolve().is_relative_to(repository.top.resolve()):
         raise Refused(
@@ -147,10 +154,12 @@ def make(repository: Repository, root: Path, claim: Claim, start: str) -> Worktr
     try:
         repository.move(repository.task_branch, start)
         # --force: an earlier attempt's worktree may still be there, on this machine or another.
-        repository.git("worktree", "add", "--quiet", "--force", str(place.path), repository.task_branch, limit=LONG)
+        with records_turn(repository.common, control):
+            repository.git("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
         record = _record_of(place)
+        git = repository.git.at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
+        git("reset", "--quiet", "--hard", limit=LONG)
     except BaseException:
         place.leave()
         raise
-    git = repository.git.at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
     return Worktree(repository, place, git, record, start)

@@ -26,7 +26,6 @@ def checkout(tmp_path: Path) -> Checkout:
 @pytest.fixture
 def site(runners: Runners, checkout: Checkout, tmp_path: Path) -> Iterator[Site]:
     made = Site(runners, checkout, tmp_path / "the site")
-    before = checkout.state()
     yield made
     assert made.left_behind() == []
-    assert checkout.state() == before
+    assert checkout.is_untouched()
