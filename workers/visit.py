@@ -187,7 +187,9 @@ class Visit:
         # Also of commits that the job makes by itself.
         own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
         work = claim.work | {"env": own | claim.work.get("env", {})}
-        self._result = self._runner.run(replace(claim, workdir=place.folder, work=work), self._control)
+        path = tuple(map(place.counterpart, claim.python_path))
+        inside = replace(claim, workdir=place.folder, work=work, python_path=path)
+        self._result = self._runner.run(inside, self._control)
         return self._result
 
     def _judge_and_land(self, place: Worktree, commit: str) -> Result:

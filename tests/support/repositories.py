@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.attempts import Claim, Result
+from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.workspaces import run_branch
 from coordination.ids import new_id
@@ -161,3 +161,18 @@ class Site:
         ours = self.checkout.path / ".git" / "coordination"
         found = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
         return sorted(str(path.relative_to(self.folder.parent)) for path in found)
+
+
+def agent(script: str, **more: object) -> dict[str, object]:
+    """A stand-in for a coding agent: its prompt is what it is told, the script what it does."""
+    return {"agent": "custom", "prompt": "Do it", "command": ["/bin/sh", "-c", script], **more}
+
+
+def merged_meanwhile(site: Site, key: str, script: str, **more: object) -> str:
+    """A command that, while a job runs, lets the change of another task appear on the run's branch."""
+    before = site.checkout.git("rev-parse", site.branch, fails=True)
+    before = before if len(before) == 40 else site.checkout.git("rev-parse", "HEAD")
+    assert site.run(key, script, **more).outcome is Outcome.COMPLETED
+    after = site.checkout.git("rev-parse", site.branch)
+    site.checkout.git("update-ref", f"refs/heads/{site.branch}", before)
+    return f"git update-ref refs/heads/{site.branch} {after}"

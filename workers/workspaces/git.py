@@ -47,7 +47,8 @@ _SETTINGS = (
 _CONFIGURATION = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "XDG_CONFIG_HOME")
 _VERSION = re.compile(rb"git version (\d+)\.(\d+)")
 _BUSY = re.compile(
-    r"\.lock'?: File exists|cannot lock ref(?!.*cannot create)|Resource temporarily unavailable|No space left on device|failed to read .*commondir"
+    r"\.lock'?: File exists|cannot lock ref(?!.*cannot create)|failed to read .*commondir"
+    r"|Resource temporarily unavailable|No space left on device"
 )
 
 

@@ -121,7 +121,7 @@ def repository_of(git: Git, claim: Claim) -> Repository:
     return Repository(
         git=here,
         common=Path(lines[0]),
-        top=Path(lines[1]) if lines[1] else None,
+        top=Path(lines[1]).resolve() if lines[1] else None,
         prefix=lines[2],
         branch=run_branch(claim.run_id),
         task_branch=task_branch(claim.run_id, claim.key),

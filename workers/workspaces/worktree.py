@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,14 @@ class Worktree:
     def folder(self) -> str:
         """Where the job runs: what is its folder in the checkout."""
         return str(self.lodging.path / self.repository.prefix).rstrip("/")
+
+    def counterpart(self, path: str) -> str:
+        """What *path*, if it leads into the checkout, is in the worktree."""
+        top = self.repository.top
+        if top is None or not os.path.isabs(path):  # noqa: PTH117 - a text comes in
+            return path
+        real = Path(path).resolve()
+        return str(self.lodging.path / real.relative_to(top)) if real.is_relative_to(top) else path
 
     def under(self, control: Control) -> Worktree:
         """The same under other orders."""
@@ -143,7 +152,7 @@ def _record_of(place: Lodging) -> Path:
 
 def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
     """A worktree for the claimed attempt, on the task's branch, which is set to *start*."""
-    if repository.top is not None and root.resolve().is_relative_to(repository.top.resolve()):
+    if repository.top is not None and root.resolve().is_relative_to(repository.top):
         raise Refused(
             f"Worktrees would be made in {root}, inside of the checkout {repository.top}",
             hint="Set COORD_WORKTREES to a folder outside of it",

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from coordination.domain.attempts import Outcome
-from tests.support.repositories import Checkout, Site
+from tests.support.repositories import Checkout, Site, merged_meanwhile
 from tests.support.sources import ROOT
-from tests.workers.workspaces.test_visit import merged_meanwhile
 from workers.workspaces import lodging
 
 SCRIPT = ROOT / "tests" / "support" / "killed_attempt.py"
