@@ -26,8 +26,10 @@ def read_workspace(fields: Fields) -> Workspace | None:
     value = fields.values.get("workspace")
     if value is None:
         return None
-    if not isinstance(value, dict):
-        return _understood(fields, "workspace", parse_workspace, fields.text("workspace"))
+    if not isinstance(value, dict | str):
+        raise fields.wrong("workspace", "a kind or a mapping")
+    if isinstance(value, str):
+        return _understood(fields, "workspace", parse_workspace, value)
     inner = Fields(fields.document, value, f"{fields.where}workspace: ")
     inner.only(WORKSPACE_KEYS)
     keep, merge = inner.duration("keep_failed"), inner.inner("merge")
@@ -43,8 +45,10 @@ def read_workspace(fields: Fields) -> Workspace | None:
 def read_gates(fields: Fields) -> tuple[Gate, ...]:
     """The field ``gates``: one command, or a list of commands and mappings."""
     value = fields.values.get("gates")
+    if value is None or isinstance(value, str):
+        return _understood(fields, "gates", parse_gates, value)
     if not isinstance(value, list):
-        return _understood(fields, "gates", parse_gates, fields.text("gates"))
+        raise fields.wrong("gates", "a command or a list of commands")
     read: list[Any] = []
     for item in value:
         if isinstance(item, dict):
@@ -55,7 +59,7 @@ def read_gates(fields: Fields) -> tuple[Gate, ...]:
         else:
             read.append(item)
     if any(not isinstance(item, str | Gate) for item in read):
-        raise fields.wrong("gates", "a list of commands", 'Write commands in quotes: ["pytest -q"]')
+        raise fields.error("gates", "gates must hold commands", hint='Write them in quotes: ["pytest -q"]')
     return _understood(fields, "gates", parse_gates, read)
 
 
