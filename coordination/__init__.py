@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from coordination.domain.runs import RunState
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
+    from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
     from coordination.errors import CoordinationError
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "Event": "coordination.domain.events",
     "EventType": "coordination.domain.events",
     "Limits": "coordination.domain.limits",
+    "Gate": "coordination.domain.workspaces",
     "OnDependencyFailure": "coordination.domain.tasks",
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
@@ -45,6 +47,8 @@ _HOMES = {
     "Task": "coordination.domain.plans",
     "TaskHandle": "coordination.client",
     "TaskState": "coordination.domain.tasks",
+    "Workspace": "coordination.domain.workspaces",
+    "WorkspaceKind": "coordination.domain.workspaces",
     "connect": "coordination.client",
 }
 
@@ -62,6 +66,7 @@ __all__ = [
     "DependencyKind",
     "Event",
     "EventType",
+    "Gate",
     "Limits",
     "OnDependencyFailure",
     "Outcome",
@@ -74,6 +79,8 @@ __all__ = [
     "Task",
     "TaskHandle",
     "TaskState",
+    "Workspace",
+    "WorkspaceKind",
     "connect",
 ]
 

@@ -214,6 +214,8 @@ class Settings:
     watchdog: timedelta = _length(_duration, seconds=60)
     slots: int = _setting(8, _count, "a number of job threads, at least 1")
     window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
+    worktrees: Path | None = _setting(None, _absolute_folder, "an absolute path of a folder")  # None: below home
+    worktrees_kept: timedelta = _setting(timedelta(days=3), _days, "a number of days, or a duration such as 3d or 12h")
     output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
     # What any job may use; a plan can ask for less.
     job_memory: int | None = _setting(None, _size, _BYTES)

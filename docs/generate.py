@@ -38,6 +38,8 @@ _MEANINGS = {
     "watchdog": "How long a worker with free slots may hear nothing while work waits before it starts anew. 0: off.",
     "slots": "Jobs at once in one worker process.",
     "window": "Doorbells out per project at once. Not set: about two per slot of the living workers.",
+    "worktrees": "Where the git worktrees of running tasks are made. Not set: `worktrees` in the home folder.",
+    "worktrees_kept": "How long the worktree of a failed attempt is kept, unless its plan says otherwise. `0s`: not.",
     "output_limit": "How much of a job's output is kept; the rest is cut, with a notice.",
     "job_memory": "The most memory that a job's processes may hold together. Not set: any amount.",
     "job_cpu": "The most processor time that a job's processes may use together. Not set: any amount.",

@@ -1,4 +1,6 @@
-"""Clears up behind finished work: finds retention due and does a round of it, beside everything else the worker does.
+"""Clears up behind finished work: old worktrees go, and when retention is due, a round of it is done.
+
+All of that happens beside everything else the worker does.
 
 Every worker looks, beat asks too, and a lease in SQL lets one of them at it. A round ends after half a minute, so that
 it holds no thread for long; what is left is due again at once.
@@ -18,6 +20,7 @@ from coordination.flows import retain as flow
 from coordination.settings import Settings
 from coordination.store.queries import fleet, retention
 from workers.context import Context
+from workers.workspaces import lodging
 
 log = structlog.get_logger()
 
@@ -48,6 +51,8 @@ class Clearing:
         """One round over the workspaces in which retention is due; what fails is logged and due again."""
         context = self._context
         try:
+            if swept := lodging.sweep(context.worktrees, keep=context.settings.worktrees_kept):
+                log.info("took away worktrees that were kept long enough", worktrees=swept)
             for workspace_id in self._due():
                 done = flow.retain(
                     context.store,

@@ -55,6 +55,11 @@ class Context:
     _fleet_slots: int = 0
     _fleet_asked: float = float("-inf")
 
+    @property
+    def worktrees(self) -> Path:
+        """Where the worktrees of attempts are made: the same for all workers of one home."""
+        return self.settings.worktrees or self.settings.home / "worktrees"
+
     def window(self) -> int:
         """How many of a project's tasks may have a doorbell out: about two per slot of the living fleet."""
         if self.settings.window is not None:

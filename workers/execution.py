@@ -11,15 +11,16 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic, utc_now
 from coordination.domain import prompts
-from coordination.domain.artifacts import outputs_of
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.expansion import VARIANT
+from coordination.domain.task_options import alone
 from coordination.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.flows.add_found import add_found
 from coordination.flows.choose_variant import choose_variant
@@ -32,12 +33,15 @@ from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
 from workers.held import Held, Said
 from workers.housekeeping import Housekeeper
+from workers.jobs import Jobs
 from workers.piece import Piece
 from workers.prompting import Prompting
 from workers.reporting import Reporting
 from workers.runners.base import StopReason
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
+from workers.telling import Told
+from workers.visit import Surroundings
 from workers.writing import Ending, Writing, Written
 
 log = structlog.get_logger()
@@ -61,6 +65,7 @@ class Execution:
         settings = context.settings
         store = ArtifactStore(settings.artifacts_url)
         self._artifacts = artifacts.Terms(store, settings.artifacts_most, settings.artifacts_bytes)
+        self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._reporting = Reporting(context.scratch, self._add_found)
@@ -132,7 +137,7 @@ class Execution:
             claims, result = self._rendered(batch)
             if claims:
                 runner = self._runners.runner_for(claims[0].work)
-                if isinstance(runner, PythonRunner) and not outputs_of(claims[0].options):
+                if isinstance(runner, PythonRunner) and not alone(claims[0].options):
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
@@ -171,11 +176,10 @@ class Execution:
             except Refused as error:
                 refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
                 return (claims, None) if claims else ([], refused)
-            alone = bool(outputs_of(claim.options))  # its folder is looked at after it
-            if claims and (alone or runner is not self._runners.runner_for(claims[0].work)):
+            if claims and (alone(claim.options) or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
-            if alone:
+            if alone(claim.options):
                 break
         return claims, None
 
@@ -216,13 +220,20 @@ class Execution:
                     artifacts.with_folder(claim, control.scratch) as placed,
                     self._reporting.of(claim, control) as report,
                 ):
-                    runner = self._runners.runner_for(claim.work)
-                    result = runner.run(self._prompting.prompted(held.claim, placed, reports=True), control)
-                    result = supervising.after(claim, report.settle(result), control)
-                    result = artifacts.kept(placed, placed.workdir, result, control=control, terms=self._artifacts)
+                    told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
+                    surroundings = Surroundings(
+                        ours=lambda: not self._is_stale(held),
+                        lost=partial(self._lost_to, claim),
+                        keeps=lambda folder, result: artifacts.kept(
+                            placed, folder, result, control=control, terms=self._artifacts
+                        ),
+                    )
+                    result = self._jobs.run(told, placed, control, surroundings)
                 return self._won(claim, result)
             except Refused as refusal:
                 return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
+            except DatabaseUnavailable as error:
+                return Result(Outcome.DEFERRED, error=error.sentence())
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)
@@ -238,14 +249,20 @@ class Execution:
         return grown.ids
 
     def _won(self, claim: Claim, result: Result) -> Result:
-        """A variant counts only if it is the first of its task to have passed; the others are told to stop."""
-        if VARIANT not in supervising.role_of(claim) or result.outcome is not Outcome.COMPLETED:
+        """A variant counts only if it is the first of its task to have passed."""
+        if result.outcome is not Outcome.COMPLETED or (why := self._lost_to(claim)) is None:
             return result
+        return replace(result, outcome=Outcome.CANCELED, error=why)
+
+    def _lost_to(self, claim: Claim) -> str | None:
+        """Let a variant win that has passed its gates, and tell the others to stop; or say who was first."""
+        if VARIANT not in supervising.role_of(claim):
+            return None
         choice = self._context.store.transact(
             lambda tx: choose_variant(tx, claim.workspace_id, claim.task_id, claim.attempt)
         )
         self._context.stop(claim.workspace_id, claim.project_id, choice.canceled)
-        return result if choice.won else replace(result, outcome=Outcome.CANCELED, error=choice.why)
+        return None if choice.won else choice.why
 
     def close(self) -> None:
         """Nothing runs any more."""
@@ -283,6 +300,7 @@ class Execution:
         if written is None:
             return None
         for finish, _ in ends:
+            self._jobs.stored(finish.claim, held=finish.claim.task_id not in written.refused)
             if finish.claim.task_id in written.refused:
                 log.info("late result refused: the task moved on", task=finish.claim.key, attempt=finish.claim.attempt)
         if written.finished is not None:

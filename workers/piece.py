@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.artifacts import outputs_of
 from coordination.domain.attempts import Claim
+from coordination.domain.task_options import alone
 from coordination.store.queries.lookahead import Ahead
 
 
@@ -20,7 +20,7 @@ class Piece:
 
     def __init__(self, held: Sequence[Claim], ahead: Sequence[Ahead], *, is_short: Callable[[str], bool]) -> None:
         inside = {claim.task_id for claim in held}
-        waiting = [one for one in ahead if is_short(one.claim.kind) and not outputs_of(one.claim.options)]
+        waiting = [one for one in ahead if is_short(one.claim.kind) and not alone(one.claim.options)]
         self._claims: dict[str, Claim] = {}
         self._parents: dict[str, tuple[str, ...]] = {}
         # Only what needs nothing from outside; what lies behind something that does drops out in the next round.

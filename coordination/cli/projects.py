@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("archive")(archive)
     group.command("alias")(alias)
     group.command("limit")(limit)
+    group.command("gates")(gates)
     app.add_typer(group, name="projects")
 
 

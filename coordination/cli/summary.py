@@ -58,6 +58,8 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
+    if record.branch is not None:
+        console.print(f"changes on {record.branch}; bring them into yours with: git merge {record.branch}")
     if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
 
@@ -118,6 +120,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "project": record.project,
         "name": record.name,
         "state": record.state,
+        "branch": record.branch,
         "counts": record.counts,
         "cost_usd": record.cost_usd,
         "unpriced_calls": record.unpriced_calls,

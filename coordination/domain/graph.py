@@ -16,6 +16,7 @@ from coordination.domain.limits import Limits
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work, parse_work
+from coordination.domain.workspaces import FOLDER, Workspace, common_base, parse_gates, parse_workspace
 from coordination.errors import PlanError, Refused
 
 MAX_ATTEMPTS = 1_000_000
@@ -50,6 +51,7 @@ def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
     keys = {*known, *(task.key for task in plan.tasks)}
     seen: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
     works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
+    _check_workspaces(plan)
     _check_parents(plan)
     topological_order(plan)
     return works
@@ -317,6 +319,31 @@ def _check_work(refuse: _Refuse, task: Task, known: dict[int, Work]) -> Work:
     except Refused as refused:
         refuse(refused.message, refused.hint)
     return work
+
+
+def _check_workspaces(plan: Plan) -> None:
+    """Workspaces and gates can be understood, and the run's branch begins in one place."""
+    try:
+        parse_gates(plan.gates)
+        shared = parse_workspace(plan.defaults.workspace)
+    except Refused as refused:
+        raise PlanError(refused.message, source=plan.source, hint=refused.hint) from None
+    used: dict[Workspace, str] = {}
+    for task in plan.tasks:
+        if not task.gates and task.workspace is None:
+            used.setdefault(shared, task.key)
+            continue
+        try:
+            parse_gates(task.gates)
+            used.setdefault(shared if task.workspace is None else parse_workspace(task.workspace), task.key)
+        except Refused as refused:
+            message = f"Task {excerpt(task.key)}: {refused.message}"
+            raise _error(plan, task.key, message, hint=refused.hint) from None
+    try:
+        common_base(used)
+    except Refused as refused:
+        last = next(key for space, key in reversed(used.items()) if space != FOLDER)
+        raise _error(plan, last, refused.message, hint=refused.hint) from None
 
 
 def _check_parents(plan: Plan) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
+from coordination.domain.workspaces import FOLDER, Gate, Workspace
 
 MAX_TITLE = 500
 MAX_KEY = 200
@@ -50,6 +51,8 @@ class Task:
     when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
     wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
     the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
+    ``workspace``: ``"folder"``, ``"git-worktree"``, or a Workspace. ``gates``: commands, or Gates, that must pass
+    before it counts as completed.
     """
 
     key: str
@@ -76,6 +79,8 @@ class Task:
     supervised: bool = True
     limits: Limits = NO_LIMITS
     outputs: Sequence[str] = ()
+    workspace: Workspace | Mapping[str, Any] | str | None = None
+    gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,6 +97,7 @@ class Defaults:
     workdir: str | None = None
     agent: str | None = None
     limits: Limits = NO_LIMITS
+    workspace: Workspace | Mapping[str, Any] | str = FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,10 @@ class Supervision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs."""
+    """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs.
+
+    ``gates``: what must pass before an agent's task, or one with a worktree, counts as completed.
+    """
 
     tasks: Sequence[Task]
     name: str | None = None
@@ -142,6 +151,7 @@ class Plan:
     concurrency: Concurrency = field(default_factory=Concurrency)
     budget: BudgetCap | None = None
     supervision: Supervision | None = None
+    gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     python_path: Sequence[str] = ()
     session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id
     source: str | None = None

@@ -61,6 +61,7 @@ class Run:
     unpriced_calls: int
     created_at: datetime
     finished_at: datetime | None
+    branch: str | None = None  # of the project's repository, where its tasks' changes are merged
 
     @property
     def total(self) -> int:

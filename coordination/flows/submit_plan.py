@@ -18,6 +18,7 @@ from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.work import Work
+from coordination.domain.workspaces import WorkspaceKind, parse_gates, run_branch
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import agents as agent_service
@@ -84,13 +85,14 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan),
         },
     )
     works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
-    scope = rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned)
+    gates = parse_gates(project.settings.get("gates"))
+    scope = rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
     jobs = rows.jobs(works)
     edges, pending = rows.edges(workspace_id, plan, ids)
     insert_rows(tx, tasks, [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
@@ -122,6 +124,12 @@ def submit_plan(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
     return Submitted(run_id, project.id, ids)
+
+
+def _branch(run_id: str, plan: Plan) -> dict[str, str]:
+    """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
+    worktrees = any(rows.workspace_of(plan, task).kind is WorkspaceKind.GIT_WORKTREE for task in plan.tasks)
+    return {"branch": run_branch(run_id)} if worktrees else {}
 
 
 def _in_parts(plan: Plan, works: Mapping[str, Work], project: Project) -> tuple[Plan, Mapping[str, Work]]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from coordination.domain.expansion import supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
+from coordination.domain.workspaces import parse_gates
 from coordination.errors import IllegalMove, NotFound, Refused
 from coordination.ids import new_id
 from coordination.store.queries import projects as rows
@@ -61,8 +62,9 @@ def amend(
 ) -> None:
     """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
 
-    Columns: settings, budgets, model_restrictions, metadata.
+    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run.
     """
+    parse_gates((merged or {}).get("settings", {}).get("gates"))
     values: dict[str, Any] = {}
     if name is not None:
         if not name.strip():

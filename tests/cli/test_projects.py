@@ -121,3 +121,26 @@ def test_limits_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
 
     assert {slot["name"]: slot["cap"] for slot in after["limits"]} == {"agent:dave": 2, "key:deploy": 3}
     assert "is no limit" in coord("projects", "limit", "shop", "--key", "deploy", code=2).err
+
+
+def test_gates_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
+    coord = coord_on_each
+    coord("projects", "create", "shop", "--remote", "git@example.org:acme/shop.git")
+
+    none = coord("projects", "gates", "shop", "--json").json
+    set_now = coord("projects", "gates", "shop", "ruff check .", "pytest -q", "--timeout", "1h")
+    shown = coord("projects", "gates", "shop", "--json").json
+    wrong = coord("projects", "change", "shop", "--set", 'gates=[{"run": ""}]', code=2)
+    both = coord("projects", "gates", "shop", "make", "--none", code=2)
+    coord("projects", "gates", "shop", "--none")
+
+    assert none == {"project": "shop", "gates": []}
+    assert "pytest -q" in set_now.out
+    assert "1h" in set_now.out
+    assert shown["gates"] == [
+        {"run": "ruff check .", "timeout": 3600.0},
+        {"run": "pytest -q", "timeout": 3600.0},
+    ]
+    assert "A gate needs a command" in wrong.err
+    assert "Either gates or --none" in both.err
+    assert coord("projects", "show", "shop", "--json").json["settings"] == {}

@@ -15,6 +15,7 @@ from coordination.flows import submit_plan as flow
 from coordination.services import projects as project_service
 from coordination.store.queries import projects, runs
 from coordination.store.tables import metadata
+from coordination.store.tables.tasks import tasks
 from tests.support.world import World, plan_of
 
 
@@ -213,3 +214,55 @@ def test_the_same_plan_submitted_twice_is_two_runs(world: World) -> None:
     assert first.run_id != second.run_id
     assert first.project_id == second.project_id
     assert not set(first.task_ids.values()) & set(second.task_ids.values())
+
+
+def stored(world: World, key: str) -> tuple[dict, str]:
+    with world.store.read() as tx:
+        return tuple(tx.execute(select(tasks.c.options, tasks.c.kind).where(tasks.c.id == world.ids[key])).one())
+
+
+class TestWorkspacesAndGates:
+    def test_a_task_carries_its_workspace_and_all_gates_that_apply(self, world: World) -> None:
+        world.submit("x")
+        with world.store.write() as tx:
+            project = project_service.find(tx, world.workspace, "shop")
+            project_service.amend(tx, world.workspace, project, merged={"settings": {"gates": ["of project"]}})
+
+        submitted = world.submit(
+            "a",
+            "b",
+            "c",
+            tasks={"a": {"gates": ["of task", "of plan"]}, "b": {"workspace": "folder"}, "c": {"workspace": "folder"}},
+            defaults=Defaults(workspace={"kind": "git-worktree", "base": "main"}),
+            gates=["of plan"],
+        )
+
+        options, kind = stored(world, "a")
+        assert options["workspace"] == {"kind": "git-worktree", "base": "main"}
+        assert options["gates"] == ["of project", "of plan", "of task"]
+        assert kind == "shell:true in a worktree"
+        assert stored(world, "b") == ({}, "shell:true")
+        with world.store.read() as tx:
+            run = runs.get(tx, world.workspace, submitted.run_id)
+        assert run is not None
+        assert run.branch == f"coord/{submitted.run_id[-12:]}/run"
+
+    def test_a_run_without_worktrees_has_no_branch(self, world: World) -> None:
+        submitted = world.submit("a", tasks={"a": {"gates": ["make"]}})
+
+        with world.store.read() as tx:
+            run = runs.get(tx, world.workspace, submitted.run_id)
+        assert run is not None
+        assert run.branch is None
+        assert stored(world, "a") == ({"gates": ["make"]}, "shell:true")
+
+    @pytest.mark.parametrize(
+        ("fields", "says"),
+        [
+            ({"workspace": "worktree"}, "Task 'a': workspace must be folder or git-worktree"),
+            ({"gates": [""]}, "Task 'a': A gate needs a command"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, world: World, fields: dict, says: str) -> None:
+        with pytest.raises(PlanError, match=says):
+            world.submit("a", tasks={"a": fields})

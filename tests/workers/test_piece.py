@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coordination.domain.attempts import Claim
 from coordination.store.queries.lookahead import Ahead
@@ -70,3 +71,13 @@ def test_what_did_not_complete_here_releases_nothing() -> None:
     two = piece(["a", "b"], "c < a b")
 
     assert two.completed(claim("a"), 0) == []
+
+
+def test_what_has_a_worktree_or_gates_does_not_run_ahead() -> None:
+    gated = replace(claim("b"), options={"gates": ["true"]})
+    lodged = replace(claim("c"), options={"workspace": {"kind": "git-worktree"}})
+    ahead = [Ahead(one, ("a",)) for one in (gated, lodged, claim("d"))]
+
+    made = Piece([claim("a")], ahead, is_short=lambda _: True)
+
+    assert keys(made.completed(claim("a"), 0)) == ["d"]

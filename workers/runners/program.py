@@ -41,18 +41,20 @@ def run_program(
     variables: Mapping[str, str],
     folder: str,
     feed: Callable[[bytes], None],
-    show: Callable[[bytes], None],
+    show: Callable[[bytes], None] | None = None,
     stdin: int = subprocess.DEVNULL,
+    announced: bool = True,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
-    Raises OSError or ValueError when it cannot be started.
+    *announced*: it is the job itself. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
 
     def complain(data: bytes) -> None:
         err.feed(data)
-        show(data)
+        if show is not None:
+            show(data)
 
     with contextlib.ExitStack() as stack:
         out_reading, out_writing = _pipe(stack)
@@ -78,7 +80,8 @@ def run_program(
             limits=limits,
         )
         try:
-            control.started(process.record)
+            if announced:
+                control.started(process.record)
             interruption = watch.run()
         finally:
             process.end()

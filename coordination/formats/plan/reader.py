@@ -27,33 +27,18 @@ from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, 
 from coordination.errors import Refused
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
+from coordination.formats.plan.workspaces import read_gates, read_workspace
 
 VERSION = 1
 
 PLAN_KEYS = (
-    *(
-        "version",
-        "project",
-        "name",
-        "session",
-        "defaults",
-        "budget",
-        "concurrency",
-        "supervision",
-        "python_path",
-        "tasks",
-    ),
+    *("version", "project", "name", "session", "defaults", "budget", "concurrency", "supervision", "gates"),
+    *("python_path", "tasks"),
 )
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = (
-    "timeout",
-    "stall_timeout",
-    "max_attempts",
-    "backoff",
-    "on_dependency_failure",
-    "workdir",
-    "agent",
-    "limits",
+    *("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent", "limits"),
+    "workspace",
 )
 LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
@@ -64,12 +49,10 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    *("criteria", "context", "variants", "supervised", "limits", "outputs", "metadata"),
+    *("criteria", "context", "variants", "supervised", "limits", "outputs", "workspace", "gates", "metadata"),
 )
 
 LATER_TASK_KEYS = {
-    "workspace": "Give the folder to work in as workdir",
-    "gates": "Make each gate a task of its own that needs this one",
     "budget": "There is a budget for the whole plan, beside tasks",
 }
 
@@ -93,6 +76,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=_budget(fields),
         supervision=_supervision(fields),
+        gates=read_gates(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
         source=source,
@@ -150,6 +134,7 @@ def _defaults(fields: Fields | None) -> Defaults:
         "workdir": fields.text("workdir"),
         "agent": fields.text("agent"),
         "limits": _limits(fields),
+        "workspace": read_workspace(fields),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -282,6 +267,8 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         supervised=fields.flag("supervised") is not False,
         limits=_limits(fields),
         outputs=fields.texts("outputs"),
+        workspace=read_workspace(fields),
+        gates=read_gates(fields),
         metadata=fields.json("metadata"),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, sizes, work
+from coordination.domain import chat, durations, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
@@ -43,6 +43,7 @@ def plan_schema() -> _Schema:
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
             supervision=_optional(_object(reader.SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
+            gates=_gates(),
             python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
             tasks={"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": _task()},
         ),
@@ -76,6 +77,7 @@ def _task() -> _Schema:
         },
         supervised={"type": ["boolean", "null"]},
         outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
+        gates=_gates(),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )
@@ -107,6 +109,7 @@ def _rules() -> _Schema:
                 output=_SIZE,
             )
         ),
+        "workspace": _workspace(),
     }
 
 
@@ -166,6 +169,27 @@ def _chat() -> _Schema:
         env=env,
         secrets=names,
     )
+
+
+def _workspace() -> _Schema:
+    """Where a task works."""
+    merge = _object(workspaces.MERGE_KEYS, required=workspaces.MERGE_KEYS, commit=_SOME_TEXT, task=_SOME_TEXT)
+    worktree = _object(
+        workspaces.WORKSPACE_KEYS,
+        required=("kind",),
+        kind={"enum": list(workspaces.WorkspaceKind)},
+        base={**_TEXT, "description": "Where the run's branch begins: a branch, tag or commit. Default: HEAD."},
+        keep_failed={**_DURATION, "description": "How long the worktree of a failed attempt is kept."},
+        merge={**_optional(merge), "description": "A change that begins half merged; made by the merge queue."},
+    )
+    return {"anyOf": [{"enum": [*workspaces.WorkspaceKind, None]}, worktree]}
+
+
+def _gates() -> _Schema:
+    """What must pass before a task counts as completed."""
+    gate = _object(workspaces.GATE_KEYS, required=("run",), run=_SOME_TEXT, timeout=_DURATION, name=_NAME)
+    several = {"type": "array", "maxItems": workspaces.MAX_GATES, "items": {"anyOf": [_SOME_TEXT, gate]}}
+    return {"anyOf": [_SOME_TEXT, several, {"type": "null"}], "description": "Commands that must succeed."}
 
 
 def _need() -> _Schema:

@@ -14,6 +14,7 @@ from coordination.domain.limits import Limits
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.sizes import write_size
 from coordination.domain.work import parse_work
+from coordination.domain.workspaces import parse_gates, parse_workspace
 from coordination.formats.plan.reader import VERSION
 from coordination.formats.plan.scalars import plain_value
 
@@ -59,6 +60,7 @@ def write_plan(plan: Plan) -> str:
         supervision=None
         if plan.supervision is None
         else _given(assess=_plain(plan.supervision.assess), analyze=_plain(plan.supervision.analyze)),
+        gates=_gates(plan.gates),
         python_path=list(plan.python_path),
     )
     document["tasks"] = [_task(task) for task in plan.tasks]
@@ -82,6 +84,7 @@ def _defaults(plan: Plan) -> dict[str, Any]:
         "workdir": rules.workdir,
         "agent": rules.agent,
         "limits": _limits(rules.limits),
+        "workspace": _workspace(rules.workspace),
     }
     return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
 
@@ -111,8 +114,26 @@ def _task(task: Task) -> dict[str, Any]:
         supervised=None if task.supervised else False,
         limits=_limits(task.limits),
         outputs=list(task.outputs),
+        workspace=None if task.workspace is None else _workspace(task.workspace),
+        gates=_gates(task.gates),
         metadata=_plain(task.metadata),
     )
+
+
+def _workspace(written: Any) -> Any:
+    workspace = parse_workspace(written)
+    body = workspace.to_json()
+    if workspace.keep_failed is not None:
+        body["keep_failed"] = write_duration(workspace.keep_failed)
+    return body if len(body) > 1 else body["kind"]
+
+
+def _gates(written: Any) -> list[Any]:
+    bodies = []
+    for gate in parse_gates(written):
+        body = gate.to_json()
+        bodies.append(body if isinstance(body, str) else body | {"timeout": write_duration(gate.timeout)})
+    return bodies
 
 
 def _need(need: str | Dependency) -> Any:

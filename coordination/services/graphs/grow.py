@@ -211,7 +211,7 @@ def _store(
         plan,
         now,
         assigned,
-        inherited | {_DEPTH: finder.options.get(_DEPTH, 0) + 1},
+        inherited=inherited | {_DEPTH: finder.options.get(_DEPTH, 0) + 1},
     )
     jobs = rows.jobs(works)
     edges, pending = rows.edges(finder.workspace_id, plan, ids)

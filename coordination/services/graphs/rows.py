@@ -12,12 +12,14 @@ from coordination.domain.agents import Profile
 from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.limits import NO_LIMITS, Limits
+from coordination.domain.limits import NO_LIMITS
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
+from coordination.domain.workspaces import FOLDER, Gate, Workspace, gates_for, parse_gates, parse_workspace
 from coordination.errors import PlanError, Refused
 
+_IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
 
 
@@ -33,6 +35,7 @@ class Scope:
     plan: Plan
     now: datetime
     agents: Mapping[str, str]  # whose each task is, by its key
+    gates: tuple[Gate, ...] = ()  # of the project
     inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
 
 
@@ -121,7 +124,7 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
     reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
     if task.not_before is not None and task.not_before > scope.now:
         reasons |= BlockReason.NOT_BEFORE
-    options = _options(task, task.backoff or defaults.backoff, task.limits.or_else(defaults.limits))
+    options = _options(scope, task, job.kind)
     return {
         "id": task_id,
         "workspace_id": scope.workspace_id,
@@ -147,11 +150,11 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
         "agent": scope.agents.get(task.key),
         "creator": scope.creator,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind,
+        "kind": job.kind + _IN_WORKTREE if "workspace" in options else job.kind,
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
-        "options": {**scope.inherited, **options} if scope.inherited else options,
+        "options": _inherited(scope, task) | options if scope.inherited else options,
         "due_at": task.due,
         "created_at": scope.now,
         "updated_at": scope.now,
@@ -166,10 +169,29 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
     return str(PurePath(base, folder))
 
 
-def _options(task: Task, backoff: Backoff, limits: Limits) -> dict[str, Any]:
+def _inherited(scope: Scope, task: Task) -> dict[str, Any]:
+    own = {"workspace"} if task.workspace is not None else set()
+    return {name: value for name, value in scope.inherited.items() if name not in own}
+
+
+def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
+    plan = scope.plan
+    backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
+    workspace = workspace_of(plan, task)
+    gates = gates_for(
+        kind.partition(":")[0],
+        workspace,
+        project=scope.gates,
+        plan=parse_gates(plan.gates),
+        task=parse_gates(task.gates),
+    )
     options: dict[str, Any] = {}
     if task.role:
         options["role"] = dict(task.role)
+    if workspace != FOLDER:
+        options["workspace"] = workspace.to_json()
+    if gates:
+        options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
     if task.outputs:
@@ -187,6 +209,11 @@ def _options(task: Task, backoff: Backoff, limits: Limits) -> dict[str, Any]:
     if task.metadata:
         options["metadata"] = dict(task.metadata)
     return options or _NOTHING
+
+
+def workspace_of(plan: Plan, task: Task) -> Workspace:
+    """Where a task of the plan works."""
+    return parse_workspace(plan.defaults.workspace if task.workspace is None else task.workspace)
 
 
 def _kind(work: Work) -> str:

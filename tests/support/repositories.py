@@ -1,0 +1,178 @@
+"""Real git repositories for tests, and attempts in worktrees of them, as a worker runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.events import EventType
+from coordination.domain.workspaces import run_branch
+from coordination.ids import new_id
+from tests.support.jobs import claim_of
+from workers.jobs import Jobs
+from workers.runners import stragglers
+from workers.runners.base import Control
+from workers.runners.registry import Runners
+
+ADA = {
+    **{f"GIT_{role}_NAME": "Ada" for role in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{role}_EMAIL": "ada@example.org" for role in ("AUTHOR", "COMMITTER")},
+}
+
+
+class Checkout:
+    """A person's checkout of a repository of their own."""
+
+    def __init__(self, path: Path, *, commits: bool = True) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.noted: dict[str, str] = {}
+        if commits:
+            self.commit("Begin", readme="hello\n")
+
+    def git(self, *arguments: str, fails: bool = False) -> str:
+        """What git prints."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=self.path,
+            env=environment | ADA | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert fails or done.returncode == 0, f"git {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout.rstrip("\n")
+
+    def commit(self, message: str, **files: str) -> str:
+        """Commit these files (a name without its ending: .txt is added)."""
+        for name, text in files.items():
+            (self.path / f"{name}.txt").write_text(text)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+        self.note()
+        return self.git("rev-parse", "HEAD")
+
+    def note(self) -> None:
+        """From here on the owner does nothing."""
+        self.noted = self.state()
+
+    def is_untouched(self) -> bool:
+        """Whether all that is the owner's is as it was noted."""
+        return self.state() == self.noted
+
+    def shows(self, name: str, *, on: str) -> str:
+        """A file as it is on a branch."""
+        return self.git("show", f"{on}:{name}")
+
+    def branches(self) -> list[str]:
+        """The branches that the system has made here."""
+        return self.git("for-each-ref", "--format=%(refname:short)", "refs/heads/coord").split()
+
+    def worktrees(self) -> list[str]:
+        """What git knows of worktrees, besides the checkout itself."""
+        lines = self.git("worktree", "list", "--porcelain").splitlines()
+        return [line.removeprefix("worktree ") for line in lines if line.startswith("worktree ")][1:]
+
+    def state(self) -> dict[str, str]:
+        """All that nobody but its owner may change."""
+        dot = self.path / ".git"
+        refs = self.git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+        return {
+            "status": self.git("status", "--porcelain", "--branch"),
+            "head": self.git("rev-parse", "--verify", "HEAD", fails=True),
+            "stash": self.git("stash", "list"),
+            "config": (dot / "config").read_text(),
+            "hooks": " ".join(sorted(path.name for path in (dot / "hooks").iterdir())),
+            "index": self.git("ls-files", "--stage"),
+            "owned": "\n".join(ref for ref in refs if "refs/heads/coord/" not in ref),
+        }
+
+
+class Site:
+    """A worker's side: runs attempts of one run on a checkout."""
+
+    def __init__(self, runners: Runners, checkout: Checkout, folder: Path, *, keep: timedelta = timedelta(0)) -> None:
+        self.runners = runners
+        self.checkout = checkout
+        self.folder = folder
+        self.root = folder / "worktrees"
+        self.jobs = Jobs(runners, worktrees=self.root, keep=keep)
+        self.run_id = new_id()
+        self.ids: dict[str, str] = {}
+        self.events: list[tuple[EventType, dict[str, Any]]] = []
+
+    @property
+    def branch(self) -> str:
+        """The run's branch."""
+        return run_branch(self.run_id)
+
+    def claim(self, key: str, work: Mapping[str, Any] | str, **changes: Any) -> Claim:
+        """A claim of a task of this run, with a worktree unless *workspace* says otherwise; a text is a command."""
+        workspace = changes.pop("workspace", {"kind": "git-worktree"})
+        gates = changes.pop("gates", None)
+        options = {"workspace": workspace} | ({"gates": gates} if gates else {})
+        values = {
+            "task_id": self.ids.setdefault(key, new_id()),
+            "run_id": self.run_id,
+            "key": key,
+            "title": f"Do {key}",
+            "workdir": str(self.checkout.path),
+            "options": {name: value for name, value in options.items() if value is not None},
+        }
+        return claim_of({"shell": work} if isinstance(work, str) else work, **values | changes)
+
+    def control(self, **settings: Any) -> Control:
+        """A line to the worker that notes events."""
+        return Control(
+            scratch=self.folder / "scratch",
+            on_event=lambda type_, payload: self.events.append((type_, payload)),
+            **{"cancel_grace": timedelta(seconds=1), **settings},
+        )
+
+    def run(self, key: str, work: Mapping[str, Any] | str, *, stored: bool = True, **changes: Any) -> Result:
+        """An attempt from its beginning to its end, which then is *stored* or lost."""
+        claim = self.claim(key, work, **changes)
+        with self.control() as control:
+            result = self.jobs.run(claim, control, ours=lambda: True)
+        if stored:
+            self.jobs.stored(claim, held=True)
+        return result
+
+    def again(self, key: str, work: Mapping[str, Any] | str, after: Result, **changes: Any) -> Result:
+        """The attempt that follows *after*, with what that carried."""
+        number = changes.pop("attempt", 2)
+        carried = {**changes.pop("carried", {}), **after.carry}
+        return self.run(key, work, attempt=number, carried=carried, **changes)
+
+    def left_behind(self) -> list[int]:
+        """Processes that outlived their attempts."""
+        idle = {child.process.record.pid for child in self.runners.pool._idle}
+        return [pid for pid in stragglers.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]
+
+    def files_left(self) -> list[str]:
+        """What is left of worktrees, and of ours in the repository."""
+        ours = self.checkout.path / ".git" / "coordination"
+        found = [*(self.root.rglob("*") if self.root.exists() else ()), *(ours.rglob("*") if ours.exists() else ())]
+        return sorted(str(path.relative_to(self.folder.parent)) for path in found)
+
+
+def agent(script: str, **more: object) -> dict[str, object]:
+    """A stand-in for a coding agent: its prompt is what it is told, the script what it does."""
+    return {"agent": "custom", "prompt": "Do it", "command": ["/bin/sh", "-c", script], **more}
+
+
+def merged_meanwhile(site: Site, key: str, script: str, **more: object) -> str:
+    """A command that, while a job runs, lets the change of another task appear on the run's branch."""
+    before = site.checkout.git("rev-parse", site.branch, fails=True)
+    before = before if len(before) == 40 else site.checkout.git("rev-parse", "HEAD")
+    assert site.run(key, script, **more).outcome is Outcome.COMPLETED
+    after = site.checkout.git("rev-parse", site.branch)
+    site.checkout.git("update-ref", f"refs/heads/{site.branch}", before)
+    return f"git update-ref refs/heads/{site.branch} {after}"

@@ -1,0 +1,163 @@
+"""Workspaces and gates as they are written, and the names of branches."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import timedelta
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from coordination.domain.workspaces import (
+    FOLDER,
+    GATE_TIMEOUT,
+    Gate,
+    HalfMerged,
+    Workspace,
+    WorkspaceKind,
+    common_base,
+    gates_for,
+    parse_gates,
+    parse_workspace,
+    run_branch,
+    slug,
+    surrounded,
+    task_branch,
+)
+from coordination.errors import Refused
+from coordination.ids import new_id
+
+WORKTREE = Workspace(WorkspaceKind.GIT_WORKTREE)
+KEYS = st.from_regex(r"[\w./:][\w./:-]{0,199}", fullmatch=True)
+
+
+class TestWorkspaces:
+    def test_a_kind_alone_is_one(self) -> None:
+        assert parse_workspace("folder") == FOLDER
+        assert parse_workspace("git-worktree") == WORKTREE
+
+    @pytest.mark.parametrize(
+        "workspace",
+        [
+            FOLDER,
+            WORKTREE,
+            Workspace(WorkspaceKind.GIT_WORKTREE, base="release/1.2", keep_failed=timedelta(hours=36)),
+            Workspace(WorkspaceKind.GIT_WORKTREE, keep_failed=timedelta(0), merge=HalfMerged("a" * 40, "fix")),
+        ],
+    )
+    def test_what_is_stored_reads_back_the_same(self, workspace: Workspace) -> None:
+        assert parse_workspace(workspace.to_json()) == workspace
+
+    @pytest.mark.parametrize(
+        ("written", "says"),
+        [
+            ("worktree", "Did you mean 'git-worktree'?"),
+            (None, "must be folder or git-worktree, not None"),
+            ({"base": "main"}, "must be folder or git-worktree, not None"),
+            ({"kind": "git-worktree", "bass": "main"}, "Did you mean 'base'?"),
+            ({"kind": "folder", "base": "main"}, "are for git-worktree"),
+            ({"kind": "git-worktree", "base": "--exec=ls"}, "names no branch"),
+            ({"kind": "git-worktree", "base": "a b"}, "names no branch"),
+            ({"kind": "git-worktree", "base": 7}, "must be a text"),
+            ({"kind": "git-worktree", "keep_failed": "soon"}, "is not a duration"),
+            ({"kind": "git-worktree", "merge": "main"}, "must be a mapping"),
+            ({"kind": "git-worktree", "merge": {"commit": "main", "task": "a"}}, "whole id of a commit"),
+        ],
+    )
+    def test_what_is_none_is_refused_in_one_sentence(self, written: object, says: str) -> None:
+        with pytest.raises(Refused) as refused:
+            parse_workspace(written)
+
+        assert says in refused.value.sentence()
+
+    def test_the_tasks_of_a_run_share_one_base(self) -> None:
+        main, dev = (Workspace(WorkspaceKind.GIT_WORKTREE, base=base) for base in ("main", "dev"))
+
+        assert common_base([FOLDER, WORKTREE, main, main]) == "main"
+        assert common_base([FOLDER, WORKTREE]) is None
+        with pytest.raises(Refused, match="at both 'main' and 'dev'"):
+            common_base([main, WORKTREE, dev])
+
+
+class TestGates:
+    def test_a_command_a_list_and_mappings_are_gates(self) -> None:
+        assert parse_gates("make") == (Gate("make"),)
+        assert parse_gates(None) == ()
+        assert parse_gates(["make", {"run": "pytest", "timeout": "1h", "name": "tests"}]) == (
+            Gate("make", GATE_TIMEOUT),
+            Gate("pytest", timedelta(hours=1), name="tests"),
+        )
+
+    def test_what_is_stored_reads_back_the_same(self) -> None:
+        gates = (Gate("make"), Gate("make", timedelta(seconds=1.5)), Gate("make all\n", name="all of it"))
+
+        assert parse_gates([gate.to_json() for gate in gates]) == gates
+
+    @pytest.mark.parametrize(
+        ("written", "says"),
+        [
+            (7, "must be a list of commands"),
+            ({"run": "make"}, "must be a list of commands"),
+            ([7], "A gate is a command"),
+            ([" "], "needs a command"),
+            ([{"run": 7}], "needs a command"),
+            ([{"timeout": "1h"}], "needs a command"),
+            ([{"run": "make", "timeout": 0}], "longer than zero"),
+            ([{"run": "make", "name": "a\nb"}], "one short line"),
+            ([{"run": "make", "when": "always"}], "has no key 'when'"),
+            (["nul\0"], "NUL"),
+            (["make"] * 51, "at most 50"),
+        ],
+    )
+    def test_what_is_none_is_refused_in_one_sentence(self, written: object, says: str) -> None:
+        with pytest.raises(Refused) as refused:
+            parse_gates(written)
+
+        assert says in refused.value.sentence()
+
+    def test_those_of_project_and_plan_come_first_and_are_for_what_changes_something(self) -> None:
+        def of(kind: str, workspace: Workspace) -> list[str]:
+            gates = gates_for(
+                kind, workspace, project=[Gate("a"), Gate("b")], plan=[Gate("b"), Gate("c")], task=[Gate("d")]
+            )
+            return [gate.run for gate in gates]
+
+        assert of("shell", FOLDER) == ["d"]
+        assert of("shell", WORKTREE) == ["a", "b", "c", "d"]
+        assert of("agent", FOLDER) == ["a", "b", "c", "d"]
+
+    def test_a_task_without_either_has_nothing_around_it(self) -> None:
+        assert not surrounded({})
+        assert not surrounded({"metadata": {"gates": []}})
+        assert surrounded({"gates": ["make"]})
+        assert surrounded({"workspace": {"kind": "git-worktree"}})
+
+
+class TestNames:
+    def test_a_plain_key_is_its_own_name(self) -> None:
+        run_id = new_id()
+
+        assert task_branch(run_id, "fix-login_2.1") == f"coord/{run_id[-12:]}/fix-login_2.1"
+        assert run_branch(run_id) == f"coord/{run_id[-12:]}/run"
+
+    @given(st.lists(KEYS, min_size=2, max_size=2, unique=True))
+    @example(["run", "Run"])
+    @example(["a/b", "a-b"])
+    @example(["a/b", slug("a/b")])
+    @example(["a:b", "a.b"])
+    @example(["x.lock", "x"])
+    @example(["é", "e"])
+    def test_no_two_keys_share_a_name_and_none_is_the_runs(self, keys: list[str]) -> None:
+        assert slug(keys[0]) != slug(keys[1])
+        assert "run" not in {slug(key) for key in keys}
+
+    @pytest.mark.parametrize("key", ["a", "run", "..", ".", "a..b", "x.lock", "a/b", "a:b", ".a", "é" * 200, "a" * 200])
+    def test_git_takes_every_name(self, key: str) -> None:
+        name = task_branch(new_id(), key)
+
+        checked = subprocess.run(["git", "check-ref-format", "--branch", name], capture_output=True, check=False)
+
+        assert checked.returncode == 0
+        assert "/" not in slug(key)
+        assert len(slug(key)) < 80

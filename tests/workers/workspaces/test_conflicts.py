@@ -1,0 +1,204 @@
+"""Changes that do not fit together, and attempts that go on where the last one stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.work import parse_work
+from coordination.domain.workspaces import parse_gates, parse_workspace, task_branch
+from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
+
+
+class TestAnAgentThatHasToTryAgain:
+    def test_it_goes_on_from_its_own_change_and_still_makes_one_commit(self, site: Site, checkout: Checkout) -> None:
+        first = site.run("fix", agent("echo half > a.txt"), gates=["grep whole a.txt"])
+
+        second = site.again(
+            "fix", agent("cat a.txt; git status --short; echo whole >> a.txt"), first, gates=["cat a.txt"]
+        )
+
+        assert first.error == "gate 'grep whole a.txt' failed: exit status 1"
+        assert (second.outcome, second.output) == (Outcome.COMPLETED, "half\nA  a.txt")
+        assert checkout.shows("a.txt", on=site.branch) == "half\nwhole"
+        assert checkout.git("rev-list", "--count", f"main..{site.branch}") == "1"
+        assert checkout.branches() == [site.branch]
+
+    def test_when_only_the_merge_failed_its_gates_it_goes_on_from_the_merge(
+        self, site: Site, checkout: Checkout
+    ) -> None:
+        gates = ["test $(ls *.part | wc -l) -lt 2"]
+        other = merged_meanwhile(site, "b", "echo b > b.part")
+        first = site.run("c", agent(f"echo c > c.part; {other}"), gates=gates)
+
+        second = site.again("c", agent("ls *.part; rm b.part"), first, gates=gates)
+
+        assert (second.outcome, second.output) == (Outcome.COMPLETED, "b.part\nc.part")
+        assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["c.part", "readme.txt"]
+        assert checkout.git("log", "--first-parent", "--format=%s", site.branch).splitlines() == [
+            "Do c",
+            "Do b",
+            "Begin",
+        ]
+
+    def test_a_command_begins_anew(self, site: Site) -> None:
+        first = site.run("fix", "echo line >> a.txt", gates=["false"])
+
+        second = site.again("fix", "test ! -e a.txt && echo line >> a.txt", first)
+
+        assert (sorted(first.carry), second.outcome) == (["feedback", "merge"], Outcome.COMPLETED)
+
+
+class TestConflicts:
+    @pytest.fixture
+    def other(self, site: Site) -> str:
+        return merged_meanwhile(site, "theirs", "echo theirs > readme.txt")
+
+    def test_a_command_runs_again_on_top_uncharged_and_not_for_ever(
+        self, site: Site, checkout: Checkout, other: str
+    ) -> None:
+        first = site.run("ours", f"echo ours >> readme.txt; {other}", gates=["true"])
+
+        assert (first.outcome, first.discovered) == (Outcome.DEFERRED, ())
+        assert "conflicts with what others have merged" in (first.error or "")
+        assert "in readme.txt" in (first.error or "")
+        second = site.again("ours", "echo ours >> readme.txt", first)
+        assert second.outcome is Outcome.COMPLETED
+        assert checkout.shows("readme.txt", on=site.branch) == "theirs\nours"
+        assert (checkout.branches(), site.files_left()) == ([site.branch], [])
+
+    def test_after_three_times_a_command_has_failed(self, site: Site, other: str) -> None:
+        result = site.run("ours", f"echo ours > readme.txt; {other}", carried={"conflicts": 3})
+
+        assert (result.outcome, result.carry["conflicts"]) == (Outcome.FAILED, None)
+        assert "4 times in a row" in (result.error or "")
+
+    def test_one_that_must_not_be_repeated_fails_and_keeps_its_change(
+        self, site: Site, checkout: Checkout, other: str
+    ) -> None:
+        result = site.run("ours", f"echo ours > readme.txt; {other}", repeatable=False)
+
+        branch = task_branch(site.run_id, "ours")
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+        assert f"the change is on {branch}" in (result.error or "")
+        assert checkout.shows("readme.txt", on=branch) == "ours"
+
+    def test_an_agents_becomes_a_task_that_sees_both_sides(self, site: Site, checkout: Checkout, other: str) -> None:
+        work = agent(f"echo ours > readme.txt; {other}; echo {{%raw", env={"A": "b"})
+
+        result = site.run("ours", work | {"prompt": "Say ours {{ now }}"}, gates=["make -v"], max_attempts=2)
+
+        assert (result.outcome, result.error) == (
+            Outcome.DEFERRED,
+            f"its change conflicts with what others have merged to {site.branch}, in readme.txt",
+        )
+        (found,) = result.discovered
+        task = found.task
+        assert found.first
+        assert (task["key"], task["agent"], task["gates"], task["max_attempts"]) == (
+            "ours-merge-1",
+            "dave/vc",
+            ["make -v"],
+            3,
+        )
+        assert parse_workspace(task["workspace"]).merge is not None
+        assert parse_gates(task["gates"])
+        prompt = task["run"]["prompt"]
+        for piece in ("- readme.txt", "-hello\n+theirs", "-hello\n+ours", "Say ours {{ now }}"):
+            assert piece in prompt
+        assert parse_work(task["run"]).to_json()["env"] == {"A": "b"}
+        json.dumps([dict(task), result.carry])
+        assert checkout.shows("readme.txt", on=task_branch(site.run_id, "ours")) == "ours"
+        assert site.files_left() == []
+
+    def test_when_that_is_done_the_first_one_completes_without_running_again(
+        self, site: Site, checkout: Checkout, other: str
+    ) -> None:
+        first = site.run("ours", agent(f"echo said; echo ours > readme.txt; {other}"), gates=["true"])
+        merge = first.discovered[0].task
+        resolve = "grep -c '<<<<<<<' readme.txt; printf 'theirs\\nours\\n' > readme.txt"
+
+        resolved = site.run(
+            merge["key"], agent(resolve), workspace=merge["workspace"], gates=merge["gates"], title=merge["title"]
+        )
+        last = site.again("ours", agent("touch ran-again"), first, gates=["true"])
+
+        assert (resolved.outcome, resolved.output) == (Outcome.COMPLETED, "1")
+        assert (last.outcome, last.output, last.usage) == (Outcome.COMPLETED, "said", ())
+        assert checkout.shows("readme.txt", on=site.branch) == "theirs\nours"
+        assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["readme.txt"]
+        assert checkout.git("log", "--first-parent", "--format=%s", site.branch).splitlines() == [
+            "Merge the change of ours",
+            "Do theirs",
+            "Begin",
+        ]
+        assert len(checkout.git("log", "--format=%P", "-1", site.branch).split()) == 2
+        assert (checkout.branches(), checkout.worktrees(), site.files_left()) == ([site.branch], [], [])
+
+    @pytest.mark.parametrize(
+        ("script", "why"),
+        [
+            ("true", "conflicts are left in readme.txt"),
+            ("git add readme.txt", "conflicts are left in readme.txt"),
+            ("git commit -qam done", "conflicts are left in readme.txt"),
+            ("git merge --abort", "the merge was given up"),
+        ],
+    )
+    def test_a_merge_that_is_not_done_fails(
+        self, site: Site, checkout: Checkout, other: str, script: str, why: str
+    ) -> None:
+        first = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
+        merge = first.discovered[0].task
+
+        result = site.run(merge["key"], agent(script), workspace=merge["workspace"])
+
+        assert (result.outcome, result.error) == (Outcome.FAILED, why)
+        assert result.carry["feedback"]
+        assert checkout.shows("readme.txt", on=site.branch) == "theirs"
+
+    def test_a_merge_whose_conflict_is_gone_needs_no_agent(self, site: Site, checkout: Checkout, other: str) -> None:
+        first = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
+        merge = first.discovered[0].task
+        checkout.git("update-ref", f"refs/heads/{site.branch}", "main")
+
+        result = site.run(merge["key"], agent("touch ran"), workspace=merge["workspace"], gates=["cat readme.txt"])
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "It was merged without conflicts")
+        assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["readme.txt"]
+
+    def test_a_merge_that_conflicts_again_is_done_anew(self, site: Site, checkout: Checkout, other: str) -> None:
+        first = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
+        merge = first.discovered[0].task
+        third = merged_meanwhile(site, "third", "echo third > readme.txt")
+
+        result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), workspace=merge["workspace"])
+        again = site.again(merge["key"], agent("echo all > readme.txt"), result, workspace=merge["workspace"])
+
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+        assert "has moved on" in result.carry["feedback"]
+        assert again.outcome is Outcome.COMPLETED
+        assert checkout.shows("readme.txt", on=site.branch) == "all"
+
+    def test_after_three_rounds_a_person_has_to_look(self, site: Site, checkout: Checkout, other: str) -> None:
+        result = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
+        for attempt in (2, 3, 4):
+            assert result.outcome is Outcome.DEFERRED
+            result = site.again("ours", agent("touch ran-again"), result, attempt=attempt)
+
+        branch = task_branch(site.run_id, "ours")
+        assert (result.outcome, result.retryable, result.carry["merge"]) == (Outcome.FAILED, False, None)
+        assert "after 3 rounds of merging" in (result.error or "")
+        assert branch in (result.error or "")
+        assert checkout.shows("readme.txt", on=branch) == "ours"
+
+    def test_a_conflict_that_a_job_leaves_behind_is_no_result(self, site: Site, checkout: Checkout) -> None:
+        script = (
+            "git checkout -qb x; echo x > readme.txt; git commit -qam x;"
+            "git checkout -qb y HEAD~1; echo y > readme.txt; git commit -qam y; git merge -q x"
+        )
+        result = site.run("a", f"{script} || true")
+
+        assert (result.outcome, result.error) == (Outcome.FAILED, "conflicts are left in readme.txt")
+        checkout.git("branch", "--quiet", "-D", "x", "y")

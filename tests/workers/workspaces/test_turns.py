@@ -1,0 +1,126 @@
+"""One after the other, in their order; the dead hold nobody up."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from tests.support.processes import Processes, until
+from tests.support.sources import ROOT
+from workers.runners.base import Control, StopReason
+from workers.workspaces.git import GitFailed, Interrupted
+from workers.workspaces.turns import turn
+
+LONG = timedelta(seconds=60)
+
+
+def control(tmp_path: Path) -> Control:
+    return Control(scratch=tmp_path)
+
+
+def test_turns_come_in_the_order_in_which_they_were_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b" / "queue"
+    order: list[int] = []
+    threads = []
+
+    def work(number: int) -> None:
+        with turn(folder, control(tmp_path), limit=LONG):
+            order.append(number)
+
+    with turn(folder, control(tmp_path), limit=LONG):
+        for number in range(8):
+            threads.append(threading.Thread(target=work, args=(number,)))
+            threads[-1].start()
+            until(lambda wanted=number + 3: len(list(folder.iterdir())) == wanted, what="another ticket")
+        assert order == []
+    for thread in threads:
+        thread.join(30)
+
+    assert order == list(range(8))
+    assert not folder.exists()
+
+
+def test_many_never_have_it_at_once(tmp_path: Path) -> None:
+    inside, most = 0, 0
+    folder = tmp_path / "queue"
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(10):
+            with turn(folder, control(tmp_path), limit=LONG):
+                inside += 1
+                most = max(most, inside)
+                threading.Event().wait(0.001)
+                inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert most == 1
+
+
+def test_who_waits_hears_that_it_must_stop_and_gives_up_in_time(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    with turn(folder, control(tmp_path), limit=LONG):
+        stopped = control(tmp_path)
+        stopped.stop(StopReason.SHUTDOWN)
+        with pytest.raises(Interrupted) as interrupted, turn(folder, stopped, limit=LONG):
+            pass
+        with (
+            pytest.raises(GitFailed, match="too long") as failed,
+            turn(folder, control(tmp_path), limit=timedelta(milliseconds=50)),
+        ):
+            pass
+
+    assert interrupted.value.interruption.outcome is Outcome.HANDED_BACK
+    assert failed.value.transient
+    assert not folder.exists()
+
+
+def test_a_holder_that_is_killed_holds_nobody_up(tmp_path: Path, processes: Processes) -> None:
+    folder = tmp_path / "queue"
+    holder = processes.start_python(
+        "-c",
+        "import time\n"
+        "from datetime import timedelta\n"
+        "from pathlib import Path\n"
+        "from workers.runners.base import Control\n"
+        "from workers.workspaces.turns import turn\n"
+        f"with turn(Path({str(folder)!r}), Control(scratch=Path('/nowhere')), limit=timedelta(seconds=9)):\n"
+        "    print('has it')\n"
+        "    time.sleep(600)\n",
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    holder.wait_for("has it")
+    with pytest.raises(GitFailed), turn(folder, control(tmp_path), limit=timedelta(milliseconds=50)):
+        pass
+    holder.kill()
+
+    with turn(folder, control(tmp_path), limit=timedelta(seconds=5)):
+        pass
+
+    assert not folder.exists()
+
+
+def test_a_lock_without_a_name_excludes_nobody(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    folder.mkdir()
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    (folder / "lock").unlink()
+
+    with turn(folder, control(tmp_path), limit=timedelta(seconds=5)):
+        pass
+
+    with suppress(OSError):
+        os.close(fd)

@@ -1,0 +1,416 @@
+"""One attempt in a worktree of its own: comes, works, passes the gates, merges, leaves.
+
+What is done and only not merged yet is never done again: the next attempt is given the commit (``carried["merge"]``).
+An agent that has to try again finds its change where it left it (``carried["work"]``), and what was wrong with it is in
+its prompt (``carried["feedback"]``). Other jobs begin again, at the newest head of the run's branch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.events import EventType
+from coordination.domain.workspaces import Gate, Workspace
+from coordination.errors import Refused
+from workers import gates as gatekeeping
+from workers.gates import Verdict
+from workers.runners import environment
+from workers.runners.base import Control, Runner
+from workers.runners.process import Launcher
+from workers.workspaces import landing, worktree
+from workers.workspaces.conflict import ROUNDS, merge_task
+from workers.workspaces.git import Git, GitFailed, Interrupted, identity, require, variables_of
+from workers.workspaces.landing import Candidate, Conflicted, Landed, Landing
+from workers.workspaces.repository import Repository, repository_of
+from workers.workspaces.worktree import Unresolved, Worktree
+
+# A full machine or a server that is away is no fault of the job's: it waits and is tried again.
+_PASSING = frozenset(
+    {
+        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
+        *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
+    }
+)
+_SHORT = 12
+_SYSTEM = "Coordination"
+_FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
+_UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the task goes on with what was carried
+
+
+def goes_on(result: Result) -> bool:
+    """Whether the job is not done: it did not complete, asks, or waits for tasks that it found."""
+    waits = result.question is not None or any(found.first for found in result.discovered)
+    return waits or result.outcome is not Outcome.COMPLETED
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the worker knows of an attempt. *ours*: whether its lease still holds, as far as is known.
+
+    *lost*: asked when all its gates have passed, why it must not count (another variant was first), or None.
+    *keeps*: keeps the files of a completed result that the task has to leave in a folder.
+    """
+
+    ours: Callable[[], bool]
+    lost: Callable[[], str | None] = lambda: None
+    keeps: Callable[[str, Result], Result] = lambda _folder, result: result
+
+
+class Visit:
+    """One attempt. ``merged`` is the repository that keeps a note of its result, once its change is merged."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        control: Control,
+        workspace: Workspace,
+        gates: tuple[Gate, ...],
+        *,
+        runner: Runner,
+        launcher: Launcher,
+        root: Path,
+        keep: timedelta,
+        around: Surroundings,
+    ) -> None:
+        self.merged: Path | None = None
+        self._claim = claim
+        self._control = control
+        self._workspace = workspace
+        self._gates = gates
+        self._runner = runner
+        self._launcher = launcher
+        self._root = root
+        self._keep = keep if workspace.keep_failed is None else workspace.keep_failed
+        self._around = around
+        self._ours = around.ours
+        # A chat's answer is an agent's too: both have a prompt that can be told what was wrong.
+        self._is_agent = "prompt" in claim.work
+        self._result: Result | None = None
+        self._commit: str | None = None
+        self._tested = False
+        self._retold = False  # the result is that of an earlier attempt, with what it left
+        self._rounds = int(_mapping(claim.carried, "merge").get("rounds", 0))
+        self._worktree: Worktree | None = None
+        self._branch_is_needed = False
+        self._verdict: Verdict | None = None
+
+    def run(self) -> Result:
+        """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
+        with environment.Scratch(self._control.scratch, self._claim) as scratch:
+            author = self._claim.agent or str(self._claim.work.get("agent", _SYSTEM))
+            git = Git(
+                self._launcher, self._claim, self._control, "/", variables_of(self._claim, scratch, author=author)
+            )
+            repository: Repository | None = None
+            try:
+                require(git, environment.inherited()["PATH"])
+                repository = repository_of(git, self._claim)
+                result = self._visit(repository)
+            except Refused as refused:
+                result = self._ended(Outcome.FAILED, refused.sentence(), retryable=False)
+            except Interrupted as interrupted:
+                result = self._ended(interrupted.interruption.outcome, interrupted.interruption.error)
+            except GitFailed as failed:
+                result = self._git_failed(failed)
+            except Unresolved as left:
+                why = f"conflicts are left in {left}"
+                result = self._ended(Outcome.FAILED, why, carry={"feedback": f"You were done, but {why}."})
+            except (OSError, ValueError) as error:
+                result = self._unusable(error)
+            if repository is not None:
+                result = self._leave(repository, result)
+            return result
+
+    # --- the way through
+
+    def _visit(self, repository: Repository) -> Result:
+        claim, carried = self._claim, self._claim.carried
+        if (known := landing.found(repository, claim)) is not None:
+            self.merged = repository.common
+            return known
+        pending = _mapping(carried, "merge")
+        if pending and repository.has(pending.get("commit")):
+            return self._land_pending(repository, pending)
+        head = repository.begun(self._workspace)
+        work = _mapping(carried, "work") if self._is_agent else {}
+        if work and not (repository.has(work.get("commit")) and repository.has(work.get("base"))):
+            work = {}
+        if self._workspace.merge is not None:
+            return self._merge(repository, head, self._workspace.merge.commit, work)
+        place = self._settle(repository, str(work.get("commit", head)))
+        if work:
+            place.resume(str(work["base"]))
+        result = self._run_job(place)
+        if goes_on(result):
+            return self._with_work(place, result)
+        return self._judge_and_land(place, place.commit(self._message()))
+
+    def _merge(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> Result:
+        """The job is to merge *commit*: it begins with it half merged."""
+        assert self._workspace.merge is not None  # noqa: S101 - the caller looked
+        if not repository.has(commit):
+            raise Refused(f"The change of {self._workspace.merge.task}, {commit[:_SHORT]}, is gone from the repository")
+        if repository.contains(commit, head):
+            return Result(Outcome.COMPLETED, output="It is merged already")
+        place = self._settle(repository, str(work.get("commit", head)))
+        if work:
+            place.resume(str(work["base"]))
+            place.go_on_merging(commit)
+        if work or place.merge(commit):
+            result = self._run_job(place)
+            if goes_on(result):
+                return self._with_work(place, result)
+        else:
+            self._result = Result(Outcome.COMPLETED, output="It was merged without conflicts")
+        merged = place.commit(self._message())
+        if not repository.contains(commit, merged):
+            why = "the merge was given up"
+            return self._ended(Outcome.FAILED, why, carry={"feedback": f"{why}. Resolve the conflicts instead."})
+        return self._judge_and_land(place, merged)
+
+    def _land_pending(self, repository: Repository, pending: Mapping[str, Any]) -> Result:
+        """The job was done by an earlier attempt; only the merge is missing, or not even that any more."""
+        commit = str(pending["commit"])
+        self._result = landing.retold(pending, "[merge] an earlier attempt did the work; this one only merged it")
+        self._retold = True
+        head = repository.begun(self._workspace)
+        if repository.contains(commit, head):
+            return self._result
+        place = self._settle(repository, commit)
+        place.start = str(pending.get("base", commit))
+        self._tested = bool(pending.get("tested"))
+        return self._judge_and_land(place, commit)
+
+    def _settle(self, repository: Repository, start: str) -> Worktree:
+        place = worktree.make(repository, self._root, self._claim, start, self._control)
+        self._worktree = place
+        told = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
+        self._control.event(EventType.PROGRESS, told)
+        return place
+
+    def _run_job(self, place: Worktree) -> Result:
+        claim = self._claim
+        author = claim.agent or str(claim.work.get("agent", _SYSTEM))
+        own = identity(author)
+        # Also of commits that the job makes by itself.
+        own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
+        work = claim.work | {"env": own | claim.work.get("env", {})}
+        path = tuple(map(place.counterpart, claim.python_path))
+        inside = replace(claim, workdir=place.folder, work=work, python_path=path)
+        self._result = self._runner.run(inside, self._control)
+        return self._result
+
+    def _judge_and_land(self, place: Worktree, commit: str) -> Result:
+        self._commit = commit
+        if not self._tested:
+            if self._gates:
+                place.detach(commit)
+            if not self._passes(place):
+                return self._rejected(place, commit, place.start)
+            self._tested = True
+        if (lost := self._around.lost()) is not None:
+            self._commit = None
+            return self._ended(Outcome.CANCELED, lost)
+        if not self._retold:
+            self._result = self._around.keeps(place.folder, self._completed())
+            if self._result.outcome is not Outcome.COMPLETED:
+                return self._with_work(place, self._result)
+        if commit == place.start:
+            self._commit = None
+            return self._with_remark("[merge] it changed nothing")
+        return self._land(place, commit)
+
+    def _completed(self) -> Result:
+        assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
+        return self._result
+
+    def _land(self, place: Worktree, commit: str) -> Result:
+        assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
+        landed = Landing(self._claim, self._control, place, lambda: self._passes(place), self._ours).land(
+            Candidate(commit, self._message(), self._result, always=self._workspace.merge is not None)
+        )
+        match landed:
+            case Conflicted():
+                return self._conflicted(place, commit, landed)
+            case Landed(merged):
+                self._commit = None
+                branch = place.repository.branch
+                if merged is None:
+                    return self._with_remark(f"[merge] {branch} says the same already")
+                self.merged = place.repository.common
+                self._control.event(EventType.PROGRESS, {"merged": merged[:_SHORT], "branch": branch})
+                return self._with_remark(f"[merge] merged to {branch} as {merged[:_SHORT]}")
+            case _:
+                return self._rejected(place, landed.commit, landed.head)
+
+    def _passes(self, place: Worktree) -> bool:
+        """Run the gates on what the worktree holds."""
+        assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
+        if not self._gates:
+            return True
+        verdict = gatekeeping.judge(self._gates, self._claim, self._control, self._launcher, place.folder)
+        self._verdict = verdict
+        self._result = gatekeeping.applied(
+            self._result, replace(verdict, failed=None, interruption=None), limit=self._control.output_limit
+        )
+        if verdict.interruption is not None:
+            raise Interrupted(verdict.interruption)
+        return verdict.passed
+
+    # --- ends that are none
+
+    def _rejected(self, place: Worktree, commit: str, base: str) -> Result:
+        """A gate did not pass on *commit*, a change on top of *base*."""
+        assert self._verdict is not None  # noqa: S101 - a gate has just said no
+        self._commit = None
+        carry: dict[str, Any] = {"feedback": self._verdict.feedback, "merge": None}
+        if self._is_agent and commit != base:
+            carry["work"] = self._saved(place, commit, base)
+        return self._ended(Outcome.FAILED, self._verdict.failed or "a gate failed", carry=carry)
+
+    def _conflicted(self, place: Worktree, commit: str, conflict: Conflicted) -> Result:
+        self._commit = None
+        branch = place.repository.branch
+        files = ", ".join(conflict.paths[:3]) + (", …" if len(conflict.paths) > 3 else "")  # noqa: PLR2004 - a few
+        why = f"its change conflicts with what others have merged to {branch}, in {files}"
+        if self._workspace.merge is not None:
+            told = f"While you resolved it, {branch} has moved on, and your result conflicts with it again, in {files}."
+            return self._ended(Outcome.FAILED, why, carry={"feedback": told, "merge": None})
+        if not self._is_agent:
+            return self._again_at_the_new_head(place, commit, why)
+        self._rounds += 1
+        if self._rounds > ROUNDS:
+            self._keep_branch(place, commit)
+            where = (
+                f"{why}; that was so after {ROUNDS} rounds of merging, and it stays on {place.repository.task_branch}"
+            )
+            return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
+        self._keep_branch(place, commit)
+        task = merge_task(
+            self._claim,
+            self._workspace,
+            self._gates,
+            git=place.git,
+            branch=branch,
+            commit=commit,
+            conflict=conflict,
+            round_=self._rounds,
+        )
+        ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(place, commit)})
+        return replace(ended, discovered=(*ended.discovered, task))
+
+    def _again_at_the_new_head(self, place: Worktree, commit: str, why: str) -> Result:
+        """A command has nobody to merge for it; begun anew, it finds what the others did."""
+        if not self._claim.repeatable:
+            self._keep_branch(place, commit)
+            where = f"{why}, and it must not be repeated; the change is on {place.repository.task_branch}"
+            return self._ended(Outcome.FAILED, where, retryable=False)
+        count = self._claim.carried.get("conflicts")
+        times = count + 1 if isinstance(count, int) else 1
+        if times > ROUNDS:
+            return self._ended(Outcome.FAILED, f"{why}, {times} times in a row", carry={"conflicts": None})
+        return self._ended(Outcome.DEFERRED, f"{why}; it runs again on top of that", carry={"conflicts": times})
+
+    def _git_failed(self, failed: GitFailed) -> Result:
+        if failed.transient:
+            return self._ended(Outcome.DEFERRED, failed.sentence)
+        carry = {} if self._result is None else {"feedback": f"What you left could not be committed: {failed.sentence}"}
+        return self._ended(Outcome.FAILED, failed.sentence, carry=carry)
+
+    def _unusable(self, error: OSError | ValueError) -> Result:
+        why = f"the workspace cannot be used: {error}"
+        if isinstance(error, OSError) and error.errno in _PASSING:
+            return self._ended(Outcome.DEFERRED, why)
+        return self._ended(Outcome.FAILED, why, retryable=False)
+
+    def _with_work(self, place: Worktree, result: Result) -> Result:
+        """An agent that goes on later goes on with what it has changed so far."""
+        later = bool(result.carry) or result.question is not None or bool(result.discovered)
+        if not self._is_agent or not later or result.outcome is Outcome.LOST:
+            return result
+        calm = place.under(self._calm())
+        with contextlib.suppress(GitFailed, Unresolved, OSError):
+            commit = calm.commit(self._message())
+            if commit != place.start:
+                return replace(result, carry={**result.carry, "work": self._saved(calm, commit, place.start)})
+        return result
+
+    def _saved(self, place: Worktree, commit: str, base: str) -> dict[str, str]:
+        self._keep_branch(place, commit)
+        return {"commit": commit, "base": base}
+
+    def _keep_branch(self, place: Worktree, commit: str) -> None:
+        """Let the task's branch hold *commit*, also when the worktree is gone."""
+        replace(place.repository, git=place.repository.git.under(self._calm())).move(
+            place.repository.task_branch, commit
+        )
+        self._branch_is_needed = True
+
+    def _pending(self, place: Worktree, commit: str) -> dict[str, Any]:
+        assert self._result is not None  # noqa: S101 - there is no commit without it
+        state = {"commit": commit, "base": place.start, "tested": self._tested, "rounds": self._rounds}
+        return state | landing.told(self._result)
+
+    # --- leaving
+
+    def _ended(
+        self, outcome: Outcome, error: str, *, retryable: bool = True, carry: Mapping[str, Any] | None = None
+    ) -> Result:
+        """The attempt ends otherwise than its job did; what it spent and said stays."""
+        base = self._result or Result(outcome, began=False)
+        return replace(base, outcome=outcome, error=error, retryable=retryable, carry={**base.carry, **(carry or {})})
+
+    def _with_remark(self, remark: str) -> Result:
+        assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
+        log = (self._result.log or "").rstrip()
+        return replace(self._result, log=f"{log}\n{remark}" if log else remark)
+
+    def _leave(self, repository: Repository, result: Result) -> Result:
+        """Take away what is not needed; a failed attempt's worktree is kept for people to look at."""
+        calm = replace(repository, git=repository.git.under(self._calm()))
+        place = None if self._worktree is None else self._worktree.under(self._calm())
+        try:
+            if place is not None and self._commit is not None and result.outcome in _UNDONE:
+                self._keep_branch(place, self._commit)
+                result = replace(result, carry={**result.carry, "merge": self._pending(place, self._commit)})
+            if place is not None and result.outcome in _FAILURES and self._keep:
+                result = self._kept(place, result)
+            elif place is not None:
+                place.remove()
+            done = place is not None or result.outcome is Outcome.COMPLETED
+            if done and not self._branch_is_needed and result.outcome is not Outcome.LOST and self._ours():
+                calm.drop(repository.task_branch)
+        except (GitFailed, OSError) as error:
+            log = (result.log or "").rstrip()
+            return replace(result, log=f"{log}\n[worktree] could not be cleared up: {error}".lstrip())
+        return result
+
+    def _kept(self, place: Worktree, result: Result) -> Result:
+        until = time.time() + self._keep.total_seconds()
+        place.keep(until)
+        day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
+        self._control.event(EventType.PROGRESS, {"kept": str(place.lodging.path), "until": day})
+        log = (result.log or "").rstrip()
+        return replace(result, log=f"{log}\n[worktree] kept until {day}: {place.lodging.path}".lstrip())
+
+    def _calm(self) -> Control:
+        """A line to nobody: for what has to be done although the attempt was told to stop."""
+        return Control(scratch=self._control.scratch)
+
+    def _message(self) -> str:
+        claim = self._claim
+        subject = " ".join(claim.title.split()) or claim.key
+        return f"{subject}\n\nCoord-Task: {claim.key} {claim.task_id}\nCoord-Run: {claim.run_id}\n"
+
+
+def _mapping(carried: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = carried.get(name)
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,189 @@
+"""Calls git in an attempt's name: bounded, ended with its worker, asking nobody, blind to hooks, never cleaning up.
+
+The person's configuration holds (filters, ignored files, line ends), but for what would start programs on the side or
+change what is meant. Who commits is said by the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+from coordination.domain.attempts import Claim, Outcome
+from coordination.errors import Refused
+from workers.runners import environment
+from workers.runners.base import Control
+from workers.runners.output import last_line
+from workers.runners.process import Launcher
+from workers.runners.program import run_program
+from workers.runners.watch import Interruption
+
+QUICK = timedelta(minutes=2)
+LONG = timedelta(minutes=30)
+"""For what reads or writes a whole tree: a filter may have to fetch large files."""
+
+OLDEST = (2, 38)  # the first one that merges without a checkout
+
+_MOST_OUTPUT = 8 * 1024 * 1024
+_ERROR_LIMIT = 300
+_SETTINGS = (
+    *("-c", "core.hooksPath=/dev/null"),
+    *("-c", "core.fsmonitor=false"),
+    *("-c", "core.pager=cat"),
+    *("-c", "core.safecrlf=false"),  # a warning that some make fatal
+    *("-c", "gc.auto=0"),
+    *("-c", "maintenance.auto=false"),
+    *("-c", "rerere.enabled=false"),
+    *("-c", "submodule.recurse=false"),
+    *("-c", "advice.detachedHead=false"),
+    *("-c", "i18n.commitEncoding=UTF-8"),
+)
+# Where the person's own configuration is, if not in the usual place.
+_CONFIGURATION = ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "XDG_CONFIG_HOME")
+_VERSION = re.compile(rb"git version (\d+)\.(\d+)")
+_BUSY = re.compile(
+    r"\.lock'?: File exists|cannot lock ref(?!.*cannot create)|failed to read .*commondir"
+    r"|Resource temporarily unavailable|No space left on device"
+)
+
+
+class GitFailed(Exception):
+    """git said no. ``transient``: it may well say yes a little later."""
+
+    def __init__(self, sentence: str, *, transient: bool = False) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.transient = transient
+
+
+class Interrupted(Exception):
+    """The attempt has to end: its line to the worker said so."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        super().__init__(interruption.error)
+        self.interruption = interruption
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What git printed, and its exit status."""
+
+    code: int
+    out: bytes
+
+    @property
+    def text(self) -> str:
+        """stdout without the last line break."""
+        return os.fsdecode(self.out).removesuffix("\n")
+
+    @property
+    def words(self) -> list[str]:
+        """stdout as the words between NULs."""
+        return [os.fsdecode(word) for word in self.out.split(b"\0") if word]
+
+
+class Git:
+    """git in one folder on behalf of one attempt. Raises Interrupted when the attempt is told to stop."""
+
+    def __init__(
+        self, launcher: Launcher, claim: Claim, control: Control, folder: str | Path, variables: Mapping[str, str]
+    ) -> None:
+        self._launcher = launcher
+        self._claim = claim
+        self._control = control
+        self._folder = str(folder)
+        self._variables = dict(variables)
+
+    def at(self, folder: str | Path, **variables: str) -> Git:
+        """The same in another folder, with these variables too."""
+        return Git(self._launcher, self._claim, self._control, folder, {**self._variables, **variables})
+
+    def under(self, control: Control) -> Git:
+        """The same under other orders: for what has to be done though the attempt is told to stop."""
+        return Git(self._launcher, self._claim, control, self._folder, self._variables)
+
+    def __call__(self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False) -> Said:
+        """Run one command. An exit status that is not 0 is GitFailed, or with *may_fail* an answer up to 1."""
+        out = bytearray()
+
+        def keep(data: bytes) -> None:
+            if len(out) < _MOST_OUTPUT:
+                out.extend(data)
+
+        try:
+            ran = run_program(
+                self._launcher,
+                ["git", *_SETTINGS, *arguments],
+                replace(self._claim, timeout=limit, stall_timeout=None),
+                self._control,
+                variables=self._variables,
+                folder=self._folder,
+                feed=keep,
+                announced=False,
+            )
+        except (OSError, ValueError) as error:
+            raise GitFailed(f"git cannot be started: {error}", transient=True) from None
+        if ran.interruption is not None:
+            if ran.interruption.outcome is Outcome.TIMED_OUT:
+                raise GitFailed(f"git {arguments[0]} {ran.interruption.error}", transient=True)
+            raise Interrupted(ran.interruption)
+        code = -1 if ran.exit_code is None else ran.exit_code
+        if code and not (may_fail and code == 1):
+            said = last_line(_without_hints(ran.log), _ERROR_LIMIT) or f"exit status {code}"
+            raise GitFailed(f"git {arguments[0]}: {said}", transient=code < 0 or bool(_BUSY.search(ran.log)))
+        return Said(code, bytes(out))
+
+
+def variables_of(claim: Claim, scratch: environment.Scratch, *, author: str) -> dict[str, str]:
+    """The environment of git for an attempt: of the worker's only what a job may see."""
+    own = {name: os.environ[name] for name in _CONFIGURATION if name in os.environ}
+    return {
+        **environment.inherited(),
+        **own,
+        **environment.of_attempt(claim, scratch),
+        **identity(author),
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_EDITOR": "true",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def identity(author: str) -> dict[str, str]:
+    """Whose a commit is: the agent's; and that the system made it."""
+    plain = re.sub(r"[^\w./ -]+", "", author).strip() or "agent"
+    mailbox = re.sub(r"[^A-Za-z0-9]+", ".", plain).strip(".") or "agent"
+    return {
+        "GIT_AUTHOR_NAME": plain,
+        "GIT_AUTHOR_EMAIL": f"{mailbox}@coordination.invalid",
+        "GIT_COMMITTER_NAME": "Coordination",
+        "GIT_COMMITTER_EMAIL": "coordination@coordination.invalid",
+    }
+
+
+_checked: set[str] = set()
+
+
+def require(git: Git, path: str) -> None:
+    """Refuse where there is no git, or one that is too old. Looked at once for each place of programs."""
+    if path in _checked:
+        return
+    if shutil.which("git", path=path) is None:
+        raise Refused("git is not installed where this worker looks for programs (PATH)")
+    said = git("version")
+    found = _VERSION.search(said.out)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        raise Refused(
+            f"Worktrees need git {OLDEST[0]}.{OLDEST[1]} or newer; this machine has {said.text[:60]}",
+            hint="Install a newer git, or write workspace: folder",
+        )
+    _checked.add(path)
+
+
+def _without_hints(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("hint:", "warning:")))
