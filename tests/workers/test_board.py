@@ -1,0 +1,34 @@
+"""What a thread that runs batches keeps open, and for how long."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from workers.board import wake
+
+
+def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_it_ends() -> None:
+    seen: list[int] = []
+    before = len(os.listdir("/proc/self/fd"))
+
+    def work() -> None:
+        seen.append(wake())
+        seen.append(wake())
+
+    for _ in range(20):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    assert all(first == second for first, second in zip(seen[::2], seen[1::2], strict=True))
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_batch_does_not_hear_what_was_meant_for_the_last_one() -> None:
+    os.eventfd_write(wake(), 1)
+
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(wake())
