@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
-from workers.board import wake
+from workers.waking import wake
 
 
 def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_it_ends() -> None:
     seen: list[int] = []
-    before = len(os.listdir("/proc/self/fd"))
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
 
     def work() -> None:
         seen.append(wake())
@@ -24,7 +25,7 @@ def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_
         thread.join()
 
     assert all(first == second for first, second in zip(seen[::2], seen[1::2], strict=True))
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= before
 
 
 def test_a_batch_does_not_hear_what_was_meant_for_the_last_one() -> None:
