@@ -165,8 +165,6 @@ class Execution:
             if claims and (alone or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
-            if alone:
-                break
         return claims, None
 
     def _run_together(
