@@ -179,8 +179,6 @@ class Execution:
             if claims and (alone(claim.options) or runner is not self._runners.runner_for(claims[0].work)):
                 break
             claims.append(claim)
-            if alone(claim.options):
-                break
         return claims, None
 
     def _run_together(

@@ -18,6 +18,7 @@ from workers.jobs import Jobs
 from workers.runners import stragglers
 from workers.runners.base import Control
 from workers.runners.registry import Runners
+from workers.visit import Surroundings
 
 ADA = {
     **{f"GIT_{role}_NAME": "Ada" for role in ("AUTHOR", "COMMITTER")},
@@ -140,7 +141,7 @@ class Site:
         """An attempt from its beginning to its end, which then is *stored* or lost."""
         claim = self.claim(key, work, **changes)
         with self.control() as control:
-            result = self.jobs.run(claim, control, ours=lambda: True)
+            result = self.jobs.run(self.runners.runner_for(claim.work), claim, control, Surroundings(ours=lambda: True))
         if stored:
             self.jobs.stored(claim, held=True)
         return result

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Any
 
 from coordination.domain.attempts import Claim, Discovered
 from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import MAX_KEY, MAX_TITLE
-from coordination.domain.templates import is_template
+from coordination.domain.templates import literal
 from coordination.domain.workspaces import Gate, HalfMerged, Workspace, WorkspaceKind
 from workers.workspaces.git import Git, GitFailed
 from workers.workspaces.landing import Conflicted
@@ -39,7 +38,7 @@ def merge_task(
     task: dict[str, Any] = {
         "key": claim.key[: MAX_KEY - len(name)] + name,
         "title": f"Merge the change of {claim.key}{again}"[:MAX_TITLE],
-        "run": {**claim.work, "prompt": _literally(_prompt(claim, git, branch, commit, conflict))},
+        "run": _literally({**claim.work, "prompt": _prompt(claim, git, branch, commit, conflict)}),
         "agent": claim.agent,
         "workdir": claim.workdir,
         "timeout": _seconds(claim.timeout),
@@ -104,11 +103,13 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}\n… ({len(text) - most:,} characters left out)"
 
 
-def _literally(text: str) -> str:
-    """*text* as a template that says just that."""
-    if not is_template(text):
-        return text
-    return "{% raw %}" + re.sub(r"\{%(?=[-+]?\s*endraw)", "{ %", text) + "{% endraw %}"
+def _literally(value: Any) -> Any:
+    """The job, whose templates were filled in long ago, with every text as a template that says just that."""
+    if isinstance(value, dict):
+        return {name: _literally(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_literally(item) for item in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def _seconds(limit: timedelta | None) -> float | None:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from coordination.domain import templates
 from coordination.domain.attempts import Outcome
 from coordination.domain.work import parse_work
 from coordination.domain.workspaces import parse_gates, parse_workspace, task_branch
@@ -88,7 +89,7 @@ class TestConflicts:
     def test_an_agents_becomes_a_task_that_sees_both_sides(self, site: Site, checkout: Checkout, other: str) -> None:
         work = agent(f"echo ours > readme.txt; {other}; echo {{%raw", env={"A": "b"})
 
-        result = site.run("ours", work | {"prompt": "Say ours {{ now }}"}, gates=["make -v"], max_attempts=2)
+        result = site.run("ours", work | {"prompt": "Say ours {{ now }} {% raw %}"}, gates=["make -v"], max_attempts=2)
 
         assert (result.outcome, result.error) == (
             Outcome.DEFERRED,
@@ -109,6 +110,10 @@ class TestConflicts:
         for piece in ("- readme.txt", "-hello\n+theirs", "-hello\n+ours", "Say ours {{ now }}"):
             assert piece in prompt
         assert parse_work(task["run"]).to_json()["env"] == {"A": "b"}
+        templates.check_work(task["run"], needs=())
+        said = templates.render(task["run"], needs={}, context={})
+        assert "Say ours {{ now }} {% raw %}" in said["prompt"]
+        assert said["command"] == work["command"]
         json.dumps([dict(task), result.carry])
         assert checkout.shows("readme.txt", on=task_branch(site.run_id, "ours")) == "ours"
         assert site.files_left() == []

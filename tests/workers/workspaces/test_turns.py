@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from coordination.domain.attempts import Outcome
 from tests.support.processes import Processes, until
 from tests.support.sources import ROOT
 from workers.runners.base import Control, StopReason
+from workers.workspaces import turns
 from workers.workspaces.git import GitFailed, Interrupted
 from workers.workspaces.turns import turn
 
@@ -112,15 +112,20 @@ def test_a_holder_that_is_killed_holds_nobody_up(tmp_path: Path, processes: Proc
     assert not folder.exists()
 
 
-def test_a_lock_without_a_name_excludes_nobody(tmp_path: Path) -> None:
-    folder = tmp_path / "queue"
-    folder.mkdir()
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    (folder / "lock").unlink()
+def test_a_lock_whose_name_is_taken_away_in_that_moment_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
 
-    with turn(folder, control(tmp_path), limit=timedelta(seconds=5)):
-        pass
+    def leaves_first(fd: int, how: int) -> None:
+        (tmp_path / "lock").unlink()  # as the one before does when it leaves
+        real(fd, how)
 
-    with suppress(OSError):
-        os.close(fd)
+    monkeypatch.setattr(turns.fcntl, "flock", leaves_first)
+    nothing = turns._lock(tmp_path)
+    monkeypatch.undo()
+    found = turns._lock(tmp_path)
+
+    assert nothing == -1
+    assert found >= 0
+    os.close(found)

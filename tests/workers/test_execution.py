@@ -1,0 +1,39 @@
+"""What a thread may run together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+BATCH = """
+import time
+from tests.support.jobs import claim_of
+from workers.execution import Execution
+from workers.held import Held
+from workers.runners.registry import Runners
+
+class Willing(Execution):
+    def _is_stale(self, held):
+        return False
+
+def together(**options):
+    execution = object.__new__(Willing)
+    execution._runners = Runners()
+    claims = [claim_of({"python": "x:y"}, key=key, options=options if key == "c" else {}) for key in "abcd"]
+    found, _ = execution._rendered([Held(one, time.monotonic()) for one in claims])
+    execution._runners.close()
+    return "".join(one.key for one in found)
+
+print(together(), together(gates=["true"]), together(workspace={"kind": "git-worktree"}))
+"""
+
+
+def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(redis_url: str, sqlite_url: str) -> None:
+    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
+
+    told = subprocess.run(
+        [sys.executable, "-c", BATCH], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert told.stdout.split() == ["abcd", "ab", "ab"], told.stderr
