@@ -72,7 +72,7 @@ def _parts(plan: Plan, task: Task) -> list[Task]:
 
 
 def _variants(task: Task) -> list[Task]:
-    overlays = _overlays(task.variants)
+    differences = overlays(task.variants)
     parts = [
         replace(
             task,
@@ -83,19 +83,20 @@ def _variants(task: Task) -> list[Task]:
             variants=(),
             role={VARIANT: number},
         )
-        for number, overlay in enumerate(overlays, start=1)
+        for number, overlay in enumerate(differences, start=1)
     ]
     keys = [part.key for part in parts]
     return [*parts, _collects(task, PythonCall(_TAKES_OVER, args={"task": task.key}), keys, {CHOOSE: keys})]
 
 
-def _overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
+def overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
+    """What differs in each of a task's variants; Refused for what says none, or too many."""
     if isinstance(variants, bool | str | Mapping) or not isinstance(variants, int | Sequence):
         raise Refused(f"variants is a number or a list of what differs, not {excerpt(variants)}")
-    overlays: Sequence[Mapping[str, Any]] = [{}] * variants if isinstance(variants, int) else list(variants)
-    if not 2 <= len(overlays) <= MOST_VARIANTS:  # noqa: PLR2004 - one is none
-        raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {len(overlays)}")
-    return overlays
+    count = variants if isinstance(variants, int) else len(variants)
+    if not 2 <= count <= MOST_VARIANTS:  # noqa: PLR2004 - one is none
+        raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {count}")
+    return [{}] * count if isinstance(variants, int) else list(variants)
 
 
 def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.expansion import overlays
 from coordination.domain.json_values import json_problem, text_problem
 from coordination.domain.limits import Limits
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
@@ -218,9 +219,19 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
         refuse(f"outputs {problem}")
     _check_json(refuse, "input", task.input)
     _check_json(refuse, "metadata", task.metadata)
+    _check_more(refuse, task)
+    return known.get(id(task.run)) or _check_work(refuse, task, known)
+
+
+def _check_more(refuse: _Refuse, task: Task) -> None:
+    """What few tasks have."""
+    if task.variants:
+        try:
+            overlays(task.variants)
+        except Refused as refused:
+            refuse(refused.message, refused.hint)
     for one in task.criteria:
         _check_name(refuse, "A criterion", one, longest=MAX_CRITERION)
-    return known.get(id(task.run)) or _check_work(refuse, task, known)
 
 
 def _check_needs(refuse: _Refuse, task: Task, keys: set[str]) -> None:

@@ -10,7 +10,7 @@ from coordination.errors import Refused
 
 LARGEST = 1 << 60
 
-PATTERN = r"^\s*([0-9]{1,18}(?:\.[0-9]{1,9})?)\s*([kKMGTP]i?)?B?\s*$"
+PATTERN = r"^\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([kKMGTP]i?)?B?\s*$"
 """A written size. Fit for a JSON Schema too."""
 
 _WRITTEN = re.compile(PATTERN, re.ASCII)

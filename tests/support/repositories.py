@@ -109,6 +109,10 @@ class Site:
         self.ids: dict[str, str] = {}
         self.events: list[tuple[EventType, dict[str, Any]]] = []
 
+    def attempt(self, claim: Claim, control: Control, *, ours: bool = True) -> Result:
+        """One attempt to its end; *ours*: whether its lease still holds."""
+        return self.jobs.run(self.runners.runner_for(claim.work), claim, control, Surroundings(ours=lambda: ours))
+
     @property
     def branch(self) -> str:
         """The run's branch."""
@@ -141,7 +145,7 @@ class Site:
         """An attempt from its beginning to its end, which then is *stored* or lost."""
         claim = self.claim(key, work, **changes)
         with self.control() as control:
-            result = self.jobs.run(self.runners.runner_for(claim.work), claim, control, Surroundings(ours=lambda: True))
+            result = self.attempt(claim, control)
         if stored:
             self.jobs.stored(claim, held=True)
         return result

@@ -194,15 +194,15 @@ def _supervision(fields: Fields) -> Supervision | None:
         raise fields.error("supervision", refused.message, hint=refused.hint) from None
 
 
-def _variants(fields: Fields) -> int | list[dict[str, Any]]:
+def _variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
     value = fields.values.get("variants")
     if value is None:
-        return []
+        return ()
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise fields.wrong("variants", "a number, or a list of what differs", "Write [{agent: claude}, {agent: codex}]")
-    return [Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value]
+    return tuple(Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value)
 
 
 def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:

@@ -26,6 +26,7 @@ from coordination.domain.plans import (
     Dependency,
     Plan,
     ProjectRef,
+    Supervision,
     Task,
 )
 from coordination.domain.sizes import LARGEST
@@ -44,6 +45,8 @@ defaults: {timeout: 30m, max_attempts: 2, on_dependency_failure: block, backoff:
 budget: {usd: 5.10, on_exceed: block}
 concurrency: {project: 4, agents: {dave: 1}, keys: {deploy: 1}}
 python_path: [lib, ../shared]
+supervision: {assess: claude, analyze: {agent: codex, model: m}}
+gates: "make -q"
 tasks:
   - key: lint
     run: {shell: "ruff check .", env: {CI: "1"}}
@@ -70,6 +73,12 @@ tasks:
     agent: dave
     workdir: sub
     input: {x: [1, 2.5, null, true, "on"]}
+    criteria: [It is short]
+    context: false
+    supervised: false
+    variants: [{env: {A: "1"}}, {}]
+    workspace: git-worktree
+    gates: [{run: make check, timeout: 30m, name: check}]
     outputs: [report.md, "build/*.whl"]
     limits: {memory: 2GiB, cpu: 10m, files: 1024, output: 1.5MB}
     metadata: {owner: me}
@@ -126,6 +135,12 @@ class TestReading:
                     agent="dave",
                     workdir="sub",
                     input={"x": [1, 2.5, None, True, "on"]},
+                    criteria=("It is short",),
+                    context=False,
+                    supervised=False,
+                    variants=({"env": {"A": "1"}}, {}),
+                    workspace=Workspace(WorkspaceKind.GIT_WORKTREE),
+                    gates=(Gate("make check", timedelta(minutes=30), name="check"),),
                     outputs=("report.md", "build/*.whl"),
                     limits=Limits(2 << 30, timedelta(minutes=10), 1_024, 1_500_000),
                     metadata={"owner": "me"},
@@ -141,10 +156,12 @@ class TestReading:
             ),
             concurrency=Concurrency(4, {"dave": 1}, {"deploy": 1}),
             budget=BudgetCap(Decimal("5.1")),
+            supervision=Supervision({"agent": "claude"}, {"agent": "codex", "model": "m"}),
+            gates=(Gate("make -q"),),
             python_path=("lib", "../shared"),
             session="main",
             source="plan.yaml",
-            lines={"lint": 10, "count": 12, "report": 19},
+            lines={"lint": 12, "count": 14, "report": 21},
         )
 
     @pytest.mark.parametrize("indent", [None, 2, "\t"])
@@ -584,7 +601,7 @@ BAD = [
     with_task("gates: [{timeout: 5m}]"),
     with_task("workspace: worktree"),
     with_task("workspace: {kind: folder, bass: main}"),
-    with_task("variants: 2"),
+    with_task("variants: 1"),
 ]
 
 

@@ -160,7 +160,7 @@ def test_two_attempts_of_one_task_never_both_merge(site: Site, checkout: Checkou
     def first() -> None:
         claim = site.claim("a", "echo begun > begun; while ! test -e go; do sleep 0.02; done; rm go begun; " + APPEND)
         with site.control() as control:
-            results.append(site.jobs.run(claim, control, ours=lambda: True))
+            results.append(site.attempt(claim, control))
         late.set()
 
     thread = threading.Thread(target=first)

@@ -393,7 +393,7 @@ class TestStopping:
         started = threading.Event()
         results: list[Result] = []
         with site.control(on_started=lambda _: started.set()) as control:
-            thread = threading.Thread(target=lambda: results.append(site.jobs.run(claim, control, ours=lambda: True)))
+            thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
             thread.start()
             assert started.wait(30)
             control.stop(reason)
@@ -410,7 +410,7 @@ class TestStopping:
         claim = site.claim("a", agent("echo said; echo a > a.txt"), gates=["test -e ok || { touch ok; sleep 600; }"])
         control = site.control()
         results: list[Result] = []
-        thread = threading.Thread(target=lambda: results.append(site.jobs.run(claim, control, ours=lambda: True)))
+        thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
         thread.start()
         place = site.root / site.run_id[-12:] / "a.1" / "ok"
         while not place.exists():
@@ -432,7 +432,7 @@ class TestStopping:
         claim = site.claim("a", "echo a > a.txt")
 
         with site.control() as control:
-            result = site.jobs.run(claim, control, ours=lambda: False)
+            result = site.attempt(claim, control, ours=False)
 
         assert result.outcome is Outcome.LOST
         assert checkout.git("rev-parse", site.branch) == checkout.git("rev-parse", "main")
