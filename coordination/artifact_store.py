@@ -40,11 +40,10 @@ class ArtifactStore:
         """
         url = "/".join([self.url.rstrip("/"), *map(_safe, [*place, *path.split("/")])])
         files, where = _opened(url)
-        with _answered(f"The artifact {path} cannot be kept at {self.url}"):
-            files.makedirs(where.rpartition("/")[0], exist_ok=True)
-            with files.open(where, "wb") as target:
-                size, sha256 = _copy(source, target, more)
-                _to_disk(target)
+        what = f"The artifact {path} cannot be kept at {self.url}"
+        with _answered(what), _opened_for_writing(files, where) as target:
+            size, sha256 = _copy(source, target, more)
+            _to_disk(target)
         return Artifact(path, size, sha256, url)
 
     def forget(self, place: Sequence[str], urls: Sequence[str] = ()) -> None:
@@ -53,6 +52,15 @@ class ArtifactStore:
             files, where = _opened(url)
             with _answered(f"The artifacts at {url} cannot be deleted"), contextlib.suppress(FileNotFoundError):
                 files.rm(where, recursive=True)
+
+
+def _opened_for_writing(files: Any, where: str) -> Any:
+    try:
+        return files.open(where, "wb")
+    except FileNotFoundError:
+        # Only where there are folders: a store of objects would look for its bucket, which may not be allowed.
+        files.makedirs(where.rpartition("/")[0], exist_ok=True)
+        return files.open(where, "wb")
 
 
 def fetch(artifact: Artifact, folder: Path) -> Path:

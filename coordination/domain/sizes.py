@@ -8,7 +8,7 @@ from decimal import Decimal
 from coordination.domain.excerpts import excerpt
 from coordination.errors import Refused
 
-LARGEST = 1 << 60
+LARGEST = 1 << 59
 
 PATTERN = r"^\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([kKMGTP]i?)?B?\s*$"
 """A written size. Fit for a JSON Schema too."""

@@ -1,9 +1,10 @@
-"""Files in a store and back: a folder, and a store of objects in memory."""
+"""Files in a store and back: a folder, objects in memory, and S3's protocol with a stand-in for its server."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,31 @@ import pytest
 from coordination.artifact_store import ArtifactStore, fetch
 from coordination.domain.artifacts import Artifact
 from coordination.errors import Refused, Unavailable
+from tests.support.object_server import BUCKET, ObjectServer, running_object_server
 
 PLACE = ["workspace", "run", "task", "1"]
 ODD = ["report.md", "a b/grün #1?.txt", "x::y:/z", "%41", "*[1].whl", "日本/" + "語" * 80, "a" * 255, "-rf"]
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def objects() -> Iterator[ObjectServer]:
+    """One for all tests: the library keeps its connections."""
+    with running_object_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(objects: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    credentials = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {"AWS_ENDPOINT_URL": objects.url, **credentials}.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}"
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(f"file://{tmp_path}/a %41 store" if request.param == "file" else f"memory://{tmp_path}/store")
+    base = {"file": "file://", "memory": "memory://"}.get(request.param) or request.getfixturevalue("s3")
+    return ArtifactStore(f"{base}{tmp_path}/a %41 store")
 
 
 def keep(store: ArtifactStore, path: str, data: bytes = b"hello", place: list[str] | None = None) -> Artifact:
@@ -86,3 +104,14 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(Unavailable, match=r"The artifact x cannot be kept at file://.*/file/store: "):
         keep(ArtifactStore(f"file://{tmp_path}/file/store"), "x")
+
+
+def test_a_store_of_objects_that_refuses_says_so_and_goes_on_when_it_does_not(s3: str, objects: ObjectServer) -> None:
+    objects.away = True
+    with pytest.raises(Unavailable, match=r"The artifact x cannot be kept at s3://bucket/there: .*Access Denied"):
+        keep(ArtifactStore(f"{s3}/there"), "x")
+    objects.away = False
+
+    keep(ArtifactStore(f"{s3}/there"), "x")
+
+    assert "there/workspace/run/task/1/x" in objects.objects

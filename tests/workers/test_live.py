@@ -73,6 +73,7 @@ def test_a_flood_is_bounded_in_memory_and_rows_and_says_what_is_left_out() -> No
 
     for number in range(1_600):
         live.feed("out", block)
+        assert len(live._waiting) < LIMIT // CHUNK
         if number % 100 == 99:
             assert sum(chunk.size for chunk in written(live, rows)) <= LIMIT
     rows.write(live.last())

@@ -149,7 +149,7 @@ def test_a_warden_that_stands_still_does_not_hold_up_its_worker() -> None:
 
 
 def _parent(pid: int) -> int | None:
-    fields = stragglers._stat(pid)
+    fields = stragglers.stat(pid)
     return int(fields[1]) if fields else None
 
 
