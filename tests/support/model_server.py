@@ -11,6 +11,7 @@ import itertools
 import json
 import select
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ class Broken:
     ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
     ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*.
     ``length``, ``content_filter``: a whole answer that ended for that reason. ``uncounted``: a whole answer without
-    usage. ``flood``: text without end.
+    usage. ``slow``: a whole answer, a word every third of a second. ``flood``: text without end.
     """
 
     text: str = ""
@@ -47,7 +48,8 @@ Answer = str | int | ToolUse | Sequence[ToolUse] | Broken
 
 @dataclass
 class ModelServer:
-    """A running one. ``requests``: the bodies of the turns that it answered; ``headers``: what came with them.
+    """A running one. ``requests``: the bodies of the turns that it answered; ``headers``: what came with them;
+    ``fetched``: what was asked for by GET.
 
     ``every_turn``: also those of Anthropic's turns count that offer no tools. ``begun`` is set when a stream that hangs
     has begun, ``left`` when the client of one that hangs has gone away.
@@ -56,6 +58,7 @@ class ModelServer:
     url: str
     answers: list[Answer]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     served: int = 0
     every_turn: bool = False
@@ -105,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, b"")
 
     def do_GET(self) -> None:
+        self._state.fetched.append(self.path)
         self._send(200, b"{}")
 
     def do_POST(self) -> None:
@@ -201,7 +205,8 @@ def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]
     )
     yield _chunk({"role": "assistant", "content": ""}, model, number)
     half = len(text) // 2
-    for piece in filter(None, (text[:half], text[half:])):
+    for piece in text.split() if how == "slow" else filter(None, (text[:half], text[half:])):
+        time.sleep(1 / 3 if how == "slow" else 0)
         yield _chunk({"content": piece}, model, number)
     uses = [answer] if isinstance(answer, ToolUse) else list(answer) if isinstance(answer, list | tuple) else []
     for index, use in enumerate(uses):

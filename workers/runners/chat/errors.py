@@ -44,7 +44,7 @@ def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a 
         case ModelHTTPError():
             return Failure(_line(f"{chat}: {error.status_code}: {_said(error)}"), error.status_code)
         case ModelConnectionError():
-            return Failure(_line(f"{chat}: the connection was lost: {_said(error)}"), lost_connection=True)
+            return Failure(_line(f"{chat}: the connection was lost: {_at_the_bottom(error)}"), lost_connection=True)
         case httpx2.TransportError():  # a tool's: those of models come wrapped
             return Failure(_line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True)
         case ModelRateLimitError() | ModelUnavailableError() | ModelServerError():
@@ -84,6 +84,15 @@ def _host(error: httpx2.TransportError) -> str:
         return error.request.url.netloc.decode()
     except RuntimeError:  # it knows of no request
         return "a tool server"
+
+
+def _at_the_bottom(error: BaseException) -> str:
+    """What the system said: the libraries in between say that there was an error."""
+    text = ""
+    cause: BaseException | None = error
+    while cause is not None:
+        text, cause = str(cause) or text or type(cause).__name__, cause.__cause__
+    return text
 
 
 def _said(error: Exception) -> str:

@@ -152,6 +152,12 @@ class TestStopping:
             result = provider.run(claim={"stall_timeout": timedelta(seconds=1)})
             assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "no output for 1 s")
 
+    def test_one_that_only_takes_its_time_does_not_stand_still(self, provide) -> None:
+        with provide(Broken("It is fine as far as I can see", "slow")) as provider:
+            result = provider.run(claim={"stall_timeout": timedelta(seconds=1)})
+
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "ItisfineasfarasIcansee")
+
     def test_the_worker_that_closes_ends_what_is_left(self, provide, bench: Bench) -> None:
         with provide(Broken("I", "hang")) as provider:
             job = provider.start()

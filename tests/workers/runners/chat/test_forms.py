@@ -74,12 +74,14 @@ class TestForms:
         assert "does not match" in result.error
         assert time.monotonic() - began < 10
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # by which jsonschema would say that it fetches
     def test_a_reference_to_somewhere_else_is_not_fetched(self, provide) -> None:
         with provide(ToolUse("final_result", {"answer": 1})) as provider:
             result = provider.run(schema={"$ref": f"{provider.server.url}/schema.json"})
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
         assert "schema cannot be checked" in result.error
+        assert provider.server.fetched == []
 
     def test_a_value_that_is_too_large_to_keep_fails(self, provide) -> None:
         with provide(ToolUse("final_result", {"n": 3, "x": "y" * 2000})) as provider:
