@@ -24,6 +24,7 @@ from workers import gates as gatekeeping
 from workers.gates import Verdict
 from workers.runners import environment
 from workers.runners.base import Control, Runner
+from workers.runners.output import clean_text
 from workers.runners.process import Launcher
 from workers.workspaces import landing, worktree
 from workers.workspaces.conflict import ROUNDS, merge_task
@@ -121,10 +122,16 @@ class Visit:
             except GitFailed as failed:
                 result = self._git_failed(failed)
             except Unresolved as left:
-                why = f"conflicts are left in {left}"
+                why = clean_text(f"conflicts are left in {left}")
                 result = self._ended(Outcome.FAILED, why, carry={"feedback": f"You were done, but {why}."})
             except (OSError, ValueError) as error:
                 result = self._unusable(error)
+            except BaseException:
+                # A bug of ours or of the runner's: whoever catches it knows nothing of a worktree.
+                if self._worktree is not None:
+                    with contextlib.suppress(GitFailed, OSError):
+                        self._worktree.remove()
+                raise
             if repository is not None:
                 result = self._leave(repository, result)
             return result
@@ -279,7 +286,7 @@ class Visit:
     def _conflicted(self, place: Worktree, commit: str, conflict: Conflicted) -> Result:
         self._commit = None
         branch = place.repository.branch
-        files = ", ".join(conflict.paths[:3]) + (", …" if len(conflict.paths) > 3 else "")  # noqa: PLR2004 - a few
+        files = clean_text(", ".join(conflict.paths[:3])) + (", …" if len(conflict.paths) > 3 else "")  # noqa: PLR2004
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
         if self._workspace.merge is not None:
             told = f"While you resolved it, {branch} has moved on, and your result conflicts with it again, in {files}."

@@ -10,6 +10,7 @@ from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import MAX_KEY, MAX_TITLE
 from coordination.domain.templates import literal
 from coordination.domain.workspaces import Gate, HalfMerged, Workspace, WorkspaceKind
+from workers.runners.output import clean_text
 from workers.workspaces.git import Git, GitFailed
 from workers.workspaces.landing import Conflicted
 
@@ -38,7 +39,7 @@ def merge_task(
     task: dict[str, Any] = {
         "key": claim.key[: MAX_KEY - len(name)] + name,
         "title": f"Merge the change of {claim.key}{again}"[:MAX_TITLE],
-        "run": _literally({**claim.work, "prompt": _prompt(claim, git, branch, commit, conflict)}),
+        "run": _literally({**claim.work, "prompt": clean_text(_prompt(claim, git, branch, commit, conflict))}),
         "agent": claim.agent,
         "workdir": claim.workdir,
         "timeout": _seconds(claim.timeout),

@@ -8,6 +8,7 @@ import pytest
 
 from coordination.domain import templates
 from coordination.domain.attempts import Outcome
+from coordination.domain.json_values import json_problem
 from coordination.domain.work import parse_work
 from coordination.domain.workspaces import parse_gates, parse_workspace, task_branch
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
@@ -117,6 +118,19 @@ class TestConflicts:
         json.dumps([dict(task), result.carry])
         assert checkout.shows("readme.txt", on=task_branch(site.run_id, "ours")) == "ours"
         assert site.files_left() == []
+
+    def test_names_that_are_no_text_do_no_harm(self, site: Site, checkout: Checkout) -> None:
+        name = "$(printf 'n\\377.txt')"
+        other = merged_meanwhile(site, "theirs", f"echo theirs > {name}")
+
+        result = site.run("ours", agent(f"echo ours > {name}; {other}"))
+
+        assert (result.outcome, (result.error or "")[-6:]) == (Outcome.DEFERRED, "n\N{REPLACEMENT CHARACTER}.txt")
+        (found,) = result.discovered
+        assert json_problem([dict(found.task), result.error, dict(result.carry)]) is None
+        assert "+theirs" in found.task["run"]["prompt"]
+        left = site.run(found.task["key"], agent("true"), workspace=found.task["workspace"])
+        assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt"
 
     def test_when_that_is_done_the_first_one_completes_without_running_again(
         self, site: Site, checkout: Checkout, other: str

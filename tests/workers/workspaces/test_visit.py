@@ -428,6 +428,19 @@ class TestStopping:
         assert (checkout.branches(), site.files_left()) == ([site.branch], [])
         control.close()
 
+    def test_a_bug_of_a_runner_leaves_no_worktree(
+        self, site: Site, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> Result:
+            raise LookupError("a bug")
+
+        monkeypatch.setattr(site.runners.runner_for({"shell": ""}), "run", fails)
+
+        with pytest.raises(LookupError, match="a bug"):
+            site.run("a", "true")
+
+        assert (checkout.worktrees(), site.files_left()) == ([], [])
+
     def test_one_whose_lease_may_be_over_merges_nothing(self, site: Site, checkout: Checkout) -> None:
         claim = site.claim("a", "echo a > a.txt")
 
