@@ -20,18 +20,17 @@ from sqlalchemy import Connection
 
 from coordination import collector
 from coordination.clock import monotonic
-from coordination.domain import prompts
+from coordination.conversing import Conversing
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
 from coordination.domain.projects import Project
-from coordination.domain.questions import Question
 from coordination.domain.runs import Run as RunRecord
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import Task as TaskRecord
 from coordination.domain.tasks import TaskState, state_named
-from coordination.errors import DatabaseUnavailable, NotFound, Refused
+from coordination.errors import DatabaseUnavailable, NotFound
 from coordination.flows.cancel_work import cancel_run, cancel_task
 from coordination.flows.change_priority import change_priority
 from coordination.flows.force_tasks import Forced, force_task
@@ -43,10 +42,8 @@ from coordination.produced import Produced
 from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
-from coordination.services import questions as question_service
 from coordination.settings import Settings, load_settings
-from coordination.store.queries import attempts, costs, events, questions, runs, supervisors, tasks
-from coordination.store.reports.preview import preview
+from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
 
 _FIRST_POLL = 0.01
 _LAST_POLL = 0.25
@@ -293,7 +290,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskHandle(Produced):
+class TaskHandle(Produced, Conversing):
     """A task as it was when asked for; ``refresh()`` asks again."""
 
     co: Coordination
@@ -391,32 +388,6 @@ class TaskHandle(Produced):
         )
         runtime.stop(forced.project_id, forced.fenced)
         return forced
-
-    def answer(self, text: str) -> bool:
-        """Answer the question that the task waits with; whether it may go on now. Raises Refused when it has none."""
-        runtime = self.co.runtime
-        _, ready = runtime.store.transact(
-            lambda tx: question_service.answer(tx, runtime.workspace_id, self.record, text, by=runtime.actor)
-        )
-        runtime.nudge(self.record.project_id)
-        return ready
-
-    def questions(self) -> list[Question]:
-        """What its agent has asked, and was answered."""
-        with self.co.runtime.store.read() as tx:
-            return questions.of_task(tx, self.co.runtime.workspace_id, self.id)
-
-    def prompt(self) -> str:
-        """What its agent would be told if it were started now. Raises Refused for a job without a prompt."""
-        with self.co.runtime.store.read() as tx:
-            claim, project = preview(tx, self.co.runtime.workspace_id, self.record)
-        if "prompt" not in claim.work:
-            raise Refused(f"{self.key} runs no agent, and has no prompt")
-        shows_needs = not prompts.mentions_needs([claim.work["prompt"]])
-        ready = prompts.rendered(claim)
-        if claim.options.get("bare"):
-            return str(ready.work["prompt"])
-        return prompts.prompt_of(ready.work["prompt"], ready, project, shows_needs=shows_needs, reports=True)
 
     def set_priority(self, priority: int) -> bool:
         """Change the priority of an open task; whether it was open."""

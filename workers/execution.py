@@ -40,8 +40,8 @@ from workers.reporting import Reporting
 from workers.runners.base import StopReason
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
+from workers.surroundings import Surroundings
 from workers.telling import Told
-from workers.visit import Surroundings
 from workers.writing import Ending, Writing, Written
 
 log = structlog.get_logger()

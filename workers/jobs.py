@@ -14,7 +14,8 @@ from workers import gates as gatekeeping
 from workers.runners import environment, program
 from workers.runners.base import Control, Runner
 from workers.runners.registry import Runners
-from workers.visit import Surroundings, Visit, goes_on
+from workers.surroundings import Surroundings, goes_on
+from workers.visit import Visit
 from workers.workspaces import landing
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from workers.runners import environment
 from workers.runners.base import Control, Runner
 from workers.runners.output import clean_text
 from workers.runners.process import Launcher
+from workers.surroundings import Surroundings, goes_on
 from workers.workspaces import landing, worktree
 from workers.workspaces.conflict import ROUNDS, merge_task
 from workers.workspaces.git import Git, GitFailed, Interrupted, identity, require, variables_of
@@ -44,25 +45,6 @@ _SHORT = 12
 _SYSTEM = "Coordination"
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the task goes on with what was carried
-
-
-def goes_on(result: Result) -> bool:
-    """Whether the job is not done: it did not complete, asks, or waits for tasks that it found."""
-    waits = result.question is not None or any(found.first for found in result.discovered)
-    return waits or result.outcome is not Outcome.COMPLETED
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the worker knows of an attempt. *ours*: whether its lease still holds, as far as is known.
-
-    *lost*: asked when all its gates have passed, why it must not count (another variant was first), or None.
-    *keeps*: keeps the files of a completed result that the task has to leave in a folder.
-    """
-
-    ours: Callable[[], bool]
-    lost: Callable[[], str | None] = lambda: None
-    keeps: Callable[[str, Result], Result] = lambda _folder, result: result
 
 
 class Visit:
@@ -226,18 +208,14 @@ class Visit:
         if (lost := self._around.lost()) is not None:
             self._commit = None
             return self._ended(Outcome.CANCELED, lost)
-        if not self._retold:
-            self._result = self._around.keeps(place.folder, self._completed())
+        if self._result is not None and not self._retold:
+            self._result = self._around.keeps(place.folder, self._result)
             if self._result.outcome is not Outcome.COMPLETED:
                 return self._with_work(place, self._result)
         if commit == place.start:
             self._commit = None
             return self._with_remark("[merge] it changed nothing")
         return self._land(place, commit)
-
-    def _completed(self) -> Result:
-        assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
-        return self._result
 
     def _land(self, place: Worktree, commit: str) -> Result:
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
@@ -296,9 +274,7 @@ class Visit:
         self._rounds += 1
         if self._rounds > ROUNDS:
             self._keep_branch(place, commit)
-            where = (
-                f"{why}; that was so after {ROUNDS} rounds of merging, and it stays on {place.repository.task_branch}"
-            )
+            where = f"{why}, after {ROUNDS} rounds of merging; it stays on {place.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
         self._keep_branch(place, commit)
         task = merge_task(

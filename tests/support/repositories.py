@@ -18,7 +18,7 @@ from workers.jobs import Jobs
 from workers.runners import stragglers
 from workers.runners.base import Control
 from workers.runners.registry import Runners
-from workers.visit import Surroundings
+from workers.surroundings import Surroundings
 
 ADA = {
     **{f"GIT_{role}_NAME": "Ada" for role in ("AUTHOR", "COMMITTER")},

@@ -9,7 +9,6 @@ from typing import Any
 
 from coordination.domain.chat import SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.expansion import supervision_of
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import (
     Backoff,
@@ -19,7 +18,6 @@ from coordination.domain.plans import (
     Dependency,
     Plan,
     ProjectRef,
-    Supervision,
     Task,
 )
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
@@ -27,6 +25,7 @@ from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, 
 from coordination.errors import Refused
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
+from coordination.formats.plan.supervision import read_supervision, read_variants
 from coordination.formats.plan.workspaces import read_gates, read_workspace
 
 VERSION = 1
@@ -44,7 +43,6 @@ LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
 BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
-SUPERVISION_KEYS = ("assess", "analyze")
 NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
@@ -75,7 +73,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         defaults=_defaults(fields.inner("defaults")),
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=_budget(fields),
-        supervision=_supervision(fields),
+        supervision=read_supervision(fields),
         gates=read_gates(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
@@ -183,28 +181,6 @@ def _budget(fields: Fields) -> BudgetCap | None:
     return BudgetCap(amount) if on_exceed is None else BudgetCap(amount, on_exceed)
 
 
-def _supervision(fields: Fields) -> Supervision | None:
-    inner = fields.inner("supervision")
-    if inner is None:
-        return None
-    inner.only(SUPERVISION_KEYS)
-    try:
-        return supervision_of(inner.values)
-    except Refused as refused:
-        raise fields.error("supervision", refused.message, hint=refused.hint) from None
-
-
-def _variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
-    value = fields.values.get("variants")
-    if value is None:
-        return ()
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise fields.wrong("variants", "a number, or a list of what differs", "Write [{agent: claude}, {agent: codex}]")
-    return tuple(Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value)
-
-
 def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:
     items = fields.values.get("tasks")
     if items is not None and not isinstance(items, list):
@@ -263,7 +239,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         workdir=fields.text("workdir"),
         criteria=fields.texts("criteria"),
         context=fields.flag("context") is not False,
-        variants=_variants(fields),
+        variants=read_variants(fields),
         supervised=fields.flag("supervised") is not False,
         limits=_limits(fields),
         outputs=fields.texts("outputs"),

@@ -13,6 +13,7 @@ from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import reader
 from coordination.formats.plan.fields import MOMENT_PATTERN
+from coordination.formats.plan.supervision import SUPERVISION_KEYS
 
 _Schema = dict[str, Any]
 
@@ -42,7 +43,7 @@ def plan_schema() -> _Schema:
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
-            supervision=_optional(_object(reader.SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
+            supervision=_optional(_object(SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
             gates=_gates(),
             python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
             tasks={"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": _task()},

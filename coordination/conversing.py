@@ -1,0 +1,54 @@
+"""What a task's agent is told, what it asks, and what it is answered."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from coordination.domain import prompts
+from coordination.domain.questions import Question
+from coordination.domain.tasks import Task
+from coordination.errors import Refused
+from coordination.runtime import Runtime
+from coordination.services import questions as question_service
+from coordination.store.queries import questions
+from coordination.store.reports.preview import preview
+
+
+class _Connected(Protocol):
+    @property
+    def runtime(self) -> Runtime: ...
+
+
+class Conversing:
+    """The part of a task's handle through which people talk with its agent."""
+
+    __slots__ = ()
+
+    co: _Connected
+    record: Task
+
+    def answer(self, text: str) -> bool:
+        """Answer the question that the task waits with; whether it may go on now. Raises Refused when it has none."""
+        runtime = self.co.runtime
+        _, ready = runtime.store.transact(
+            lambda tx: question_service.answer(tx, runtime.workspace_id, self.record, text, by=runtime.actor)
+        )
+        runtime.nudge(self.record.project_id)
+        return ready
+
+    def questions(self) -> list[Question]:
+        """What its agent has asked, and was answered."""
+        with self.co.runtime.store.read() as tx:
+            return questions.of_task(tx, self.co.runtime.workspace_id, self.record.id)
+
+    def prompt(self) -> str:
+        """What its agent would be told if it were started now. Raises Refused for a job without a prompt."""
+        with self.co.runtime.store.read() as tx:
+            claim, project = preview(tx, self.co.runtime.workspace_id, self.record)
+        if "prompt" not in claim.work:
+            raise Refused(f"{self.record.key} runs no agent, and has no prompt")
+        shows_needs = not prompts.mentions_needs([claim.work["prompt"]])
+        ready = prompts.rendered(claim)
+        if claim.options.get("bare"):
+            return str(ready.work["prompt"])
+        return prompts.prompt_of(ready.work["prompt"], ready, project, shows_needs=shows_needs, reports=True)

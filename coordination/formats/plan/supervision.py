@@ -1,0 +1,36 @@
+"""The supervised loop and variants in a plan file, each with its line. What they may be, domain/expansion says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coordination.domain.expansion import supervision_of
+from coordination.domain.plans import Supervision
+from coordination.errors import Refused
+from coordination.formats.plan.fields import Fields
+
+SUPERVISION_KEYS = ("assess", "analyze")
+
+
+def read_supervision(fields: Fields) -> Supervision | None:
+    """The field ``supervision``: who assesses, who analyses."""
+    inner = fields.inner("supervision")
+    if inner is None:
+        return None
+    inner.only(SUPERVISION_KEYS)
+    try:
+        return supervision_of(inner.values)
+    except Refused as refused:
+        raise fields.error("supervision", refused.message, hint=refused.hint) from None
+
+
+def read_variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
+    """The field ``variants``: how many, or what differs in each."""
+    value = fields.values.get("variants")
+    if value is None:
+        return ()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise fields.wrong("variants", "a number, or a list of what differs", "Write [{agent: claude}, {agent: codex}]")
+    return tuple(Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value)
