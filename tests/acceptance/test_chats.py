@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,9 @@ def test_a_plan_with_a_chat_uses_what_came_before_and_its_bill_is_what_was_serve
         (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")
     assert billed.key == "gpt-5-mini"
     assert (billed.input_tokens, billed.output_tokens) == (2 * INPUT_TOKENS, 2 * OUTPUT_TOKENS)
-    assert billed.unpriced_calls == 1  # its price is unknown, and is not taken for nothing
+    # a quarter of a dollar a million in, two dollars out, by the list that comes along
+    paid = (Decimal("0.25") * billed.input_tokens + 2 * billed.output_tokens) / 1_000_000
+    assert (billed.cost_usd, billed.unpriced_calls) == (paid, 0)
 
 
 def test_a_chat_that_waits_is_canceled_within_two_seconds_and_what_it_used_is_kept(fleet: Fleet) -> None:

@@ -107,7 +107,7 @@ class TestConflicts:
         )
         assert parse_workspace(task["workspace"]).merge is not None
         assert parse_gates(task["gates"])
-        prompt = task["run"]["prompt"]
+        prompt = templates.fill(task["run"]["prompt"], {})
         for piece in ("- readme.txt", "-hello\n+theirs", "-hello\n+ours", "Say ours {{ now }}"):
             assert piece in prompt
         assert parse_work(task["run"]).to_json()["env"] == {"A": "b"}

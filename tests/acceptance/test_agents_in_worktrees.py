@@ -1,0 +1,197 @@
+"""Agents that change one repository side by side: gates tell the next attempt, an agent resolves conflicts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain.plans import Plan, ProjectRef, Task
+from coordination.domain.runs import RunState
+from coordination.domain.work import AgentCall
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Processes
+
+SPENT = '{"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"}'
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def git(folder: Path, *arguments: str) -> str:
+    named = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+    return subprocess.run(
+        ["git", *named, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def checkout(fleet: Fleet) -> Path:
+    """The project's repository, with one commit."""
+    folder = fleet.folder / "project"
+    git(folder, "init", "-q", "-b", "main")
+    (folder / "words.txt").write_text("hello\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "begin")
+    return folder
+
+
+class Agents:
+    """Scripts that stand in for agents; each keeps what it was told, and reports what it spent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def call(self, name: str, *lines: str) -> AgentCall:
+        path = self.folder / name
+        keep = f'cat > "{self.folder}/told.$(echo "$COORD_TASK_KEY" | tr / -).$COORD_ATTEMPT"'
+        path.write_text("\n".join(["#!/bin/sh", keep, f"echo '{SPENT}' >> \"$COORD_COSTS\"", *lines, "echo did it"]))
+        path.chmod(0o755)
+        return AgentCall("custom", f"Be {name}", command=[str(path)])
+
+    def told(self, key: str, attempt: int = 1) -> str:
+        return (self.folder / f"told.{key.replace('/', '-')}.{attempt}").read_text()
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Agents:
+    return Agents(tmp_path / "agents")
+
+
+def branch_of(run: Any) -> str:
+    branch = run.record.branch
+    assert branch is not None
+    return str(branch)
+
+
+def test_a_failed_gate_is_told_to_the_next_attempt_which_goes_on_from_its_change(
+    fleet: Fleet, checkout: Path, agents: Agents
+) -> None:
+    fleet.worker("-c", "2")
+    work = agents.call("mender", '[ "$COORD_ATTEMPT" = 1 ] || echo second >> more.txt', "echo first > first.txt")
+    run = fleet.submit(
+        Task(
+            "mend", work, workspace="git-worktree", gates=["echo more.txt is missing; test -e more.txt"], max_attempts=2
+        )
+    )
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+
+    assert "more.txt is missing" in agents.told("mend", 2)
+    assert "- `echo more.txt is missing; test -e more.txt`" in agents.told("mend")
+    assert set(git(checkout, "ls-tree", "--name-only", branch_of(run)).split()) == {
+        "words.txt",
+        "first.txt",
+        "more.txt",
+    }
+    assert git(checkout, "status", "--porcelain") == ""
+
+
+def test_a_conflict_becomes_a_task_whose_agent_sees_both_sides_and_everything_lands(
+    fleet: Fleet, checkout: Path, agents: Agents
+) -> None:
+    fleet.worker("-c", "4")
+    # Both begin at the same commit: each waits until the other has begun.
+    meet = (
+        f'touch "{agents.folder}/here.$COORD_TASK_KEY"; until [ -e "{agents.folder}/here.$OTHER" ]; do sleep 0.1; done'
+    )
+    resolve = "if grep -q '<<<<<<<' words.txt; then printf 'good day\\nhi\\n' > words.txt; echo resolved; exit 0; fi"
+    tasks = [
+        Task(
+            key,
+            agents.call(key, resolve, f"OTHER={other}", meet, f"echo '{word}' > words.txt"),
+            workspace="git-worktree",
+            gates=["test -s words.txt", "! grep -q '<<<' words.txt"],
+        )
+        for key, other, word in (("one", "two", "good day"), ("two", "one", "hi"))
+    ]
+    run = fleet.submit(*tasks, Task("after", {"shell": "true"}, needs=["one", "two"]))
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+
+    (merge,) = [task for task in run.tasks() if "-merge-" in task.key]
+    told = agents.told(merge.key)
+    assert "+good day" in told
+    assert "+hi" in told
+    assert git(checkout, "show", f"{branch_of(run)}:words.txt") == "good day\nhi"
+    assert {task.state.value for task in run.tasks()} == {"completed"}
+    assert (run.task("one").output, run.task("two").output) == ("did it", "did it")
+    assert merge.record.creator in ("task:one", "task:two")
+    assert run.cost == Decimal("0.03")
+    assert git(checkout, "worktree", "list").count("\n") == 0
+
+
+def test_of_variants_in_worktrees_only_the_winner_is_merged(fleet: Fleet, checkout: Path, agents: Agents) -> None:
+    fleet.worker("-c", "4")
+    slow = {"command": agents.call("slow", "sleep 600", "echo slow > made.txt").command}
+    quick = {"command": agents.call("quick", "echo quick > made.txt").command}
+    wrong = {"command": agents.call("wrong", "echo wrong > made.txt").command}
+    run = fleet.submit(
+        Task(
+            "make",
+            agents.call("make"),
+            workspace="git-worktree",
+            gates=["! grep -q wrong made.txt"],
+            variants=[slow, wrong, quick],
+        )
+    )
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+
+    assert git(checkout, "show", f"{branch_of(run)}:made.txt") == "quick"
+    states = {task.key: task.state.value for task in run.tasks()}
+    assert (states["make/1"], states["make/3"], states["make"]) == ("canceled", "completed", "completed")
+    assert states["make/2"] in ("failed", "canceled")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_fifty_agents_on_one_repository_all_land_and_leave_nothing(
+    fleet: Fleet, checkout: Path, agents: Agents
+) -> None:
+    for _ in range(2):
+        fleet.worker("-c", "8")
+    # Nine of ten change a file of their own; every tenth writes a line of the same file, and has to resolve conflicts.
+    both = "grep -v '^[<=>|]' shared.txt | sort -u > s; mv s shared.txt"
+    resolve = f"if grep -q '<<<<<<<' shared.txt 2>/dev/null; then {both}; echo resolved; exit 0; fi"
+    tasks = [
+        Task(
+            f"t{number}",
+            agents.call(
+                f"t{number}",
+                resolve,
+                f"echo {number} >> shared.txt; sleep 0.5" if number % 10 == 0 else f"echo {number} > file{number}.txt",
+            ),
+            workspace="git-worktree",
+            gates=["true"],
+            max_attempts=3,
+        )
+        for number in range(50)
+    ]
+    reference = ProjectRef(name="fleet", path=str(checkout))
+    run = fleet.co.submit(Plan(tasks, project=reference))
+
+    assert run.wait(timeout=300) is RunState.COMPLETED
+
+    files = set(git(checkout, "ls-tree", "--name-only", branch_of(run)).split())
+    assert files == {"words.txt", "shared.txt", *(f"file{number}.txt" for number in range(50) if number % 10)}
+    shared = git(checkout, "show", f"{branch_of(run)}:shared.txt").split()
+    assert sorted(shared, key=int) == ["0", "10", "20", "30", "40"]
+    assert git(checkout, "worktree", "list").count("\n") == 0
+    assert git(checkout, "fsck", "--strict") == ""
+    with fleet.co.runtime.store.read() as tx:
+        from coordination.store.queries import costs
+
+        usd, calls, unpriced = costs.total(tx, fleet.co.runtime.workspace_id, run_id=run.id)
+    told = list(agents.folder.glob("told.*"))
+    assert (usd, calls, unpriced) == (Decimal("0.01") * len(told), len(told), 0)
+    left = subprocess.run(["pgrep", "-f", str(agents.folder)], capture_output=True, text=True, check=False).stdout
+    assert left == ""
