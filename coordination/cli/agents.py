@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -208,7 +209,9 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What coord agents export printed.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="What coord agents export printed; - is stdin.", allow_dash=True)
+    ],
 ) -> None:
     """Make agents from a file; those that there are become what it says. All of them, or none."""
     from coordination.domain.agents import profile_of
@@ -216,7 +219,7 @@ def import_(
     from coordination.services import agents as service
 
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{file} cannot be read as JSON: {error}") from None
     if not isinstance(document, dict) or document.get("version") != _VERSION:
