@@ -1,4 +1,7 @@
-"""What chats cost that wait on their models, all at once in one worker process: memory over an idle one, and CPU."""
+"""What agents and chats cost that wait on their models, all at once in one worker process: memory, and CPU.
+
+Memory is that of the worker over an idle one, without the agents' own processes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from benchmarks import goals
 from benchmarks.bench import Bench, OurStack
 from benchmarks.measure import cpu_seconds, series
 from benchmarks.report import Line
-from coordination import ChatCall, Task, TaskState
+from coordination import AgentCall, ChatCall, Task, TaskState
 from tests.support.model_server import Broken, running_model_server
 from tests.support.processes import until
 
@@ -29,8 +32,22 @@ def measure(bench: Bench) -> list[Line]:
         first.append(one)
         memory.append(all_)
         used.append(cpu)
+    agents = [_agents(bench, count) for _ in range(bench.rounds)]
     what = f"{count} chats that wait in one worker process"
+    programs = f"{count} agents' programs that say something each second, in one worker process"
     return [
+        Line(
+            f"{programs}: memory over an idle one",
+            "sqlite",
+            series([mb for mb, _ in agents], "MB"),
+            goal=goals.CHAT_MEMORY,
+        ),
+        Line(
+            f"{programs}: its CPU",
+            "sqlite",
+            series([cpu for _, cpu in agents], "% of a core"),
+            goal=goals.RUNNING_OVERHEAD,
+        ),
         Line("one chat in a worker process: memory over an idle one", "sqlite", series(first, "MB")),
         Line(f"{what}: memory over an idle one", "sqlite", series(memory, "MB"), goal=goals.CHAT_MEMORY),
         Line(f"{what}: its CPU", "sqlite", series(used, "% of a core"), goal=goals.RUNNING_OVERHEAD),
@@ -64,6 +81,30 @@ def _round(bench: Bench, count: int) -> tuple[float, float, float]:
     finally:
         stack.close()
     return one / 1_000_000, all_ / 1_000_000, cpu
+
+
+def _agents(bench: Bench, count: int) -> tuple[float, float]:
+    """A stand-in for an agent's program: a line of JSON each second, as a stream of a model that works has."""
+    stack = OurStack("sqlite", bench.environment("sqlite", database=7))
+    says = """echo '{"type": "text", "text": "still at it"}'"""
+    command = ["/bin/sh", "-c", f"while true; do {says}; sleep 1; done"]
+    call = AgentCall("custom", "Work", command=command, reads={"format": "jsonl", "result": "answer"})
+    try:
+        worker = psutil.Process(stack.start_worker("-c", str(count)).pid)
+        time.sleep(1)  # what a start leaves behind
+        idle = worker.memory_info().rss
+        run = stack.submit([Task(f"t{index}", call) for index in range(count)])
+        _await_running(run, count)
+        time.sleep(3)
+        memory = worker.memory_info().rss - idle
+        began, before = time.monotonic(), cpu_seconds(worker.pid)
+        time.sleep(max(_WINDOW * bench.scale, 2.0))
+        cpu = (cpu_seconds(worker.pid) - before) / (time.monotonic() - began) * 100
+        run.cancel()
+        until(lambda: run.state.ended, within=timedelta(seconds=60), what="the agents have ended")
+    finally:
+        stack.close()
+    return memory / 1_000_000, cpu
 
 
 def _await_running(run, count: int) -> None:

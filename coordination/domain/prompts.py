@@ -1,6 +1,6 @@
 """What an agent is told: its task, what it needs to know for it, and how it reports. Pure; the words are templates.
 
-A project may have its own words for each of KINDS (``coord projects prompt``). The names that they may use:
+A project may have its own words for each of KINDS, in its settings. The names that they may use:
 
 ``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
 tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from coordination.domain.attempts import Outcome, Result
+from coordination.domain.excerpts import excerpt
 from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
 from coordination.domain.plans import Backoff
 from coordination.domain.tasks import NO_REASON, BlockReason
@@ -103,7 +104,7 @@ def wait_of(result: Result) -> Wait | None:
     reasons, why = NO_REASON, []
     if result.question is not None:
         reasons |= BlockReason.QUESTION
-        why.append("it asked a question")
+        why.append(f"it asks: {excerpt(result.question)}")
     first = [str(found.task.get("key")) for found in result.discovered if found.first]
     if first:
         reasons |= BlockReason.DEPENDENCIES

@@ -26,7 +26,7 @@ _WORDS = {
     BlockReason.BUDGET: "no money is left in a budget that applies to it",
     BlockReason.POLICY: "a policy in force stops it",
     BlockReason.RESERVATION: "a file that it needs is reserved by somebody else",
-    BlockReason.QUESTION: "its agent asked a question and waits for the answer",
+    BlockReason.QUESTION: "its agent asked a question and waits for the answer (coord questions)",
     BlockReason.OUTCOME_UNKNOWN: "it must not be repeated, and its worker was lost: nobody knows whether it was done",
 }
 

@@ -8,10 +8,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.attempts import Discovered, Outcome, Result
 from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
 from coordination.domain.plans import Backoff
-from coordination.domain.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, decide, wait_before
+from coordination.domain.retry import (
+    AskPerson,
+    Complete,
+    GiveUp,
+    RetryAfter,
+    StayCanceled,
+    decide,
+    wait_before,
+    wait_of,
+)
+from coordination.domain.tasks import BlockReason
 
 BACKOFF = Backoff(initial=timedelta(seconds=2), factor=3.0, maximum=timedelta(seconds=60))
 NOW = RetryAfter(timedelta(0))
@@ -63,3 +73,23 @@ def test_a_wait_never_passes_its_maximum_however_often_it_failed(
     wait = wait_before(count, Backoff(initial=initial, factor=factor, maximum=maximum))
 
     assert timedelta(0) <= wait <= maximum
+
+
+class TestWaiting:
+    """What a job stopped for, that will be started again."""
+
+    def test_a_question_and_what_comes_first_hold_the_task_together(self) -> None:
+        result = Result(Outcome.COMPLETED, question="Which colour?", discovered=(Discovered({"key": "p"}, first=True),))
+
+        waits = wait_of(result)
+
+        assert waits is not None
+        assert waits.reasons == BlockReason.QUESTION | BlockReason.DEPENDENCIES
+        assert waits.why == "it asks: 'Which colour?'; it needs p first"
+
+    @pytest.mark.parametrize("outcome", [Outcome.CANCELED, Outcome.LOST, Outcome.HANDED_BACK, Outcome.TIMED_OUT])
+    def test_one_that_was_ended_from_outside_asks_nothing(self, outcome: Outcome) -> None:
+        assert wait_of(Result(outcome, question="Which colour?")) is None
+
+    def test_work_for_later_holds_nobody(self) -> None:
+        assert wait_of(Result(Outcome.COMPLETED, discovered=(Discovered({"key": "p"}),))) is None
