@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import socketserver
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -88,6 +89,7 @@ class Reporting:
         self._reports: dict[str, Report] = {}
         self._server: _Server | None = None
         self._address = ""
+        self._programs: str | None = None
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control) -> Iterator[Report]:
@@ -97,7 +99,7 @@ class Reporting:
         with self._lock:
             self._reports[token] = report
         try:
-            control.line = Line(self._start(), token, self._program())
+            control.line = Line(self._start(), token, self._programs)
             yield report
         finally:
             with self._lock:
@@ -124,6 +126,7 @@ class Reporting:
                     os.unlink(path)  # noqa: PTH108 - of a process that had this folder before
                 self._server = _Server(path, self._answer)
                 self._address = path
+                self._programs = self._program()
                 threading.Thread(target=self._server.serve_forever, name="reporting", daemon=True).start()
             return f"unix:{self._address}"
 
@@ -131,8 +134,6 @@ class Reporting:
         """A folder with ``coord`` in it, for jobs whose PATH has none."""
         if shutil.which("coord") is not None:
             return None
-        import sys
-
         ours = Path(sys.executable).with_name("coord")
         folder = self._folder / "bin"
         if not folder.exists() and ours.exists():
