@@ -319,6 +319,7 @@ class Visit:
         later = bool(result.carry) or result.question is not None or bool(result.discovered)
         if not self._is_agent or not later or result.outcome is Outcome.LOST:
             return result
+        result = replace(result, carry={**result.carry, worktree.LODGING: place.lodging.path.name})
         calm = place.under(self._calm())
         with contextlib.suppress(GitFailed, Unresolved, OSError):
             commit = calm.commit(self._message())

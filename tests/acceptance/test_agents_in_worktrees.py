@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from coordination.domain.events import EventType
 from coordination.domain.plans import Plan, ProjectRef, Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
@@ -93,6 +95,25 @@ def test_a_failed_gate_is_told_to_the_next_attempt_which_goes_on_from_its_change
         "more.txt",
     }
     assert git(checkout, "status", "--porcelain") == ""
+
+
+def test_an_agent_that_asked_goes_on_where_it_was_with_what_it_had_changed(
+    fleet: Fleet, checkout: Path, agents: Agents
+) -> None:
+    fleet.worker("-c", "2")
+    coord = Path(sys.executable).with_name("coord")
+    begin = f'[ "$COORD_ATTEMPT" = 1 ] && {{ pwd > was.txt; {coord} task ask "Which colour?"; exit 0; }}'
+    run = fleet.submit(
+        Task("paint", agents.call("painter", begin, "pwd > is.txt", "cmp was.txt is.txt"), workspace="git-worktree")
+    )
+    fleet.await_event(run, EventType.BLOCKED, key="paint")
+
+    run.task("paint").answer("blue")
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert run.task("paint").output == "did it"
+    assert git(checkout, "ls-tree", "--name-only", branch_of(run)).split() == ["is.txt", "was.txt", "words.txt"]
+    assert "Answer: blue" in agents.told("paint", 2)
 
 
 def test_a_conflict_becomes_a_task_whose_agent_sees_both_sides_and_everything_lands(

@@ -18,6 +18,9 @@ from workers.workspaces.lodging import Lodging
 from workers.workspaces.repository import Repository
 from workers.workspaces.turns import records_turn
 
+LODGING = "lodging"
+"""Where a task carries the name of the folder in which its last attempt was."""
+
 _MARKER = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
 _UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD")
 _MOST_NAMED = 20
@@ -150,6 +153,17 @@ def _record_of(place: Lodging) -> Path:
     return found
 
 
+def _lodging(root: Path, claim: Claim, repository: Repository) -> Lodging:
+    """Where an earlier attempt was, if it left that for this one: some agents know a conversation by its folder."""
+    run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
+    before = str(claim.carried.get(LODGING, ""))
+    ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
+    if ours and not (root / run / before).exists():
+        with contextlib.suppress(BlockingIOError):  # somebody is still there
+            return lodging.take(root, run, before, common=repository.common)
+    return lodging.take(root, run, name, common=repository.common)
+
+
 def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
     """A worktree for the claimed attempt, on the task's branch, which is set to *start*."""
     if repository.top is not None and root.resolve().is_relative_to(repository.top):
@@ -157,9 +171,7 @@ def make(repository: Repository, root: Path, claim: Claim, start: str, control: 
             f"Worktrees would be made in {root}, inside of the checkout {repository.top}",
             hint="Set COORD_WORKTREES to a folder outside of it",
         )
-    place = lodging.take(
-        root.resolve(), run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}", common=repository.common
-    )
+    place = _lodging(root.resolve(), claim, repository)
     try:
         repository.move(repository.task_branch, start)
         # --force: an earlier attempt's worktree may still be there, on this machine or another.
