@@ -30,6 +30,9 @@ _TAKES_OVER = "coordination.domain.variants:chosen"
 KIND_OF_CHOICE = f"python:{_TAKES_OVER}"
 """The kind of a task that takes over from its variants."""
 
+VARIANTS = "variants"
+"""What the metadata of a run say that has any."""
+
 _OF_ANOTHER_AGENT = ("prompt", "env", "secrets")
 
 

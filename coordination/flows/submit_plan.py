@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
-from coordination.domain.expansion import expanded, supervision_of
+from coordination.domain.expansion import VARIANT, VARIANTS, expanded, supervision_of
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
 from coordination.domain.projects import Project, ProjectStatus
@@ -85,7 +85,7 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan),
         },
     )
     works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
@@ -130,6 +130,10 @@ def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
     worktrees = any(rows.workspace_of(plan, task).kind is WorkspaceKind.GIT_WORKTREE for task in plan.tasks)
     return {"branch": run_branch(run_id)} if worktrees else {}
+
+
+def _variants(plan: Plan) -> dict[str, bool]:
+    return {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
 
 
 def _in_parts(plan: Plan, works: Mapping[str, Work], project: Project) -> tuple[Plan, Mapping[str, Work]]:

@@ -105,6 +105,8 @@ def _check_bounds(tx: Connection, finder: Task, planned: Sequence[Planned]) -> N
             f"{finder.key} was itself found by a task that was found, {DEEPEST} times over",
             hint="Put the work into the plan, or let a person look at it",
         )
+    if varied := [task.key for task in planned if task.variants]:
+        raise Refused(f"{excerpt(varied[0])} has variants, which only tasks of a plan can have")
     before = task_rows.found_in(tx, finder.workspace_id, finder.run_id)
     if before + len(planned) > MOST_IN_A_RUN:
         raise Refused(f"The work of this run has found {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, select, update
 
-from coordination.domain.expansion import KIND_OF_CHOICE
+from coordination.domain.expansion import KIND_OF_CHOICE, VARIANTS
 from coordination.domain.runs import Run, state_of
 from coordination.domain.sessions import Session, SessionTarget
 from coordination.domain.tasks import OPEN, TaskState
@@ -22,6 +23,7 @@ from coordination.store.types import db_now
 r = runs.c
 
 _SHORTEST = 4  # letters of an id that name a run
+_BATCH = 500
 
 
 def insert_run(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
@@ -122,20 +124,36 @@ def waiting_on_failure(tx: Connection, workspace_id: str, run_id: str) -> int:
 
 def lost_variants(tx: Connection, workspace_id: str, run_id: str) -> dict[TaskState, int]:
     """How many variants ended without success of tasks that completed by another one, by state: no loss to the run."""
-    whole = tasks.alias("whole")
-    rows = tx.execute(
-        select(tasks.c.state, func.count())
-        .join(whole, whole.c.id == tasks.c.parent_id)
+    ended = tx.execute(
+        select(tasks.c.parent_id, tasks.c.state, func.count().label("number"))
         .where(
             tasks.c.workspace_id == workspace_id,
             tasks.c.run_id == run_id,
             tasks.c.state.in_((TaskState.FAILED, TaskState.CANCELED)),
-            whole.c.state == TaskState.COMPLETED,
-            whole.c.kind == KIND_OF_CHOICE,
+            tasks.c.parent_id.is_not(None),
         )
-        .group_by(tasks.c.state)
-    )
-    return {TaskState(state): number for state, number in rows}
+        .group_by(tasks.c.parent_id, tasks.c.state)
+    ).all()
+    # In two steps: asked in one, a planner may read every task there is to find the few that these belong to. And
+    # only runs that have variants are asked at all.
+    of = sorted({row.parent_id for row in ended})
+    completed: set[str] = set()
+    for start in range(0, len(of), _BATCH):
+        completed |= set(
+            tx.execute(
+                select(tasks.c.id).where(
+                    tasks.c.workspace_id == workspace_id,
+                    tasks.c.id.in_(of[start : start + _BATCH]),
+                    tasks.c.state == TaskState.COMPLETED,
+                    tasks.c.kind == KIND_OF_CHOICE,
+                )
+            ).scalars()
+        )
+    lost: Counter[TaskState] = Counter()
+    for row in ended:
+        if row.parent_id in completed:
+            lost[TaskState(row.state)] += row.number
+    return dict(lost)
 
 
 def get(tx: Connection, workspace_id: str, run_id: str) -> Run | None:
@@ -193,7 +211,7 @@ def _run(tx: Connection, row: RowMapping) -> Run:
     if numbers.get(TaskState.BLOCKED) and not (numbers.get(TaskState.QUEUED) or numbers.get(TaskState.RUNNING)):
         waiting = waiting_on_failure(tx, row["workspace_id"], row["id"])
     lost: dict[TaskState, int] = {}
-    if numbers.get(TaskState.FAILED) or numbers.get(TaskState.CANCELED):
+    if row["metadata"].get(VARIANTS) and (numbers.get(TaskState.FAILED) or numbers.get(TaskState.CANCELED)):
         lost = lost_variants(tx, row["workspace_id"], row["id"])
     count_for = {state: number - lost.get(state, 0) for state, number in numbers.items()}
     cost, _calls, unpriced = ledger.total(tx, row["workspace_id"], run_id=row["id"])
