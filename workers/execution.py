@@ -230,8 +230,6 @@ class Execution:
                 return self._won(claim, result)
             except Refused as refusal:
                 return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
-            except DatabaseUnavailable as error:
-                return Result(Outcome.DEFERRED, error=error.sentence())
             except Exception as error:
                 # A bulkhead: a bug of a runner costs its attempt, not the worker.
                 log.exception("the runner failed", task=claim.key, project=claim.project)
@@ -248,9 +246,13 @@ class Execution:
 
     def _won(self, claim: Claim, result: Result) -> Result:
         """A variant counts only if it is the first of its task to have passed."""
-        if result.outcome is not Outcome.COMPLETED or (why := self._lost_to(claim)) is None:
+        if result.outcome is not Outcome.COMPLETED:
             return result
-        return replace(result, outcome=Outcome.CANCELED, error=why)
+        try:
+            why = self._lost_to(claim)
+        except DatabaseUnavailable as error:  # what it spent is kept; the next attempt asks again
+            return replace(result, outcome=Outcome.DEFERRED, error=error.sentence())
+        return result if why is None else replace(result, outcome=Outcome.CANCELED, error=why)
 
     def _lost_to(self, claim: Claim) -> str | None:
         """Let a variant win that has passed its gates, and tell the others to stop; or say who was first."""

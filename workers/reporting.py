@@ -59,7 +59,7 @@ class Report:
     control: Control
     count: int = 0
     question: str | None = None
-    first: list[Discovered] = field(default_factory=list)
+    first: dict[str, Discovered] = field(default_factory=dict)
     failure: str | None = None
     final: bool = False
     output: Any = None
@@ -69,7 +69,7 @@ class Report:
         if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
             return result
         if self.question is not None or self.first:
-            discovered = (*result.discovered, *self.first)
+            discovered = (*result.discovered, *self.first.values())
             carry = {FEEDBACK: None, **result.carry}
             return replace(result, question=self.question, discovered=discovered, carry=carry)
         if self.failure is not None:
@@ -153,6 +153,9 @@ class Reporting:
             report = self._reports.get(token)
         if report is None:
             return _refusal("The token is of no attempt that runs here: it has ended")
+        return self._taken(report, asked)
+
+    def _taken(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
         report.count += 1
         if report.count > MOST_REPORTS:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
@@ -160,6 +163,10 @@ class Reporting:
             return {"ok": True, **_DOES[_verb(asked)](self, report, asked)}
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
+        except Exception:
+            # A bulkhead: the job hears that its report did not count, and the worker goes on.
+            log.exception("a report could not be taken", task=report.claim.key)
+            return _refusal("The worker could not take this report; its log says why")
 
     def _progress(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
         payload: dict[str, Any] = {"text": _text(asked, "text")[:_LONGEST_TEXT]}
@@ -185,7 +192,8 @@ class Reporting:
         found = tuple(Discovered(_whole(task, report.claim), first=first) for task in tasks)
         ids = self._add(report.claim, found)
         if first:
-            report.first += found
+            # Said twice, it is waited for once.
+            report.first.update({str(one.task["key"]): one for one in found})
         return {"ids": dict(ids), "end": first}
 
     def _done(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:

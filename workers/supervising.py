@@ -35,8 +35,10 @@ def role_of(claim: Claim) -> Mapping[str, Any]:
 
 
 def before(claim: Claim, control: Control) -> Result | None:
-    """An end instead of a beginning: work that its assessment split waits for its parts first."""
+    """An end instead of a beginning: nothing was done to judge, or what an assessment split has to come first."""
     role = role_of(claim)
+    if ANALYZE in role and not any(need["state"] == "completed" for need in claim.needs.values()):
+        return Result(Outcome.FAILED, error="the work ended without success", retryable=False, began=False)
     if WORK not in role or claim.carried.get(_SPLIT):
         return None
     found = claim.needs.get(f"{role[WORK]}/{ASSESS}", {}).get("output")
@@ -76,8 +78,6 @@ def _assessed(claim: Claim, result: Result, control: Control) -> Result:
 
 def _analyzed(claim: Claim, role: Mapping[str, Any], result: Result, control: Control) -> Result:
     key, done = str(role[ANALYZE]), _latest(claim, str(role[ANALYZE]))
-    if not any(need["state"] == "completed" for need in claim.needs.values()):
-        return replace(result, outcome=Outcome.FAILED, error="the work ended without success", retryable=False)
     if result.outcome is not Outcome.COMPLETED:
         return _without(claim, result, done, control)
     try:

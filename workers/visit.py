@@ -19,7 +19,7 @@ from typing import Any
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.workspaces import Gate, Workspace
-from coordination.errors import Refused
+from coordination.errors import DatabaseUnavailable, Refused
 from workers import gates as gatekeeping
 from workers.gates import Verdict
 from workers.runners import environment
@@ -79,7 +79,7 @@ class Visit:
         self._result: Result | None = None
         self._commit: str | None = None
         self._tested = False
-        self._retold = False  # the result is that of an earlier attempt, with what it left
+        self._retold = False  # the result is an earlier attempt's
         self._rounds = int(_mapping(claim.carried, "merge").get("rounds", 0))
         self._worktree: Worktree | None = None
         self._branch_is_needed = False
@@ -103,6 +103,8 @@ class Visit:
                 result = self._ended(interrupted.interruption.outcome, interrupted.interruption.error)
             except GitFailed as failed:
                 result = self._git_failed(failed)
+            except DatabaseUnavailable as away:  # nobody could say whether another variant was first
+                result = self._ended(Outcome.DEFERRED, away.sentence())
             except Unresolved as left:
                 why = clean_text(f"conflicts are left in {left}")
                 result = self._ended(Outcome.FAILED, why, carry={"feedback": f"You were done, but {why}."})
@@ -187,8 +189,7 @@ class Visit:
 
     def _run_job(self, place: Worktree) -> Result:
         claim = self._claim
-        author = claim.agent or str(claim.work.get("agent", _SYSTEM))
-        own = identity(author)
+        own = identity(claim.agent or str(claim.work.get("agent", _SYSTEM)))
         # Also of commits that the job makes by itself.
         own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
         work = claim.work | {"env": own | claim.work.get("env", {})}
@@ -309,10 +310,9 @@ class Visit:
         return self._ended(Outcome.FAILED, failed.sentence, carry=carry)
 
     def _unusable(self, error: OSError | ValueError) -> Result:
-        why = f"the workspace cannot be used: {error}"
-        if isinstance(error, OSError) and error.errno in _PASSING:
-            return self._ended(Outcome.DEFERRED, why)
-        return self._ended(Outcome.FAILED, why, retryable=False)
+        passing = isinstance(error, OSError) and error.errno in _PASSING
+        outcome = Outcome.DEFERRED if passing else Outcome.FAILED
+        return self._ended(outcome, f"the workspace cannot be used: {error}", retryable=passing)
 
     def _with_work(self, place: Worktree, result: Result) -> Result:
         """An agent that goes on later goes on with what it has changed so far."""

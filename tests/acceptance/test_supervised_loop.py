@@ -12,6 +12,7 @@ import pytest
 
 from coordination.domain.plans import Supervision, Task
 from coordination.domain.runs import RunState
+from coordination.domain.tasks import OnDependencyFailure
 from coordination.domain.work import AgentCall
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes
@@ -23,6 +24,7 @@ def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) 
         yield made
 
 
+RUN = OnDependencyFailure.RUN
 SPENT = {"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"}
 
 
@@ -186,3 +188,16 @@ def test_work_that_fails_is_not_called_done(fleet: Fleet, script: Script) -> Non
 
     assert run.wait(timeout=60) is RunState.FAILED
     assert (run.task("fix/work").state, run.task("fix").state) == ("failed", "canceled")
+
+
+def test_where_nothing_was_done_no_model_is_asked_to_judge_it(fleet: Fleet, script: Script) -> None:
+    fleet.worker("-c", "4")
+    script.answer("fix", DONE)
+    run = fleet.submit(
+        Task("fix", AgentCall("custom", "Mend it", command=["/bin/false"]), on_dependency_failure=RUN),
+        supervision=Supervision(analyze=script.supervision().analyze),
+    )
+
+    assert run.wait(timeout=60) is RunState.FAILED
+    assert run.task("fix").error == "the work ended without success"
+    assert not list(script.folder.glob("told.*"))

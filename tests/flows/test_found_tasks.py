@@ -267,6 +267,18 @@ def test_a_question_blocks_the_task_until_it_is_answered_once(world: World) -> N
         assert question_rows.unanswered(tx, world.workspace) == []
 
 
+def test_a_question_that_no_task_waits_with_is_not_open_any_more(world: World) -> None:
+    world.submit("a", "b")
+    world.claim("a", "b")
+    for key in ("a", "b"):
+        world.finish(key, question="May I?")
+
+    world.cancel("a")
+
+    with world.store.read() as tx:
+        assert [asked.key for asked in question_rows.unanswered(tx, world.workspace)] == ["b"]
+
+
 def test_a_job_that_was_canceled_asks_nothing(world: World) -> None:
     world.submit("a")
     world.claim("a")

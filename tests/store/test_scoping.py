@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import RowMapping, select
+from sqlalchemy import RowMapping, select, text
 
 from coordination.domain.agents import Profile
 from coordination.domain.artifacts import Artifact
@@ -103,6 +103,7 @@ class Full:
             "next < done",
             "held < lost",
             "idle",
+            "asks",
             concurrency=Concurrency(project=9),
             tasks={"lost": {"concurrency_key": "k", "max_attempts": 1}, "idle": {"agent": "bo", "priority": 2}},
         )
@@ -117,6 +118,8 @@ class Full:
         settled = replace(record, id=f"{record.id}~priced", corrects=record.id, settles=True)
         rates = {"input": "1", "output": "2"}
         with store.write() as tx:
+            asks = {"id": world.ids["asks"]}
+            tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
             question_queries.put(tx, world.workspace, _question(world))
             queries_costs().append(tx, world.workspace, [record, settled])
             for place in (None, world.project_id):
@@ -196,7 +199,7 @@ def _agent(world: World) -> str:
 
 def _question(world: World) -> dict[str, Any]:
     return {
-        "project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["done"], "attempt": 1,
+        "project_id": world.project_id, "run_id": world.run_id, "task_id": world.ids["asks"], "attempt": 1,
         "question": f"{world.workspace}?",
     }  # fmt: skip
 
@@ -273,7 +276,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "questions.answer": {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
     },
-    "questions.of_task": {"task_id": lambda world: world.ids["done"]},
+    "questions.of_task": {"task_id": lambda world: world.ids["asks"]},
     "tasks.keyed": {"keys": lambda world: ["done"]},
     "tasks.hold_for": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
     "tasks.carry": {"carried": lambda world: {"x": 1}},

@@ -32,6 +32,8 @@ class Desk:
     def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
         if found[0].task.get("key") == "bad":
             raise Refused("It cannot be added", hint="Find another")
+        if found[0].task.get("key") == "bug":
+            raise KeyError("nobody thought of it")
         self.added.append(found)
         return {str(one.task["key"]): "id" for one in found}
 
@@ -115,8 +117,14 @@ def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Re
     assert desk.say("discovered", tasks=[task], first=True) == {"ok": True, "ids": {"p": "id"}, "end": True}
     assert desk.say("discovered", tasks=[{**task, "key": "bad"}], first=True)["hint"] == "Find another"
 
+    desk.say("discovered", tasks=[task], first=True)
     (found,) = report.settle(DONE).discovered
     assert (found.task, found.first) == (task, True)
+
+
+def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: Report) -> None:
+    assert "its log says why" in desk.say("discovered", tasks=[{"key": "bug"}])["error"]
+    assert desk.say("progress", text="still here") == {"ok": True}
 
 
 def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk, report: Report) -> None:

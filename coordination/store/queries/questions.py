@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from coordination.domain.questions import Question
+from coordination.domain.tasks import BlockReason, TaskState
 from coordination.ids import new_id
 from coordination.store.tables.questions import questions
 from coordination.store.tables.tasks import tasks
@@ -42,8 +43,9 @@ def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Question]:
 def unanswered(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 1000
 ) -> list[Question]:
-    """What nobody has answered yet, the oldest first."""
-    where = [q.workspace_id == workspace_id, q.answered_at.is_(None)]
+    """What nobody has answered yet and a task still waits with, the oldest first."""
+    waits = tasks.c.reasons.op("&")(int(BlockReason.QUESTION)) != 0
+    where = [q.workspace_id == workspace_id, q.answered_at.is_(None), tasks.c.state == TaskState.BLOCKED, waits]
     if project_id is not None:
         where.append(q.project_id == project_id)
     return _found(tx, _joined.where(*where).limit(limit))

@@ -11,7 +11,9 @@ from coordination.domain.attempts import Outcome
 from coordination.domain.json_values import json_problem
 from coordination.domain.work import parse_work
 from coordination.domain.workspaces import parse_gates, parse_workspace, task_branch
+from coordination.errors import DatabaseUnavailable
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
+from workers.surroundings import Surroundings
 
 
 class TestAnAgentThatHasToTryAgain:
@@ -51,6 +53,26 @@ class TestAnAgentThatHasToTryAgain:
         second = site.again("fix", "test ! -e a.txt && echo line >> a.txt", first)
 
         assert (sorted(first.carry), second.outcome) == (["feedback", "merge"], Outcome.COMPLETED)
+
+
+def test_a_variant_of_which_nobody_could_say_whether_it_was_first_is_only_merged_later(
+    site: Site, checkout: Checkout
+) -> None:
+    def lost() -> str | None:
+        raise DatabaseUnavailable("The database is away")
+
+    work = agent("""echo '{"model": "m", "input_tokens": 5, "output_tokens": 1}' >> "$COORD_COSTS"; echo a > a.txt""")
+    claim = site.claim("make", work)
+    with site.control() as control:
+        around = Surroundings(ours=lambda: True, lost=lost)
+        first = site.jobs.run(site.runners.runner_for(claim.work), claim, control, around)
+
+    second = site.again("make", agent("echo twice >> a.txt"), first)
+
+    assert (first.outcome, len(first.usage), "away" in (first.error or "")) == (Outcome.DEFERRED, 1, True)
+    assert second.outcome is Outcome.COMPLETED
+    assert checkout.shows("a.txt", on=site.branch) == "a"
+    assert site.files_left() == []
 
 
 class TestConflicts:
