@@ -15,7 +15,7 @@ from coordination.domain.attempts import Claim
 from coordination.errors import DatabaseUnavailable
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.finish_attempts import Finish, Finished, finish_attempts
-from coordination.services.endings.end import record_stale
+from coordination.flows.record_stale import record_stale
 from coordination.store.queries import lookahead
 from coordination.store.queries.completions import LostGround
 from coordination.store.queries.lookahead import Ahead

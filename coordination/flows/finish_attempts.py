@@ -15,11 +15,11 @@ from coordination.domain.costs import CostRecord
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
 from coordination.ids import new_id
-from coordination.services import agents, questions, windows
+from coordination.services import agents, ledger, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
-from coordination.store.queries import ready
+from coordination.store.queries import ready, runs
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
@@ -108,6 +108,7 @@ def finish_attempts(
         failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
         ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
         endings += failed
+    _record(tx, workspace_id, finishes, ended)
     grown = _grow(tx, workspace_id, finishes, ended)
     waits = {
         ending.task_id: ending.decision.wait
@@ -125,6 +126,18 @@ def finish_attempts(
         ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle, expected=expected)
     close_ended_runs(tx, workspace_id, ended, going_on={one.run_id for share in shares for one in share})
     return Finished(ended, ring, waits, shares)
+
+
+def _record(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> None:
+    """Money is the exception to the fence: what an attempt spent that lost its task is recorded too, and marked."""
+    spent = []
+    for one in finishes:
+        claim = one.claim
+        stale = (claim.task_id, claim.attempt) not in ended.fences and claim.task_id not in ended.recorded_before
+        spent += [replace(record, stale=stale) for record in one.costs]
+    if spent:
+        ledger.record(tx, workspace_id, spent)
+        runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
 
 
 def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:
@@ -196,7 +209,6 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         exit_code=result.exit_code,
         error=result.error,
         log=result.log,
-        costs=finish.costs,
         slots=claim.slots,
         ahead=finish.ahead,
         carried={**claim.carried, **result.carry} if result.carry else None,

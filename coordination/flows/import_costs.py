@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.costs import CostRecord
 from coordination.domain.projects import Project
+from coordination.services import ledger
 from coordination.services import projects as project_service
 from coordination.store.queries import costs, projects
 
@@ -23,7 +24,7 @@ def import_costs(tx: Connection, workspace_id: str, records: Sequence[CostRecord
     named = {record.project_id for record in records if record.project_id is not None}
     known = {found for found in named if projects.get(tx, workspace_id, found) is not None}
     placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
-    return costs.append(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+    return len(ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed)))
 
 
 def _beside_what_they_correct(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:

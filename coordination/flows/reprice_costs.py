@@ -25,6 +25,7 @@ from coordination.domain.pricing import (
     sum_of,
 )
 from coordination.money import ZERO
+from coordination.services import ledger
 from coordination.services import prices as service
 from coordination.store.engine import Store
 from coordination.store.queries import costs
@@ -132,7 +133,7 @@ def _written(store: Store, workspace_id: str, made: list[CostRecord], done: Repr
     """Append these corrections; those that stand in the ledger now."""
 
     def write(tx: Connection) -> list[CostRecord]:
-        if costs.append(tx, workspace_id, made) == len(made):
+        if len(ledger.record(tx, workspace_id, made)) == len(made):
             return made
         # Somebody was first, or it is our own commit whose answer was lost, or another record has that very id.
         there = costs.named(tx, workspace_id, [one.id for one in made])

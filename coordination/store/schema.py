@@ -14,9 +14,11 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     agents,
     artifacts,
     attempts,
+    budgets,
     costs,
     events,
     fleet,
+    history,
     issues,
     metadata,
     output,
@@ -24,14 +26,15 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     projects,
     questions,
     retention,
+    rollups,
     runs,
     tasks,
 )
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration this program knows; a test holds it against migrations/versions."""
 
-KNOWN = ("0001", "0002", "0003", "0004")
+KNOWN = ("0001", "0002", "0003", "0004", "0005")
 
 WORKS_WITH = "0001"
 """The oldest schema whose programs work on HEAD, as its migration declares; a test holds the two together."""

@@ -157,7 +157,7 @@ def test_it_goes_on_where_it_died(world: World, monkeypatch: pytest.MonkeyPatch)
     store(world, *(call(f"c{number:02}") for number in range(10)))
     append, appended = costs.append, threading.Semaphore(2)
 
-    def dies(tx: Any, workspace_id: str, records: Sequence[CostRecord]) -> int:
+    def dies(tx: Any, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
         done = append(tx, workspace_id, records)
         if not appended.acquire(blocking=False):
             raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from coordination.domain.attempts import Claim, Outcome, Usage
 from coordination.domain.events import EventType
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.finish_attempts import Finish, Finished, finish_attempts
-from coordination.services.endings.end import record_stale
+from coordination.flows.record_stale import record_stale
 from coordination.store.queries import events, lookahead
 from coordination.store.queries.completions import LostGround, Ran
 from tests.support.world import LEASE, WINDOW, World

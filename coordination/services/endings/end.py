@@ -1,4 +1,4 @@
-"""The end of attempts and of tasks, whoever ends them: fence, evidence, slots, costs, events, release of dependants.
+"""The end of attempts and of tasks, whoever ends them: fence, evidence, slots, events, release of dependants.
 
 Everything here happens in one transaction of the caller. Rows are locked in one order everywhere (tasks by id, then
 slots by name), so that two endings that meet the same children never wait for each other in a ring.
@@ -16,14 +16,12 @@ from typing import Any, assert_never
 from sqlalchemy import Connection
 
 from coordination.domain.attempts import Outcome
-from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
 from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
 from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
 from coordination.services.endings.records import Ended, Ending
 from coordination.store.queries import artifacts, completions, ready, runs, slots
 from coordination.store.queries import attempts as attempt_rows
-from coordination.store.queries import costs as ledger
 from coordination.store.queries import dependencies as edges
 from coordination.store.queries import events as log
 from coordination.store.queries import tasks as rows
@@ -32,7 +30,7 @@ from coordination.store.queries import tasks as rows
 def end_attempts(
     tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending], *, close_runs: bool = True
 ) -> Ended:
-    """End these attempts. A fence that no longer holds changes nothing of its task; its money is recorded, marked.
+    """End these attempts. A fence that no longer holds changes nothing of its task.
 
     Without *close_runs* the caller looks whether ``ended_in`` are done, when it knows what else it knows of them.
     """
@@ -54,7 +52,6 @@ def end_attempts(
     for ending in endings:
         if ending.fence not in done.fences:
             _close_fenced(tx, workspace_id, project_id, ending, done)
-    _record_costs(tx, workspace_id, endings, done)
     dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, done)
@@ -235,27 +232,6 @@ def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: En
     was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
     if was_open:
         slots.give_back(tx, workspace_id, project_id, held_slots)
-
-
-def record_stale(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> None:
-    """Record what attempts spent that never counted; their money is gone all the same."""
-    _record(tx, workspace_id, [replace(record, stale=True) for record in records])
-
-
-def _record_costs(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
-    spent = [
-        replace(record, stale=ending.fence not in done.fences and ending.task_id not in done.recorded_before)
-        for ending in endings
-        for record in ending.costs
-    ]
-    _record(tx, workspace_id, spent)
-
-
-def _record(tx: Connection, workspace_id: str, spent: Sequence[CostRecord]) -> None:
-    if spent:
-        ledger.append(tx, workspace_id, spent)
-        sessions = {record.session_id for record in spent if record.session_id}
-        runs.touch_session(tx, workspace_id, sorted(sessions))
 
 
 def _event(project_id: str, ending: Ending) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Outcome
-from coordination.domain.costs import CostRecord
 from coordination.domain.retry import Decision
 from coordination.store.queries.completions import Freed, Ran
 
@@ -28,7 +27,6 @@ class Ending:
     exit_code: int | None = None
     error: str | None = None
     log: str | None = None
-    costs: tuple[CostRecord, ...] = ()
     slots: tuple[str, ...] = ()
     carried: Mapping[str, Any] | None = None
     question: str | None = None

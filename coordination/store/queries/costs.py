@@ -21,15 +21,19 @@ from coordination.store.types import sum_money
 c = costs.c
 
 
-def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> int:
-    """Write records; those whose id is already there are left alone. How many were new."""
+def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """Write records; those that were new, in their order. One whose id is already there is left alone."""
     if not records:
-        return 0
+        return []
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     # One statement for any number of rows, so that it is compiled once; the driver of PostgreSQL counts none itself.
     statement = make(costs).on_conflict_do_nothing().returning(c.id)
     rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records]
-    return len(tx.execute(statement, rows).all())
+    new = {row.id for row in tx.execute(statement, rows)}
+    first: dict[str, CostRecord] = {}
+    for record in records:
+        first.setdefault(record.id, record)
+    return [record for record in first.values() if record.id in new]
 
 
 def total(

@@ -22,6 +22,7 @@ attempts = Table(
     Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
     Column("progress_at", UtcTime),
     Column("slots", Json),  # the concurrency slots it holds, given back when it ends
+    Column("reserved", Json),  # what it may still spend of which budgets, given back when it ends
     # The process group that runs it, so that whoever rescues the task on that host can end it first.
     Column("pgid", Integer),
     Column("pg_start", Float),

@@ -12,6 +12,7 @@ workspaces = Table(
     Column("id", Id, primary_key=True),
     Column("name", Str, nullable=False, unique=True),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("timezone", Str),  # where its days and months begin; NULL: UTC
 )
 
 projects = Table(

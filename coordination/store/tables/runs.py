@@ -37,6 +37,7 @@ runs = Table(
     Column("budget_usd", Money),
     Column("budget_on_exceed", Str),
     Column("metadata", Json, nullable=False),
+    Column("predicted", Json),  # what it was expected to cost and to take
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     # Written once no task is open; taken back when a person retries one. The run's state itself is never stored.
     Column("finished_at", UtcTime),
