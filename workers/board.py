@@ -16,6 +16,7 @@ from workers.bundles import Bundle
 from workers.context import Context
 from workers.held import Held
 from workers.live import Live
+from workers.purse import Purse
 from workers.runners.base import Control, ProcessRecord
 from workers.waking import wake
 
@@ -57,9 +58,13 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     ahead = None
     if held.ahead is not None:
         ahead = Ran(took.total_seconds(), held.ahead, context.worker_id)
-    if result.usage:
+    costs = None
+    if held.purse is not None:
+        result = held.purse.judged(result)
+        costs = held.purse.rest(result.usage)
+    elif result.usage:
         result = context.prices.priced(claim, result)
-    finish = decided(claim, result, now=utc_now(), ahead=ahead)
+    finish = decided(claim, result, now=utc_now(), ahead=ahead, costs=costs)
     bundle.add(finish, context.held.ending(held))
     if bundle.piece is not None and isinstance(finish.decision, Complete):
         follow(bundle, claim, result)
@@ -99,6 +104,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
     def remembered(left: Mapping[str, Any]) -> None:
         context.held.remember(held, left)
 
+    purse = held.purse = Purse(held.claim, context.prices)
     live = held.live = Live(settings.output_limit, began=monotonic() if began is None else began)
     return Control(
         scratch=context.scratch,
@@ -107,6 +113,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         on_remember=remembered,
         limits=settings.limits(),
         on_output=live.feed,
+        on_spent=purse.spent,
         on_started=started,
         on_progress=progressed,
         on_event=noted,

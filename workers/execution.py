@@ -310,6 +310,8 @@ class Execution:
     def _follow_up(self, bundle: Bundle, finished: Finished) -> None:
         """After a commit: ring, look again where a back-off ends, close runs that two last tasks left open."""
         context, place = self._context, bundle.place
+        if finished.room:
+            context.nudge([(place.workspace_id, place.project_id)])  # others may have waited for the money
         context.doorbell.ring(
             place.workspace_id,
             place.project,

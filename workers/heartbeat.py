@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -19,9 +20,11 @@ from coordination.domain.leases import LeaseTerms
 from coordination.domain.output import Chunk
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
+from coordination.flows.checkpoint_costs import checkpoint_costs
 from coordination.store.engine import Store
 from coordination.store.queries import attempts, events, fleet, output, tasks
 from workers.held import HeldAttempts, Note, Said
+from workers.purse import Purse
 from workers.runners.base import StopReason
 
 log = structlog.get_logger()
@@ -115,11 +118,31 @@ class Heartbeat:
             if held.live is not None:
                 held.live.wrote([one for one in found if isinstance(one, Chunk)])
 
+    def checkpoint(self, *, all_: bool) -> None:
+        """Write what running jobs have spent: those with a budget, or *all_*. Who may not spend more is stopped."""
+        by_workspace: dict[str, list[tuple[Claim, Purse]]] = {}
+        for claim, purse in self._held.purses(all_=all_):
+            by_workspace.setdefault(claim.workspace_id, []).append((claim, purse))
+        for workspace_id, spending in by_workspace.items():
+            due = [(claim, purse, records) for claim, purse in spending if (records := purse.due())]
+            every = [one for _, _, records in due for one in records]
+            if not every:
+                continue
+            stops = self._store.transact(lambda tx, ws=workspace_id, all_of=every: checkpoint_costs(tx, ws, all_of))  # type: ignore[misc]
+            for claim, purse, records in due:
+                purse.wrote(records)
+                key = (claim.task_id, claim.attempt)
+                if (lack := stops.get(key)) is not None:
+                    purse.stop(lack)
+                    self._held.stop(key, StopReason.BUDGET)
+
     def _renew_loop(self) -> None:
         next_beat = monotonic()
         while not self._ended.wait(min(_NOTES_EVERY, self._terms.heartbeat.total_seconds())):
             self._safely("notes", self.write_notes)
-            if monotonic() >= next_beat:
+            beats = monotonic() >= next_beat
+            self._safely("costs", partial(self.checkpoint, all_=beats))
+            if beats:
                 # After a failure the next try comes soon: a lease has time for several.
                 worked = self._safely("heartbeat", self.beat)
                 next_beat = monotonic() + (self._terms.heartbeat.total_seconds() if worked else _NOTES_EVERY)

@@ -17,6 +17,7 @@ from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
 from coordination.domain.output import Chunk
 from workers.live import Live
+from workers.purse import Purse
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 
@@ -55,6 +56,7 @@ class Held:
     moved: bool = False
     notes: list[Said] = field(default_factory=list)
     live: Live | None = None  # what it has printed
+    purse: Purse | None = None  # what it has spent
     gone: StopReason | None = None  # told to stop before its runner had begun
     left: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
     left_noted: bool = True
@@ -190,6 +192,19 @@ class HeldAttempts:
             for held in known:
                 held.left_noted = True
             return [(held.claim, dict(held.left)) for held in known]
+
+    def purses(self, *, all_: bool) -> list[tuple[Claim, Purse]]:
+        """Attempts that have spent something that is not written yet: those with a budget, or *all_*."""
+        with self._lock:
+            return [
+                (held.claim, held.purse)
+                for held in self._held.values()
+                if held.purse is not None
+                and held.purse.changed
+                and (all_ or held.claim.budgeted)
+                and held.ahead is None
+                and not held.ending
+            ]
 
     def take_moved(self) -> list[tuple[str, int]]:
         """Attempts that showed progress since the last call."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from datetime import datetime
 
 import structlog
 
@@ -37,14 +36,14 @@ class Prices:
         """The result with a cost where usage had none and has a price; what a job told stays as it told it."""
         if all(used.cost_usd is not None for used in result.usage):
             return result
-        now = utc_now()
-        return replace(result, usage=tuple(self._one(claim, used, now) for used in result.usage))
+        return replace(result, usage=tuple(self.one(claim, used) for used in result.usage))
 
-    def _one(self, claim: Claim, used: Usage, now: datetime) -> Usage:
+    def one(self, claim: Claim, used: Usage) -> Usage:
+        """One call's usage, with a cost where it has none and there is a price."""
         if used.cost_usd is not None:
             return used
         try:
-            found = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or now)
+            found = self._book(claim.workspace_id).priced(used, claim.project_id, used.at or utc_now())
         except Exception:
             # A bulkhead: what a job has done counts, whatever is the matter with the price of it.
             log.exception("a call is recorded without a price", task=claim.key, model=used.model)

@@ -71,6 +71,7 @@ class Claim:
     kind: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    budgeted: bool = False  # something was reserved for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class Result:
     ``began`` False: the job itself was never started, so nothing of it can have happened.
     ``discovered``: tasks to add to the run; with one that comes ``first`` this task waits, whatever the outcome says.
     ``question``: the job stopped to ask; the task is blocked until somebody answers.
+    ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
     ``artifacts``: files that it made and that were kept; they count with the attempt.
     ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
     """
@@ -108,6 +110,7 @@ class Result:
     began: bool = True
     discovered: tuple[Discovered, ...] = ()
     question: str | None = None
+    short: str | None = None
     carry: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
 

@@ -30,6 +30,9 @@ class EventType(StrEnum):
     ANSWERED = "answered"  # somebody answered its agent's question; both in the payload
     REPRIORITIZED = "reprioritized"  # a person changed the priority; from and to in the payload
     FORCED = "forced"  # a person set the state; from, to and reason in the payload, with the attempt that it fenced off
+    BUDGET_WARNED = "budget_warned"  # the share of a cap at which it warns is spent
+    BUDGET_REACHED = "budget_reached"  # nothing is left of a cap
+    DOWNGRADED = "downgraded"  # it runs with a cheaper model, because of a budget
     RUN_SUBMITTED = "run_submitted"
     RUN_FINISHED = "run_finished"
     RUN_REOPENED = "run_reopened"

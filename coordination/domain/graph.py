@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
+from coordination.domain.budgets import caps_of
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
 from coordination.domain.json_values import json_problem, text_problem
 from coordination.domain.limits import Limits
-from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, Dependency, Plan, Task
+from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, BudgetCap, Dependency, Plan, Task
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work, parse_work
 from coordination.domain.workspaces import FOLDER, Workspace, common_base, parse_gates, parse_workspace
@@ -25,7 +26,6 @@ MAX_PRIORITY = 1_000_000_000
 MAX_SLOTS = 1_000_000
 MAX_FACTOR = 1000.0
 MAX_CRITERION = 2_000
-ON_EXCEED = ("block",)
 
 _KEY = re.compile(r"[\w./:][\w./:-]*")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
@@ -154,12 +154,18 @@ def _check_plan(plan: Plan) -> None:
         if limit is not None and not _is_whole(limit, 1, MAX_SLOTS):
             refuse(f"{excerpt(place)[1:-1]} must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}")
         _check_name(refuse, "A name under concurrency", place)
-    if plan.budget is not None:
-        usd = plan.budget.usd
-        if not isinstance(usd, Decimal) or not usd.is_finite() or usd < 0:
-            refuse(f"budget.usd must be an exact amount that is not negative, not {excerpt(usd)}")
-        if plan.budget.on_exceed not in ON_EXCEED:
-            refuse(f"budget.on_exceed can be {' or '.join(ON_EXCEED)}, not {excerpt(plan.budget.on_exceed)}")
+    _check_budget(refuse, plan.budget)
+
+
+def _check_budget(refuse: _Refuse, cap: BudgetCap | None) -> None:
+    if cap is None:
+        return
+    if not isinstance(cap, BudgetCap) or not isinstance(cap.usd, Decimal | None):
+        refuse("budget must be a BudgetCap with an exact amount", 'Write budget=BudgetCap(usd=Decimal("5.00"))')
+    try:
+        caps_of(cap.said())
+    except Refused as refusal:
+        refuse(f"budget: {refusal.message}", refusal.hint)
 
 
 _Refuse = Callable[..., NoReturn]
@@ -211,6 +217,7 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
         agent=task.agent,
     )
     _check_limits(refuse, task.limits)
+    _check_budget(refuse, task.budget)
     _check_name(refuse, "concurrency_key", task.concurrency_key)
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):

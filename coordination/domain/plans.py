@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from coordination.domain.budgets import WARN_AT
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
@@ -81,6 +82,7 @@ class Task:
     outputs: Sequence[str] = ()
     workspace: Workspace | Mapping[str, Any] | str | None = None
     gates: Sequence[Gate | Mapping[str, Any] | str] = ()
+    budget: BudgetCap | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,10 +125,32 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCap:
-    """The plan's own cap in US dollars, kept with the run."""
+    """A cap on what a plan's run, or all attempts of a task, may spend: in US dollars, in tokens, or both.
 
-    usd: Decimal
+    ``on_exceed``: ``block`` (tasks wait until it is raised), ``warn`` (it is told, nothing more), or ``downgrade``
+    (from *warn_at* on jobs use the model *downgrade_to*; when it is reached, they wait).
+    ``warn_at``: percent of the cap. ``max_unpriced_calls``: calls of models whose price is unknown; none where there
+    is a cap in dollars and nothing else is said, because what is unknown is not zero.
+    """
+
+    usd: Decimal | None = None
     on_exceed: str = "block"
+    tokens: int | None = None
+    max_unpriced_calls: int | None = None
+    warn_at: int | None = WARN_AT
+    downgrade_to: str | None = None
+
+    def said(self) -> dict[str, Any]:
+        """What it says, as a plan's file does."""
+        body = {
+            "usd": self.usd,
+            "tokens": self.tokens,
+            "max_unpriced_calls": self.max_unpriced_calls,
+            "on_exceed": self.on_exceed,
+            "warn_at": self.warn_at,
+            "downgrade_to": self.downgrade_to,
+        }
+        return {name: value for name, value in body.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,11 +99,14 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads b
 
 def wait_of(result: Result) -> Wait | None:
     """What the job that ended so waits for before it is started again, if it said so."""
-    if result.question is None and not result.discovered:
+    if result.question is None and not result.discovered and result.short is None:
         return None  # as nearly all
     if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
         return None  # it was ended, and did not stop
     reasons, why = NO_REASON, []
+    if result.short is not None:
+        reasons |= BlockReason.BUDGET
+        why.append(result.short)
     if result.question is not None:
         reasons |= BlockReason.QUESTION
         why.append(f"it asks: {excerpt(result.question)}")

@@ -14,12 +14,13 @@ from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
+from coordination.domain.tasks import BlockReason
 from coordination.ids import new_id
 from coordination.services import agents, ledger, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
-from coordination.store.queries import ready, runs
+from coordination.store.queries import budgets, ready, runs, slots
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
@@ -31,13 +32,15 @@ _LARGEST_SHARE = 64
 class Finished:
     """What the caller does after its commit: ring for ``ring``; look again at ``maybe_done_runs``.
 
-    ``shares``: claims of short tasks for those who go on, a message's worth each.
+    ``shares``: claims of short tasks for those who go on, a message's worth each. ``room``: reserved money
+    came back, and tasks of the project wait for money.
     """
 
     ended: Ended
     ring: list[Ready]
     retry_in: dict[str, timedelta]
     shares: list[list[Claim]] = field(default_factory=list)
+    room: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,26 @@ class Finish:
     ahead: Ran | None = None
 
 
-def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = None) -> Finish:
-    """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice."""
+def decided(
+    claim: Claim,
+    result: Result,
+    *,
+    now: datetime,
+    ahead: Ran | None = None,
+    costs: tuple[CostRecord, ...] | None = None,
+) -> Finish:
+    """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice.
+
+    *costs*: what is still to be written of what it spent, when some of it was written already.
+    """
+    if costs is None:
+        costs = tuple(cost_of(claim, usage, now) for usage in result.usage)
     if (waits := wait_of(result)) is not None:
         # It stopped to go on later: that is neither an end nor a failure.
-        asked = replace(result, outcome=Outcome.DEFERRED, output=None)
-        return Finish(claim, asked, waits, tuple(_cost(claim, usage, now) for usage in result.usage))
+        # What it did before its money was gone is kept; an answer to a question that it did not have yet is none.
+        output = result.output if waits.reasons == BlockReason.BUDGET else None
+        asked = replace(result, outcome=Outcome.DEFERRED, output=output)
+        return Finish(claim, asked, waits, costs)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,
@@ -76,7 +93,7 @@ def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = 
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage), ahead)
+    return Finish(claim, result, decision, costs, ahead)
 
 
 def finish_attempts(
@@ -108,8 +125,8 @@ def finish_attempts(
         failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
         ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
         endings += failed
-    _record(tx, workspace_id, finishes, ended)
     grown = _grow(tx, workspace_id, finishes, ended)
+    room = _settle(tx, workspace_id, project_id, finishes, ended)
     waits = {
         ending.task_id: ending.decision.wait
         for ending in endings
@@ -125,19 +142,28 @@ def finish_attempts(
         expected = bundle(finishes[0].claim.kind) if finishes else 1
         ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle, expected=expected)
     close_ended_runs(tx, workspace_id, ended, going_on={one.run_id for share in shares for one in share})
-    return Finished(ended, ring, waits, shares)
+    return Finished(ended, ring, waits, shares, room)
 
 
-def _record(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> None:
-    """Money is the exception to the fence: what an attempt spent that lost its task is recorded too, and marked."""
-    spent = []
+def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], ended: Ended) -> bool:
+    """Record what was spent, and give back what was reserved and not needed; whether others of the project may go on.
+
+    Money is the exception to the fence: what an attempt spent that lost its task is recorded too, and marked.
+    """
+    spent: list[CostRecord] = []
     for one in finishes:
         claim = one.claim
         stale = (claim.task_id, claim.attempt) not in ended.fences and claim.task_id not in ended.recorded_before
         spent += [replace(record, stale=stale) for record in one.costs]
+    closing = [(one.claim.task_id, one.claim.attempt) for one in finishes if one.claim.budgeted]
+    if not spent and not closing:
+        return False
     if spent:
-        ledger.record(tx, workspace_id, spent)
         runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
+    if closing:
+        slots.lock(tx, workspace_id, project_id)  # a claim takes them before money, and one may follow in here
+    room = ledger.settle(tx, workspace_id, spent, closing=closing).room
+    return room and bool(budgets.runs_waiting(tx, workspace_id, project_id, most=1))
 
 
 def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:
@@ -217,7 +243,8 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
     )
 
 
-def _cost(claim: Claim, usage: Usage, now: datetime) -> CostRecord:
+def cost_of(claim: Claim, usage: Usage, now: datetime) -> CostRecord:
+    """The record of what a claimed job used."""
     total = usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
     return CostRecord(
         id=usage.id or new_id(),

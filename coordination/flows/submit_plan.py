@@ -26,7 +26,7 @@ from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
 from coordination.services.graphs import rows
 from coordination.store.bulk import insert_rows
-from coordination.store.queries import events, runs, slots, supervisors
+from coordination.store.queries import budgets, events, runs, slots, supervisors
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import commit_order, db_now
@@ -117,6 +117,7 @@ def submit_plan(
         [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
     )
     _limits(tx, scope)
+    budgets.put_new(tx, workspace_id, rows.budgets(scope, ids))
     if issues is not None:
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
         issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)

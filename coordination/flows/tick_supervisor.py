@@ -16,10 +16,14 @@ from sqlalchemy import Connection
 from coordination.clock import monotonic
 from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.services import windows
+from coordination.domain.tasks import BlockReason
+from coordination.services import budgets as money
+from coordination.services import ledger, windows
+from coordination.services.endings.end import close_ended_runs
 from coordination.services.endings.rescue import rescue_expired
+from coordination.services.expectations import expected
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, ready, runs, slots, supervisors
+from coordination.store.queries import attempts, budgets, events, ready, runs, slots, supervisors, tasks
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
 from coordination.store.reports import supervision
@@ -30,6 +34,8 @@ REST = timedelta(seconds=15)
 TICK_LEASE = timedelta(seconds=60)
 REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
+_RUNS_AT_ONCE = 50
+_TASKS_AT_ONCE = 500
 
 
 def _alone(_kind: str) -> int:
@@ -61,6 +67,7 @@ def tick_supervisor(
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
     rest: timedelta = REST_AFTER_ERROR,
+    estimator: money.Estimator = expected,
 ) -> Ticked | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
@@ -71,7 +78,14 @@ def tick_supervisor(
     if begun is None:
         return None
     return go_on(
-        store, begun, window=window, bundle=bundle, ring_again_after=ring_again_after, lifetime=lifetime, rest=rest
+        store,
+        begun,
+        window=window,
+        bundle=bundle,
+        ring_again_after=ring_again_after,
+        lifetime=lifetime,
+        rest=rest,
+        estimator=estimator,
     )
 
 
@@ -84,6 +98,7 @@ def go_on(
     ring_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
+    estimator: money.Estimator = expected,
 ) -> Ticked | None:
     """Do a tick that has begun; None when its lease was lost on the way.
 
@@ -91,10 +106,10 @@ def go_on(
     be empty, so that a lost or parked message costs seconds. The tick's own lease says how long nobody else ticks the
     project when this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond
     what is promised. A tick that takes longer renews it between its steps. ``rest``: after an error, nobody ticks the
-    project for that long.
+    project for that long. *estimator*: what tasks that wait for money are expected to cost.
     """
     try:
-        return _tick(store, begun, window, bundle, ring_again_after, lifetime)
+        return _tick(store, begun, window, bundle, ring_again_after, lifetime, estimator)
     except _Overtaken:
         return None
     except Exception as error:
@@ -118,6 +133,7 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     bundle: Callable[[str], int],
     ring_again_after: timedelta,
     lifetime: timedelta,
+    estimator: money.Estimator,
 ) -> Ticked:
     workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
     lease = _Lease(store, begun)
@@ -126,6 +142,8 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
         lease.keep()
         with store.write() as tx:
             ended = rescue_expired(tx, workspace_id, project_id)
+            ledger.settle(tx, workspace_id, [], closing=ended.closing)
+            close_ended_runs(tx, workspace_id, ended)
         done.rescued += sorted(ended.held)
         done.closed_runs += ended.closed_runs
         if not ended.held:
@@ -135,6 +153,7 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     done.healed = store.transact(lambda tx: slots.recount(tx, workspace_id, project_id))
     with store.write() as tx:
         _unblock_due(tx, workspace_id, project_id)
+        _unblock_affordable(tx, workspace_id, project_id, estimator)
         done.closed_runs += _close_runs(tx, workspace_id, project_id)
     lease.keep()
     with store.write() as tx:
@@ -179,6 +198,17 @@ class _Lease:
 def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
     lifted = ready.lift_due(tx, workspace_id, project_id)
     events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
+
+
+def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, estimator: money.Estimator) -> None:
+    """Let tasks go on that wait for money which is there: run by run, so that none waits behind another's cap."""
+    for run_id in budgets.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
+        rows = budgets.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
+        fitting = sorted(money.affordable(tx, workspace_id, rows, estimator))
+        if fitting:
+            tasks.lock(tx, workspace_id, fitting)
+            lifted = ready.lift_from(tx, workspace_id, fitting, BlockReason.BUDGET)
+            events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
 
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:

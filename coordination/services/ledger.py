@@ -1,15 +1,234 @@
-"""The ledger's one way in: what is written to it counts, in the same transaction, wherever its money is counted."""
+"""The ledger's one way in: what is written to it counts, in the same transaction, wherever its money is counted.
+
+What a running attempt spent moves from what it has reserved of its budgets to what is spent of them; what an ended one
+did not need is given back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
+from coordination.domain.budgets import (
+    NOTHING,
+    Amount,
+    Budget,
+    Period,
+    Reserved,
+    Scope,
+    Short,
+    Use,
+    due_to_warn,
+    reached,
+    short,
+    starts_of,
+)
 from coordination.domain.costs import CostRecord
-from coordination.store.queries import costs
+from coordination.domain.events import EventType
+from coordination.store.queries import budgets, costs, events
+from coordination.store.queries.budgets import Holding
+
+Fence = tuple[str, int]
+"""A task and the number of its attempt."""
+
+Key = tuple[str, str]
+"""A budget and the first day of a period of it."""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What came of it. ``new``: the records that were not there before, in their order.
+
+    ``room``: reserved money came back, so that others may fit now. ``stops``: running attempts that can no longer
+    reserve what another call like their dearest would cost, and why.
+    """
+
+    new: list[CostRecord]
+    room: bool = False
+    stops: dict[Fence, Short] = field(default_factory=dict)
 
 
 def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     """Append records; those that were new, in their order. One whose id is already there is left alone."""
-    return costs.append(tx, workspace_id, records)
+    return settle(tx, workspace_id, records).new
+
+
+def settle(
+    tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, closing: Collection[Fence] = ()
+) -> Recorded:
+    """Append what attempts spent, and give back what those had reserved that end here.
+
+    *closing*: attempts that end in this transaction and may have something reserved.
+    """
+    done = Recorded(costs.append(tx, workspace_id, records))
+    if done.new or closing:
+        _Settling(tx, workspace_id, done, closing).settle()
+    return done
+
+
+def amount(record: CostRecord) -> Amount:
+    """What a record adds to what is spent. A correction is no call, and may take back that a price was unknown."""
+    if record.corrects is not None:
+        return Amount(record.cost_usd or NOTHING.usd, 0, -1 if record.settles else 0)
+    return Amount(record.cost_usd or NOTHING.usd, record.total_tokens, int(record.cost_usd is None))
+
+
+class _Settling:
+    """One settlement: attempts are locked first, then what is spent and reserved of the budgets."""
+
+    def __init__(self, tx: Connection, workspace_id: str, done: Recorded, closing: Collection[Fence]) -> None:
+        self._tx = tx
+        self._workspace = workspace_id
+        self._done = done
+        self._closing = frozenset(closing)
+        self._spent: dict[Key, Amount] = {}
+        self._given_back: dict[Key, Amount] = {}
+        self._reserved: dict[Fence, Reserved | None] = {}
+        self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
+        self._budgets: dict[str, Budget] = {}
+        self._zone: tzinfo = UTC
+        self._about: dict[Key, CostRecord] = {}
+
+    def settle(self) -> None:
+        tx, new = self._tx, self._done.new
+        named = {each for one in new for each in self._names(one)}
+        found = [
+            one
+            for one in budgets.applying(tx, self._workspace, {subject for _, subject in named})
+            if (one.scope, one.subject) in named
+        ]
+        fences = {(one.task_id, one.attempt) for one in new if one.task_id is not None and one.attempt is not None}
+        fences = (fences if found else set()) | self._closing
+        holdings = budgets.lock_holdings(tx, self._workspace, fences)
+        if not found and not any(one.reserved for one in holdings.values()):
+            return
+        self._budgets = {one.id: one for one in found}
+        if any(one.period is not Period.TOTAL for one in found):
+            self._zone = ZoneInfo(budgets.zone(tx, self._workspace) or "UTC")
+        calls = self._spend(found, holdings)
+        for fence, holding in holdings.items():
+            self._give_back(fence, holding, calls.get(fence, ()), found)
+        self._write()
+
+    def _names(self, record: CostRecord) -> list[tuple[Scope, str]]:
+        """Whose budgets apply to a record."""
+        named = [
+            (Scope.WORKSPACE, self._workspace),
+            (Scope.PROJECT, record.project_id),
+            (Scope.AGENT, record.agent),
+            (Scope.SESSION, record.session_id),
+            (Scope.RUN, record.run_id),
+            (Scope.TASK, record.task_id),
+        ]
+        return [(scope, subject) for scope, subject in named if subject is not None]
+
+    def _spend(self, found: Sequence[Budget], holdings: Mapping[Fence, Holding]) -> dict[Fence, list[Amount]]:
+        calls: dict[Fence, list[Amount]] = {}
+        by_subject: dict[tuple[Scope, str], list[Budget]] = {}
+        for budget in found:
+            by_subject.setdefault((budget.scope, budget.subject), []).append(budget)
+        for one in self._done.new:
+            fence = (one.task_id or "", one.attempt or 0)
+            holding = holdings.get(fence)
+            moment = one.occurred_at if holding is None else holding.started_at
+            spent = amount(one)
+            calls.setdefault(fence, []).append(spent)
+            for name in self._names(one):
+                for budget in by_subject.get(name, ()):
+                    key = self._key(budget, moment)
+                    self._spent[key] = self._spent.get(key, NOTHING) + spent
+                    self._about[key] = one
+        return calls
+
+    def _give_back(self, fence: Fence, holding: Holding, calls: Sequence[Amount], found: Sequence[Budget]) -> None:
+        """Lower what the attempt has reserved by what it spent; all of it, when it ends."""
+        before = holding.reserved
+        if fence in self._closing or holding.finished:
+            if before is not None:
+                self._reserved[fence] = None
+                self._less(before.of, before.amount)
+                self._done.room = self._done.room or bool(before.amount)
+            return
+        if before is None:
+            before = Reserved()
+        after = before.after(calls)
+        whose = {name for one in self._done.new if (one.task_id, one.attempt) == fence for name in self._names(one)}
+        mine = [(self._key(one, holding.started_at), one) for one in found if (one.scope, one.subject) in whose]
+        self._reserved[fence] = replace(after, of=sorted({*before.of, *(key for key, _ in mine)}))
+        self._less(before.of, before.amount - after.amount)
+        # What it has left counts for a budget that was set meanwhile, too.
+        self._less((key for key, _ in mine if key not in before.of), NOTHING - after.amount)
+        self._wanted.append((fence, mine))
+
+    def _less(self, keys: Iterable[Key], amount: Amount) -> None:
+        for key in keys:
+            self._given_back[key] = self._given_back.get(key, NOTHING) + amount
+
+    def _key(self, budget: Budget, moment: datetime) -> Key:
+        return budget.id, starts_of(budget.period, moment, self._zone)
+
+    def _write(self) -> None:
+        tx, workspace_id = self._tx, self._workspace
+        wanted = {key for _, mine in self._wanted for key, _ in mine}
+        make = {*self._spent, *wanted}
+        uses = budgets.lock_uses(tx, workspace_id, {*make, *self._given_back}, make=make)
+        for key, use in uses.items():
+            reserved = (use.reserved - self._given_back.get(key, NOTHING)).most(NOTHING)
+            uses[key] = replace(use, spent=use.spent + self._spent.get(key, NOTHING), reserved=reserved)
+        for fence, mine in self._wanted:
+            self._extend(fence, mine, uses)
+        told = []
+        for key, use in uses.items():
+            budget = self._budgets.get(key[0])
+            if budget is not None:
+                uses[key], said = noticed(budget, use)
+                told += [_event(budget, uses[key], type_, self._about.get(key)) for type_ in said]
+        budgets.write_uses(tx, workspace_id, uses.values())
+        budgets.note_reserved(tx, workspace_id, self._reserved)
+        events.append(tx, workspace_id, [one for one in told if one["project_id"] is not None])
+
+    def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, Use]) -> None:
+        """Reserve another call like the dearest so far, or let the job be stopped before it makes one."""
+        holds = self._reserved[fence]
+        assert holds is not None  # noqa: S101 - it runs
+        wanted = holds.missing()
+        if not wanted:
+            return
+        mine = [(key, budget) for key, budget in mine if key in uses]
+        found = [lack for key, budget in mine if budget.holds and (lack := short(budget, uses[key], wanted))]
+        if found:
+            self._done.stops[fence] = replace(found[0], wanted=holds.largest)
+            return
+        for key, _ in mine:
+            uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
+        self._reserved[fence] = replace(holds, amount=holds.amount + wanted)
+
+
+def noticed(budget: Budget, use: Use) -> tuple[Use, list[EventType]]:
+    """The use with what there is to tell of it, once a period: that the warning is passed, that nothing is left."""
+    said: list[EventType] = []
+    if not use.warned and due_to_warn(budget, use.spent):
+        use, said = replace(use, warned=True), [*said, EventType.BUDGET_WARNED]
+    if not use.reached and reached(budget, use.spent):
+        use, said = replace(use, reached=True), [*said, EventType.BUDGET_REACHED]
+    return use, said
+
+
+def _event(budget: Budget, use: Use, type_: EventType, about: CostRecord | None) -> dict[str, Any]:
+    return {
+        "project_id": budget.project_id or (None if about is None else about.project_id),
+        "run_id": budget.run_id,
+        "type": type_,
+        "payload": {
+            "budget": budget.named(),
+            "cap": budget.caps(),
+            "spent_usd": f"{use.spent.usd:f}",
+            "spent_tokens": use.spent.tokens,
+            "unpriced_calls": use.spent.unpriced,
+        },
+    }

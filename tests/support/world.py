@@ -97,12 +97,14 @@ class World:
         return self.last.run_id
 
     def claim(
-        self, *keys: str, worker: str | None = None, limit: int | None = None, lease: timedelta = LEASE
+        self, *keys: str, worker: str | None = None, limit: int | None = None, lease: timedelta = LEASE, **more: Any
     ) -> list[str]:
         """Claim these tasks in one transaction; the keys of those that are held now."""
         ids = [self.ids[key] for key in keys]
         got = self.store.transact(
-            lambda tx: claim_tasks(tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, limit=limit)
+            lambda tx: claim_tasks(
+                tx, self.workspace, ids, worker_id=worker or self.worker, lease=lease, limit=limit, **more
+            )
         )
         self.claims |= {claim.key: claim for claim in got}
         return [claim.key for claim in got]

@@ -138,7 +138,7 @@ class _Reader:
         self._too_long = False
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
-        self.told = Transcript(self._tell, hide=self._hide, show=self._show)
+        self.told = Transcript(self._tell, hide=self._hide, show=self._show, metered=self._spent)
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
@@ -220,6 +220,9 @@ class _Reader:
             self._control.event(EventType.PROGRESS, {"session": self._session})
             if self._session is not None and self._adapter.resumes:
                 self._control.remember(self._conversation.note(self._session))
+
+    def _spent(self) -> None:
+        self._control.spent(self._conversation.new(self.told.usage.values(), self.told.session))
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._control.event(type_, payload)

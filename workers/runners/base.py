@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.events import EventType
 from coordination.domain.limits import NO_LIMITS, Limits, limits_of
 from coordination.domain.output import Stream
@@ -29,6 +29,7 @@ class StopReason(StrEnum):
     """Why a running job is asked to end; later members overrule earlier ones."""
 
     SHUTDOWN = "shutdown"  # the worker goes away and hands the job back
+    BUDGET = "budget"  # no money is left for what it would spend next
     CANCELED = "canceled"  # the task was canceled
     LEASE_LOST = "lease_lost"  # somebody else may hold the task by now: end it fast
 
@@ -40,6 +41,7 @@ class StopReason(StrEnum):
 
 _OUTCOMES: Mapping[StopReason, Outcome] = {
     StopReason.SHUTDOWN: Outcome.HANDED_BACK,
+    StopReason.BUDGET: Outcome.DEFERRED,
     StopReason.CANCELED: Outcome.CANCELED,
     StopReason.LEASE_LOST: Outcome.LOST,
 }
@@ -91,6 +93,7 @@ class Control:
         on_event: Callable[[EventType, dict[str, Any]], None] | None = None,
         on_remember: Callable[[Mapping[str, Any]], None] | None = None,
         on_output: Callable[[Stream, bytes], None] | None = None,
+        on_spent: Callable[[Sequence[Usage]], None] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
@@ -103,6 +106,7 @@ class Control:
         self._on_event = on_event
         self._on_remember = on_remember
         self._on_output = on_output
+        self._on_spent = on_spent
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._reason: StopReason | None = None
@@ -174,6 +178,11 @@ class Control:
         """Show what the job printed to whoever follows it; what it must not tell was hidden before."""
         if self._on_output is not None:
             self._on_output(stream, data)
+
+    def spent(self, used: Iterable[Usage]) -> None:
+        """All that the job's model calls have used so far: written down now and then, so that no death loses it."""
+        if self._on_spent is not None:
+            self._on_spent(tuple(used))
 
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""

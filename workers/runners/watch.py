@@ -29,6 +29,7 @@ _KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nob
 _LOOK_AGAIN = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
+    StopReason.BUDGET: "no money is left for it",
     StopReason.CANCELED: "canceled",
     StopReason.LEASE_LOST: "the lease was lost",
 }

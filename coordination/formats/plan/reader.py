@@ -12,7 +12,6 @@ from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import (
     Backoff,
-    BudgetCap,
     Concurrency,
     Defaults,
     Dependency,
@@ -23,6 +22,7 @@ from coordination.domain.plans import (
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
 from coordination.errors import Refused
+from coordination.formats.plan.budgets import read_budget
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
 from coordination.formats.plan.supervision import read_supervision, read_variants
@@ -41,18 +41,14 @@ DEFAULTS_KEYS = (
 )
 LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
-BUDGET_KEYS = ("usd", "on_exceed")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
 NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
     *("criteria", "context", "variants", "supervised", "limits", "outputs", "workspace", "gates", "metadata"),
+    "budget",
 )
-
-LATER_TASK_KEYS = {
-    "budget": "There is a budget for the whole plan, beside tasks",
-}
 
 
 def read_plan(data: bytes, *, source: str) -> Plan:
@@ -72,7 +68,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         project=_project(fields.inner("project")),
         defaults=_defaults(fields.inner("defaults")),
         concurrency=_concurrency(fields.inner("concurrency")),
-        budget=_budget(fields),
+        budget=read_budget(fields),
         supervision=read_supervision(fields),
         gates=read_gates(fields),
         python_path=fields.texts("python_path"),
@@ -169,18 +165,6 @@ def _concurrency(fields: Fields | None) -> Concurrency:
     )
 
 
-def _budget(fields: Fields) -> BudgetCap | None:
-    inner = fields.inner("budget")
-    if inner is None:
-        return None
-    inner.only(BUDGET_KEYS)
-    amount = inner.money("usd")
-    if amount is None:
-        raise fields.error("budget", "budget has no usd", hint="Write budget: {usd: 5.00}")
-    on_exceed = inner.text("on_exceed")
-    return BudgetCap(amount) if on_exceed is None else BudgetCap(amount, on_exceed)
-
-
 def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:
     items = fields.values.get("tasks")
     if items is not None and not isinstance(items, list):
@@ -214,7 +198,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         hint = did_you_mean("key", item) if "key" not in item else None
         raise document.error(f"{where}it has no key", line, hint=hint or "Every task needs a key of its own")
     fields.where = f"Task {excerpt(key)}: "
-    fields.only(TASK_KEYS, LATER_TASK_KEYS)
+    fields.only(TASK_KEYS)
     title = fields.text("title")
     repeatable = fields.flag("repeatable")
     priority = fields.whole("priority")
@@ -245,6 +229,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         outputs=fields.texts("outputs"),
         workspace=read_workspace(fields),
         gates=read_gates(fields),
+        budget=read_budget(fields),
         metadata=fields.json("metadata"),
     )
 

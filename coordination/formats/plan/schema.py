@@ -7,11 +7,12 @@ from typing import Any
 from coordination.domain import chat, durations, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.expansion import MOST_VARIANTS
-from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
+from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
 from coordination.domain.limits import FEWEST_FILES
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import reader
+from coordination.formats.plan.budgets import BUDGET_KEYS, budget_schema
 from coordination.formats.plan.fields import MOMENT_PATTERN
 from coordination.formats.plan.supervision import SUPERVISION_KEYS
 
@@ -32,14 +33,7 @@ def plan_schema() -> _Schema:
             name=_NAME,
             session=_NAME,
             defaults=_optional(_object(reader.DEFAULTS_KEYS, **_rules())),
-            budget=_optional(
-                _object(
-                    reader.BUDGET_KEYS,
-                    required=("usd",),
-                    usd={"type": ["number", "string"], "minimum": 0, "description": "US dollars for the whole run."},
-                    on_exceed={"enum": [*ON_EXCEED, None]},
-                )
-            ),
+            budget=_optional(_object(BUDGET_KEYS, **budget_schema("the whole run"))),
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
@@ -79,6 +73,7 @@ def _task() -> _Schema:
         supervised={"type": ["boolean", "null"]},
         outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
         gates=_gates(),
+        budget=_optional(_object(BUDGET_KEYS, **budget_schema("all attempts of the task"))),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )

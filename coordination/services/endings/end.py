@@ -55,6 +55,7 @@ def end_attempts(
     dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, done)
+    done.closing = {one.fence for one in endings if one.budgeted}
     done.ended_in = {one.run_id for one in endings if one.fence in done.fences and _is_final(one.decision)}
     if close_runs:
         close_ended_runs(tx, workspace_id, done)

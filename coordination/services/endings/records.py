@@ -33,6 +33,7 @@ class Ending:
     payload: dict[str, Any] = field(default_factory=dict)
     ahead: Ran | None = None
     artifacts: tuple[Artifact, ...] = ()
+    budgeted: bool = False  # something may be reserved for it
 
     @property
     def fence(self) -> tuple[str, int]:
@@ -53,6 +54,7 @@ class Ended:
     runs_going_on: set[str] = field(default_factory=set)
     maybe_done_runs: set[str] = field(default_factory=set)
     ended_in: set[str] = field(default_factory=set)
+    closing: set[tuple[str, int]] = field(default_factory=set)  # attempts of which something may be reserved
 
     def join(self, other: Ended) -> None:
         """Add what another ending in the same transaction did."""
@@ -65,3 +67,4 @@ class Ended:
         self.runs_going_on |= other.runs_going_on
         self.maybe_done_runs |= other.maybe_done_runs
         self.ended_in |= other.ended_in
+        self.closing |= other.closing

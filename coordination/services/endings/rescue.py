@@ -17,13 +17,19 @@ from coordination.store.queries import attempts
 
 
 def rescue_expired(tx: Connection, workspace_id: str, project_id: str) -> Ended:
-    """End attempts of the project whose lease has run out by the database's clock, a bounded batch at a time."""
+    """End attempts of the project whose lease has run out by the database's clock, a bounded batch at a time.
+
+    The caller gives back what they had reserved (``closing``) and closes the runs that this ended.
+    """
     found = attempts.lock_expired(tx, workspace_id, project_id)
     return _lost(tx, workspace_id, project_id, found, why="its lease ran out")
 
 
 def rescue_worker(tx: Connection, workspace_id: str, worker_id: str) -> dict[str, Ended]:
-    """End all attempts of a worker that is known to be dead, without waiting for its leases; by project."""
+    """End all attempts of a worker that is known to be dead, without waiting for its leases; by project.
+
+    The caller does the same as after ``rescue_expired``.
+    """
     found = attempts.lock_of_worker(tx, workspace_id, worker_id)
     by_project: dict[str, list[dict[str, Any]]] = {}
     for row in found:
@@ -37,7 +43,7 @@ def rescue_worker(tx: Connection, workspace_id: str, worker_id: str) -> dict[str
 def _lost(tx: Connection, workspace_id: str, project_id: str, found: Sequence[dict[str, Any]], *, why: str) -> Ended:
     if not found:
         return Ended()
-    return end_attempts(tx, workspace_id, project_id, [_ending(row, why) for row in found])
+    return end_attempts(tx, workspace_id, project_id, [_ending(row, why) for row in found], close_runs=False)
 
 
 def _ending(row: dict[str, Any], why: str) -> Ending:
@@ -63,5 +69,6 @@ def _ending(row: dict[str, Any], why: str) -> Ending:
         actor="supervisor",
         error=f"attempt {row['number']} was lost: {why}",
         slots=tuple(row["slots"] or ()),
+        budgeted=row["reserved"] is not None,
         payload={"worker": row["worker_id"]},
     )

@@ -28,8 +28,8 @@ from coordination.formats.plan import read_tasks
 from coordination.ids import new_id
 from coordination.services.graphs import rows
 from coordination.store.bulk import insert_rows
+from coordination.store.queries import budgets, events, ready
 from coordination.store.queries import dependencies as edge_rows
-from coordination.store.queries import events, ready
 from coordination.store.queries import tasks as task_rows
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
@@ -240,6 +240,7 @@ def _store(
         if (finder.id, ids[task.key]) not in told
     ]
     insert_rows(tx, dependencies, edges)
+    budgets.put_new(tx, finder.workspace_id, rows.budgets(scope, ids))
     about = {"project_id": finder.project_id, "run_id": finder.run_id, "actor": scope.creator}
     events.append(
         tx,

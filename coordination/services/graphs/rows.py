@@ -8,7 +8,9 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Protocol
 
+from coordination.domain import budgets as budgeting
 from coordination.domain.agents import Profile
+from coordination.domain.budgets import Budget
 from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
@@ -18,6 +20,7 @@ from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, Ta
 from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
 from coordination.domain.workspaces import FOLDER, Gate, Workspace, gates_for, parse_gates, parse_workspace
 from coordination.errors import PlanError, Refused
+from coordination.ids import new_id
 
 _IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
@@ -243,3 +246,24 @@ def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any
         "payload": {"agent": agent},
         "created_at": scope.now,
     }
+
+
+def budgets(scope: Scope, ids: Mapping[str, str]) -> list[Budget]:
+    """The caps of the plan's run and of its tasks."""
+    wanted = [(budgeting.Scope.RUN, scope.run_id, scope.plan.budget)]
+    wanted += [(budgeting.Scope.TASK, ids[task.key], task.budget) for task in scope.plan.tasks]
+    return [
+        budgeting.budget_of(
+            budgeting.caps_of(cap.said()),
+            Budget(
+                new_id(),
+                which,
+                subject,
+                project_id=scope.project_id,
+                run_id=scope.run_id,
+                set_by=scope.creator,
+            ),
+        )
+        for which, subject, cap in wanted
+        if cap is not None
+    ]

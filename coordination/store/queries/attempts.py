@@ -69,7 +69,7 @@ def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> 
     return None if row is None else (Outcome(row.outcome) if row.outcome else None, row.worker_id)
 
 
-_OF_ATTEMPT = (a.task_id, a.number, a.worker_id, a.slots, a.pgid, a.pg_start)
+_OF_ATTEMPT = (a.task_id, a.number, a.worker_id, a.slots, a.pgid, a.pg_start, a.reserved)
 _OF_TASK = (
     tasks.c.id,
     tasks.c.run_id,

@@ -1,8 +1,8 @@
 """The claim of many ready tasks at once: fence raised, attempts opened with their leases, events written.
 
 Written by hand for each database, because this is the hottest statement of all: PostgreSQL does everything in one trip,
-SQLite in four short statements without a trip. Tasks of projects with limits, or held projects, are left alone here:
-``flows.claim_tasks`` treats them.
+SQLite in four short statements without a trip. Tasks of projects with limits, of held projects, and tasks with budgets
+are left alone here: ``flows.claim_tasks`` treats them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import DependencyKind
+from coordination.store.queries.budgets import BUDGETED
 from coordination.store.types import iso
 
 HELD_PROJECTS = (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)
@@ -35,14 +36,18 @@ _READY = f"""
     t.state || '' = 'queued' AND p.status NOT IN ({HELD})
     AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)
     AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)"""
+_UNLIMITED = f"""{_READY}
+    AND NOT {BUDGETED}"""
+
 
 # What the dependencies produced comes along, so that no second look is needed.
-_POSTGRESQL = f"""
+def _postgresql(ready: str) -> str:
+    return f"""
 WITH ready AS MATERIALIZED (
     SELECT {COLUMNS}
     FROM tasks t JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
     WHERE t.workspace_id = %(workspace)s::uuid AND t.id = ANY(%(ids)s::uuid[])
-        AND (t.not_before IS NULL OR t.not_before <= now()) AND {_READY}
+        AND (t.not_before IS NULL OR t.not_before <= now()) AND {ready}
     ORDER BY t.priority DESC, t.id
     LIMIT %(limit)s
     FOR UPDATE OF t SKIP LOCKED
@@ -72,7 +77,9 @@ SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::t
 FROM ready ORDER BY priority DESC, id
 """
 
-_SQLITE_READY = f"""
+
+def _sqlite_ready(ready: str) -> str:
+    return f"""
 SELECT {COLUMNS},
     (SELECT json_group_object(n.key, json_object('state', n.state, 'output',
             json(CASE WHEN n.state = 'completed' THEN a.output END)))
@@ -81,10 +88,14 @@ SELECT {COLUMNS},
         WHERE d.child_id = t.id AND d.kind IN ({HOLDING})) AS needs
 FROM tasks t JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
 WHERE t.id IN (SELECT value FROM json_each(:ids)) AND t.workspace_id = :workspace
-    AND (t.not_before IS NULL OR t.not_before <= :now) AND {_READY}
+    AND (t.not_before IS NULL OR t.not_before <= :now) AND {ready}
 ORDER BY t.priority DESC, t.id
 LIMIT :limit
 """
+
+
+_POSTGRESQL = {False: _postgresql(_UNLIMITED), True: _postgresql(_READY)}  # by whether budgets were seen to
+_SQLITE_READY = {False: _sqlite_ready(_UNLIMITED), True: _sqlite_ready(_READY)}
 _SQLITE_CLAIM = """
 UPDATE tasks
 SET state = 'running', attempt = attempt + 1, rung_at = NULL, not_before = NULL, error = NULL, updated_at = :now
@@ -104,12 +115,22 @@ FROM json_each(:ids) wanted JOIN tasks t ON t.id = wanted.value
 
 
 def claim_unlimited(
-    tx: Connection, workspace_id: str, ids: Sequence[str], *, worker_id: str, lease: timedelta, limit: int | None = None
+    tx: Connection,
+    workspace_id: str,
+    ids: Sequence[str],
+    *,
+    worker_id: str,
+    lease: timedelta,
+    limit: int | None = None,
+    reserved: bool = False,
 ) -> list[Claim]:
-    """Claim those of *ids* that are ready and in projects without limits; best first. Others' locks are skipped."""
+    """Claim those of *ids* that are ready and in projects without limits; best first. Others' locks are skipped.
+
+    Those to which a budget applies are left alone too, unless what they need of it is *reserved*.
+    """
     if tx.dialect.name == "postgresql":
         found = tx.exec_driver_sql(
-            _POSTGRESQL,
+            _POSTGRESQL[reserved],
             {
                 "workspace": workspace_id,
                 "ids": list(ids),
@@ -126,7 +147,7 @@ def claim_unlimited(
         "now": iso(now),
         "limit": -1 if limit is None else limit,
     }
-    rows = tx.exec_driver_sql(_SQLITE_READY, wanted).all()
+    rows = tx.exec_driver_sql(_SQLITE_READY[reserved], wanted).all()
     if not rows:
         return []
     mine = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}

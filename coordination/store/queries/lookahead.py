@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.attempts import Claim
 from coordination.domain.tasks import BlockReason
+from coordination.store.queries.budgets import BUDGETED
 from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, claim_of, parsed
 
 
@@ -40,6 +41,7 @@ WHERE t.workspace_id = {{workspace}} AND t.state || '' = 'blocked' AND t.reasons
     AND t.repeatable AND p.status NOT IN ({HELD})
     AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)
     AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)
+    AND NOT {BUDGETED}
 """
 _POSTGRESQL = _QUERY.format(
     ids="SELECT unnest(%(ids)s::uuid[])",

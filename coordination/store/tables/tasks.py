@@ -13,7 +13,7 @@ from sqlalchemy import (
     text,
 )
 
-from coordination.domain.tasks import CancelCause, DependencyKind, OnDependencyFailure, TaskState
+from coordination.domain.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
 from coordination.store.tables import checked_on_sqlite, metadata
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
 
@@ -24,6 +24,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
 
 QUEUED = text("state = 'queued'")
 RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
+WAITING_FOR_MONEY = text(f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0")
 WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
 
 tasks = Table(
@@ -91,6 +92,15 @@ tasks = Table(
     Index("ix_tasks_run_state", "run_id", "state"),
     Index(
         "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
+    ),
+    Index(
+        "ix_tasks_budget",
+        "project_id",
+        "run_id",
+        text("priority DESC"),
+        "id",
+        postgresql_where=WAITING_FOR_MONEY,
+        sqlite_where=WAITING_FOR_MONEY,
     ),
     Index(
         "ix_tasks_parent_id",

@@ -65,6 +65,8 @@ class Failure:
 class Transcript:
     """What the agent's output has told so far. *tell* writes a line into the task's story, *show* is for who follows.
 
+    *metered* is called whenever ``usage`` has changed.
+
     ``result``: its last answer. ``ended``: it said itself that it was done, well or not. ``remarks``: what a person
     should read, below the log.
     """
@@ -75,10 +77,12 @@ class Transcript:
         *,
         hide: Callable[[str], str] = str,
         show: Callable[[str], None] = lambda _line: None,
+        metered: Callable[[], None] = lambda: None,
     ) -> None:
         self._tell = tell
         self._hide = hide
         self._show = show
+        self._metered = metered
         self._told = 0
         self.result: str | None = None
         self.session: str | None = None
@@ -115,6 +119,7 @@ class Transcript:
             self.usage.pop(key, None)
         else:
             self.usage[key] = usage
+        self._metered()
 
     def fail(self, sentence: object, *, status: object = None, lost_connection: bool = False) -> None:
         """It gave up. Without a *status*, one that stands in the sentence counts."""

@@ -85,6 +85,14 @@ def _budgets() -> None:
         ),
     )
     op.create_index("ix_budgets_run_id", "budgets", ["run_id"])
+    waiting = sa.text("state = 'blocked' AND (reasons & 4) <> 0")
+    op.create_index(
+        "ix_tasks_budget",
+        "tasks",
+        ["project_id", "run_id", sa.text("priority DESC"), "id"],
+        postgresql_where=waiting,
+        sqlite_where=waiting,
+    )
     op.create_table(
         "budget_uses",
         sa.Column("budget_id", types.Id, nullable=False),

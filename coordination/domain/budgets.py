@@ -1,0 +1,352 @@
+"""Budgets: caps on what may be spent, and the arithmetic of spent, reserved and left. Pure.
+
+Money is reserved before a job starts and becomes spent as the job reports it, so that any number of jobs side by side
+never pass a cap together. What an attempt spends counts in the period in which the attempt was claimed: it was reserved
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from coordination.errors import Refused
+from coordination.money import ZERO, show_usd, usd
+
+WARN_AT = 80
+"""Percent of a cap at which a budget warns, if it says nothing else."""
+
+
+class Scope(StrEnum):
+    """Whose spending a budget caps."""
+
+    WORKSPACE = "workspace"
+    PROJECT = "project"
+    AGENT = "agent"
+    SESSION = "session"
+    RUN = "run"
+    TASK = "task"
+
+
+class Period(StrEnum):
+    """How long a cap lasts until it begins anew, in the workspace's time zone."""
+
+    TOTAL = "total"
+    DAY = "day"
+    MONTH = "month"
+
+
+class Action(StrEnum):
+    """What a budget does when it is reached."""
+
+    WARN = "warn"  # tells, and holds nothing back
+    BLOCK = "block"  # tasks wait until it is raised or its period is over
+    DOWNGRADE = "downgrade"  # from its warning on, jobs use a cheaper model; when it is reached, they wait
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Dollars with a known price, tokens, and calls whose price is unknown."""
+
+    usd: Decimal = ZERO
+    tokens: int = 0
+    unpriced: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.usd + other.usd, self.tokens + other.tokens, self.unpriced + other.unpriced)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.usd - other.usd, self.tokens - other.tokens, self.unpriced - other.unpriced)
+
+    def __bool__(self) -> bool:
+        return bool(self.usd or self.tokens or self.unpriced)
+
+    def least(self, other: Amount) -> Amount:
+        """The smaller of each."""
+        return Amount(min(self.usd, other.usd), min(self.tokens, other.tokens), min(self.unpriced, other.unpriced))
+
+    def most(self, other: Amount) -> Amount:
+        """The larger of each."""
+        return Amount(max(self.usd, other.usd), max(self.tokens, other.tokens), max(self.unpriced, other.unpriced))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept: exact dollars as a text, what is zero left out."""
+        body = {"usd": f"{self.usd:f}" if self.usd else None, "tokens": self.tokens, "unpriced": self.unpriced}
+        return {name: value for name, value in body.items() if value}
+
+
+NOTHING = Amount()
+
+NEEDS = "needs"
+"""The key under which a job that was stopped for want of money leaves to its next attempt what its next call needs."""
+
+
+def amount_of(stored: Mapping[str, Any]) -> Amount:
+    """What ``Amount.to_json`` wrote."""
+    return Amount(Decimal(stored.get("usd", "0")), int(stored.get("tokens", 0)), int(stored.get("unpriced", 0)))
+
+
+def total(amounts: Iterable[Amount]) -> Amount:
+    """All of them together."""
+    return sum(amounts, NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One cap. ``usd``, ``tokens``, ``unpriced_calls``: None is no cap on that.
+
+    ``subject``: whose it is, an id, or the name of an agent. ``warn_percent``: of the cap, when it is told.
+    """
+
+    id: str
+    scope: Scope
+    subject: str
+    period: Period = Period.TOTAL
+    usd: Decimal | None = None
+    tokens: int | None = None
+    unpriced_calls: int | None = None
+    action: Action = Action.BLOCK
+    warn_percent: int | None = WARN_AT
+    downgrade_to: str | None = None
+    project_id: str | None = None
+    run_id: str | None = None
+    set_by: str | None = None
+    set_at: datetime | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it ever holds a job back."""
+        return self.action is not Action.WARN
+
+    def named(self) -> str:
+        """For people: ``the run's budget``, ``the agent's budget of the day``."""
+        when = "" if self.period is Period.TOTAL else f" of the {self.period}"
+        return f"the {self.scope}'s budget{when}"
+
+    def caps(self) -> str:
+        """For people: ``$5.00, 100,000 tokens``."""
+        said = []
+        if self.usd is not None:
+            said.append(show_usd(self.usd))
+        if self.tokens is not None:
+            said.append(f"{self.tokens:,} tokens")
+        if self.unpriced_calls is not None:
+            said.append(f"{self.unpriced_calls:,} calls of unknown price")
+        return ", ".join(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What one period of a budget came to so far."""
+
+    budget_id: str
+    starts: str
+    spent: Amount = NOTHING
+    reserved: Amount = NOTHING
+    warned: bool = False
+    reached: bool = False
+
+    @property
+    def taken(self) -> Amount:
+        """Spent or reserved."""
+        return self.spent + self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """Why something does not fit. ``passing``: it would, if jobs that run now spend less than they have reserved."""
+
+    budget: Budget
+    use: Use
+    wanted: Amount
+    what: str
+    passing: bool
+
+    def sentence(self) -> str:
+        """For people."""
+        budget, use = self.budget, self.use
+        if self.what == "usd":
+            assert budget.usd is not None  # noqa: S101 - it is what was short
+            left, wanted = show_usd(max(budget.usd - use.taken.usd, ZERO)), show_usd(self.wanted.usd)
+            cap, reserved = show_usd(budget.usd), show_usd(use.reserved.usd)
+        elif self.what == "tokens":
+            assert budget.tokens is not None  # noqa: S101 - the same
+            left, wanted = f"{max(budget.tokens - use.taken.tokens, 0):,}", f"{self.wanted.tokens:,} tokens"
+            cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
+        else:
+            assert budget.unpriced_calls is not None  # noqa: S101 - the same
+            known = use.spent.unpriced
+            return (
+                f"{budget.named()} allows {budget.unpriced_calls:,} calls of unknown price; {known:,} were made and "
+                f"{self.wanted.unpriced:,} more may come"
+            )
+        waiting = f", {reserved} of it reserved by jobs that run" if self.passing else ""
+        return f"{budget.named()} of {cap} has {left} left{waiting}; this needs {wanted}"
+
+    def hint(self) -> str:
+        """What can be done about it."""
+        if self.what == "unpriced":
+            return "Set the model's price (coord prices set), or allow more such calls (coord budgets set)"
+        return "It goes on by itself" if self.passing else "Raise it: coord budgets set"
+
+
+def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
+    """Why *wanted* does not fit into the budget beside what is spent and reserved; None: it fits.
+
+    What is wanted of nothing always fits: a job that costs nothing runs, however much others spent.
+    """
+    for what, cap in (("usd", budget.usd), ("tokens", budget.tokens), ("unpriced", budget.unpriced_calls)):
+        asked = getattr(wanted, what)
+        if cap is not None and asked > 0 and getattr(use.taken, what) + asked > cap:
+            return Short(budget, use, wanted, what, passing=getattr(use.spent, what) + asked <= cap)
+    return None
+
+
+def reached(budget: Budget, spent: Amount) -> bool:
+    """Whether nothing is left of a cap."""
+    return (
+        (budget.usd is not None and spent.usd >= budget.usd)
+        or (budget.tokens is not None and spent.tokens >= budget.tokens)
+        or (budget.unpriced_calls is not None and spent.unpriced > budget.unpriced_calls)
+    )
+
+
+def due_to_warn(budget: Budget, amount: Amount) -> bool:
+    """Whether *amount* is at least the share of the cap at which a budget warns."""
+    if budget.warn_percent is None:
+        return False
+    share = Decimal(budget.warn_percent) / 100
+    return (budget.usd is not None and amount.usd >= budget.usd * share and amount.usd > 0) or (
+        budget.tokens is not None and amount.tokens >= budget.tokens * share and amount.tokens > 0
+    )
+
+
+def starts_of(period: Period, moment: datetime, zone: tzinfo) -> str:
+    """The first day of the period that *moment* is in, as ``2027-01-31``; '' of one that never begins anew."""
+    if period is Period.TOTAL:
+        return ""
+    day = moment.astimezone(zone).date()
+    return (day if period is Period.DAY else day.replace(day=1)).isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What one attempt may still spend, of which periods of which budgets; ``largest``: its dearest call so far."""
+
+    amount: Amount = NOTHING
+    of: Sequence[tuple[str, str]] = ()
+    largest: Amount = NOTHING
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept with the attempt."""
+        body: dict[str, Any] = {**self.amount.to_json(), "of": [list(each) for each in self.of]}
+        return body | ({"largest": self.largest.to_json()} if self.largest else {})
+
+    def after(self, spent: Sequence[Amount]) -> Reserved:
+        """After these calls; never less than nothing."""
+        left = (self.amount - total(spent)).most(NOTHING)
+        largest = self.largest
+        for one in spent:
+            largest = largest.most(one)
+        return replace(self, amount=left, largest=largest)
+
+    def missing(self) -> Amount:
+        """What must be reserved on top, so that another call like the dearest is covered."""
+        return (self.largest - self.amount).most(NOTHING)
+
+
+def reserved_of(stored: Mapping[str, Any]) -> Reserved:
+    """What ``Reserved.to_json`` wrote."""
+    return Reserved(
+        amount_of(stored),
+        tuple((str(budget_id), str(starts)) for budget_id, starts in stored.get("of", ())),
+        amount_of(stored.get("largest", {})),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a person wants a budget to be, checked."""
+
+    usd: Decimal | None = None
+    tokens: int | None = None
+    unpriced_calls: int | None = None
+    action: Action = Action.BLOCK
+    warn_percent: int | None = WARN_AT
+    downgrade_to: str | None = None
+
+
+def budget_of(caps: Caps, budget: Budget) -> Budget:
+    """*budget* with these caps."""
+    return replace(
+        budget,
+        usd=caps.usd,
+        tokens=caps.tokens,
+        unpriced_calls=caps.unpriced_calls,
+        action=caps.action,
+        warn_percent=caps.warn_percent,
+        downgrade_to=caps.downgrade_to,
+    )
+
+
+MAX_TOKENS = 10**15
+_KEYS = ("usd", "tokens", "max_unpriced_calls", "on_exceed", "warn_at", "downgrade_to")
+
+
+def caps_of(said: Mapping[str, Any]) -> Caps:
+    """Caps as a plan, a command or a program says them: usd, tokens, max_unpriced_calls, on_exceed, warn_at, …
+
+    A cap in dollars allows no call of unknown price unless it says how many: what is unknown is not zero. Raises
+    Refused with one sentence.
+    """
+    for name in said:
+        if name not in _KEYS:
+            raise Refused(f"A budget has no {name!r}", hint=f"It may have: {', '.join(_KEYS)}")
+    money = said.get("usd")
+    if money is not None:
+        money = usd(money)
+        if money < 0:
+            raise Refused(f"A budget cannot be negative: usd is {money}")
+    tokens = _count(said, "tokens")
+    unpriced = _count(said, "max_unpriced_calls")
+    if money is None and tokens is None and unpriced is None:
+        raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or both")
+    if money is not None and "max_unpriced_calls" not in said:
+        unpriced = 0
+    action = _action(said.get("on_exceed", Action.BLOCK))
+    downgrade_to = said.get("downgrade_to")
+    if (downgrade_to is not None) != (action is Action.DOWNGRADE):
+        raise Refused("downgrade_to and on_exceed: downgrade go together", hint="Name the cheaper model")
+    if downgrade_to is not None and (not isinstance(downgrade_to, str) or not downgrade_to.strip()):
+        raise Refused("downgrade_to must be the name of a model")
+    return Caps(money, tokens, unpriced, action, _percent(said.get("warn_at", WARN_AT)), downgrade_to)
+
+
+def _count(said: Mapping[str, Any], name: str) -> int | None:
+    value = said.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
+        raise Refused(f"A budget's {name} must be a whole number that is not negative, not {value!r}")
+    return value
+
+
+def _action(value: object) -> Action:
+    try:
+        return Action(str(value))
+    except ValueError:
+        raise Refused(f"on_exceed can be {', '.join(Action)}, not {value!r}") from None
+
+
+def _percent(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
+        value = int(value[:-1])
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100:  # noqa: PLR2004 - percent
+        raise Refused(f"warn_at is a share of the cap, 1 to 100 percent, not {value!r}")
+    return value

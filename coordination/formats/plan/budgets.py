@@ -1,0 +1,66 @@
+"""The ``budget`` of a plan and of a task: read, written, and as a schema."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from coordination.domain.budgets import MAX_TOKENS, WARN_AT, Action, caps_of
+from coordination.domain.plans import BudgetCap
+from coordination.errors import Refused
+from coordination.formats.plan.fields import Fields
+
+BUDGET_KEYS = ("usd", "tokens", "max_unpriced_calls", "on_exceed", "warn_at", "downgrade_to")
+
+
+def read_budget(fields: Fields) -> BudgetCap | None:
+    """The budget of the plan or task that *fields* are of."""
+    inner = fields.inner("budget")
+    if inner is None:
+        return None
+    inner.only(BUDGET_KEYS)
+    cap = BudgetCap(
+        usd=inner.money("usd"),
+        on_exceed=inner.text("on_exceed") or Action.BLOCK.value,
+        tokens=inner.whole("tokens"),
+        max_unpriced_calls=inner.whole("max_unpriced_calls"),
+        warn_at=WARN_AT if (warn_at := inner.whole("warn_at")) is None else warn_at,
+        downgrade_to=inner.text("downgrade_to"),
+    )
+    try:
+        caps_of(cap.said())
+    except Refused as refusal:
+        raise fields.error("budget", refusal.message, hint=refusal.hint) from None
+    return cap
+
+
+def write_budget(cap: BudgetCap | None) -> dict[str, Any] | None:
+    """The same as it is written."""
+    if cap is None:
+        return None
+    body = cap.said()
+    if cap.usd is not None:
+        body["usd"] = amount(cap.usd)
+    if cap.warn_at == WARN_AT:
+        del body["warn_at"]
+    return body
+
+
+def amount(of: Decimal) -> float | int | str:
+    """As a number where a reader gets the same amount from it, otherwise as a text."""
+    if of == of.to_integral_value():
+        return int(of)
+    return float(of) if Decimal(repr(float(of))) == of else f"{of:f}"
+
+
+def budget_schema(whose: str) -> dict[str, Any]:
+    """Its properties, for editors."""
+    count = {"type": ["integer", "null"], "minimum": 0, "maximum": MAX_TOKENS}
+    return {
+        "usd": {"type": ["number", "string", "null"], "minimum": 0, "description": f"US dollars for {whose}."},
+        "tokens": {**count, "description": f"Tokens for {whose}."},
+        "max_unpriced_calls": {**count, "description": "Calls of models whose price is unknown; 0 if usd is given."},
+        "on_exceed": {"enum": [*Action, None]},
+        "warn_at": {"type": ["integer", "null"], "minimum": 1, "maximum": 100, "description": "Percent of the cap."},
+        "downgrade_to": {"type": ["string", "null"], "description": "The cheaper model, for on_exceed: downgrade."},
+    }

@@ -1,0 +1,283 @@
+"""Budgets: set by people, reserved of by claims, watched for room when tasks wait for money."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection
+
+from coordination.domain.budgets import (
+    NEEDS,
+    NOTHING,
+    Action,
+    Amount,
+    Budget,
+    Period,
+    Reserved,
+    Scope,
+    Short,
+    Use,
+    amount_of,
+    due_to_warn,
+    short,
+    starts_of,
+)
+from coordination.domain.estimates import Estimate
+from coordination.errors import Refused
+from coordination.money import ZERO, show_usd, usd
+from coordination.store.queries import budgets
+
+Row = Mapping[str, Any]
+"""A task with what budgets ask of it: id, project_id, run_id, session_id, agent, kind, work, options, carried."""
+
+Estimator = Callable[[Connection, Sequence[Row]], Mapping[str, Estimate]]
+"""What each task is expected to cost, by its id."""
+
+ASSUMED = usd("1.00")
+"""Dollars reserved for a job of an agent or a model of which nothing is known; less where a cap is smaller."""
+
+
+@dataclass(slots=True)
+class Chosen:
+    """What became of tasks that asked for money. ``models``: the cheaper ones that some are to use."""
+
+    reserved: dict[str, Reserved] = field(default_factory=dict)
+    refused: dict[str, Short] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+
+
+def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> Chosen:
+    """Reserve what these locked tasks are expected to cost of every budget that applies, best first.
+
+    A task to which none applies is in neither part of the answer.
+    """
+    desk = _Desk(tx, workspace_id, rows, estimator)
+    chosen = Chosen()
+    if not desk.found:
+        return chosen
+    keys = desk.keys()
+    uses = budgets.lock_uses(tx, workspace_id, keys, make=keys)
+    for row in rows:
+        mine = [(key, budget) for key, budget in desk.of(row) if key in uses]
+        if not mine:
+            continue
+        model, wanted, lack = desk.judged(row, mine, uses)
+        if lack is not None:
+            chosen.refused[row["id"]] = lack
+            continue
+        if model is not None:
+            chosen.models[row["id"]] = model
+        for key, _ in mine:
+            uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
+        chosen.reserved[row["id"]] = Reserved(wanted, tuple(key for key, _ in mine))
+    if chosen.reserved:
+        budgets.write_uses(tx, workspace_id, uses.values())
+    return chosen
+
+
+def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> list[str]:
+    """Those of these waiting tasks that would fit now, one after the other; nothing is reserved, nothing locked."""
+    desk = _Desk(tx, workspace_id, rows, estimator)
+    uses = budgets.uses(tx, workspace_id, desk.keys())
+    fitting = []
+    for row in rows:
+        mine = list(desk.of(row))
+        for (budget_id, starts), _ in mine:
+            uses.setdefault((budget_id, starts), Use(budget_id, starts))
+        _, wanted, lack = desk.judged(row, mine, uses)
+        if lack is None:
+            fitting.append(row["id"])
+            for key, _ in mine:
+                uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
+    return fitting
+
+
+def shortages(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> dict[str, Short]:
+    """Why each of these tasks would not fit now, for those that would not."""
+    desk = _Desk(tx, workspace_id, rows, estimator)
+    uses = budgets.uses(tx, workspace_id, desk.keys())
+    found = {}
+    for row in rows:
+        mine = list(desk.of(row))
+        for (budget_id, starts), _ in mine:
+            uses.setdefault((budget_id, starts), Use(budget_id, starts))
+        if (lack := desk.judged(row, mine, uses)[2]) is not None:
+            found[row["id"]] = lack
+    return found
+
+
+class _Desk:
+    """Tasks, the budgets that apply to them, and what they are expected to cost."""
+
+    def __init__(self, tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> None:
+        self._tx = tx
+        self._workspace = workspace_id
+        self._rows = rows
+        self._estimator = estimator
+        named = {name: None for row in rows for name in self._names(row)}
+        self.found: dict[tuple[Scope, str], list[Budget]] = {}
+        self._zone: tzinfo = UTC
+        for one in budgets.applying(tx, workspace_id, {subject for _, subject in named}):
+            if (one.scope, one.subject) in named:
+                self.found.setdefault((one.scope, one.subject), []).append(one)
+        if not self.found:
+            return
+        self._now = budgets.clock(tx)
+        if any(one.period is not Period.TOTAL for group in self.found.values() for one in group):
+            self._zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
+        self._estimates = estimator(tx, rows)
+
+    def _names(self, row: Row) -> list[tuple[Scope, str]]:
+        named = [
+            (Scope.WORKSPACE, self._workspace),
+            (Scope.PROJECT, row["project_id"]),
+            (Scope.AGENT, row["agent"]),
+            (Scope.SESSION, row["session_id"]),
+            (Scope.RUN, row["run_id"]),
+            (Scope.TASK, row["id"]),
+        ]
+        return [(scope, subject) for scope, subject in named if subject is not None]
+
+    def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
+        """The budgets that apply to a task, each with its period of now."""
+        mine = [one for name in self._names(row) for one in self.found.get(name, ())]
+        return [((one.id, starts_of(one.period, self._now, self._zone)), one) for one in mine]
+
+    def keys(self) -> set[tuple[str, str]]:
+        """All of them."""
+        every = [one for group in self.found.values() for one in group]
+        return {(one.id, starts_of(one.period, self._now, self._zone)) for one in every}
+
+    def judged(
+        self, row: Row, mine: Sequence[tuple[tuple[str, str], Budget]], uses: Mapping[tuple[str, str], Use]
+    ) -> tuple[str | None, Amount, Short | None]:
+        """The cheaper model that it is to use, what it would reserve, and why that does not fit, if it does not."""
+        if not mine:
+            return None, NOTHING, None
+        wanted = self._wanted(row, self._estimates[row["id"]], mine, uses)
+        model = self._cheaper(row, wanted, mine, uses)
+        if model is not None:
+            cheaper = {**row, "work": with_model(row["work"], model)}
+            wanted = self._wanted(row, self._estimator(self._tx, [cheaper])[row["id"]], mine, uses)
+        lacks = [lack for key, one in mine if one.holds and (lack := short(one, uses[key], wanted))]
+        # What only a person can mend is said before what passes by itself.
+        return model, wanted, min(lacks, key=lambda lack: lack.passing, default=None)
+
+    def _wanted(
+        self,
+        row: Row,
+        estimate: Estimate,
+        mine: Sequence[tuple[tuple[str, str], Budget]],
+        uses: Mapping[tuple[str, str], Use],
+    ) -> Amount:
+        dollars, tokens = estimate.usd, estimate.tokens
+        if estimate.source == "unknown":
+            caps = [one.usd for _, one in mine if one.usd is not None and one.holds]
+            dollars = max(dollars, min([ASSUMED, *caps]))
+        for key, one in mine:
+            # It is stopped at its own cap, so it cannot come to more than what is left of that.
+            if one.scope is Scope.TASK and one.holds:
+                spent = uses[key].spent
+                if one.usd is not None and one.usd > spent.usd:
+                    dollars = min(dollars, one.usd - spent.usd)
+                if one.tokens is not None and one.tokens > spent.tokens:
+                    tokens = min(tokens, one.tokens - spent.tokens)
+        needs = amount_of((row["carried"] or {}).get(NEEDS) or {})
+        return Amount(dollars, tokens, estimate.unpriced).most(needs)
+
+    def _cheaper(
+        self,
+        row: Row,
+        wanted: Amount,
+        mine: Sequence[tuple[tuple[str, str], Budget]],
+        uses: Mapping[tuple[str, str], Use],
+    ) -> str | None:
+        for key, one in mine:
+            if one.action is not Action.DOWNGRADE or one.downgrade_to is None:
+                continue
+            if model_of(row["work"]) in (None, one.downgrade_to):
+                continue
+            if due_to_warn(one, uses[key].taken + wanted) or short(one, uses[key], wanted):
+                return one.downgrade_to
+        return None
+
+
+def model_of(work: Mapping[str, Any]) -> str | None:
+    """The model that a job names: of a chat with its provider, as in its plan."""
+    found = work.get("chat") if "chat" in work else work.get("model")
+    return found if isinstance(found, str) else None
+
+
+def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """The job with another model."""
+    return {**work, ("chat" if "chat" in work else "model"): model}
+
+
+def left_of(budget: Budget, use: Use) -> Amount:
+    """What may still be reserved; of what has no cap, nothing is said (zero)."""
+    taken = use.taken
+    return Amount(
+        ZERO if budget.usd is None else max(budget.usd - taken.usd, ZERO),
+        0 if budget.tokens is None else max(budget.tokens - taken.tokens, 0),
+        0 if budget.unpriced_calls is None else max(budget.unpriced_calls - taken.unpriced, 0),
+    )
+
+
+def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
+    """Set a budget, or change the one that there is; what is spent in its period so far counts.
+
+    Raises Refused for a cap below what is spent already.
+    """
+    known = budgets.find(tx, workspace_id, wanted.scope, wanted.subject, wanted.period)
+    wanted = replace(wanted, id=budgets.put(tx, workspace_id, wanted))
+    use = count(tx, workspace_id, wanted)
+    for what, cap, spent in (
+        ("dollars", wanted.usd, use.spent.usd),
+        ("tokens", wanted.tokens, use.spent.tokens),
+    ):
+        if cap is not None and spent > cap:
+            said = show_usd(spent) if isinstance(spent, Decimal) else f"{spent:,} {what}"
+            before = "" if known is None else f"; it stays at {known.caps()}"
+            raise Refused(
+                f"{said} are spent of {wanted.named()} already: a cap of {wanted.caps()} is below that{before}",
+                hint="Set it higher, or pause what it is for: coord projects hold",
+            )
+    return wanted
+
+
+def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
+    """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so."""
+    starts, begins = period_of(tx, workspace_id, budget)
+    key = (budget.id, starts)
+    running = budgets.lock_running(tx, workspace_id, budget.scope, budget.subject)
+    use = budgets.lock_uses(tx, workspace_id, [key], make=[key])[key]
+    reserved: dict[tuple[str, int], Reserved | None] = {}
+    held = NOTHING
+    for one in running:
+        if one.reserved is None:
+            continue
+        if key not in one.reserved.of:
+            if begins is not None and one.started_at < begins:
+                continue
+            reserved[one.task_id, one.number] = replace(one.reserved, of=(*one.reserved.of, key))
+        held += one.reserved.amount
+    spent = budgets.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    counted = Use(budget.id, starts, spent, held)
+    budgets.note_reserved(tx, workspace_id, reserved)
+    if (use.spent, use.reserved) != (spent, held) or use.warned or use.reached:
+        budgets.write_uses(tx, workspace_id, [counted])
+    return counted
+
+
+def period_of(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, datetime | None]:
+    """The first day of the budget's present period, and the moment at which it began; None: never."""
+    if budget.period is Period.TOTAL:
+        return "", None
+    zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
+    starts = starts_of(budget.period, budgets.clock(tx), zone)
+    return starts, datetime.fromisoformat(starts).replace(tzinfo=zone)

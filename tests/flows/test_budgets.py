@@ -1,0 +1,363 @@
+"""Budgets hold: reserved in the claim, moved by checkpoints, settled at the end, whatever happens in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Outcome, Usage
+from coordination.domain.budgets import Amount, Period, Scope, Use, caps_of
+from coordination.domain.estimates import Estimate
+from coordination.domain.plans import BudgetCap
+from coordination.domain.tasks import BlockReason
+from coordination.errors import NotFound, Refused
+from coordination.flows.checkpoint_costs import checkpoint_costs
+from coordination.flows.finish_attempts import cost_of
+from coordination.flows.set_budget import remove_budget, set_budget
+from coordination.services import budgets as service
+from coordination.store.queries import budgets, tasks
+from tests.support.world import World
+
+DIME = Decimal("0.10")
+
+
+def costing(dollars: str, tokens: int = 0, unpriced: int = 0) -> service.Estimator:
+    """Every job is expected to cost this."""
+
+    def estimates(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+        return {row["id"]: Estimate(Decimal(dollars), tokens, unpriced, "plan") for row in rows}
+
+    return estimates
+
+
+def spent(dollars: str | None, tokens: int = 10, id_: str | None = None) -> Usage:
+    return Usage("m", input_tokens=tokens, cost_usd=None if dollars is None else Decimal(dollars), id=id_)
+
+
+def use(world: World, scope: Scope = Scope.RUN, period: Period = Period.TOTAL) -> Use:
+    """What there is of the one budget of that scope."""
+    with world.store.read() as tx:
+        (one,) = [each for each in budgets.listed(tx, world.workspace) if (each.scope, each.period) == (scope, period)]
+        starts, _ = service.period_of(tx, world.workspace, one)
+        found = budgets.uses(tx, world.workspace, [(one.id, starts)])
+    return found.get((one.id, starts), Use(one.id, starts))
+
+
+def counted(world: World) -> None:
+    """What the counters say is what the ledger and the attempts say."""
+    with world.store.write() as tx:
+        for one in budgets.listed(tx, world.workspace):
+            starts, _ = service.period_of(tx, world.workspace, one)
+            before = budgets.uses(tx, world.workspace, [(one.id, starts)]).get((one.id, starts), Use(one.id, starts))
+            after = service.count(tx, world.workspace, one)
+            assert (after.spent, after.reserved) == (before.spent, before.reserved), one
+
+
+def set_(world: World, scope: Scope, subject: str | None = None, *, period: Period = Period.TOTAL, **caps: Any) -> None:
+    world.store.transact(
+        lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
+    )
+
+
+def test_as_many_as_fit_are_claimed_and_the_rest_waits_for_money(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(Decimal("0.25")))
+
+    assert world.claim("a", "b", "c", estimator=costing("0.10")) == ["a", "b"]
+
+    assert world.states() == {"a": "running", "b": "running", "c": "blocked"}
+    assert world.task("c").reasons == BlockReason.BUDGET
+    assert use(world).reserved == Amount(Decimal("0.20"))
+    counted(world)
+
+
+def test_what_was_not_needed_is_given_back_and_lets_another_go_on(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(Decimal("0.25")))
+    world.claim("a", "b", "c", estimator=costing("0.10"))
+
+    finished = world.finish("a", usage=(spent("0.03"),))
+
+    assert finished.room
+    assert use(world).spent == Amount(Decimal("0.03"), 10)
+    assert use(world).reserved == Amount(DIME)
+    world.tick(estimator=costing("0.10"))
+    assert world.states("c") == {"c": "queued"}
+    assert world.claim("c", estimator=costing("0.10")) == ["c"]
+    counted(world)
+
+
+def test_a_cap_that_is_spent_holds_until_it_is_raised(world: World) -> None:
+    world.submit("a", "b", budget=BudgetCap(DIME))
+    world.claim("a", estimator=costing("0.10"))
+    world.finish("a", usage=(spent("0.10"),))
+
+    assert world.claim("b", estimator=costing("0.10")) == []
+    world.tick(estimator=costing("0.10"))
+    assert world.states("b") == {"b": "blocked"}
+
+    set_(world, Scope.RUN, world.run_id, usd="0.20")
+    world.tick(estimator=costing("0.10"))
+    assert world.claim("b", estimator=costing("0.10")) == ["b"]
+
+
+def test_every_scope_that_applies_is_asked(world: World) -> None:
+    world.submit("a", "b", tasks={"a": {"agent": "ann"}, "b": {"agent": "ann", "budget": BudgetCap(Decimal(9))}})
+    set_(world, Scope.WORKSPACE, usd=5, period=Period.MONTH)
+    set_(world, Scope.PROJECT, world.project_id, usd=5, period=Period.DAY)
+    set_(world, Scope.AGENT, "ann", usd="0.15")
+
+    assert world.claim("a", "b", estimator=costing("0.10")) == ["a"]
+
+    for scope, period in ((Scope.WORKSPACE, Period.MONTH), (Scope.PROJECT, Period.DAY), (Scope.AGENT, Period.TOTAL)):
+        assert use(world, scope, period).reserved == Amount(DIME)
+    world.finish("a", usage=(spent("0.04"),))
+    for scope, period in ((Scope.WORKSPACE, Period.MONTH), (Scope.PROJECT, Period.DAY), (Scope.AGENT, Period.TOTAL)):
+        assert use(world, scope, period).spent == Amount(Decimal("0.04"), 10)
+        assert not use(world, scope, period).reserved
+    counted(world)
+
+
+@pytest.mark.parametrize("how", ["handed back", "canceled", "failed", "lost"])
+def test_whatever_ends_an_attempt_gives_its_money_back_once(world: World, how: str) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(1)))
+    world.claim("a", estimator=costing("0.40"))
+    if how == "lost":
+        world.expire("a")
+        world.tick(estimator=costing("0.40"))
+    elif how == "canceled":
+        world.cancel("a")
+        world.finish("a", Outcome.CANCELED)
+    else:
+        world.finish("a", Outcome.FAILED if how == "failed" else Outcome.HANDED_BACK, error="no")
+
+    assert not use(world).reserved
+    counted(world)
+
+    world.finish("a", usage=(spent("0.07", id_="late"),))  # the old attempt is heard once more, with what it spent
+    assert use(world).spent.usd == Decimal("0.07")
+    world.finish("a", usage=(spent("0.07", id_="late"),))
+    assert (use(world).spent.usd, use(world).reserved.usd) == (Decimal("0.07"), 0)
+    counted(world)
+
+
+def checkpoint(world: World, key: str, *used: Usage) -> dict[tuple[str, int], Any]:
+    claim = world.claims[key]
+    records = [cost_of(claim, one, datetime.now(UTC)) for one in used]
+    return world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, records))
+
+
+def test_a_checkpoint_moves_money_from_reserved_to_spent(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(1)))
+    world.claim("a", estimator=costing("0.40"))
+
+    assert checkpoint(world, "a", spent("0.15", id_="1")) == {}
+
+    assert use(world).spent.usd == Decimal("0.15")
+    assert use(world).reserved.usd == Decimal("0.25")
+    checkpoint(world, "a", spent("0.15", id_="1"))  # said twice
+    assert use(world).reserved.usd == Decimal("0.25")
+    world.finish("a", usage=(spent("0.15", id_="1"), spent("0.05", id_="2")))
+    assert (use(world).spent.usd, use(world).reserved.usd) == (Decimal("0.20"), 0)
+    counted(world)
+
+
+def test_another_call_like_the_dearest_is_reserved_or_the_job_is_stopped(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(1)))
+    world.claim("a", estimator=costing("0.40"))
+
+    assert checkpoint(world, "a", spent("0.35", id_="1")) == {}
+    assert use(world).reserved.usd == Decimal("0.35")
+    ((fence, why),) = checkpoint(world, "a", spent("0.35", id_="2")).items()
+
+    assert fence == (world.ids["a"], 1)
+    assert "this needs $0.35" in why.sentence()
+    assert use(world).spent.usd == Decimal("0.70")
+    assert use(world).taken.usd <= 1
+    counted(world)
+
+
+def test_a_job_stopped_for_want_of_money_waits_and_goes_on_when_there_is_more(world: World) -> None:
+    world.submit("a", tasks={"a": {"budget": BudgetCap(Decimal("0.60"))}})
+    world.claim("a", estimator=costing("5.00"))  # it cannot come to more than its own cap
+    assert use(world, Scope.TASK).reserved.usd == Decimal("0.60")
+    assert checkpoint(world, "a", spent("0.35", id_="1"))
+
+    world.finish(
+        "a", Outcome.DEFERRED, short="the task's budget is short", output="half of it", carry={"needs": {"usd": "0.35"}}
+    )
+
+    assert world.states() == {"a": "blocked"}
+    assert world.task("a").reasons == BlockReason.BUDGET
+    (attempt,) = world.attempts("a")
+    assert attempt.output == "half of it"
+    world.tick(estimator=costing("0.01"))
+    assert world.states() == {"a": "blocked"}, "what is left is less than another call needs"
+
+    set_(world, Scope.TASK, world.ids["a"], usd="0.70")
+    world.tick(estimator=costing("0.01"))
+    assert world.claim("a", estimator=costing("0.01")) == ["a"]
+    assert world.task("a").failures == 0
+    counted(world)
+
+
+def test_calls_of_unknown_price_have_a_cap_of_their_own(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(Decimal(5), max_unpriced_calls=1))
+    assert world.claim("a", estimator=costing("0", unpriced=1)) == ["a"]
+    assert world.claim("b", estimator=costing("0", unpriced=1)) == []
+    world.finish("a", usage=(spent(None),))
+
+    assert use(world).spent == Amount(Decimal(0), 10, 1)
+    world.tick(estimator=costing("0", unpriced=1))
+    assert world.states("b") == {"b": "blocked"}
+    assert world.claim("c", estimator=costing("0.10")) == ["c"], "what has a price may go on"
+
+
+def test_a_cap_in_dollars_allows_no_call_of_unknown_price_unless_it_says_so(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(5)))
+
+    assert world.claim("a", estimator=costing("0", unpriced=1)) == []
+
+
+def test_tokens_are_capped_like_dollars(world: World) -> None:
+    world.submit("a", "b", budget=BudgetCap(tokens=150))
+
+    assert world.claim("a", "b", estimator=costing("0", tokens=100)) == ["a"]
+    world.finish("a", usage=(spent("0.5", tokens=40),))
+    world.tick(estimator=costing("0", tokens=100))
+    assert world.claim("b", estimator=costing("0", tokens=100)) == ["b"]
+    counted(world)
+
+
+def test_a_budget_that_only_warns_holds_nothing_back_and_tells_it_once(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(DIME, on_exceed="warn"))
+
+    assert world.claim("a", "b", "c", estimator=costing("0.10")) == ["a", "b", "c"]
+    for key in "abc":
+        world.finish(key, usage=(spent("0.09"),))
+
+    assert [row.type for row in world.sql("SELECT type FROM task_events WHERE type LIKE 'budget%' ORDER BY seq")] == [
+        "budget_warned",
+        "budget_reached",
+    ]
+
+
+def test_a_downgrade_gives_later_jobs_the_cheaper_model(world: World) -> None:
+    chat = {"run": {"chat": "openai:big", "prompt": "x"}}
+    cap = BudgetCap(Decimal(1), on_exceed="downgrade", warn_at=50, downgrade_to="openai:small")
+    world.submit("a", "b", "c", tasks={"a": chat, "b": chat, "c": chat}, budget=cap)
+
+    def by_model(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+        return {
+            row["id"]: Estimate(Decimal("0.40" if row["work"]["chat"].endswith("big") else "0.20"), source="plan")
+            for row in rows
+        }
+
+    assert world.claim("a", "b", "c", estimator=by_model) == ["a", "b", "c"]
+
+    models = [world.claims[key].work["chat"] for key in "abc"]
+    assert models == ["openai:big", "openai:small", "openai:small"]
+    assert use(world).reserved.usd == Decimal("0.80")
+
+
+def test_an_agent_of_which_nothing_is_known_reserves_a_dollar_at_most(world: World) -> None:
+    chat = {"run": {"chat": "openai:big", "prompt": "x"}}
+    world.submit("a", "b", tasks={"a": chat, "b": chat}, budget=BudgetCap(Decimal("0.50")))
+
+    def unknown(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+        return {row["id"]: Estimate(source="unknown") for row in rows}
+
+    assert world.claim("a", "b", estimator=unknown) == ["a"]
+    assert use(world).reserved.usd == Decimal("0.50")
+
+
+def test_a_budget_set_later_knows_what_was_spent_and_what_runs(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(Decimal(9)))
+    world.claim("a", "b", estimator=costing("0.40"))
+    world.finish("a", usage=(spent("0.25"),))
+
+    set_(world, Scope.PROJECT, world.project_id, usd=1, period=Period.DAY)
+
+    assert use(world, Scope.PROJECT, Period.DAY).spent.usd == Decimal("0.25")
+    assert use(world, Scope.PROJECT, Period.DAY).reserved.usd == Decimal("0.40")
+    assert world.claim("c", estimator=costing("0.40")) == []
+    world.finish("b", usage=(spent("0.10"),))
+    assert use(world, Scope.PROJECT, Period.DAY).taken.usd == Decimal("0.35")
+    counted(world)
+
+
+@pytest.mark.parametrize(
+    ("caps", "why"),
+    [
+        ({"usd": -1}, "negative"),
+        ({"usd": "NaN"}, "not an amount"),
+        ({"usd": "1e309"}, "not an amount"),
+        ({"usd": "0." + "1" * 31}, "decimal places"),
+        ({"usd": "5 EUR"}, "not an amount"),
+        ({"eur": 5}, "has no 'eur'"),
+        ({}, "says no cap"),
+        ({"usd": 1, "tokens": -5}, "tokens"),
+        ({"usd": 1, "warn_at": 0}, "warn_at"),
+        ({"usd": 1, "on_exceed": "explode"}, "on_exceed"),
+        ({"usd": 1, "on_exceed": "downgrade"}, "downgrade_to"),
+    ],
+)
+def test_caps_that_make_no_sense_are_refused(caps: dict[str, Any], why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        caps_of(caps)
+
+
+def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(2)))
+    world.claim("a", estimator=costing("1"))
+    world.finish("a", usage=(spent("0.75"),))
+
+    with pytest.raises(Refused, match=r"\$0.75 are spent.*stays at \$2.00"):
+        set_(world, Scope.RUN, world.run_id, usd="0.50")
+
+    with world.store.read() as tx:
+        (one,) = budgets.listed(tx, world.workspace)
+    assert one.usd == 2
+
+
+def test_what_there_is_not_has_no_budget(world: World) -> None:
+    world.submit("a")
+    with pytest.raises(NotFound):
+        set_(world, Scope.RUN, world.workspace, usd=1)
+
+
+def test_without_its_budget_what_waited_goes_on(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal("0.01")))
+    assert world.claim("a", estimator=costing("0.10")) == []
+    with world.store.write() as tx:
+        (one,) = budgets.listed(tx, world.workspace)
+        remove_budget(tx, world.workspace, one.id)
+
+    world.tick(estimator=costing("0.10"))
+
+    assert world.claim("a", estimator=costing("0.10")) == ["a"]
+
+
+def test_what_costs_nothing_runs_whatever_is_spent(world: World) -> None:
+    world.submit("a", "b", budget=BudgetCap(DIME))
+    world.claim("a", estimator=costing("0.10"))
+    world.finish("a", usage=(spent("0.30"),))
+
+    assert world.claim("b", estimator=costing("0")) == ["b"]
+
+
+def test_tasks_with_slots_and_money_take_both_or_none(world: World) -> None:
+    world.submit(
+        "a", "b", "c", budget=BudgetCap(Decimal("0.25")), tasks={key: {"concurrency_key": "k"} for key in "ab"}
+    )
+
+    assert world.claim("a", "b", "c", estimator=costing("0.20")) == ["a"]
+    assert world.states() == {"a": "running", "b": "queued", "c": "blocked"}
+    world.finish("a", usage=(spent("0.01"),))
+    assert world.claim("b", estimator=costing("0.20")) == ["b"]
+    with world.store.read() as tx:
+        assert tasks.open_states(tx, world.workspace, world.run_id)
+    counted(world)

@@ -1,0 +1,65 @@
+"""What one running attempt has spent: told by its runner, written by the heartbeat, ended with it. Thread-safe."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coordination.clock import utc_now
+from coordination.domain.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.budgets import NEEDS, Short
+from coordination.domain.costs import CostRecord
+from coordination.domain.metering import Meter
+from coordination.flows.finish_attempts import cost_of
+from workers.prices import Prices
+
+
+class Purse:
+    """The meter of an attempt, and why it was stopped, if that was for want of money."""
+
+    def __init__(self, claim: Claim, prices: Prices) -> None:
+        self._lock = threading.Lock()
+        self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
+        self._used: tuple[Usage, ...] = ()
+        self._changed = False
+        self._short: Short | None = None
+
+    def spent(self, used: Sequence[Usage]) -> None:
+        """The job has used this in all so far."""
+        with self._lock:
+            self._used = tuple(used)
+            self._changed = True
+
+    @property
+    def changed(self) -> bool:
+        """Whether there may be something to write."""
+        return self._changed
+
+    def due(self) -> list[CostRecord]:
+        """What is to be written now; the same again until ``wrote``."""
+        with self._lock:
+            return self._meter.due(self._used)
+
+    def wrote(self, records: Sequence[CostRecord]) -> None:
+        """These are in the ledger."""
+        with self._lock:
+            self._meter.wrote(records)
+            self._changed = bool(self._meter.due(self._used))
+
+    def stop(self, short: Short) -> None:
+        """Remember why its job is stopped."""
+        self._short = short
+
+    def rest(self, used: Sequence[Usage]) -> tuple[CostRecord, ...]:
+        """What is still to be written, now that the job has ended and this is all it used."""
+        with self._lock:
+            return tuple(self._meter.rest(used))
+
+    def judged(self, result: Result) -> Result:
+        """*result*, as that of a job that waits for money, if that is why it was stopped."""
+        if self._short is None or result.outcome is not Outcome.DEFERRED:
+            return result
+        why = self._short.sentence()
+        carry = {**result.carry, NEEDS: self._short.wanted.to_json()}
+        return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)
