@@ -59,7 +59,7 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
         ahead = Ran(took.total_seconds(), held.ahead, context.worker_id)
     if result.usage:
         result = context.prices.priced(claim, result)
-    finish = decided(claim, result, now=utc_now(), ahead=ahead)
+    finish = decided(claim, result, now=utc_now(), ahead=ahead, took=took)
     bundle.add(finish, context.held.ending(held))
     if bundle.piece is not None and isinstance(finish.decision, Complete):
         follow(bundle, claim, result)

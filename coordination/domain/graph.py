@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
+from coordination.domain.estimates import parse_stated
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
 from coordination.domain.json_values import json_problem, text_problem
@@ -225,6 +226,11 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
 
 def _check_more(refuse: _Refuse, task: Task) -> None:
     """What few tasks have."""
+    if task.estimate:
+        try:
+            parse_stated(task.estimate)
+        except Refused as refused:
+            refuse(refused.message, refused.hint)
     if task.variants:
         try:
             overlays(task.variants)

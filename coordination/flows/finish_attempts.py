@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import Sample, history_key, sample_of
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
 from coordination.ids import new_id
@@ -19,7 +20,7 @@ from coordination.services import agents, ledger, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
-from coordination.store.queries import ready, runs
+from coordination.store.queries import history, ready, runs
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
@@ -52,14 +53,17 @@ class Finish:
     decision: Decision
     costs: tuple[CostRecord, ...]
     ahead: Ran | None = None
+    took: timedelta = timedelta(0)
 
 
-def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = None) -> Finish:
+def decided(
+    claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = None, took: timedelta = timedelta(0)
+) -> Finish:
     """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice."""
     if (waits := wait_of(result)) is not None:
         # It stopped to go on later: that is neither an end nor a failure.
         asked = replace(result, outcome=Outcome.DEFERRED, output=None)
-        return Finish(claim, asked, waits, tuple(_cost(claim, usage, now) for usage in result.usage))
+        return Finish(claim, asked, waits, tuple(_cost(claim, usage, now) for usage in result.usage), took=took)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,
@@ -76,7 +80,7 @@ def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = 
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage), ahead)
+    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage), ahead, took)
 
 
 def finish_attempts(
@@ -109,6 +113,7 @@ def finish_attempts(
         ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
         endings += failed
     _record(tx, workspace_id, finishes, ended)
+    _learn(tx, workspace_id, project_id, finishes, ended)
     grown = _grow(tx, workspace_id, finishes, ended)
     waits = {
         ending.task_id: ending.decision.wait
@@ -138,6 +143,17 @@ def _record(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended
     if spent:
         ledger.record(tx, workspace_id, spent)
         runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
+
+
+def _learn(tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], ended: Ended) -> None:
+    """Keep what these attempts cost and how long they took. Short ones that cost nothing teach nothing."""
+    learnt: dict[str, list[Sample]] = {}
+    for one in finishes:
+        claim, result = one.claim, one.result
+        sample = sample_of(claim.work, result.outcome, one.took, one.costs) if result.began else None
+        if sample is not None and (claim.task_id, claim.attempt) in ended.fences:
+            learnt.setdefault(history_key(claim.work), []).append(sample)
+    history.learn(tx, workspace_id, project_id, learnt)
 
 
 def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:

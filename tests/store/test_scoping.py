@@ -20,6 +20,7 @@ from sqlalchemy import RowMapping, select, text
 from coordination.domain.agents import Profile
 from coordination.domain.artifacts import Artifact
 from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import Sample
 from coordination.domain.events import EventType
 from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
@@ -34,6 +35,7 @@ from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
 from coordination.store.queries import artifacts as artifact_queries
+from coordination.store.queries import history as history_queries
 from coordination.store.queries import output as output_queries
 from coordination.store.queries import questions as question_queries
 from coordination.store.queries import tasks as task_queries
@@ -121,6 +123,7 @@ class Full:
             asks = {"id": world.ids["asks"]}
             tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
             question_queries.put(tx, world.workspace, _question(world))
+            history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
             queries_costs().append(tx, world.workspace, [record, settled])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
@@ -217,6 +220,7 @@ def _closing(world: World) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_SAMPLE = Sample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
 _AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.make": {"agent_id": lambda world: new_id(), "profile": lambda world: Profile("new")},
@@ -262,6 +266,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.give_back": {"held": lambda world: ["project"]},
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
+    "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
     "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
     "retention.is_due": {"every": lambda world: timedelta(0)},
@@ -286,7 +292,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 ADDS = {
     "agents.make", "artifacts.add", "prices.put",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "costs.append", "dependencies.hold", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "costs.append", "dependencies.hold", "history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 

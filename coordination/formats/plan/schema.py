@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, sizes, work, workspaces
+from coordination.domain import chat, durations, estimates, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS, ON_EXCEED
@@ -79,6 +79,7 @@ def _task() -> _Schema:
         supervised={"type": ["boolean", "null"]},
         outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
         gates=_gates(),
+        estimate=_estimate(),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )
@@ -191,6 +192,17 @@ def _gates() -> _Schema:
     gate = _object(workspaces.GATE_KEYS, required=("run",), run=_SOME_TEXT, timeout=_DURATION, name=_NAME)
     several = {"type": "array", "maxItems": workspaces.MAX_GATES, "items": {"anyOf": [_SOME_TEXT, gate]}}
     return {"anyOf": [_SOME_TEXT, several, {"type": "null"}], "description": "Commands that must succeed."}
+
+
+def _estimate() -> _Schema:
+    """What a task is expected to use."""
+    estimate = _object(
+        estimates.STATED_KEYS,
+        usd={"type": ["number", "string", "null"], "minimum": 0},
+        tokens={"type": ["integer", "null"], "minimum": 0, "maximum": estimates.MOST_TOKENS},
+        duration=_DURATION,
+    )
+    return {**_optional(estimate), "description": "What it is expected to use, until a job like it has run."}
 
 
 def _need() -> _Schema:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -15,6 +14,7 @@ from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.sizes import write_size
 from coordination.domain.work import parse_work
 from coordination.domain.workspaces import parse_gates, parse_workspace
+from coordination.formats.plan.estimates import number_or_text, write_estimate
 from coordination.formats.plan.reader import VERSION
 from coordination.formats.plan.scalars import plain_value
 
@@ -53,7 +53,9 @@ def write_plan(plan: Plan) -> str:
         name=plan.name,
         session=plan.session,
         defaults=_defaults(plan),
-        budget=None if plan.budget is None else {"usd": _amount(plan.budget.usd), "on_exceed": plan.budget.on_exceed},
+        budget=None
+        if plan.budget is None
+        else {"usd": number_or_text(plan.budget.usd), "on_exceed": plan.budget.on_exceed},
         concurrency=_given(
             project=plan.concurrency.project, agents=dict(plan.concurrency.agents), keys=dict(plan.concurrency.keys)
         ),
@@ -116,6 +118,7 @@ def _task(task: Task) -> dict[str, Any]:
         outputs=list(task.outputs),
         workspace=None if task.workspace is None else _workspace(task.workspace),
         gates=_gates(task.gates),
+        estimate=write_estimate(task.estimate),
         metadata=_plain(task.metadata),
     )
 
@@ -159,13 +162,6 @@ def _limits(limits: Limits) -> dict[str, Any]:
 
 def _moment(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat()
-
-
-def _amount(amount: Decimal) -> float | int | str:
-    """As a number where a reader gets the same amount from it, otherwise as a text."""
-    if amount == amount.to_integral_value():
-        return int(amount)
-    return float(amount) if Decimal(repr(float(amount))) == amount else f"{amount:f}"
 
 
 def _plain(value: Any) -> Any:
