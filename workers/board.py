@@ -8,6 +8,7 @@ from typing import Any
 
 from coordination.clock import monotonic, utc_now
 from coordination.domain.attempts import Claim, Result
+from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
 from coordination.domain.retry import Complete
 from coordination.flows.finish_attempts import decided
@@ -58,13 +59,14 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     ahead = None
     if held.ahead is not None:
         ahead = Ran(took.total_seconds(), held.ahead, context.worker_id)
-    costs = None
+    costs: tuple[CostRecord, ...] | None = None
+    written: tuple[CostRecord, ...] = ()
     if held.purse is not None:
         result = held.purse.judged(result)
-        costs = held.purse.rest(result.usage)
+        costs, written = held.purse.rest(result.usage)
     elif result.usage:
         result = context.prices.priced(claim, result)
-    finish = decided(claim, result, now=utc_now(), ahead=ahead, costs=costs)
+    finish = decided(claim, result, now=utc_now(), ahead=ahead, took=took, costs=costs, written=written)
     bundle.add(finish, context.held.ending(held))
     if bundle.piece is not None and isinstance(finish.decision, Complete):
         follow(bundle, claim, result)

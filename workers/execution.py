@@ -341,5 +341,6 @@ class Execution:
         ((finish, _),) = ends
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
-        end = (replace(decided(finish.claim, refused, now=utc_now()), costs=finish.costs), list[Said]())
+        failed = decided(finish.claim, refused, now=utc_now(), took=finish.took)
+        end = (replace(failed, costs=finish.costs), list[Said]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))

@@ -133,6 +133,7 @@ class Housekeeper:
                 ring_again_after=self._ring_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
                 rest=context.settings.tick,
+                estimator=context.prices.estimator,
             )
             if ticked is None:
                 return

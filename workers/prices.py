@@ -14,7 +14,8 @@ import structlog
 from coordination import price_list
 from coordination.clock import monotonic, utc_now
 from coordination.domain.attempts import Claim, Result, Usage
-from coordination.domain.pricing import PriceBook, Priced, book
+from coordination.domain.pricing import PriceBook, Priced, Quote, Unknown, book
+from coordination.services.expectations import estimator
 from coordination.store.engine import Store
 from coordination.store.queries import prices
 
@@ -25,11 +26,15 @@ _REMEMBERED = 1_000
 
 
 class Prices:
-    """The price book of each workspace that this process works for, at most a second old. Thread-safe."""
+    """The price book of each workspace that this process works for, at most a second old. Thread-safe.
+
+    ``estimator``: what tasks are expected to cost, by these prices too.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self.estimator = estimator(self.quote)
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
     def priced(self, claim: Claim, result: Result) -> Result:
@@ -51,6 +56,14 @@ class Prices:
         if not isinstance(found, Priced):
             return used
         return replace(used, cost_usd=found.usd, extra={**used.extra, **found.note})
+
+    def quote(self, workspace_id: str, project_id: str, model: str) -> Quote | Unknown:
+        """What a model costs now; Unknown, too, when that cannot be found out."""
+        try:
+            return self._book(workspace_id).quote(model, project_id, utc_now())
+        except Exception:
+            log.exception("a price could not be looked up", model=model)  # a bulkhead, as below
+            return Unknown("the prices could not be looked up")
 
     def _book(self, workspace_id: str) -> PriceBook:
         with self._lock:

@@ -51,10 +51,11 @@ class Purse:
         """Remember why its job is stopped."""
         self._short = short
 
-    def rest(self, used: Sequence[Usage]) -> tuple[CostRecord, ...]:
-        """What is still to be written, now that the job has ended and this is all it used."""
+    def rest(self, used: Sequence[Usage]) -> tuple[tuple[CostRecord, ...], tuple[CostRecord, ...]]:
+        """What is still to be written, now that the job has ended and this is all it used; and what was written."""
         with self._lock:
-            return tuple(self._meter.rest(used))
+            written = tuple(self._meter.written)
+            return tuple(self._meter.rest(used)), written
 
     def judged(self, result: Result) -> Result:
         """*result*, as that of a job that waits for money, if that is why it was stopped."""

@@ -111,7 +111,14 @@ class Writing:
 
     def _claimed(self, tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Claim]:
         context = self._context
-        return claim_tasks(tx, workspace_id, ids, worker_id=context.worker_id, lease=context.terms.ttl)
+        return claim_tasks(
+            tx,
+            workspace_id,
+            ids,
+            worker_id=context.worker_id,
+            lease=context.terms.ttl,
+            estimator=context.prices.estimator,
+        )
 
     def _ahead(self, tx: Connection, workspace_id: str, claims: Sequence[Claim]) -> list[Ahead]:
         """What a few very short tasks lead to. Many together are worth a commit of their own anyway."""

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
 from coordination.domain.budgets import caps_of
+from coordination.domain.estimates import parse_stated
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
 from coordination.domain.json_values import json_problem, text_problem
@@ -232,6 +233,11 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
 
 def _check_more(refuse: _Refuse, task: Task) -> None:
     """What few tasks have."""
+    if task.estimate:
+        try:
+            parse_stated(task.estimate)
+        except Refused as refused:
+            refuse(refused.message, refused.hint)
     if task.variants:
         try:
             overlays(task.variants)

@@ -58,6 +58,11 @@ class Meter:
             for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
                 known.counts[name] = known.counts.get(name, 0) + value
 
+    @property
+    def written(self) -> list[CostRecord]:
+        """All that is in the ledger for sure."""
+        return [one for known in self._written.values() for one in known.records]
+
     def rest(self, used: Sequence[Usage]) -> list[CostRecord]:
         """All that is still to be written, now that the job has ended and this is what it *used* in all.
 

@@ -53,7 +53,8 @@ class Task:
     wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
     the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
     ``workspace``: ``"folder"``, ``"git-worktree"``, or a Workspace. ``gates``: commands, or Gates, that must pass
-    before it counts as completed.
+    before it counts as completed. ``estimate``: what it is expected to use (``usd``, ``tokens``, ``duration``), for
+    as long as no job like it has run.
     """
 
     key: str
@@ -83,6 +84,7 @@ class Task:
     workspace: Workspace | Mapping[str, Any] | str | None = None
     gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     budget: BudgetCap | None = None
+    estimate: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
 

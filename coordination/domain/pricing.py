@@ -212,7 +212,7 @@ def priced(tokens: Tokens, quote: Quote) -> Priced | Unknown:
         rates["request"] = f"{quote.price.request:f}"
     if total > _LARGEST_COST:
         return Unknown("it would cost more than can be kept")
-    return Priced(_plain(total), {PRICED_BY: quote.by, PRICES: {"of": quote.called, **rates}})
+    return Priced(plain(total), {PRICED_BY: quote.by, PRICES: {"of": quote.called, **rates}})
 
 
 _MADE = ("output", "reasoning")
@@ -237,7 +237,7 @@ def correction(
         output_tokens=0,
         cached_input_tokens=0,
         total_tokens=0,
-        cost_usd=_plain(_EXACT.subtract(found.usd, stands)),
+        cost_usd=plain(_EXACT.subtract(found.usd, stands)),
         extra={**found.note, **({"corrected_by": actor} if actor else {})},
         corrects=record.id,
         settles=not known,
@@ -250,6 +250,11 @@ def sum_of(amounts: Iterable[Decimal]) -> Decimal:
     for amount in amounts:
         total = _EXACT.add(total, amount)
     return total
+
+
+def of_tokens(count: int, dollars: Decimal) -> Decimal:
+    """What so many tokens cost at a rate of *dollars* for a million, exactly."""
+    return plain(_EXACT.scaleb(_EXACT.multiply(dollars, Decimal(count)), -6))
 
 
 def is_computed(record: CostRecord) -> bool:
@@ -276,7 +281,7 @@ def _dollars(kind: str, said: str) -> Decimal:
         amount = usd(said)
         exponent = amount.as_tuple().exponent
         if 0 <= amount <= _DEAREST and isinstance(exponent, int) and -exponent <= _PLACES:
-            return _plain(amount.copy_abs())
+            return plain(amount.copy_abs())
     except Refused:
         pass
     raise Refused(
@@ -285,7 +290,7 @@ def _dollars(kind: str, said: str) -> Decimal:
     )
 
 
-def _plain(amount: Decimal) -> Decimal:
+def plain(amount: Decimal) -> Decimal:
     """The same amount without zeros at its end."""
     short = amount.normalize(_EXACT)
     exponent = short.as_tuple().exponent

@@ -29,6 +29,7 @@ READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
 
 FORMATS = ("text", "json", "jsonl")
 
+_LONGEST_KIND = 200
 _CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
 
 
@@ -126,6 +127,15 @@ def parse_work(value: object) -> Work:
     if callable(value):
         return PythonCall(target_of(value))
     raise Refused(f"A job is {{shell: …}}, {{python: …}}, {{agent: …}} or {{chat: …}}, not {type(value).__name__}")
+
+
+def kind_of(body: Mapping[str, Any]) -> str:
+    """What a stored job runs, without its arguments: tasks of one kind take about as long as each other."""
+    kind = next(kind for kind in KINDS if kind in body)
+    what = str(body[kind])
+    if kind == "shell":
+        what = what.split(maxsplit=1)[0]
+    return f"{kind}:{what}"[:_LONGEST_KIND]
 
 
 def target_of(function: Callable[..., Any]) -> str:

@@ -16,7 +16,7 @@ from coordination.domain.tasks import BlockReason
 from coordination.services import budgets
 from coordination.services.expectations import expected
 from coordination.store.queries import attempts, claims, dependencies, events, projects, ready, slots
-from coordination.store.queries.budgets import note_reserved
+from coordination.store.queries.money import note_reserved
 
 
 def claim_tasks(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import Sample, history_key, sample_of
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
 from coordination.domain.tasks import BlockReason
@@ -20,7 +21,7 @@ from coordination.services import agents, ledger, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
-from coordination.store.queries import budgets, ready, runs, slots
+from coordination.store.queries import history, money, ready, runs, slots
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
@@ -55,6 +56,8 @@ class Finish:
     decision: Decision
     costs: tuple[CostRecord, ...]
     ahead: Ran | None = None
+    took: timedelta = timedelta(0)
+    written: tuple[CostRecord, ...] = ()
 
 
 def decided(
@@ -63,11 +66,13 @@ def decided(
     *,
     now: datetime,
     ahead: Ran | None = None,
+    took: timedelta = timedelta(0),
     costs: tuple[CostRecord, ...] | None = None,
+    written: tuple[CostRecord, ...] = (),
 ) -> Finish:
     """What follows from *result*; ids of costs are made here, so that repeating the commit bills nothing twice.
 
-    *costs*: what is still to be written of what it spent, when some of it was written already.
+    *written*: what it spent and is in the ledger already; *costs*: then the rest of it.
     """
     if costs is None:
         costs = tuple(cost_of(claim, usage, now) for usage in result.usage)
@@ -76,7 +81,7 @@ def decided(
         # What it did before its money was gone is kept; an answer to a question that it did not have yet is none.
         output = result.output if waits.reasons == BlockReason.BUDGET else None
         asked = replace(result, outcome=Outcome.DEFERRED, output=output)
-        return Finish(claim, asked, waits, costs)
+        return Finish(claim, asked, waits, costs, took=took, written=written)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,
@@ -93,7 +98,7 @@ def decided(
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, costs, ahead)
+    return Finish(claim, result, decision, costs, ahead, took, written)
 
 
 def finish_attempts(
@@ -125,6 +130,7 @@ def finish_attempts(
         failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
         ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
         endings += failed
+    _learn(tx, workspace_id, project_id, finishes, ended)
     grown = _grow(tx, workspace_id, finishes, ended)
     room = _settle(tx, workspace_id, project_id, finishes, ended)
     waits = {
@@ -163,7 +169,18 @@ def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequen
     if closing:
         slots.lock(tx, workspace_id, project_id)  # a claim takes them before money, and one may follow in here
     room = ledger.settle(tx, workspace_id, spent, closing=closing).room
-    return room and bool(budgets.runs_waiting(tx, workspace_id, project_id, most=1))
+    return room and bool(money.runs_waiting(tx, workspace_id, project_id, most=1))
+
+
+def _learn(tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], ended: Ended) -> None:
+    """Keep what these attempts cost and how long they took. Short ones that cost nothing teach nothing."""
+    learnt: dict[str, list[Sample]] = {}
+    for one in finishes:
+        claim, result = one.claim, one.result
+        sample = sample_of(claim.work, result.outcome, one.took, (*one.written, *one.costs)) if result.began else None
+        if sample is not None and (claim.task_id, claim.attempt) in ended.fences:
+            learnt.setdefault(history_key(claim.work), []).append(sample)
+    history.learn(tx, workspace_id, project_id, learnt)
 
 
 def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:

@@ -17,13 +17,13 @@ from coordination.clock import monotonic
 from coordination.domain.events import EventType
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import BlockReason
-from coordination.services import budgets as money
+from coordination.services import budgets as budgeting
 from coordination.services import ledger, windows
 from coordination.services.endings.end import close_ended_runs
 from coordination.services.endings.rescue import rescue_expired
 from coordination.services.expectations import expected
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, budgets, events, ready, runs, slots, supervisors, tasks
+from coordination.store.queries import attempts, events, money, ready, runs, slots, supervisors, tasks
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
 from coordination.store.reports import supervision
@@ -67,7 +67,7 @@ def tick_supervisor(
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: money.Estimator = expected,
+    estimator: budgeting.Estimator = expected,
 ) -> Ticked | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
@@ -98,7 +98,7 @@ def go_on(
     ring_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: money.Estimator = expected,
+    estimator: budgeting.Estimator = expected,
 ) -> Ticked | None:
     """Do a tick that has begun; None when its lease was lost on the way.
 
@@ -133,7 +133,7 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     bundle: Callable[[str], int],
     ring_again_after: timedelta,
     lifetime: timedelta,
-    estimator: money.Estimator,
+    estimator: budgeting.Estimator,
 ) -> Ticked:
     workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
     lease = _Lease(store, begun)
@@ -200,11 +200,11 @@ def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
     events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
 
 
-def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, estimator: money.Estimator) -> None:
+def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> None:
     """Let tasks go on that wait for money which is there: run by run, so that none waits behind another's cap."""
-    for run_id in budgets.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
-        rows = budgets.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
-        fitting = sorted(money.affordable(tx, workspace_id, rows, estimator))
+    for run_id in money.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
+        rows = money.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
+        fitting = sorted(budgeting.affordable(tx, workspace_id, rows, estimator))
         if fitting:
             tasks.lock(tx, workspace_id, fitting)
             lifted = ready.lift_from(tx, workspace_id, fitting, BlockReason.BUDGET)

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from coordination.domain.budgets import (
     NEEDS,
@@ -30,10 +30,11 @@ from coordination.domain.budgets import (
 from coordination.domain.estimates import Estimate
 from coordination.errors import Refused
 from coordination.money import ZERO, show_usd, usd
-from coordination.store.queries import budgets
+from coordination.store.queries import budgets, money
+from coordination.store.types import db_now
 
 Row = Mapping[str, Any]
-"""A task with what budgets ask of it: id, project_id, run_id, session_id, agent, kind, work, options, carried."""
+"""What budgets ask of a task: id, workspace_id, project_id, run_id, session_id, agent, work, options, carried."""
 
 Estimator = Callable[[Connection, Sequence[Row]], Mapping[str, Estimate]]
 """What each task is expected to cost, by its id."""
@@ -61,7 +62,7 @@ def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: E
     if not desk.found:
         return chosen
     keys = desk.keys()
-    uses = budgets.lock_uses(tx, workspace_id, keys, make=keys)
+    uses = money.lock_uses(tx, workspace_id, keys, make=keys)
     for row in rows:
         mine = [(key, budget) for key, budget in desk.of(row) if key in uses]
         if not mine:
@@ -76,14 +77,14 @@ def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: E
             uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
         chosen.reserved[row["id"]] = Reserved(wanted, tuple(key for key, _ in mine))
     if chosen.reserved:
-        budgets.write_uses(tx, workspace_id, uses.values())
+        money.write_uses(tx, workspace_id, uses.values())
     return chosen
 
 
 def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> list[str]:
     """Those of these waiting tasks that would fit now, one after the other; nothing is reserved, nothing locked."""
     desk = _Desk(tx, workspace_id, rows, estimator)
-    uses = budgets.uses(tx, workspace_id, desk.keys())
+    uses = money.uses(tx, workspace_id, desk.keys())
     fitting = []
     for row in rows:
         mine = list(desk.of(row))
@@ -100,7 +101,7 @@ def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator
 def shortages(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> dict[str, Short]:
     """Why each of these tasks would not fit now, for those that would not."""
     desk = _Desk(tx, workspace_id, rows, estimator)
-    uses = budgets.uses(tx, workspace_id, desk.keys())
+    uses = money.uses(tx, workspace_id, desk.keys())
     found = {}
     for row in rows:
         mine = list(desk.of(row))
@@ -127,7 +128,7 @@ class _Desk:
                 self.found.setdefault((one.scope, one.subject), []).append(one)
         if not self.found:
             return
-        self._now = budgets.clock(tx)
+        self._now = tx.execute(select(db_now())).scalar_one()
         if any(one.period is not Period.TOTAL for group in self.found.values() for one in group):
             self._zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
         self._estimates = estimator(tx, rows)
@@ -254,8 +255,8 @@ def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
     """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so."""
     starts, begins = period_of(tx, workspace_id, budget)
     key = (budget.id, starts)
-    running = budgets.lock_running(tx, workspace_id, budget.scope, budget.subject)
-    use = budgets.lock_uses(tx, workspace_id, [key], make=[key])[key]
+    running = money.lock_running(tx, workspace_id, budget.scope, budget.subject)
+    use = money.lock_uses(tx, workspace_id, [key], make=[key])[key]
     reserved: dict[tuple[str, int], Reserved | None] = {}
     held = NOTHING
     for one in running:
@@ -266,11 +267,11 @@ def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
                 continue
             reserved[one.task_id, one.number] = replace(one.reserved, of=(*one.reserved.of, key))
         held += one.reserved.amount
-    spent = budgets.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    spent = money.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
     counted = Use(budget.id, starts, spent, held)
-    budgets.note_reserved(tx, workspace_id, reserved)
+    money.note_reserved(tx, workspace_id, reserved)
     if (use.spent, use.reserved) != (spent, held) or use.warned or use.reached:
-        budgets.write_uses(tx, workspace_id, [counted])
+        money.write_uses(tx, workspace_id, [counted])
     return counted
 
 
@@ -279,5 +280,5 @@ def period_of(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, d
     if budget.period is Period.TOTAL:
         return "", None
     zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
-    starts = starts_of(budget.period, budgets.clock(tx), zone)
+    starts = starts_of(budget.period, tx.execute(select(db_now())).scalar_one(), zone)
     return starts, datetime.fromisoformat(starts).replace(tzinfo=zone)

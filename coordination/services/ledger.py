@@ -30,8 +30,8 @@ from coordination.domain.budgets import (
 )
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
-from coordination.store.queries import budgets, costs, events
-from coordination.store.queries.budgets import Holding
+from coordination.store.queries import budgets, costs, events, money
+from coordination.store.queries.money import Holding
 
 Fence = tuple[str, int]
 """A task and the number of its attempt."""
@@ -104,7 +104,7 @@ class _Settling:
         ]
         fences = {(one.task_id, one.attempt) for one in new if one.task_id is not None and one.attempt is not None}
         fences = (fences if found else set()) | self._closing
-        holdings = budgets.lock_holdings(tx, self._workspace, fences)
+        holdings = money.lock_holdings(tx, self._workspace, fences)
         if not found and not any(one.reserved for one in holdings.values()):
             return
         self._budgets = {one.id: one for one in found}
@@ -176,7 +176,7 @@ class _Settling:
         tx, workspace_id = self._tx, self._workspace
         wanted = {key for _, mine in self._wanted for key, _ in mine}
         make = {*self._spent, *wanted}
-        uses = budgets.lock_uses(tx, workspace_id, {*make, *self._given_back}, make=make)
+        uses = money.lock_uses(tx, workspace_id, {*make, *self._given_back}, make=make)
         for key, use in uses.items():
             reserved = (use.reserved - self._given_back.get(key, NOTHING)).most(NOTHING)
             uses[key] = replace(use, spent=use.spent + self._spent.get(key, NOTHING), reserved=reserved)
@@ -188,8 +188,8 @@ class _Settling:
             if budget is not None:
                 uses[key], said = noticed(budget, use)
                 told += [_event(budget, uses[key], type_, self._about.get(key)) for type_ in said]
-        budgets.write_uses(tx, workspace_id, uses.values())
-        budgets.note_reserved(tx, workspace_id, self._reserved)
+        money.write_uses(tx, workspace_id, uses.values())
+        money.note_reserved(tx, workspace_id, self._reserved)
         events.append(tx, workspace_id, [one for one in told if one["project_id"] is not None])
 
     def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, Use]) -> None:

@@ -20,7 +20,7 @@ from coordination.flows.checkpoint_costs import checkpoint_costs
 from coordination.flows.finish_attempts import cost_of
 from coordination.flows.set_budget import remove_budget, set_budget
 from coordination.services import budgets as service
-from coordination.store.queries import budgets, tasks
+from coordination.store.queries import budgets, money, tasks
 from tests.support.world import World
 
 DIME = Decimal("0.10")
@@ -44,7 +44,7 @@ def use(world: World, scope: Scope = Scope.RUN, period: Period = Period.TOTAL) -
     with world.store.read() as tx:
         (one,) = [each for each in budgets.listed(tx, world.workspace) if (each.scope, each.period) == (scope, period)]
         starts, _ = service.period_of(tx, world.workspace, one)
-        found = budgets.uses(tx, world.workspace, [(one.id, starts)])
+        found = money.uses(tx, world.workspace, [(one.id, starts)])
     return found.get((one.id, starts), Use(one.id, starts))
 
 
@@ -53,7 +53,7 @@ def counted(world: World) -> None:
     with world.store.write() as tx:
         for one in budgets.listed(tx, world.workspace):
             starts, _ = service.period_of(tx, world.workspace, one)
-            before = budgets.uses(tx, world.workspace, [(one.id, starts)]).get((one.id, starts), Use(one.id, starts))
+            before = money.uses(tx, world.workspace, [(one.id, starts)]).get((one.id, starts), Use(one.id, starts))
             after = service.count(tx, world.workspace, one)
             assert (after.spent, after.reserved) == (before.spent, before.reserved), one
 
@@ -252,7 +252,7 @@ def test_a_downgrade_gives_later_jobs_the_cheaper_model(world: World) -> None:
 
     def by_model(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
         return {
-            row["id"]: Estimate(Decimal("0.40" if row["work"]["chat"].endswith("big") else "0.20"), source="plan")
+            row["id"]: Estimate(Decimal("0.40" if row["work"]["chat"].endswith("big") else "0.20"), 0, 0, "plan")
             for row in rows
         }
 
@@ -268,7 +268,7 @@ def test_an_agent_of_which_nothing_is_known_reserves_a_dollar_at_most(world: Wor
     world.submit("a", "b", tasks={"a": chat, "b": chat}, budget=BudgetCap(Decimal("0.50")))
 
     def unknown(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
-        return {row["id"]: Estimate(source="unknown") for row in rows}
+        return {row["id"]: Estimate(Decimal(0), 0, 0, "unknown") for row in rows}
 
     assert world.claim("a", "b", estimator=unknown) == ["a"]
     assert use(world).reserved.usd == Decimal("0.50")

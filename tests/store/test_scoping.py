@@ -19,7 +19,9 @@ from sqlalchemy import RowMapping, select, text
 
 from coordination.domain.agents import Profile
 from coordination.domain.artifacts import Artifact
+from coordination.domain.budgets import Amount, Budget, Period, Reserved, Scope, Use
 from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import Sample
 from coordination.domain.events import EventType
 from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
@@ -34,6 +36,9 @@ from coordination.services import projects as project_service
 from coordination.store import queries, reports
 from coordination.store.queries import agents as agent_queries
 from coordination.store.queries import artifacts as artifact_queries
+from coordination.store.queries import budgets as budget_queries
+from coordination.store.queries import history as history_queries
+from coordination.store.queries import money
 from coordination.store.queries import output as output_queries
 from coordination.store.queries import questions as question_queries
 from coordination.store.queries import tasks as task_queries
@@ -121,7 +126,10 @@ class Full:
             asks = {"id": world.ids["asks"]}
             tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
             question_queries.put(tx, world.workspace, _question(world))
+            history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
             queries_costs().append(tx, world.workspace, [record, settled])
+            budget_queries.put(tx, world.workspace, _budget(world))
+            money.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
             project = project_service.find(tx, world.workspace, "shop")
@@ -191,6 +199,11 @@ def _stored(world: World, key: str) -> Any:
         return task_queries.get(tx, world.workspace, world.ids[key])
 
 
+def _budget(world: World, **fields: Any) -> Budget:
+    whose = {"scope": Scope.RUN, "subject": world.run_id, "project_id": world.project_id, "run_id": world.run_id}
+    return Budget(**{"id": world.run_id, "usd": Decimal(9), **whose, **fields})
+
+
 def _agent(world: World) -> str:
     with world.store.read() as tx:
         (found,) = agent_queries.listed(tx, world.workspace)
@@ -217,6 +230,7 @@ def _closing(world: World) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_SAMPLE = Sample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
 _AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.make": {"agent_id": lambda world: new_id(), "profile": lambda world: Profile("new")},
@@ -228,6 +242,19 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
+    "budgets.applying": {"subjects": lambda world: [world.run_id]},
+    "budgets.find": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id,
+                     "period": lambda world: Period.TOTAL},
+    "budgets.put": {"budget": lambda world: _budget(world, id=new_id(), usd=Decimal(10))},
+    "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=Period.DAY)]},
+    "budgets.remove": {"budget_id": lambda world: world.run_id},
+    "money.uses": {"keys": lambda world: [(world.run_id, "")]},
+    "money.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
+    "money.write_uses": {"changed": lambda world: [Use(world.run_id, "", Amount(Decimal(7)))]},
+    "money.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
+    "money.lock_running": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id},
+    "money.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reserved(Amount(Decimal(7)))}},
+    "money.spent": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
     "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
@@ -262,6 +289,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.give_back": {"held": lambda world: ["project"]},
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
+    "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
     "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
     "retention.is_due": {"every": lambda world: timedelta(0)},
@@ -286,7 +315,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 ADDS = {
     "agents.make", "artifacts.add", "prices.put",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "costs.append", "dependencies.hold", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "budgets.put_new", "costs.append", "dependencies.hold", "history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 
@@ -302,7 +331,7 @@ def plain(value: Any) -> str:
 
 
 def _texts(value: dict) -> bool:
-    return all(isinstance(key, str) for key in value)
+    return all(isinstance(key, str) and (not isinstance(one, dict) or _texts(one)) for key, one in value.items())
 
 
 @pytest.fixture

@@ -109,10 +109,12 @@ class World:
         self.claims |= {claim.key: claim for claim in got}
         return [claim.key for claim in got]
 
-    def decide(self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Finish:
+    def decide(
+        self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, *, took: timedelta = timedelta(0), **fields: Any
+    ) -> Finish:
         """How an attempt ended, ready to be written."""
         claim = self.claims[key] if isinstance(key, str) else key
-        return decided(claim, Result(outcome, **fields), now=datetime.now(UTC))
+        return decided(claim, Result(outcome, **fields), now=datetime.now(UTC), took=took)
 
     def write(self, *finishes: Finish) -> Finished:
         """Write ends in one transaction."""

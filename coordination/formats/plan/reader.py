@@ -24,6 +24,7 @@ from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, 
 from coordination.errors import Refused
 from coordination.formats.plan.budgets import read_budget
 from coordination.formats.plan.document import Document, read_document
+from coordination.formats.plan.estimates import read_estimate
 from coordination.formats.plan.fields import Fields
 from coordination.formats.plan.supervision import read_supervision, read_variants
 from coordination.formats.plan.workspaces import read_gates, read_workspace
@@ -46,8 +47,8 @@ NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
     *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    *("criteria", "context", "variants", "supervised", "limits", "outputs", "workspace", "gates", "metadata"),
-    "budget",
+    *("criteria", "context", "variants", "supervised", "limits", "outputs", "workspace", "gates", "estimate"),
+    *("budget", "metadata"),
 )
 
 
@@ -230,6 +231,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         workspace=read_workspace(fields),
         gates=read_gates(fields),
         budget=read_budget(fields),
+        estimate=read_estimate(fields),
         metadata=fields.json("metadata"),
     )
 

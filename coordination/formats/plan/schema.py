@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, sizes, work, workspaces
+from coordination.domain import chat, durations, estimates, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
@@ -33,7 +33,7 @@ def plan_schema() -> _Schema:
             name=_NAME,
             session=_NAME,
             defaults=_optional(_object(reader.DEFAULTS_KEYS, **_rules())),
-            budget=_optional(_object(BUDGET_KEYS, **budget_schema("the whole run"))),
+            budget=_budget("the whole run"),
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
@@ -43,6 +43,11 @@ def plan_schema() -> _Schema:
             tasks={"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": _task()},
         ),
     }
+
+
+def _budget(whose: str) -> _Schema:
+    caps = [{"required": [name]} for name in ("usd", "tokens", "max_unpriced_calls")]
+    return _optional({**_object(BUDGET_KEYS, **budget_schema(whose)), "anyOf": caps})
 
 
 def _task() -> _Schema:
@@ -73,7 +78,8 @@ def _task() -> _Schema:
         supervised={"type": ["boolean", "null"]},
         outputs=_optional({"type": "array", "items": _SOME_TEXT, "maxItems": MOST_PATTERNS}),
         gates=_gates(),
-        budget=_optional(_object(BUDGET_KEYS, **budget_schema("all attempts of the task"))),
+        budget=_budget("all attempts of the task"),
+        estimate=_estimate(),
         metadata=_optional({"type": "object"}),
         **_rules(),
     )
@@ -186,6 +192,17 @@ def _gates() -> _Schema:
     gate = _object(workspaces.GATE_KEYS, required=("run",), run=_SOME_TEXT, timeout=_DURATION, name=_NAME)
     several = {"type": "array", "maxItems": workspaces.MAX_GATES, "items": {"anyOf": [_SOME_TEXT, gate]}}
     return {"anyOf": [_SOME_TEXT, several, {"type": "null"}], "description": "Commands that must succeed."}
+
+
+def _estimate() -> _Schema:
+    """What a task is expected to use."""
+    estimate = _object(
+        estimates.STATED_KEYS,
+        usd={"type": ["number", "string", "null"], "minimum": 0},
+        tokens={"type": ["integer", "null"], "minimum": 0, "maximum": estimates.MOST_TOKENS},
+        duration=_DURATION,
+    )
+    return {**_optional(estimate), "description": "What it is expected to use, until a job like it has run."}
 
 
 def _need() -> _Schema:

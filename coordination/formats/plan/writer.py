@@ -15,6 +15,7 @@ from coordination.domain.sizes import write_size
 from coordination.domain.work import parse_work
 from coordination.domain.workspaces import parse_gates, parse_workspace
 from coordination.formats.plan.budgets import write_budget
+from coordination.formats.plan.estimates import write_estimate
 from coordination.formats.plan.reader import VERSION
 from coordination.formats.plan.scalars import plain_value
 
@@ -117,6 +118,7 @@ def _task(task: Task) -> dict[str, Any]:
         workspace=None if task.workspace is None else _workspace(task.workspace),
         gates=_gates(task.gates),
         budget=write_budget(task.budget),
+        estimate=write_estimate(task.estimate),
         metadata=_plain(task.metadata),
     )
 

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 from coordination.domain import budgets as budgeting
 from coordination.domain.agents import Profile
 from coordination.domain.budgets import Budget
-from coordination.domain.chat import ChatCall
+from coordination.domain.estimates import parse_stated
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.limits import NO_LIMITS
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
-from coordination.domain.work import AGENTS, AgentCall, PythonCall, Work
+from coordination.domain.work import AGENTS, AgentCall, Work, kind_of
 from coordination.domain.workspaces import FOLDER, Gate, Workspace, gates_for, parse_gates, parse_workspace
 from coordination.errors import PlanError, Refused
 from coordination.ids import new_id
@@ -91,7 +91,8 @@ def jobs(works: Mapping[str, Work]) -> dict[str, Job]:
     made: dict[int, Job] = {}
     for work in works.values():
         if id(work) not in made:
-            made[id(work)] = Job(_kind(work), work.to_json())
+            body = work.to_json()
+            made[id(work)] = Job(kind_of(body), body)
     return {key: made[id(work)] for key, work in works.items()}
 
 
@@ -197,40 +198,33 @@ def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
         options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
-    if task.outputs:
-        options["outputs"] = list(task.outputs)
-    if task.criteria:
-        options["criteria"] = list(task.criteria)
-    if not task.context:
-        options["bare"] = True
     if backoff != Backoff():
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
             "factor": backoff.factor,
             "maximum": backoff.maximum.total_seconds(),
         }
+    _say_more(options, task)
+    return options or _NOTHING
+
+
+def _say_more(options: dict[str, Any], task: Task) -> None:
+    """What few tasks have."""
+    if task.outputs:
+        options["outputs"] = list(task.outputs)
+    if task.criteria:
+        options["criteria"] = list(task.criteria)
+    if not task.context:
+        options["bare"] = True
+    if task.estimate:
+        options["estimate"] = parse_stated(task.estimate)
     if task.metadata:
         options["metadata"] = dict(task.metadata)
-    return options or _NOTHING
 
 
 def workspace_of(plan: Plan, task: Task) -> Workspace:
     """Where a task of the plan works."""
     return parse_workspace(plan.defaults.workspace if task.workspace is None else task.workspace)
-
-
-def _kind(work: Work) -> str:
-    """What runs, without its arguments: tasks of one kind take about as long as each other."""
-    match work:
-        case PythonCall():
-            what = work.target
-        case AgentCall():
-            what = work.agent
-        case ChatCall():
-            what = work.chat
-        case _:
-            what = work.command.split(maxsplit=1)[0]
-    return f"{work.kind}:{what}"[:200]
 
 
 def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:

@@ -1,0 +1,295 @@
+"""Statements on money: what is spent and reserved of budgets, what each attempt has reserved, and who waits for it.
+
+Counters are locked last, after tasks, attempts and slots, and in one order, so that nobody waits in a ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, assert_never
+
+from sqlalchemy import Boolean, Connection, RowMapping, bindparam, case, func, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.budgets import Amount, Reserved, Scope, Use, reserved_of
+from coordination.domain.tasks import BlockReason
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.budgets import budget_uses, budgets
+from coordination.store.tables.costs import UNPRICED, costs
+from coordination.store.tables.runs import runs
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_now, sum_money
+
+b = budgets.c
+u = budget_uses.c
+a = attempts.c
+t = tasks.c
+c = costs.c
+
+_SKEW = timedelta(days=1)  # what the clock of whoever made a call may be off
+_COUNTS = (
+    *("spent_usd", "reserved_usd", "spent_tokens", "reserved_tokens"),
+    *("spent_unpriced", "reserved_unpriced"),
+)
+
+
+def uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+    """What those periods came to, by (budget id, first day), as it looks now; those without a row are left out."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    rows = tx.execute(
+        select(budget_uses).where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+    )
+    return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
+
+
+_MAKE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for _ in _COUNTS)).where(
+    b.workspace_id == bindparam("ws"), b.id == bindparam("b_id")
+)
+
+
+def lock_uses(
+    tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, make: Collection[tuple[str, str]] = ()
+) -> dict[tuple[str, str], Use]:
+    """The same, locked, in one order; those to *make* get a row if they have none and their budget still exists."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    found = _locked(tx, workspace_id, wanted)
+    missing = sorted(set(make) - set(found))
+    if missing:
+        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+        tx.execute(
+            insert(budget_uses)
+            .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _MAKE)
+            .on_conflict_do_nothing(),
+            [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],
+        )
+        found = _locked(tx, workspace_id, wanted)
+    return found
+
+
+def _locked(tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+    rows = tx.execute(
+        select(budget_uses)
+        .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+        .order_by(u.budget_id, u.starts)
+        .with_for_update()
+    )
+    return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
+
+
+_WRITE = (
+    update(budget_uses)
+    .where(u.workspace_id == bindparam("ws"), u.budget_id == bindparam("b_id"), u.starts == bindparam("b_starts"))
+    .values(
+        **{name: bindparam(f"b_{name}") for name in _COUNTS},
+        warned_at=case((bindparam("b_warned", type_=Boolean), func.coalesce(u.warned_at, db_now())), else_=None),
+        reached_at=case((bindparam("b_reached", type_=Boolean), func.coalesce(u.reached_at, db_now())), else_=None),
+    )
+)
+
+
+def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> None:
+    """Write what locked periods came to."""
+    rows = [
+        {
+            "ws": workspace_id,
+            "b_id": one.budget_id,
+            "b_starts": one.starts,
+            "b_spent_usd": one.spent.usd,
+            "b_reserved_usd": one.reserved.usd,
+            "b_spent_tokens": one.spent.tokens,
+            "b_reserved_tokens": one.reserved.tokens,
+            "b_spent_unpriced": one.spent.unpriced,
+            "b_reserved_unpriced": one.reserved.unpriced,
+            "b_warned": one.warned,
+            "b_reached": one.reached,
+        }
+        for one in sorted(changed, key=lambda one: (one.budget_id, one.starts))
+    ]
+    if rows:
+        tx.execute(_WRITE, rows)
+
+
+def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> Amount:
+    """What the ledger says was spent of what a budget of that scope and subject is for, *since* a moment.
+
+    What an attempt spent counts from when that was claimed.
+    """
+    columns: dict[Scope, Any] = {
+        Scope.WORKSPACE: c.workspace_id,
+        Scope.PROJECT: c.project_id,
+        Scope.AGENT: c.agent,
+        Scope.SESSION: c.session_id,
+        Scope.RUN: c.run_id,
+        Scope.TASK: c.task_id,
+    }
+    found = select(
+        sum_money(c.cost_usd).label("usd"),
+        func.coalesce(func.sum(c.total_tokens), 0).label("tokens"),
+        UNPRICED.label("unpriced"),
+    ).where(c.workspace_id == workspace_id, columns[scope] == subject)
+    if since is not None:
+        found = found.outerjoin(attempts, (a.task_id == c.task_id) & (a.number == c.attempt)).where(
+            c.occurred_at >= since - _SKEW, func.coalesce(a.started_at, c.occurred_at) >= since
+        )
+    row = tx.execute(found).one()
+    return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced)
+
+
+# --- what attempts have reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An attempt and what it has reserved; ``reserved`` None: nothing was ever reserved for it, or it was given back.
+
+    ``finished``: it has ended.
+    """
+
+    task_id: str
+    number: int
+    project_id: str
+    run_id: str
+    started_at: datetime
+    finished: bool
+    reserved: Reserved | None
+
+
+_HOLDING = (a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved)
+
+
+def lock_holdings(
+    tx: Connection, workspace_id: str, fences: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], Holding]:
+    """These attempts, locked in the order in which heartbeats lock them."""
+    wanted = sorted(set(fences))
+    if not wanted:
+        return {}
+    rows = tx.execute(
+        select(*_HOLDING)
+        .where(a.workspace_id == workspace_id, tuple_(a.task_id, a.number).in_(wanted))
+        .order_by(a.task_id, a.number)
+        .with_for_update()
+    )
+    return {(row["task_id"], row["number"]): _holding(row) for row in rows.mappings()}
+
+
+def lock_running(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Holding]:
+    """The attempts that run now of what a budget of that scope and subject is for, locked."""
+    match scope:
+        case Scope.WORKSPACE:
+            where = a.workspace_id == subject
+        case Scope.PROJECT:
+            where = a.project_id == subject
+        case Scope.RUN:
+            where = a.run_id == subject
+        case Scope.TASK:
+            where = a.task_id == subject
+        case Scope.SESSION:
+            where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
+        case Scope.AGENT:
+            where = a.task_id.in_(select(t.id).where(t.workspace_id == workspace_id, t.agent == subject))
+        case _ as never:
+            assert_never(never)
+    rows = tx.execute(
+        select(*_HOLDING)
+        .where(a.workspace_id == workspace_id, a.finished_at.is_(None), where)
+        .order_by(a.task_id, a.number)
+        .with_for_update()
+    )
+    return [_holding(row) for row in rows.mappings()]
+
+
+_NOTE = (
+    update(attempts)
+    .where(a.workspace_id == bindparam("ws"), a.task_id == bindparam("b_task"), a.number == bindparam("b_number"))
+    .values(reserved=bindparam("b_reserved", type_=a.reserved.type))
+)
+
+
+def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reserved | None]) -> None:
+    """Write what attempts have reserved; None: nothing any more."""
+    rows = [
+        {
+            "ws": workspace_id,
+            "b_task": task_id,
+            "b_number": number,
+            "b_reserved": None if one is None else one.to_json(),
+        }
+        for (task_id, number), one in sorted(reserved.items())
+    ]
+    if rows:
+        tx.execute(_NOTE, rows)
+
+
+# --- who waits for money
+
+
+# Written out, so that the planner sees the index on these tasks however the statement is prepared.
+_WAITING = text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
+
+
+def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: int) -> list[str]:
+    """Runs of the project with tasks that wait for money, the oldest first."""
+    return list(
+        tx.execute(
+            select(t.run_id)
+            .where(t.workspace_id == workspace_id, t.project_id == project_id, _WAITING)
+            .distinct()
+            .order_by(t.run_id)
+            .limit(most)
+        ).scalars()
+    )
+
+
+def waiting(tx: Connection, workspace_id: str, project_id: str, run_id: str, *, most: int) -> list[dict[str, Any]]:
+    """Tasks of a run that wait for money, best first: what is needed to say what they would reserve."""
+    rows = tx.execute(
+        select(
+            t.id,
+            t.workspace_id,
+            t.project_id,
+            t.run_id,
+            t.agent,
+            t.kind,
+            t.work,
+            t.options,
+            t.carried,
+            runs.c.session_id,
+        )
+        .join(runs, runs.c.id == t.run_id)
+        .where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
+        .order_by(t.priority.desc(), t.id)
+        .limit(most)
+    ).mappings()
+    return [dict(row) for row in rows]
+
+
+def _use(row: RowMapping) -> Use:
+    return Use(
+        row["budget_id"],
+        row["starts"],
+        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"]),
+        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
+        warned=row["warned_at"] is not None,
+        reached=row["reached_at"] is not None,
+    )
+
+
+def _holding(row: RowMapping) -> Holding:
+    return Holding(
+        row["task_id"],
+        row["number"],
+        row["project_id"],
+        row["run_id"],
+        row["started_at"],
+        finished=row["finished_at"] is not None,
+        reserved=None if row["reserved"] is None else reserved_of(row["reserved"]),
+    )

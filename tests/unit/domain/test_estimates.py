@@ -1,0 +1,299 @@
+"""What a job is expected to cost: by jobs like it, by prices, by its plan; cautious in all of them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import (
+    ENOUGH,
+    KEPT,
+    SHORT,
+    Estimate,
+    Sample,
+    estimate,
+    history_key,
+    latest,
+    model_of,
+    parse_stated,
+    read_samples,
+    sample_of,
+)
+from coordination.domain.pricing import Price, Quote, Rate, Unknown
+from coordination.domain.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.errors import Refused
+
+CLAUDE = AgentCall("claude", "Mend it", model="claude-haiku-4-5").to_json()
+CODEX = AgentCall("codex", "Mend it", model="gpt-5-codex").to_json()
+CHAT = ChatCall("openai:gpt-5-mini", "x" * 300, settings={"max_tokens": 1_000}).to_json()
+ENDLESS = ChatCall("openai:gpt-5-mini", "Hello").to_json()
+SHELL = Shell("make test").to_json()
+MINI = Quote(Price(Rate(Decimal("0.25")), Rate(Decimal(2))), "a list", "gpt-5-mini")
+
+
+def listed(_model: str) -> Quote:
+    return MINI
+
+
+def unlisted(_model: str) -> Unknown:
+    return Unknown("nobody knows it")
+
+
+def sample(usd: str | None = "0.1", tokens: int = 1_000, unpriced: int = 0, *, completed: bool = True) -> Sample:
+    return Sample(None if usd is None else Decimal(usd), tokens, unpriced, timedelta(minutes=1), completed)
+
+
+def of(work, *samples, stated=None, quote=unlisted) -> Estimate:
+    return estimate(work, samples, stated=stated, quote=quote)
+
+
+SAMPLES = st.builds(
+    Sample,
+    usd=st.none() | st.decimals(0, 10**6, places=9, allow_nan=False),
+    tokens=st.integers(0, 10**9),
+    unpriced=st.integers(0, 99),
+    took=st.timedeltas(timedelta(0), timedelta(days=99)),
+    completed=st.booleans(),
+)
+WORKS = st.sampled_from([CLAUDE, CODEX, CHAT, ENDLESS, SHELL])
+STATED = st.none() | st.fixed_dictionaries({}, optional={"usd": st.just("0.25"), "tokens": st.just(20_000)})
+QUOTES = st.sampled_from([listed, unlisted])
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("work", "key"),
+        [
+            (Shell("make -j test"), "shell:make"),
+            (PythonCall("shop.jobs:count", args={"n": 1}), "python:shop.jobs:count"),
+            (AgentCall("claude", "x"), "agent:claude"),
+            (AgentCall("claude", "x", model="claude-haiku-4-5"), "agent:claude:claude-haiku-4-5"),
+            (AgentCall("custom", "x", command=["mytool", "run"], model="small"), "agent:custom:mytool:small"),
+            (AgentCall("codex", "x", command=["/opt/codex"]), "agent:codex"),
+            (ChatCall("openai:gpt-5-mini", "x"), "chat:openai:gpt-5-mini"),
+        ],
+    )
+    def test_jobs_that_cost_alike_have_one_key(self, work, key):
+        assert history_key(work.to_json()) == key
+
+    def test_no_name_is_too_long_for_an_index(self):
+        long = AgentCall("custom", "x", command=["y" * 9_000], model="z" * 9_000)
+
+        assert len(history_key(long.to_json())) <= 300
+
+    @pytest.mark.parametrize(
+        ("work", "model"),
+        [
+            (CLAUDE, "claude-haiku-4-5"),
+            (CHAT, "gpt-5-mini"),
+            (SHELL, None),
+            (AgentCall("claude", "x").to_json(), None),
+            (ChatCall("{{ needs.choice.output }}", "x").to_json(), None),
+        ],
+    )
+    def test_the_model_is_known_when_the_job_names_it(self, work, model):
+        assert model_of(work) == model
+
+
+class TestByHistory:
+    def test_the_dearest_of_jobs_like_it_is_expected(self):
+        found = of(CLAUDE, sample("0.1", 10), sample("0.7", 5), sample("0.3", 99))
+
+        assert found == Estimate(Decimal("0.7"), 99, 0, "history")
+
+    def test_twice_that_as_long_as_there_are_few(self):
+        assert of(CLAUDE, sample("0.1", 10), sample("0.7", 5)) == Estimate(Decimal("1.4"), 20, 0, "history")
+
+    def test_it_goes_before_prices_and_plans(self):
+        found = of(CHAT, *[sample("0.1")] * 3, stated={"usd": "9", "tokens": 9}, quote=listed)
+
+        assert found == Estimate(Decimal("0.1"), 1_000, 0, "history")
+
+    def test_one_that_failed_before_it_asked_anything_says_nothing(self):
+        never_began = sample("0", 0, completed=False)
+
+        assert of(CLAUDE, never_began, never_began, never_began).source == "unknown"
+        assert of(CLAUDE, never_began, sample("0.5")).usd == Decimal(1)
+
+    def test_calls_without_a_price_are_counted_as_such(self):
+        found = of(CODEX, sample(None, 500, 2), sample(None, 900, 1), sample("0.1", 5))
+
+        assert found == Estimate(Decimal("0.1"), 900, 2, "history")
+
+    def test_a_price_that_was_set_since_then_is_used(self):
+        found = of(CODEX, sample(None, 500_000, 1), sample(None, 1_000_000, 1), sample("0.1"), quote=listed)
+
+        assert found == Estimate(Decimal(2), 1_000_000, 0, "history"), "as if all of it had been the dearest kind"
+
+    def test_calls_that_told_no_tokens_have_no_price_whatever_is_set(self):
+        assert of(CODEX, *[sample(None, 0, 1)] * 3, quote=listed) == Estimate(Decimal(0), 0, 1, "history")
+
+    @given(WORKS, st.lists(SAMPLES, max_size=KEPT), STATED, QUOTES)
+    def test_no_kept_sample_was_dearer(self, work, samples, stated, quote):
+        found = of(work, *samples, stated=stated, quote=quote)
+
+        assert found.usd >= 0
+        assert found.tokens >= 0
+        assert found.unpriced >= 0
+        if found.source == "history":
+            assert found.usd >= max((one.usd for one in samples if one.usd is not None), default=0)
+            assert found.tokens >= max(one.tokens for one in samples)
+        else:
+            assert not any(one.tells for one in samples)
+
+    @given(WORKS, st.lists(SAMPLES, min_size=ENOUGH, max_size=9), SAMPLES, QUOTES)
+    def test_more_samples_make_it_no_cheaper(self, work, samples, one_more, quote):
+        telling = [one for one in samples if one.tells]
+        before, after = of(work, *samples, quote=quote), of(work, *samples, one_more, quote=quote)
+
+        if len(telling) >= ENOUGH:
+            assert after.usd >= before.usd
+            assert after.tokens >= before.tokens
+
+
+class TestByPrice:
+    def test_a_chat_with_a_limit_costs_at_most_that(self):
+        # 300 characters are at most 100 tokens, and its form takes some; 1,000 tokens are its answer.
+        assert of(CHAT, quote=listed) == Estimate(Decimal("0.00205"), 1_200, 0, "price")
+
+    def test_one_with_tools_reads_again_what_was_said(self):
+        tools = {**CHAT, "tools": [{"url": "https://example.org"}], "settings": {"max_tokens": 1_000, "max_steps": 3}}
+
+        found = of(tools, quote=listed)
+
+        assert found.tokens == 3 * 200 + 1_000 * (1 + 2) + 3 * 1_000
+        assert found.usd == Decimal("0.0069")
+
+    def test_what_each_call_costs_is_counted_for_each(self):
+        each = Quote(Price(Rate(Decimal(0)), Rate(Decimal(0)), request=Decimal("0.01")), "a list", "m")
+        tools = {**CHAT, "tools": [{"url": "https://example.org"}], "settings": {"max_tokens": 1, "max_steps": 3}}
+
+        assert of(tools, quote=lambda _: each).usd == Decimal("0.03")
+
+    def test_without_a_price_its_tokens_are_known(self):
+        assert of(CHAT) == Estimate(Decimal(0), 1_200, 1, "price")
+
+    def test_without_a_limit_it_may_cost_anything(self):
+        assert of(ENDLESS, quote=listed) == Estimate(Decimal(0), 0, 0, "unknown")
+        assert of(ENDLESS) == Estimate(Decimal(0), 0, 1, "unknown")
+
+    def test_no_price_is_asked_for_where_it_does_not_matter(self):
+        def never(_model: str) -> Quote:
+            raise AssertionError
+
+        assert of(SHELL, quote=never) == Estimate(Decimal(0), 0, 0, "none")
+        assert of(CHAT, sample(), quote=never).source == "history"
+
+
+class TestByPlan:
+    def test_what_the_plan_says_is_expected_where_nothing_else_is_known(self):
+        stated = parse_stated({"usd": 0.25, "tokens": 20_000})
+
+        assert of(CLAUDE, stated=stated) == Estimate(Decimal("0.25"), 20_000, 0, "plan")
+        assert of(SHELL, stated=stated) == Estimate(Decimal("0.25"), 20_000, 0, "plan")
+
+    def test_a_model_that_has_no_price_is_a_call_without_one(self):
+        assert of(CODEX, stated={"usd": "0.25"}) == Estimate(Decimal("0.25"), 0, 1, "plan")
+
+    def test_tokens_alone_cost_what_the_dearest_of_them_costs(self):
+        stated = {"tokens": 20_000}
+
+        assert of(ENDLESS, stated=stated, quote=listed) == Estimate(Decimal("0.04"), 20_000, 0, "plan")
+        assert of(ENDLESS, stated=stated) == Estimate(Decimal(0), 20_000, 1, "unknown")
+
+    def test_a_duration_says_nothing_of_money(self):
+        assert of(CLAUDE, stated={"duration": 60.0}).source == "unknown"
+        assert of(SHELL, stated={"duration": 60.0}).source == "none"
+
+    def test_it_is_stored_exactly(self):
+        said = {"usd": Decimal("0.10"), "tokens": 5, "duration": "1h30m"}
+
+        assert parse_stated(said) == {"usd": "0.1", "tokens": 5, "duration": 5400.0}
+        assert parse_stated(parse_stated(said)) == parse_stated(said)
+        assert parse_stated({"duration": timedelta(minutes=1), "usd": None}) == {"duration": 60.0}
+
+    @pytest.mark.parametrize(
+        ("value", "sentence"),
+        [
+            (5, "estimate must be a mapping"),
+            ({"dollars": 5}, "estimate has no 'dollars'"),
+            ({"usd": -1}, "estimate.usd"),
+            ({"usd": "much"}, "estimate.usd"),
+            ({"usd": True}, "estimate.usd"),
+            ({"usd": [1]}, "estimate.usd"),
+            ({"usd": float("nan")}, "estimate.usd"),
+            ({"tokens": -1}, "estimate.tokens"),
+            ({"tokens": 1.5}, "estimate.tokens"),
+            ({"tokens": True}, "estimate.tokens"),
+            ({"tokens": 10**13}, "estimate.tokens"),
+            ({"duration": "soon"}, "estimate.duration"),
+            ({"duration": []}, "estimate.duration"),
+            ({"duration": timedelta(-1)}, "estimate.duration"),
+        ],
+    )
+    def test_what_is_no_estimate_is_refused_with_its_name(self, value, sentence):
+        with pytest.raises(Refused, match=sentence):
+            parse_stated(value)
+
+
+def cost(usd: str | None, tokens: int = 100) -> CostRecord:
+    amount = None if usd is None else Decimal(usd)
+    return CostRecord(
+        *("id", None, None, None, None, 1, None, "m", tokens, 0, 0, tokens), amount, stale=False,
+        occurred_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+
+
+MINUTE = timedelta(minutes=1)
+
+
+class TestSamples:
+    def test_an_attempt_leaves_what_it_cost_and_how_long_it_took(self):
+        spent = [cost("0.1"), cost("0.2", 5), cost(None, 7)]
+
+        found = sample_of(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
+
+        assert found == Sample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
+        assert sample_of(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == Sample(None, 100, 1, MINUTE, completed=False)
+        assert sample_of(SHELL, Outcome.TIMED_OUT, MINUTE, []) == Sample(Decimal(0), 0, 0, MINUTE, completed=False)
+
+    def test_a_short_job_that_cost_nothing_leaves_nothing(self):
+        assert sample_of(SHELL, Outcome.COMPLETED, SHORT, []) is None
+        assert sample_of(SHELL, Outcome.COMPLETED, SHORT, [cost("0.1")]) is not None
+        assert sample_of(CLAUDE, Outcome.COMPLETED, SHORT, []) is not None
+
+    @pytest.mark.parametrize("outcome", [Outcome.CANCELED, Outcome.LOST, Outcome.HANDED_BACK, Outcome.DEFERRED])
+    def test_one_that_did_not_come_to_its_own_end_leaves_nothing(self, outcome):
+        assert sample_of(CLAUDE, outcome, MINUTE, [cost("0.1")]) is None
+
+    @given(st.lists(SAMPLES, max_size=40))
+    def test_they_are_stored_and_read_back(self, samples):
+        stored = json.loads(json.dumps([one.to_json() for one in samples]))
+
+        assert read_samples(stored) == tuple(samples)
+
+    @given(st.lists(SAMPLES, max_size=KEPT), st.lists(SAMPLES, max_size=50))
+    def test_the_latest_are_kept(self, known, more):
+        kept = latest(known, more)
+
+        assert len(kept) == min(KEPT, len(known) + len(more))
+        assert kept == [*known, *more][len(known) + len(more) - len(kept) :]
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [None, "x", {}, [5], [["much", 1, 0, 1.0, True]], [["-1", 1, 0, 1.0, True]], [["1", -1, 0, 1.0, True]],
+         [["1", 1, 0, -1.0, True]], [["1", 1, 0, float("nan"), True]], [["1", 1, 0, 1.0, 1]], [["1", 1, 0]]],
+    )  # fmt: skip
+    def test_what_is_no_sample_is_left_out(self, garbage):
+        sound = ["0.5", 1, 0, 1.0, True]
+
+        assert read_samples(garbage) == ()
+        if isinstance(garbage, list):
+            assert len(read_samples([*garbage, sound])) == 1
