@@ -1,0 +1,63 @@
+"""Sixty-four workers race for the money of one run: no commit ever passes the cap. The database itself looks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from decimal import Decimal
+
+import pytest
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from coordination.domain.budgets import Scope
+from coordination.domain.plans import BudgetCap
+from coordination.store.engine import Store
+from coordination.store.queries import budgets, costs, money
+from tests.support.money_race import ESTIMATE, watch
+from tests.support.sources import ROOT
+from tests.support.world import World
+
+JOBS = int(os.environ.get("COORD_TEST_RACE", "600"))
+"""10,000 for the whole of it."""
+
+PROCESSES, THREADS = 4, 16
+
+
+@pytest.mark.timeout(1200)
+def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
+    world = World(store)
+    cap = ESTIMATE * JOBS / 4  # about half of the jobs' true costs
+    world.submit(*(f"t{number}" for number in range(JOBS)), budget=BudgetCap(cap))
+    watch(store)
+    argv = [sys.executable, "-m", "tests.support.money_race", store_url, world.workspace, world.project_id]
+
+    racing = [
+        subprocess.Popen([*argv, str(number), str(THREADS)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for number in range(PROCESSES)
+    ]
+    done = sum(int(process.communicate(timeout=1100)[0]) for process in racing)
+
+    assert [process.returncode for process in racing] == [0] * PROCESSES
+    with store.read() as tx:
+        (one,) = budgets.listed(tx, world.workspace)
+        use = money.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        spent, _, _ = costs.total(tx, world.workspace, run_id=world.run_id)
+        held = money.spent(tx, world.workspace, Scope.RUN, world.run_id, since=None)
+    states = list(world.states().values())
+    assert use.spent.usd == spent == held.usd
+    assert use.reserved.usd == 0
+    assert cap - ESTIMATE < spent <= cap, "all of it was spent that could be"
+    assert states.count("completed") == done
+    assert states.count("blocked") == JOBS - done
+
+
+def test_the_watch_sees_a_cap_that_is_passed(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(1)))
+    with world.store.write() as tx:
+        (one,) = budgets.listed(tx, world.workspace)
+        money.lock_uses(tx, world.workspace, [(one.id, "")], make=[(one.id, "")])
+    watch(world.store)
+
+    with pytest.raises((DBAPIError, IntegrityError), match="was passed"):
+        world.sql("UPDATE budget_uses SET spent_usd = '1.01'")
