@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from benchmarks import jobs
 from benchmarks.measure import cpu_seconds
 from benchmarks.places import ROOT
-from coordination import Plan, Run, Task, connect
+from coordination import BudgetCap, Plan, Run, Task, connect
 from coordination.domain.plans import ProjectRef
 from coordination.domain.runs import RunState
 from coordination.settings import load_settings
@@ -45,15 +45,15 @@ class OurStack:
         self.workers += started
         return [process.wait_until_ready() for process in started]
 
-    def submit(self, tasks: Sequence[Task], *, project: str = "bench") -> Run:
+    def submit(self, tasks: Sequence[Task], *, project: str = "bench", budget: BudgetCap | None = None) -> Run:
         """Hand a plan over."""
         where = ProjectRef(name=project, git_remote=f"https://example.org/{project}.git")
-        return self.co.submit(Plan(tasks, project=where))
+        return self.co.submit(Plan(tasks, project=where, budget=budget))
 
-    def seconds(self, tasks: Sequence[Task], *, project: str = "bench") -> float:
+    def seconds(self, tasks: Sequence[Task], *, project: str = "bench", budget: BudgetCap | None = None) -> float:
         """From handing the plan over to the end of its last task, by the database's own note of that moment."""
         began = datetime.now(UTC)
-        run = self.submit(tasks, project=project)
+        run = self.submit(tasks, project=project, budget=budget)
         return (self.end_of(run) - began).total_seconds()
 
     def end_of(self, run: Run) -> datetime:

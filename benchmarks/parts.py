@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from benchmarks import (
     account,
     agents,
+    budgets,
     chats,
     doorbell,
     event_log,
@@ -47,6 +48,7 @@ PARTS = {
     "doorbell": Part(doorbell.measure, ours=True),
     "agents": Part(agents.measure, ours=True),
     "running": Part(running.measure),
+    "budgets": Part(budgets.measure, ours=True),
     "killed": Part(killed.measure),
     "submission": Part(submission.measure),
     "startup": Part(startup.measure),
