@@ -60,6 +60,9 @@ def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = 
         # It stopped to go on later: that is neither an end nor a failure.
         asked = replace(result, outcome=Outcome.DEFERRED, output=None)
         return Finish(claim, asked, waits, tuple(_cost(claim, usage, now) for usage in result.usage))
+    costs = tuple(_cost(claim, usage, now) for usage in result.usage) if result.usage else ()
+    if result.outcome is Outcome.COMPLETED:  # as nearly all: there is nothing to decide
+        return Finish(claim, result, Complete(), costs, ahead)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,
@@ -76,7 +79,7 @@ def decided(claim: Claim, result: Result, *, now: datetime, ahead: Ran | None = 
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, tuple(_cost(claim, usage, now) for usage in result.usage), ahead)
+    return Finish(claim, result, decision, costs, ahead)
 
 
 def finish_attempts(
