@@ -92,13 +92,11 @@ class Answers:
         try:
             text = frame.decode("utf-8", "surrogatepass")
             value, end = _read_json(text)
-            if end < len(text):
-                raise ValueError("something follows the answer")
             if b"\\u0000" in frame or b"\\ud" in frame.lower():
                 value = clean_json(value)
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict) and isinstance(value.get("state"), str):
+        if isinstance(value, dict) and isinstance(value.get("state"), str) and end == len(text):
             self.found.append(value)
         else:
             self.nonsense = True
