@@ -27,7 +27,7 @@ class ForgivingQoS(virtual.QoS):
 
     def restore_unacked(self) -> list[Any]:
         """Put it back; a failure is noted and ends there. Returns what kombu is to write into a file: nothing."""
-        self._flush()
+        self._flush()  # type: ignore[no-untyped-call]
         fetched = list(reversed(self._delivered.values()))
         self._delivered.clear()
         try:
@@ -42,7 +42,7 @@ class ForgivingQoS(virtual.QoS):
         message = self._delivered.get(delivery_tag)
         if requeue and message is not None and self.channel.connection is not None:
             self.channel.put_back(message, last=True)
-        self.ack(delivery_tag)
+        self.ack(delivery_tag)  # type: ignore[no-untyped-call]
 
 
 class ThriftyChannel(redis.Channel):
@@ -53,19 +53,20 @@ class ThriftyChannel(redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.QoS = ForgivingQoS
+        self.QoS = ForgivingQoS  # type: ignore[assignment]
 
     def put_back(self, message: Any, *, last: bool = False) -> None:
         """Where it came from: as the next to be taken, or the *last*."""
         place, raw = message.delivery_info, message._raw  # noqa: SLF001 - as it came
         with self.conn_or_acquire() as client:
-            self._do_restore_message(raw, place["exchange"], place["routing_key"], client, leftmost=last)
+            restore: Callable[..., None] = self._do_restore_message
+            restore(raw, place["exchange"], place["routing_key"], client, leftmost=last)
 
     def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - as kombu has it
         if asynchronous:
-            return super()._create_client(asynchronous=True)
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
         if self._kept is None or self._kept.connection_pool is not self.pool:  # connections were given up
-            self._kept = super()._create_client()
+            self._kept = super()._create_client()  # type: ignore[no-untyped-call]
         return self._kept
 
 

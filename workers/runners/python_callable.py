@@ -301,10 +301,7 @@ def _marker(job: _Job) -> str:
 
 
 class _Places:
-    """Where jobs run and look for modules: one look for a batch, because a look costs as much as a short job.
-
-    And what they are, as far as they are alike: the claims of a statement share what says the same.
-    """
+    """What jobs are, where they run and look for modules: found once for a batch, for that costs as much as a job."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[str, ...]], tuple[str, ...] | None] = {}
@@ -312,7 +309,7 @@ class _Places:
         self._work: PythonCall | None = None
 
     def work(self, claim: Claim) -> PythonCall:
-        """The job. Raises Refused when it is none that can be called here."""
+        """The job; Refused when it is none. The claims of a statement share what says the same."""
         if self._work is None or self._of is not claim.work:
             work = parse_work(claim.work)
             if not isinstance(work, PythonCall):

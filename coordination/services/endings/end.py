@@ -258,14 +258,18 @@ def _record(tx: Connection, workspace_id: str, spent: Sequence[CostRecord]) -> N
         runs.touch_session(tx, workspace_id, sorted(sessions))
 
 
+_PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it is looked at once
+
+
 def _payload(ending: Ending) -> dict[str, Any]:
+    plain = ending.outcome is Outcome.COMPLETED and isinstance(ending.decision, Complete) and not ending.payload
+    if plain and not ending.error and ending.exit_code is None and ending.question is None:
+        return _PLAIN
     payload: dict[str, Any] = {**ending.payload, "outcome": ending.outcome.value}
     if ending.error:
         payload["error"] = ending.error[:2000]
     if ending.exit_code is not None:
         payload["exit_code"] = ending.exit_code
-    if isinstance(ending.decision, Complete):
-        return payload
     if isinstance(ending.decision, RetryAfter) and ending.decision.wait:
         payload["wait_seconds"] = round(ending.decision.wait.total_seconds(), 3)
     if isinstance(ending.decision, GiveUp | AskPerson | Wait):

@@ -21,6 +21,7 @@ from coordination.errors import PlanError, Refused
 
 _IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
+_USUAL = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
         options["criteria"] = list(task.criteria)
     if not task.context:
         options["bare"] = True
-    if backoff != Backoff():
+    if backoff != _USUAL:
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
             "factor": backoff.factor,

@@ -212,6 +212,8 @@ def complete(
     it or what it needed was not held any more: then nothing may be committed.
     """
     now = datetime.now(UTC)
+    payloads = {id(one.payload): one.payload for one in completions}  # nearly all share one
+    cleaned = {key: clean_json(payload) for key, payload in payloads.items()}
     rows = json.dumps(
         [
             {
@@ -222,7 +224,7 @@ def complete(
                 "code": one.exit_code,
                 "error": None if one.error is None else clean_text(one.error),
                 "log": None if one.log is None else clean_text(one.log),
-                "payload": clean_json(one.payload),
+                "payload": cleaned[id(one.payload)],
                 **({} if one.ahead is None else _ahead(one.ahead, now)),
             }
             # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
