@@ -80,6 +80,20 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
+def own_cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process and of what it runs of ours (the warden, interpreters), without its jobs' programs."""
+    root = psutil.Process(pid)
+    ours = [one for one in root.children() if any("workers" in part for part in _command_of(one))]
+    return sum(used.user + used.system for used in (one.cpu_times() for one in (root, *ours)))
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def number(value: float) -> str:
     """Three figures."""
     if abs(value) >= 100:

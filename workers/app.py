@@ -88,10 +88,6 @@ app.conf.update(
     task_publish_retry=True,
     task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
     broker_transport_options={
-        # Covers only the moment between taking a message and acknowledging it; the same in every process.
-        "visibility_timeout": 300,
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,
         "priority_steps": [0],
         "queue_order_strategy": "round_robin",
         "health_check_interval": 15,

@@ -1,13 +1,14 @@
 """Celery's way to Redis, mended: a broken connection must neither take the worker with it nor stay with it for good.
 
-When Redis goes away while messages are fetched and not yet acknowledged, kombu 5.7 wants to put them back as it closes
-the channel, through a connection that is gone already, and fails with an AttributeError; and so does a message that was
-to be acknowledged just then, on the channel that has been closed meanwhile. Celery expects errors of the connection
-there and no others, so the whole worker ends. Nothing is lost by not putting them back, or by not acknowledging them: a
-doorbell that nobody answers is rung again, and one that comes twice finds nothing to do.
+What was fetched and not begun is put back when the channel is closed. Where Redis is gone by then, kombu 5.7 writes it
+into a file in the folder for temporary files, for a person to find. Nothing is lost by letting it go: a doorbell that
+nobody answers is rung again, and one that comes twice finds nothing to do. For the same reason nobody notes in Redis
+which messages were fetched: two transactions there for each message, for what SQL knows better.
 
-And each connection adds a call to every turn of the event loop, which kombu never takes back: a worker that has lost
+Each connection adds a call to every turn of the event loop, which kombu never takes back: a worker that has lost
 Redis a thousand times makes a thousand calls for connections that are closed, and keeps all that they hold.
+
+And for each thing that it says to Redis kombu makes a client anew, which costs more than to say it.
 """
 
 from __future__ import annotations
@@ -16,44 +17,63 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from kombu.transport import TRANSPORT_ALIASES, redis
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 log = structlog.get_logger()
 
 
-class ForgivingQoS(redis.QoS):
-    """What was fetched goes back to the queue when the channel is closed, if that can be."""
+class ForgivingQoS(virtual.QoS):
+    """Knows what was fetched and not begun, in this process; it goes back to the queue if that can be."""
 
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        """Put back what was not acknowledged; a failure is noted and ends there."""
+    def restore_unacked(self) -> list[Any]:
+        """Put it back; a failure is noted and ends there. Returns what kombu is to write into a file: nothing."""
+        self._flush()  # type: ignore[no-untyped-call]
+        fetched = list(reversed(self._delivered.values()))
+        self._delivered.clear()
         try:
-            super().restore_unacked_once(stderr=stderr)  # type: ignore[no-untyped-call]
+            for message in fetched:
+                self.channel.put_back(message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the channel must be closed and the worker connect again
             log.warning("fetched messages were not put back; their tasks are rung for again", why=repr(error))
-
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge, on a channel that is open; on a closed one there is nobody to tell."""
-        try:
-            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
-        except AttributeError:
-            self._expect_closed("acknowledged")
+        return []
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - as kombu has it
-        """Refuse, likewise."""
-        try:
-            super().reject(delivery_tag, requeue=requeue)  # type: ignore[no-untyped-call]
-        except AttributeError:
-            self._expect_closed("refused")
+        """Refuse a message; on a channel that was closed meanwhile there is nobody to give it back to."""
+        message = self._delivered.get(delivery_tag)
+        if requeue and message is not None and self.channel.connection is not None:
+            self.channel.put_back(message, last=True)
+        self.ack(delivery_tag)  # type: ignore[no-untyped-call]
 
-    def _expect_closed(self, what: str) -> None:
-        if self.channel.connection is not None:
-            raise  # noqa: PLE0704 - within the handlers above
-        log.warning("a message was not %s: its channel is closed", what)
+
+class ThriftyChannel(redis.Channel):
+    """A channel that keeps its client, and no books in Redis of what it fetched."""
+
+    ack_emulation = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._kept: Any = None
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.QoS = ForgivingQoS  # type: ignore[assignment]
+
+    def put_back(self, message: Any, *, last: bool = False) -> None:
+        """Where it came from: as the next to be taken, or the *last*."""
+        place, raw = message.delivery_info, message._raw  # noqa: SLF001 - as it came
+        with self.conn_or_acquire() as client:
+            restore: Callable[..., None] = self._do_restore_message
+            restore(raw, place["exchange"], place["routing_key"], client, leftmost=last)
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - as kombu has it
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        if self._kept is None or self._kept.connection_pool is not self.pool:  # connections were given up
+            self._kept = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._kept
 
 
 class LeavingTransport(redis.Transport):
     """A connection that takes its call at every turn of the event loop back when it is closed."""
 
+    Channel = ThriftyChannel
     _leave: Callable[[], None] | None = None
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
@@ -71,6 +91,5 @@ class LeavingTransport(redis.Transport):
 
 
 def mend() -> None:
-    """Let every channel to Redis in this process be a forgiving one, and every connection one that leaves."""
-    redis.Channel.QoS = ForgivingQoS
+    """Let every connection to Redis in this process be one that leaves, and its channels thrifty ones."""
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{LeavingTransport.__name__}"))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -37,7 +38,7 @@ from workers.jobs import Jobs
 from workers.piece import Piece
 from workers.prompting import Prompting
 from workers.reporting import Reporting
-from workers.runners.base import StopReason
+from workers.runners.base import Runner, StopReason
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
 from workers.surroundings import Surroundings
@@ -159,7 +160,10 @@ class Execution:
 
     def _is_stale(self, held: Held) -> bool:
         """Whether this process was stopped for so long (a laptop's lid) that somebody else may hold the task."""
-        return monotonic() - held.renewed > self._context.terms.fence_after.total_seconds()
+        return held.renewed < self._oldest_fresh()
+
+    def _oldest_fresh(self) -> float:
+        return monotonic() - self._context.terms.fence_after.total_seconds()
 
     def _rendered(self, batch: Sequence[Held]) -> tuple[list[Claim], Result | None]:
         """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
@@ -167,16 +171,25 @@ class Execution:
         Nothing and the reason when the first one cannot be run at all.
         """
         claims: list[Claim] = []
+        first: Runner | None = None
+        plain: Mapping[str, Any] | None = None  # a job without templates; the claims of a statement share what is alike
+        oldest = self._oldest_fresh()
         for held in batch:
-            if held.gone is not None or (claims and self._is_stale(held)):
+            claim = held.claim
+            if held.gone is not None or (claims and held.renewed < oldest):
                 break
-            try:
-                claim = prompts.rendered(held.claim)
-                runner = self._runners.runner_for(claim.work)
-            except Refused as error:
-                refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
-                return (claims, None) if claims else ([], refused)
-            if claims and (alone(claim.options) or runner is not self._runners.runner_for(claims[0].work)):
+            if claim.work is not plain:
+                try:
+                    claim = prompts.rendered(claim)
+                    runner = self._runners.runner_for(claim.work)
+                except Refused as error:
+                    refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
+                    return (claims, None) if claims else ([], refused)
+                if first is not None and runner is not first:
+                    break
+                first = runner
+                plain = claim.work if claim is held.claim else None
+            if claims and alone(claim.options):
                 break
             claims.append(claim)
         return claims, None

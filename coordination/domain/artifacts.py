@@ -28,6 +28,8 @@ def outputs_of(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def outputs_problem(outputs: Sequence[object]) -> str | None:
     """What is wrong with a plan's outputs, as the end of a sentence; None when nothing is."""
+    if outputs == ():
+        return None
     if isinstance(outputs, str) or not isinstance(outputs, Sequence):
         return "must be a list of paths"
     if len(outputs) > MOST_PATTERNS:

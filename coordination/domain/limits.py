@@ -31,6 +31,8 @@ class Limits:
 
     def or_else(self, others: Limits) -> Limits:
         """These, and what *others* say where these say nothing."""
+        if self is NO_LIMITS or others is NO_LIMITS:  # as nearly always
+            return others if self is NO_LIMITS else self
         return Limits(**{name: theirs if mine is None else mine for name, mine, theirs in self._beside(others)})
 
     def within(self, others: Limits) -> Limits:
@@ -48,6 +50,8 @@ class Limits:
 
     def problem(self) -> str | None:
         """What is wrong with them, in one sentence; None when nothing is."""
+        if self is NO_LIMITS:
+            return None
         for name, largest, lowest in (
             ("memory", LARGEST, 1),
             ("output", LARGEST, 1),

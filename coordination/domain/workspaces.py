@@ -99,7 +99,7 @@ def parse_workspace(value: object) -> Workspace:
     Raises Refused with one sentence that names what is wrong.
     """
     if isinstance(value, Workspace):
-        return _checked(value)
+        return value if value is FOLDER else _checked(value)
     if isinstance(value, str):
         return Workspace(_kind(value))
     if not isinstance(value, Mapping):
@@ -127,7 +127,7 @@ def parse_gates(value: object) -> tuple[Gate, ...]:
 
     Raises Refused with one sentence that names what is wrong.
     """
-    if value is None:
+    if value is None or value == ():
         return ()
     if isinstance(value, str | Gate):
         value = [value]

@@ -75,13 +75,15 @@ def decided(
     *written*: what it spent and is in the ledger already; *costs*: then the rest of it.
     """
     if costs is None:
-        costs = tuple(cost_of(claim, usage, now) for usage in result.usage)
+        costs = tuple(cost_of(claim, usage, now) for usage in result.usage) if result.usage else ()
     if (waits := wait_of(result)) is not None:
         # It stopped to go on later: that is neither an end nor a failure.
         # What it did before its money was gone is kept; an answer to a question that it did not have yet is none.
         output = result.output if waits.reasons == BlockReason.BUDGET else None
         asked = replace(result, outcome=Outcome.DEFERRED, output=output)
         return Finish(claim, asked, waits, costs, took=took, written=written)
+    if result.outcome is Outcome.COMPLETED:  # as nearly all: there is nothing to decide
+        return Finish(claim, result, Complete(), costs, ahead, took, written)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,

@@ -28,6 +28,7 @@ def fill(
     The window counts messages: *bundle* says how many tasks of a kind share one, *expected* how many tasks a message
     probably holds, if the caller has an idea.
     """
+    bundle = functools.cache(bundle)  # many rows, few kinds
     rung = ready.count_rung(tx, workspace_id, project_id)
     room = window - sum(number * _part(bundle(kind)) for kind, number in rung.items())
     if room <= 0:
@@ -74,12 +75,13 @@ def _chosen(
     for row in found:
         if room <= 0:
             break
-        names = [f"agent:{row['agent']}", f"key:{row['concurrency_key']}"]
-        if any(free.get(name, 1) <= 0 for name in names):
-            continue
-        for name in names:
-            if name in free:
-                free[name] -= 1
+        if free:
+            names = [f"agent:{row['agent']}", f"key:{row['concurrency_key']}"]
+            if any(free.get(name, 1) <= 0 for name in names):
+                continue
+            for name in names:
+                if name in free:
+                    free[name] -= 1
         room -= _part(bundle(row["kind"]))
         chosen.append(ready_of(row))
     return chosen
@@ -90,11 +92,12 @@ def grouped(found: Iterable[Ready], bundle: Callable[[str], int], *, most: int |
 
     No more than *most* groups are made; what would need another one is left out.
     """
+    size = functools.cache(bundle)
     groups: list[list[Ready]] = []
     group: list[Ready] = []
     room = 0.0
     for item in found:
-        part = 1 / bundle(item.kind)
+        part = 1 / size(item.kind)
         if part == 1 or part > room + _ROUNDING:
             if len(groups) == most:
                 break

@@ -30,6 +30,8 @@ Id = Uuid(as_uuid=False).with_variant(CHAR(36), "sqlite")
 
 def clean_text(text: str) -> str:
     """*text* with what no database can hold (NUL, lone surrogates) replaced by the replacement character."""
+    if text.isascii() and "\0" not in text:
+        return text
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -42,14 +44,14 @@ def _clean(value: Any, depth: int) -> Any:  # noqa: C901 - one case a JSON type
     if depth > _MAX_DEPTH:
         raise Refused(f"A JSON value nests deeper than {_MAX_DEPTH} levels")
     match value:
+        case str():
+            return clean_text(value)
         case None | bool():
             return value
         case int():
             if value.bit_length() > _MAX_NUMBER_BITS:
                 raise Refused("A JSON value holds a number of more than a thousand digits")
             return value
-        case str():
-            return clean_text(value)
         case float():
             if not math.isfinite(value):
                 raise Refused("A JSON value holds NaN or infinity, which JSON cannot express")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from benchmarks.measure import cpu_seconds, in_turns, percentile, ratios, series
+from benchmarks.measure import cpu_seconds, in_turns, own_cpu_seconds, percentile, ratios, series
 
 
 def test_a_series_shows_its_median_and_how_far_the_rounds_lie_apart() -> None:
@@ -52,6 +52,22 @@ def test_the_cpu_of_a_process_counts_what_it_started_and_waited_for() -> None:
     subprocess.run([sys.executable, "-c", burn], check=True)
 
     assert cpu_seconds(os.getpid()) - before > 0.25
+
+
+def test_what_a_job_s_program_burns_is_not_its_worker_s() -> None:
+    burn = "import time\nprint(flush=True)\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    before = own_cpu_seconds(os.getpid())
+    argv = [sys.executable, "-c", burn]
+
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert [program.stdout.readline() for _ in range(2)] == ["\n", "\n"]
+        spent = own_cpu_seconds(os.getpid()) - before
+        counted = cpu_seconds(program.pid)
+        program.communicate("\n")
+
+    assert counted > 0.45
+    assert spent < 0.4
 
 
 def test_the_cpu_of_a_process_that_is_gone_is_none() -> None:

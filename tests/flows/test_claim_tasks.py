@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -43,6 +44,17 @@ def test_a_claim_raises_the_fence_and_hands_over_what_the_job_needs(world: World
     assert attempt.lease_until > attempt.started_at
     assert attempt.progress_at is None
     assert world.claim("a") == []
+
+
+def test_claims_of_one_statement_keep_what_is_theirs(world: World) -> None:
+    """Texts that are the same are read once; values that only compare as equal are not the same."""
+    works: list[dict[str, Any]] = [{"python": "m:f", "args": {"x": value}} for value in (1, True, 1.0, "1", None)]
+    world.submit(*"abcde", tasks={key: {"run": work} for key, work in zip("abcde", works, strict=True)})
+
+    world.claim(*"abcde")
+
+    assert [json.dumps(world.claims[key].work["args"]["x"]) for key in "abcde"] == ["1", "true", "1.0", '"1"', "null"]
+    assert [world.claims[key].needs for key in "abcde"] == [{}] * 5
 
 
 def test_what_is_unknown_or_not_due_or_of_another_workspace_is_not_claimed(world: World) -> None:

@@ -58,8 +58,6 @@ WITHOUT_WORKSPACE = {
     "supervisors.begin_due_tick",
     "tasks.task_of",
     "claims.claim_of",
-    "claims.parsed",
-    "claims.read_json",
     "runs.session_of",
     "projects.project_of",
     "tasks.insert_many",  # rows that carry their workspace

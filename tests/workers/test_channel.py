@@ -2,60 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from base64 import b64decode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from kombu import Connection
+from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
-from kombu.transport import redis, resolve_transport
-from kombu.transport.redis import QoS
+from kombu.transport import redis, resolve_transport, virtual
 from kombu.utils.url import parse_url
 
 from coordination.settings import broker_url
 from tests.support.redis import RedisServer
-from workers.channel import ForgivingQoS, LeavingTransport, mend
+from workers.channel import ForgivingQoS, LeavingTransport, ThriftyChannel, mend
 
 
-def fetched(kind: type[QoS]) -> QoS:
+def fetched(kind: type[virtual.QoS]) -> virtual.QoS:
     """What a channel knows whose connection is gone: one message was fetched, and nobody can be asked for a client."""
+    gone = AttributeError("'NoneType' object has no attribute 'hostname'")
     channel = Mock(do_restore=True, connection=None)
-    channel.conn_or_acquire.side_effect = AttributeError("'NoneType' object has no attribute 'hostname'")
+    channel.put_back.side_effect = channel._restore.side_effect = channel._restore_at_beginning.side_effect = gone
     made = kind(channel)
     made._delivered["tag"] = Mock()
     made._on_collect.cancel()  # or it would be tried again at the end of this process
     return made
 
 
-def test_messages_that_cannot_be_put_back_are_let_go() -> None:
+@pytest.fixture
+def dumped(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """What kombu writes into files."""
+    dump = Mock()
+    monkeypatch.setattr("kombu.transport.virtual.base.emergency_dump_state", dump)
+    return dump
+
+
+def test_messages_that_cannot_be_put_back_are_let_go(dumped: Mock) -> None:
     fetched(ForgivingQoS).restore_unacked_once()
 
-
-@pytest.mark.parametrize("answer", ["ack", "reject"])
-def test_a_message_whose_channel_was_closed_meanwhile_is_let_go(answer: str) -> None:
-    getattr(fetched(ForgivingQoS), answer)("tag")
+    assert not dumped.called
 
 
-@pytest.mark.parametrize("answer", ["ack", "reject"])
-def test_on_an_open_channel_what_is_wrong_is_said(answer: str) -> None:
+@pytest.mark.parametrize("answer", [lambda made: made.ack("tag"), lambda made: made.reject("tag", requeue=True)])
+def test_a_message_whose_channel_was_closed_meanwhile_is_let_go(answer: Callable[[virtual.QoS], None]) -> None:
     made = fetched(ForgivingQoS)
-    made.channel.connection = Mock()
 
-    with pytest.raises(AttributeError):
-        getattr(made, answer)("tag")
+    answer(made)
+
+    assert made.can_consume()
+    made.append(Mock(), "another")
+    assert list(made._delivered) == ["another"]
 
 
-@pytest.mark.parametrize("answer", [QoS.restore_unacked_once, lambda made: made.ack("tag")])
-def test_the_mend_is_still_needed(answer: Callable[[QoS], None]) -> None:
+def test_the_mend_is_still_needed(dumped: Mock) -> None:
     """When this fails, kombu has learnt it: take the mend away."""
-    with pytest.raises(AttributeError):
-        answer(fetched(QoS))
+    fetched(virtual.QoS).restore_unacked_once()
+
+    assert dumped.called
 
 
-def test_every_channel_of_a_worker_is_mended() -> None:
+@contextmanager
+def consuming(server: RedisServer, found: list[Any]) -> Iterator[ThriftyChannel]:
+    """A channel that takes what is in the queue ``bells``, at most three at a time."""
     mend()
+    with Connection(broker_url(server.url)) as connection:
+        channel = connection.default_channel
+        channel.basic_qos(0, 3, False)
+        consumer = Consumer(channel, [Queue("bells", Exchange("bells"), routing_key="bells")])
+        consumer.register_callback(lambda _body, message: found.append(message))
+        with consumer, Producer(channel, Exchange("bells"), routing_key="bells") as producer:
+            for number in range(4):
+                producer.publish(number)
+            yield channel
 
-    assert redis.Channel.QoS is ForgivingQoS
+
+def test_what_was_fetched_and_not_begun_goes_back_in_its_order_and_nothing_is_noted_in_redis(
+    redis_server: RedisServer,
+) -> None:
+    found: list[Any] = []
+    with consuming(redis_server, found) as channel:
+        while len(found) < 3:
+            channel.connection.client.drain_events(timeout=10)
+
+        assert not channel.qos.can_consume()
+        with redis_server.client() as client:
+            assert not client.keys("*unacked*")
+
+        found[0].ack()
+        channel.qos.restore_unacked_once()
+
+        with redis_server.client() as client:
+            bodies = [b64decode(json.loads(raw)["body"]) for raw in client.lrange("bells", 0, -1)]
+        assert bodies == [b"3", b"2", b"1"]
+
+
+def test_a_channel_keeps_its_client_until_its_connections_were_given_up(redis_server: RedisServer) -> None:
+    with consuming(redis_server, []) as channel:
+        with channel.conn_or_acquire() as first, channel.conn_or_acquire() as second:
+            assert first is second
+
+        channel._disconnect_pools()
+
+        with channel.conn_or_acquire() as third:
+            assert third is not first
+            assert third.ping()
 
 
 def turns_after(connections: int, url: str, transport: type[redis.Transport]) -> int:

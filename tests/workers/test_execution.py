@@ -8,24 +8,32 @@ import sys
 
 BATCH = """
 import time
+from dataclasses import replace
 from tests.support.jobs import claim_of
 from workers.execution import Execution
 from workers.held import Held
 from workers.runners.registry import Runners
 
 class Willing(Execution):
-    def _is_stale(self, held):
-        return False
+    def _oldest_fresh(self):
+        return 0.0
 
-def together(**options):
+SHARED = {"python": "x:y"}  # as claims of one statement have it
+
+def together(*, work=SHARED, **options):
     execution = object.__new__(Willing)
     execution._runners = Runners()
-    claims = [claim_of({"python": "x:y"}, key=key, options=options if key == "c" else {}) for key in "abcd"]
+    claims = [
+        replace(claim_of({}), key=key, work=work if key == "c" else SHARED, options=options if key == "c" else {})
+        for key in "abcd"
+    ]
     found, _ = execution._rendered([Held(one, time.monotonic()) for one in claims])
     execution._runners.close()
     return "".join(one.key for one in found)
 
 print(together(), together(gates=["true"]), together(workspace={"kind": "git-worktree"}))
+print(together(work={"shell": "true"}), together(work={"unheard": "of"}))
+print(together(work={"python": "x:y", "args": {"a": "{{ task.key }}"}}), together(work={"python": "{{ nothing }}:y"}))
 """
 
 
@@ -36,4 +44,4 @@ def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(redis_url:
         [sys.executable, "-c", BATCH], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
 
-    assert told.stdout.split() == ["abcd", "ab", "ab"], told.stderr
+    assert told.stdout.split() == ["abcd", "ab", "ab", "ab", "ab", "abcd", "abcd"], told.stderr

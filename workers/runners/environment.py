@@ -142,7 +142,7 @@ class Scratch:
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
         # Names, not paths with methods: this is on the hot path.
-        self._stem = os.path.join(root, self.name)  # noqa: PTH118
+        self._stem = f"{root}{os.sep}{self.name}"
         self.costs = self._stem + ".costs.jsonl"
         self._made: list[str] = [self.costs]
         if root not in _roots:

@@ -39,6 +39,8 @@ from workers.runners.watch import Reading
 
 CHILD_MARKER = "COORD_CHILD_ID"
 
+_read_json = json.JSONDecoder().raw_decode  # json.loads looks for an encoding and for blanks first, a job at a time
+
 _CHUNK = 1 << 16
 _HEAD = 4
 _PROGRAM = str(Path(__file__).with_name("child.py"))
@@ -88,12 +90,13 @@ class Answers:
 
     def _take(self, frame: bytes) -> None:
         try:
-            value = json.loads(frame)
+            text = frame.decode("utf-8", "surrogatepass")
+            value, end = _read_json(text)
             if b"\\u0000" in frame or b"\\ud" in frame.lower():
                 value = clean_json(value)
         except (ValueError, RecursionError):
             value = None
-        if isinstance(value, dict) and isinstance(value.get("state"), str):
+        if isinstance(value, dict) and isinstance(value.get("state"), str) and end == len(text):
             self.found.append(value)
         else:
             self.nonsense = True

@@ -301,10 +301,21 @@ def _marker(job: _Job) -> str:
 
 
 class _Places:
-    """Where jobs run and look for modules: one look for a batch, because a look costs as much as a short job."""
+    """What jobs are, where they run and look for modules: found once for a batch, for that costs as much as a job."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[str, ...]], tuple[str, ...] | None] = {}
+        self._of: Mapping[str, Any] | None = None
+        self._work: PythonCall | None = None
+
+    def work(self, claim: Claim) -> PythonCall:
+        """The job; Refused when it is none. The claims of a statement share what says the same."""
+        if self._work is None or self._of is not claim.work:
+            work = parse_work(claim.work)
+            if not isinstance(work, PythonCall):
+                raise Refused(f"A {work.kind} job is not a Python call")
+            self._of, self._work = claim.work, work
+        return self._work
 
     def path(self, folder: str, claim: Claim) -> tuple[str, ...] | None:
         """The module path of a job in *folder*, or None when there is no such folder."""
@@ -323,11 +334,9 @@ class _Places:
 def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
     """The job as its interpreter wants it, or why it cannot be run."""
     try:
-        work = parse_work(claim.work)
+        work = places.work(claim)
     except Refused as refusal:
         return refused(refusal.sentence())
-    if not isinstance(work, PythonCall):
-        return refused(f"A {work.kind} job is not a Python call")
     scratch = environment.Scratch(control.scratch, claim)
     folder = claim.workdir or scratch.make_folder()
     path = places.path(folder, claim)

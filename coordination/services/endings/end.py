@@ -117,7 +117,7 @@ def _complete(tx: Connection, workspace_id: str, project_id: str, endings: Seque
                     one.exit_code,
                     one.error,
                     one.log,
-                    _event(project_id, one)["payload"],
+                    _payload(one),
                     one.ahead,
                 )
                 for one in theirs
@@ -235,13 +235,18 @@ def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: En
         slots.give_back(tx, workspace_id, project_id, held_slots)
 
 
-def _event(project_id: str, ending: Ending) -> dict[str, Any]:
+_PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it is looked at once
+
+
+def _payload(ending: Ending) -> dict[str, Any]:
+    plain = ending.outcome is Outcome.COMPLETED and isinstance(ending.decision, Complete) and not ending.payload
+    if plain and not ending.error and ending.exit_code is None and ending.question is None:
+        return _PLAIN
     payload: dict[str, Any] = {**ending.payload, "outcome": ending.outcome.value}
     if ending.error:
         payload["error"] = ending.error[:2000]
     if ending.exit_code is not None:
         payload["exit_code"] = ending.exit_code
-    kind = _event_type(ending)
     if isinstance(ending.decision, RetryAfter) and ending.decision.wait:
         payload["wait_seconds"] = round(ending.decision.wait.total_seconds(), 3)
     if isinstance(ending.decision, GiveUp | AskPerson | Wait):
@@ -250,14 +255,18 @@ def _event(project_id: str, ending: Ending) -> dict[str, Any]:
         payload["reasons"] = ending.decision.reasons.names()
     if ending.question is not None:
         payload["question"] = ending.question[:2000]
+    return payload
+
+
+def _event(project_id: str, ending: Ending) -> dict[str, Any]:
     return {
         "project_id": project_id,
         "run_id": ending.run_id,
         "task_id": ending.task_id,
         "attempt": ending.attempt,
-        "type": kind,
+        "type": _event_type(ending),
         "actor": ending.actor,
-        "payload": payload,
+        "payload": _payload(ending),
     }
 
 

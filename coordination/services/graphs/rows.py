@@ -24,6 +24,7 @@ from coordination.ids import new_id
 
 _IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
+_USUAL = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
         options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
         options["limits"] = limits.to_json()
-    if backoff != Backoff():
+    if backoff != _USUAL:
         options["backoff"] = {
             "initial": backoff.initial.total_seconds(),
             "factor": backoff.factor,

@@ -29,6 +29,12 @@ COLUMNS = """
     t.key, t.title, t.work, t.input, t.agent, t.timeout, t.stall_timeout, t.workdir, t.max_attempts, t.failures,
     t.losses, t.deferrals, t.options, t.repeatable, t.kind, t.carried, t.priority"""
 
+TEXTS = (
+    *("t.id", "t.project_id", "t.run_id", "r.session_id"),
+    *("r.python_path", "t.work", "t.input", "t.options", "t.carried"),
+)
+"""Those of COLUMNS, ids and JSON, that are asked for as texts on PostgreSQL, as they are on SQLite."""
+
 # "|| ''" keeps the planner from the indexes on states: with figures from a time when few tasks had a state, it reads
 # all that have it now instead of the few rows that are named. So does asking for the outcome: an attempt that has not
 # finished has none, and the index on unfinished ones is not for this.
@@ -67,10 +73,11 @@ WITH ready AS MATERIALIZED (
         'worker:' || %(worker)s, now()
     FROM ready
 )
-SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::text, python_path, key, title, work,
-    input, agent, timeout, stall_timeout, workdir, max_attempts, failures, losses, deferrals, options, repeatable, kind,
-    carried, (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output',
-            CASE WHEN n.state = 'completed' THEN a.output END))
+SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::text, python_path::text, key, title,
+    work::text, input::text, agent, timeout, stall_timeout, workdir, max_attempts, failures, losses, deferrals,
+    options::text, repeatable, kind, carried::text, priority,
+    (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output',
+            CASE WHEN n.state = 'completed' THEN a.output END))::text
         FROM dependencies d JOIN tasks n ON n.id = d.parent_id
         LEFT JOIN attempts a ON a.task_id = n.id AND a.number = n.attempt
         WHERE d.child_id = ready.id AND d.kind IN ({HOLDING})) AS needs
@@ -139,7 +146,8 @@ def claim_unlimited(
                 "limit": limit,
             },
         )
-        return [claim_of(workspace_id, row, needs=row[23]) for row in found]
+        read = JsonTexts()
+        return [claim_of(workspace_id, row, read, needs=row[24]) for row in found.all()]
     now = datetime.now(UTC)
     wanted = {
         "workspace": workspace_id,
@@ -154,31 +162,24 @@ def claim_unlimited(
     tx.exec_driver_sql(_SQLITE_CLAIM, mine)
     tx.exec_driver_sql(_SQLITE_OPEN, {**mine, "lease_until": iso(now + lease)})
     tx.exec_driver_sql(_SQLITE_TELL, mine)
-    return [claim_of(workspace_id, parsed(row), needs=read_json(row[24])) for row in rows]
+    read = JsonTexts()
+    return [claim_of(workspace_id, row, read, needs=row[24]) for row in rows]
 
 
-_JSON_COLUMNS = (6, 9, 10, 19)  # python_path, work, input, options: texts on SQLite
+class JsonTexts(dict[str | None, Any]):
+    """What the JSON columns of some rows say, by their texts: each text is parsed once, for most tasks say the same.
+
+    So claims share values, and nobody may change them. No text is an empty object.
+    """
+
+    def __missing__(self, text: str | None) -> Any:
+        value = self[text] = {} if text is None else json.loads(text)
+        return value
 
 
-def read_json(text: str) -> Any:
-    """A JSON column of SQLite; most are empty."""
-    if text == "{}":
-        return {}
-    return [] if text == "[]" else json.loads(text)
-
-
-def parsed(row: Sequence[Any]) -> Sequence[Any]:
-    """A row of COLUMNS from SQLite with the values that PostgreSQL gives."""
-    values = list(row)
-    for column in _JSON_COLUMNS:
-        values[column] = read_json(values[column])
-    values[20] = bool(values[20])
-    values[22] = values[22] and json.loads(values[22])
-    return values
-
-
-def claim_of(workspace_id: str, row: Sequence[Any], *, needs: dict[str, Any] | None) -> Claim:
-    """The claim that a row of COLUMNS is."""
+def claim_of(workspace_id: str, row: Sequence[Any], read: JsonTexts, *, needs: str | None) -> Claim:
+    """The claim that a row of COLUMNS is, its JSON as texts."""
+    options = read[row[19]]
     return Claim(
         task_id=row[0],
         attempt=row[1],
@@ -189,23 +190,23 @@ def claim_of(workspace_id: str, row: Sequence[Any], *, needs: dict[str, Any] | N
         session_id=row[5],
         key=row[7],
         title=row[8],
-        work=row[9],
-        input=row[10],
-        needs=needs or {},
+        work=read[row[9]],
+        input=read[row[10]],
+        needs=read[needs],
         agent=row[11],
         timeout=_duration(row[12]),
         stall_timeout=_duration(row[13]),
         workdir=row[14],
-        python_path=tuple(row[6]),
+        python_path=tuple(read[row[6]]),
         max_attempts=row[15],
         failures=row[16],
         losses=row[17],
         deferrals=row[18],
-        backoff=row[19].get("backoff", {}),
-        repeatable=row[20],
+        backoff=options.get("backoff", {}),
+        repeatable=bool(row[20]),
         kind=row[21],
-        options=row[19],
-        carried=row[22] or {},
+        options=options,
+        carried=read[row[22]] or {},
     )
 
 

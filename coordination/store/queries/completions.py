@@ -212,6 +212,8 @@ def complete(
     it or what it needed was not held any more: then nothing may be committed.
     """
     now = datetime.now(UTC)
+    payloads = {id(one.payload): one.payload for one in completions}  # nearly all share one
+    cleaned = {key: clean_json(payload) for key, payload in payloads.items()}
     rows = json.dumps(
         [
             {
@@ -222,7 +224,7 @@ def complete(
                 "code": one.exit_code,
                 "error": None if one.error is None else clean_text(one.error),
                 "log": None if one.log is None else clean_text(one.log),
-                "payload": clean_json(one.payload),
+                "payload": cleaned[id(one.payload)],
                 **({} if one.ahead is None else _ahead(one.ahead, now)),
             }
             # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
@@ -254,7 +256,7 @@ def _ahead(ran: Ran, now: datetime) -> dict[str, Any]:
 def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[Any]]:
     held: set[tuple[str, int]] = set()
     freed: list[Any] = []
-    for row in tx.exec_driver_sql(_POSTGRESQL, scope):
+    for row in tx.exec_driver_sql(_POSTGRESQL, scope).all():
         if row[1] is None:
             held.add((row[0], row[2]))
         else:
@@ -266,7 +268,7 @@ def _on_sqlite(
     tx: Connection, scope: dict[str, Any], completions: Sequence[Completion]
 ) -> tuple[set[tuple[str, int]], list[Any]]:
     values = {**scope, "now": iso(datetime.now(UTC))}
-    held = {(row[0], row[1]) for row in tx.exec_driver_sql(_SQLITE_DONE, values)}
+    held = {(row[0], row[1]) for row in tx.exec_driver_sql(_SQLITE_DONE, values).all()}
     if not held:
         return held, []
     if len(held) < len(completions):
@@ -278,12 +280,16 @@ def _on_sqlite(
         tx.exec_driver_sql(_SQLITE_OPEN, values)
     tx.exec_driver_sql(_SQLITE_TELL, values)
     completed = {task_id for task_id, _ in held}
-    less = Counter(row[0] for row in tx.exec_driver_sql(_SQLITE_MEET, values) if row[0] not in completed)
+    less = Counter(tx.exec_driver_sql(_SQLITE_MEET, values).scalars().all())
+    for task_id in completed & less.keys():
+        del less[task_id]
     if not less:
         return held, []
     values["less"] = json.dumps(less)
     freed = [
-        (row[0], row[2], row[3] + 1, *row[4:]) for row in tx.exec_driver_sql(_SQLITE_LESS, values) if row[1] == "queued"
+        (row[0], row[2], row[3] + 1, *row[4:])
+        for row in tx.exec_driver_sql(_SQLITE_LESS, values).all()
+        if row[1] == "queued"
     ]
     if freed:
         tx.exec_driver_sql(_SQLITE_SAY, {**values, "ids": json.dumps([row[0] for row in freed])})

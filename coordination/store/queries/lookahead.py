@@ -7,6 +7,7 @@ a crash makes all that was not written run again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim
 from coordination.domain.tasks import BlockReason
 from coordination.store.queries.budgets import BUDGETED
-from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, claim_of, parsed
+from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, TEXTS, JsonTexts, claim_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,8 @@ _POSTGRESQL = _QUERY.format(
     ids="SELECT unnest(%(ids)s::uuid[])",
     materialized="MATERIALIZED",
     most="%(most)s",
-    columns=COLUMNS.replace("t.id,", "t.id::text,")
-    .replace("t.project_id,", "t.project_id::text,")
-    .replace("t.run_id,", "t.run_id::text,")
-    .replace("r.session_id,", "r.session_id::text,"),
-    collect="json_agg(d.parent_id)",
+    columns=re.sub(rf"\b({'|'.join(TEXTS)})\b(?=,)", r"\1::text", COLUMNS),
+    collect="json_agg(d.parent_id)::text",
     workspace="%(workspace)s::uuid",
 )
 _SQLITE = _QUERY.format(
@@ -68,6 +66,7 @@ def ahead_of(tx: Connection, workspace_id: str, ids: Sequence[str], *, most: int
     """At most *most* of the tasks that *ids* lead to, nearest first, as far as they can be run ahead."""
     if tx.dialect.name == "postgresql":
         rows = tx.exec_driver_sql(_POSTGRESQL, {"workspace": workspace_id, "ids": list(ids), "most": most})
-        return [Ahead(claim_of(workspace_id, row, needs=None), tuple(row[24])) for row in rows]
-    rows = tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "most": most})
-    return [Ahead(claim_of(workspace_id, parsed(row), needs=None), tuple(json.loads(row[24]))) for row in rows]
+    else:
+        rows = tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "most": most})
+    read = JsonTexts()
+    return [Ahead(claim_of(workspace_id, row, read, needs=None), tuple(read[row[24]])) for row in rows.all()]

@@ -229,7 +229,10 @@ def test_a_batch_that_is_larger_than_the_channel_arrives(runners: Runners, board
     assert [len(str(board.results[index].output)) for index in range(12)] == [30_000] * 12
 
 
-@pytest.mark.parametrize("frame", [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x03abc", b"\0\0\0\x02{}"])
+@pytest.mark.parametrize(
+    "frame",
+    [b"\xff\xff\xff\xff", b"\0\0\0\x02[]", b"\0\0\0\x03abc", b"\0\0\0\x02{}", b"\0\0\0\x15" + b'{"state":"stale"} "x"'],
+)
 def test_an_answer_that_makes_no_sense_is_told_apart(frame: bytes) -> None:
     reading, writing = os.pipe()
     answers = Answers(1000)
