@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping
+from sqlalchemy import Connection
 
 from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
 from coordination.domain.tasks import BlockReason
 from coordination.services import budgets
 from coordination.services.expectations import expected
-from coordination.store.queries import attempts, claims, dependencies, events, projects, ready, slots
-from coordination.store.queries.money import note_reserved
+from coordination.store.queries import claims, events, projects, ready, slots
+from coordination.store.queries.claims import Waiting
 
 
 def claim_tasks(
@@ -37,134 +37,106 @@ def claim_tasks(
     claimed = claims.claim_unlimited(tx, workspace_id, ids, worker_id=worker_id, lease=lease, limit=limit)
     if len(claimed) == (len(ids) if limit is None else min(limit, len(ids))):
         return claimed
-    # Somebody was faster, or the projects have limits or are held: those are looked at one project at a time.
+    # Somebody was faster, or something limits them: those are looked at one project at a time.
     mine = {claim.task_id for claim in claimed}
-    by_project: dict[str, list[RowMapping]] = {}
-    for row in ready.lock_ready(tx, workspace_id, [task_id for task_id in ids if task_id not in mine]):
-        by_project.setdefault(row["project_id"], []).append(row)
+    by_project: dict[str, list[Waiting]] = {}
+    for one in claims.lock_waiting(tx, workspace_id, [task_id for task_id in ids if task_id not in mine]):
+        by_project.setdefault(one.project_id, []).append(one)
     for project_id in sorted(by_project):
-        claimed += _claim_limited(
-            tx,
-            workspace_id,
-            project_id,
-            by_project[project_id],
-            worker_id=worker_id,
-            lease=lease,
-            limit=limit,
-            estimator=estimator,
-        )
+        room = None if limit is None else limit - len(claimed)
+        chosen = _chosen(tx, workspace_id, project_id, by_project[project_id], room, estimator)
+        claimed += _claimed(tx, workspace_id, chosen, worker_id=worker_id, lease=lease)
     return claimed
 
 
-def _claim_limited(
+@dataclass(slots=True)
+class _Chosen:
+    """What may be claimed, by task: the slots that it takes; and the money."""
+
+    slots: dict[str, tuple[str, ...]]
+    money: budgets.Chosen
+
+
+def _chosen(  # noqa: PLR0917 - called once, in the order of its parameters
     tx: Connection,
     workspace_id: str,
     project_id: str,
-    found: Sequence[RowMapping],
-    *,
-    worker_id: str,
-    lease: timedelta,
-    limit: int | None,
+    found: Sequence[Waiting],
+    room: int | None,
     estimator: budgets.Estimator,
-) -> list[Claim]:
+) -> _Chosen:
+    """Those of a project's locked tasks for which there are slots and money, both of them taken."""
     if (
-        found[0]["project_status"] in claims.HELD_PROJECTS
+        found[0].status in claims.HELD_PROJECTS
         # Asked again under a lock: a pause that ends now would not see what is held back after it.
         and projects.lock_status(tx, workspace_id, project_id) in claims.HELD_PROJECTS
     ):
-        _hold_back(tx, workspace_id, found)
-        return []
-    free = slots.lock(tx, workspace_id, project_id)
-    chosen = _with_slots(found, free, limit)
-    refused = [row["id"] for row in found if row["id"] not in chosen]
-    if refused:
-        ready.unmark_rung(tx, workspace_id, refused)
-    money = budgets.reserve(tx, workspace_id, [dict(row) for row in found if row["id"] in chosen], estimator)
+        paused = {one.id: {"reasons": ["paused"]} for one in found}
+        _hold_back(tx, workspace_id, found, BlockReason.PAUSED, paused)
+        return _Chosen({}, budgets.Chosen())
+    free = slots.lock(tx, workspace_id, project_id) if found[0].slots else {}
+    taken = _with_slots(found, free, room)
+    full = [one.id for one in found if one.id not in taken]
+    if full:
+        ready.unmark_rung(tx, workspace_id, full)
+    asking = [one for one in found if one.money and one.id in taken]
+    money = budgets.reserve(tx, workspace_id, [one.row() for one in asking], estimator) if asking else budgets.Chosen()
     if money.refused:
-        _wait_for_money(tx, workspace_id, [row for row in found if row["id"] in money.refused], money)
-        chosen = {task_id: names for task_id, names in chosen.items() if task_id not in money.refused}
-    if not chosen:
-        return []
+        why: dict[str, dict[str, Any]] = {
+            task_id: {"reasons": ["budget"], "why": lack.sentence()} for task_id, lack in money.refused.items()
+        }
+        _hold_back(tx, workspace_id, [one for one in found if one.id in why], BlockReason.BUDGET, why)
+        taken = {task_id: names for task_id, names in taken.items() if task_id not in why}
     if free:
-        slots.take(tx, workspace_id, project_id, Counter(name for names in chosen.values() for name in names))
-        taken = _open(tx, workspace_id, project_id, found, chosen, worker_id=worker_id, lease=lease)
-    else:
-        taken = claims.claim_unlimited(tx, workspace_id, list(chosen), worker_id=worker_id, lease=lease, reserved=True)
-    return _with_money(tx, workspace_id, taken, money)
+        slots.take(tx, workspace_id, project_id, Counter(name for names in taken.values() for name in names))
+    return _Chosen(taken, money)
 
 
-def _open(
-    tx: Connection,
-    workspace_id: str,
-    project_id: str,
-    found: Sequence[RowMapping],
-    chosen: Mapping[str, tuple[str, ...]],
-    *,
-    worker_id: str,
-    lease: timedelta,
-) -> list[Claim]:
-    """Claim the chosen ones of *found*, which are locked, with the places that they take."""
-    ready.claim(tx, workspace_id, list(chosen))
-    outputs = dependencies.outputs_for(tx, workspace_id, list(chosen))
-    taken = [_claim(row, chosen[row["id"]], outputs[row["id"]]) for row in found if row["id"] in chosen]
-    attempts.insert_many(
-        tx,
-        [
-            {
-                "task_id": claim.task_id,
-                "number": claim.attempt,
-                "workspace_id": workspace_id,
-                "project_id": project_id,
-                "run_id": claim.run_id,
-                "worker_id": worker_id,
-                "slots": list(claim.slots) or None,
-            }
-            for claim in taken
-        ],
-        lease=lease,
+def _claimed(tx: Connection, workspace_id: str, chosen: _Chosen, *, worker_id: str, lease: timedelta) -> list[Claim]:
+    money = chosen.money
+    held: dict[str, dict[str, Any]] = {}
+    for task_id, names in chosen.slots.items():
+        reserved = money.reserved.get(task_id)
+        held[task_id] = {"slots": list(names)} if names else {}
+        if reserved is not None:
+            held[task_id]["reserved"] = reserved.to_json()
+    if not held:
+        return []
+    taken = claims.claim_chosen(tx, workspace_id, held, worker_id=worker_id, lease=lease)
+    _tell_downgrades(tx, workspace_id, taken, money)
+    return [_holding(one, chosen) if held[one.task_id] else one for one in taken]
+
+
+def _holding(claim: Claim, chosen: _Chosen) -> Claim:
+    model = chosen.money.models.get(claim.task_id)
+    return replace(
+        claim,
+        slots=chosen.slots[claim.task_id],
+        budgeted=claim.task_id in chosen.money.reserved,
+        work=claim.work if model is None else budgets.with_model(claim.work, model),
     )
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": project_id,
-                "run_id": claim.run_id,
-                "task_id": claim.task_id,
-                "attempt": claim.attempt,
-                "type": EventType.CLAIMED,
-                "actor": f"worker:{worker_id}",
-            }
-            for claim in taken
-        ],
-    )
-    return taken
 
 
-def _with_slots(found: Sequence[RowMapping], free: dict[str, int], limit: int | None) -> dict[str, tuple[str, ...]]:
+def _with_slots(found: Sequence[Waiting], free: dict[str, int], limit: int | None) -> dict[str, tuple[str, ...]]:
     """The tasks for which every limit has a place, with the names of the places they take; *free* is used up."""
     chosen: dict[str, tuple[str, ...]] = {}
     for row in found:
         if limit is not None and len(chosen) >= limit:
             break
         wanted = ["project"]
-        if row["agent"] is not None:
-            wanted.append(f"agent:{row['agent']}")
-        if row["concurrency_key"] is not None:
-            wanted.append(f"key:{row['concurrency_key']}")
+        if row.agent is not None:
+            wanted.append(f"agent:{row.agent}")
+        if row.concurrency_key is not None:
+            wanted.append(f"key:{row.concurrency_key}")
         limited = tuple(name for name in wanted if name in free)
         if all(free[name] > 0 for name in limited):
             for name in limited:
                 free[name] -= 1
-            chosen[row["id"]] = limited
+            chosen[row.id] = limited
     return chosen
 
 
-def _with_money(tx: Connection, workspace_id: str, taken: Sequence[Claim], money: budgets.Chosen) -> list[Claim]:
-    """The claims, with what was reserved noted at their attempts, and the models that they are to use."""
-    held = {(one.task_id, one.attempt): money.reserved[one.task_id] for one in taken if one.task_id in money.reserved}
-    note_reserved(tx, workspace_id, held)
-    cheaper = [one for one in taken if one.task_id in money.models]
+def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], money: budgets.Chosen) -> None:
     events.append(
         tx,
         workspace_id,
@@ -177,83 +149,31 @@ def _with_money(tx: Connection, workspace_id: str, taken: Sequence[Claim], money
                 "type": EventType.DOWNGRADED,
                 "payload": {"from": budgets.model_of(one.work), "to": money.models[one.task_id]},
             }
-            for one in cheaper
+            for one in taken
+            if one.task_id in money.models
         ],
     )
-    return [
-        replace(
-            one,
-            budgeted=one.task_id in money.reserved,
-            work=budgets.with_model(one.work, money.models[one.task_id]) if one.task_id in money.models else one.work,
-        )
-        for one in taken
-    ]
 
 
-def _wait_for_money(tx: Connection, workspace_id: str, found: Sequence[RowMapping], money: budgets.Chosen) -> None:
-    ready.hold_back(tx, workspace_id, [row["id"] for row in found], BlockReason.BUDGET)
+def _hold_back(
+    tx: Connection,
+    workspace_id: str,
+    found: Sequence[Waiting],
+    reason: BlockReason,
+    why: Mapping[str, Mapping[str, Any]],
+) -> None:
+    ready.hold_back(tx, workspace_id, [one.id for one in found], reason)
     events.append(
         tx,
         workspace_id,
         [
             {
-                "project_id": row["project_id"],
-                "run_id": row["run_id"],
-                "task_id": row["id"],
+                "project_id": one.project_id,
+                "run_id": one.run_id,
+                "task_id": one.id,
                 "type": EventType.BLOCKED,
-                "payload": {"reasons": ["budget"], "why": money.refused[row["id"]].sentence()},
+                "payload": why[one.id],
             }
-            for row in found
+            for one in found
         ],
-    )
-
-
-def _hold_back(tx: Connection, workspace_id: str, found: Sequence[RowMapping]) -> None:
-    ready.hold_back(tx, workspace_id, [row["id"] for row in found], BlockReason.PAUSED)
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": row["project_id"],
-                "run_id": row["run_id"],
-                "task_id": row["id"],
-                "type": EventType.BLOCKED,
-                "payload": {"reasons": ["paused"]},
-            }
-            for row in found
-        ],
-    )
-
-
-def _claim(row: RowMapping, held: tuple[str, ...], needs: dict[str, dict[str, Any]]) -> Claim:
-    options = row["options"]
-    return Claim(
-        task_id=row["id"],
-        attempt=row["attempt"] + 1,
-        workspace_id=row["workspace_id"],
-        project_id=row["project_id"],
-        project=row["project_name"],
-        run_id=row["run_id"],
-        session_id=row["session_id"],
-        key=row["key"],
-        title=row["title"],
-        work=row["work"],
-        input=row["input"],
-        needs=needs,
-        agent=row["agent"],
-        timeout=row["timeout"],
-        stall_timeout=row["stall_timeout"],
-        workdir=row["workdir"],
-        python_path=tuple(row["python_path"]),
-        max_attempts=row["max_attempts"],
-        failures=row["failures"],
-        deferrals=row["deferrals"],
-        backoff=options.get("backoff", {}),
-        repeatable=row["repeatable"],
-        losses=row["losses"],
-        slots=held,
-        kind=row["kind"],
-        options=options,
-        carried=row["carried"] or {},
     )

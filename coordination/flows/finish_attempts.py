@@ -163,12 +163,12 @@ def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequen
         claim = one.claim
         stale = (claim.task_id, claim.attempt) not in ended.fences and claim.task_id not in ended.recorded_before
         spent += [replace(record, stale=stale) for record in one.costs]
-    closing = [(one.claim.task_id, one.claim.attempt) for one in finishes if one.claim.budgeted]
+    closing = ended.closing
     if not spent and not closing:
         return False
     if spent:
         runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
-    if closing:
+    if closing and any(one.claim.slots for one in finishes):
         slots.lock(tx, workspace_id, project_id)  # a claim takes them before money, and one may follow in here
     room = ledger.settle(tx, workspace_id, spent, closing=closing).room
     return room and bool(money.runs_waiting(tx, workspace_id, project_id, most=1))
@@ -259,6 +259,7 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         carried={**claim.carried, **result.carry} if result.carry else None,
         question=result.question,
         artifacts=result.artifacts,
+        budgeted=claim.budgeted,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -122,15 +122,14 @@ class _Desk:
         self._estimator = estimator
         named = {name: None for row in rows for name in self._names(row)}
         self.found: dict[tuple[Scope, str], list[Budget]] = {}
-        self._zone: tzinfo = UTC
-        for one in budgets.applying(tx, workspace_id, {subject for _, subject in named}):
+        applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
+        for one in applying.budgets:
             if (one.scope, one.subject) in named:
                 self.found.setdefault((one.scope, one.subject), []).append(one)
         if not self.found:
             return
-        self._now = tx.execute(select(db_now())).scalar_one()
-        if any(one.period is not Period.TOTAL for group in self.found.values() for one in group):
-            self._zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
+        assert applying.now is not None  # noqa: S101 - it comes with the budgets
+        self._keys = {one.id: (one.id, starts_of(one.period, applying.now, applying.zone)) for one in applying.budgets}
         self._estimates = estimator(tx, rows)
 
     def _names(self, row: Row) -> list[tuple[Scope, str]]:
@@ -147,12 +146,11 @@ class _Desk:
     def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
         """The budgets that apply to a task, each with its period of now."""
         mine = [one for name in self._names(row) for one in self.found.get(name, ())]
-        return [((one.id, starts_of(one.period, self._now, self._zone)), one) for one in mine]
+        return [(self._keys[one.id], one) for one in mine]
 
     def keys(self) -> set[tuple[str, str]]:
         """All of them."""
-        every = [one for group in self.found.values() for one in group]
-        return {(one.id, starts_of(one.period, self._now, self._zone)) for one in every}
+        return {self._keys[one.id] for group in self.found.values() for one in group}
 
     def judged(
         self, row: Row, mine: Sequence[tuple[tuple[str, str], Budget]], uses: Mapping[tuple[str, str], Use]

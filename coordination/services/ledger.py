@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection
 
@@ -18,7 +17,6 @@ from coordination.domain.budgets import (
     NOTHING,
     Amount,
     Budget,
-    Period,
     Reserved,
     Scope,
     Short,
@@ -63,7 +61,7 @@ def settle(
 ) -> Recorded:
     """Append what attempts spent, and give back what those had reserved that end here.
 
-    *closing*: attempts that end in this transaction and may have something reserved.
+    *closing*: attempts that were closed in this transaction, and by nothing before it.
     """
     done = Recorded(costs.append(tx, workspace_id, records))
     if done.new or closing:
@@ -88,7 +86,7 @@ class _Settling:
         self._closing = frozenset(closing)
         self._spent: dict[Key, Amount] = {}
         self._given_back: dict[Key, Amount] = {}
-        self._reserved: dict[Fence, Reserved | None] = {}
+        self._reserved: dict[Fence, Reserved] = {}
         self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
         self._budgets: dict[str, Budget] = {}
         self._zone: tzinfo = UTC
@@ -97,19 +95,15 @@ class _Settling:
     def settle(self) -> None:
         tx, new = self._tx, self._done.new
         named = {each for one in new for each in self._names(one)}
-        found = [
-            one
-            for one in budgets.applying(tx, self._workspace, {subject for _, subject in named})
-            if (one.scope, one.subject) in named
-        ]
+        applying = budgets.applying(tx, self._workspace, {subject for _, subject in named})
+        self._zone = applying.zone
+        found = [one for one in applying.budgets if (one.scope, one.subject) in named]
         fences = {(one.task_id, one.attempt) for one in new if one.task_id is not None and one.attempt is not None}
         fences = (fences if found else set()) | self._closing
         holdings = money.lock_holdings(tx, self._workspace, fences)
         if not found and not any(one.reserved for one in holdings.values()):
             return
         self._budgets = {one.id: one for one in found}
-        if any(one.period is not Period.TOTAL for one in found):
-            self._zone = ZoneInfo(budgets.zone(tx, self._workspace) or "UTC")
         calls = self._spend(found, holdings)
         for fence, holding in holdings.items():
             self._give_back(fence, holding, calls.get(fence, ()), found)
@@ -148,11 +142,13 @@ class _Settling:
     def _give_back(self, fence: Fence, holding: Holding, calls: Sequence[Amount], found: Sequence[Budget]) -> None:
         """Lower what the attempt has reserved by what it spent; all of it, when it ends."""
         before = holding.reserved
-        if fence in self._closing or holding.finished:
+        if fence in self._closing:
+            # It is closed once, by whoever holds it; what it had reserved stays written there, to be looked at.
             if before is not None:
-                self._reserved[fence] = None
                 self._less(before.of, before.amount)
                 self._done.room = self._done.room or bool(before.amount)
+            return
+        if holding.finished:
             return
         if before is None:
             before = Reserved()
@@ -195,7 +191,6 @@ class _Settling:
     def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, Use]) -> None:
         """Reserve another call like the dearest so far, or let the job be stopped before it makes one."""
         holds = self._reserved[fence]
-        assert holds is not None  # noqa: S101 - it runs
         wanted = holds.missing()
         if not wanted:
             return

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from coordination.domain.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
 from coordination.ids import new_id
-from coordination.store.queries import completions, ready, tasks
+from coordination.store.queries import claims, completions, ready, tasks
 from coordination.store.queries.completions import Completion
 from coordination.store.queries.tasks import Counts
 from coordination.store.tables.tasks import tasks as table
@@ -30,8 +30,13 @@ def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple
     return completions.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
 
 
+def claim(tx: Any, workspace_id: str, task_id: str) -> bool:
+    """Whether it could be claimed."""
+    return bool(claims.claim_unlimited(tx, workspace_id, [task_id], worker_id=new_id(), lease=timedelta(minutes=1)))
+
+
 ACTS: dict[str, tuple[TaskMove, Act]] = {
-    "claim": (TaskMove.CLAIM, lambda tx, ws, task, _: ready.claim(tx, ws, [task])),
+    "claim": (TaskMove.CLAIM, lambda tx, ws, task, _: claim(tx, ws, task)),
     "hold_back": (TaskMove.HOLD_BACK, lambda tx, ws, task, _: ready.hold_back(tx, ws, [task], BlockReason.PAUSED)),
     "complete": (TaskMove.COMPLETE, complete),
     "queue_again": (

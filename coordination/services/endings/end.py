@@ -55,7 +55,7 @@ def end_attempts(
     dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, done)
-    done.closing = {one.fence for one in endings if one.budgeted}
+    done.closing |= {one.fence for one in endings if one.budgeted and one.fence in done.fences}
     done.ended_in = {one.run_id for one in endings if one.fence in done.fences and _is_final(one.decision)}
     if close_runs:
         close_ended_runs(tx, workspace_id, done)
@@ -233,6 +233,8 @@ def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: En
     was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
     if was_open:
         slots.give_back(tx, workspace_id, project_id, held_slots)
+        if ending.budgeted:
+            done.closing.add(ending.fence)
 
 
 _PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it is looked at once

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import (
-    Connection,
-    RowMapping,
-    delete,
-    select,
-)
+from sqlalchemy import Connection, RowMapping, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -34,12 +32,30 @@ BUDGETED = """EXISTS (
 """Whether any budget applies to a task (t) of a run (r): for statements written by hand."""
 
 
-def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> list[Budget]:
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """Some budgets, with the database's clock and the workspace's time zone."""
+
+    budgets: list[Budget]
+    now: datetime | None = None
+    zone: tzinfo = UTC
+
+
+_APPLYING = (
+    select(budgets, db_now().label("now"), workspaces.c.timezone)
+    .join(workspaces, workspaces.c.id == b.workspace_id)
+    .where(b.workspace_id == bindparam("ws"), b.subject.in_(bindparam("subjects", expanding=True)))
+)
+
+
+def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> Applying:
     """The budgets of these subjects: ids of a workspace, project, session, run or task, names of agents."""
     if not subjects:
-        return []
-    rows = tx.execute(select(budgets).where(b.workspace_id == workspace_id, b.subject.in_(sorted(subjects))))
-    return [_budget(row) for row in rows.mappings()]
+        return Applying([])
+    rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
+    if not rows:
+        return Applying([])
+    return Applying([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
 
 
 def zone(tx: Connection, workspace_id: str) -> str | None:

@@ -8,7 +8,8 @@ are left alone here: ``flows.claim_tasks`` treats them.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,16 +39,19 @@ TEXTS = (
 # "|| ''" keeps the planner from the indexes on states: with figures from a time when few tasks had a state, it reads
 # all that have it now instead of the few rows that are named. So does asking for the outcome: an attempt that has not
 # finished has none, and the index on unfinished ones is not for this.
-_READY = f"""
-    t.state || '' = 'queued' AND p.status NOT IN ({HELD})
-    AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)
+_DUE = """
+    t.state || '' = 'queued'
     AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)"""
-_UNLIMITED = f"""{_READY}
-    AND NOT {BUDGETED}"""
+_LIMITED = "EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)"
+_UNLIMITED = f"""{_DUE} AND p.status NOT IN ({HELD}) AND NOT {_LIMITED} AND NOT {BUDGETED}"""
+
+
+_HELD = ", held.value -> 'slots', held.value -> 'reserved'"
+_JOIN_HELD = " JOIN json_each(%(held)s::json) AS held ON held.key = ready.id::text"
 
 
 # What the dependencies produced comes along, so that no second look is needed.
-def _postgresql(ready: str) -> str:
+def _postgresql(ready: str, *, held: bool) -> str:
     return f"""
 WITH ready AS MATERIALIZED (
     SELECT {COLUMNS}
@@ -63,10 +67,10 @@ WITH ready AS MATERIALIZED (
     FROM ready WHERE t.id = ready.id
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
-        lease_until)
+        lease_until{", slots, reserved" if held else ""})
     SELECT id, attempt, %(workspace)s::uuid, project_id, run_id, %(worker)s::uuid, now(), now(),
-        now() + make_interval(secs => %(lease)s)
-    FROM ready
+        now() + make_interval(secs => %(lease)s){_HELD if held else ""}
+    FROM ready{_JOIN_HELD if held else ""}
 ), told AS (
     INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, created_at)
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, project_id, run_id, id, attempt, 'claimed',
@@ -101,8 +105,8 @@ LIMIT :limit
 """
 
 
-_POSTGRESQL = {False: _postgresql(_UNLIMITED), True: _postgresql(_READY)}  # by whether budgets were seen to
-_SQLITE_READY = {False: _sqlite_ready(_UNLIMITED), True: _sqlite_ready(_READY)}
+_POSTGRESQL, _POSTGRESQL_CHOSEN = _postgresql(_UNLIMITED, held=False), _postgresql(_DUE, held=True)
+_SQLITE_READY, _SQLITE_CHOSEN = _sqlite_ready(_UNLIMITED), _sqlite_ready(_DUE)
 _SQLITE_CLAIM = """
 UPDATE tasks
 SET state = 'running', attempt = attempt + 1, rung_at = NULL, not_before = NULL, error = NULL, updated_at = :now
@@ -114,6 +118,14 @@ INSERT INTO attempts
 SELECT id, attempt, workspace_id, project_id, run_id, :worker, :now, :now, :lease_until
 FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
 """
+_SQLITE_OPEN_HELD = """
+INSERT INTO attempts
+    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until, slots,
+        reserved)
+SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :now, :lease_until,
+    held.value -> '$.slots', held.value -> '$.reserved'
+FROM tasks t JOIN json_each(:held) held ON held.key = t.id
+"""
 _SQLITE_TELL = """
 INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, t.attempt, 'claimed', 'worker:' || :worker, :now
@@ -122,30 +134,42 @@ FROM json_each(:ids) wanted JOIN tasks t ON t.id = wanted.value
 
 
 def claim_unlimited(
+    tx: Connection, workspace_id: str, ids: Sequence[str], *, worker_id: str, lease: timedelta, limit: int | None = None
+) -> list[Claim]:
+    """Claim those of *ids* that are ready and that nothing limits; best first. Others' locks are skipped."""
+    return _claim(tx, workspace_id, ids, worker_id=worker_id, lease=lease, limit=limit, held=None)
+
+
+def claim_chosen(
+    tx: Connection, workspace_id: str, held: Mapping[str, Mapping[str, Any]], *, worker_id: str, lease: timedelta
+) -> list[Claim]:
+    """Claim ready tasks that this transaction has locked and chosen, whatever limits them; best first.
+
+    *held*: by task, what its attempt holds: ``slots`` and ``reserved`` as they are kept.
+    """
+    return _claim(tx, workspace_id, list(held), worker_id=worker_id, lease=lease, limit=None, held=held)
+
+
+def _claim(
     tx: Connection,
     workspace_id: str,
     ids: Sequence[str],
     *,
     worker_id: str,
     lease: timedelta,
-    limit: int | None = None,
-    reserved: bool = False,
+    limit: int | None,
+    held: Mapping[str, Mapping[str, Any]] | None,
 ) -> list[Claim]:
-    """Claim those of *ids* that are ready and in projects without limits; best first. Others' locks are skipped.
-
-    Those to which a budget applies are left alone too, unless what they need of it is *reserved*.
-    """
+    given = {} if held is None else {"held": json.dumps(held)}
     if tx.dialect.name == "postgresql":
-        found = tx.exec_driver_sql(
-            _POSTGRESQL[reserved],
-            {
-                "workspace": workspace_id,
-                "ids": list(ids),
-                "worker": worker_id,
-                "lease": lease.total_seconds(),
-                "limit": limit,
-            },
-        )
+        values = {
+            "workspace": workspace_id,
+            "ids": list(ids),
+            "worker": worker_id,
+            "lease": lease.total_seconds(),
+            "limit": limit,
+        }
+        found = tx.exec_driver_sql(_POSTGRESQL if held is None else _POSTGRESQL_CHOSEN, {**values, **given})
         read = JsonTexts()
         return [claim_of(workspace_id, row, read, needs=row[24]) for row in found.all()]
     now = datetime.now(UTC)
@@ -155,15 +179,103 @@ def claim_unlimited(
         "now": iso(now),
         "limit": -1 if limit is None else limit,
     }
-    rows = tx.exec_driver_sql(_SQLITE_READY[reserved], wanted).all()
+    rows = tx.exec_driver_sql(_SQLITE_READY if held is None else _SQLITE_CHOSEN, wanted).all()
     if not rows:
         return []
     mine = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}
     tx.exec_driver_sql(_SQLITE_CLAIM, mine)
-    tx.exec_driver_sql(_SQLITE_OPEN, {**mine, "lease_until": iso(now + lease)})
+    leased = {**mine, **given, "lease_until": iso(now + lease)}
+    tx.exec_driver_sql(_SQLITE_OPEN if held is None else _SQLITE_OPEN_HELD, leased)
     tx.exec_driver_sql(_SQLITE_TELL, mine)
     read = JsonTexts()
     return [claim_of(workspace_id, row, read, needs=row[24]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A ready task that something limits, locked: what is asked to decide whether it may be claimed.
+
+    ``slots``: its project has limits. ``money``: budgets apply to it.
+    """
+
+    id: str
+    workspace_id: str
+    project_id: str
+    run_id: str
+    session_id: str | None
+    agent: str | None
+    concurrency_key: str | None
+    status: ProjectStatus
+    slots: bool
+    money: bool
+    work: dict[str, Any]
+    options: dict[str, Any]
+    carried: dict[str, Any] | None
+
+    def row(self) -> dict[str, Any]:
+        """As a mapping."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+_WAITING = f"""
+SELECT {{id}}, {{project}}, {{run}}, {{session}}, t.agent, t.concurrency_key, p.status, {_LIMITED}, {BUDGETED},
+    {{work}}, {{options}}, {{carried}}
+FROM tasks t JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
+WHERE {{which}} AND {_DUE}
+ORDER BY t.priority DESC, t.id"""
+_POSTGRESQL_WAITING = (
+    _WAITING.format(
+        id="t.id::text",
+        project="t.project_id::text",
+        run="t.run_id::text",
+        session="r.session_id::text",
+        work="t.work::text",
+        options="t.options::text",
+        carried="t.carried::text",
+        which="""t.workspace_id = %(workspace)s::uuid AND t.id = ANY(%(ids)s::uuid[])
+    AND (t.not_before IS NULL OR t.not_before <= now())""",
+    )
+    + " FOR UPDATE OF t SKIP LOCKED"
+)
+_SQLITE_WAITING = _WAITING.format(
+    id="t.id",
+    project="t.project_id",
+    run="t.run_id",
+    session="r.session_id",
+    work="t.work",
+    options="t.options",
+    carried="t.carried",
+    which="""t.workspace_id = :workspace AND t.id IN (SELECT value FROM json_each(:ids))
+    AND (t.not_before IS NULL OR t.not_before <= :now)""",
+)
+
+
+def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Waiting]:
+    """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
+    if tx.dialect.name == "postgresql":
+        rows = tx.exec_driver_sql(_POSTGRESQL_WAITING, {"workspace": workspace_id, "ids": list(ids)}).all()
+    else:
+        given = {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": iso(datetime.now(UTC))}
+        rows = tx.exec_driver_sql(_SQLITE_WAITING, given).all()
+    read = JsonTexts()
+    return [
+        Waiting(
+            id=row[0],
+            workspace_id=workspace_id,
+            project_id=row[1],
+            run_id=row[2],
+            session_id=row[3],
+            agent=row[4],
+            concurrency_key=row[5],
+            status=ProjectStatus(row[6]),
+            slots=bool(row[7]),
+            money=bool(row[8]),
+            work=read[row[9]],
+            options=read[row[10]],
+            carried=read[row[11]],
+        )
+        for row in rows
+    ]
 
 
 class JsonTexts(dict[str | None, Any]):

@@ -5,13 +5,14 @@ Counters are locked last, after tasks, attempts and slots, and in one order, so 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, assert_never
 
-from sqlalchemy import Boolean, Connection, RowMapping, bindparam, case, func, literal, select, text, tuple_, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -22,7 +23,7 @@ from coordination.store.tables.budgets import budget_uses, budgets
 from coordination.store.tables.costs import UNPRICED, costs
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_now, sum_money
+from coordination.store.types import iso, sum_money
 
 b = budgets.c
 u = budget_uses.c
@@ -84,37 +85,47 @@ def _locked(tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]]
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 
 
-_WRITE = (
-    update(budget_uses)
-    .where(u.workspace_id == bindparam("ws"), u.budget_id == bindparam("b_id"), u.starts == bindparam("b_starts"))
-    .values(
-        **{name: bindparam(f"b_{name}") for name in _COUNTS},
-        warned_at=case((bindparam("b_warned", type_=Boolean), func.coalesce(u.warned_at, db_now())), else_=None),
-        reached_at=case((bindparam("b_reached", type_=Boolean), func.coalesce(u.reached_at, db_now())), else_=None),
-    )
-)
+_SET = ", ".join(f"{name} = x.{name}" for name in _COUNTS)
+_NUMBERS = ", ".join(f"{name} {'numeric' if name.endswith('usd') else 'bigint'}" for name in _COUNTS)
+_WRITE_POSTGRESQL = f"""
+UPDATE budget_uses AS u SET {_SET}, warned_at = CASE WHEN x.warned THEN coalesce(u.warned_at, now()) END,
+    reached_at = CASE WHEN x.reached THEN coalesce(u.reached_at, now()) END
+FROM json_to_recordset(%(rows)s::json) AS x (budget_id uuid, starts text, {_NUMBERS}, warned boolean, reached boolean)
+WHERE u.workspace_id = %(workspace)s::uuid AND u.budget_id = x.budget_id AND u.starts = x.starts
+"""  # noqa: S608 - names of our own columns
+_READ = ", ".join(f"value ->> '$.{name}' AS {name}" for name in ("budget_id", "starts", *_COUNTS, "warned", "reached"))
+_WRITE_SQLITE = f"""
+UPDATE budget_uses AS u SET {_SET}, warned_at = CASE WHEN x.warned THEN coalesce(u.warned_at, :now) END,
+    reached_at = CASE WHEN x.reached THEN coalesce(u.reached_at, :now) END
+FROM (SELECT {_READ} FROM json_each(:rows)) AS x
+WHERE u.workspace_id = :workspace AND u.budget_id = x.budget_id AND u.starts = x.starts
+"""  # noqa: S608 - names of our own columns
 
 
 def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> None:
     """Write what locked periods came to."""
     rows = [
         {
-            "ws": workspace_id,
-            "b_id": one.budget_id,
-            "b_starts": one.starts,
-            "b_spent_usd": one.spent.usd,
-            "b_reserved_usd": one.reserved.usd,
-            "b_spent_tokens": one.spent.tokens,
-            "b_reserved_tokens": one.reserved.tokens,
-            "b_spent_unpriced": one.spent.unpriced,
-            "b_reserved_unpriced": one.reserved.unpriced,
-            "b_warned": one.warned,
-            "b_reached": one.reached,
+            "budget_id": one.budget_id,
+            "starts": one.starts,
+            "spent_usd": f"{one.spent.usd:f}",
+            "reserved_usd": f"{one.reserved.usd:f}",
+            "spent_tokens": one.spent.tokens,
+            "reserved_tokens": one.reserved.tokens,
+            "spent_unpriced": one.spent.unpriced,
+            "reserved_unpriced": one.reserved.unpriced,
+            "warned": one.warned,
+            "reached": one.reached,
         }
-        for one in sorted(changed, key=lambda one: (one.budget_id, one.starts))
+        for one in changed
     ]
-    if rows:
-        tx.execute(_WRITE, rows)
+    if not rows:
+        return
+    given = {"workspace": workspace_id, "rows": json.dumps(rows)}
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql(_WRITE_POSTGRESQL, given)
+    else:
+        tx.exec_driver_sql(_WRITE_SQLITE, {**given, "now": iso(datetime.now(UTC))})
 
 
 def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> Amount:

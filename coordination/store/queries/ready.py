@@ -16,7 +16,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     literal,
     or_,
@@ -26,9 +25,6 @@ from sqlalchemy import (
 
 from coordination.domain.tasks import MOVES, BlockReason, TaskMove, TaskState
 from coordination.store.queries.tasks import BATCH
-from coordination.store.tables.attempts import attempts
-from coordination.store.tables.projects import projects
-from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import db_after, db_now, iso
 
@@ -47,56 +43,6 @@ class Ready:
 
 
 _due = or_(t.not_before.is_(None), t.not_before <= db_now())
-
-_LOCK_READY = (
-    select(
-        tasks,
-        projects.c.name.label("project_name"),
-        projects.c.status.label("project_status"),
-        runs.c.session_id,
-        runs.c.python_path,
-    )
-    .join(projects, projects.c.id == t.project_id)
-    .join(runs, runs.c.id == t.run_id)
-    .where(
-        t.workspace_id == bindparam("workspace_id"),
-        t.id.in_(bindparam("ids", expanding=True)),
-        t.state == TaskState.QUEUED,
-        _due,
-        # After a cancel and a retry: what the canceled attempt started must be gone before the next one starts.
-        ~exists(select(attempts.c.number).where(attempts.c.task_id == t.id, attempts.c.finished_at.is_(None))),
-    )
-    .order_by(t.priority.desc(), t.id)
-    .with_for_update(of=tasks, skip_locked=True)
-)
-
-
-def lock_ready(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[RowMapping]:
-    """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
-    return list(tx.execute(_LOCK_READY, {"workspace_id": workspace_id, "ids": list(ids)}).mappings())
-
-
-_CLAIM = (
-    update(tasks)
-    .where(
-        t.workspace_id == bindparam("ws"),
-        t.id.in_(bindparam("ids", expanding=True)),
-        t.state.in_(MOVES[TaskMove.CLAIM][0]),
-    )
-    .values(
-        state=MOVES[TaskMove.CLAIM][1],
-        attempt=t.attempt + 1,
-        rung_at=None,
-        updated_at=db_now(),
-        not_before=None,
-        error=None,
-    )
-)
-
-
-def claim(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
-    """Raise the fence of locked, queued tasks and set them running; how many."""
-    return tx.execute(_CLAIM, {"ws": workspace_id, "ids": list(ids)}).rowcount
 
 
 def hold_back(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> None:
