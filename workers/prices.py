@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import structlog
 
@@ -34,7 +35,7 @@ class Prices:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self.estimator = estimator(self.quote)
+        self.estimator = estimator(self.quote, fresh=timedelta(seconds=_FRESH))
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
     def priced(self, claim: Claim, result: Result) -> Result:

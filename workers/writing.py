@@ -67,6 +67,7 @@ class Writing:
         self._claims: Combiner[tuple[str, Sequence[str]], Written] = Combiner(
             self._claim_together, common=(DatabaseUnavailable,)
         )
+        self._limited: dict[str, bool] = {}
         self._lock = threading.Lock()
         self._ends: OrderedDict[Place, Combiner[Ending, Written]] = OrderedDict()
 
@@ -111,14 +112,18 @@ class Writing:
 
     def _claimed(self, tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Claim]:
         context = self._context
-        return claim_tasks(
+        claimed = claim_tasks(
             tx,
             workspace_id,
             ids,
             worker_id=context.worker_id,
             lease=context.terms.ttl,
             estimator=context.prices.estimator,
+            limited=self._limited.get(workspace_id, False),
         )
+        if claimed:  # the next ones are probably like these
+            self._limited[workspace_id] = all(one.budgeted or one.slots for one in claimed)
+        return claimed
 
     def _ahead(self, tx: Connection, workspace_id: str, claims: Sequence[Claim]) -> list[Ahead]:
         """What a few very short tasks lead to. Many together are worth a commit of their own anyway."""

@@ -155,6 +155,10 @@ class Use:
         """Spent or reserved."""
         return self.spent + self.reserved
 
+    def reserving(self, more: Amount) -> Use:
+        """The same, with *more* reserved. Not by ``replace``: every claim of every task asks it of every budget."""
+        return Use(self.budget_id, self.starts, self.spent, self.reserved + more, self.warned, self.reached)
+
 
 @dataclass(frozen=True, slots=True)
 class Short:
@@ -199,9 +203,12 @@ def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
 
     What is wanted of nothing always fits: a job that costs nothing runs, however much others spent.
     """
+    if not wanted:
+        return None
+    taken = use.taken
     for what, cap in (("usd", budget.usd), ("tokens", budget.tokens), ("unpriced", budget.unpriced_calls)):
         asked = getattr(wanted, what)
-        if cap is not None and asked > 0 and getattr(use.taken, what) + asked > cap:
+        if cap is not None and asked > 0 and getattr(taken, what) + asked > cap:
             return Short(budget, use, wanted, what, passing=getattr(use.spent, what) + asked <= cap)
     return None
 

@@ -28,13 +28,17 @@ def claim_tasks(
     lease: timedelta,
     limit: int | None = None,
     estimator: budgets.Estimator = expected,
+    limited: bool = False,
 ) -> list[Claim]:
     """Those of *ids* that this worker now holds, best first; others may have been faster.
 
     Tasks of a paused project, and those for which no money is left, become blocked; tasks whose slots are full stay
-    queued and wait in SQL again. What *estimator* expects a task to cost is reserved of its budgets.
+    queued and wait in SQL again. What *estimator* expects a task to cost is reserved of its budgets. *limited*: the
+    caller thinks that something limits them all, which is asked first then.
     """
-    claimed = claims.claim_unlimited(tx, workspace_id, ids, worker_id=worker_id, lease=lease, limit=limit)
+    claimed: list[Claim] = []
+    if not limited:
+        claimed = claims.claim_unlimited(tx, workspace_id, ids, worker_id=worker_id, lease=lease, limit=limit)
     if len(claimed) == (len(ids) if limit is None else min(limit, len(ids))):
         return claimed
     # Somebody was faster, or something limits them: those are looked at one project at a time.

@@ -74,7 +74,7 @@ def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: E
         if model is not None:
             chosen.models[row["id"]] = model
         for key, _ in mine:
-            uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
+            uses[key] = uses[key].reserving(wanted)
         chosen.reserved[row["id"]] = Reserved(wanted, tuple(key for key, _ in mine))
     if chosen.reserved:
         money.write_uses(tx, workspace_id, uses.values())
@@ -94,7 +94,7 @@ def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator
         if lack is None:
             fitting.append(row["id"])
             for key, _ in mine:
-                uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
+                uses[key] = uses[key].reserving(wanted)
     return fitting
 
 
@@ -120,8 +120,10 @@ class _Desk:
         self._workspace = workspace_id
         self._rows = rows
         self._estimator = estimator
-        named = {name: None for row in rows for name in self._names(row)}
+        named = {name for row in rows for name in self._names(row)}
         self.found: dict[tuple[Scope, str], list[Budget]] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._alike: dict[tuple[Any, ...], list[tuple[tuple[str, str], Budget]]] = {}
         applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
         for one in applying.budgets:
             if (one.scope, one.subject) in named:
@@ -145,8 +147,12 @@ class _Desk:
 
     def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
         """The budgets that apply to a task, each with its period of now."""
-        mine = [one for name in self._names(row) for one in self.found.get(name, ())]
-        return [(self._keys[one.id], one) for one in mine]
+        alike = (row["project_id"], row["agent"], row["session_id"], row["run_id"])
+        own = self.found.get((Scope.TASK, row["id"]), ())
+        if alike not in self._alike:
+            every = [one for name in self._names(row) if name[0] is not Scope.TASK for one in self.found.get(name, ())]
+            self._alike[alike] = [(self._keys[one.id], one) for one in every]
+        return [*self._alike[alike], *((self._keys[one.id], one) for one in own)]
 
     def keys(self) -> set[tuple[str, str]]:
         """All of them."""
