@@ -23,6 +23,7 @@ from coordination.services import prices as price_service
 from coordination.services.graphs import rows
 from coordination.services.graphs.expected import caps_of
 from coordination.services.graphs.parts import in_parts
+from coordination.services.graphs.permitted import check_models
 from coordination.store.queries import fleet, history, projects
 from coordination.store.reports import durations
 
@@ -61,6 +62,7 @@ def simulate_plan(
     plan, works = in_parts(plan, works, project.settings if project is not None else {})
     works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
     bodies = {key: job.body for key, job in rows.jobs(works).items()}
+    check_models(plan, bodies, project.model_restrictions if project is not None else {})
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
     known: dict[str, tuple[Sample, ...]] = {}
     recent: dict[str, list[Sample]] = {}

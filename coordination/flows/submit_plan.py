@@ -27,6 +27,7 @@ from coordination.services import projects as project_service
 from coordination.services.graphs import rows
 from coordination.services.graphs.expected import expected
 from coordination.services.graphs.parts import in_parts
+from coordination.services.graphs.permitted import check_models
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import events, runs, slots, supervisors
 from coordination.store.tables.events import task_events
@@ -74,6 +75,7 @@ def submit_plan(
     plan, works = in_parts(plan, works, project.settings)
     works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
     jobs = rows.jobs(works)
+    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     session_id = _session(tx, workspace_id, project.id, plan)

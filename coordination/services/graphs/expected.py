@@ -39,7 +39,9 @@ def expected(
     known = {kind: samples for (_, kind), samples in found.items()}
     outlook = Outlook(plan, bodies, assigned, known=known, recent={}, quote=_unasked)
     places = fleet.live_slots(tx, within=_LIVE_WITHIN) or _PLACES
-    made = outlook.predicted(slots=places, caps=caps_of(tx, project, plan), now=utc_now(), effort=_EFFORT)
+    made = outlook.predicted(
+        slots=places, caps=caps_of(tx, project, plan), now=utc_now(), effort=min(_EFFORT, 100 * len(plan.tasks))
+    )
     return made.to_json()
 
 
