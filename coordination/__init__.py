@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from coordination.domain.chat import ChatCall
     from coordination.domain.events import Event, EventType
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+    from coordination.domain.predictions import Prediction
     from coordination.domain.runs import RunState
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
@@ -39,6 +40,7 @@ _HOMES = {
     "OnDependencyFailure": "coordination.domain.tasks",
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
+    "Prediction": "coordination.domain.predictions",
     "ProjectRef": "coordination.domain.plans",
     "PythonCall": "coordination.domain.work",
     "Run": "coordination.client",
@@ -71,6 +73,7 @@ __all__ = [
     "OnDependencyFailure",
     "Outcome",
     "Plan",
+    "Prediction",
     "ProjectRef",
     "PythonCall",
     "Run",

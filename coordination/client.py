@@ -37,6 +37,7 @@ from coordination.flows.force_tasks import Forced, force_task
 from coordination.flows.hold_project import hold_project, resume_project
 from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.flows.submit_plan import Submitted, submit_plan
+from coordination.foreseen import Foreseen
 from coordination.location import origin_of
 from coordination.produced import Produced
 from coordination.runtime import Runtime, open_runtime
@@ -58,7 +59,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
     return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
 
 
-class Coordination:
+class Coordination(Foreseen):
     """A connection. Close it, or use it as a context manager; handles made from it work until then."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -38,6 +38,7 @@ from workers.jobs import Jobs
 from workers.piece import Piece
 from workers.prompting import Prompting
 from workers.reporting import Reporting
+from workers.restrictions import ModelRules
 from workers.runners.base import Runner, StopReason
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
@@ -69,6 +70,7 @@ class Execution:
         self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
+        self._rules = ModelRules(context.store)
         self._reporting = Reporting(context.scratch, self._add_found)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
@@ -225,7 +227,8 @@ class Execution:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             try:
-                if (early := supervising.before(claim, control)) is not None:
+                early = self._rules.ended(claim) or supervising.before(claim, control)
+                if early is not None:
                     return early
                 with (
                     artifacts.with_folder(claim, control.scratch) as placed,

@@ -22,6 +22,7 @@ from coordination.cli import (
     runs,
     schema,
     sessions,
+    simulate,
     stack,
     status,
     task,
@@ -73,7 +74,23 @@ def _warn_of_strangers() -> None:
 
 
 _ALL = (
-    *(work, stack, status, runs, tasks, task, logs, artifacts, questions, agents, projects, sessions, costs, prices),
+    *(
+        work,
+        simulate,
+        stack,
+        status,
+        runs,
+        tasks,
+        task,
+        logs,
+        artifacts,
+        questions,
+        agents,
+        projects,
+        sessions,
+        costs,
+        prices,
+    ),
     *(beads, schema, retention, doctor),
 )
 for commands in _ALL:

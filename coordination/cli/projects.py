@@ -203,7 +203,8 @@ def change(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
     budgets: Annotated[list[str] | None, typer.Option("--budget", metavar="KEY=JSON", help="A budget.")] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--models", metavar="KEY=JSON", help="A restriction of models.")
+        list[str] | None,
+        typer.Option("--models", metavar="KEY=JSON", help="allow or deny, with a list of names of models."),
     ] = None,
     metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Anything else.")] = None,
     as_json: AsJson = False,

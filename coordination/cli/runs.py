@@ -66,8 +66,8 @@ def list_(
 
 
 def show(name: RunName, *, as_json: AsJson = False) -> None:
-    """One run: its tasks, what failed, and what holds the rest."""
-    from coordination.cli import summary
+    """One run: its tasks, what failed, what it was expected to take, and what holds the rest."""
+    from coordination.cli import simulate, summary
 
     with connected() as co:
         run = co.run(name)
@@ -75,6 +75,7 @@ def show(name: RunName, *, as_json: AsJson = False) -> None:
             print_json(summary.as_json(run))
             return
         summary.show(run, where_to_look=False)
+        simulate.beside(run.record)
         _explain_open(run)
 
 

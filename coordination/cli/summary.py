@@ -124,6 +124,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "counts": record.counts,
         "cost_usd": record.cost_usd,
         "unpriced_calls": record.unpriced_calls,
+        "predicted": record.predicted,
         "created_at": record.created_at,
         "finished_at": record.finished_at,
         "tasks": [

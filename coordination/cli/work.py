@@ -122,7 +122,6 @@ def _settings(slots: int | None) -> Settings:
 
 def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """The plan that the options name, checked before anything is started or stored."""
-    from coordination.domain import graph
     from coordination.errors import Refused
 
     if (plan is None) == (beads is None):
@@ -130,12 +129,23 @@ def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: st
     if beads is not None:
         from coordination.cli import beads as issues
 
-        found = issues.plan_of(beads, agent=agent, rules=rules)
-    else:
-        assert plan is not None  # noqa: S101 - one of the two is there
-        found = read_plan_file(plan)
-    if repo is not None:
-        found = _about(found, repo)
+        return _checked(issues.plan_of(beads, agent=agent, rules=rules), repo)
+    return planned(plan, repo)
+
+
+def planned(plan: Path | None, repo: Path | None) -> Plan:
+    """The plan in a file, about that repository, checked."""
+    from coordination.errors import Refused
+
+    if plan is None:
+        raise Refused("Name a plan file")
+    return _checked(read_plan_file(plan), repo)
+
+
+def _checked(plan: Plan, repo: Path | None) -> Plan:
+    from coordination.domain import graph
+
+    found = plan if repo is None else _about(plan, repo)
     graph.check(found)
     return found
 

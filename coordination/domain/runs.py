@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from coordination.domain.tasks import TaskState
 
@@ -61,6 +62,7 @@ class Run:
     unpriced_calls: int
     created_at: datetime
     finished_at: datetime | None
+    predicted: dict[str, Any] | None = None  # what it was expected to take and cost (see domain/predictions)
     branch: str | None = None  # of the project's repository, where its tasks' changes are merged
 
     @property

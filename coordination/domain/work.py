@@ -29,6 +29,9 @@ READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
 
 FORMATS = ("text", "json", "jsonl")
 
+IN_WORKTREE = " in a worktree"
+"""What a job's kind ends with where it has one: it takes longer."""
+
 _LONGEST_KIND = 200
 _CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +11,10 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
-from coordination.domain.expansion import VARIANT, VARIANTS, expanded, supervision_of
+from coordination.domain.expansion import VARIANT, VARIANTS
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
-from coordination.domain.projects import Project, ProjectStatus
+from coordination.domain.projects import ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.work import Work
@@ -25,6 +25,9 @@ from coordination.services import agents as agent_service
 from coordination.services import issues as issue_service
 from coordination.services import projects as project_service
 from coordination.services.graphs import rows
+from coordination.services.graphs.expected import expected
+from coordination.services.graphs.parts import in_parts
+from coordination.services.graphs.permitted import check_models
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import budgets, events, runs, slots, supervisors
 from coordination.store.tables.events import task_events
@@ -69,7 +72,10 @@ def submit_plan(
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
-    plan, works = _in_parts(plan, works, project)
+    plan, works = in_parts(plan, works, project.settings)
+    works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
+    jobs = rows.jobs(works)
+    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     session_id = _session(tx, workspace_id, project.id, plan)
@@ -86,14 +92,13 @@ def submit_plan(
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
             "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan),
+            "predicted": expected(tx, project, plan, jobs, assigned),
         },
     )
-    works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
     scope = rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
-    jobs = rows.jobs(works)
     edges, pending = rows.edges(workspace_id, plan, ids)
     insert_rows(tx, tasks, [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
     insert_rows(tx, dependencies, edges)
@@ -137,25 +142,12 @@ def _variants(plan: Plan) -> dict[str, bool]:
     return {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
 
 
-def _in_parts(plan: Plan, works: Mapping[str, Work], project: Project) -> tuple[Plan, Mapping[str, Work]]:
-    """*plan* with what its variants and its supervision (or the project's) make of its tasks."""
-    wanted = project.settings.get("supervision")
-    if plan.supervision is None and isinstance(wanted, Mapping):
-        plan = replace(plan, supervision=supervision_of(wanted))
-    parted = expanded(plan)
-    return (plan, works) if parted is plan else (parted, graph.check(parted))
-
-
 def _limits(tx: Connection, scope: rows.Scope) -> None:
     """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
-    concurrency = scope.plan.concurrency
-    caps = {f"agent:{name}": cap for name, cap in concurrency.agents.items()}
-    caps |= {f"key:{name}": cap for name, cap in concurrency.keys.items()}
-    if concurrency.project is not None:
-        caps["project"] = concurrency.project
+    caps = rows.caps(scope.plan)
     slots.set_caps(tx, scope.workspace_id, scope.project_id, caps)
-    named = {f"key:{task.concurrency_key}" for task in scope.plan.tasks if task.concurrency_key}
-    slots.ensure(tx, scope.workspace_id, scope.project_id, dict.fromkeys(named - set(caps), 1))
+    unsaid = rows.limited_keys(scope.plan) - set(caps)
+    slots.ensure(tx, scope.workspace_id, scope.project_id, dict.fromkeys(unsaid, 1))
 
 
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:

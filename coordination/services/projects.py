@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from coordination.domain.expansion import supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
+from coordination.domain.restrictions import parse_restrictions
 from coordination.domain.workspaces import parse_gates
 from coordination.errors import IllegalMove, NotFound, Refused
 from coordination.ids import new_id
@@ -62,7 +63,8 @@ def amend(
 ) -> None:
     """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
 
-    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run.
+    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run, and for
+    restrictions that could not be understood.
     """
     parse_gates((merged or {}).get("settings", {}).get("gates"))
     values: dict[str, Any] = {}
@@ -75,15 +77,21 @@ def amend(
     for column, changes in (merged or {}).items():
         if changes:
             if column == "settings":
-                _check_words(changes.get(PROJECT_SETTING))
-                if isinstance(who := changes.get("supervision"), Mapping):
-                    supervision_of(who)
-                elif who is not None:
-                    raise Refused("supervision maps assess and analyze to agents")
+                _check_settings(changes)
             after = {**getattr(project, column), **changes}
             values[column] = {key: value for key, value in after.items() if value is not None}
+            if column == "model_restrictions":
+                parse_restrictions(values[column])
     if values:
         rows.change(tx, workspace_id, project.id, **values)
+
+
+def _check_settings(changes: Mapping[str, Any]) -> None:
+    _check_words(changes.get(PROJECT_SETTING))
+    if isinstance(who := changes.get("supervision"), Mapping):
+        supervision_of(who)
+    elif who is not None:
+        raise Refused("supervision maps assess and analyze to agents")
 
 
 def _check_words(words: object) -> None:

@@ -287,6 +287,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.give_back": {"held": lambda world: ["project"]},
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
+    "durations.recent": {"kinds": lambda world: ["shell:true"]},
     "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
     "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.attempts import Discovered
+from coordination.domain.estimates import asks_a_model
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import Defaults, Dependency, Plan
@@ -27,9 +28,11 @@ from coordination.errors import NotFound, Refused
 from coordination.formats.plan import read_tasks
 from coordination.ids import new_id
 from coordination.services.graphs import rows
+from coordination.services.graphs.permitted import check_models
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import budgets, events, ready
 from coordination.store.queries import dependencies as edge_rows
+from coordination.store.queries import projects as project_rows
 from coordination.store.queries import tasks as task_rows
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
@@ -190,6 +193,13 @@ def _waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
     return any(_holds_back(need) and (_key(need), task.key) not in satisfied for need in task.needs)
 
 
+def _check_models(tx: Connection, finder: Task, plan: Plan, jobs: Mapping[str, rows.Job]) -> None:
+    bodies = {key: job.body for key, job in jobs.items()}
+    if any(asks_a_model(body) for body in bodies.values()):
+        project = project_rows.get(tx, finder.workspace_id, finder.project_id)
+        check_models(plan, bodies, project.model_restrictions if project is not None else {})
+
+
 def _store(
     tx: Connection,
     finder: Task,
@@ -202,6 +212,8 @@ def _store(
     first: set[str],
 ) -> None:
     works, assigned = rows.assignments(plan, works, desk)
+    jobs = rows.jobs(works)
+    _check_models(tx, finder, plan, jobs)
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
     scope = rows.Scope(
@@ -215,7 +227,6 @@ def _store(
         assigned,
         inherited=inherited | {_DEPTH: finder.options.get(_DEPTH, 0) + 1},
     )
-    jobs = rows.jobs(works)
     edges, pending = rows.edges(finder.workspace_id, plan, ids)
     for parent, child in satisfied:
         pending[ids[child]] -= 1

@@ -17,12 +17,11 @@ from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.limits import NO_LIMITS
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
-from coordination.domain.work import AGENTS, AgentCall, Work, kind_of
+from coordination.domain.work import AGENTS, IN_WORKTREE, AgentCall, Work, kind_of
 from coordination.domain.workspaces import FOLDER, Gate, Workspace, gates_for, parse_gates, parse_workspace
 from coordination.errors import PlanError, Refused
 from coordination.ids import new_id
 
-_IN_WORKTREE = " in a worktree"  # a kind of its own: it takes longer
 _NOTHING: dict[str, Any] = {}  # one object for all, so that it is written as JSON once
 _USUAL = Backoff()
 
@@ -155,7 +154,7 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
         "agent": scope.agents.get(task.key),
         "creator": scope.creator,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind + _IN_WORKTREE if "workspace" in options else job.kind,
+        "kind": job.kind + IN_WORKTREE if "workspace" in options else job.kind,
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
@@ -226,6 +225,19 @@ def _say_more(options: dict[str, Any], task: Task) -> None:
 def workspace_of(plan: Plan, task: Task) -> Workspace:
     """Where a task of the plan works."""
     return parse_workspace(plan.defaults.workspace if task.workspace is None else task.workspace)
+
+
+def caps(plan: Plan) -> dict[str, int]:
+    """How many tasks the plan lets run at once, by the name of the limit."""
+    limits = plan.concurrency
+    found = {f"agent:{name}": cap for name, cap in limits.agents.items()}
+    found |= {f"key:{name}": cap for name, cap in limits.keys.items()}
+    return found | ({} if limits.project is None else {"project": limits.project})
+
+
+def limited_keys(plan: Plan) -> set[str]:
+    """The limits that the plan's tasks have by their keys; one that nothing else is said of is a limit to one."""
+    return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
 
 
 def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:

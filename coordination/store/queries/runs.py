@@ -228,6 +228,7 @@ def _run(tx: Connection, row: RowMapping) -> Run:
         unpriced_calls=unpriced,
         created_at=row["created_at"],
         finished_at=row["finished_at"],
+        predicted=row["predicted"],
         branch=row["metadata"].get("branch"),
     )
 

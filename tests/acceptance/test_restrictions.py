@@ -1,0 +1,95 @@
+"""A project says which models it allows while its work waits: real workers begin nothing that it does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import OnDependencyFailure
+from coordination.domain.work import AgentCall
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Processes
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def agent(model: str | None, says: str = "done") -> AgentCall:
+    """An agent of nobody's that leaves a file and says one line."""
+    script = f"cat >/dev/null; touch began-{says}; echo {json.dumps(says)}"
+    return AgentCall("custom", "work", model=model, command=["/bin/sh", "-c", script])
+
+
+def test_what_is_not_allowed_any_more_is_not_begun_and_not_repeated(fleet: Fleet) -> None:
+    gate = Task("gate", {"shell": "while [ ! -e go ]; do sleep 0.05; done; echo large"})
+    after = {"needs": ["gate"], "max_attempts": 3}
+    run = fleet.submit(
+        gate,
+        Task("allowed", agent("small-1", "allowed"), **after),
+        Task("denied", agent("large-1", "denied"), **after),
+        Task("unnamed", agent(None, "unnamed"), **after),
+        Task("templated", agent("{{ needs.gate.output }}", "templated"), **after),
+        Task("next", {"shell": "true"}, needs=["denied"], on_dependency_failure=OnDependencyFailure.CANCEL),
+    )
+    fleet.worker("-c", "2")
+
+    fleet.coord("projects", "change", "fleet", "--models", 'allow=["small-*"]')
+    fleet.file("go").touch()
+
+    assert run.wait(timeout=60) is RunState.FAILED
+    states = {task.key: str(task.state) for task in run.tasks()}
+    assert states == {
+        "gate": "completed",
+        "allowed": "completed",
+        "denied": "failed",
+        "unnamed": "failed",
+        "templated": "failed",
+        "next": "canceled",
+    }
+    for key, model in (("denied", "'large-1'"), ("templated", "'large'")):
+        (attempt,) = run.task(key).attempts()
+        assert attempt.outcome is Outcome.FAILED
+        assert attempt.error == f"the project does not allow the model {model} (allowed: small-*)"
+        assert not fleet.file(f"began-{key}").exists()
+    (unnamed,) = run.task("unnamed").attempts()
+    assert unnamed.error is not None
+    assert unnamed.error.startswith("it names no model")
+    assert fleet.file("began-allowed").exists()
+
+    fleet.coord("projects", "change", "fleet", "--models", "allow=null")
+    run.task("denied").retry()
+
+    fleet.await_file_made("began-denied")
+
+
+def test_the_command_line_says_what_is_wrong_and_changes_nothing(fleet: Fleet) -> None:
+    fleet.submit(Task("a", {"shell": "true"}))
+    coord, plan = fleet.coord, fleet.file("plan.yaml")
+    plan.write_text(
+        "version: 1\ntasks:\n  - {key: fix, run: {agent: claude, prompt: x}}\n"
+        "  - {key: big, run: {chat: 'openai:gpt-5', prompt: x}}\n"
+    )
+    refused = coord("projects", "change", "fleet", "--models", 'allow="claude-*"', code=2)
+    assert "allow must be a list of names of models" in refused.err
+    assert coord("projects", "show", "fleet", "--json").json["model_restrictions"] == {}
+
+    coord("projects", "change", "fleet", "--models", 'deny=["openai:*"]')
+    denied = coord("submit", plan, "-C", str(fleet.folder / "project"), code=2)
+    coord("projects", "change", "fleet", "--models", 'allow=["claude-*"]')
+    unnamed = coord("simulate", plan, code=2)
+
+    assert "plan.yaml:4: Task 'big': the project does not allow the model 'openai:gpt-5'" in denied.err
+    assert "(denied: openai:*)" in denied.err
+    assert (
+        "plan.yaml:3: Task 'fix': it names no model, and the project allows only some (allowed: claude-*" in unnamed.err
+    )
+    assert len(coord("runs", "list", "--json").json["runs"]) == 1

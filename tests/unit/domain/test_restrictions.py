@@ -1,0 +1,155 @@
+"""Restrictions of models: what a name matches, where a job names one, and what cannot be understood."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.domain.restrictions import Restrictions, named, parse_restrictions, refusal
+from coordination.domain.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.errors import Refused
+
+
+def may(work: Any, *, rendered: bool = False, **said: Any) -> bool:
+    restrictions = parse_restrictions(said)
+    assert restrictions is not None
+    return refusal(work.to_json(), restrictions, rendered=rendered) is None
+
+
+def chat(model: str) -> ChatCall:
+    return ChatCall(model, "Hello")
+
+
+def claude(model: str | None = None, **more: Any) -> AgentCall:
+    return AgentCall("claude", "Mend it", model=model, **more)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("work", "allowed"),
+        [
+            (claude("claude-haiku-4-5"), True),
+            (claude("Claude-Haiku-4-5"), True),
+            (chat("anthropic:claude-haiku-4-5"), True),
+            (AgentCall("opencode", "x", model="anthropic/claude-haiku-4-5"), True),
+            (chat("openai:gpt-5-mini"), True),
+            (AgentCall("opencode", "x", model="openai/gpt-5-mini"), True),
+            (chat("openai:gpt-4"), False),
+            (chat("house:gpt-5-mini"), False),
+            (claude("opus"), False),
+            (claude("sonnet"), False),
+        ],
+    )
+    def test_only_what_is_allowed_may_run(self, work, allowed):
+        assert may(work, allow=["claude-*", "openai:gpt-5-*"]) is allowed
+
+    @pytest.mark.parametrize(
+        "work",
+        [
+            claude("claude-opus-4-1"),
+            claude("opus"),
+            chat("anthropic:claude-OPUS-4"),
+            AgentCall("opencode", "x", model="a/b/opus"),
+        ],
+    )
+    def test_what_is_denied_may_not_whatever_allows_it(self, work):
+        assert not may(work, deny=["*opus*"])
+        assert not may(work, allow=["*"], deny=["*opus*"])
+
+    def test_a_provider_can_be_denied(self):
+        assert not may(chat("openai:gpt-5"), deny=["openai:*"])
+        assert not may(AgentCall("opencode", "x", model="openai/gpt-5"), deny=["openai:*"])
+        assert may(chat("anthropic:claude-haiku-4-5"), deny=["openai:*"])
+
+    def test_a_job_without_a_model_is_not_concerned(self):
+        assert may(Shell("ls"), allow=["claude-*"])
+        assert may(PythonCall("a:b"), allow=["claude-*"])
+
+    def test_an_agent_has_to_name_its_model_where_only_some_are_allowed(self):
+        assert not may(claude(), allow=["claude-*"])
+        assert may(claude(), deny=["*opus*"])
+
+    def test_the_sentence_says_what_is_allowed(self):
+        found = refusal(claude("opus").to_json(), Restrictions(("claude-*",), ("*opus*",)))
+        unnamed = refusal(claude().to_json(), Restrictions(tuple(f"m{number}" for number in range(9))))
+
+        assert found == "the project does not allow the model 'opus' (allowed: claude-*; denied: *opus*)"
+        assert unnamed is not None
+        assert "it names no model" in unnamed
+        assert "and 3 more" in unnamed
+
+    def test_a_template_is_looked_at_when_it_is_filled_in(self):
+        assert may(chat("{{ needs.choice.output }}"), allow=["claude-*"])
+        assert not may(chat("{{ needs.choice.output }}"), allow=["claude-*"], rendered=True)
+        assert not may(claude("opus", args=["--model", "{{ input.model }}"]), deny=["opus"])
+
+
+class TestPlaces:
+    @pytest.mark.parametrize(
+        ("work", "models"),
+        [
+            (claude("haiku"), ["haiku"]),
+            (claude(args=["--model", "opus", "--verbose"]), ["opus"]),
+            (claude(args=["--model=opus"]), ["opus"]),
+            (claude("haiku", args=["--fallback-model", "opus,sonnet"]), ["haiku", "opus", "sonnet"]),
+            (claude(command=["claude", "--model", "opus"]), ["opus"]),
+            (claude(env={"ANTHROPIC_MODEL": "opus", "OTHER": "x"}), ["opus"]),
+            (claude(args=["-m", "x", "--modelling"]), []),
+            (AgentCall("codex", "x", args=["-m", "gpt-5"]), ["gpt-5"]),
+            (AgentCall("codex", "x", args=["-mgpt-5"]), ["gpt-5"]),
+            (AgentCall("codex", "x", args=["-c", 'model="gpt-5"']), ["gpt-5"]),
+            (AgentCall("codex", "x", args=["--config=model=gpt-5"]), ["gpt-5"]),
+            (AgentCall("codex", "x", args=["-c", "sandbox=none"]), []),
+            (AgentCall("gemini", "x", args=["-m", "gemini-pro"]), ["gemini-pro"]),
+            (
+                AgentCall("custom", "x", command=["python", "-m", "tool", "--model", "{model}"], model="small"),
+                ["small"],
+            ),
+            (AgentCall("custom", "x", command=["tool", "--model", "large"]), ["large"]),
+            (claude(args=["--model"]), []),
+        ],
+    )
+    def test_a_model_is_found_wherever_a_job_names_it(self, work, models):
+        assert list(named(work.to_json())) == models
+
+    def test_no_argument_gets_around_them(self):
+        assert not may(claude("haiku", args=["--model", "opus"]), allow=["haiku"])
+
+
+class TestReading:
+    def test_nothing_said_is_no_restriction(self):
+        assert parse_restrictions({}) is None
+        assert parse_restrictions({"deny": []}) is None
+        assert parse_restrictions({"allow": None}) is None
+
+    @pytest.mark.parametrize(
+        ("said", "sentence"),
+        [
+            ({"alow": ["x"]}, "no 'alow'. Did you mean 'allow'"),
+            ({"allow": "claude-*"}, "allow must be a list"),
+            ({"deny": [5]}, "deny must be a list"),
+            ({"deny": [" "]}, "deny must be a list"),
+            ({"deny": {"a": "b"}}, "deny must be a list"),
+            ({"allow": []}, "allow names no model"),
+            ({"allow": ["x" * 201]}, "at most"),
+            ({"allow": ["x"] * 201}, "at most"),
+        ],
+    )
+    def test_what_cannot_be_understood_is_refused(self, said, sentence):
+        with pytest.raises(Refused) as refused:
+            parse_restrictions(said)
+
+        assert sentence in refused.value.sentence()
+
+    @given(
+        st.text(min_size=1, max_size=30).filter(str.strip), st.lists(st.text(min_size=1, max_size=9).filter(str.strip))
+    )
+    def test_no_pattern_and_no_name_breaks_it(self, name, patterns):
+        for said in ({"deny": patterns}, {"allow": patterns}):
+            if patterns:
+                assert may(claude(name), rendered=True, **said) in {True, False}
+        if "[" not in name and "{" not in name:
+            assert not may(claude(name), deny=[name])

@@ -1,0 +1,55 @@
+"""Asks, before a job with a model begins, whether its project allows that model now: it may not have said so before."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from coordination.clock import monotonic
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.estimates import asks_a_model
+from coordination.domain.restrictions import parse_restrictions, refusal
+from coordination.errors import DatabaseUnavailable, Refused
+from coordination.store.engine import Store
+from coordination.store.queries import projects
+
+_FRESH = 1.0
+_REMEMBERED = 1_000
+
+
+class ModelRules:
+    """What each project says of models, at most a second old. Thread-safe."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
+
+    def ended(self, claim: Claim) -> Result | None:
+        """The end of an attempt that may not begin; None when it may. *claim*: with its templates filled in."""
+        if not asks_a_model(claim.work):
+            return None
+        try:
+            restrictions = parse_restrictions(self._rules(claim))
+            why = None if restrictions is None else refusal(claim.work, restrictions, rendered=True)
+        except Refused as error:  # said before it was checked: nobody knows what was meant, so nothing is begun
+            why = f"which models the project allows cannot be understood: {error.message}"
+        except DatabaseUnavailable as error:  # it waits, and is charged nothing
+            return Result(Outcome.DEFERRED, error=error.sentence(), began=False)
+        return None if why is None else Result(Outcome.FAILED, error=why, retryable=False, began=False)
+
+    def _rules(self, claim: Claim) -> Mapping[str, Any]:
+        with self._lock:
+            known = self._known.get(claim.project_id)
+        if known is not None and monotonic() - known[0] < _FRESH:
+            return known[1]
+        asked = monotonic()
+        with self._store.read() as tx:
+            project = projects.get(tx, claim.workspace_id, claim.project_id)
+        found = {} if project is None else project.model_restrictions
+        with self._lock:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[claim.project_id] = (asked, found)
+        return found
