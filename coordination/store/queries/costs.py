@@ -76,7 +76,7 @@ def each(
     statement = select(costs).where(*where).order_by(c.occurred_at, c.id)
     with tx.execution_options(yield_per=1000).execute(statement) as rows:  # closed also when nobody reads to the end
         for row in rows.mappings():
-            yield _record(row)
+            yield record_of(row)
 
 
 def newest(
@@ -94,7 +94,7 @@ def newest(
         if value is not None:
             where.append(column == value)
     rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
-    return [_record(row) for row in rows.mappings()]
+    return [record_of(row) for row in rows.mappings()]
 
 
 def calls_to_price(
@@ -119,7 +119,7 @@ def calls_to_price(
         read = tuple_(literal(after.occurred_at, c.occurred_at.type), literal(after.id, c.id.type))
         where.append(tuple_(c.occurred_at, c.id) > read)
     rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at, c.id).limit(limit))
-    return [_record(row) for row in rows.mappings()]
+    return [record_of(row) for row in rows.mappings()]
 
 
 def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> dict[str, list[CostRecord]]:
@@ -129,17 +129,18 @@ def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> 
         select(costs).where(c.workspace_id == workspace_id, c.corrects.in_(corrected)).order_by(c.recorded_at, c.id)
     )
     for row in rows.mappings():
-        found.setdefault(row["corrects"], []).append(_record(row))
+        found.setdefault(row["corrects"], []).append(record_of(row))
     return found
 
 
 def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, CostRecord]:
     """The records of these ids."""
     rows = tx.execute(select(costs).where(c.workspace_id == workspace_id, c.id.in_(names)))
-    return {row["id"]: _record(row) for row in rows.mappings()}
+    return {row["id"]: record_of(row) for row in rows.mappings()}
 
 
-def _record(row: RowMapping) -> CostRecord:
+def record_of(row: RowMapping) -> CostRecord:
+    """The domain's record of a row."""
     return CostRecord(
         id=row["id"],
         session_id=row["session_id"],
