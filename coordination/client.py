@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from coordination import collector
 from coordination.clock import monotonic
 from coordination.conversing import Conversing
+from coordination.costs import Accounting
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
 from coordination.domain.issues import Issue
@@ -58,7 +59,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
     return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
 
 
-class Coordination:
+class Coordination(Accounting):
     """A connection. Close it, or use it as a context manager; handles made from it work until then."""
 
     def __init__(self, runtime: Runtime) -> None:

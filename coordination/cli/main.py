@@ -27,6 +27,7 @@ from coordination.cli import (
     task,
     tasks,
     work,
+    workspaces,
 )
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
@@ -74,7 +75,7 @@ def _warn_of_strangers() -> None:
 
 _ALL = (
     *(work, stack, status, runs, tasks, task, logs, artifacts, questions, agents, projects, sessions, costs, prices),
-    *(beads, schema, retention, doctor),
+    *(workspaces, beads, schema, retention, doctor),
 )
 for commands in _ALL:
     commands.add_to(app)

@@ -30,8 +30,19 @@ _PLACES = 6
 
 # The quantile of Student's distribution that four of five values do not exceed on either side, by degrees of freedom.
 _STUDENT = {
-    **{2: 1.886, 3: 1.638, 4: 1.533, 5: 1.476, 6: 1.440, 7: 1.415, 8: 1.397, 9: 1.383, 10: 1.372},
-    **{12: 1.356, 15: 1.341, 20: 1.325, 30: 1.310},
+    2: 1.886,
+    3: 1.638,
+    4: 1.533,
+    5: 1.476,
+    6: 1.440,
+    7: 1.415,
+    8: 1.397,
+    9: 1.383,
+    10: 1.372,
+    12: 1.356,
+    15: 1.341,
+    20: 1.325,
+    30: 1.310,
 }
 
 
@@ -62,9 +73,7 @@ class Burn:
     hours: float  # of history
 
 
-def forecast(
-    daily: Sequence[Decimal], *, today: date, spent: Decimal, left: float
-) -> Forecast | None:
+def forecast(daily: Sequence[Decimal], *, today: date, spent: Decimal, left: float) -> Forecast | None:
     """Where today's month ends; None where there is too little history.
 
     *daily*: what each of the whole days before today cost, the oldest first. *spent*: this month until now. *left*: how
@@ -110,7 +119,7 @@ def _paces(history: Sequence[float], today: date, method: Method) -> tuple[list[
     by_weekday: list[list[float]] = [[] for _ in range(_WEEK)]
     for weekday, day in zip(_weekdays(len(history), today), history, strict=True):
         by_weekday[weekday].append(day)
-    # Three or four days tell little about a weekday: each is drawn towards the mean of all, the more the fewer they are.
+    # Three or four days tell little about a weekday: each is drawn towards the mean of all.
     return [(sum(days) + mean) / (len(days) + 1) for days in by_weekday], len(history) - _WEEK
 
 

@@ -1,4 +1,4 @@
-"""The ledger's one way in and out: what is written to it counts, in the same transaction, wherever its money is counted."""
+"""The ledger's one way in and out: what is written counts, in the same transaction, wherever its money is counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
 
 
 def forget(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
-    """Delete these records, how many were there. What they came to stays in the sums, as what is no longer in the ledger."""
+    """Delete these records; how many were there. What they came to stays in the sums, as no longer in the ledger."""
     shard = rollups.begin(tx, workspace_id)
     gone = retention.delete_costs(tx, workspace_id, ids)
     if gone:

@@ -14,8 +14,8 @@ from coordination.domain.costs import CostRecord, correction_id
 from coordination.domain.pricing import Override, Price, Rate
 from coordination.services import prices as service
 from coordination.services import projects as project_service
-from coordination.store.queries import costs, prices, retention, runs
 from coordination.services.ledger import record as recorded
+from coordination.store.queries import costs, prices, retention, runs
 from coordination.store.reports import project_summary, spending
 from coordination.store.tables.costs import costs as ledger_table
 from tests.store.test_ledgers import record

@@ -1,4 +1,4 @@
-"""What is spent today and this month, how fast, and where the month will end: the ledger's days given to the forecast."""
+"""What is spent today and this month, how fast, and where the month will end: the ledger's days, foretold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where the money went: by project, session, model, run, agent, day or month, in the workspace's time zone.
 
-Whole days are read from the sums, so that the answer takes as long however many records there are. A span that begins or
-ends within a day, and a ledger whose sums are being counted, are added up from the records.
+Whole days are read from the sums, so that the answer takes as long however many records there are. A span that begins
+or ends within a day, and a ledger whose sums are being counted, are added up from the records.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def spending(
     span: Span = ALWAYS,
     top: int | None = None,
 ) -> list[Spending]:
-    """The groups of *by* (one of DIMENSIONS), the dearest first, *top*: only so many; days and months in their order."""
+    """The groups of *by* (one of DIMENSIONS), the dearest first, *top*: so many; days and months in order."""
     source = _source(tx, workspace_id, by, project_id, span)
     usd = func.coalesce(sum_money(source.c.cost_usd), literal(ZERO, r.cost_usd.type))
     measures = [func.sum(source.c[name]).label(name) for name in _COUNTS]

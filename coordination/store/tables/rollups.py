@@ -1,7 +1,7 @@
 """Sums of the cost ledger, changed in the transaction that writes its records.
 
-A key that no record names is the empty text, and so is its project. What retention has taken out of the ledger stands in
-the shard ARCHIVED; the other shards together are the records that are there, to the last digit.
+A key that no record names is the empty text, and so is its project. What retention has taken out of the ledger stands
+in the shard ARCHIVED; the other shards together are the records that are there, to the last digit.
 """
 
 from sqlalchemy import BigInteger, Column, Integer, Table

@@ -31,7 +31,9 @@ def test_what_people_write(since, until, found):
     assert span(since, until) == found
 
 
-@pytest.mark.parametrize("bad", ["", "soon", "2027-13", "2027-02-30", "2027-1", "27-01-01", "2027-01-01T25:00", "\u0662027-01"])
+@pytest.mark.parametrize(
+    "bad", ["", "soon", "2027-13", "2027-02-30", "2027-1", "27-01-01", "2027-01-01T25:00", "\u0662027-01"]
+)
 def test_what_is_no_time_is_refused(bad):
     with pytest.raises(Refused, match="no month, day or time"):
         span(bad)
@@ -60,7 +62,9 @@ def test_the_parts_of_a_span_are_its_days_each_once(one, other):
     assert sorted(days) == [first + timedelta(days=number) for number in range((last - first).days + 1)]
 
 
-@pytest.mark.parametrize("open_span", [Span(), Span(first=date(2027, 1, 15)), Span(last=date(2027, 1, 15)), Span(date.min, date.max)])
+@pytest.mark.parametrize(
+    "open_span", [Span(), Span(first=date(2027, 1, 15)), Span(last=date(2027, 1, 15)), Span(date.min, date.max)]
+)
 def test_an_open_span_is_mostly_months(open_span):
     grains = [grain for grain, _, _ in open_span.parts()]
 
@@ -69,8 +73,10 @@ def test_an_open_span_is_mostly_months(open_span):
 
 
 @given(
-    st.datetimes(datetime(1971, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC)),
-    st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]),
+    st.integers(31_536_000, 3_786_912_000).map(lambda seconds: datetime.fromtimestamp(seconds, UTC)),
+    st.sampled_from(
+        ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia"]
+    ),
 )
 def test_a_day_begins_where_the_one_before_ends(moment, zone):
     day = date.fromisoformat(day_of(moment, zone))
