@@ -6,7 +6,7 @@ So a bad line, or an id that stands for another amount, leaves nothing of the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -75,8 +75,8 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, *, source: str) 
         found.torn = number
 
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
-    with Seen() as seen, collector.paused():
-        while batch := list(islice(records, _BATCH)):
+    with Seen() as seen:
+        while batch := _next(records):
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
@@ -99,13 +99,12 @@ def import_file(
     lines = jsonl.lines(file, most=MOST_BYTES)
     records = islice(numbered_costs(lines, source=source, torn=lambda _: None, project_id=owner.id), checked.read)
     done = Imported(owner.name, read=checked.read, torn=checked.torn)
-    with collector.paused():  # a batch is many objects, and none of them refers back
-        while batch := list(islice(records, _BATCH)):
-            done.note(
-                store.transact(
-                    lambda tx, batch=batch: _stored(tx, workspace_id, batch, project_id=owner.id, source=source)  # type: ignore[misc]
-                )
+    while batch := _next(records):
+        with collector.paused():
+            new = store.transact(
+                lambda tx, batch=batch: _stored(tx, workspace_id, batch, project_id=owner.id, source=source)  # type: ignore[misc]
             )
+        done.note(new)
     return done
 
 
@@ -117,6 +116,12 @@ def import_costs(
     known = {found for found in named if found == project_id or projects.get(tx, workspace_id, found) is not None}
     placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
     return ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+
+
+def _next(records: Iterator[Numbered]) -> list[Numbered]:
+    """The next batch: many objects, of which none refers to another."""
+    with collector.paused():
+        return list(islice(records, _BATCH))
 
 
 def _stored(
