@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.bench import Bench, open_bench
+from benchmarks.bench import RECORDS, Bench, open_bench
 from benchmarks.parts import BY_DEFAULT, PARTS
 from benchmarks.workflow import MONTAGE, BadWorkflowError, read
 
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _interrupted)  # so that the servers and workers are stopped
     command = " ".join(["python -m benchmarks", *arguments])
     began = time.monotonic()
-    with open_bench(rounds=rounds, scale=scale, workers=asked.workers, workflow=asked.workflow) as bench:
+    sizes = {"workers": asked.workers, "records": asked.records}
+    with open_bench(rounds=rounds, scale=scale, workflow=asked.workflow, **sizes) as bench:
         for name in asked.parts or BY_DEFAULT:
             lines = _measure(bench, name)
             if saved:
@@ -70,12 +71,18 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workflow", type=Path, default=MONTAGE, metavar="FILE", help="another recorded workflow (see benchmarks/data)"
     )
+    parser.add_argument(
+        "--records",
+        type=int,
+        default=RECORDS,
+        help=f"cost records beside which sums are measured (default: {RECORDS:,})",
+    )
     asked = parser.parse_args(arguments)
     strangers = [part for part in asked.parts if part not in PARTS]
     if strangers:
         parser.error(f"there is no part {strangers[0]!r}; there are: {', '.join(PARTS)}")
-    if asked.rounds < 1 or asked.workers < 1 or not 0 < asked.scale <= 1:
-        parser.error("--rounds and --workers are at least 1, --scale is above 0 and at most 1")
+    if asked.rounds < 1 or asked.workers < 1 or asked.records < 1 or not 0 < asked.scale <= 1:
+        parser.error("--rounds, --workers and --records are at least 1, --scale is above 0 and at most 1")
     return asked
 
 

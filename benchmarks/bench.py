@@ -26,6 +26,9 @@ __all__ = ["PAIR", "STORES", "Bench", "OurStack", "no_op", "open_bench"]
 PAIR = "postgresql, 2 processes"
 """Our side on PostgreSQL with two worker processes, as the peers have, which share the slots of one."""
 
+RECORDS = 1_000_000
+"""Of the ledger that summaries are made of, unless another number is asked for."""
+
 _FIRST_OF_PEERS = 8  # Redis databases below are ours
 
 
@@ -33,13 +36,21 @@ class Bench:
     """What the parts measure with; everything is started at its first use."""
 
     def __init__(
-        self, stack: contextlib.ExitStack, *, rounds: int, scale: float, workers: int, workflow: Path = MONTAGE
+        self,
+        stack: contextlib.ExitStack,
+        *,
+        rounds: int,
+        scale: float,
+        workers: int,
+        workflow: Path = MONTAGE,
+        records: int = RECORDS,
     ) -> None:
         self._stack = stack
         self.rounds = rounds
         self.scale = scale
         self.workers = workers
         self.workflow = workflow
+        self.records = records
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coord-bench-")))
         self._numbers = itertools.count()
         self._peers: dict[str, Any] = {}
@@ -152,10 +163,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench(*, rounds: int, scale: float, workers: int, workflow: Path = MONTAGE) -> Iterator[Bench]:
+def open_bench(
+    *, rounds: int, scale: float, workers: int, workflow: Path = MONTAGE, records: int = RECORDS
+) -> Iterator[Bench]:
     """A bench, everything it starts stopped at the end."""
     with contextlib.ExitStack() as stack:
-        yield Bench(stack, rounds=rounds, scale=scale, workers=workers, workflow=workflow)
+        yield Bench(stack, rounds=rounds, scale=scale, workers=workers, workflow=workflow, records=records)
 
 
 def _prepare(url: str) -> None:

@@ -16,12 +16,14 @@ from benchmarks import (
     graphs,
     growth,
     killed,
+    ledger,
     limits,
     memory,
     releasing,
     running,
     startup,
     submission,
+    sums,
     variants,
 )
 from benchmarks.bench import Bench
@@ -57,6 +59,8 @@ PARTS = {
     "releasing": Part(releasing.measure),
     "growth": Part(growth.measure),
     "event-log": Part(event_log.measure),
+    "sums": Part(sums.measure),
+    "ledger": Part(ledger.measure),
     "variants": Part(variants.measure),
     "account": Part(account.measure, peers=("celery",)),
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle, connect
+    from coordination.costs import Costs
     from coordination.domain.attempts import Attempt, Outcome
     from coordination.domain.chat import ChatCall
     from coordination.domain.events import Event, EventType
@@ -30,6 +31,7 @@ _HOMES = {
     "Concurrency": "coordination.domain.plans",
     "Coordination": "coordination.client",
     "CoordinationError": "coordination.errors",
+    "Costs": "coordination.costs",
     "Defaults": "coordination.domain.plans",
     "Dependency": "coordination.domain.plans",
     "DependencyKind": "coordination.domain.tasks",
@@ -63,6 +65,7 @@ __all__ = [
     "Concurrency",
     "Coordination",
     "CoordinationError",
+    "Costs",
     "Defaults",
     "Dependency",
     "DependencyKind",

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from coordination import collector
 from coordination.clock import monotonic
 from coordination.conversing import Conversing
+from coordination.costs import Accounting
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
 from coordination.domain.issues import Issue
@@ -46,8 +47,7 @@ from coordination.services import projects as project_service
 from coordination.settings import Settings, load_settings
 from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
 
-_FIRST_POLL = 0.01
-_LAST_POLL = 0.25
+_FIRST_POLL, _LAST_POLL = 0.01, 0.25
 _OUTAGE = 30.0  # seconds without the database that a wait rides out
 
 
@@ -59,7 +59,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
     return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
 
 
-class Coordination(Foreseen):
+class Coordination(Accounting, Foreseen):
     """A connection. Close it, or use it as a context manager; handles made from it work until then."""
 
     def __init__(self, runtime: Runtime) -> None:

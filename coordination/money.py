@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 
 from coordination.errors import Refused
 
 ZERO = Decimal(0)
 _LARGEST = Decimal(10) ** 12
 _MAX_PLACES = 30
+
+# An amount has at most 13 digits before the point and 30 behind it; Python's own context would round sums to 28.
+_EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 
 
 def usd(value: str | float | Decimal) -> Decimal:
@@ -29,6 +32,16 @@ def usd(value: str | float | Decimal) -> Decimal:
     if isinstance(exponent, int) and -exponent > _MAX_PLACES:
         raise Refused(f"{value!r} has more than {_MAX_PLACES} decimal places")
     return amount
+
+
+def plus(one: Decimal, other: Decimal) -> Decimal:
+    """Their sum, with every digit."""
+    return _EXACT.add(one, other)
+
+
+def minus(amount: Decimal) -> Decimal:
+    """The same with the other sign, with every digit."""
+    return _EXACT.minus(amount)
 
 
 def show_usd(amount: Decimal) -> str:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from coordination.errors import RedisUnavailable
+from coordination.flows.check_costs import complete_sums
 from coordination.local.home import Home
 from coordination.settings import Settings, client_url
 from coordination.store import schema
@@ -56,6 +57,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     try:
         if migrate:
             schema.prepare(store)
+            complete_sums(store)
         else:
             schema.require(store)
         with store.read() as tx:

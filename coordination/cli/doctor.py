@@ -140,6 +140,7 @@ def _database(settings: Settings) -> Iterator[Check]:
             return
         yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.current(store)}")
         yield from _work(settings, store)
+        yield from _sums(settings, store)
     finally:
         store.close()
 
@@ -180,6 +181,29 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
         )
     for line in waiting:
         yield _supervisor(line)
+
+
+def _sums(settings: Settings, store: Store) -> Iterator[Check]:
+    """Whether what summaries are read from is there, and right of yesterday and today: the rest would take too long."""
+    from datetime import date
+
+    from coordination.flows.check_costs import check_costs
+    from coordination.store.queries import projects, rollups
+
+    with store.read() as tx:
+        workspace_id = projects.workspace_named(tx, settings.workspace)
+        if workspace_id is None:
+            return
+        yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
+    found = check_costs(store, workspace_id, since=yesterday)
+    if not found.complete:
+        said = "they were never counted, so every summary reads the whole ledger"
+    elif found.wrong:
+        said = "those of yesterday and today are not what the records say; an earlier program writes here too"
+    else:
+        yield Check("sums of costs", Verdict.OK, f"days begin in {found.zone}")
+        return
+    yield Check("sums of costs", Verdict.WRONG, said, "Run: coord costs check --repair")
 
 
 def _supervisor(line: Any) -> Check:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def prepare_store(settings: Settings) -> None:
     """The home folder and the schema, made or brought up to date."""
+    from coordination.flows.check_costs import complete_sums
     from coordination.local.home import Home
     from coordination.store import schema
     from coordination.store.engine import open_store
@@ -25,6 +26,7 @@ def prepare_store(settings: Settings) -> None:
     store = open_store(settings.database_url)
     try:
         schema.prepare(store)
+        complete_sums(store)
     finally:
         store.close()
 

@@ -28,6 +28,7 @@ from coordination.cli import (
     task,
     tasks,
     work,
+    workspaces,
 )
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
@@ -90,6 +91,7 @@ _ALL = (
         sessions,
         costs,
         prices,
+        workspaces,
     ),
     *(beads, schema, retention, doctor),
 )

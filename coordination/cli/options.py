@@ -34,6 +34,7 @@ ProjectName = Annotated[
     str | None,
     typer.Option("--project", "-p", metavar="NAME", help="Which project (default: the repository you stand in)."),
 ]
+OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=100_000)]
 
 

@@ -49,7 +49,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One session with its latest cost records."""
-    from coordination.cli.costs import record_table
+    from coordination.cli.costs.records import record_table
     from coordination.cli.tables import fields
     from coordination.errors import NotFound
     from coordination.ids import is_id

@@ -1,17 +1,65 @@
-"""Import cost records into the ledger, a batch at a time: what is there already by its id is left alone."""
+"""Import cost records into the ledger, a batch at a time: what is there already by its id is left alone.
+
+A file is read twice: first it is checked from end to end, against itself and against the ledger, and only then stored.
+So a bad line, or an id that stands for another amount, leaves nothing of the file behind. Memory does not grow with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from typing import BinaryIO
 
 from sqlalchemy import Connection
 
+from coordination import collector
 from coordination.domain.costs import CostRecord
 from coordination.domain.projects import Project
+from coordination.errors import FormatError
+from coordination.formats import jsonl
+from coordination.formats.costs_jsonl import MOST_BYTES, numbered_costs
 from coordination.services import ledger
 from coordination.services import projects as project_service
+from coordination.store.engine import Store
 from coordination.store.queries import costs, projects
+from coordination.store.queries.costs import Billed
+from coordination.store.seen import Seen
+
+_BATCH = 5000
+_HINT = "Nothing is imported of it. Which of the two is right? Remove the other line, or give it an id of its own"
+
+Numbered = tuple[int, CostRecord]
+
+
+@dataclass(slots=True)
+class Imported:
+    """How many records were read, and how many were new; ``project`` has those that name none.
+
+    ``torn``: the number of a last line that was not finished, and left out. ``free``: new calls that used tokens and
+    are said to have cost nothing, by (model, project), with the latest moment.
+    """
+
+    project: str = ""
+    read: int = 0
+    new: int = 0
+    unpriced: int = 0
+    torn: int | None = None
+    free: dict[tuple[str, str | None], tuple[int, datetime]] = field(default_factory=dict)
+
+    def note(self, new: Iterable[CostRecord]) -> None:
+        """These were new."""
+        for one in new:
+            self.new += 1
+            if one.corrects is not None:
+                continue
+            if one.cost_usd is None:
+                self.unpriced += 1
+            elif one.cost_usd == 0 and one.input_tokens + one.output_tokens > 0:
+                key = one.model, one.project_id
+                calls, at = self.free.get(key, (0, one.occurred_at))
+                self.free[key] = calls + 1, max(at, one.occurred_at)
 
 
 def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None = None) -> Project:
@@ -19,12 +67,97 @@ def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str,
     return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
 
 
-def import_costs(tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, project_id: str) -> int:
-    """Append *records* to the ledger; how many were new. Those of projects unknown here go to *project_id*."""
+def check_file(store: Store, workspace_id: str, file: BinaryIO, *, source: str) -> Imported:
+    """Read a file to its end and change nothing. FormatError, with its line, where it cannot be imported as a whole."""
+    found = Imported()
+
+    def torn(number: int) -> None:
+        found.torn = number
+
+    records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
+    with Seen() as seen:
+        while batch := _next(records):
+            found.read += len(batch)
+            if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
+                line, earlier = clash
+                raise FormatError(
+                    f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
+                )
+            with store.read() as tx:
+                _same_as_there(costs.billed(tx, workspace_id, [one.id for _, one in batch]), batch, source)
+    return found
+
+
+def import_file(
+    store: Store, workspace_id: str, file: BinaryIO, *, owner: Project, checked: Imported, source: str
+) -> Imported:
+    """Store what ``check_file`` has read of this file, from its beginning on; records of unknown projects, in this one.
+
+    FormatError where the ledger has got another record of the same id meanwhile: what was stored before stays.
+    """
+    file.seek(0)
+    lines = jsonl.lines(file, most=MOST_BYTES)
+    records = islice(numbered_costs(lines, source=source, torn=lambda _: None, project_id=owner.id), checked.read)
+    done = Imported(owner.name, read=checked.read, torn=checked.torn)
+    while batch := _next(records):
+        with collector.paused():
+            new = store.transact(
+                lambda tx, batch=batch: _stored(tx, workspace_id, batch, project_id=owner.id, source=source)  # type: ignore[misc]
+            )
+        done.note(new)
+    return done
+
+
+def import_costs(
+    tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, project_id: str
+) -> list[CostRecord]:
+    """Append *records* to the ledger; those that were new. Those of projects unknown here go to *project_id*."""
     named = {record.project_id for record in records if record.project_id is not None}
-    known = {found for found in named if projects.get(tx, workspace_id, found) is not None}
+    known = {found for found in named if found == project_id or projects.get(tx, workspace_id, found) is not None}
     placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
-    return len(ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed)))
+    return ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+
+
+def _next(records: Iterator[Numbered]) -> list[Numbered]:
+    """The next batch: many objects, of which none refers to another."""
+    with collector.paused():
+        return list(islice(records, _BATCH))
+
+
+def _stored(
+    tx: Connection, workspace_id: str, batch: Sequence[Numbered], *, project_id: str, source: str
+) -> list[CostRecord]:
+    new = import_costs(tx, workspace_id, [one for _, one in batch], project_id=project_id)
+    if len(new) < len(batch):
+        ids = {one.id for one in new}
+        known = [one.id for _, one in batch if one.id not in ids]
+        _same_as_there(costs.billed(tx, workspace_id, known), batch, source)
+    return new
+
+
+def _same_as_there(there: dict[str, Billed], batch: Iterable[Numbered], source: str) -> None:
+    """Nothing, or FormatError at the first record that the ledger knows with another amount."""
+    if not there:
+        return
+    for line, one in batch:
+        known = there.get(one.id)
+        if known is not None and known != _billed(one):
+            was, told = ("no price" if usd is None else f"${usd:f}" for usd in (known[-1], one.cost_usd))
+            what = f"{told} here, {was} there" if was != told else "other tokens or another model"
+            raise FormatError(
+                f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
+            )
+
+
+def _billed(record: CostRecord) -> Billed:
+    return (
+        record.model,
+        record.input_tokens,
+        record.output_tokens,
+        record.cached_input_tokens,
+        record.total_tokens,
+        record.cost_usd,
+    )
 
 
 def _beside_what_they_correct(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:

@@ -22,7 +22,7 @@ from coordination.domain.issues.rules import ENDED, TOMBSTONE
 from coordination.errors import Conflict, CoordinationError, FormatError
 from coordination.formats.beads import read_issues
 from coordination.ids import new_id
-from coordination.services import archives
+from coordination.services import archives, ledger
 from coordination.store.engine import Store
 from coordination.store.queries import artifacts, fleet, retention
 from coordination.store.queries.retention import OldRun
@@ -198,7 +198,7 @@ class _Round:
                 self.done.rows["costs"] += self._delete_costs(ids[start : start + self.batch])
 
     def _delete_costs(self, ids: list[str]) -> int:
-        return self._step(lambda tx: retention.delete_costs(tx, self.workspace_id, ids))
+        return self._step(lambda tx: ledger.forget(tx, self.workspace_id, ids))
 
     def _until_none(self, name: str, delete: Callable[[Connection], int]) -> None:
         while number := self._step(delete):

@@ -9,7 +9,7 @@ written (``pricing_available: false``) has an unknown cost here, whatever number
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import isfinite
@@ -23,7 +23,11 @@ from coordination.money import usd
 
 Shape = Literal["nested", "flat", "as-read"]
 
-_MOST = (1 << 63) - 1
+MOST_BYTES = 1_000_000
+"""How long a line may be."""
+
+_MOST = 10**12  # tokens of a call: more than any model reads, and many calls of it can be added up
+_LAST_WORD = 5  # letters of a word that may be cut: false
 _LINE, _SHAPE = "line", "shape"
 READ_AS = frozenset({_LINE, _SHAPE})
 """Under which names of ``extra`` an imported line is kept, to be written out again."""
@@ -45,14 +49,49 @@ _HINT = "Repair or remove the line"
 
 def read_costs(lines: Iterable[bytes], *, source: str | None = None) -> Iterator[CostRecord]:
     """The records of a file, one at a time. FormatError, with file and line, at the first bad line."""
+    return (record for _, record in numbered_costs(lines, source=source))
+
+
+def numbered_costs(
+    lines: Iterable[bytes],
+    *,
+    source: str | None = None,
+    torn: Callable[[int], None] | None = None,
+    project_id: str | None = None,
+) -> Iterator[tuple[int, CostRecord]]:
+    """(line, record) of each record of a file. FormatError, with file and line, at the first bad line.
+
+    *torn* is told the number of a last line that its writer has not finished: one without a line end that is no JSON.
+    Without it, such a line is as bad as any. *project_id* is that of records that name none.
+    """
     for number, line in enumerate(lines, start=1):
         try:
+            if len(line) > MOST_BYTES:
+                raise Refused(f"the line is longer than {MOST_BYTES:,} bytes")  # noqa: TRY301 - one place names the line
             found = jsonl.parsed(number, line, decimals=True)
-            record = None if found is None else _record(*found)
+            record = None if found is None else _record(*found, project_id)
         except Refused as refused:
+            if torn is not None and not line.endswith(b"\n") and _is_torn(line):
+                torn(number)
+                return
             raise FormatError(refused.message, source=source, line=number, hint=_HINT) from None
         if record is not None:
-            yield record
+            yield number, record
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether it begins like a record, and ends before the record does."""
+    if len(line) > MOST_BYTES or not line.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        return False
+    try:
+        jsonl.decoded(line.decode("utf-8", "replace"))
+    except json.JSONDecodeError as error:
+        # A string that is left open is said to be wrong where it begins.
+        open_text, left = error.msg.startswith("Unterminated"), error.doc.rstrip()[error.pos :]
+        return open_text or (len(left) <= _LAST_WORD and not left.endswith("}") and error.msg != "Extra data")
+    except (ValueError, RecursionError):
+        return False
+    return False
 
 
 def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Iterator[bytes]:
@@ -70,17 +109,21 @@ def write_costs(records: Iterable[CostRecord], shape: Shape = "nested") -> Itera
         yield text.encode() + b"\n"
 
 
-def _record(text: str, line: dict[str, Any]) -> CostRecord:
+def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostRecord:
     inner = line.get("usage")
     nested = isinstance(inner, dict) and "model" in inner
     usage: Mapping[str, Any] = inner if isinstance(inner, dict) and nested else line
+    for place in (usage, line):
+        if (currency := place.get("currency")) is not None and currency not in {"USD", "usd"}:
+            raise Refused(f"the amount is in {jsonl.shown(currency)}; only US dollars can be counted")
     given, made = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
     extra = {_SHAPE: "nested" if nested else "flat", _LINE: text}
     for name in _FOREIGN_TASK:
         if isinstance(value := line.get(name), str):
             extra[name] = value
-    own = _own(line.get(_OWN))
-    extra |= own.pop("extra")
+    mine = line.get(_OWN)
+    own = _own(mine) if isinstance(mine, dict) else _STRANGERS
+    extra |= own["extra"]
     return CostRecord(
         id=_required(line, "id"),
         session_id=_optional(line, "session_id"),
@@ -93,7 +136,13 @@ def _record(text: str, line: dict[str, Any]) -> CostRecord:
         cost_usd=_cost(usage, may_be_negative=own["corrects"] is not None),
         occurred_at=_moment(_required(usage, "timestamp")),
         extra=extra,
-        **own,
+        project_id=own["project_id"] or project_id,
+        run_id=own["run_id"],
+        task_id=own["task_id"],
+        attempt=own["attempt"],
+        stale=own["stale"],
+        corrects=own["corrects"],
+        settles=own["settles"],
     )
 
 
@@ -117,7 +166,7 @@ def _tokens(usage: Mapping[str, Any], name: str, default: int = 0) -> int:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise Refused(f"{name} must be a whole number from 0 on")
+        raise Refused(f"{name} must be a whole number from 0 to {_MOST:,}")
     return value
 
 
@@ -143,13 +192,13 @@ def _moment(text: str) -> datetime:
         raise Refused(f"timestamp must be a time like 2026-03-26T21:04:56Z, not {text[:40]!r}") from None
 
 
-def _own(value: object) -> dict[str, Any]:
+def _own(own: Mapping[str, Any]) -> dict[str, Any]:
     """What our own exports say besides: whose call it was, how it was priced. Absent in files of others."""
-    own: Mapping[str, Any] = value if isinstance(value, dict) else {}
     found: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
     for name, text in found.items():
         if text is not None and not is_id(text):
             raise Refused(f"{_OWN}.{name} is no id")
+        found[name] = text and text.lower()
     attempt = own.get("attempt")
     if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 < attempt < 1 << 31):
         raise Refused(f"{_OWN}.attempt must be a whole number from 1 on")
@@ -236,3 +285,6 @@ def _text(value: Any) -> str:
     if isinstance(value, Decimal):
         return str(value)
     return json.dumps(value, ensure_ascii=False)
+
+
+_STRANGERS = _own({})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from typing import Any, BinaryIO, NoReturn
 
 from coordination.domain.json_values import text_problem
 from coordination.errors import Refused
@@ -13,6 +14,14 @@ from coordination.errors import Refused
 _BOM = b"\xef\xbb\xbf"
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only behind an odd number of backslashes
 _SHOWN = 60
+
+
+def lines(file: BinaryIO, *, most: int) -> Iterator[bytes]:
+    """The lines of a file; of one that has more bytes than *most*, one byte more than that, and then nothing."""
+    while line := file.readline(most + 1):
+        yield line
+        if len(line) > most:
+            return
 
 
 def parsed(number: int, line: bytes, *, decimals: bool = False) -> tuple[str, dict[str, Any]] | None:
@@ -32,6 +41,8 @@ def parsed(number: int, line: bytes, *, decimals: bool = False) -> tuple[str, di
         raise Refused(f"this is not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise Refused("this is not JSON that can be read: it nests too deep") from None
+    except InvalidOperation:
+        raise Refused("the record holds a number that nobody can keep") from None
     except ValueError as error:
         raise Refused(f"this is not JSON: {error}") from None
     if not isinstance(record, dict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any
 
 from sqlalchemy import Connection
@@ -28,8 +28,10 @@ from coordination.domain.budgets import (
 )
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
-from coordination.store.queries import budgets, costs, events, money
+from coordination.domain.sums import added_up
+from coordination.store.queries import budgets, costs, events, money, retention, rollups
 from coordination.store.queries.money import Holding
+from coordination.store.tables.rollups import ARCHIVED
 
 Fence = tuple[str, int]
 """A task and the number of its attempt."""
@@ -63,10 +65,32 @@ def settle(
 
     *closing*: attempts that were closed in this transaction, and by nothing before it.
     """
-    done = Recorded(costs.append(tx, workspace_id, records))
-    if done.new or closing:
-        _Settling(tx, workspace_id, done, closing).settle()
-    return done
+    if not records and not closing:
+        return Recorded([])
+    settling = _Settling(tx, workspace_id, records, closing)
+    return settling.settle(_append(tx, workspace_id, records))
+
+
+def _append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    if not records:
+        return []
+    shard = rollups.begin(tx, workspace_id)
+    new = costs.append(tx, workspace_id, records)
+    if new:
+        days = rollups.days(tx, workspace_id, (one.occurred_at for one in new))
+        rollups.add(tx, workspace_id, added_up(new, days), shard=shard)
+    return new
+
+
+def forget(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
+    """Delete these records; how many were there. What they came to stays in the sums, as no longer in the ledger."""
+    shard = rollups.begin(tx, workspace_id)
+    gone = retention.delete_costs(tx, workspace_id, ids)
+    if gone:
+        sums = added_up(gone, rollups.days(tx, workspace_id, (one.occurred_at for one in gone)))
+        rollups.add(tx, workspace_id, {cell: one.taken_back() for cell, one in sums.items()}, shard=shard)
+        rollups.add(tx, workspace_id, sums, shard=ARCHIVED)
+    return len(gone)
 
 
 def amount(record: CostRecord) -> Amount:
@@ -79,35 +103,36 @@ def amount(record: CostRecord) -> Amount:
 class _Settling:
     """One settlement: attempts are locked first, then what is spent and reserved of the budgets."""
 
-    def __init__(self, tx: Connection, workspace_id: str, done: Recorded, closing: Collection[Fence]) -> None:
+    def __init__(
+        self, tx: Connection, workspace_id: str, records: Sequence[CostRecord], closing: Collection[Fence]
+    ) -> None:
         self._tx = tx
         self._workspace = workspace_id
-        self._done = done
+        self._done = Recorded([])
         self._closing = frozenset(closing)
         self._spent: dict[Key, Amount] = {}
         self._given_back: dict[Key, Amount] = {}
         self._reserved: dict[Fence, Reserved] = {}
         self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
-        self._budgets: dict[str, Budget] = {}
-        self._zone: tzinfo = UTC
         self._about: dict[Key, CostRecord] = {}
+        named = {each for one in records for each in self._names(one)}
+        applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
+        self._zone: tzinfo = applying.zone
+        self._found = [one for one in applying.budgets if (one.scope, one.subject) in named]
+        self._budgets = {one.id: one for one in self._found}
+        fences = {(one.task_id, one.attempt) for one in records if one.task_id is not None and one.attempt is not None}
+        fences = (fences if self._found else set()) | self._closing
+        self._holdings = money.lock_holdings(tx, workspace_id, fences)
 
-    def settle(self) -> None:
-        tx, new = self._tx, self._done.new
-        named = {each for one in new for each in self._names(one)}
-        applying = budgets.applying(tx, self._workspace, {subject for _, subject in named})
-        self._zone = applying.zone
-        found = [one for one in applying.budgets if (one.scope, one.subject) in named]
-        fences = {(one.task_id, one.attempt) for one in new if one.task_id is not None and one.attempt is not None}
-        fences = (fences if found else set()) | self._closing
-        holdings = money.lock_holdings(tx, self._workspace, fences)
-        if not found and not any(one.reserved for one in holdings.values()):
-            return
-        self._budgets = {one.id: one for one in found}
-        calls = self._spend(found, holdings)
-        for fence, holding in holdings.items():
-            self._give_back(fence, holding, calls.get(fence, ()), found)
-        self._write()
+    def settle(self, new: list[CostRecord]) -> Recorded:
+        """Count what is *new* in the ledger; the counters are locked from here on."""
+        self._done.new = new
+        if self._found or any(one.reserved for one in self._holdings.values()):
+            calls = self._spend(self._found, self._holdings)
+            for fence, holding in self._holdings.items():
+                self._give_back(fence, holding, calls.get(fence, ()), self._found)
+            self._write()
+        return self._done
 
     def _names(self, record: CostRecord) -> list[tuple[Scope, str]]:
         """Whose budgets apply to a record."""

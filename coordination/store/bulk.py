@@ -31,6 +31,28 @@ def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) ->
             copy.write_row(each)
 
 
+def insert_new(tx: Connection, table: Table, rows: Sequence[dict[str, Any]], *, now: str, returning: str) -> set[Any]:
+    """Store those of *rows* that conflict with none, and say which. On PostgreSQL only.
+
+    They go by COPY into a temporary table of the session first. The column *now* gets the database's time.
+    """
+    names = list(rows[0])
+    quoted = ", ".join(f'"{name}"' for name in names)
+    store = f'INSERT INTO "{table.name}" SELECT * FROM "new_{table.name}"'  # noqa: S608 - names of our own tables
+    driver = tx.connection.driver_connection
+    assert driver is not None  # noqa: S101 - an open transaction has one
+    with driver.cursor() as cursor:
+        cursor.execute(f'CREATE TEMPORARY TABLE "new_{table.name}" (LIKE "{table.name}") ON COMMIT DROP')
+        cursor.execute(f'ALTER TABLE "new_{table.name}" ALTER "{now}" SET DEFAULT now()')
+        with cursor.copy(f'COPY "new_{table.name}" ({quoted}) FROM STDIN') as copy:
+            for each in _rows(tx, table, names, rows):
+                copy.write_row(each)
+        cursor.execute(f'{store} ON CONFLICT DO NOTHING RETURNING "{returning}"')
+        new = {row[0] for row in cursor.fetchall()}
+        cursor.execute(f'DROP TABLE "new_{table.name}"')
+    return new
+
+
 def _rows(
     tx: Connection, table: Table, names: Sequence[str], rows: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[Any, ...]]:

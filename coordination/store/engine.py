@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from decimal import Context, Decimal, Inexact
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from coordination.domain.calendars import day_of
 from coordination.errors import DatabaseUnavailable
+from coordination.money import ZERO, minus, plus
 from coordination.store.types import iso
 
 T = TypeVar("T")
@@ -221,6 +223,9 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
         connection.create_function("utc_now", 0, _sqlite_now)
         connection.create_function("utc_after", 1, _sqlite_after)
         connection.create_aggregate("sum_money", 1, _SumMoney)  # type: ignore[arg-type]
+        connection.create_function("add_money", 2, _add_money, deterministic=True)
+        connection.create_function("minus_money", 1, _minus_money, deterministic=True)
+        connection.create_function("local_day", 2, _local_day, deterministic=True)
 
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -238,10 +243,6 @@ def _sqlite_after(seconds: float) -> str:
     return iso(datetime.now(UTC) + timedelta(seconds=seconds))
 
 
-# An amount has at most 13 digits before the point and 30 behind it; Python's own context would round to 28.
-_EXACT = Context(prec=100, traps=[Inexact])
-
-
 class _SumMoney:
     """SQLite's sum over decimal texts would go through floats; this one is exact."""
 
@@ -250,10 +251,23 @@ class _SumMoney:
 
     def step(self, value: str | None) -> None:
         if value is not None:
-            self.total = _EXACT.add(self.total or Decimal(0), Decimal(value))
+            self.total = plus(self.total or ZERO, Decimal(value))
 
     def finalize(self) -> str | None:
         return None if self.total is None else f"{self.total:f}"
+
+
+def _add_money(one: str, other: str) -> str:
+    return f"{plus(Decimal(one), Decimal(other)):f}"
+
+
+def _minus_money(amount: str | None) -> str | None:
+    return None if amount is None else f"{minus(Decimal(amount)):f}"
+
+
+def _local_day(zone: str, moment: str) -> str:
+    """Of a moment as the store writes it; PostgreSQL has this built in."""
+    return moment[:10] if zone == "UTC" else day_of(datetime.fromisoformat(moment), zone)
 
 
 def sqlite_path(url: URL) -> Path | None:

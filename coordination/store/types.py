@@ -228,6 +228,40 @@ def _sum_sqlite(element: sum_money, compiler: Any, **kw: Any) -> str:
     return f"sum_money({compiler.process(element.clauses, **kw)})"
 
 
+class minus_money(FunctionElement[Decimal]):  # noqa: N801
+    """A Money value with the other sign."""
+
+    type = Money()
+    inherit_cache = True
+
+
+@compiles(minus_money, "postgresql")
+def _minus_pg(element: minus_money, compiler: Any, **kw: Any) -> str:
+    return f"(-{compiler.process(element.clauses, **kw)})"
+
+
+@compiles(minus_money, "sqlite")
+def _minus_sqlite(element: minus_money, compiler: Any, **kw: Any) -> str:
+    return f"minus_money({compiler.process(element.clauses, **kw)})"
+
+
+class local_day(FunctionElement[str]):  # noqa: N801
+    """The day of a moment in a zone, ``local_day('Europe/Berlin', moment)``, as 2027-01-31."""
+
+    type = Str()
+    inherit_cache = True
+
+
+@compiles(local_day, "postgresql")
+def _day_pg(element: local_day, compiler: Any, **kw: Any) -> str:
+    return f"to_char(timezone({compiler.process(element.clauses, **kw)}), 'YYYY-MM-DD')"
+
+
+@compiles(local_day, "sqlite")
+def _day_sqlite(element: local_day, compiler: Any, **kw: Any) -> str:
+    return f"local_day({compiler.process(element.clauses, **kw)})"
+
+
 class commit_order(FunctionElement[int]):  # noqa: N801
     """The id of the writing transaction: with it, a reader that tails a table can tell what may still appear before."""
 

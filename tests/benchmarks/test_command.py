@@ -37,12 +37,14 @@ def test_a_bad_workflow_is_refused_in_one_sentence_before_anything_starts(proces
     assert ran.output == f"{bad}: 'a' waits for 'b', which does not exist\n"
 
 
-@pytest.mark.parametrize("option", [("--rounds", "0"), ("--scale", "0"), ("--scale", "2"), ("--workers", "0")])
+@pytest.mark.parametrize(
+    "option", [("--rounds", "0"), ("--scale", "0"), ("--scale", "2"), ("--workers", "0"), ("--records", "0")]
+)
 def test_sizes_that_make_no_sense_are_refused(processes: Processes, option: tuple[str, str]) -> None:
     ran = processes.start_python("-m", "benchmarks", "hops", *option, cwd=ROOT)
 
     assert ran.wait() == 2
-    assert "--rounds and --workers are at least 1" in ran.output
+    assert "--rounds, --workers and --records are at least 1" in ran.output
 
 
 @pytest.mark.slow

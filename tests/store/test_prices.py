@@ -14,6 +14,7 @@ from coordination.domain.costs import CostRecord, correction_id
 from coordination.domain.pricing import Override, Price, Rate
 from coordination.services import prices as service
 from coordination.services import projects as project_service
+from coordination.services.ledger import record as recorded
 from coordination.store.queries import costs, prices, retention, runs
 from coordination.store.reports import project_summary, spending
 from coordination.store.tables.costs import costs as ledger_table
@@ -86,8 +87,8 @@ class TestSums:
         unknown, other = record("unknown", None, **place), record("other", None, **place)
         told, free = record("told", "1", **place), record("free", "0.00", **place)
         with world.store.write() as tx:
-            costs.append(tx, world.workspace, [unknown, other, told, free])
-            costs.append(tx, world.workspace, [settled(unknown, "0.3"), settled(unknown, "-0.1", 2, settles=False)])
+            recorded(tx, world.workspace, [unknown, other, told, free])
+            recorded(tx, world.workspace, [settled(unknown, "0.3"), settled(unknown, "-0.1", 2, settles=False)])
         return world
 
     def test_each_sum_counts_calls_and_adds_corrections(self, ledger: World) -> None:
@@ -117,13 +118,13 @@ class TestSums:
                 "unknown": ["unknown~priced", "unknown~priced-2"]
             }
         with ledger.store.write() as tx:
-            costs.append(tx, ledger.workspace, [settled(every[0], "0.5", settles=False)])
+            recorded(tx, ledger.workspace, [settled(every[0], "0.5", settles=False)])
         with ledger.store.read() as tx:
             assert spending.zero_cost(tx, ledger.workspace) == []
 
     def test_a_correction_alone_makes_nothing_negative(self, world: World) -> None:
         with world.store.write() as tx:
-            costs.append(tx, world.workspace, [settled(record("gone", None), "0.3")])
+            recorded(tx, world.workspace, [settled(record("gone", None), "0.3")])
 
         with world.store.read() as tx:
             assert costs.total(tx, world.workspace) == (Decimal("0.3"), 0, 0)
@@ -133,7 +134,7 @@ class TestSums:
     def test_retention_never_leaves_a_correction_behind_alone(self, world: World) -> None:
         calls = [record(f"c{number}", None, occurred_at=PLACE["occurred_at"]) for number in range(5)]
         with world.store.write() as tx:
-            costs.append(tx, world.workspace, [one for call in calls for one in (call, settled(call, "1"))])
+            recorded(tx, world.workspace, [one for call in calls for one in (call, settled(call, "1"))])
 
         while True:
             with world.store.write() as tx:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -27,10 +28,12 @@ from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
 from coordination.domain.pricing import Override, Price, Rate
 from coordination.domain.projects import ProjectStatus
+from coordination.domain.sums import Cell, Sum
 from coordination.domain.supervision import StatusThresholds
 from coordination.domain.tasks import BlockReason, CancelCause, TaskState
 from coordination.ids import new_id
 from coordination.services import agents as agent_service
+from coordination.services import ledger
 from coordination.services import prices as price_service
 from coordination.services import projects as project_service
 from coordination.store import queries, reports
@@ -50,6 +53,7 @@ from tests.support.world import World
 WITHOUT_WORKSPACE = {
     "projects.workspace_named",  # finds workspaces
     "projects.make_workspace",
+    "projects.workspaces_here",
     "events.parse_cursor",  # no statements
     "health.silent_workers",  # of the fleet, which serves all workspaces
     "health.strange_clocks",
@@ -60,6 +64,7 @@ WITHOUT_WORKSPACE = {
     "claims.claim_of",
     "runs.session_of",
     "projects.project_of",
+    "costs.record_of",
     "tasks.insert_many",  # rows that carry their workspace
     "attempts.insert_many",
     "dependencies.insert_many",
@@ -125,7 +130,7 @@ class Full:
             tx.execute(text("UPDATE tasks SET state = 'blocked', reasons = 128 WHERE id = :id"), asks)
             question_queries.put(tx, world.workspace, _question(world))
             history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
-            queries_costs().append(tx, world.workspace, [record, settled])
+            ledger.record(tx, world.workspace, [record, settled])
             budget_queries.put(tx, world.workspace, _budget(world))
             money.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
             for place in (None, world.project_id):
@@ -133,12 +138,6 @@ class Full:
             project = project_service.find(tx, world.workspace, "shop")
             project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
         self.world = world
-
-
-def queries_costs():
-    from coordination.store.queries import costs
-
-    return costs
 
 
 def _cost(name: str, **fields: Any) -> CostRecord:
@@ -259,6 +258,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.named": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
     "prices.put": {"override": lambda world: Override("m", Price(Rate(Decimal(9)), Rate(Decimal(9))))},
     "prices.remove": {"model": lambda world: "m", "project_id": lambda world: world.project_id},
+    "costs.billed": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
+    "rollups.days": {"moments": lambda world: [datetime(2026, 1, 1, tzinfo=UTC)]},
+    "rollups.add": {"sums": lambda world: MappingProxyType({Cell("model", "day", "2026-01-02", "n", ""): Sum(calls=1)}), "shard": lambda world: 0},
+    "rollups.set_zone": {"name": lambda world: "Asia/Tokyo"},
+    "rollups.fold": {"before": lambda world: "2027-01-01"},
     "costs.each": {"run_id": lambda world: world.run_id},
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},

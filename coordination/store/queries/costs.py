@@ -6,34 +6,58 @@ Sums take corrections into account: the dollars are those of all rows, the calls
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
+from operator import attrgetter
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, literal, select, tuple_
+from sqlalchemy import Connection, RowMapping, Text, any_, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.costs import CostRecord
+from coordination.store.bulk import insert_new
 from coordination.store.tables.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
 
 c = costs.c
 
+_MANY = 1000
+_FIELDS = tuple(field.name for field in fields(CostRecord))
+_COLUMNS = ("workspace_id", *_FIELDS)
+_values = attrgetter(*_FIELDS)
+
+Billed = tuple[str, int, int, int, int, Decimal | None]
+
 
 def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     """Write records; those that were new, in their order. One whose id is already there is left alone."""
-    if not records:
-        return []
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    # One statement for any number of rows, so that it is compiled once; the driver of PostgreSQL counts none itself.
-    statement = make(costs).on_conflict_do_nothing().returning(c.id)
-    rows = [{"workspace_id": workspace_id, **asdict(record)} for record in records]
-    new = {row.id for row in tx.execute(statement, rows)}
     first: dict[str, CostRecord] = {}
     for record in records:
         first.setdefault(record.id, record)
+    if not first:
+        return []
+    rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in first.values()]
+    if tx.dialect.name == "postgresql" and len(rows) >= _MANY:
+        new = insert_new(tx, costs, rows, now="recorded_at", returning="id")
+    else:
+        make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+        # One statement for any number of rows, so that it is compiled once; PostgreSQL's driver counts none itself.
+        statement = make(costs).on_conflict_do_nothing().returning(c.id)
+        new = set(tx.execute(statement, rows).scalars())
     return [record for record in first.values() if record.id in new]
+
+
+def billed(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, Billed]:
+    """What the records of these ids say was used, and what it cost."""
+    among: Any = c.id.in_(names)
+    if tx.dialect.name == "postgresql":
+        among = c.id == any_(literal(list(names), ARRAY(Text())))
+    columns = (c.model, c.input_tokens, c.output_tokens, c.cached_input_tokens, c.total_tokens, c.cost_usd)
+    rows = tx.execute(select(c.id, *columns).where(c.workspace_id == workspace_id, among))
+    return {row[0]: tuple(row[1:]) for row in rows}
 
 
 def total(
@@ -76,7 +100,7 @@ def each(
     statement = select(costs).where(*where).order_by(c.occurred_at, c.id)
     with tx.execution_options(yield_per=1000).execute(statement) as rows:  # closed also when nobody reads to the end
         for row in rows.mappings():
-            yield _record(row)
+            yield record_of(row)
 
 
 def newest(
@@ -94,7 +118,7 @@ def newest(
         if value is not None:
             where.append(column == value)
     rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
-    return [_record(row) for row in rows.mappings()]
+    return [record_of(row) for row in rows.mappings()]
 
 
 def calls_to_price(
@@ -119,7 +143,7 @@ def calls_to_price(
         read = tuple_(literal(after.occurred_at, c.occurred_at.type), literal(after.id, c.id.type))
         where.append(tuple_(c.occurred_at, c.id) > read)
     rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at, c.id).limit(limit))
-    return [_record(row) for row in rows.mappings()]
+    return [record_of(row) for row in rows.mappings()]
 
 
 def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> dict[str, list[CostRecord]]:
@@ -129,17 +153,18 @@ def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> 
         select(costs).where(c.workspace_id == workspace_id, c.corrects.in_(corrected)).order_by(c.recorded_at, c.id)
     )
     for row in rows.mappings():
-        found.setdefault(row["corrects"], []).append(_record(row))
+        found.setdefault(row["corrects"], []).append(record_of(row))
     return found
 
 
 def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, CostRecord]:
     """The records of these ids."""
     rows = tx.execute(select(costs).where(c.workspace_id == workspace_id, c.id.in_(names)))
-    return {row["id"]: _record(row) for row in rows.mappings()}
+    return {row["id"]: record_of(row) for row in rows.mappings()}
 
 
-def _record(row: RowMapping) -> CostRecord:
+def record_of(row: RowMapping) -> CostRecord:
+    """The domain's record of a row."""
     return CostRecord(
         id=row["id"],
         session_id=row["session_id"],

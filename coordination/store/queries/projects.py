@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.projects import Project, ProjectStatus
 from coordination.ids import new_id
 from coordination.store.tables.projects import project_aliases, projects, workspaces
+from coordination.store.tables.retention import SUMS, chores
 from coordination.store.types import db_now
 
 p = projects.c
@@ -24,9 +25,17 @@ def workspace_named(tx: Connection, name: str) -> str | None:
 def make_workspace(tx: Connection, name: str) -> str:
     """The id of the workspace of that name, made if it is new."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    tx.execute(make(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"]))
+    made = make(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
+    new = tx.execute(made.returning(workspaces.c.id)).scalar()
+    if new is not None:  # sums of nothing are complete
+        tx.execute(insert(chores).values(workspace_id=new, name=SUMS, done_at=db_now()))
     found: str = tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
     return found
+
+
+def workspaces_here(tx: Connection) -> list[str]:
+    """The ids of all workspaces in this database."""
+    return list(tx.execute(select(workspaces.c.id).order_by(workspaces.c.id)).scalars())
 
 
 def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:

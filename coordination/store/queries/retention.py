@@ -28,8 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.domain.costs import CostRecord
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.tasks import OPEN
+from coordination.store.queries.costs import record_of
 from coordination.store.tables.artifacts import artifacts
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.costs import costs
@@ -325,6 +327,7 @@ def old_costs(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) 
     return [dict(row) for row in rows.mappings()]
 
 
-def delete_costs(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:
-    """Delete these cost records; how many were there."""
-    return _delete(tx, costs, c.workspace_id == workspace_id, c.id.in_(ids))
+def delete_costs(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[CostRecord]:
+    """Delete these cost records; those that were there."""
+    gone = delete(costs).where(c.workspace_id == workspace_id, c.id.in_(ids)).returning(costs)
+    return [record_of(row) for row in tx.execute(gone).mappings()]

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, union
+from sqlalchemy import ColumnElement, Connection, Select, Table, cast, func, select, union
 
-from coordination.store.tables.costs import CALLS, UNPRICED, costs
+from coordination.domain.sums import MONTH
+from coordination.store.queries import rollups
+from coordination.store.reports import spending
+from coordination.store.tables.costs import costs
+from coordination.store.tables.rollups import rollups as summed
 from coordination.store.tables.runs import runs, sessions
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import sum_money
+from coordination.store.types import Id
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +52,29 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
     note("runs", counted(runs))
     note("open_runs", counted(runs, runs.c.finished_at.is_(None)))
     note("sessions", counted(sessions))
+    # From the sums where they are complete, so that no record has to be read.
+    counted_up = rollups.complete(tx, workspace_id)
+    billed = _summed_agents(workspace_id, project_id) if counted_up else select(costs.c.project_id, costs.c.agent)
     agents = union(
         scoped(select(tasks.c.project_id, tasks.c.agent).where(tasks.c.agent.is_not(None)), tasks),
-        scoped(select(costs.c.project_id, costs.c.agent).where(costs.c.agent.is_not(None)), costs),
+        billed if counted_up else scoped(billed.where(costs.c.agent.is_not(None)), costs),
     ).subquery()
     note(
         "agents",
         {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
     )
-    spent = scoped(select(costs.c.project_id, sum_money(costs.c.cost_usd), CALLS, UNPRICED), costs).group_by(
-        costs.c.project_id
-    )
-    for project, usd, calls, unpriced in tx.execute(spent):
-        note("cost_usd", {project: usd or Decimal(0)})
-        note("calls", {project: calls})
-        note("unpriced_calls", {project: max(0, unpriced)})
+    for group in spending.spending(tx, workspace_id, by="project", project_id=project_id):
+        if group.key is not None:
+            note("cost_usd", {group.key: group.cost_usd})
+            note("calls", {group.key: group.calls})
+            note("unpriced_calls", {group.key: group.unpriced_calls})
     return {project: ProjectTotals(**values) for project, values in found.items()}
+
+
+def _summed_agents(workspace_id: str, project_id: str | None) -> Select[Any]:
+    """(project, agent) of everybody whom the ledger's sums know."""
+    s = summed.c
+    where = [s.workspace_id == workspace_id, s.dimension == "agent", s.grain == MONTH, s.key != "", s.project_id != ""]
+    if project_id is not None:
+        where.append(s.project_id == project_id)
+    return select(cast(s.project_id, Id), s.key).where(*where).distinct()

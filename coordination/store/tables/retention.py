@@ -14,6 +14,9 @@ removals = Table(
     Column("begun_at", UtcTime, nullable=False, default=db_now()),
 )
 
+SUMS = "sums"
+"""The chore of counting the ledger's sums anew; until it has been done once, they are not all there."""
+
 # Work that comes round every so often and that one process at a time does: a lease, and when it was last done.
 chores = Table(
     "chores",

@@ -1,9 +1,15 @@
-"""Sums of the cost ledger, changed in the transaction that writes its records."""
+"""Sums of the cost ledger, changed in the transaction that writes its records.
+
+A key that no record names is the empty text, and so is its project. What retention has taken out of the ledger stands
+in the shard ARCHIVED; the other shards together are the records that are there, to the last digit.
+"""
 
 from sqlalchemy import BigInteger, Column, Integer, Table
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Money, Str
+
+ARCHIVED = -1
 
 rollups = Table(
     "rollups",
@@ -14,7 +20,7 @@ rollups = Table(
     Column("starts", Str, primary_key=True),  # its first day, as 2027-01-31
     Column("key", Str, primary_key=True),
     Column("project_id", Str, primary_key=True),
-    Column("shard", Integer, primary_key=True),  # writers have rows of their own, so that they do not wait for another
+    Column("shard", Integer, primary_key=True),  # writers at the same time have rows of their own: nobody waits
     Column("calls", BigInteger, nullable=False),
     Column("unpriced", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
@@ -22,4 +28,5 @@ rollups = Table(
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("total_tokens", BigInteger, nullable=False),
     Column("cost_usd", Money, nullable=False),
+    postgresql_with={"fillfactor": "50"},
 )

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint(
             *("workspace_id", "dimension", "grain", "starts", "key", "project_id", "shard"), name=op.f("pk_rollups")
         ),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_table(
         "job_history",

@@ -1,0 +1,176 @@
+"""The ledger in the Python API: what was spent, how fast, on what; the proof of its sums; import and export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from coordination import checkout, price_list
+from coordination.domain.pricing import Quote
+from coordination.domain.projects import Project
+from coordination.domain.spans import Span, span
+from coordination.errors import Refused, Unavailable
+from coordination.flows.check_costs import Checked, check_costs, set_timezone
+from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
+from coordination.formats.costs_jsonl import Shape, write_costs
+from coordination.runtime import Runtime
+from coordination.services import prices
+from coordination.services import projects as project_service
+from coordination.store.queries import costs, rollups
+from coordination.store.reports import spending as report
+from coordination.store.reports.outlook import Outlook, outlook
+from coordination.store.reports.spending import DIMENSIONS, Spending, ZeroCost
+
+_FEW = 50_000  # calls, of which each can be looked at while somebody waits
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What some calls come to. ``cost_usd`` is of those with a known price, ``unpriced_calls`` counts the others."""
+
+    cost_usd: Decimal
+    calls: int
+    unpriced_calls: int
+
+
+class Accounting:
+    """The part of a connection that knows the ledger."""
+
+    runtime: Runtime
+
+    @property
+    def costs(self) -> Costs:
+        """What was spent, how fast, and on what."""
+        return Costs(self.runtime)
+
+
+class Costs:
+    """The ledger: ``co.costs``. Projects are named as people name them; without one, it is all of the workspace.
+
+    *since* and *until* are months (``"2027-01"``), days or moments, as texts or dates; *until* includes its month or
+    day. Days are those of the workspace's time zone.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._store, self._workspace_id = runtime.store, runtime.workspace_id
+
+    def total(
+        self, *, project: str | None = None, since: str | date | None = None, until: str | date | None = None
+    ) -> Total:
+        """What all calls came to."""
+        asked = span(since, until)
+        project_id = self._project(project)
+        with self._store.read() as tx:
+            return Total(*report.total(tx, self._workspace_id, project_id=project_id, span=asked))
+
+    def summary(
+        self,
+        by: str = "project",
+        *,
+        project: str | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        top: int | None = None,
+    ) -> list[Spending]:
+        """The same by project, session, model, run, agent, day or month, the dearest first, *top*: only so many.
+
+        Days and months stand in their order, unless *top* asks for the dearest.
+        """
+        if by not in DIMENSIONS:
+            raise Refused(f"{by!r} is nothing that costs are of", hint=f"One of: {', '.join(DIMENSIONS)}")
+        if top is not None and top < 1:
+            raise Refused("top is at least 1")
+        asked = span(since, until)
+        project_id = self._project(project)
+        with self._store.read() as tx:
+            return report.spending(tx, self._workspace_id, by=by, project_id=project_id, span=asked, top=top)
+
+    def forecast(self, *, project: str | None = None) -> Outlook:
+        """What was spent today and this month, how fast money goes, and where the month will end."""
+        project_id = self._project(project)
+        with self._store.read() as tx:
+            return outlook(tx, self._workspace_id, project_id=project_id)
+
+    def check(self, *, repair: bool = False) -> Checked:
+        """Compare every sum with the records that it is of, and make it right where *repair* asks for that."""
+        return check_costs(self._store, self._workspace_id, repair=repair)
+
+    def import_file(self, path: str | Path, *, project: str | None = None) -> Imported:
+        """Take a costs.jsonl in: what is there already is left alone, and a file that cannot be taken whole, refused.
+
+        Records that name no project known here are of *project*, or of that of the folder one stands in.
+        """
+        file = Path(path)
+        try:
+            with file.open("rb") as opened:
+                checked = check_file(self._store, self._workspace_id, opened, source=str(file))
+                owner = self._store.transact(lambda tx: self._owner(tx, project))
+                return import_file(
+                    self._store, self._workspace_id, opened, owner=owner, checked=checked, source=str(file)
+                )
+        except OSError as error:
+            raise Refused(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+    def export(
+        self, shape: Shape = "nested", *, project: str | None = None, run_id: str | None = None
+    ) -> Iterator[bytes]:
+        """The ledger as lines of a costs.jsonl, the oldest record first."""
+        project_id = self._project(project)
+        with self._store.read() as tx:
+            yield from write_costs(costs.each(tx, self._workspace_id, project_id=project_id, run_id=run_id), shape)
+
+    @property
+    def timezone(self) -> str:
+        """Where the workspace's days and months begin."""
+        with self._store.read() as tx:
+            return rollups.zone(tx, self._workspace_id)
+
+    def set_timezone(self, name: str) -> Checked:
+        """Let days and months begin there, such as ``Europe/Berlin``, and count every sum again."""
+        return set_timezone(self._store, self._workspace_id, name)
+
+    def free_but_priced(self, *, project: str | None = None, asked: Span | None = None) -> dict[str, int]:
+        """Calls that are said to have cost nothing, of models that cost something: how many, by model.
+
+        In a ledger of very many calls: those of days or months over which all calls of the model cost nothing.
+        """
+        project_id, when = self._project(project), asked or Span()
+        with self._store.read() as tx:
+            _, calls, _ = report.total(tx, self._workspace_id, project_id=project_id, span=when)
+            counted = calls > _FEW and when.of_days and rollups.complete(tx, self._workspace_id)
+            look = report.zero_cost_periods if counted else report.zero_cost
+            return self.with_a_price(look(tx, self._workspace_id, project_id=project_id, span=when))
+
+    def with_a_price(self, told_free: list[ZeroCost]) -> dict[str, int]:
+        """How many of these calls are of models that have a price, by model."""
+        free: dict[str, int] = {}
+        if not told_free:
+            return free
+        with self._store.read() as tx:
+            book = prices.open_book(tx, self._workspace_id, price_list.quote)
+        for one in told_free:
+            try:
+                found = book.quote(one.model, one.project_id, one.at)
+            except Unavailable:
+                return free  # a remark about sums is not worth the sums
+            if isinstance(found, Quote) and not found.price.is_free():
+                free[one.model] = free.get(one.model, 0) + one.calls
+        return free
+
+    def _owner(self, tx: Connection, name: str | None) -> Project:
+        if name is not None:
+            return project_service.find(tx, self._workspace_id, name)
+        here = checkout.here()
+        return cost_project(tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root))
+
+    def _project(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        with self._store.read() as tx:
+            return project_service.find(tx, self._workspace_id, name).id

@@ -1,0 +1,348 @@
+"""The sums are those of the records, whoever writes, dies, deletes or moves midnight meanwhile; to the last digit."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from coordination.domain.costs import CostRecord, correction_id
+from coordination.errors import Conflict, Refused
+from coordination.flows import check_costs as flow
+from coordination.flows.check_costs import check_costs, complete_sums, set_timezone
+from coordination.flows.retain import Ages, retain
+from coordination.services import ledger
+from coordination.store.engine import open_store
+from coordination.store.queries import costs, retention, rollups
+from coordination.store.tables.retention import SUMS, chores
+from coordination.store.tables.rollups import rollups as table
+from tests.store.test_ledgers import record
+from tests.support.world import World
+
+BEGIN = datetime(2026, 3, 28, 12, tzinfo=UTC)
+
+
+def some(number: int, seed: int = 0, of: str = "r") -> list[CostRecord]:
+    """Records of all kinds over three days, corrections of some of them among them."""
+    dice = random.Random(seed)  # noqa: S311 - no secret
+    made: list[CostRecord] = []
+    for index in range(number):
+        usd = dice.choice(
+            [None, "0", "0.1", f"0.{dice.randrange(10**30):030d}", "12345678901.000000000000000000000000000001"]
+        )
+        one = record(
+            f"{of}{seed}-{index}",
+            usd,
+            session_id=dice.choice([None, "s1", "s2"]),
+            agent=dice.choice([None, "ann", "bo\u00e9"]),
+            model=dice.choice(["m", "n"]),
+            input_tokens=dice.randrange(10**6),
+            occurred_at=BEGIN + timedelta(minutes=dice.randrange(3 * 24 * 60)),
+        )
+        made.append(one)
+        if dice.random() < 0.2:
+            made.append(correction(one, "-0.05" if usd else "0.7"))
+    return made
+
+
+def correction(of: CostRecord, usd: str) -> CostRecord:
+    return replace(
+        of,
+        id=correction_id(of.id, 1),
+        corrects=of.id,
+        settles=of.cost_usd is None,
+        cost_usd=Decimal(usd),
+        input_tokens=0,
+        output_tokens=0,
+        total_tokens=0,
+    )
+
+
+def write(world: World, records: Iterable[CostRecord]) -> int:
+    return len(world.store.transact(lambda tx: ledger.record(tx, world.workspace, list(records))))
+
+
+def right(world: World) -> bool:
+    found = check_costs(world.store, world.workspace)
+    assert not found.wrong, found.examples
+    return found.complete
+
+
+def kept(world: World) -> set[tuple]:
+    with world.store.read() as tx:
+        return {tuple(row) for row in tx.execute(select(table).where(table.c.workspace_id == world.workspace))}
+
+
+def test_what_is_recorded_is_in_the_sums_at_once(world: World) -> None:
+    records = some(300)
+    other = World(world.store, "other")
+    write(other, some(20))
+
+    for start in range(0, len(records), 37):
+        write(world, records[start : start + 37])
+    again = write(world, records[:50])
+
+    assert again == 0
+    assert right(world)
+    assert right(other)
+    assert sum(row.calls for row in rows(world, "model", "month")) == 300
+
+
+def rows(world: World, dimension: str, grain: str) -> list:
+    with world.store.read() as tx:
+        return tx.execute(
+            select(table).where(
+                table.c.workspace_id == world.workspace, table.c.dimension == dimension, table.c.grain == grain
+            )
+        ).all()
+
+
+def test_a_transaction_that_is_taken_back_leaves_no_sum(world: World) -> None:
+    with world.store.write() as tx:
+        ledger.record(tx, world.workspace, some(5))
+        tx.rollback()
+
+    assert kept(world) == set()
+
+
+@pytest.mark.parametrize("how", ["added", "missing", "stray", "lost"])
+def test_what_is_wrong_is_found_and_mended(world: World, how: str) -> None:
+    write(world, some(100))
+    before = rows(world, "model", "month")
+    with world.store.write() as tx:
+        match how:
+            case "added":  # a program that knows no sums
+                costs.append(tx, world.workspace, some(30, seed=1))
+            case "missing":
+                tx.execute(delete(table).where(table.c.dimension == "agent"))
+            case "stray":
+                first = (table.c.dimension == "run", table.c.grain == "day", table.c.starts == "2026-03-29")
+                assert tx.execute(update(table).where(*first).values(starts="2020-01-01", calls=7)).rowcount == 1
+            case "lost":  # as when such a program's retention deletes
+                retention.delete_costs(tx, world.workspace, [one.id for one in some(10)])
+
+    found = check_costs(world.store, world.workspace)
+    assert found.wrong
+    assert found.examples
+    mended = check_costs(world.store, world.workspace, repair=True)
+
+    assert (mended.wrong, mended.repaired) == (found.wrong, True)
+    assert right(world)
+    if how in {"missing", "stray"}:
+        assert {tuple(row)[:-1] for row in rows(world, "model", "month")} == {tuple(row)[:-1] for row in before}
+    assert not any(row.starts == "2020-01-01" for row in rows(world, "run", "day"))
+
+
+def test_writers_at_the_same_time_and_a_repair_among_them_lose_nothing(store_url: str) -> None:
+    world = World(open_store(store_url))
+    with world.store.write() as tx:
+        costs.append(tx, world.workspace, some(200, seed=99))
+    problems: list[BaseException] = []
+
+    def writer(seed: int) -> None:
+        own = open_store(store_url)
+        try:
+            records = some(60, seed=seed)
+            for start in range(0, len(records), 7):
+                own.transact(lambda tx, start=start: ledger.record(tx, world.workspace, records[start : start + 7]))
+        except BaseException as error:  # noqa: BLE001 - for the assertion
+            problems.append(error)
+        finally:
+            own.close()
+
+    threads = [threading.Thread(target=writer, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    check_costs(world.store, world.workspace, repair=True)
+    set_timezone(world.store, world.workspace, "Asia/Tokyo")
+    for thread in threads:
+        thread.join()
+
+    assert problems == []
+    assert right(world)
+    check_costs(world.store, world.workspace, repair=True)
+    assert {row.shard for row in rows(world, "model", "month") if row.starts < "2026-04-01"} == {0}
+    assert right(world)
+    world.store.close()
+
+
+def test_a_writer_waits_for_no_other(postgres_url: str) -> None:
+    world = World(open_store(postgres_url))
+    stores = [open_store(postgres_url) for _ in range(12)]
+    opened = [one.write() for one in stores]
+    for number, one in enumerate(opened):  # none of them ends before all have written the same sums
+        ledger.record(one.__enter__(), world.workspace, [record(f"r{number}", "0.1")])
+    for one in opened:
+        one.__exit__(None, None, None)
+
+    assert len({row.shard for row in rows(world, "model", "day")}) == 12
+    assert right(world)
+    for one in (world.store, *stores):
+        one.close()
+
+
+def test_a_repair_that_dies_in_the_middle_is_gone_on_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.store.write() as tx:
+        costs.append(tx, world.workspace, some(50))
+    monkeypatch.setattr(flow, "_BATCH", 5)
+    added, steps = rollups.add, iter(range(3))
+
+    def dies(*given: object, **named: object) -> None:
+        if next(steps, None) is None:
+            raise RuntimeError
+        added(*given, **named)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollups, "add", dies)
+        with pytest.raises(RuntimeError):
+            check_costs(world.store, world.workspace, repair=True)
+    assert kept(world)
+
+    check_costs(world.store, world.workspace, repair=True)
+
+    assert right(world)
+
+
+def test_two_repairs_do_not_mend_the_same_twice(world: World) -> None:
+    with world.store.write() as tx:
+        costs.append(tx, world.workspace, some(20))
+        assert retention.begin(tx, world.workspace, SUMS, holder="another", lease=timedelta(minutes=1))
+
+    with pytest.raises(Conflict, match="counting the sums"):
+        check_costs(world.store, world.workspace, repair=True)
+    with pytest.raises(Conflict, match="counting the sums"):
+        set_timezone(world.store, world.workspace, "Asia/Tokyo")
+
+    assert kept(world) == set()
+
+
+def test_a_repair_whose_place_was_taken_over_writes_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.store.write() as tx:
+        costs.append(tx, world.workspace, some(20))
+    drift = rollups.drift
+
+    def overtaken(tx, workspace_id: str):
+        yield next(found := drift(tx, workspace_id))
+        with world.store.write() as other:
+            other.execute(update(chores).where(chores.c.name == SUMS).values(holder="another"))
+        yield from found
+
+    monkeypatch.setattr(rollups, "drift", overtaken)
+    with pytest.raises(Conflict):
+        check_costs(world.store, world.workspace, repair=True)
+
+    assert kept(world) == set()
+
+
+def test_what_retention_deletes_stays_in_the_sums_and_the_proof_holds(world: World) -> None:
+    records = some(80)
+    write(world, records)
+    write(world, [record("young", "3", occurred_at=datetime.now(UTC))])
+    before = totals(world)
+    ages = Ages(runs=timedelta(0), workers=timedelta(0), costs=timedelta(days=30))
+
+    done = retain(world.store, world.workspace, ages, rest=lambda _: False, batch=7)
+
+    assert done is not None
+    assert done.rows["costs"] == len(records)
+    assert totals(world) == before
+    assert right(world)
+    check_costs(world.store, world.workspace, repair=True)
+    assert totals(world) == before
+    with world.store.read() as tx:
+        assert costs.total(tx, world.workspace)[1] == 1
+
+
+def totals(world: World) -> dict[tuple[str, str], tuple[int, int, Decimal]]:
+    found: dict[tuple[str, str], list[int | Decimal]] = {}
+    for row in (*rows(world, "model", "day"), *rows(world, "session", "month")):
+        one = found.setdefault((row.dimension, row.starts + row.key), [0, 0, Decimal(0)])
+        one[0] += row.calls
+        one[1] += row.unpriced
+        one[2] = one[2] + row.cost_usd
+    return {key: tuple(one) for key, one in found.items()}  # type: ignore[misc]
+
+
+class TestZones:
+    def test_days_begin_where_the_workspace_is_and_the_clock_may_change(self, world: World) -> None:
+        moments = {
+            "2026-03-28T22:59:59.999999": "2026-03-28",
+            "2026-03-28T23:00:00": "2026-03-29",  # the day with 23 hours
+            "2026-03-29T21:59:59": "2026-03-29",
+            "2026-03-29T22:00:00": "2026-03-30",
+            "2026-10-24T22:00:00": "2026-10-25",  # the day with 25
+            "2026-10-25T22:59:59": "2026-10-25",
+            "2026-10-25T23:00:00": "2026-10-26",
+            "2026-12-31T23:30:00": "2027-01-01",
+        }
+        write(world, [record(at, "1", occurred_at=datetime.fromisoformat(at).replace(tzinfo=UTC)) for at in moments])
+
+        done = set_timezone(world.store, world.workspace, "Europe/Berlin")
+
+        assert (done.zone, done.repaired) == ("Europe/Berlin", True)
+        days = {row.starts: row.calls for row in rows(world, "model", "day")}
+        assert days == {day: list(moments.values()).count(day) for day in moments.values()}
+        assert {row.starts: row.calls for row in rows(world, "model", "month")} == {
+            "2026-03-01": 4, "2026-10-01": 3, "2027-01-01": 1,
+        }  # fmt: skip
+        assert right(world)
+        write(world, [record("late", occurred_at=datetime(2026, 12, 31, 23, 59, tzinfo=UTC))])
+        assert right(world)
+        assert {row.starts: row.calls for row in rows(world, "model", "day")}["2027-01-01"] == 2
+
+    def test_a_zone_that_there_is_not_is_refused_and_nothing_is_changed(self, world: World) -> None:
+        write(world, some(5))
+        before = kept(world)
+
+        with pytest.raises(Refused, match="no time zone") as refused:
+            set_timezone(world.store, world.workspace, "europe/berlin")
+
+        assert refused.value.hint == "Did you mean Europe/Berlin?"
+        assert kept(world) == before
+        assert right(world)
+
+    def test_while_it_is_counted_again_the_sums_are_not_all_there(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write(world, some(5))
+
+        def dies(*_: object) -> None:
+            raise RuntimeError
+
+        monkeypatch.setattr(flow, "_counted", dies)
+        with pytest.raises(RuntimeError):
+            set_timezone(world.store, world.workspace, "Asia/Tokyo")
+        monkeypatch.undo()
+
+        with world.store.read() as tx:
+            assert not rollups.complete(tx, world.workspace)
+            assert rollups.zone(tx, world.workspace) == "Asia/Tokyo"
+        complete_sums(world.store)
+        assert right(world)
+
+    def test_a_moment_at_the_end_of_the_calendar_has_a_day_too(self, world: World) -> None:
+        set_timezone(world.store, world.workspace, "Pacific/Kiritimati")
+        ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)]
+
+        write(world, [record(str(at), "1", occurred_at=at) for at in ends])
+
+        assert right(world)
+
+
+def test_a_store_of_an_earlier_program_is_counted_once(world: World) -> None:
+    with world.store.write() as tx:
+        costs.append(tx, world.workspace, some(40))
+        tx.execute(delete(chores))
+
+    with world.store.read() as tx:
+        assert not rollups.complete(tx, world.workspace)
+    complete_sums(world.store)
+
+    assert right(world)
+    assert sum(row.calls for row in rows(world, "model", "month")) == 40

@@ -1,0 +1,189 @@
+"""Files of costs: whole or not at all, once by id, of any length, and what a person should know of them is said."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import func, select
+
+from coordination.errors import FormatError
+from coordination.flows import import_costs as flow
+from coordination.flows.check_costs import check_costs
+from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
+from coordination.services import ledger
+from coordination.store.queries import costs
+from coordination.store.tables.costs import costs as table
+from tests.store.test_ledgers import record
+from tests.support.world import World
+
+
+def line(name: str, usd: object = "0.1", **usage: object) -> bytes:
+    told = {"model": "m", "input_tokens": 3, "output_tokens": 1, "timestamp": "2026-11-20T00:00:00.123456789Z", **usage}
+    text = json.dumps({"id": name, "usage": told, "session_id": "s"})
+    return text.replace('"model"', f'"cost_usd":{usd},"model"', 1).encode() + b"\n"
+
+
+def take(world: World, content: bytes) -> Imported:
+    """As a door does it."""
+    file = io.BytesIO(content)
+    found = check_file(world.store, world.workspace, file, source="costs.jsonl")
+    owner = world.store.transact(
+        lambda tx: cost_project(tx, world.workspace, identity="example.org/a/owner", name="owner")
+    )
+    return import_file(world.store, world.workspace, file, owner=owner, checked=found, source="costs.jsonl")
+
+
+def number(world: World) -> int:
+    with world.store.read() as tx:
+        return tx.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow, "_BATCH", 3)
+
+
+def test_a_file_is_taken_once_and_its_sums_with_it(world: World) -> None:
+    content = b"".join(line(f"c{index}", f"0.{index}") for index in range(1, 9))
+
+    first, second = take(world, content), take(world, content + line("more"))
+
+    assert (first.project, first.read, first.new) == ("owner", 8, 8)
+    assert (second.read, second.new) == (9, 1)
+    found = check_costs(world.store, world.workspace)
+    assert (found.complete, found.wrong) == (True, 0)
+    with world.store.read() as tx:
+        assert costs.total(tx, world.workspace) == (Decimal("3.7"), 9, 0)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (line("c1", "0.2"), r"costs.jsonl:9: its id stands in line 1 too, with another amount"),
+        (line("c1", input_tokens=4), r"costs.jsonl:9: its id stands in line 1 too"),
+        (line("there", "0.2"), r"costs.jsonl:9: .*another amount \(\$0.2 here, \$0.1 there\)"),
+        (line("there", "null"), r"costs.jsonl:9: .*another amount \(no price here, \$0.1 there\)"),
+        (line("there", "0.1", model="n"), r"costs.jsonl:9: .*other tokens or another model"),
+        (line("x", "NaN"), "costs.jsonl:9: .*NaN"),
+        (line("x", "1e309"), "costs.jsonl:9: .*not an amount"),
+        (line("x", "1e99999999999999999999"), "costs.jsonl:9: .*number that nobody can keep"),
+        (line("x", "-0.1"), "costs.jsonl:9: cost_usd cannot be negative"),
+        (line("x", "0." + "1" * 31), "costs.jsonl:9: .*more than 30 decimal places"),
+        (line("x", currency="EUR"), 'costs.jsonl:9: the amount is in "EUR"; only US dollars'),
+        (line("x", input_tokens=10**13), "costs.jsonl:9: input_tokens must be"),
+        (b'{"id":"' + b"x" * 2_000_000 + b'"}\n', "costs.jsonl:9: the line is longer than 1,000,000 bytes"),
+        (b"\x00\xff\xfe garbage\n", "costs.jsonl:9: .*not UTF-8"),
+        (b"[1]\n", "costs.jsonl:9: .*JSON object"),
+    ],
+)
+def test_of_a_file_with_a_bad_line_nothing_is_imported(world: World, other: bytes, said: str) -> None:
+    there = record("there", "0.1", input_tokens=3, output_tokens=1, total_tokens=4)
+    world.store.transact(lambda tx: ledger.record(tx, world.workspace, [there]))
+    good = [line(f"c{index}") for index in range(1, 9)]
+
+    with pytest.raises(FormatError, match=said) as refused:
+        take(world, b"".join([*good, other, line("after")]))
+
+    assert refused.value.hint
+    assert number(world) == 1
+
+
+@pytest.mark.parametrize("usd", ["0.10", "0.100000", "1e-1"])
+def test_the_same_amount_in_other_words_is_the_same(world: World, usd: str) -> None:
+    take(world, line("c1", "0.1"))
+
+    again = take(world, line("c1", usd) + line("c1", "0.1"))
+
+    assert (again.read, again.new) == (2, 0)
+
+
+def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world: World) -> None:
+    file = io.BytesIO(b"".join(line(f"c{index}") for index in range(1, 9)))
+    found = check_file(world.store, world.workspace, file, source="f")
+    owner = world.store.transact(lambda tx: cost_project(tx, world.workspace, identity="a.org/b/c", name="c"))
+    world.store.transact(lambda tx: ledger.record(tx, world.workspace, [record("c5", "7")]))
+
+    with pytest.raises(FormatError, match="f:5: its id is in the ledger already"):
+        import_file(world.store, world.workspace, file, owner=owner, checked=found, source="f")
+
+    assert number(world) == 4  # the batch before, and the other one
+    assert not check_costs(world.store, world.workspace).wrong
+
+
+@pytest.mark.parametrize("cut", range(1, len(line("torn")) - 1, 7))
+def test_a_last_line_that_is_not_finished_is_left_out_and_said(world: World, cut: int) -> None:
+    done = take(world, line("c1") + line("c2") + line("torn")[:cut])
+
+    assert (done.read, done.new, done.torn) == (2, 2, 3)
+    whole = take(world, line("c1") + line("c2") + line("torn"))
+    assert (whole.new, whole.torn) == (1, None)
+
+
+@pytest.mark.parametrize("last", [b"garbage", b'{"id" 1}', b'{"id":"x"}', line("x", "-1").rstrip(), b'{"id":"x"} y'])
+def test_a_last_line_that_is_wrong_is_refused_also_without_a_line_end(world: World, last: bytes) -> None:
+    with pytest.raises(FormatError, match=r"costs\.jsonl:2: "):
+        take(world, line("c1") + last)
+
+    assert number(world) == 0
+
+
+def test_a_line_without_an_end_that_is_whole_counts(world: World) -> None:
+    assert take(world, line("c1") + line("c2").rstrip()).new == 2
+
+
+def test_calls_told_to_be_free_and_of_unknown_price_are_counted(world: World) -> None:
+    lines = [line(f"f{index}", "0.0", model=f"m{index % 2}") for index in range(5)]
+    lines += [line("unknown", "null"), line("idle", "0", input_tokens=0, output_tokens=0), line("paid")]
+
+    done = take(world, b"".join(lines))
+    again = take(world, b"".join(lines))
+
+    assert {model: calls for (model, _), (calls, _) in done.free.items()} == {"m0": 3, "m1": 2}
+    assert (done.unpriced, done.new) == (1, 8)
+    assert (again.unpriced, again.free) == (0, {})
+
+
+def test_what_was_read_to_the_ninth_digit_is_written_so_again(world: World) -> None:
+    content = b"".join(line(f"c{index}", usd) for index, usd in enumerate(["0.1", "0.10", "1e-7", "0." + "1" * 30]))
+    take(world, content)
+
+    from coordination.formats.costs_jsonl import write_costs
+
+    with world.store.read() as tx:
+        assert b"".join(write_costs(costs.each(tx, world.workspace), "as-read")) == content
+
+
+class Endless(io.RawIOBase):
+    """A file of very many lines that are made as they are read."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines, self._next = lines, self._made()
+
+    def _made(self) -> Iterator[bytes]:
+        for index in range(self._lines):
+            yield line(f"c{index}")
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return next(self._next, b"")
+
+
+def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coordination.store.engine import open_store
+
+    monkeypatch.setattr(flow, "_BATCH", 500)
+    world = World(open_store(store_url))
+    peaks = []
+    check_file(world.store, world.workspace, Endless(1_000), source="f")  # type: ignore[arg-type]
+    for lines in (3_000, 12_000):
+        tracemalloc.start()
+        check_file(world.store, world.workspace, Endless(lines), source="f")  # type: ignore[arg-type]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    world.store.close()
+
+    assert peaks[1] < peaks[0] * 1.5
