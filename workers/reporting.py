@@ -15,7 +15,6 @@ import shutil
 import socket
 import socketserver
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,6 +31,8 @@ from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
 from coordination.domain.templates import literal
 from coordination.errors import CoordinationError, Refused
+from workers import own_folders
+from workers.own_folders import OwnFolder
 from workers.runners.base import Control, Line
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ MOST_REPORTS = 2_000
 
 _MOST_AT_ONCE = 16
 _PATIENCE = 30.0
+_SOCKET = "reports.sock"
 _LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
 _LONGEST_TEXT = 2_000
 
@@ -89,6 +91,7 @@ class Reporting:
         self._reports: dict[str, Report] = {}
         self._server: _Server | None = None
         self._address = ""
+        self._short: OwnFolder | None = None
         self._programs: str | None = None
 
     @contextlib.contextmanager
@@ -114,16 +117,17 @@ class Reporting:
             server.server_close()
             with contextlib.suppress(OSError):
                 os.unlink(self._address)  # noqa: PTH108
+        if self._short is not None:
+            self._short.close()
 
     def _start(self) -> str:
         with self._lock:
             if self._server is None:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path = str(self._folder / "reports.sock")
+                path = str(self._folder / _SOCKET)
                 if len(os.fsencode(path)) > _LONGEST_PATH:
-                    path = tempfile.mkdtemp(prefix="coord-", dir="/tmp") + "/s"
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)  # noqa: PTH108 - of a process that had this folder before
+                    self._short = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+                    path = str(self._short.path / _SOCKET)
                 self._server = _Server(path, self._answer)
                 self._address = path
                 self._programs = self._program()
