@@ -60,6 +60,7 @@ class Report:
     claim: Claim
     control: Control
     count: int = 0
+    said: Mapping[str, Any] = field(default_factory=dict)
     question: str | None = None
     first: dict[str, Discovered] = field(default_factory=dict)
     failure: str | None = None
@@ -178,7 +179,11 @@ class Reporting:
             if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
                 raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}")
             payload["percent"] = percent
-        report.control.event(EventType.PROGRESS, payload)
+        if payload == report.said:
+            report.control.progress()  # said again: a call that was repeated, or still the same
+        else:
+            report.said = payload
+            report.control.event(EventType.PROGRESS, payload)
         return {}
 
     def _ask(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:

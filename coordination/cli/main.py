@@ -15,6 +15,7 @@ from coordination.cli import (
     costs,
     doctor,
     logs,
+    mcp,
     prices,
     projects,
     questions,
@@ -74,7 +75,7 @@ def _warn_of_strangers() -> None:
 
 _ALL = (
     *(work, stack, status, runs, tasks, task, logs, artifacts, questions, agents, projects, sessions, costs, prices),
-    *(beads, schema, retention, doctor),
+    *(beads, schema, retention, doctor, mcp),
 )
 for commands in _ALL:
     commands.add_to(app)

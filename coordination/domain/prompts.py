@@ -5,7 +5,8 @@ A project may have its own words for each of KINDS, in its settings. The names t
 ``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
 tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
 ``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
-by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs)
+by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs) · ``tools`` (whether it has the tools
+of ``coord mcp``)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from coordination.domain import templates
 from coordination.domain.attempts import Claim
+from coordination.domain.chat import OURS
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.questions import ANSWERS
 from coordination.errors import Refused
@@ -73,7 +75,7 @@ These commands must succeed before it counts as done; they are run for you at th
 ## Why your last attempt did not count
 {{ feedback }}
 {%- endif %}
-{%- if reports or project.tech_stack or project.spec_path or project.output_path %}
+{%- if reports or tools or project.tech_stack or project.spec_path or project.output_path %}
 
 ## Where you are
 Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}, \
@@ -90,7 +92,16 @@ You work in a git worktree of your own. Do not commit, merge or push: what you c
 end.
 {%- endif %}
 {%- endif %}
-{%- if reports %}
+{%- if tools %}
+
+## How to report
+When it is done, end with a short summary as your answer. Otherwise, with the tools of the MCP server `coord`:
+- `progress`: what you are doing, for whoever watches.
+- `ask`: a question, when you need a decision, and then end: you are started again with the answer.
+- `discovered`: work that you find and that is not yours to do now; with `first` when you need it done before you can \
+go on, and then end.
+- `fail`: when it cannot be done; `final` when no other attempt could do it either.
+{%- elif reports %}
 
 ## How to report
 When it is done, end with a short summary as your answer. Otherwise, in the shell:
@@ -276,7 +287,9 @@ def _names(
         "workspace": workspace.get("kind", "folder") if isinstance(workspace, Mapping) else workspace,
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
-        "reports": reports,
+        # A chat has no shell to say it in.
+        "reports": reports and "chat" not in claim.work,
+        "tools": reports and OURS in claim.work.get("tools", ()),
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.chat import SETTINGS, TOOL_KEYS, ChatCall
+from coordination.domain.chat import OURS, SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import (
@@ -290,6 +290,7 @@ def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
         args=run.texts("args"),
         secrets=run.texts("secrets"),
         command=run.texts("command"),
+        tools=run.texts("tools"),
     )
 
 
@@ -320,17 +321,22 @@ def _settings(run: Fields) -> dict[str, Any]:
     return {name: value for name, value in written.items() if value is not None}
 
 
-def _servers(run: Fields) -> tuple[dict[str, Any], ...]:
+def _servers(run: Fields) -> tuple[dict[str, Any] | str, ...]:
     value = run.values.get("tools")
     if value is None:
         return ()
     if not isinstance(value, list):
         raise run.wrong("tools", "a list of MCP servers", "Write tools: [{command: [npx, some-server]}]")
-    servers = []
+    servers: list[dict[str, Any] | str] = []
     for index, item in enumerate(value):
+        if item == OURS:
+            servers.append(OURS)
+            continue
         if not isinstance(item, dict):
             line = run.document.line_of(value, index)
-            raise run.document.error(f"{run.where}tools must hold mappings, each with a command or a url", line)
+            raise run.document.error(
+                f"{run.where}tools must hold mappings, each with a command or a url, or {OURS}", line
+            )
         server = Fields(run.document, item, f"{run.where}tools: ")
         server.only(TOOL_KEYS)
         written = {

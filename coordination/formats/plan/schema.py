@@ -141,6 +141,7 @@ def _agent() -> _Schema:
         secrets={**texts, "description": "Variables of the worker's environment, by name."},
         command=texts,
         env=_by_name({"type": "string"}),
+        tools=_optional({"type": "array", "items": {"const": chat.OURS}}),
         reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),
     )
 
@@ -158,7 +159,9 @@ def _chat() -> _Schema:
         system=_TEXT,
         url={**_TEXT, "description": "The base address of a server that speaks OpenAI's protocol."},
         schema=_optional({"type": "object", "description": "A JSON Schema that the answer has to fit."}),
-        tools=_optional({"type": "array", "maxItems": chat.MOST_SERVERS, "items": server}),
+        tools=_optional(
+            {"type": "array", "maxItems": chat.MOST_SERVERS, "items": {"anyOf": [{"const": chat.OURS}, server]}}
+        ),
         settings=_optional(
             _object(
                 chat.SETTINGS,

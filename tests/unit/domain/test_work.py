@@ -19,7 +19,7 @@ from coordination.errors import Refused
         PythonCall("pkg.jobs:count"),
         PythonCall("pkg:Class.method", args={"path": "src"}, env={"X": "1"}),
         AgentCall("claude", "Mend it"),
-        AgentCall("dave/vc", "Mend it"),
+        AgentCall("dave/vc", "Mend it", tools=("coord",)),
         AgentCall("role:reviewer", "Look at it"),
         AgentCall(
             "custom",
@@ -39,6 +39,7 @@ from coordination.errors import Refused
             url="http://localhost:11434/v1",
             schema={"type": "object"},
             tools=(
+                "coord",
                 {"command": ["npx", "x"], "env": {"A": "b"}, "secrets": ["MY_KEY"]},
                 {"url": "https://x.example/mcp"},
             ),
@@ -74,6 +75,12 @@ def test_an_importable_function_is_a_job() -> None:
         ({"shell": ""}, "needs a command"),
         ({"shell": "  \n"}, "needs a command"),
         ({"shell": ["ls"]}, "needs a command"),
+        ({"agent": "claude", "prompt": "x", "tools": ["git"]}, "An agent is given no tools 'git'"),
+        (
+            {"agent": "codex", "prompt": "x", "tools": ["coord"]},
+            "codex is told of MCP servers by its own configuration",
+        ),
+        ({"chat": "openai:m", "prompt": "x", "tools": ["git"]}, "an MCP server is a mapping, or coord"),
         ({"shell": "a", "env": {"X": 1}}, "env must map names to texts"),
         ({"python": "module"}, "does not name a function"),
         ({"python": "a:b; import os"}, "does not name a function"),

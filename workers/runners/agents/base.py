@@ -162,6 +162,11 @@ class Adapter(Protocol):
         """Whether the usage that it tells in a resumed conversation is of this part of it alone."""
         ...
 
+    @property
+    def takes_servers(self) -> Sequence[str]:
+        """Arguments that give it the MCP servers of ``{file}`` and let it use ours; empty: it knows no such."""
+        ...
+
     def start(self, call: AgentCall, session: str | None = None) -> Start:
         """How this job is started; with *session*, how it goes on with that conversation."""
         ...

@@ -18,6 +18,7 @@ class Custom:
     name = CUSTOM
     resumes = False
     counts_anew = True
+    takes_servers = ()
     passes_on = ()
 
     def start(self, call: AgentCall, session: str | None = None) -> Start:  # noqa: ARG002 - nobody knows how
