@@ -19,7 +19,7 @@ from coordination.errors import Refused
 DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
 
-RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools")
+RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools", "resume")
 CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets")
 """What a runner may have instead, when the agent is a model that is chatted with."""
 

@@ -85,6 +85,7 @@ class AgentCall:
     *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are filled in
     (without ``{prompt}`` the prompt comes on stdin); for the others, what to start instead of their name.
     *reads*: for ``custom``, where in its output things stand: ``{"format": "json", "result": "answer.text", …}``.
+    *resume*: for ``custom``, what to start instead of *command* to go on with the conversation ``{session}``.
     *tools*: ``("coord",)`` gives it our MCP server, with which it reports.
     """
 
@@ -97,6 +98,7 @@ class AgentCall:
     command: Sequence[str] = ()
     reads: Mapping[str, str] = field(default_factory=dict)
     tools: Sequence[str] = ()
+    resume: Sequence[str] = ()
 
     kind = "agent"
 
@@ -104,7 +106,7 @@ class AgentCall:
         """As stored in the task's row."""
         body: dict[str, Any] = {"agent": self.agent, "prompt": self.prompt}
         lists = {"args": list(self.args), "secrets": list(self.secrets), "command": list(self.command)}
-        lists["tools"] = list(self.tools)
+        lists |= {"tools": list(self.tools), "resume": list(self.resume)}
         more = {"model": self.model, **lists, "env": dict(self.env), "reads": dict(self.reads)}
         return body | {name: value for name, value in more.items() if value}
 
@@ -114,7 +116,7 @@ Work = Shell | PythonCall | AgentCall | ChatCall
 KEYS: Mapping[str, tuple[str, ...]] = {
     "shell": ("shell", "env"),
     "python": ("python", "args", "env"),
-    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads", "tools"),
+    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads", "tools", "resume"),
     "chat": ("chat", "prompt", "system", "url", "schema", "tools", "settings", "env", "secrets"),
 }
 """The keys that a job of each kind may have."""
@@ -171,7 +173,7 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
 
 def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
     lists: dict[str, tuple[str, ...]] = {}
-    for name in ("args", "secrets", "command", "tools"):
+    for name in ("args", "secrets", "command", "tools", "resume"):
         items = value.get(name) or ()
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise Refused(f"{name} must be a list of texts")
@@ -212,6 +214,8 @@ def _check_agent(work: AgentCall) -> None:
     _check_tools(work)
     if work.agent == CUSTOM:
         _check_custom(work)
+    elif work.resume:
+        raise Refused(f"How {work.agent} goes on with a conversation is known; resume is for agent: {CUSTOM}")
     elif work.reads:
         raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
     elif work.command and work.agent not in AGENTS:
@@ -240,3 +244,8 @@ def _check_custom(work: AgentCall) -> None:
         raise Refused("Places in its output are read from JSON only", hint="Say reads: {format: json} or jsonl")
     if shape != "text" and "result" not in work.reads:
         raise Refused("reads does not say where the result stands", hint="Write reads: {format: json, result: answer}")
+    if work.resume and not (any("{session}" in part for part in work.resume) and "session" in work.reads):
+        raise Refused(
+            "resume needs a place for {session}, and reads.session says where that stands",
+            hint='Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}',
+        )

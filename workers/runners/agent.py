@@ -226,7 +226,7 @@ class _Reader:
         if self.told.session not in (None, self._session):
             self._session = self.told.session
             self._control.event(EventType.PROGRESS, {"session": self._session})
-            if self._session is not None and self._adapter.resumes:
+            if self._session is not None and self._conversation.resumes:
                 self._control.remember(self._conversation.note(self._session))
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:

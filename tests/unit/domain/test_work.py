@@ -29,7 +29,8 @@ from coordination.errors import Refused
             env={"X": "1"},
             secrets=("MY_KEY",),
             command=("tool", "{prompt}"),
-            reads={"format": "jsonl", "result": "answer.text", "input_tokens": "usage.in"},
+            resume=("tool", "--on", "{session}"),
+            reads={"format": "jsonl", "result": "answer.text", "session": "id", "input_tokens": "usage.in"},
         ),
         ChatCall("openai:gpt-5-mini", "Sum up"),
         ChatCall(
@@ -75,6 +76,11 @@ def test_an_importable_function_is_a_job() -> None:
         ({"shell": ""}, "needs a command"),
         ({"shell": "  \n"}, "needs a command"),
         ({"shell": ["ls"]}, "needs a command"),
+        ({"agent": "claude", "prompt": "x", "resume": ["x"]}, "resume is for agent: custom"),
+        (
+            {"agent": "custom", "prompt": "x", "command": ["t"], "resume": ["t", "{session}"]},
+            "needs a place for {session}",
+        ),
         ({"agent": "claude", "prompt": "x", "tools": ["git"]}, "An agent is given no tools 'git'"),
         (
             {"agent": "codex", "prompt": "x", "tools": ["coord"]},

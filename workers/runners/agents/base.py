@@ -154,7 +154,7 @@ class Adapter(Protocol):
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on with a conversation that it had before, by its session's id."""
+        """Whether it can go on with a conversation that it had before, by its session's id, whatever the job says."""
         ...
 
     @property
