@@ -26,6 +26,7 @@ import structlog
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
+from coordination.domain.expansion import ANSWER
 from coordination.domain.json_values import json_problem
 from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
@@ -165,7 +166,12 @@ class Reporting:
         if report.count > MOST_REPORTS:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
         try:
-            return {"ok": True, **_DOES[_verb(asked)](self, report, asked)}
+            verb = _verb(asked)
+            if verb in _NOT_OF_ANSWERS and ANSWER in report.claim.options.get("role", {}):
+                raise Refused(  # noqa: TRY301 - where the others are caught
+                    "A task that answers a question asks none and adds no work", hint='Answer {"cannot": "why"}'
+                )
+            return {"ok": True, **_DOES[verb](self, report, asked)}
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
         except Exception:
@@ -235,6 +241,10 @@ _DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, A
     "fail": Reporting._fail,  # noqa: SLF001
     "context": Reporting._context,  # noqa: SLF001
 }
+
+
+_NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
+"""Or questions could lead to questions without end."""
 
 
 def _verb(asked: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ A project may have its own words for each of KINDS, in its settings. The names t
 tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
 ``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
 by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs) · ``tools`` (whether it has the tools
-of ``coord mcp``)
+of ``coord mcp``) · ``question`` (that another task asks)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ WORKER = "worker"
 RESUME = "resume"
 ASSESS = "assess"
 ANALYZE = "analyze"
+ANSWER = "answer"
 
 FEEDBACK = "feedback"
 """Where a task carries why its last attempt did not count: a gate's output."""
@@ -195,7 +196,46 @@ Your last answer could not be used: {{ feedback }}
 {%- endif %}
 """
 
-KINDS: Mapping[str, str] = {WORKER: _WORKER, RESUME: _RESUME, ASSESS: _ASSESS, ANALYZE: _ANALYZE}
+_ANSWER = """\
+Somebody who works on a task needs a decision. Answer; do not do the task, and change nothing; you may look at files.
+
+## The question
+{{ question }}
+
+## The task
+{{ task.prompt }}
+{%- if shows_needs %}
+
+## What it was given
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+{%- endif %}
+
+## Where
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+
+## Your answer
+One JSON object and nothing else: {"answer": "what is to be done, and why"} or, when only a person can decide that, \
+{"cannot": "why"}.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+KINDS: Mapping[str, str] = {
+    WORKER: _WORKER,
+    RESUME: _RESUME,
+    ASSESS: _ASSESS,
+    ANALYZE: _ANALYZE,
+    ANSWER: _ANSWER,
+}
 """The words for each occasion, where a project has none of its own."""
 
 
@@ -232,6 +272,7 @@ def check_words(kind: str, text: str) -> None:
         "gates": ["a gate"],
         "answers": [{"question": "why?", "answer": "so", "by": "ann"}],
         "feedback": "a complaint",
+        "question": "which colour?",
     }
     try:
         templates.fill(text, names)
@@ -287,6 +328,7 @@ def _names(
         "workspace": workspace.get("kind", "folder") if isinstance(workspace, Mapping) else workspace,
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
+        "question": claim.options.get("role", {}).get("question"),
         # A chat has no shell to say it in.
         "reports": reports and "chat" not in claim.work,
         "tools": reports and OURS in claim.work.get("tools", ()),

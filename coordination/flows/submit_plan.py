@@ -11,13 +11,14 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
-from coordination.domain.expansion import VARIANT, VARIANTS, expanded, supervision_of
+from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.expansion import ANSWERER, VARIANT, VARIANTS, check_supervisor, expanded, supervision_of
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
 from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.work import Work
+from coordination.domain.work import AGENTS, Work
 from coordination.domain.workspaces import WorkspaceKind, parse_gates, run_branch
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
@@ -72,6 +73,8 @@ def submit_plan(
     plan, works = _in_parts(plan, works, project)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
+    desk = agent_service.Desk(tx, workspace_id)
+    answerer = _answerer(plan, project, desk)
     session_id = _session(tx, workspace_id, project.id, plan)
     runs.insert_run(
         tx,
@@ -85,10 +88,10 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan) | answerer,
         },
     )
-    works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
+    works, assigned = rows.assignments(plan, works, desk)
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
@@ -134,6 +137,20 @@ def _branch(run_id: str, plan: Plan) -> dict[str, str]:
 
 def _variants(plan: Plan) -> dict[str, bool]:
     return {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+
+
+def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[str, Any]:
+    """Who answers what the run's tasks ask, for its metadata. Refused when there is no such agent."""
+    wanted = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
+    if wanted is None:
+        return {}
+    body = check_supervisor(wanted, ANSWERER)
+    named = body.get("agent")
+    if named is not None and named not in AGENTS and desk.choose(named) is None:
+        raise Refused(
+            f"There is no agent {excerpt(named)} to answer questions", hint=did_you_mean(named, [*AGENTS, *desk.names])
+        )
+    return {ANSWERER: body}
 
 
 def _in_parts(plan: Plan, works: Mapping[str, Work], project: Project) -> tuple[Plan, Mapping[str, Work]]:

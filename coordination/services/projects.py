@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from coordination.domain.expansion import supervision_of
+from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
 from coordination.domain.workspaces import parse_gates
@@ -76,14 +76,21 @@ def amend(
         if changes:
             if column == "settings":
                 _check_words(changes.get(PROJECT_SETTING))
-                if isinstance(who := changes.get("supervision"), Mapping):
-                    supervision_of(who)
-                elif who is not None:
-                    raise Refused("supervision maps assess and analyze to agents")
+                _check_agents(changes)
             after = {**getattr(project, column), **changes}
             values[column] = {key: value for key, value in after.items() if value is not None}
     if values:
         rows.change(tx, workspace_id, project.id, **values)
+
+
+def _check_agents(settings: Mapping[str, Any]) -> None:
+    """Refuse agents that could not look at the tasks of others, or answer them."""
+    if (answerer := settings.get(ANSWERER)) is not None:
+        check_supervisor(answerer, ANSWERER)
+    if isinstance(who := settings.get("supervision"), Mapping):
+        supervision_of(who)
+    elif who is not None:
+        raise Refused("supervision maps assess and analyze to agents")
 
 
 def _check_words(words: object) -> None:

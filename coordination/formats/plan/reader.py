@@ -25,14 +25,14 @@ from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, 
 from coordination.errors import Refused
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.fields import Fields
-from coordination.formats.plan.supervision import read_supervision, read_variants
+from coordination.formats.plan.supervision import read_questions, read_supervision, read_variants
 from coordination.formats.plan.workspaces import read_gates, read_workspace
 
 VERSION = 1
 
 PLAN_KEYS = (
     *("version", "project", "name", "session", "defaults", "budget", "concurrency", "supervision", "gates"),
-    *("python_path", "tasks"),
+    *("questions", "python_path", "tasks"),
 )
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = (
@@ -74,6 +74,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=_budget(fields),
         supervision=read_supervision(fields),
+        questions=read_questions(fields),
         gates=read_gates(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
@@ -291,6 +292,7 @@ def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
         secrets=run.texts("secrets"),
         command=run.texts("command"),
         tools=run.texts("tools"),
+        resume=run.texts("resume"),
     )
 
 

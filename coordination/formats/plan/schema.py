@@ -43,6 +43,7 @@ def plan_schema() -> _Schema:
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
+            questions=_supervisor(),
             supervision=_optional(_object(SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
             gates=_gates(),
             python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
@@ -140,6 +141,7 @@ def _agent() -> _Schema:
         args=texts,
         secrets={**texts, "description": "Variables of the worker's environment, by name."},
         command=texts,
+        resume=texts,
         env=_by_name({"type": "string"}),
         tools=_optional({"type": "array", "items": {"const": chat.OURS}}),
         reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),

@@ -70,6 +70,7 @@ def grow(
     if not discovered:
         return Grown()
     planned = read_tasks([found.task for found in discovered], source=f"found by {finder.key}")
+    planned = tuple(replace(task, role=found.role) for task, found in zip(planned, discovered, strict=True))
     _check_bounds(tx, finder, planned)
     there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
     planned, again = _apart(planned, there, finder)
@@ -203,7 +204,9 @@ def _store(
 ) -> None:
     works, assigned = rows.assignments(plan, works, desk)
     now, txid = tx.execute(select(db_now(), commit_order())).one()
-    inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
+    # What looks at the work of others has nothing to merge, and nothing to pass.
+    names = ("limits",) if any(task.role for task in plan.tasks) else _INHERITED
+    inherited = {name: finder.options[name] for name in names if name in finder.options}
     scope = rows.Scope(
         finder.workspace_id,
         finder.project_id,
