@@ -122,6 +122,7 @@ def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
         "key": f"{key}/{WORK}.{rounds + 1}",
         "title": f"{key}, round {rounds + 1}",
         "run": {**run, "prompt": missing},
+        "supervised": False,
     }
     discovered = (*result.discovered, Discovered(task, first=True))
     carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _ASKED_AGAIN: None}
@@ -152,6 +153,7 @@ def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> 
         "title": part.title,
         "run": {**run, "prompt": literal(part.prompt)},
         "needs": [_key(of, need) for need in part.needs],
+        "supervised": not first,  # a part of a supervised task is judged with it
     }
     return Discovered(task, first=first)
 

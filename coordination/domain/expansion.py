@@ -35,6 +35,9 @@ KIND_OF_CHOICE = f"python:{_TAKES_OVER}"
 ANSWERER = "questions"
 """Under which name who answers stands: in a plan, in a project's settings, and in the metadata of a run."""
 
+SUPERVISION = "supervision"
+"""Under which name who supervises stands, in the same places."""
+
 VARIANTS = "variants"
 """What the metadata of a run say that has any."""
 

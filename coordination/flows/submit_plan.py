@@ -12,7 +12,17 @@ from sqlalchemy import Connection, select
 from coordination.domain import graph
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.expansion import ANSWERER, VARIANT, VARIANTS, check_supervisor, expanded, supervision_of
+from coordination.domain.expansion import (
+    ANALYZE,
+    ANSWERER,
+    ASSESS,
+    SUPERVISION,
+    VARIANT,
+    VARIANTS,
+    check_supervisor,
+    expanded,
+    supervision_of,
+)
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
 from coordination.domain.projects import Project, ProjectStatus
@@ -88,7 +98,7 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan) | answerer,
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _lookers(plan) | answerer,
         },
     )
     works, assigned = rows.assignments(plan, works, desk)
@@ -135,8 +145,13 @@ def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
-def _variants(plan: Plan) -> dict[str, bool]:
-    return {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+def _lookers(plan: Plan) -> dict[str, Any]:
+    """For the run's metadata: that some tasks race, and who supervises what its work will find."""
+    found: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    if plan.supervision is not None:
+        who = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
+        found[SUPERVISION] = {name: dict(body) for name, body in who.items() if body is not None}
+    return found
 
 
 def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from coordination.domain.agents import Profile
 from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.expansion import VARIANT, WORK
 from coordination.domain.limits import NO_LIMITS
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
@@ -171,6 +172,8 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
 
 def _inherited(scope: Scope, task: Task) -> dict[str, Any]:
     own = {"workspace"} if task.workspace is not None else set()
+    if task.role and not task.role.keys() & {WORK, VARIANT}:
+        own = {"workspace", "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
     return {name: value for name, value in scope.inherited.items() if name not in own}
 
 

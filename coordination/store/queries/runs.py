@@ -37,6 +37,14 @@ def metadata_of(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any
     return dict(found or {})
 
 
+def note(tx: Connection, workspace_id: str, run_id: str, what: dict[str, Any]) -> None:
+    """Add this to what the system keeps with the run."""
+    known = metadata_of(tx, workspace_id, run_id)
+    if known | what != known:
+        changed = update(runs).where(r.workspace_id == workspace_id, r.id == run_id)
+        tx.execute(changed.values(metadata=known | what))
+
+
 def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> list[RowMapping]:
     """Write the end of those runs that have no open task; exactly one caller gets each (id, project id)."""
     if not run_ids:
