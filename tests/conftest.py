@@ -28,12 +28,20 @@ def _nothing_left_running() -> Iterator[None]:
     tag = mark_descendants()
     yield
     left = leftovers(tag)
+    _clear_folders()
     if left:
         described = "\n".join(describe(process) for process in left)
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=5)
         pytest.fail(f"the tests left processes running:\n{described}", pytrace=False)
+
+
+def _clear_folders() -> None:
+    """What killed workers have left in the folder for temporary files: nobody else may come to take it away."""
+    from workers import own_folders
+
+    own_folders.clear(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Clears up behind finished work: old worktrees go, and when retention is due, a round of it is done.
+"""Clears up: old worktrees and dead workers' folders go, and when retention is due, a round of it is done.
 
 All of that happens beside everything else the worker does.
 
@@ -19,7 +19,8 @@ from coordination.errors import CoordinationError
 from coordination.flows import retain as flow
 from coordination.settings import Settings
 from coordination.store.queries import fleet, retention
-from workers.context import Context
+from workers import own_folders
+from workers.context import Context, scratch_of
 from workers.workspaces import lodging
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ class Clearing:
         """One round over the workspaces in which retention is due; what fails is logged and due again."""
         context = self._context
         try:
+            self.clear_folders()
             if swept := lodging.sweep(context.worktrees, keep=context.settings.worktrees_kept):
                 log.info("took away worktrees that were kept long enough", worktrees=swept)
             for workspace_id in self._due():
@@ -71,6 +73,15 @@ class Clearing:
         except Exception:
             # A bulkhead: the worker's jobs have nothing to do with it.
             log.exception("clearing up failed")
+
+    def clear_folders(self) -> None:
+        """Take away the folders of processes of this machine that are gone."""
+        places = {
+            scratch_of(self._context.settings): own_folders.IN_HOME,
+            own_folders.TEMPORARY: own_folders.IN_TEMPORARY,
+        }
+        if cleared := sum(own_folders.clear(root, prefix) for root, prefix in places.items()):
+            log.info("took away folders of processes that are gone", folders=cleared)
 
     def _due(self) -> list[str]:
         with self._context.store.read() as tx:

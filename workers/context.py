@@ -21,10 +21,12 @@ from coordination.settings import Settings, client_url
 from coordination.store.engine import Store, open_store
 from coordination.store.queries import fleet
 from coordination.store.volatile.nudges import Nudges
+from workers import own_folders
 from workers.doorbell import Doorbell
 from workers.heartbeat import Heartbeat
 from workers.held import HeldAttempts
 from workers.kinds import Kinds
+from workers.own_folders import OwnFolder
 from workers.prices import Prices
 
 log = structlog.get_logger()
@@ -48,12 +50,17 @@ class Context:
     held: HeldAttempts
     heartbeat: Heartbeat
     doorbell: Doorbell
-    scratch: Path
+    own: OwnFolder
     prices: Prices
     kinds: Kinds = field(default_factory=Kinds)
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
     _fleet_asked: float = float("-inf")
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this process alone, for what its jobs need while they run."""
+        return self.own.path
 
     @property
     def worktrees(self) -> Path:
@@ -92,7 +99,7 @@ class Context:
 
 
 def make_context(settings: Settings, *, name: str, slots: int) -> Context:
-    """Wire a worker process. Opens nothing yet; the store connects when it is first used."""
+    """Wire a worker process. It has its own folder; the store connects when it is first used. Raises Refused."""
     store = open_store(settings.database_url, pool_size=slots + 4)
     worker_id = new_id()
     row = _registration(worker_id, name=name, slots=slots)
@@ -112,9 +119,14 @@ def make_context(settings: Settings, *, name: str, slots: int) -> Context:
         held=held,
         heartbeat=Heartbeat(store, held, row, terms=terms),
         doorbell=Doorbell(store),
-        scratch=settings.home / "scratch" / worker_id,
+        own=own_folders.take(scratch_of(settings), own_folders.IN_HOME),
         prices=Prices(store),
     )
+
+
+def scratch_of(settings: Settings) -> Path:
+    """Where the workers of one home have their folders."""
+    return settings.home / "scratch"
 
 
 def _registration(worker_id: str, *, name: str, slots: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ no thread is started before the fork.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
-import shutil
 import sys
 import threading
 import time
@@ -29,11 +29,12 @@ from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
 from coordination.store.queries import fleet
-from workers import queues, restart
+from workers import own_folders, queues, restart
 from workers.app import app
 from workers.context import Context, make_context
 from workers.execution import Execution
 from workers.housekeeping import Housekeeper
+from workers.own_folders import OwnFolder
 from workers.runners.base import StopReason
 from workers.runners.process import end_worker
 from workers.runners.registry import Runners
@@ -64,6 +65,7 @@ class Process:
 
 _process: Process | None = None
 _orders: Orders | None = None
+_lodging: OwnFolder | None = None
 _ended = threading.Event()
 _lock = threading.Lock()
 
@@ -93,6 +95,7 @@ def begin(name: str, *, slots: int) -> Process:
         spare = Spare(context, free=execution.free, work_off=execution.work_off)
         _process = Process(context, runners, housekeeper, execution, spare, watchdog)
         _hand_back_of_the_dead(context)
+        housekeeper.clearing.clear_folders()
         context.heartbeat.start()
         _process.execution.watch.start()
         housekeeper.start()
@@ -220,7 +223,7 @@ def end() -> None:
         fleet.stop(tx, context.worker_id)
     context.nudges.close()
     context.store.close()
-    shutil.rmtree(context.scratch, ignore_errors=True)
+    context.own.close()
     _ended.set()
 
 
@@ -259,11 +262,23 @@ def _on_child(**_: Any) -> None:
 def _on_worker(sender: Any = None, **_: Any) -> None:
     """The worker is about to start its pool. On threads and solo this process is the one that runs jobs."""
     if "prefork" in _pool(sender) or "processes" in _pool(sender):
+        _lodge_the_pool()
         return
     try:
         begin(str(sender.hostname), slots=1 if "solo" in _pool(sender) else int(sender.concurrency or 1))
     except CoordinationError as error:
         _refuse(error)
+
+
+def _lodge_the_pool() -> None:
+    """The pool's files go where they are found when this process is killed; by itself it would leave them for good."""
+    global _lodging  # noqa: PLW0603
+    try:
+        _lodging = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+    except CoordinationError as error:
+        log.warning("the pool's files go where they would without us", why=error.message)
+    else:
+        multiprocessing.current_process()._config["tempdir"] = str(_lodging.path)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _pool(sender: Any) -> str:
@@ -294,6 +309,8 @@ def _on_shutting_down(**_: Any) -> None:
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _on_shutdown(**_: Any) -> None:
     end()
+    if _lodging is not None:
+        _lodging.close()
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]

@@ -44,7 +44,7 @@ class Prompting:
             return claim
         role = claim.options.get("role", {})
         shows_needs = not prompts.mentions_needs([str(written.work["prompt"])])
-        supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE) if kind in role), None)
+        supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE, prompts.ANSWER) if kind in role), None)
         resumes = supervises is None and goes_on(claim)
         if resumes:
             last = list(claim.carried.get(ANSWERS, ()))[-1:]

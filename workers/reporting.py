@@ -15,7 +15,6 @@ import shutil
 import socket
 import socketserver
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,11 +26,14 @@ import structlog
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
+from coordination.domain.expansion import ANSWER
 from coordination.domain.json_values import json_problem
 from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
 from coordination.domain.templates import literal
 from coordination.errors import CoordinationError, Refused
+from workers import own_folders
+from workers.own_folders import OwnFolder
 from workers.runners.base import Control, Line
 
 log = structlog.get_logger()
@@ -44,6 +46,7 @@ MOST_REPORTS = 2_000
 
 _MOST_AT_ONCE = 16
 _PATIENCE = 30.0
+_SOCKET = "reports.sock"
 _LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
 _LONGEST_TEXT = 2_000
 
@@ -58,6 +61,7 @@ class Report:
     claim: Claim
     control: Control
     count: int = 0
+    said: Mapping[str, Any] = field(default_factory=dict)
     question: str | None = None
     first: dict[str, Discovered] = field(default_factory=dict)
     failure: str | None = None
@@ -89,6 +93,7 @@ class Reporting:
         self._reports: dict[str, Report] = {}
         self._server: _Server | None = None
         self._address = ""
+        self._short: OwnFolder | None = None
         self._programs: str | None = None
 
     @contextlib.contextmanager
@@ -114,16 +119,17 @@ class Reporting:
             server.server_close()
             with contextlib.suppress(OSError):
                 os.unlink(self._address)  # noqa: PTH108
+        if self._short is not None:
+            self._short.close()
 
     def _start(self) -> str:
         with self._lock:
             if self._server is None:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path = str(self._folder / "reports.sock")
+                path = str(self._folder / _SOCKET)
                 if len(os.fsencode(path)) > _LONGEST_PATH:
-                    path = tempfile.mkdtemp(prefix="coord-", dir="/tmp") + "/s"
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)  # noqa: PTH108 - of a process that had this folder before
+                    self._short = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+                    path = str(self._short.path / _SOCKET)
                 self._server = _Server(path, self._answer)
                 self._address = path
                 self._programs = self._program()
@@ -160,7 +166,12 @@ class Reporting:
         if report.count > MOST_REPORTS:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
         try:
-            return {"ok": True, **_DOES[_verb(asked)](self, report, asked)}
+            verb = _verb(asked)
+            if verb in _NOT_OF_ANSWERS and ANSWER in report.claim.options.get("role", {}):
+                raise Refused(  # noqa: TRY301 - where the others are caught
+                    "A task that answers a question asks none and adds no work", hint='Answer {"cannot": "why"}'
+                )
+            return {"ok": True, **_DOES[verb](self, report, asked)}
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
         except Exception:
@@ -174,7 +185,11 @@ class Reporting:
             if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
                 raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}")
             payload["percent"] = percent
-        report.control.event(EventType.PROGRESS, payload)
+        if payload == report.said:
+            report.control.progress()  # said again: a call that was repeated, or still the same
+        else:
+            report.said = payload
+            report.control.event(EventType.PROGRESS, payload)
         return {}
 
     def _ask(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +241,10 @@ _DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, A
     "fail": Reporting._fail,  # noqa: SLF001
     "context": Reporting._context,  # noqa: SLF001
 }
+
+
+_NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
+"""Or questions could lead to questions without end."""
 
 
 def _verb(asked: Mapping[str, Any]) -> str:

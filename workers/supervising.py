@@ -1,4 +1,4 @@
-"""The supervised loop around an agent's task: what comes of an assessment, and of an analysis.
+"""Agents that look at others' tasks: what comes of an assessment, of an analysis, of an answer to a question.
 
 A model that answers what cannot be used is asked once more; then the task goes on without. Every decision is an event
 of the task that it was made by.
@@ -13,7 +13,7 @@ from typing import Any
 from coordination.domain import judgements
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.events import EventType
-from coordination.domain.expansion import ANALYZE, ASSESS, WORK
+from coordination.domain.expansion import ANALYZE, ANSWER, ASSESS, WORK
 from coordination.domain.judgements import AGAIN, DONE, Analysis, Part
 from coordination.domain.prompts import FEEDBACK
 from coordination.domain.templates import literal
@@ -60,6 +60,8 @@ def after(claim: Claim, result: Result, control: Control) -> Result:
         return _assessed(claim, result, control)
     if ANALYZE in role:
         return _analyzed(claim, role, result, control)
+    if ANSWER in role:
+        return _answered(claim, result, control)
     return result
 
 
@@ -74,6 +76,17 @@ def _assessed(claim: Claim, result: Result, control: Control) -> Result:
     keys = [part.key for part in assessment.subtasks]
     _tell(control, {"decision": "assessed", "strategy": assessment.strategy, "subtasks": keys})
     return replace(result, output=told)
+
+
+def _answered(claim: Claim, result: Result, control: Control) -> Result:
+    """Who asked gets the answer when this is stored; without one the question waits for a person."""
+    if result.outcome is not Outcome.COMPLETED:
+        return _without(claim, result, {"cannot": f"{claim.key}: {result.error}"}, control)
+    try:
+        answer = judgements.read_answer(result.output)
+    except Refused as refused:
+        return _again(claim, result, refused, {"cannot": f"its answer cannot be used: {refused.message}"}, control)
+    return replace(result, output=answer.to_json())
 
 
 def _analyzed(claim: Claim, role: Mapping[str, Any], result: Result, control: Control) -> Result:
@@ -109,6 +122,7 @@ def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
         "key": f"{key}/{WORK}.{rounds + 1}",
         "title": f"{key}, round {rounds + 1}",
         "run": {**run, "prompt": missing},
+        "supervised": False,
     }
     discovered = (*result.discovered, Discovered(task, first=True))
     carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _ASKED_AGAIN: None}
@@ -139,13 +153,14 @@ def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> 
         "title": part.title,
         "run": {**run, "prompt": literal(part.prompt)},
         "needs": [_key(of, need) for need in part.needs],
+        "supervised": not first,  # a part of a supervised task is judged with it
     }
     return Discovered(task, first=first)
 
 
 def _key(of: str, key: str) -> str:
     """A key below *of* that is not one of the system's own there."""
-    return f"{of}/{key}" if not key.startswith((ASSESS, WORK)) else f"{of}/part-{key}"
+    return f"{of}/{key}" if not key.startswith((ASSESS, WORK, ANSWER)) else f"{of}/part-{key}"
 
 
 def _tell(control: Control, payload: Mapping[str, Any]) -> None:

@@ -81,6 +81,7 @@ class Parts:
         self.runners.close()
         self.context.nudges.close()
         self.context.store.close()
+        self.context.own.close()
         self.stack.close()
 
 

@@ -11,7 +11,8 @@ import typer
 
 from coordination.cli import tasks
 from coordination.cli.names import OfRun, TaskName, found_task
-from coordination.cli.options import AsJson, connected, plain, print_json
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
     from coordination.domain.output import Piece

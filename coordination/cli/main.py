@@ -15,6 +15,7 @@ from coordination.cli import (
     costs,
     doctor,
     logs,
+    mcp,
     prices,
     projects,
     questions,
@@ -93,7 +94,7 @@ _ALL = (
         prices,
         workspaces,
     ),
-    *(beads, schema, retention, doctor),
+    *(beads, schema, retention, doctor, mcp),
 )
 for commands in _ALL:
     commands.add_to(app)

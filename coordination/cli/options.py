@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
-from enum import IntFlag
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -94,27 +93,3 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
 def print_json(value: Any) -> None:
     """One JSON document on stdout: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
     print(json.dumps(plain(value), ensure_ascii=False, indent=2))
-
-
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
-    """*value* as JSON types."""
-    match value:
-        case IntFlag():
-            return value.names() if hasattr(value, "names") else int(value)
-        case None | bool() | int() | float():
-            return value
-        case str():
-            return str(value)
-        case Decimal():
-            return f"{value:f}"
-        case datetime():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case dict():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    return str(value)

@@ -135,8 +135,8 @@ def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
     import json
 
-    from coordination.cli.options import plain
     from coordination.cli.tables import shown
+    from coordination.domain.json_values import plain
 
     if as_json and not follow:
         print_json({"events": list(found)})

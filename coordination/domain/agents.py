@@ -19,7 +19,7 @@ from coordination.errors import Refused
 DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
 
-RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads")
+RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools", "resume")
 CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets")
 """What a runner may have instead, when the agent is a model that is chatted with."""
 
@@ -97,6 +97,7 @@ class Profile:
             args=(*runner.args, *work.args),
             env={**runner.env, **work.env},
             secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            tools=tuple(dict.fromkeys((*runner.tools, *work.tools))),
         )
 
     def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
@@ -110,6 +111,7 @@ class Profile:
             system="\n\n".join(filter(None, [introduction, runner.system])) or None,
             env={**runner.env, **work.env},
             secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            tools=(*runner.tools, *(name for name in work.tools if name not in runner.tools)),
         )
 
 

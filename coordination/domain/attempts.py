@@ -80,11 +80,12 @@ class Discovered:
 
     It belongs to the same run and is noted as discovered from the task that found it. *first*: that task waits for it,
     blocked, and is started again when it has completed. What it ``needs`` are keys of the run, and of those found
-    together with it.
+    together with it. *role*: what the system made it for; what a job says that it found has none.
     """
 
     task: Mapping[str, Any]
     first: bool = False
+    role: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

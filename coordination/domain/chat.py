@@ -14,6 +14,9 @@ from coordination.errors import Refused
 SETTINGS = ("temperature", "max_tokens", "max_steps")
 TOOL_KEYS = ("command", "url", "env", "secrets")
 
+OURS = "coord"
+"""Among the tools: our own server, with which a job reports on its task."""
+
 MAX_STEPS = 20
 """How often the model is called in one attempt, if the job says nothing else."""
 
@@ -34,7 +37,8 @@ class ChatCall:
 
     *chat*: ``provider:model``. *system*: what the model is told beforehand. *url*: the base address of any server that
     speaks OpenAI's protocol. *schema*: a JSON Schema that the answer has to fit; the output is then the JSON value.
-    *tools*: MCP servers, ``{"command": [...], "env": {...}, "secrets": [...]}`` or ``{"url": ..., "secrets": [...]}``.
+    *tools*: MCP servers, ``{"command": [...], "env": {...}, "secrets": [...]}``, ``{"url": ..., "secrets": [...]}``, or
+    OURS.
     *settings*: the keys of SETTINGS. *secrets*: variables of the worker's own environment by name, the first of which
     is the key for the model; their values are stored nowhere.
     """
@@ -44,7 +48,7 @@ class ChatCall:
     system: str | None = None
     url: str | None = None
     schema: Mapping[str, Any] = field(default_factory=dict)
-    tools: Sequence[Mapping[str, Any]] = ()
+    tools: Sequence[Mapping[str, Any] | str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
@@ -72,7 +76,7 @@ class ChatCall:
             "system": self.system,
             "url": self.url,
             "schema": dict(self.schema),
-            "tools": [dict(server) for server in self.tools],
+            "tools": [server if isinstance(server, str) else dict(server) for server in self.tools],
             "settings": dict(self.settings),
             "env": dict(self.env),
             "secrets": list(self.secrets),
@@ -107,7 +111,8 @@ def check_chat(call: ChatCall) -> None:
         raise Refused(f"tools must be a list of at most {MOST_SERVERS} MCP servers")
     for number, server in enumerate(call.tools, start=1):
         try:
-            _check_server(server)
+            if server != OURS:
+                _check_server(server)
         except Refused as refused:
             raise Refused(f"tools, number {number}: {refused.message}", hint=refused.hint) from None
 
@@ -145,7 +150,9 @@ def _check_settings(settings: object) -> None:
 
 def _check_server(server: object) -> None:
     if not isinstance(server, Mapping):
-        raise Refused("an MCP server is a mapping", hint="Write {command: [npx, some-server]} or {url: https://…}")
+        raise Refused(
+            f"an MCP server is a mapping, or {OURS}", hint="Write {command: [npx, some-server]} or {url: https://…}"
+        )
     for name in server:
         if name not in TOOL_KEYS:
             hint = did_you_mean(str(name), TOOL_KEYS) or f"It may have: {', '.join(TOOL_KEYS)}"

@@ -6,6 +6,7 @@ part is for stands in its ``role``, which is stored with it.
 * variants: ``fix/1``, ``fix/2``, … do the work; ``fix`` takes over what the first one gave that passed its gates.
 * supervision: ``fix/assess`` looks at the task while what it needs still runs; ``fix/work`` does it; ``fix`` analyses
   what was done.
+* a question that it asks, if an agent answers: ``fix/answer``, a task that is found when the question is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain import templates
+from coordination.domain.attempts import Claim, Discovered
 from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import Plan, Supervision, Task
 from coordination.domain.tasks import OnDependencyFailure
@@ -23,12 +25,18 @@ from coordination.errors import PlanError, Refused
 
 MOST_VARIANTS = 16
 
-VARIANT, CHOOSE, ASSESS, WORK, ANALYZE = "variant", "choose", "assess", "work", "analyze"
+VARIANT, CHOOSE, ASSESS, WORK, ANALYZE, ANSWER = "variant", "choose", "assess", "work", "analyze", "answer"
 """Roles, as keys of a role's mapping; each maps to what it is about."""
 
 _TAKES_OVER = "coordination.domain.variants:chosen"
 KIND_OF_CHOICE = f"python:{_TAKES_OVER}"
 """The kind of a task that takes over from its variants."""
+
+ANSWERER = "questions"
+"""Under which name who answers stands: in a plan, in a project's settings, and in the metadata of a run."""
+
+SUPERVISION = "supervision"
+"""Under which name who supervises stands, in the same places."""
 
 VARIANTS = "variants"
 """What the metadata of a run say that has any."""
@@ -146,6 +154,23 @@ def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, An
 def supervisor_run(supervisor: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     """The job of an agent that assesses or analyses a task with that *prompt*, which it reads as it was written."""
     return parse_work({**supervisor, "prompt": templates.literal(prompt)}).to_json()
+
+
+def answering(
+    asker: Claim, who: Mapping[str, Any], question: str, *, question_id: str, task_id: str, number: int
+) -> Discovered:
+    """The task in which *who* answers a question of *asker*, the *number*-th that it has asked."""
+    key = f"{asker.key}/{ANSWER}"
+    job = next((str(asker.work[name]) for name in ("prompt", "shell", "python") if name in asker.work), asker.title)
+    task = {
+        "key": key if number == 1 else f"{key}.{number}",
+        "title": f"Answer: {asker.title}"[:500],
+        "run": supervisor_run(who, job),
+        "needs": list(asker.needs),
+        "on_dependency_failure": OnDependencyFailure.RUN.value,
+        "parent": asker.key,
+    }
+    return Discovered(task, role={ANSWER: task_id, "question_id": question_id, "question": question})
 
 
 def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:

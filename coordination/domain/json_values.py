@@ -1,9 +1,14 @@
-"""What may stand where JSON is kept, and what is wrong with a value that may not. Changes nothing."""
+"""What may stand where JSON is kept, what is wrong with a value that may not, and how records are written as it."""
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import IntFlag
+from typing import Any
 
 MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
@@ -43,6 +48,30 @@ def json_problem(value: object) -> str | None:
         elif problem := _scalar_problem(item):
             return f"{problem}{_at(place)}"
     return None
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
+    """*value* as JSON types: money as text (exact), moments as ISO 8601, durations in seconds, records as mappings."""
+    match value:
+        case IntFlag():
+            return value.names() if hasattr(value, "names") else int(value)
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return str(value)
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    return str(value)
 
 
 _LONGEST = 100

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordination.domain.excerpts import excerpt
+from coordination.domain.questions import LONGEST
 from coordination.errors import Refused
 
 MOST_SUBTASKS = 10
@@ -59,6 +60,31 @@ class Analysis:
     def to_json(self) -> dict[str, Any]:
         """As an event tells it."""
         return {"verdict": self.verdict, "why": self.why, "follow_ups": [_plain(one) for one in self.follow_ups]}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question is answered, or why it *cannot* be."""
+
+    text: str | None = None
+    cannot: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the answering task's output."""
+        return {"answer": self.text} if self.cannot is None else {"cannot": self.cannot}
+
+
+def read_answer(answer: object) -> Answer:
+    """What *answer* says to a question; Refused with one sentence for what is wrong with it."""
+    found = _object(answer)
+    if ("answer" in found) == ("cannot" in found):
+        raise Refused("It says either answer or cannot")
+    if "cannot" in found:
+        return Answer(cannot=_text(found, "cannot"))
+    text = found["answer"]
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
+        raise Refused(f"answer must be a text of at most {LONGEST:,} characters, not {excerpt(text)}")
+    return Answer(text.replace("\0", ""))
 
 
 def read_assessment(answer: object) -> Assessment:

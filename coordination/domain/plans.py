@@ -167,7 +167,8 @@ class Supervision:
 class Plan:
     """A graph of tasks in a project. ``python_path``: folders put before sys.path for its Python jobs.
 
-    ``gates``: what must pass before an agent's task, or one with a worktree, counts as completed.
+    ``gates``: what must pass before an agent's task, or one with a worktree, counts as completed. ``questions``: the
+    agent that answers what tasks ask, by name or as a job without its prompt.
     """
 
     tasks: Sequence[Task]
@@ -177,6 +178,7 @@ class Plan:
     concurrency: Concurrency = field(default_factory=Concurrency)
     budget: BudgetCap | None = None
     supervision: Supervision | None = None
+    questions: Mapping[str, Any] | str | None = None
     gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     python_path: Sequence[str] = ()
     session: str | None = None  # main (default: the ongoing one), isolated (one of its own), or a session's id

@@ -5,7 +5,8 @@ A project may have its own words for each of KINDS, in its settings. The names t
 ``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
 tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
 ``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
-by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs)
+by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs) · ``tools`` (whether it has the tools
+of ``coord mcp``) · ``question`` (that another task asks)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from coordination.domain import templates
 from coordination.domain.attempts import Claim
+from coordination.domain.chat import OURS
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.questions import ANSWERS
 from coordination.errors import Refused
@@ -24,6 +26,7 @@ WORKER = "worker"
 RESUME = "resume"
 ASSESS = "assess"
 ANALYZE = "analyze"
+ANSWER = "answer"
 
 FEEDBACK = "feedback"
 """Where a task carries why its last attempt did not count: a gate's output."""
@@ -73,7 +76,7 @@ These commands must succeed before it counts as done; they are run for you at th
 ## Why your last attempt did not count
 {{ feedback }}
 {%- endif %}
-{%- if reports or project.tech_stack or project.spec_path or project.output_path %}
+{%- if reports or tools or project.tech_stack or project.spec_path or project.output_path %}
 
 ## Where you are
 Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}, \
@@ -90,7 +93,16 @@ You work in a git worktree of your own. Do not commit, merge or push: what you c
 end.
 {%- endif %}
 {%- endif %}
-{%- if reports %}
+{%- if tools %}
+
+## How to report
+When it is done, end with a short summary as your answer. Otherwise, with the tools of the MCP server `coord`:
+- `progress`: what you are doing, for whoever watches.
+- `ask`: a question, when you need a decision, and then end: you are started again with the answer.
+- `discovered`: work that you find and that is not yours to do now; with `first` when you need it done before you can \
+go on, and then end.
+- `fail`: when it cannot be done; `final` when no other attempt could do it either.
+{%- elif reports %}
 
 ## How to report
 When it is done, end with a short summary as your answer. Otherwise, in the shell:
@@ -184,7 +196,46 @@ Your last answer could not be used: {{ feedback }}
 {%- endif %}
 """
 
-KINDS: Mapping[str, str] = {WORKER: _WORKER, RESUME: _RESUME, ASSESS: _ASSESS, ANALYZE: _ANALYZE}
+_ANSWER = """\
+Somebody who works on a task needs a decision. Answer; do not do the task, and change nothing; you may look at files.
+
+## The question
+{{ question }}
+
+## The task
+{{ task.prompt }}
+{%- if shows_needs %}
+
+## What it was given
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+{%- endif %}
+
+## Where
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+
+## Your answer
+One JSON object and nothing else: {"answer": "what is to be done, and why"} or, when only a person can decide that, \
+{"cannot": "why"}.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+KINDS: Mapping[str, str] = {
+    WORKER: _WORKER,
+    RESUME: _RESUME,
+    ASSESS: _ASSESS,
+    ANALYZE: _ANALYZE,
+    ANSWER: _ANSWER,
+}
 """The words for each occasion, where a project has none of its own."""
 
 
@@ -221,6 +272,7 @@ def check_words(kind: str, text: str) -> None:
         "gates": ["a gate"],
         "answers": [{"question": "why?", "answer": "so", "by": "ann"}],
         "feedback": "a complaint",
+        "question": "which colour?",
     }
     try:
         templates.fill(text, names)
@@ -276,7 +328,10 @@ def _names(
         "workspace": workspace.get("kind", "folder") if isinstance(workspace, Mapping) else workspace,
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
-        "reports": reports,
+        "question": claim.options.get("role", {}).get("question"),
+        # A chat has no shell to say it in.
+        "reports": reports and "chat" not in claim.work,
+        "tools": reports and OURS in claim.work.get("tools", ()),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordination.domain.chat import ChatCall, chat_call, check_chat
+from coordination.domain.chat import OURS, ChatCall, chat_call, check_chat
 from coordination.domain.excerpts import excerpt
 from coordination.domain.job_environment import check_environment
 from coordination.errors import Refused
@@ -22,6 +22,9 @@ KINDS = ("shell", "python", "agent", "chat")
 CUSTOM = "custom"
 AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
 """Coding agents whose command lines are known, and any other one, whose command line and output the job describes."""
+
+GIVEN_TOOLS = ("claude",)
+"""Those that we tell of our MCP server; to the others their own configuration tells it."""
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
@@ -86,6 +89,8 @@ class AgentCall:
     *command*: for ``custom``, the program and its arguments, in which ``{prompt}`` and ``{model}`` are filled in
     (without ``{prompt}`` the prompt comes on stdin); for the others, what to start instead of their name.
     *reads*: for ``custom``, where in its output things stand: ``{"format": "json", "result": "answer.text", …}``.
+    *resume*: for ``custom``, what to start instead of *command* to go on with the conversation ``{session}``.
+    *tools*: ``("coord",)`` gives it our MCP server, with which it reports.
     """
 
     agent: str
@@ -96,6 +101,8 @@ class AgentCall:
     secrets: Sequence[str] = ()
     command: Sequence[str] = ()
     reads: Mapping[str, str] = field(default_factory=dict)
+    tools: Sequence[str] = ()
+    resume: Sequence[str] = ()
 
     kind = "agent"
 
@@ -103,6 +110,7 @@ class AgentCall:
         """As stored in the task's row."""
         body: dict[str, Any] = {"agent": self.agent, "prompt": self.prompt}
         lists = {"args": list(self.args), "secrets": list(self.secrets), "command": list(self.command)}
+        lists |= {"tools": list(self.tools), "resume": list(self.resume)}
         more = {"model": self.model, **lists, "env": dict(self.env), "reads": dict(self.reads)}
         return body | {name: value for name, value in more.items() if value}
 
@@ -112,7 +120,7 @@ Work = Shell | PythonCall | AgentCall | ChatCall
 KEYS: Mapping[str, tuple[str, ...]] = {
     "shell": ("shell", "env"),
     "python": ("python", "args", "env"),
-    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads"),
+    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads", "tools", "resume"),
     "chat": ("chat", "prompt", "system", "url", "schema", "tools", "settings", "env", "secrets"),
 }
 """The keys that a job of each kind may have."""
@@ -178,7 +186,7 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
 
 def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
     lists: dict[str, tuple[str, ...]] = {}
-    for name in ("args", "secrets", "command"):
+    for name in ("args", "secrets", "command", "tools", "resume"):
         items = value.get(name) or ()
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise Refused(f"{name} must be a list of texts")
@@ -216,12 +224,24 @@ def _check_agent(work: AgentCall) -> None:
     if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
         raise Refused("model must be the name of a model")
     check_environment(work.env, work.secrets)
+    _check_tools(work)
     if work.agent == CUSTOM:
         _check_custom(work)
+    elif work.resume:
+        raise Refused(f"How {work.agent} goes on with a conversation is known; resume is for agent: {CUSTOM}")
     elif work.reads:
         raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
     elif work.command and work.agent not in AGENTS:
         raise Refused(f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}")
+
+
+def _check_tools(work: AgentCall) -> None:
+    if unknown := [name for name in work.tools if name != OURS]:
+        raise Refused(f"An agent is given no tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]")
+    if work.tools and work.agent in AGENTS and work.agent not in GIVEN_TOOLS:
+        raise Refused(
+            f"{work.agent} is told of MCP servers by its own configuration", hint="Name there the program: coord mcp"
+        )
 
 
 def _check_custom(work: AgentCall) -> None:
@@ -237,3 +257,8 @@ def _check_custom(work: AgentCall) -> None:
         raise Refused("Places in its output are read from JSON only", hint="Say reads: {format: json} or jsonl")
     if shape != "text" and "result" not in work.reads:
         raise Refused("reads does not say where the result stands", hint="Write reads: {format: json, result: answer}")
+    if work.resume and not (any("{session}" in part for part in work.resume) and "session" in work.reads):
+        raise Refused(
+            "resume needs a place for {session}, and reads.session says where that stands",
+            hint='Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}',
+        )

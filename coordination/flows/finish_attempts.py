@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,20 +13,26 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import Sample, history_key, sample_of
+from coordination.domain.expansion import ANSWER, ANSWERER, answering
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
 from coordination.domain.tasks import BlockReason
+from coordination.errors import Refused
 from coordination.ids import new_id
 from coordination.services import agents, ledger, questions, windows
 from coordination.services.endings.end import close_ended_runs, end_attempts
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
-from coordination.store.queries import history, money, ready, runs, slots
+from coordination.store.queries import history, money, ready, runs, slots, tasks
+from coordination.store.queries import questions as question_rows
 from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
 _JITTER = 0.25
 _LARGEST_SHARE = 64
+
+MOST_ANSWERED = 5
+"""How many questions of one task agents answer; a person looks at what asks more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +192,9 @@ def _learn(tx: Connection, workspace_id: str, project_id: str, finishes: Sequenc
 
 
 def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: Ended) -> int:
-    """Keep the questions that were asked, and add the tasks that were found; how many of these may be claimed now.
+    """Keep the questions that were asked, pass on what was answered, and add the tasks that were found.
+
+    How many tasks may be claimed now that could not before.
 
     What an attempt says that has lost its task counts for nothing.
     """
@@ -197,11 +205,52 @@ def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: 
         if (claim.task_id, claim.attempt) not in ended.fences:
             continue
         if result.question is not None and isinstance(finish.decision, Wait):
-            questions.ask(tx, workspace_id, claim, result.question)
+            desk = desk or agents.Desk(tx, workspace_id)
+            ready_now += _asked(tx, workspace_id, claim, result.question, desk)
+        if ANSWER in (role := claim.options.get("role", {})) and isinstance(finish.decision, Complete):
+            ready_now += _answered(tx, workspace_id, claim, role, result.output)
         if result.discovered:
             desk = desk or agents.Desk(tx, workspace_id)
             ready_now += grow(tx, workspace_id, claim.task_id, result.discovered, desk).ready
     return ready_now
+
+
+def _asked(tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.Desk) -> int:
+    """Keep what was asked, and let an agent answer where the run has one for that; else it waits for a person."""
+    question_id = questions.ask(tx, workspace_id, claim, question)
+    who = runs.metadata_of(tx, workspace_id, claim.run_id).get(ANSWERER)
+    if who is None or ANSWER in claim.options.get("role", {}):
+        return 0
+    number = len(question_rows.of_task(tx, workspace_id, claim.task_id))
+    try:
+        if number > MOST_ANSWERED:
+            raise Refused(f"agents have answered {MOST_ANSWERED} of its questions already")  # noqa: TRY301 - where the others are caught
+        found = answering(claim, who, question, question_id=question_id, task_id=claim.task_id, number=number)
+        return grow(tx, workspace_id, claim.task_id, [found], desk).ready
+    except Refused as refused:
+        task = tasks.get(tx, workspace_id, claim.task_id)
+        if task is not None:
+            questions.left_to_a_person(tx, workspace_id, task, refused.message, by=f"task:{claim.key}")
+        return 0
+
+
+def _answered(tx: Connection, workspace_id: str, claim: Claim, role: Mapping[str, Any], said: Any) -> int:
+    """Give an agent's answer to who asked; nothing happens when somebody else was first."""
+    asker = tasks.get(tx, workspace_id, str(role[ANSWER]))
+    if asker is None or not isinstance(said, Mapping):
+        return 0
+    by = f"task:{claim.key}"
+    if not isinstance(text := said.get("answer"), str):
+        questions.left_to_a_person(tx, workspace_id, asker, str(said.get("cannot")), by=by)
+        return 0
+    agent = claim.agent or str(claim.work.get("agent") or claim.work.get("chat"))
+    try:
+        _, ready_now = questions.answer(
+            tx, workspace_id, asker, text, by=by, question_id=str(role["question_id"]), agent=agent
+        )
+    except Refused:
+        return 0
+    return int(ready_now)
 
 
 def _shares(  # noqa: PLR0917 - called once, in the order of its parameters

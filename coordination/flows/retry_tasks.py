@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from coordination.domain.events import EventType
+from coordination.domain.expansion import ANSWER
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import TERMINAL, BlockReason, Task, TaskMove, TaskState
 from coordination.errors import IllegalMove, NotFound
@@ -54,11 +55,12 @@ def _reopen_parts(tx: Connection, workspace_id: str, task: Task) -> list[str]:
     bad = [
         part for part in tasks.parts(tx, workspace_id, task.id) if part.state in (TaskState.FAILED, TaskState.CANCELED)
     ]
-    if not bad:
-        return []
     reopened = [one for part in bad for one in reopen_with_dependants(tx, workspace_id, part.id)]
-    dependencies.hold(tx, workspace_id, task.id, [part.id for part in bad])
-    tasks.carry(tx, workspace_id, task.id, {})
+    # It does not wait for what was to answer a question of its last life.
+    awaited = [part.id for part in bad if ANSWER not in part.options["role"]]
+    if awaited:
+        dependencies.hold(tx, workspace_id, task.id, awaited)
+        tasks.carry(tx, workspace_id, task.id, {})
     return reopened
 
 

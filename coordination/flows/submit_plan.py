@@ -11,13 +11,14 @@ from sqlalchemy import Connection, select
 
 from coordination.domain import graph
 from coordination.domain.events import EventType
-from coordination.domain.expansion import VARIANT, VARIANTS
+from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.expansion import ANALYZE, ANSWERER, ASSESS, SUPERVISION, VARIANT, VARIANTS, check_supervisor
 from coordination.domain.issues import Issue
 from coordination.domain.plans import Plan
-from coordination.domain.projects import ProjectStatus
+from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.work import Work
+from coordination.domain.work import AGENTS, Work
 from coordination.domain.workspaces import WorkspaceKind, parse_gates, run_branch
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
@@ -73,11 +74,13 @@ def submit_plan(
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
     plan, works = in_parts(plan, works, project.settings)
-    works, assigned = rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
+    desk = agent_service.Desk(tx, workspace_id)
+    works, assigned = rows.assignments(plan, works, desk)
     jobs = rows.jobs(works)
     check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
+    answerer = _answerer(plan, project, desk)
     session_id = _session(tx, workspace_id, project.id, plan)
     runs.insert_run(
         tx,
@@ -91,7 +94,7 @@ def submit_plan(
             "python_path": list(plan.python_path),
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
-            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _variants(plan),
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _lookers(plan) | answerer,
             "predicted": expected(tx, project, plan, jobs, assigned),
         },
     )
@@ -138,8 +141,27 @@ def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
-def _variants(plan: Plan) -> dict[str, bool]:
-    return {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+def _lookers(plan: Plan) -> dict[str, Any]:
+    """For the run's metadata: that some tasks race, and who supervises what its work will find."""
+    found: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    if plan.supervision is not None:
+        who = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
+        found[SUPERVISION] = {name: dict(body) for name, body in who.items() if body is not None}
+    return found
+
+
+def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[str, Any]:
+    """Who answers what the run's tasks ask, for its metadata. Refused when there is no such agent."""
+    wanted = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
+    if wanted is None:
+        return {}
+    body = check_supervisor(wanted, ANSWERER)
+    named = body.get("agent")
+    if named is not None and named not in AGENTS and desk.choose(named) is None:
+        raise Refused(
+            f"There is no agent {excerpt(named)} to answer questions", hint=did_you_mean(named, [*AGENTS, *desk.names])
+        )
+    return {ANSWERER: body}
 
 
 def _limits(tx: Connection, scope: rows.Scope) -> None:

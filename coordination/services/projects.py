@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from coordination.domain.expansion import supervision_of
+from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
 from coordination.domain.restrictions import parse_restrictions
@@ -87,7 +87,10 @@ def amend(
 
 
 def _check_settings(changes: Mapping[str, Any]) -> None:
+    """Refuse words that could not be used, and agents that could not look at the tasks of others, or answer them."""
     _check_words(changes.get(PROJECT_SETTING))
+    if (answerer := changes.get(ANSWERER)) is not None:
+        check_supervisor(answerer, ANSWERER)
     if isinstance(who := changes.get("supervision"), Mapping):
         supervision_of(who)
     elif who is not None:

@@ -89,7 +89,8 @@ def test_a_task_is_assessed_split_done_analysed_and_leaves_follow_ups(fleet: Fle
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     assert {task.key for task in run.tasks()} == {
-        "fix", "fix/assess", "fix/work", "fix/work/tests", "fix/work/code", "fix/bug", "after",
+        "fix", "fix/assess", "fix/work", "fix/work/tests", "fix/work/code", "fix/bug",
+        "fix/bug/assess", "fix/bug/work", "after",
     }  # fmt: skip
     assert run.task("after").output == "did fix/work"
     assert "- it opens" in script.told("fix/assess")
@@ -98,7 +99,7 @@ def test_a_task_is_assessed_split_done_analysed_and_leaves_follow_ups(fleet: Fle
     assert "just do it" in script.told("fix/work")
     assert "did fix/work/code" in script.told("fix/work")
     assert "did fix/work" in script.told("fix")
-    assert (run.task("fix/bug").record.creator, run.task("fix/bug").output) == ("task:fix", "did fix/bug")
+    assert (run.task("fix/bug").record.creator, run.task("fix/bug").output) == ("task:fix", "did fix/bug/work")
     assert (decisions(run, "fix/assess"), decisions(run, "fix/work"), decisions(run, "fix")) == (
         ["assessed"],
         ["split"],

@@ -150,7 +150,7 @@ def test_a_late_attempt_finds_nothing(world: World) -> None:
         (found("b"), "has a task 'b' already"),
         (found("x", "nobody"), "needs 'nobody'"),
         (found("x", "x"), "needs itself"),
-        (found("x", variants=2), "only tasks of a plan"),
+        (found("x", variants=17), "variants are from 2 to 16"),
         (found("x", colour="red"), "colour"),
         (Discovered({"run": {"shell": "true"}}), "no key"),
         (found("x", "b", first=True), "b, which has not ended"),

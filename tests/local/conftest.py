@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import until
+from tests.support.scratch import scratch_folder
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="coord-home-"))
-    yield folder / "home"
-    # What a killed owner had started ends a moment after it, and may write until then.
-    until(lambda: _is_removed(folder), what="nobody writes into the home any more")
+    with scratch_folder() as folder:
+        yield folder / "home"
+        # What a killed owner had started ends a moment after it, and may write until then.
+        until(lambda: _is_removed(folder / "home"), what="nobody writes into the home any more")
 
 
 def _is_removed(folder: Path) -> bool:

@@ -286,6 +286,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "session_id": arguments("x", lambda tx, workspace_id, session_id: None, world)["session_id"]}},
     "runs.insert_session": {"row": lambda world: {"id": new_id(), "project_id": world.project_id, "purpose": "x",
                                                   "target": "main"}},
+    "runs.note": {"what": lambda world: {"noted": True}},
     "runs.listed": {"project_id": lambda world: world.project_id},
     "runs.list_sessions": {"project_id": lambda world: world.project_id},
     "slots.give_back": {"held": lambda world: ["project"]},

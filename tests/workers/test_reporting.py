@@ -101,6 +101,17 @@ def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pyt
     assert len(desk.events) == 3
 
 
+def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: Report) -> None:
+    moved: list[bool] = []
+    desk.control._on_progress = lambda: moved.append(True)
+
+    for text, percent in (("a", 1), ("a", 1), ("a", 2), ("b", 2), ("a", 1)):
+        assert desk.say("progress", text=text, percent=percent)["ok"]
+
+    assert [(event["text"], event["percent"]) for event in desk.events] == [("a", 1), ("a", 2), ("b", 2), ("a", 1)]
+    assert moved == [True]  # it is a sign of life
+
+
 def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: Report) -> None:
     assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
 

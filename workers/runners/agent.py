@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ class AgentRunner:
             folder = claim.workdir or scratch.make_folder()
             if not os.path.isdir(folder):  # noqa: PTH112 - as for a shell
                 return program.missing_folder(folder)
+            if call.tools:
+                try:
+                    file = scratch.write_servers(control.line)
+                except Refused as refusal:
+                    return program.refused(refusal.sentence())
+                servers = [part.replace("{file}", file) for part in adapter.takes_servers]
+                call = replace(call, args=[*servers, *call.args])
             conversation = Conversation(claim, call, adapter)
             start = adapter.start(call, conversation.session)
             variables = environment.inherited() | given.values | dict(start.env) | dict(call.env)
@@ -218,7 +226,7 @@ class _Reader:
         if self.told.session not in (None, self._session):
             self._session = self.told.session
             self._control.event(EventType.PROGRESS, {"session": self._session})
-            if self._session is not None and self._adapter.resumes:
+            if self._session is not None and self._conversation.resumes:
                 self._control.remember(self._conversation.note(self._session))
 
     def _spent(self) -> None:

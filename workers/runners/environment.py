@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from coordination.domain.attempts import Claim
+from coordination.domain.chat import OURS
+from coordination.errors import Refused
 from workers.runners.base import Line
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
@@ -128,6 +132,16 @@ def of_line(line: Line | None, path: str) -> dict[str, str]:
     return told | ({"PATH": f"{path}{os.pathsep}{line.programs}"} if line.programs else {})
 
 
+def our_server() -> list[str]:
+    """What starts the MCP server with which a job reports. Raises Refused where it cannot be."""
+    if importlib.util.find_spec("mcp") is None:
+        raise Refused(
+            "This worker has no MCP server: mcp is not installed",
+            hint='Run, where the worker is installed: pip install "coordination[mcp]"',
+        )
+    return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
+
+
 def attempt_prefix(task_id: str, attempt: int) -> str:
     """How the marker of every execution of that attempt begins."""
     return f"{task_id}.{attempt}."
@@ -156,6 +170,18 @@ class Scratch:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump({"input": claim.input, "needs": claim.needs}, file)
+        return path
+
+    def write_servers(self, line: Line | None) -> str:
+        """A file that tells an agent of our MCP server, as such programs read it. Raises Refused."""
+        told = {name: value for name, value in of_line(line, "").items() if name != "PATH"}
+        program, *arguments = our_server()
+        ours = {"type": "stdio", "command": program, "args": arguments, "env": told}
+        path = self._stem + ".mcp.json"
+        self._made.append(path)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"mcpServers": {OURS: ours}}, file)
         return path
 
     @contextlib.contextmanager

@@ -49,6 +49,7 @@ def merge_task(
             WorkspaceKind.GIT_WORKTREE, keep_failed=workspace.keep_failed, merge=HalfMerged(commit, claim.key)
         ).to_json(),
         "gates": [gate.to_json() for gate in gates],
+        "supervised": False,  # what it merges was judged
     }
     return Discovered({name: value for name, value in task.items() if value not in (None, [])}, first=True)
 

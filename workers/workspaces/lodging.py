@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 import shutil
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from workers.own_folders import take_away
 from workers.runners.base import Control
 from workers.workspaces.git import GitFailed
 from workers.workspaces.turns import records_turn
@@ -111,23 +111,11 @@ def _take_away(path: Path, common: Path) -> None:
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
-        shutil.rmtree(path, onerror=_make_writable)
+        take_away(path)
     if record is not None:
         with records_turn(common, Control(scratch=path.parent)):
             shutil.rmtree(record, ignore_errors=True)
             _drop_if_empty(record.parent)
-
-
-def _make_writable(function: Callable[..., Any], path: str, _error: Any) -> None:
-    """A job may have made folders read-only, as some package caches do: their owner may still take them away."""
-    with contextlib.suppress(OSError):
-        for place in (os.path.dirname(path), path):  # noqa: PTH120 - a text comes in
-            if not os.path.islink(place):  # noqa: PTH114
-                os.chmod(place, stat.S_IRWXU)  # noqa: PTH101
-        if function in (os.open, os.scandir, os.lstat):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.chat import SETTINGS, TOOL_KEYS, ChatCall
+from coordination.domain.chat import OURS, SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.plans import (
@@ -26,14 +26,14 @@ from coordination.formats.plan.budgets import read_budget
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.estimates import read_estimate
 from coordination.formats.plan.fields import Fields
-from coordination.formats.plan.supervision import read_supervision, read_variants
+from coordination.formats.plan.supervision import read_questions, read_supervision, read_variants
 from coordination.formats.plan.workspaces import read_gates, read_workspace
 
 VERSION = 1
 
 PLAN_KEYS = (
     *("version", "project", "name", "session", "defaults", "budget", "concurrency", "supervision", "gates"),
-    *("python_path", "tasks"),
+    *("questions", "python_path", "tasks"),
 )
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = (
@@ -71,6 +71,7 @@ def read_plan(data: bytes, *, source: str) -> Plan:
         concurrency=_concurrency(fields.inner("concurrency")),
         budget=read_budget(fields),
         supervision=read_supervision(fields),
+        questions=read_questions(fields),
         gates=read_gates(fields),
         python_path=fields.texts("python_path"),
         session=fields.text("session"),
@@ -277,6 +278,8 @@ def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
         args=run.texts("args"),
         secrets=run.texts("secrets"),
         command=run.texts("command"),
+        tools=run.texts("tools"),
+        resume=run.texts("resume"),
     )
 
 
@@ -307,17 +310,22 @@ def _settings(run: Fields) -> dict[str, Any]:
     return {name: value for name, value in written.items() if value is not None}
 
 
-def _servers(run: Fields) -> tuple[dict[str, Any], ...]:
+def _servers(run: Fields) -> tuple[dict[str, Any] | str, ...]:
     value = run.values.get("tools")
     if value is None:
         return ()
     if not isinstance(value, list):
         raise run.wrong("tools", "a list of MCP servers", "Write tools: [{command: [npx, some-server]}]")
-    servers = []
+    servers: list[dict[str, Any] | str] = []
     for index, item in enumerate(value):
+        if item == OURS:
+            servers.append(OURS)
+            continue
         if not isinstance(item, dict):
             line = run.document.line_of(value, index)
-            raise run.document.error(f"{run.where}tools must hold mappings, each with a command or a url", line)
+            raise run.document.error(
+                f"{run.where}tools must hold mappings, each with a command or a url, or {OURS}", line
+            )
         server = Fields(run.document, item, f"{run.where}tools: ")
         server.only(TOOL_KEYS)
         written = {

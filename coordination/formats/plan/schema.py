@@ -37,6 +37,7 @@ def plan_schema() -> _Schema:
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
             ),
+            questions=_supervisor(),
             supervision=_optional(_object(SUPERVISION_KEYS, assess=_supervisor(), analyze=_supervisor())),
             gates=_gates(),
             python_path=_optional({"type": "array", "items": _SOME_TEXT, "description": "From the file's own folder."}),
@@ -141,7 +142,9 @@ def _agent() -> _Schema:
         args=texts,
         secrets={**texts, "description": "Variables of the worker's environment, by name."},
         command=texts,
+        resume=texts,
         env=_by_name({"type": "string"}),
+        tools=_optional({"type": "array", "items": {"const": chat.OURS}}),
         reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),
     )
 
@@ -159,7 +162,9 @@ def _chat() -> _Schema:
         system=_TEXT,
         url={**_TEXT, "description": "The base address of a server that speaks OpenAI's protocol."},
         schema=_optional({"type": "object", "description": "A JSON Schema that the answer has to fit."}),
-        tools=_optional({"type": "array", "maxItems": chat.MOST_SERVERS, "items": server}),
+        tools=_optional(
+            {"type": "array", "maxItems": chat.MOST_SERVERS, "items": {"anyOf": [{"const": chat.OURS}, server]}}
+        ),
         settings=_optional(
             _object(
                 chat.SETTINGS,

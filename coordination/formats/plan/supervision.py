@@ -1,10 +1,10 @@
-"""The supervised loop and variants in a plan file, each with its line. What they may be, domain/expansion says."""
+"""The supervised loop, who answers questions, and variants in a plan file. What they may be, domain/expansion says."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain.expansion import supervision_of
+from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.plans import Supervision
 from coordination.errors import Refused
 from coordination.formats.plan.fields import Fields
@@ -22,6 +22,17 @@ def read_supervision(fields: Fields) -> Supervision | None:
         return supervision_of(inner.values)
     except Refused as refused:
         raise fields.error("supervision", refused.message, hint=refused.hint) from None
+
+
+def read_questions(fields: Fields) -> dict[str, Any] | None:
+    """The field ``questions``: who answers what tasks ask."""
+    value = fields.values.get(ANSWERER)
+    if value is None:
+        return None
+    try:
+        return check_supervisor(value, ANSWERER)
+    except Refused as refused:
+        raise fields.error(ANSWERER, refused.message, hint=refused.hint) from None
 
 
 def read_variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:

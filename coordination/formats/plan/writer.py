@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from coordination.domain.durations import write_duration
+from coordination.domain.expansion import ANSWERER, check_supervisor
 from coordination.domain.limits import Limits
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.sizes import write_size
@@ -61,6 +62,7 @@ def write_plan(plan: Plan) -> str:
         supervision=None
         if plan.supervision is None
         else _given(assess=_plain(plan.supervision.assess), analyze=_plain(plan.supervision.analyze)),
+        questions=None if plan.questions is None else _plain(check_supervisor(plan.questions, ANSWERER)),
         gates=_gates(plan.gates),
         python_path=list(plan.python_path),
     )

@@ -13,6 +13,7 @@ from coordination.domain.attempts import Discovered
 from coordination.domain.estimates import asks_a_model
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
+from coordination.domain.expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
 from coordination.domain.plans import Defaults, Dependency, Plan
 from coordination.domain.plans import Task as Planned
 from coordination.domain.tasks import (
@@ -30,7 +31,7 @@ from coordination.ids import new_id
 from coordination.services.graphs import rows
 from coordination.services.graphs.permitted import check_models
 from coordination.store.bulk import insert_rows
-from coordination.store.queries import budgets, events, ready
+from coordination.store.queries import budgets, events, ready, runs
 from coordination.store.queries import dependencies as edge_rows
 from coordination.store.queries import projects as project_rows
 from coordination.store.queries import tasks as task_rows
@@ -73,6 +74,10 @@ def grow(
     if not discovered:
         return Grown()
     planned = read_tasks([found.task for found in discovered], source=f"found by {finder.key}")
+    planned = tuple(
+        replace(task, role=found.role, supervised=False) if found.role else task
+        for task, found in zip(planned, discovered, strict=True)
+    )
     _check_bounds(tx, finder, planned)
     there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
     planned, again = _apart(planned, there, finder)
@@ -80,12 +85,15 @@ def grow(
     new = [task for task in planned if task.key not in again]
     plan = Plan(new, defaults=_defaults(finder))
     works: Mapping[str, Work] = graph.check(plan, known=there) if new else {}
-    satisfied = _check_needs(new, there, finder, first)
-    ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in new}
+    _check_needs(new, there, finder, first)
+    if new and (parted := _in_parts(tx, finder, plan)) is not plan:
+        plan, works = parted, graph.check(parted, known=there)
+    satisfied = _check_needs(plan.tasks, there, finder, set())
+    ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
     if new:
         _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first)
     waits_for = [key for key in first if key not in again or there[key].state in OPEN]
-    queued = sum(not _waits(task, satisfied) for task in new)
+    queued = sum(not _waits(task, satisfied) for task in plan.tasks)
     held = False
     if finder.state is TaskState.BLOCKED and finder.reasons & BlockReason.DEPENDENCIES and first:
         held = bool(waits_for)
@@ -108,11 +116,33 @@ def _check_bounds(tx: Connection, finder: Task, planned: Sequence[Planned]) -> N
             f"{finder.key} was itself found by a task that was found, {DEEPEST} times over",
             hint="Put the work into the plan, or let a person look at it",
         )
-    if varied := [task.key for task in planned if task.variants]:
-        raise Refused(f"{excerpt(varied[0])} has variants, which only tasks of a plan can have")
+    _check_room(tx, finder, len(planned))
+
+
+def _check_room(tx: Connection, finder: Task, more: int) -> None:
     before = task_rows.found_in(tx, finder.workspace_id, finder.run_id)
-    if before + len(planned) > MOST_IN_A_RUN:
+    if before + more > MOST_IN_A_RUN:
         raise Refused(f"The work of this run has found {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")
+
+
+def _in_parts(tx: Connection, finder: Task, plan: Plan) -> Plan:
+    """*plan*, what was found, with what its variants and the run's supervision make of it.
+
+    What may find nothing any more, being found so many times over, is not supervised: it could not be sent back.
+    """
+    who = runs.metadata_of(tx, finder.workspace_id, finder.run_id).get(SUPERVISION)
+    if who and finder.options.get(_DEPTH, 0) + 1 < DEEPEST:
+        parted = expanded(replace(plan, supervision=supervision_of(who)))
+    else:
+        parted = expanded(plan)
+    parts = sorted({task.key for task in parted.tasks} - {task.key for task in plan.tasks})
+    if parts:
+        _check_room(tx, finder, len(parted.tasks))
+        if taken := task_rows.keyed(tx, finder.workspace_id, finder.run_id, parts):
+            raise Refused(f"The run has a task {excerpt(min(taken))} already", hint="Give what you found another key")
+    if any(VARIANT in task.role for task in parted.tasks):
+        runs.note(tx, finder.workspace_id, finder.run_id, {VARIANTS: True})
+    return parted
 
 
 def _named(planned: Sequence[Planned]) -> list[str]:

@@ -14,6 +14,7 @@ from coordination.domain.budgets import Budget
 from coordination.domain.estimates import parse_stated
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.expansion import VARIANT, WORK
 from coordination.domain.limits import NO_LIMITS
 from coordination.domain.plans import Backoff, Plan, Task
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
@@ -175,6 +176,8 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
 
 def _inherited(scope: Scope, task: Task) -> dict[str, Any]:
     own = {"workspace"} if task.workspace is not None else set()
+    if task.role and not task.role.keys() & {WORK, VARIANT}:
+        own = {"workspace", "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
     return {name: value for name, value in scope.inherited.items() if name not in own}
 
 

@@ -31,6 +31,20 @@ def insert_run(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
     tx.execute(insert(runs).values(workspace_id=workspace_id, **row))
 
 
+def metadata_of(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any]:
+    """What was said of the run when it was submitted, and what the system keeps there; empty for no run."""
+    found = tx.execute(select(r.metadata).where(r.workspace_id == workspace_id, r.id == run_id)).scalar()
+    return dict(found or {})
+
+
+def note(tx: Connection, workspace_id: str, run_id: str, what: dict[str, Any]) -> None:
+    """Add this to what the system keeps with the run."""
+    known = metadata_of(tx, workspace_id, run_id)
+    if known | what != known:
+        changed = update(runs).where(r.workspace_id == workspace_id, r.id == run_id)
+        tx.execute(changed.values(metadata=known | what))
+
+
 def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> list[RowMapping]:
     """Write the end of those runs that have no open task; exactly one caller gets each (id, project id)."""
     if not run_ids:

@@ -8,7 +8,7 @@ import pytest
 
 from coordination.domain import graph
 from coordination.domain.expansion import check_supervisor, expanded, supervision_of, varied
-from coordination.domain.judgements import read_analysis, read_assessment
+from coordination.domain.judgements import read_analysis, read_answer, read_assessment
 from coordination.domain.plans import Plan, Supervision, Task
 from coordination.errors import PlanError, Refused
 
@@ -144,3 +144,25 @@ def test_an_analysis_has_a_verdict_and_a_reason() -> None:
     for answer in ({"verdict": "yes", "why": "x"}, {"verdict": "done"}):
         with pytest.raises(Refused):
             read_analysis(answer)
+
+
+def test_a_question_is_answered_or_it_is_said_why_it_is_not() -> None:
+    assert read_answer('I say: {"answer": "blue"}').to_json() == {"answer": "blue"}
+    assert read_answer({"cannot": "taste"}).to_json() == {"cannot": "taste"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("blue", "no JSON object"),
+        ({}, "either answer or cannot"),
+        ({"answer": "a", "cannot": "b"}, "either answer or cannot"),
+        ({"answer": " "}, "answer must be a text"),
+        ({"answer": 5}, "answer must be a text"),
+        ({"answer": "x" * 20_001}, "at most 20,000 characters"),
+        ({"cannot": None}, "cannot must be a text"),
+    ],
+)
+def test_what_is_no_answer_is_refused_in_a_sentence(answer: Any, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        read_answer(answer)

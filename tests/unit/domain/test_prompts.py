@@ -50,6 +50,22 @@ def test_it_tells_of_criteria_gates_answers_and_what_went_wrong() -> None:
     assert text.startswith("Mend it\n\n## It is done when")
 
 
+@pytest.mark.parametrize(
+    ("work", "said", "unsaid"),
+    [
+        ({"agent": "claude"}, "`coord task ask", "MCP"),
+        ({"agent": "claude", "tools": ["coord"]}, "MCP server `coord`", "coord task"),
+        ({"chat": "openai:m", "tools": [{"url": "http://x"}, "coord"]}, "MCP server `coord`", "coord task"),
+        ({"chat": "openai:m", "tools": [{"url": "http://x"}]}, "Mend it", "report"),
+    ],
+)
+def test_it_is_told_to_report_with_what_it_has(work: dict[str, Any], said: str, unsaid: str) -> None:
+    text = prompt_of("Mend it", claim_of(work), SHOP, shows_needs=True, reports=True)
+
+    assert said in text
+    assert unsaid not in text
+
+
 def test_what_a_project_says_of_itself_is_told() -> None:
     project = Surroundings("shop", settings={"tech_stack": "Python, Redis", "spec_path": "docs/spec.md"})
 

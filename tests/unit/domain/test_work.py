@@ -19,7 +19,7 @@ from coordination.errors import Refused
         PythonCall("pkg.jobs:count"),
         PythonCall("pkg:Class.method", args={"path": "src"}, env={"X": "1"}),
         AgentCall("claude", "Mend it"),
-        AgentCall("dave/vc", "Mend it"),
+        AgentCall("dave/vc", "Mend it", tools=("coord",)),
         AgentCall("role:reviewer", "Look at it"),
         AgentCall(
             "custom",
@@ -29,7 +29,8 @@ from coordination.errors import Refused
             env={"X": "1"},
             secrets=("MY_KEY",),
             command=("tool", "{prompt}"),
-            reads={"format": "jsonl", "result": "answer.text", "input_tokens": "usage.in"},
+            resume=("tool", "--on", "{session}"),
+            reads={"format": "jsonl", "result": "answer.text", "session": "id", "input_tokens": "usage.in"},
         ),
         ChatCall("openai:gpt-5-mini", "Sum up"),
         ChatCall(
@@ -39,6 +40,7 @@ from coordination.errors import Refused
             url="http://localhost:11434/v1",
             schema={"type": "object"},
             tools=(
+                "coord",
                 {"command": ["npx", "x"], "env": {"A": "b"}, "secrets": ["MY_KEY"]},
                 {"url": "https://x.example/mcp"},
             ),
@@ -74,6 +76,17 @@ def test_an_importable_function_is_a_job() -> None:
         ({"shell": ""}, "needs a command"),
         ({"shell": "  \n"}, "needs a command"),
         ({"shell": ["ls"]}, "needs a command"),
+        ({"agent": "claude", "prompt": "x", "resume": ["x"]}, "resume is for agent: custom"),
+        (
+            {"agent": "custom", "prompt": "x", "command": ["t"], "resume": ["t", "{session}"]},
+            "needs a place for {session}",
+        ),
+        ({"agent": "claude", "prompt": "x", "tools": ["git"]}, "An agent is given no tools 'git'"),
+        (
+            {"agent": "codex", "prompt": "x", "tools": ["coord"]},
+            "codex is told of MCP servers by its own configuration",
+        ),
+        ({"chat": "openai:m", "prompt": "x", "tools": ["git"]}, "an MCP server is a mapping, or coord"),
         ({"shell": "a", "env": {"X": 1}}, "env must map names to texts"),
         ({"python": "module"}, "does not name a function"),
         ({"python": "a:b; import os"}, "does not name a function"),

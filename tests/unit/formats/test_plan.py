@@ -47,6 +47,7 @@ budget: {usd: 5.10, on_exceed: block}
 concurrency: {project: 4, agents: {dave: 1}, keys: {deploy: 1}}
 python_path: [lib, ../shared]
 supervision: {assess: claude, analyze: {agent: codex, model: m}}
+questions: {agent: dave/lead}
 gates: "make -q"
 tasks:
   - key: lint
@@ -160,11 +161,12 @@ class TestReading:
             concurrency=Concurrency(4, {"dave": 1}, {"deploy": 1}),
             budget=BudgetCap(Decimal("5.1")),
             supervision=Supervision({"agent": "claude"}, {"agent": "codex", "model": "m"}),
+            questions={"agent": "dave/lead"},
             gates=(Gate("make -q"),),
             python_path=("lib", "../shared"),
             session="main",
             source="plan.yaml",
-            lines={"lint": 12, "count": 14, "report": 21},
+            lines={"lint": 13, "count": 15, "report": 22},
         )
 
     @pytest.mark.parametrize("indent", [None, 2, "\t"])

@@ -41,7 +41,7 @@ def test_the_sentence_names_line_and_remedy(text: str, line: int, says: str) -> 
 
 def test_the_schema_takes_what_the_reader_takes() -> None:
     text = CHAT.format(
-        "schema: {type: object}, tools: [{command: [npx]}, {url: 'http://x/mcp', secrets: [A]}], settings: {}"
+        "schema: {type: object}, tools: [coord, {command: [npx]}, {url: 'http://x/mcp', secrets: [A]}], settings: {}"
     )
 
     read_plan(text.encode(), source="plan.yaml")
@@ -55,6 +55,8 @@ def test_the_schema_takes_what_the_reader_takes() -> None:
         "version: 1\ntasks: [{key: a, run: {chat: 'openai:m'}}]",
         CHAT.format("settings: {temperature: 3}"),
         CHAT.format("tools: {}"),
+        CHAT.format("tools: [cord]"),
+        "version: 1\ntasks: [{key: a, run: {agent: claude, prompt: x, tools: [git]}}]",
     ],
 )
 def test_what_the_reader_refuses_the_schema_refuses(text: str) -> None:

@@ -159,12 +159,17 @@ class Adapter(Protocol):
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on with a conversation that it had before, by its session's id."""
+        """Whether it can go on with a conversation that it had before, by its session's id, whatever the job says."""
         ...
 
     @property
     def counts_anew(self) -> bool:
         """Whether the usage that it tells in a resumed conversation is of this part of it alone."""
+        ...
+
+    @property
+    def takes_servers(self) -> Sequence[str]:
+        """Arguments that give it the MCP servers of ``{file}`` and let it use ours; empty: it knows no such."""
         ...
 
     def start(self, call: AgentCall, session: str | None = None) -> Start:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from coordination.domain.chat import OURS
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, texts, tokens, total
 
@@ -21,6 +22,7 @@ class Claude:
     name = "claude"
     resumes = True
     counts_anew = True
+    takes_servers = ("--mcp-config", "{file}", "--allowedTools", f"mcp__{OURS}")
     passes_on = (
         *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
         *("CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX"),

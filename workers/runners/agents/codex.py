@@ -23,6 +23,7 @@ class Codex:
     name = "codex"
     resumes = True
     counts_anew = False
+    takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
     def start(self, call: AgentCall, session: str | None = None) -> Start:

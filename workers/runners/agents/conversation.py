@@ -23,11 +23,12 @@ _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
 class Conversation:
-    """One attempt's part of it. ``session``: the one to take up again, or None for a new one."""
+    """One attempt's part of it. ``session``: the one to take up again, or None; ``resumes``: whether it could be."""
 
     def __init__(self, claim: Claim, call: AgentCall, adapter: Adapter) -> None:
         self._call = call
         self._adapter = adapter
+        self.resumes = _resumes(call, adapter)
         self._before = _carried(claim, call, adapter)
         session = self._before.get("session")
         self.session = session if isinstance(session, str) else None
@@ -55,7 +56,7 @@ class Conversation:
                 error = f"its earlier conversation could not be taken up again: {result.error}"
                 result = replace(result, outcome=Outcome.DEFERRED, error=error, retryable=True)
             return replace(result, carry={**result.carry, CARRIED: None})
-        if session is None or not self._adapter.resumes:
+        if session is None or not self.resumes:
             return result
         return replace(result, carry={**result.carry, **self.note(session, told)})
 
@@ -67,9 +68,13 @@ def taken_up(claim: Claim, call: AgentCall, adapter: Adapter) -> bool:
 
 def _carried(claim: Claim, call: AgentCall, adapter: Adapter) -> Mapping[str, Any]:
     found = claim.carried.get(CARRIED)
-    if not adapter.resumes or not isinstance(found, Mapping):
+    if not _resumes(call, adapter) or not isinstance(found, Mapping):
         return {}
     return found if (found.get("agent"), found.get("host")) == (call.agent, host()) else {}
+
+
+def _resumes(call: AgentCall, adapter: Adapter) -> bool:
+    return adapter.resumes or bool(call.resume)
 
 
 def _less(usage: Usage, before: Mapping[str, Any]) -> Usage | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from coordination.domain.work import COUNTS, CUSTOM, AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
 
 _PROMPT = "{prompt}"
+_PLACE = re.compile(r"\{(?:prompt|model|session)\}")
 
 
 class Custom:
@@ -18,13 +20,16 @@ class Custom:
     name = CUSTOM
     resumes = False
     counts_anew = True
+    takes_servers = ()
     passes_on = ()
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:  # noqa: ARG002 - nobody knows how
-        """``{prompt}`` and ``{model}`` are filled in; without ``{prompt}`` the prompt comes on stdin."""
-        on_stdin = not any(_PROMPT in part for part in call.command)
-        # The prompt last: what it holds is never filled in.
-        filled = [part.replace("{model}", call.model or "").replace(_PROMPT, call.prompt) for part in call.command]
+    def start(self, call: AgentCall, session: str | None = None) -> Start:
+        """``{prompt}``, ``{model}`` and ``{session}`` are filled in; without ``{prompt}`` the prompt comes on stdin."""
+        command = call.command if session is None else call.resume
+        on_stdin = not any(_PROMPT in part for part in command)
+        given = {"{model}": call.model or "", "{session}": session or "", _PROMPT: call.prompt}
+        # All in one pass: what they hold is never filled in.
+        filled = [_PLACE.sub(lambda found: given[found[0]], part) for part in command]
         return Start([*filled, *call.args], call.prompt if on_stdin else "")
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:

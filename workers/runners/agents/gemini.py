@@ -19,6 +19,7 @@ class Gemini:
     name = "gemini"
     resumes = True
     counts_anew = True
+    takes_servers = ()
     passes_on = (
         *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),
         *("GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI"),

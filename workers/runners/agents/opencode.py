@@ -20,6 +20,7 @@ class OpenCode:
     name = "opencode"
     resumes = True
     counts_anew = True
+    takes_servers = ()
     passes_on = (
         *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY"),
         *("OPENROUTER_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "DEEPSEEK_API_KEY"),

@@ -95,7 +95,10 @@ def _checked(claim: Claim) -> tuple[ChatCall, environment.Secrets]:
     call = parse_work(claim.work)
     if not isinstance(call, ChatCall):
         raise Refused(f"A {call.kind} job is not a chat")
-    named = [*call.secrets, *(name for server in call.tools for name in server.get("secrets", ()))]
+    named = [
+        *call.secrets,
+        *(name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())),
+    ]
     secrets = environment.Secrets([*needs_of(call).names, *named])
     if missing := [name for name in named if name not in secrets.values]:
         raise Refused(

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coordination.domain.attempts import Claim
+from coordination.domain.chat import OURS
 from coordination.errors import Refused
 from workers.runners import environment
 from workers.runners.base import Control
@@ -70,7 +71,7 @@ class Server:
         self.url: str | None = body.get("url")
         self.env: Mapping[str, str] = body.get("env", {})
         self.secrets = {name: secrets.values[name] for name in body.get("secrets", ())}
-        self.name = self.url.partition("?")[0] if self.url else Path(self.command[0]).name
+        self.name = body.get("name") or (self.url.partition("?")[0] if self.url else Path(self.command[0]).name)
         self.pipes: Pipes | None = None
         self.process: Process | None = None
         self.printed = Capture(limit)
@@ -85,7 +86,9 @@ class Server:
 class Servers:
     """All of one attempt; a context manager that leaves nothing running."""
 
-    def __init__(self, launcher: Launcher, bodies: Sequence[Mapping[str, Any]], secrets: environment.Secrets) -> None:
+    def __init__(
+        self, launcher: Launcher, bodies: Sequence[Mapping[str, Any] | str], secrets: environment.Secrets
+    ) -> None:
         self._launcher = launcher
         self._bodies = bodies
         self._secrets = secrets
@@ -94,7 +97,8 @@ class Servers:
 
     def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
         """Start the programs. Raises Refused, OSError or ValueError when one cannot be started."""
-        self.all = [Server(body, self._secrets, limit=control.output_limit) for body in self._bodies]
+        bodies = [self._ours(control) if isinstance(body, str) else body for body in self._bodies]
+        self.all = [Server(body, self._secrets, limit=control.output_limit) for body in bodies]
         programs = [server for server in self.all if server.command]
         if not programs:
             return
@@ -119,6 +123,12 @@ class Servers:
             server.pipes.started()
             if server is programs[0]:
                 control.started(server.process.record)
+
+    @staticmethod
+    def _ours(control: Control) -> Mapping[str, Any]:
+        """Our own server, which reports with the attempt's token."""
+        told = environment.of_line(control.line, "")
+        return {"name": OURS, "command": environment.our_server(), "env": {k: told[k] for k in told if k != "PATH"}}
 
     def log(self) -> str:
         """What they printed on stderr."""

@@ -76,6 +76,26 @@ def test_how_each_takes_it_up(agent: str, words: list[str]) -> None:
     assert start.stdin == "Go on"
 
 
+def test_a_custom_one_takes_it_up_as_its_job_says(bench: Bench, stand_in: StandIn) -> None:
+    said = {"id": "s-{prompt}", "answer": "done"}
+    (program,) = stand_in(said, first='echo "$*" >&2')
+    job = {
+        "agent": "custom",
+        "prompt": "Mend {session}",
+        "command": [program, "begin"],
+        "resume": [program, "on", "--with={session}", "{prompt}"],
+        "reads": {"format": "jsonl", "result": "answer", "session": "id"},
+    }
+
+    first = bench.run(job)
+    second = bench.run(job, carried=first.carry)
+
+    assert first.carry == carried("s-{prompt}", "custom")
+    assert ((first.log or "").strip(), (second.log or "").strip()) == ("begin", "on --with=s-{prompt} Mend {session}")
+    without = {name: value for name, value in job.items() if name != "resume"}
+    assert bench.run(without).carry == {}
+
+
 def test_usage_that_is_told_for_the_whole_thread_is_billed_once(bench: Bench, stand_in: StandIn) -> None:
     def codex(*lines: object) -> dict[str, Any]:
         return {"agent": "codex", "prompt": "Mend it", "model": "g-5", "command": stand_in(*lines)}

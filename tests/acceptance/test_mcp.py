@@ -1,0 +1,152 @@
+"""Jobs that report by our MCP server: with the protocol's own client, as chats, and a real coding agent."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain.chat import ChatCall
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.work import AgentCall
+from tests.acceptance.test_agents import MODEL, provider
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.model_server import ToolUse, running_model_server
+from tests.support.npm import CLAUDE, npm_program
+from tests.support.processes import Processes, until
+
+CLIENT = Path(__file__).parents[1] / "support" / "mcp_client.py"
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def calling(*calls: tuple[str, dict[str, Any]]) -> str:
+    """A command that calls these tools."""
+    return shlex.join([sys.executable, str(CLIENT), *(f"{name} {json.dumps(given)}" for name, given in calls)])
+
+
+def answers(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def texts(fleet: Fleet, run: Any, key: str) -> list[Any]:
+    return [event.payload.get("text") for event in run._events_after("0.0") if event.key == key]
+
+
+def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    found = {"key": "later", "shell": "echo mended", "title": "A bug"}
+    halfway = {"text": "half of it", "percent": 50}
+    job = calling(
+        ("progress", halfway),
+        ("progress", halfway),
+        ("discovered", found),
+        ("discovered", found),
+        ("discovered", {"key": "a b", "shell": "true"}),
+        ("context", {}),
+        ("done", {"output": {"made": 1}}),
+    )
+    run = fleet.submit(
+        Task("a", {"shell": f"{job} > said"}), Task("b", {"shell": "echo {{ needs.a.output.made }}"}, needs=["a"])
+    )
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+
+    tools, *said = answers(fleet.file("said").read_text())
+    assert tools == ["progress", "ask", "discovered", "done", "fail", "context"]  # nobody told it of a store
+    assert [failed for _, failed, _ in said] == [False, False, False, False, True, False, False]
+    assert said[2] == said[3]
+    assert "'a b' cannot be a key" in said[4][2]
+    assert json.loads(said[5][2])["task"]["key"] == "a"
+    assert texts(fleet, run, "a").count("half of it") == 1
+    assert len(run.tasks()) == 3
+    assert run.task("later").output == "mended"
+    assert run.task("b").output == "1"
+
+
+def test_a_job_asks_over_mcp_and_goes_on_and_one_gives_up(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    asks = f"[ $COORD_ATTEMPT = 1 ] && {calling(('ask', {'question': 'Which colour?'}))} || echo on"
+    gives_up = calling(("fail", {"why": "no paint", "final": True}))
+    run = fleet.submit(Task("a", {"shell": asks}), Task("b", {"shell": gives_up}, max_attempts=3))
+    until(lambda: run.task("a").state == "blocked", what="the task waits for an answer")
+
+    assert [question.question for question in run.task("a").questions()] == ["Which colour?"]
+    run.task("a").answer("blue")
+
+    assert run.wait(timeout=60) is RunState.FAILED
+    assert run.task("a").output == "on"
+    assert [attempt.error for attempt in run.task("b").attempts()] == ["no paint"]
+
+
+def test_outside_it_looks_and_inside_too_where_it_is_told_of_the_store(fleet: Fleet) -> None:
+    run = fleet.submit(Task("a", {"shell": "true"}))
+
+    done = subprocess.run(
+        [sys.executable, str(CLIENT), 'task {"task": "a"}'],
+        env={"PATH": "/usr/bin:/bin", **fleet.env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    tools, (_, failed, text) = answers(done.stdout)
+    assert tools == ["status", "runs", "tasks", "task", "explain", "questions"]
+    assert not failed
+    assert json.loads(text)["run"] == run.id
+
+
+def test_a_chat_reports_and_finds_work_with_our_tools(fleet: Fleet) -> None:
+    turns = [
+        ToolUse("progress", {"text": "looking"}),
+        ToolUse("discovered", {"key": "later", "shell": "echo mended"}),
+        "It is well",
+    ]
+    with running_model_server(turns) as server:
+        fleet.worker("-c", "2")
+        run = fleet.submit(
+            Task("look", ChatCall("openai:m-1", "How is it?", url=f"{server.url}/v1", tools=["coord"])),
+            Task("plain", ChatCall("openai:m-1", "And you?", url=f"{server.url}/v1"), needs=["look"]),
+        )
+
+        assert run.wait(timeout=90) is RunState.COMPLETED
+
+    assert run.task("look").output == "It is well"
+    assert "looking" in texts(fleet, run, "look")
+    assert (run.task("later").output, run.task("later").record.creator) == ("mended", "task:look")
+    assert "with the tools of the MCP server `coord`" in str(server.requests[0]["messages"])
+    assert "How to report" not in str(server.requests[-1]["messages"])  # it has no shell to report from
+
+
+@pytest.mark.network
+@pytest.mark.timeout(400)
+def test_claude_code_reports_with_our_tools(
+    fleet: Fleet, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.getbasetemp()
+    claude = npm_program(CLAUDE, "claude", (shared.parent if "gw" in shared.name else shared) / "programs")
+    turns = [ToolUse("mcp__coord__progress", {"text": "looking"}), ToolUse("Bash", {"command": "touch it"}), "Done"]
+    with running_model_server(turns) as server:
+        fleet.worker("-c", "2", **provider(server, tmp_path))
+        call = AgentCall(
+            "claude", "Look", model=MODEL, command=[claude], args=["--allowedTools", "Bash"], tools=["coord"]
+        )
+        run = fleet.submit(Task("look", call))
+
+        assert run.wait(timeout=120) is RunState.COMPLETED
+
+    assert run.task("look").output == "Done"
+    assert "looking" in texts(fleet, run, "look")
+    assert fleet.file("it").exists()

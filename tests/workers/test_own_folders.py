@@ -1,0 +1,130 @@
+"""Folders that go with their process: told from those of the dead by a lock, not by their age."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from coordination.errors import Refused
+from tests.support.processes import Processes
+from tests.support.sources import ROOT
+from workers import own_folders
+from workers.own_folders import IN_HOME, clear, take
+
+OWNER = """
+import signal, sys
+from pathlib import Path
+from workers.own_folders import IN_HOME, take
+folder = take(Path(sys.argv[1]), IN_HOME)
+(folder.path / "d").mkdir()
+(folder.path / "d" / "file").touch()
+print(folder.path, flush=True)
+signal.pause()
+"""
+
+
+def test_one_that_is_closed_is_gone(tmp_path: Path) -> None:
+    own = take(tmp_path / "made" / "too", IN_HOME)
+    (own.path / "file").touch()
+    assert own.path.stat().st_mode & 0o777 == 0o700
+
+    own.close()
+    own.close()
+
+    assert list((tmp_path / "made" / "too").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_taken_away_and_what_lives_is_not(tmp_path: Path, processes: Processes) -> None:
+    ours = take(tmp_path, IN_HOME)
+    owner = processes.start_python("-c", OWNER, tmp_path, env={"PYTHONPATH": str(ROOT)})
+    theirs = Path(owner.wait_for(r"^(/.+)$")[1])
+    os.utime(theirs, (0, 0))  # however old it is
+
+    assert clear(tmp_path, IN_HOME) == 0
+    owner.signal(signal.SIGSTOP)
+    assert clear(tmp_path, IN_HOME) == 0
+    owner.kill()
+    assert clear(tmp_path, IN_HOME) == 1
+
+    assert [ours.path] == list(tmp_path.iterdir())
+    ours.close()
+
+
+def test_what_is_not_ours_to_judge_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("w-00000000-12345678", "other", "coord-worker-x", "w-", "w-rubbish")
+    for name in names:
+        (tmp_path / name).mkdir()
+    abandoned = take(tmp_path, IN_HOME)
+    os.close(abandoned._fd)
+    (tmp_path / "target").mkdir()
+    (tmp_path / f"{abandoned.path.name}x").symlink_to(tmp_path / "target")
+    monkeypatch.setattr(own_folders, "host", lambda: "elsewhere")
+    monkeypatch.setattr(own_folders, "boot_id", lambda: "another/pid:[1]")
+    assert clear(tmp_path, IN_HOME) == 0
+    monkeypatch.undo()
+
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    assert clear(tmp_path, IN_HOME) == 0
+    monkeypatch.undo()
+
+    monkeypatch.setattr(own_folders, "boot_id", lambda: "the next one/pid:[1]")
+    assert clear(tmp_path, IN_HOME) == 1  # after a reboot
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*names, "target", f"{abandoned.path.name}x"],
+    )
+
+
+def test_a_fork_neither_takes_it_away_nor_loses_the_lock(tmp_path: Path) -> None:
+    own = take(tmp_path, IN_HOME)
+    child = os.fork()
+    if not child:
+        own.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert clear(tmp_path, IN_HOME) == 0
+    assert own.path.is_dir()
+    own.close()
+
+
+def test_one_that_is_cleared_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, taken = own_folders.fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        if not taken:
+            taken.append(True)
+            assert clear(tmp_path, IN_HOME) == 1
+        lock(fd, how)
+
+    monkeypatch.setattr(own_folders.fcntl, "flock", late)
+    own = take(tmp_path, IN_HOME)
+
+    assert own.path.is_dir()
+    assert clear(tmp_path, IN_HOME) == 0
+    own.close()
+
+
+def test_folders_that_a_job_made_read_only_go_too(tmp_path: Path) -> None:
+    own = take(tmp_path, IN_HOME)
+    (own.path / "cache" / "deep").mkdir(parents=True)
+    (own.path / "cache" / "deep" / "file").touch()
+    (own.path / "cache" / "deep").chmod(0o500)
+    (own.path / "cache").chmod(0o500)
+
+    own.close()
+
+    assert not own.path.exists()
+
+
+def test_where_none_can_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(Refused, match=r"No folder can be made in .*/file"):
+        take(tmp_path / "file", IN_HOME)
+
+
+def test_nothing_is_cleared_where_there_is_nothing(tmp_path: Path) -> None:
+    assert clear(tmp_path / "nowhere", IN_HOME) == 0
