@@ -37,6 +37,7 @@ class Goal:
 
 THROUGHPUT_BESIDE_CELERY = Goal(3, 10, more=True)
 THROUGHPUT_BESIDE_DBOS = Goal(4, 15, more=True)
+OVERSPEND = Goal(0, 0)
 WITH_BUDGETS = Goal(0.7, 0.9, more=True)
 HOP = Goal(0.5, 0.12)
 FAN = Goal(0.3, 0.08)

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.errors import Refused
-from coordination.money import ZERO, show_usd, usd
+from coordination.money import ZERO, minus, plus, show_usd, usd
 
 WARN_AT = 80
 """Percent of a cap at which a budget warns, if it says nothing else."""
@@ -57,10 +57,10 @@ class Amount:
     unpriced: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(self.usd + other.usd, self.tokens + other.tokens, self.unpriced + other.unpriced)
+        return Amount(plus(self.usd, other.usd), self.tokens + other.tokens, self.unpriced + other.unpriced)
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.usd - other.usd, self.tokens - other.tokens, self.unpriced - other.unpriced)
+        return Amount(plus(self.usd, minus(other.usd)), self.tokens - other.tokens, self.unpriced - other.unpriced)
 
     def __bool__(self) -> bool:
         return bool(self.usd or self.tokens or self.unpriced)
@@ -175,7 +175,7 @@ class Short:
         budget, use = self.budget, self.use
         if self.what == "usd":
             assert budget.usd is not None  # noqa: S101 - it is what was short
-            left, wanted = show_usd(max(budget.usd - use.taken.usd, ZERO)), show_usd(self.wanted.usd)
+            left, wanted = show_usd(max(plus(budget.usd, minus(use.taken.usd)), ZERO)), show_usd(self.wanted.usd)
             cap, reserved = show_usd(budget.usd), show_usd(use.reserved.usd)
         elif self.what == "tokens":
             assert budget.tokens is not None  # noqa: S101 - the same
@@ -208,8 +208,8 @@ def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
     taken = use.taken
     for what, cap in (("usd", budget.usd), ("tokens", budget.tokens), ("unpriced", budget.unpriced_calls)):
         asked = getattr(wanted, what)
-        if cap is not None and asked > 0 and getattr(taken, what) + asked > cap:
-            return Short(budget, use, wanted, what, passing=getattr(use.spent, what) + asked <= cap)
+        if cap is not None and asked > 0 and getattr(taken + wanted, what) > cap:
+            return Short(budget, use, wanted, what, passing=getattr(use.spent + wanted, what) <= cap)
     return None
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from functools import reduce
 from typing import Any
 
 from coordination.domain.attempts import Usage
 from coordination.domain.costs import CostRecord, correction_id
-from coordination.money import ZERO
+from coordination.money import ZERO, minus, plus
 
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _COUNTED = ("_tokens", "_requests")
@@ -54,7 +55,7 @@ class Meter:
         for one in records:
             known = self._written.setdefault(one.model, _Written())
             known.records.append(one)
-            known.known += one.cost_usd or ZERO
+            known.known = plus(known.known, one.cost_usd or ZERO)
             for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
                 known.counts[name] = known.counts.get(name, 0) + value
 
@@ -78,7 +79,7 @@ class Meter:
             by_model.setdefault(one.model, []).append(one)
         for model, known in self._written.items():
             if model not in by_model:  # it calls the model otherwise at its end
-                made += self._corrected(known, ZERO - known.known, settled=True)
+                made += self._corrected(known, minus(known.known), settled=True)
         for model, group in by_model.items():
             if model not in self._written:
                 made += [self._record(self._price(one)) for one in group]
@@ -88,7 +89,7 @@ class Meter:
             if whole.cost_usd is None:
                 made += [] if piece is None else [self._record(self._price(piece))]
                 continue
-            left = whole.cost_usd - known.known
+            left = plus(whole.cost_usd, minus(known.known))
             if piece is not None:
                 made.append(self._record(replace(piece, cost_usd=max(left, ZERO))))
                 left = min(left, ZERO)
@@ -105,7 +106,7 @@ class Meter:
             piece = _less(whole, known.counts)
             if piece is None:
                 continue
-            told = None if whole.cost_usd is None else whole.cost_usd - known.known
+            told = None if whole.cost_usd is None else plus(whole.cost_usd, minus(known.known))
             found.append(replace(piece, cost_usd=told if told is not None and told >= 0 else None))
         return found
 
@@ -150,7 +151,7 @@ def _together(group: Sequence[Usage]) -> Usage:
         output_tokens=sum(one.output_tokens for one in group),
         cached_input_tokens=sum(one.cached_input_tokens for one in group),
         total_tokens=sum(map(_total, group)),
-        cost_usd=None if None in costs else sum((cost for cost in costs if cost is not None), ZERO),
+        cost_usd=None if None in costs else reduce(plus, [cost for cost in costs if cost is not None], ZERO),
         id=None,
         extra={**last.extra, **extra},
     )

@@ -27,9 +27,9 @@ from coordination.domain.budgets import (
     short,
     starts_of,
 )
-from coordination.domain.estimates import Estimate
+from coordination.domain.estimates import Estimate, asks_a_model
 from coordination.errors import Refused
-from coordination.money import ZERO, show_usd, usd
+from coordination.money import ZERO, minus, plus, show_usd, usd
 from coordination.store.queries import budgets, money
 from coordination.store.types import db_now
 
@@ -189,7 +189,7 @@ class _Desk:
             if one.scope is Scope.TASK and one.holds:
                 spent = uses[key].spent
                 if one.usd is not None and one.usd > spent.usd:
-                    dollars = min(dollars, one.usd - spent.usd)
+                    dollars = min(dollars, plus(one.usd, minus(spent.usd)))
                 if one.tokens is not None and one.tokens > spent.tokens:
                     tokens = min(tokens, one.tokens - spent.tokens)
         needs = amount_of((row["carried"] or {}).get(NEEDS) or {})
@@ -205,7 +205,7 @@ class _Desk:
         for key, one in mine:
             if one.action is not Action.DOWNGRADE or one.downgrade_to is None:
                 continue
-            if model_of(row["work"]) in (None, one.downgrade_to):
+            if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], one.downgrade_to):
                 continue
             if due_to_warn(one, uses[key].taken + wanted) or short(one, uses[key], wanted):
                 return one.downgrade_to
@@ -219,15 +219,18 @@ def model_of(work: Mapping[str, Any]) -> str | None:
 
 
 def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The job with another model."""
-    return {**work, ("chat" if "chat" in work else "model"): model}
+    """The job with another model; a chat stays with its provider, if the model names none."""
+    if "chat" not in work:
+        return {**work, "model": model}
+    provider, _, _ = str(work["chat"]).partition(":")
+    return {**work, "chat": model if ":" in model else f"{provider}:{model}"}
 
 
 def left_of(budget: Budget, use: Use) -> Amount:
     """What may still be reserved; of what has no cap, nothing is said (zero)."""
     taken = use.taken
     return Amount(
-        ZERO if budget.usd is None else max(budget.usd - taken.usd, ZERO),
+        ZERO if budget.usd is None else max(plus(budget.usd, minus(taken.usd)), ZERO),
         0 if budget.tokens is None else max(budget.tokens - taken.tokens, 0),
         0 if budget.unpriced_calls is None else max(budget.unpriced_calls - taken.unpriced, 0),
     )

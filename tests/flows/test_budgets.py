@@ -20,6 +20,7 @@ from coordination.flows.checkpoint_costs import checkpoint_costs
 from coordination.flows.finish_attempts import cost_of
 from coordination.flows.set_budget import remove_budget, set_budget
 from coordination.services import budgets as service
+from coordination.services import ledger
 from coordination.store.queries import budgets, money, tasks
 from tests.support.world import World
 
@@ -361,3 +362,26 @@ def test_tasks_with_slots_and_money_take_both_or_none(world: World) -> None:
     with world.store.read() as tx:
         assert tasks.open_states(tx, world.workspace, world.run_id)
     counted(world)
+
+
+def test_every_digit_counts(world: World) -> None:
+    tiny = Decimal("0.000000000000000000000000000001")
+    world.submit("a", "b", budget=BudgetCap(Decimal(1_000_000)))
+    world.claim("a", "b", estimator=costing("100000"))
+    world.finish("a", usage=(spent("99999.999"),))
+    world.finish("b", usage=(spent(f"{tiny:f}"),))
+
+    assert f"{use(world).spent.usd:f}" == "99999.999000000000000000000000000001"
+    counted(world)
+
+
+def test_what_retention_took_out_of_the_ledger_stays_spent(world: World) -> None:
+    world.submit("a", "b", budget=BudgetCap(Decimal(1)))
+    world.claim("a", estimator=costing("0.90"))
+    world.finish("a", usage=(spent("0.80", id_="old"),))
+    world.store.transact(lambda tx: ledger.forget(tx, world.workspace, ["old"]))
+
+    counted(world)
+
+    assert use(world).spent.usd == Decimal("0.80")
+    assert world.claim("b", estimator=costing("0.90")) == []

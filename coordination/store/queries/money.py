@@ -17,10 +17,12 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.budgets import Amount, Reserved, Scope, Use, reserved_of
+from coordination.domain.sums import DAY
 from coordination.domain.tasks import BlockReason
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.budgets import budget_uses, budgets
 from coordination.store.tables.costs import UNPRICED, costs
+from coordination.store.tables.rollups import ARCHIVED, rollups
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import iso, sum_money
@@ -30,6 +32,7 @@ u = budget_uses.c
 a = attempts.c
 t = tasks.c
 c = costs.c
+r = rollups.c
 
 _SKEW = timedelta(days=1)  # what the clock of whoever made a call may be off
 _COUNTS = (
@@ -151,7 +154,29 @@ def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, sinc
             c.occurred_at >= since - _SKEW, func.coalesce(a.started_at, c.occurred_at) >= since
         )
     row = tx.execute(found).one()
-    return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced)
+    return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced) + _archived(
+        tx, workspace_id, scope, subject, since
+    )
+
+
+def _archived(tx: Connection, workspace_id: str, scope: Scope, subject: str, since: datetime | None) -> Amount:
+    """What retention has taken out of the ledger of that; of a task nothing is known any more."""
+    if scope is Scope.TASK:
+        return Amount()
+    dimension = "project" if scope is Scope.WORKSPACE else scope.value
+    where = [r.workspace_id == workspace_id, r.shard == ARCHIVED, r.dimension == dimension, r.grain == DAY]
+    if scope is not Scope.WORKSPACE:
+        where.append(r.key == subject)
+    if since is not None:
+        where.append(r.starts >= since.date().isoformat())
+    row = tx.execute(
+        select(
+            sum_money(r.cost_usd).label("usd"),
+            func.coalesce(func.sum(r.total_tokens), 0).label("tokens"),
+            func.coalesce(func.sum(r.unpriced), 0).label("unpriced"),
+        ).where(*where)
+    ).one()
+    return Amount(row.usd or Decimal(0), int(row.tokens), int(row.unpriced))
 
 
 # --- what attempts have reserved
