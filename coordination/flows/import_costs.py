@@ -7,6 +7,7 @@ So a bad line, or an id that stands for another amount, leaves nothing of the fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -76,7 +77,7 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, *, source: str) 
 
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
     with Seen() as seen:
-        while batch := _next(records):
+        for batch in _batches(records):
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
@@ -99,7 +100,7 @@ def import_file(
     lines = jsonl.lines(file, most=MOST_BYTES)
     records = islice(numbered_costs(lines, source=source, torn=lambda _: None, project_id=owner.id), checked.read)
     done = Imported(owner.name, read=checked.read, torn=checked.torn)
-    while batch := _next(records):
+    for batch in _batches(records):
         with collector.paused():
             new = store.transact(
                 lambda tx, batch=batch: _stored(tx, workspace_id, batch, project_id=owner.id, source=source)  # type: ignore[misc]
@@ -116,6 +117,15 @@ def import_costs(
     known = {found for found in named if found == project_id or projects.get(tx, workspace_id, found) is not None}
     placed = [record if record.project_id in known else replace(record, project_id=project_id) for record in records]
     return ledger.record(tx, workspace_id, _beside_what_they_correct(tx, workspace_id, placed))
+
+
+def _batches(records: Iterator[Numbered]) -> Iterator[list[Numbered]]:
+    """All of them, the next batch being read while the database has this one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(_next, records)
+        while batch := coming.result():
+            coming = reader.submit(_next, records)
+            yield batch
 
 
 def _next(records: Iterator[Numbered]) -> list[Numbered]:

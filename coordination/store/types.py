@@ -24,6 +24,8 @@ _MAX_NUMBER_BITS = 4_096  # Python neither writes nor reads whole numbers of mor
 # PostgreSQL can store neither NUL nor a lone surrogate, and neither means anything in a text.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
+_written = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
 Id = Uuid(as_uuid=False).with_variant(CHAR(36), "sqlite")
 """A UUID: native on PostgreSQL, canonical text on SQLite, ``str`` in Python."""
 
@@ -132,7 +134,7 @@ class Json(TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if value is None:
             return None
-        text = json.dumps(clean_json(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _written(clean_json(value))
         if len(text) > MAX_JSON_BYTES:
             raise Refused(f"A JSON value of {len(text):,} characters is larger than {MAX_JSON_BYTES:,}")
         return text

@@ -326,6 +326,22 @@ class TestZones:
         complete_sums(world.store)
         assert right(world)
 
+    def test_a_writer_that_began_by_the_old_zone_ends_before_the_new_one_holds(self, postgres_url: str) -> None:
+        world = World(open_store(postgres_url))
+        late = record("late", "1", occurred_at=datetime(2026, 12, 31, 23, 30, tzinfo=UTC))
+        moving = threading.Thread(target=set_timezone, args=(world.store, world.workspace, "Europe/Berlin"))
+
+        with world.store.write() as tx:
+            ledger.record(tx, world.workspace, [late])
+            moving.start()
+            moving.join(timeout=1.0)
+            assert moving.is_alive()
+        moving.join(timeout=30)
+
+        assert right(world)
+        assert [row.starts for row in rows(world, "model", "day")] == ["2027-01-01"]
+        world.store.close()
+
     def test_a_moment_at_the_end_of_the_calendar_has_a_day_too(self, world: World) -> None:
         set_timezone(world.store, world.workspace, "Pacific/Kiritimati")
         ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -89,14 +89,16 @@ def zone(tx: Connection, workspace_id: str) -> str:
 def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict[datetime, str]:
     """The workspace's day of each moment, as the database reckons it."""
     found = list(dict.fromkeys(moments))
+    here = zone(tx, workspace_id)
+    if here == DEFAULT:
+        return {at: at.astimezone(UTC).date().isoformat() for at in found}
     if tx.dialect.name == "postgresql":
         statement = text(
-            "SELECT m.at, to_char(timezone(coalesce(w.timezone, :utc), m.at), 'YYYY-MM-DD') AS day FROM workspaces w "
-            "CROSS JOIN unnest(CAST(:moments AS timestamptz[])) AS m(at) WHERE w.id = CAST(:ws AS uuid)"
+            "SELECT m.at, to_char(timezone(:zone, m.at), 'YYYY-MM-DD') AS day "
+            "FROM unnest(CAST(:moments AS timestamptz[])) AS m(at)"
         ).columns(at=UtcTime(), day=Text())
-        rows = tx.execute(statement, {"utc": DEFAULT, "moments": found, "ws": workspace_id})
+        rows = tx.execute(statement, {"zone": here, "moments": found})
         return {row[0]: row[1] for row in rows}
-    here = zone(tx, workspace_id)
     process = UtcTime().bind_processor(tx.dialect)
     assert process is not None  # noqa: S101 - the type has one
     driver = tx.connection.driver_connection
@@ -217,7 +219,7 @@ def _month(day: Any) -> Any:
 
 def _before(day: str) -> datetime:
     """A moment that is before the day's begin wherever it is."""
-    from datetime import UTC, timedelta
+    from datetime import timedelta
 
     return datetime.fromisoformat(day).replace(tzinfo=UTC) - timedelta(days=1)
 
