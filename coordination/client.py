@@ -19,6 +19,7 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from coordination import collector
+from coordination.budgeting import Budgeted, Budgets
 from coordination.clock import monotonic
 from coordination.conversing import Conversing
 from coordination.domain.attempts import Attempt
@@ -63,6 +64,7 @@ class Coordination:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.budgets = Budgets(self)
 
     def submit(
         self, plan: Plan, *, metadata: Mapping[str, Any] | None = None, issues: Sequence[Issue] | None = None
@@ -100,8 +102,8 @@ class Coordination:
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """The newest runs, of one project or of all."""
+        project_id = self.project(project).id if project else None
         with self.runtime.store.read() as tx:
-            project_id = self._project(tx, project).id if project else None
             return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
 
     def task(self, name: str) -> TaskHandle:
@@ -115,7 +117,7 @@ class Coordination:
     def project(self, name: str) -> Project:
         """The project of that name, identity, alias or id."""
         with self.runtime.store.read() as tx:
-            return self._project(tx, name)
+            return project_service.find(tx, self.runtime.workspace_id, name)
 
     def hold(self, project: str) -> None:
         """Start nothing more of the project; what runs goes on."""
@@ -155,9 +157,6 @@ class Coordination:
             )
         self.runtime.nudge(run.project_id)
 
-    def _project(self, tx: Any, name: str) -> Project:
-        return project_service.find(tx, self.runtime.workspace_id, name)
-
     def close(self) -> None:
         """Give back every connection."""
         self.runtime.close()
@@ -172,7 +171,7 @@ class Coordination:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(Budgeted):
     """A handle on one run; every property asks the store."""
 
     co: Coordination

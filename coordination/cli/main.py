@@ -12,6 +12,7 @@ from coordination.cli import (
     agents,
     artifacts,
     beads,
+    budgets,
     costs,
     doctor,
     logs,
@@ -73,7 +74,23 @@ def _warn_of_strangers() -> None:
 
 
 _ALL = (
-    *(work, stack, status, runs, tasks, task, logs, artifacts, questions, agents, projects, sessions, costs, prices),
+    *(
+        work,
+        stack,
+        status,
+        runs,
+        tasks,
+        task,
+        logs,
+        artifacts,
+        questions,
+        agents,
+        projects,
+        sessions,
+        costs,
+        prices,
+        budgets,
+    ),
     *(beads, schema, retention, doctor),
 )
 for commands in _ALL:

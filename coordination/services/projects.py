@@ -62,7 +62,7 @@ def amend(
 ) -> None:
     """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
 
-    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run.
+    Columns: settings, model_restrictions, metadata. Refused for gates that could not be run.
     """
     parse_gates((merged or {}).get("settings", {}).get("gates"))
     values: dict[str, Any] = {}
