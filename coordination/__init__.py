@@ -9,12 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.domain.attempts import Attempt, Outcome
     from coordination.domain.chat import ChatCall
     from coordination.domain.events import Event, EventType
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.runs import RunState
+    from coordination.domain.standings import Standing
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
@@ -25,6 +27,7 @@ _HOMES = {
     "Attempt": "coordination.domain.attempts",
     "Backoff": "coordination.domain.plans",
     "BudgetCap": "coordination.domain.plans",
+    "Budgets": "coordination.budgeting",
     "ChatCall": "coordination.domain.chat",
     "Concurrency": "coordination.domain.plans",
     "Coordination": "coordination.client",
@@ -44,6 +47,7 @@ _HOMES = {
     "Run": "coordination.client",
     "RunState": "coordination.domain.runs",
     "Shell": "coordination.domain.work",
+    "Standing": "coordination.domain.standings",
     "Task": "coordination.domain.plans",
     "TaskHandle": "coordination.client",
     "TaskState": "coordination.domain.tasks",
@@ -57,6 +61,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetCap",
+    "Budgets",
     "ChatCall",
     "Concurrency",
     "Coordination",
@@ -76,6 +81,7 @@ __all__ = [
     "Run",
     "RunState",
     "Shell",
+    "Standing",
     "Task",
     "TaskHandle",
     "TaskState",

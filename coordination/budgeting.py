@@ -106,7 +106,7 @@ class Budgets:
                 tx, runtime.workspace_id, said, scope=scope, subject=subject, period=period, actor=runtime.actor
             )
         )
-        self.nudge(made)
+        self._nudge(made)
         return self._stand([made])[0]
 
     def store_all(self, tx: Connection, project_id: str, caps: Mapping[Period, Mapping[str, Any] | None]) -> None:
@@ -198,7 +198,7 @@ class Budgets:
             raise Refused(f"The {named} has {len(found)} budgets: {periods}", hint="Say which with the period")
         runtime, budget = self._co.runtime, found[0].budget
         runtime.store.transact(lambda tx: remove_budget(tx, runtime.workspace_id, budget.id))
-        self.nudge(budget)
+        self._nudge(budget)
         return found[0]
 
     def check(self, *, repair: bool = False) -> Sequence[Checked]:
@@ -217,7 +217,7 @@ class Budgets:
             )
             done.append(Checked(one, names.get(one.id, one.subject), kept, counted))
             if repair and not done[-1].right:
-                self.nudge(one)
+                self._nudge(one)
         return done
 
     def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, Short]:
@@ -237,7 +237,7 @@ class Budgets:
             waiting = money.count_waiting(tx, runtime.workspace_id, run)
         return list(found.values()) if len(found) == waiting else ()
 
-    def nudge(self, budget: Budget) -> None:
+    def _nudge(self, budget: Budget) -> None:
         """Ask for a look at the projects that a budget is about, now."""
         runtime = self._co.runtime
         if budget.project_id is not None:

@@ -60,7 +60,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
 
 
 class Coordination:
-    """A connection. Close it, or use it as a context manager; handles made from it work until then."""
+    """A connection: close it, or use it as a context manager; handles work until then. ``budgets``: see Budgets."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
