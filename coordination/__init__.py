@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.costs import Costs
     from coordination.domain.attempts import Attempt, Outcome
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.predictions import Prediction
     from coordination.domain.runs import RunState
+    from coordination.domain.standings import Standing
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
@@ -27,6 +29,7 @@ _HOMES = {
     "Attempt": "coordination.domain.attempts",
     "Backoff": "coordination.domain.plans",
     "BudgetCap": "coordination.domain.plans",
+    "Budgets": "coordination.budgeting",
     "ChatCall": "coordination.domain.chat",
     "Concurrency": "coordination.domain.plans",
     "Coordination": "coordination.client",
@@ -48,6 +51,7 @@ _HOMES = {
     "Run": "coordination.client",
     "RunState": "coordination.domain.runs",
     "Shell": "coordination.domain.work",
+    "Standing": "coordination.domain.standings",
     "Task": "coordination.domain.plans",
     "TaskHandle": "coordination.client",
     "TaskState": "coordination.domain.tasks",
@@ -61,6 +65,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetCap",
+    "Budgets",
     "ChatCall",
     "Concurrency",
     "Coordination",
@@ -82,6 +87,7 @@ __all__ = [
     "Run",
     "RunState",
     "Shell",
+    "Standing",
     "Task",
     "TaskHandle",
     "TaskState",

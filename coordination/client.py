@@ -19,6 +19,7 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from coordination import collector
+from coordination.budgeting import Budgeted, Budgets
 from coordination.clock import monotonic
 from coordination.conversing import Conversing
 from coordination.costs import Accounting
@@ -60,10 +61,11 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
 
 
 class Coordination(Accounting, Foreseen):
-    """A connection. Close it, or use it as a context manager; handles made from it work until then."""
+    """A connection: close it, or use it as a context manager; handles work until then. ``budgets``: see Budgets."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.budgets = Budgets(self)
 
     def submit(
         self, plan: Plan, *, metadata: Mapping[str, Any] | None = None, issues: Sequence[Issue] | None = None
@@ -101,8 +103,8 @@ class Coordination(Accounting, Foreseen):
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """The newest runs, of one project or of all."""
+        project_id = self.project(project).id if project else None
         with self.runtime.store.read() as tx:
-            project_id = self._project(tx, project).id if project else None
             return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
 
     def task(self, name: str) -> TaskHandle:
@@ -116,7 +118,7 @@ class Coordination(Accounting, Foreseen):
     def project(self, name: str) -> Project:
         """The project of that name, identity, alias or id."""
         with self.runtime.store.read() as tx:
-            return self._project(tx, name)
+            return project_service.find(tx, self.runtime.workspace_id, name)
 
     def hold(self, project: str) -> None:
         """Start nothing more of the project; what runs goes on."""
@@ -156,9 +158,6 @@ class Coordination(Accounting, Foreseen):
             )
         self.runtime.nudge(run.project_id)
 
-    def _project(self, tx: Any, name: str) -> Project:
-        return project_service.find(tx, self.runtime.workspace_id, name)
-
     def close(self) -> None:
         """Give back every connection."""
         self.runtime.close()
@@ -173,7 +172,7 @@ class Coordination(Accounting, Foreseen):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(Budgeted):
     """A handle on one run; every property asks the store."""
 
     co: Coordination

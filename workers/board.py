@@ -106,6 +106,12 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
     def remembered(left: Mapping[str, Any]) -> None:
         context.held.remember(held, left)
 
+    def paid() -> bool:
+        if purse.settled:
+            return True
+        context.held.hurry.set()
+        return False
+
     purse = held.purse = Purse(held.claim, context.prices)
     live = held.live = Live(settings.output_limit, began=monotonic() if began is None else began)
     return Control(
@@ -116,6 +122,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         limits=settings.limits(),
         on_output=live.feed,
         on_spent=purse.spent,
+        is_paid=paid if held.claim.budgeted else None,
         on_started=started,
         on_progress=progressed,
         on_event=noted,

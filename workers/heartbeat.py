@@ -56,6 +56,7 @@ class Heartbeat:
     def stop(self) -> None:
         """End both threads; leases are not renewed any more."""
         self._ended.set()
+        self._held.hurry.set()
         for thread in self._threads:
             thread.join(timeout=5)
 
@@ -130,15 +131,25 @@ class Heartbeat:
                 continue
             stops = self._store.transact(lambda tx, ws=workspace_id, all_of=every: checkpoint_costs(tx, ws, all_of))  # type: ignore[misc]
             for claim, purse, records in due:
-                purse.wrote(records)
                 key = (claim.task_id, claim.attempt)
                 if (lack := stops.get(key)) is not None:
-                    purse.stop(lack)
+                    purse.stop(lack)  # first: who waits for what was written must not go on
                     self._held.stop(key, StopReason.BUDGET)
+                purse.wrote(records)
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
-        while not self._ended.wait(min(_NOTES_EVERY, self._terms.heartbeat.total_seconds())):
+        every = min(_NOTES_EVERY, self._terms.heartbeat.total_seconds())
+        next_round = monotonic() + every
+        while not self._ended.is_set():
+            hurried = self._held.hurry.wait(max(next_round - monotonic(), 0))
+            self._held.hurry.clear()
+            if self._ended.is_set():
+                return
+            if hurried and monotonic() < next_round:
+                self._safely("costs", partial(self.checkpoint, all_=False))
+                continue
+            next_round = monotonic() + every
             self._safely("notes", self.write_notes)
             beats = monotonic() >= next_beat
             self._safely("costs", partial(self.checkpoint, all_=beats))

@@ -65,9 +65,10 @@ class Held:
 
 
 class HeldAttempts:
-    """All attempts of the process, by (task id, attempt)."""
+    """All attempts of the process, by (task id, attempt). ``hurry``: somebody waits until what was spent is written."""
 
     def __init__(self) -> None:
+        self.hurry = threading.Event()
         self._lock = threading.Lock()
         self._held: dict[tuple[str, int], Held] = {}
 

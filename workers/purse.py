@@ -36,6 +36,11 @@ class Purse:
         """Whether there may be something to write."""
         return self._changed
 
+    @property
+    def settled(self) -> bool:
+        """Whether all that was spent is written, and may go on being spent."""
+        return not self._changed and self._short is None
+
     def due(self) -> list[CostRecord]:
         """What is to be written now; the same again until ``wrote``."""
         with self._lock:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordination.cli.standstill import Standstill
 from coordination.domain.durations import show_duration
 from coordination.domain.events import Event, EventType
 from coordination.domain.runs import RunState
@@ -35,7 +36,13 @@ _TOLD = {
 def follow(run: Run, *, problem: Callable[[], CoordinationError | None], quiet: bool) -> None:
     """Watch *run* until it has ended or a person must decide. Raises what *problem* reports when the stack is lost."""
     if quiet:
-        _until_over(run, problem, lambda _record: None)
+        still = Standstill(run)
+
+        def tell(record: RunRecord) -> None:
+            if words := still.news(record):
+                print(f"coord: {words}", file=sys.stderr, flush=True)
+
+        _until_over(run, problem, tell)
     elif sys.stdout.isatty():
         _view(run, problem)
     else:
@@ -63,8 +70,14 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
     print(f"run {run.id} of {record.project}: {record.total} tasks", flush=True)
     cursor = "0.0"
     started: dict[str, datetime] = {}
+    still = Standstill(run)
 
     def tell(record: RunRecord) -> None:
+        tell_events(record)
+        if words := still.news(record):
+            print(words, flush=True)
+
+    def tell_events(record: RunRecord) -> None:
         nonlocal cursor
         while True:
             found = run._events_after(cursor)  # noqa: SLF001 - one page at a time, between looks at the state
@@ -97,12 +110,13 @@ def _view(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
     from rich.live import Live
 
     console = Console()
+    still = Standstill(run)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        _until_over(run, problem, lambda record: live.update(_drawn(run, record)))
+        _until_over(run, problem, lambda record: live.update(_drawn(run, record, still.words(record))))
 
 
-def _drawn(run: Run, record: RunRecord) -> Any:
-    """Done of total, cost, and what runs where for how long."""
+def _drawn(run: Run, record: RunRecord, stands: str | None) -> Any:
+    """Done of total, cost, what runs where for how long, and why nothing does."""
     from rich.console import Group
     from rich.markup import escape
     from rich.progress_bar import ProgressBar
@@ -130,4 +144,5 @@ def _drawn(run: Run, record: RunRecord) -> Any:
             Text(f"attempt {row['number']} on {row['worker']}", style="dim"),
         )
     more = [Text(f"  … and {len(rows) - _MOST_RUNNING} more", style="dim")] if len(rows) > _MOST_RUNNING else []
-    return Group(head, running, *more)
+    still = [] if stands is None else [Text(stands, style="yellow")]
+    return Group(head, running, *more, *still)

@@ -12,6 +12,7 @@ from coordination.cli import (
     agents,
     artifacts,
     beads,
+    budgets,
     costs,
     doctor,
     logs,
@@ -93,6 +94,7 @@ _ALL = (
         costs,
         prices,
         workspaces,
+        budgets,
     ),
     *(beads, schema, retention, doctor, mcp),
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
 
@@ -47,13 +48,23 @@ def list_(
     from coordination.store.queries import projects
     from coordination.store.reports import project_summary
 
-    with connected() as co, co.runtime.store.read() as tx:
-        found = projects.listed(tx, co.runtime.workspace_id)
-        totals = project_summary.totals(tx, co.runtime.workspace_id)
+    with connected() as co:
+        with co.runtime.store.read() as tx:
+            found = projects.listed(tx, co.runtime.workspace_id)
+            totals = project_summary.totals(tx, co.runtime.workspace_id)
+        budgets = [one for one in co.budgets.list() if one.scope == "project"] if as_json else []
     nothing = project_summary.ProjectTotals()
     found = [project for project in found if archived or project.status != "archived"]
     if as_json:
-        print_json({"projects": [{**_plain(project), "totals": totals.get(project.id, nothing)} for project in found]})
+        rows = [
+            {
+                **_plain(project),
+                "budgets": [one.to_json() for one in budgets if one.budget.subject == project.id],
+                "totals": totals.get(project.id, nothing),
+            }
+            for project in found
+        ]
+        print_json({"projects": rows})
         return
     table(
         ["name", "status", "runs", "tasks", "sessions", "agents", "cost", "identity"],
@@ -90,6 +101,7 @@ def _document(co: Coordination, project: Project) -> dict[str, Any]:
     from coordination.store.reports import project_summary, spending, supervision
 
     runtime = co.runtime
+    mine = co.budgets.of("project", project.id)
     with runtime.store.read() as tx:
         totals = project_summary.totals(tx, runtime.workspace_id, project_id=project.id)
         spent = {
@@ -99,6 +111,7 @@ def _document(co: Coordination, project: Project) -> dict[str, Any]:
         sessions = runs.list_sessions(tx, runtime.workspace_id, project_id=project.id)
         return {
             **_plain(project),
+            "budgets": [one.to_json() for one in mine],
             "aliases": projects.aliases(tx, runtime.workspace_id, project.id),
             "totals": totals.get(project.id, project_summary.ProjectTotals()),
             "orchestrator": supervision.orchestrator(
@@ -146,7 +159,8 @@ def _show_for_people(document: dict[str, Any]) -> None:
             ("counts", f"{totals.runs} runs, {totals.tasks} tasks, {totals.sessions} sessions, {totals.agents} agents"),
             ("issues", document["issues"] or None),
             ("limits", {slot["name"]: f"{slot['used']}/{slot['cap']}" for slot in document["limits"]}),
-            *((name, document[name]) for name in ("settings", "budgets", "model_restrictions", "metadata")),
+            *(("budget", spent_of(one)) for one in document["budgets"]),
+            *((name, document[name]) for name in ("settings", "model_restrictions", "metadata")),
         ]
     )
     print("\nsessions")
@@ -201,7 +215,10 @@ def change(
     rename: Annotated[str | None, typer.Option("--name", help="What people call it from now on.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="What it is about.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
-    budgets: Annotated[list[str] | None, typer.Option("--budget", metavar="KEY=JSON", help="A budget.")] = None,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
+    ] = None,
     models: Annotated[
         list[str] | None,
         typer.Option("--models", metavar="KEY=JSON", help="allow or deny, with a list of names of models."),
@@ -209,12 +226,15 @@ def change(
     metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Anything else.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change name, description, settings, budgets, restrictions of models, metadata; null takes a key away."""
+    """Change name, description, settings, budgets, restrictions of models, metadata; null takes a key away.
+
+    A budget that is given replaces what the project had for that period: total, day or month.
+    """
     from coordination.services import projects as service
 
+    caps = caps_of_project(_pairs(budgets))
     merged = {
         "settings": _pairs(settings),
-        "budgets": _pairs(budgets),
         "model_restrictions": _pairs(models),
         "metadata": _pairs(metadata),
     }
@@ -224,11 +244,15 @@ def change(
         def store(tx: Any) -> str:
             found = service.find(tx, workspace_id, name)
             service.amend(tx, workspace_id, found, name=rename, description=description, merged=merged)
+            co.budgets.store_all(tx, found.id, caps)
             return found.id
 
         after = co.project(co.runtime.store.transact(store))
+        if caps:
+            co.runtime.nudge(after.id)
+        mine = co.budgets.of("project", after.id)
     if as_json:
-        print_json(_plain(after))
+        print_json({**_plain(after), "budgets": [one.to_json() for one in mine]})
     else:
         print(f"Project {after.name} changed. See: coord projects show {after.name}")
 
@@ -355,5 +379,5 @@ def _plain(project: Project) -> dict[str, Any]:
     from dataclasses import asdict
 
     found = asdict(project)
-    del found["workspace_id"]
+    del found["workspace_id"], found["budgets"]
     return found

@@ -90,9 +90,16 @@ def _explain_open(run: Run) -> None:
         return
     waiting.sort(key=lambda task: (task.state is not TaskState.QUEUED, task.pending))
     print("\nwhat holds the open tasks")
+    lacks = run.co.budgets.lacking(tasks=[task.id for task in waiting[:_MOST_EXPLAINED]])
     with runtime.store.read() as tx:
         for task in waiting[:_MOST_EXPLAINED]:
-            found = explain_task(tx, runtime.workspace_id, task, live_within=runtime.settings.lease_ttl)
+            found = explain_task(
+                tx,
+                runtime.workspace_id,
+                task,
+                live_within=runtime.settings.lease_ttl,
+                lack=lacks.get(task.id),
+            )
             print("  " + "\n  ".join(found.lines()))
     if len(waiting) > _MOST_EXPLAINED:
         print(f"  and {len(waiting) - _MOST_EXPLAINED} more; ask for one with: coord explain TASK")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
+    from coordination.domain.standings import Standing
     from coordination.runtime import Runtime
     from coordination.store.reports.overview import Overview
 
@@ -19,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(*, as_json: AsJson = False) -> None:
-    """Projects and their supervisors, open runs, living workers, queues, today's cost."""
+    """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
     from coordination.store.reports.overview import overview
 
     with connected() as co:
@@ -32,6 +34,7 @@ def status(*, as_json: AsJson = False) -> None:
                 live_within=runtime.settings.lease_ttl,
             )
         queues = _queues(runtime)
+        holding = [one for one in co.budgets.list() if one.waiting]
     if as_json:
         print_json(
             {
@@ -42,12 +45,13 @@ def status(*, as_json: AsJson = False) -> None:
                 ],
                 "workers": found.workers,
                 "queues": queues,
+                "budgets": [one.to_json() for one in holding],
                 "cost_today_usd": found.cost_today_usd,
                 "unpriced_calls_today": found.unpriced_today,
             }
         )
     else:
-        _show(found, queues)
+        _show(found, queues, holding)
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -63,7 +67,8 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
         return {"reachable": False, "error": error.message, "lengths": {}}
 
 
-def _show(found: Overview, queues: dict[str, Any]) -> None:
+def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) -> None:
+    from coordination.cli.budgets import budget_table
     from coordination.cli.tables import show, shown
     from coordination.money import show_usd
 
@@ -93,6 +98,10 @@ def _show(found: Overview, queues: dict[str, Any]) -> None:
         empty="No open runs.",
     )
     print()
+    if holding:
+        print("budgets for which tasks wait (what to do: coord explain TASK)")
+        budget_table(holding)
+        print()
     show(
         ["worker", "host", "busy", "of", "since"],
         [

@@ -319,6 +319,7 @@ def _explained(co: Coordination, task: TaskHandle) -> Any:
     from coordination.store.reports.explanation import explain_task
 
     runtime = co.runtime
+    lacks = co.budgets.lacking(tasks=[task.id])
     with runtime.store.read() as tx:
         return explain_task(
             tx,
@@ -326,6 +327,7 @@ def _explained(co: Coordination, task: TaskHandle) -> Any:
             task.record,
             live_within=runtime.settings.lease_ttl,
             window=runtime.settings.window,
+            lack=lacks.get(task.id),
         )
 
 

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
@@ -125,7 +126,20 @@ class Budget:
     def named(self) -> str:
         """For people: ``the run's budget``, ``the agent's budget of the day``."""
         when = "" if self.period is Period.TOTAL else f" of the {self.period}"
-        return f"the {self.scope}'s budget{when}"
+        whose = f"the agent {self.subject}" if self.scope is Scope.AGENT else f"the {self.scope}"
+        return f"{whose}'s budget{when}"
+
+    def address(self) -> str:
+        """How commands name it: ``run 0199…``, ``agent ann --period day``."""
+        whose = "" if self.scope is Scope.WORKSPACE else f" {shlex.quote(self.subject)}"
+        return f"{self.scope}{whose}" + ("" if self.period is Period.TOTAL else f" --period {self.period}")
+
+    def said(self) -> dict[str, Any]:
+        """Its caps, as ``caps_of`` reads them."""
+        body: dict[str, Any] = {"on_exceed": self.action.value, "warn_at": self.warn_percent}
+        if self.usd is not None or self.unpriced_calls is not None:
+            body["max_unpriced_calls"] = self.unpriced_calls
+        return body | {"usd": self.usd, "tokens": self.tokens, "downgrade_to": self.downgrade_to}
 
     def caps(self) -> str:
         """For people: ``$5.00, 100,000 tokens``."""
@@ -134,8 +148,10 @@ class Budget:
             said.append(show_usd(self.usd))
         if self.tokens is not None:
             said.append(f"{self.tokens:,} tokens")
-        if self.unpriced_calls is not None:
+        if self.unpriced_calls or (self.unpriced_calls is not None and self.usd is None):
             said.append(f"{self.unpriced_calls:,} calls of unknown price")
+        elif self.unpriced_calls is None and self.usd is not None:
+            said.append("any calls of unknown price")
         return ", ".join(said)
 
 
@@ -193,9 +209,15 @@ class Short:
 
     def hint(self) -> str:
         """What can be done about it."""
+        command = f"coord budgets set {self.budget.address()}"
         if self.what == "unpriced":
-            return "Set the model's price (coord prices set), or allow more such calls (coord budgets set)"
-        return "It goes on by itself" if self.passing else "Raise it: coord budgets set"
+            return f"Set the model's price (coord prices set), or allow more such calls: {command} --unpriced-calls N"
+        if self.passing:
+            return "It goes on by itself when they spend less than that"
+        if self.budget.scope is Scope.RUN and self.budget.period is Period.TOTAL and self.what == "usd":
+            return f"Raise it: coord budgets raise {self.budget.subject} USD"
+        itself = "" if self.budget.period is Period.TOTAL else f"It goes on when the {self.budget.period} is over. "
+        return f"{itself}Raise it: {command} --{self.what} N"
 
 
 def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
-from coordination.domain.budgets import Budget, Caps, Period, Scope, budget_of
+from coordination.domain.budgets import Action, Budget, Caps, Period, Scope, Use, budget_of, caps_of
+from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.errors import NotFound
 from coordination.ids import new_id
 from coordination.services import budgets as service
@@ -33,9 +34,36 @@ def set_budget(
     return service.set_cap(tx, workspace_id, budget_of(caps, wanted))
 
 
-def change_budget(tx: Connection, workspace_id: str, budget: Budget, caps: Caps, *, actor: str | None = None) -> Budget:
-    """Give a budget other caps."""
-    return service.set_cap(tx, workspace_id, replace(budget_of(caps, budget), set_by=actor))
+def amend_budget(
+    tx: Connection,
+    workspace_id: str,
+    said: Mapping[str, Any],
+    *,
+    scope: Scope,
+    subject: str | None = None,
+    period: Period = Period.TOTAL,
+    actor: str | None = None,
+) -> Budget:
+    """Set what is *said* (as in ``caps_of``) of a budget, and leave the rest of it as it is; made where there is none.
+
+    Raises what ``set_budget`` does, and Refused for caps that make no sense together.
+    """
+    known = budgets.find(tx, workspace_id, scope, subject or workspace_id, period)
+    before = {} if known is None else known.said()
+    if said.get("on_exceed", Action.DOWNGRADE) != Action.DOWNGRADE and "downgrade_to" not in said:
+        before.pop("downgrade_to", None)
+    if said.get("usd", ...) is None and not before.get("max_unpriced_calls"):
+        before.pop("max_unpriced_calls", None)  # that none are allowed was said of the dollars
+    caps = caps_of({**before, **said})
+    return set_budget(tx, workspace_id, caps, scope=scope, subject=subject, period=period, actor=actor)
+
+
+def check_budget(tx: Connection, workspace_id: str, budget: Budget, *, repair: bool = False) -> tuple[Use, Use]:
+    """What is kept of a budget's present period, and what the ledger and the attempts add up to; *repair*: kept now."""
+    kept, counted = service.compare(tx, workspace_id, budget)
+    if repair and (kept.spent, kept.reserved) != (counted.spent, counted.reserved):
+        service.count(tx, workspace_id, budget)
+    return kept, counted
 
 
 def remove_budget(tx: Connection, workspace_id: str, budget_id: str) -> None:
@@ -53,7 +81,10 @@ def _whose(tx: Connection, workspace_id: str, scope: Scope, subject: str | None)
         case Scope.PROJECT if subject and projects.get(tx, workspace_id, subject) is not None:
             return {"project_id": subject}
         case Scope.AGENT if subject:
-            agents.named(tx, workspace_id, subject)
+            if agents.named(tx, workspace_id, subject) is None and not agents.records(tx, workspace_id, [subject]):
+                known = [agent.profile.name for agent in agents.listed(tx, workspace_id)]
+                hint = did_you_mean(subject, known) or "See: coord agents list"
+                raise NotFound(f"There is no agent {excerpt(subject)}, and no task was given to one", hint=hint)
             return {}
         case Scope.SESSION if subject and (found := runs.get_session(tx, workspace_id, subject)) is not None:
             return {"project_id": found.project_id}

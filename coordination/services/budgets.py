@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -28,6 +29,7 @@ from coordination.domain.budgets import (
     starts_of,
 )
 from coordination.domain.estimates import Estimate, asks_a_model
+from coordination.domain.standings import Standing
 from coordination.errors import Refused
 from coordination.money import ZERO, minus, plus, show_usd, usd
 from coordination.store.queries import budgets, money
@@ -39,8 +41,12 @@ Row = Mapping[str, Any]
 Estimator = Callable[[Connection, Sequence[Row]], Mapping[str, Estimate]]
 """What each task is expected to cost, by its id."""
 
+_BATCH = 500
+_MOST_WAITING = 10_000
+_MOST_RUNS = 500
+
 ASSUMED = usd("1.00")
-"""Dollars reserved for a job of an agent or a model of which nothing is known; less where a cap is smaller."""
+"""Dollars reserved for a job of an agent or a model of which nothing is known; less where less is left of a cap."""
 
 
 @dataclass(slots=True)
@@ -110,6 +116,34 @@ def shortages(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator:
         if (lack := desk.judged(row, mine, uses)[2]) is not None:
             found[row["id"]] = lack
     return found
+
+
+def lacking(tx: Connection, workspace_id: str, estimator: Estimator, *, run_id: str | None = None) -> dict[str, Short]:
+    """Why each task that waits for money would not fit now, of one run or of the whole workspace."""
+    found: dict[str, Short] = {}
+    for project_id, each in money.places_waiting(tx, workspace_id, run_id=run_id, most=_MOST_RUNS):
+        rows = money.waiting(tx, workspace_id, project_id, each, most=_MOST_WAITING)
+        for start in range(0, len(rows), _BATCH):
+            found |= shortages(tx, workspace_id, rows[start : start + _BATCH], estimator)
+    return found
+
+
+def standings(
+    tx: Connection, workspace_id: str, wanted: Sequence[Budget], lacks: Mapping[str, Short]
+) -> list[Standing]:
+    """How these budgets stand now. *lacks*: what is missing to tasks that wait, as ``lacking`` found it."""
+    if not wanted:
+        return []
+    now = tx.execute(select(db_now())).scalar_one()
+    zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
+    keys = {one.id: (one.id, starts_of(one.period, now, zone)) for one in wanted}
+    uses = money.uses(tx, workspace_id, keys.values())
+    names = budgets.names(tx, workspace_id, wanted)
+    waiting = Counter(lack.budget.id for lack in lacks.values())
+    return [
+        Standing(one, names.get(one.id, one.subject), uses.get(keys[one.id], Use(*keys[one.id])), waiting[one.id])
+        for one in wanted
+    ]
 
 
 class _Desk:
@@ -182,8 +216,9 @@ class _Desk:
     ) -> Amount:
         dollars, tokens = estimate.usd, estimate.tokens
         if estimate.source == "unknown":
-            caps = [one.usd for _, one in mine if one.usd is not None and one.holds]
-            dollars = max(dollars, min([ASSUMED, *caps]))
+            # What is left of a cap, or one such job that was lost or put off would wait for ever before half of it.
+            left = [one.usd - uses[key].spent.usd for key, one in mine if one.usd is not None and one.holds]
+            dollars = max(dollars, min([ASSUMED, *(each for each in left if each > 0)]))
         for key, one in mine:
             # It is stopped at its own cap, so it cannot come to more than what is left of that.
             if one.scope is Scope.TASK and one.holds:
@@ -260,10 +295,27 @@ def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
 
 def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
     """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so."""
+    use, counted, reserved = _counted(tx, workspace_id, budget, make=True)
+    money.note_reserved(tx, workspace_id, reserved)
+    if (use.spent, use.reserved) != (counted.spent, counted.reserved) or use.warned or use.reached:
+        money.write_uses(tx, workspace_id, [counted])
+    return counted
+
+
+def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[Use, Use]:
+    """What is kept of the present period, and what ``count`` would write; nothing is written, but all is locked."""
+    use, counted, _ = _counted(tx, workspace_id, budget, make=False)
+    return use, counted
+
+
+def _counted(
+    tx: Connection, workspace_id: str, budget: Budget, *, make: bool
+) -> tuple[Use, Use, dict[tuple[str, int], Reserved | None]]:
+    """The use as kept, as counted, and what running attempts have reserved of it that does not say so."""
     starts, begins = period_of(tx, workspace_id, budget)
     key = (budget.id, starts)
     running = money.lock_running(tx, workspace_id, budget.scope, budget.subject)
-    use = money.lock_uses(tx, workspace_id, [key], make=[key])[key]
+    use = money.lock_uses(tx, workspace_id, [key], make=[key] if make else ()).get(key, Use(budget.id, starts))
     reserved: dict[tuple[str, int], Reserved | None] = {}
     held = NOTHING
     for one in running:
@@ -275,11 +327,7 @@ def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
             reserved[one.task_id, one.number] = replace(one.reserved, of=(*one.reserved.of, key))
         held += one.reserved.amount
     spent = money.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
-    counted = Use(budget.id, starts, spent, held)
-    money.note_reserved(tx, workspace_id, reserved)
-    if (use.spent, use.reserved) != (spent, held) or use.warned or use.reached:
-        money.write_uses(tx, workspace_id, [counted])
-    return counted
+    return use, Use(budget.id, starts, spent, held), reserved
 
 
 def period_of(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, datetime | None]:

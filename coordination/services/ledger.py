@@ -220,9 +220,12 @@ class _Settling:
         if not wanted:
             return
         mine = [(key, budget) for key, budget in mine if key in uses]
-        found = [lack for key, budget in mine if budget.holds and (lack := short(budget, uses[key], wanted))]
+        found = [(lack, key) for key, budget in mine if budget.holds and (lack := short(budget, uses[key], wanted))]
         if found:
-            self._done.stops[fence] = replace(found[0], wanted=holds.largest)
+            lack, key = found[0]
+            # What it has reserved itself is not in its own way.
+            others = replace(uses[key], reserved=(uses[key].reserved - holds.amount).most(NOTHING))
+            self._done.stops[fence] = short(lack.budget, others, holds.largest) or replace(lack, wanted=holds.largest)
             return
         for key, _ in mine:
             uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)

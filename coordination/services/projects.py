@@ -63,7 +63,7 @@ def amend(
 ) -> None:
     """Change what a person says of a project. *merged*: column -> keys to set; a key set to None goes away.
 
-    Columns: settings, budgets, model_restrictions, metadata. Refused for gates that could not be run, and for
+    Columns: settings, model_restrictions, metadata. Refused for gates that could not be run, and for
     restrictions that could not be understood.
     """
     parse_gates((merged or {}).get("settings", {}).get("gates"))

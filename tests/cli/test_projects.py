@@ -98,16 +98,35 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
         "--set",
         "x=1",
         "--budget",
-        "usd=2.5",
+        "month=2.5",
+        "--budget",
+        'day={"usd": 1, "tokens": 5000}',
         "--name",
         "store",
     )
-    coord("projects", "change", "store", "--set", "x=null", "--models", 'allow=["m"]', "--meta", 'owner="me"')
+    twice = coord("projects", "change", "store", "--budget", "usd=2.5", code=2)
+    coord(
+        "projects",
+        "change",
+        "store",
+        "--set",
+        "x=null",
+        "--budget",
+        "day=null",
+        "--models",
+        'allow=["m"]',
+        "--meta",
+        'owner="me"',
+    )
     refused = coord("projects", "change", "store", "--set", "x=oops", code=2)
 
     shown = coord("projects", "show", "store", "--json").json
     assert shown["settings"] == {"tone": {"a": [1]}}
-    assert shown["budgets"] == {"usd": 2.5}
+    (budget,) = shown["budgets"]
+    assert (budget["period"], budget["usd"], budget["spent"]["usd"]) == ("month", "2.5", "0")
+    assert "$0.00 of $2.50 of the month" in coord("projects", "show", "store").out
+    assert [one["scope"] for one in coord("budgets", "list", "--json").json["budgets"]] == ["project"]
+    assert "A budget's period is total, day, month, not 'usd'" in twice.err
     assert (shown["model_restrictions"], shown["metadata"]) == ({"allow": ["m"]}, {"owner": "me"})
     assert "is not JSON" in refused.err
 

@@ -385,3 +385,53 @@ def test_what_retention_took_out_of_the_ledger_stays_spent(world: World) -> None
 
     assert use(world).spent.usd == Decimal("0.80")
     assert world.claim("b", estimator=costing("0.90")) == []
+
+
+def test_a_job_of_which_nothing_is_known_goes_on_with_what_is_left(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal("0.50")))
+
+    def unknown(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+        return {row["id"]: Estimate(Decimal(0), 0, 0, "unknown") for row in rows}
+
+    world.claim("a", estimator=unknown)
+    checkpoint(world, "a", spent("0.20", id_="1"))
+    world.expire("a")
+    world.tick(estimator=unknown)
+
+    assert world.claim("a", estimator=unknown) == ["a"]
+    assert (use(world).spent.usd, use(world).reserved.usd) == (Decimal("0.20"), Decimal("0.30"))
+    counted(world)
+
+
+def test_what_a_job_has_reserved_itself_is_not_in_its_own_way(world: World) -> None:
+    world.submit("a", budget=BudgetCap(Decimal("0.50")))
+    world.claim("a", estimator=costing("0.50"))
+
+    ((_, why),) = checkpoint(world, "a", spent("0.30", id_="1")).items()
+
+    assert why.sentence() == "the run's budget of $0.50 has $0.20 left; this needs $0.30"
+    assert not why.passing
+
+
+def test_an_agent_that_nobody_knows_has_no_budget(world: World) -> None:
+    world.submit("a", tasks={"a": {"agent": "ann"}})
+
+    with pytest.raises(NotFound, match="no agent 'amm'"):
+        set_(world, Scope.AGENT, "amm", usd=1)
+    set_(world, Scope.AGENT, "ann", usd=1)
+
+
+def test_tasks_that_wait_are_told_apart_by_the_budget_that_holds_them(world: World) -> None:
+    world.submit("a", "b", "c", tasks={"a": {"budget": BudgetCap(DIME)}}, budget=BudgetCap(Decimal("0.15")))
+    assert world.claim("b", estimator=costing("0.12")) == ["b"]
+    assert world.claim("a", "c", estimator=costing("0.12")) == []
+
+    with world.store.read() as tx:
+        lacks = service.lacking(tx, world.workspace, costing("0.12"), run_id=world.run_id)
+        standings = service.standings(tx, world.workspace, budgets.listed(tx, world.workspace), lacks)
+
+    assert {task_id: lack.budget.scope for task_id, lack in lacks.items()} == {
+        world.ids["a"]: Scope.RUN,
+        world.ids["c"]: Scope.RUN,
+    }
+    assert {one.scope: one.waiting for one in standings} == {Scope.RUN: 2, Scope.TASK: 0}

@@ -94,6 +94,7 @@ class Control:
         on_remember: Callable[[Mapping[str, Any]], None] | None = None,
         on_output: Callable[[Stream, bytes], None] | None = None,
         on_spent: Callable[[Sequence[Usage]], None] | None = None,
+        is_paid: Callable[[], bool] | None = None,
     ) -> None:
         self.scratch = scratch
         self.cancel_grace = cancel_grace
@@ -107,6 +108,7 @@ class Control:
         self._on_remember = on_remember
         self._on_output = on_output
         self._on_spent = on_spent
+        self._is_paid = is_paid
         self._lock = threading.Lock()
         self._asked = threading.Event()
         self._reason: StopReason | None = None
@@ -183,6 +185,10 @@ class Control:
         """All that the job's model calls have used so far: written down now and then, so that no death loses it."""
         if self._on_spent is not None:
             self._on_spent(tuple(used))
+
+    def paid(self) -> bool:
+        """Whether what it has spent is settled with its budgets, and another call may be made; else that is hurried."""
+        return self._is_paid is None or self._is_paid()
 
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, select
@@ -15,7 +16,8 @@ from coordination.domain.budgets import Action, Budget, Period, Scope
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.budgets import budget_uses, budgets
 from coordination.store.tables.costs import costs
-from coordination.store.tables.projects import workspaces
+from coordination.store.tables.projects import projects, workspaces
+from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import db_now
 
@@ -64,15 +66,27 @@ def zone(tx: Connection, workspace_id: str) -> str | None:
 
 
 def listed(
-    tx: Connection, workspace_id: str, *, project_id: str | None = None, run_id: str | None = None
+    tx: Connection,
+    workspace_id: str,
+    *,
+    project_id: str | None = None,
+    run_id: str | None = None,
+    unfinished: bool = False,
+    most: int = 1_000_000,
 ) -> list[Budget]:
-    """The budgets of the workspace, or what a project or a run has."""
+    """The budgets of the workspace, or what a project or a run has, in the order in which they were set last.
+
+    *unfinished*: not those of runs that have ended, nor of their tasks.
+    """
     where = [b.workspace_id == workspace_id]
     if project_id is not None:
         where.append(b.project_id == project_id)
     if run_id is not None:
         where.append(b.run_id == run_id)
-    rows = tx.execute(select(budgets).where(*where).order_by(b.set_at, b.id))
+    if unfinished:
+        ended = select(runs.c.id).where(runs.c.id == b.run_id, runs.c.finished_at.is_not(None))
+        where.append(~ended.exists())
+    rows = tx.execute(select(budgets).where(*where).order_by(b.set_at, b.id).limit(most))
     return [_budget(row) for row in rows.mappings()]
 
 
@@ -88,6 +102,48 @@ def find(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: 
         .one_or_none()
     )
     return None if row is None else _budget(row)
+
+
+def of_subject(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Budget]:
+    """All that one subject has: one for each period at most."""
+    rows = tx.execute(
+        select(budgets)
+        .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope)
+        .order_by(b.period.desc())
+    )
+    return [_budget(row) for row in rows.mappings()]
+
+
+_NAMES: dict[Scope, tuple[Any, Any]] = {
+    Scope.WORKSPACE: (workspaces.c.id, workspaces.c.name),
+    Scope.PROJECT: (projects.c.id, projects.c.name),
+    Scope.RUN: (runs.c.id, runs.c.name),
+    Scope.TASK: (t.id, t.key),
+}
+_AT_ONCE = 500
+
+
+def names(tx: Connection, workspace_id: str, wanted: Sequence[Budget]) -> dict[str, str]:
+    """What people call those whose budgets these are, by the budget's id; those without a name are left out."""
+    subjects: dict[Scope, dict[str, list[str]]] = {}
+    for one in wanted:
+        if one.scope in _NAMES:
+            subjects.setdefault(one.scope, {}).setdefault(one.subject, []).append(one.id)
+    found: dict[str, str] = {}
+    for scope, mine in subjects.items():
+        id_, name = _NAMES[scope]
+        owner = id_ if scope is Scope.WORKSPACE else id_.table.c.workspace_id
+        ids = sorted(mine)
+        for start in range(0, len(ids), _AT_ONCE):
+            rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _AT_ONCE])))
+            found |= {budget_id: row[1] for row in rows for budget_id in mine[row[0]]}
+    return found
+
+
+def get(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: Period) -> Budget | None:
+    """The budget of that scope, subject and period as it looks now, without a lock."""
+    found = of_subject(tx, workspace_id, scope, subject)
+    return next((one for one in found if one.period is period), None)
 
 
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:

@@ -22,6 +22,7 @@ from coordination.domain.tasks import BlockReason
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.budgets import budget_uses, budgets
 from coordination.store.tables.costs import UNPRICED, costs
+from coordination.store.tables.projects import projects
 from coordination.store.tables.rollups import ARCHIVED, rollups
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
@@ -295,6 +296,11 @@ def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str
 _WAITING = text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
 
 
+_ASKED = select(
+    t.id, t.workspace_id, t.project_id, t.run_id, t.agent, t.kind, t.work, t.options, t.carried, runs.c.session_id
+).join(runs, runs.c.id == t.run_id)
+
+
 def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: int) -> list[str]:
     """Runs of the project with tasks that wait for money, the oldest first."""
     return list(
@@ -311,24 +317,44 @@ def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: in
 def waiting(tx: Connection, workspace_id: str, project_id: str, run_id: str, *, most: int) -> list[dict[str, Any]]:
     """Tasks of a run that wait for money, best first: what is needed to say what they would reserve."""
     rows = tx.execute(
-        select(
-            t.id,
-            t.workspace_id,
-            t.project_id,
-            t.run_id,
-            t.agent,
-            t.kind,
-            t.work,
-            t.options,
-            t.carried,
-            runs.c.session_id,
-        )
-        .join(runs, runs.c.id == t.run_id)
-        .where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
+        _ASKED.where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
         .order_by(t.priority.desc(), t.id)
         .limit(most)
     ).mappings()
     return [dict(row) for row in rows]
+
+
+def asking(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
+    """The same of those of these tasks that wait for money."""
+    rows = tx.execute(_ASKED.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
+    return [dict(row) for row in rows]
+
+
+def places_waiting(
+    tx: Connection, workspace_id: str, *, run_id: str | None = None, most: int = 1000
+) -> list[tuple[str, str]]:
+    """The projects and runs with tasks that wait for money: all, or one run if it has such."""
+    some = select(t.id).where(t.project_id == runs.c.project_id, t.run_id == runs.c.id, _WAITING)
+    found = select(runs.c.project_id, runs.c.id).where(
+        runs.c.workspace_id == workspace_id, runs.c.finished_at.is_(None), some.exists()
+    )
+    if run_id is not None:
+        found = found.where(runs.c.id == run_id)
+    return [(row[0], row[1]) for row in tx.execute(found.order_by(runs.c.id).limit(most))]
+
+
+def count_waiting(tx: Connection, workspace_id: str, run_id: str) -> int:
+    """How many tasks of a run wait for money."""
+    found = select(func.count()).select_from(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id, _WAITING)
+    return int(tx.execute(found).scalar_one())
+
+
+def projects_waiting(tx: Connection, workspace_id: str) -> list[str]:
+    """The projects with tasks that wait for money."""
+    # One look at the index for each project: they are few, and their tasks may be many.
+    some = select(t.id).where(t.workspace_id == workspace_id, t.project_id == projects.c.id, _WAITING)
+    found = select(projects.c.id).where(projects.c.workspace_id == workspace_id, some.exists())
+    return list(tx.execute(found.order_by(projects.c.id)).scalars())
 
 
 def _use(row: RowMapping) -> Use:

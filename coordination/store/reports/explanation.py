@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
+from coordination.domain.budgets import Short
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.store.queries import attempts, fleet, projects, ready, slots, supervisors
@@ -82,15 +83,24 @@ class TaskExplanation:
 
 
 def explain_task(
-    tx: Connection, workspace_id: str, task: Task, *, live_within: timedelta, window: int | None = None
+    tx: Connection,
+    workspace_id: str,
+    task: Task,
+    *,
+    live_within: timedelta,
+    window: int | None = None,
+    lack: Short | None = None,
 ) -> TaskExplanation:
-    """What holds *task* now. A worker counts as alive when it was heard of within *live_within*."""
+    """What holds *task* now. A worker counts as alive when it was heard of within *live_within*.
+
+    *lack*: what is missing of which budget, if it waits for money.
+    """
     if task.state is TaskState.RUNNING:
         return TaskExplanation(task, _running(tx, workspace_id, task))
     if task.state not in (TaskState.BLOCKED, TaskState.QUEUED):
         why = f": {task.error}" if task.error else ""
         return TaskExplanation(task, f"{task.state}{why}")
-    found = [*_dependencies(tx, workspace_id, task), *_own(tx, workspace_id, task)]
+    found = [*_dependencies(tx, workspace_id, task), *_own(tx, workspace_id, task, lack)]
     found += _supervisor(tx, workspace_id, task)
     if task.state is TaskState.QUEUED:
         found += _queue(tx, workspace_id, task, live_within, window)
@@ -161,14 +171,17 @@ def _waits(row: RowMapping, policy: OnDependencyFailure) -> str:
     return f"{named}, which is {row['state']}"
 
 
-def _own(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
+def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> Iterator[Blocker]:
     now = tx.execute(select(db_now())).scalar_one()
     project = projects.get(tx, workspace_id, task.project_id)
     held = project is not None and project.status is ProjectStatus.ON_HOLD
     if project is not None and (held or BlockReason.PAUSED in task.reasons):
         name = project.name
         yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
-    yield from _reasons(task.reasons, task.not_before)
+    yield from _reasons(task.reasons & ~BlockReason.BUDGET, task.not_before)
+    if BlockReason.BUDGET in task.reasons:
+        there = "waits for money, of which there is enough now: it goes on by itself"
+        yield Blocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
     if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
         yield Blocker(
             "back_off",

@@ -56,17 +56,27 @@ ASKED_AGAIN = 2
 
 _TRIES_AGAIN = 3  # of a step in the middle, where giving up would lose what was paid for
 _LONGEST_WAIT = 30.0
+_FIRST_LOOK, _LAST_LOOK = 0.02, 1.0
 _TELL_EVERY = 5.0  # seconds: a long text is told in pieces
 
 
 class Conversation:
     """One attempt. What came of it stands in the transcript; ``value`` is the answer where it has a form."""
 
-    def __init__(self, call: ChatCall, told: Transcript, form: forms.Form | None, *, limit: int) -> None:
+    def __init__(
+        self,
+        call: ChatCall,
+        told: Transcript,
+        form: forms.Form | None,
+        *,
+        limit: int,
+        paid: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._call = call
         self._told = told
         self._form = form
         self._limit = limit
+        self._paid = paid
         self._spending = Spending(told, provider=call.provider, model=call.model)
         self._misfits = 0
         self.value: Any = None
@@ -104,6 +114,7 @@ class Conversation:
         first: list[ModelRequestPart] = [SystemPromptPart(call.system)] if call.system else []
         messages: list[ModelMessage] = [ModelRequest([*first, UserPromptPart(call.prompt)])]
         for step in range(call.max_steps):
+            await self._may_go_on()
             response = await self._step(model, messages, settings, parameters, moved, first=step == 0)
             replies = await self._replies(response, tools)
             if replies is None:
@@ -111,6 +122,13 @@ class Conversation:
                 return
             messages += [response, ModelRequest(replies)]
         raise GaveUp(Failure(f"{call.chat} had no answer after {call.max_steps} steps (settings.max_steps)"))
+
+    async def _may_go_on(self) -> None:
+        """Wait until what the last call cost is settled: one that there is no money for is not made."""
+        pause = _FIRST_LOOK
+        while not self._paid():
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LAST_LOOK)
 
     def _parameters(self, tools: list[ToolDefinition]) -> ModelRequestParameters:
         if self._form is None:

@@ -117,7 +117,7 @@ def _prepared(call: ChatCall, control: Control, secrets: environment.Secrets) ->
         raise Refused(f"This worker cannot hold chats: {error.name or error} is not installed", hint=_WITHOUT) from None
     told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
     form = Form(call.schema) if call.schema else None
-    return Conversation(call, told, form, limit=control.output_limit), told
+    return Conversation(call, told, form, limit=control.output_limit, paid=control.paid), told
 
 
 def _result(

@@ -1,0 +1,358 @@
+"""Budgets by the Python API: set, listed, raised, taken away, and why tasks wait for money.
+
+co.budgets.set("project", "shop", usd="50", period="month")
+co.budgets.set("agent", "ann", usd=5, period="day", on_exceed="warn")
+for one in co.budgets.list():
+    print(one.name, one.period, one.spent.usd, one.left_usd, one.waiting)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection
+
+from coordination import price_list
+from coordination.clock import utc_now
+from coordination.domain.budgets import Budget, Period, Scope, Short, caps_of
+from coordination.domain.excerpts import excerpt
+from coordination.domain.pricing import PriceBook, Quote, Unknown
+from coordination.domain.projects import Project
+from coordination.domain.standings import Checked, Standing
+from coordination.errors import NotFound, Refused, Unavailable
+from coordination.flows.set_budget import amend_budget, check_budget, remove_budget, set_budget
+from coordination.ids import is_id
+from coordination.money import show_usd, usd
+from coordination.runtime import Runtime
+from coordination.services import budgets as service
+from coordination.services import prices
+from coordination.services.expectations import estimator
+from coordination.store.queries import budgets, money
+
+MOST = 10_000
+"""So many budgets are listed, unless more are asked for."""
+
+
+class Unchanged(Enum):
+    """What is not said."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""The default of ``Budgets.set``: as it was, or as it is when nobody says anything."""
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+class _Connected(Protocol):
+    @property
+    def runtime(self) -> Runtime: ...
+
+    def project(self, name: str) -> Project: ...
+
+    def run(self, name: str) -> _Named: ...
+
+    def task(self, name: str) -> _Named: ...
+
+
+class Budgets:
+    """The budgets of a connection's workspace. A subject is named as people name it; the workspace has no name."""
+
+    def __init__(self, co: _Connected) -> None:
+        self._co = co
+
+    def set(
+        self,
+        scope: Scope | str,
+        subject: str | None = None,
+        *,
+        usd: Decimal | float | str | Unchanged | None = UNCHANGED,
+        tokens: int | Unchanged | None = UNCHANGED,
+        max_unpriced_calls: int | Unchanged | None = UNCHANGED,
+        period: Period | str = Period.TOTAL,
+        on_exceed: str | Unchanged = UNCHANGED,
+        warn_at: int | Unchanged | None = UNCHANGED,
+        downgrade_to: str | Unchanged | None = UNCHANGED,
+    ) -> Standing:
+        """Cap what a workspace, project, agent, session, run or task may spend, in all, each day or each month.
+
+        What is not said stays as it is; None takes a cap away. What waits for money is looked at anew at once.
+        Raises NotFound for a subject that there is not, Refused for what is no budget and for a cap below what is
+        spent already; then nothing has changed.
+        """
+        said = {
+            "usd": usd,
+            "tokens": tokens,
+            "max_unpriced_calls": max_unpriced_calls,
+            "on_exceed": on_exceed,
+            "warn_at": warn_at,
+            "downgrade_to": downgrade_to,
+        }
+        which = scope_named(scope)
+        when = period_named(period)
+        return self._amend(which, self._subject(which, subject, known=True), when, _said(said))
+
+    def _amend(self, scope: Scope, subject: str | None, period: Period, said: Mapping[str, Any]) -> Standing:
+        runtime = self._co.runtime
+        made = runtime.store.transact(
+            lambda tx: amend_budget(
+                tx, runtime.workspace_id, said, scope=scope, subject=subject, period=period, actor=runtime.actor
+            )
+        )
+        self._nudge(made)
+        return self._stand([made])[0]
+
+    def store_all(self, tx: Connection, project_id: str, caps: Mapping[Period, Mapping[str, Any] | None]) -> None:
+        """Give a project these budgets in a larger transaction; None: it has none for that period then."""
+        runtime = self._co.runtime
+        for period, said in caps.items():
+            known = budgets.find(tx, runtime.workspace_id, Scope.PROJECT, project_id, period)
+            if said is not None:
+                set_budget(
+                    tx,
+                    runtime.workspace_id,
+                    caps_of(said),
+                    scope=Scope.PROJECT,
+                    subject=project_id,
+                    period=period,
+                    actor=runtime.actor,
+                )
+            elif known is not None:
+                remove_budget(tx, runtime.workspace_id, known.id)
+
+    def raise_to(self, run: str, cap: Decimal | float | str) -> Standing:
+        """Give a run's own budget a larger cap in dollars, so that its tasks go on.
+
+        Raises Refused when it has none, or one that is as large already; what holds the run then is said.
+        """
+        money_ = usd(cap)
+        run_id = self._co.run(run).id
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            known = budgets.get(tx, runtime.workspace_id, Scope.RUN, run_id, Period.TOTAL)
+        if known is None or known.usd is None:
+            raise Refused(f"The run {run} has no budget in dollars", hint=self._elsewhere(run_id))
+        if money_ <= known.usd:
+            raise Refused(
+                f"The run's budget is {show_usd(known.usd)} already: {show_usd(money_)} does not raise it",
+                hint=f"To lower it: coord budgets set run {run} --usd {money_:f}" if money_ < known.usd else None,
+            )
+        return self._amend(Scope.RUN, run_id, Period.TOTAL, {"usd": money_})
+
+    def list(
+        self,
+        *,
+        project: str | None = None,
+        run: str | None = None,
+        ended: bool = False,
+        most: int = MOST,
+    ) -> Sequence[Standing]:
+        """How the budgets stand now: of the workspace, or of one project or run and what belongs to it.
+
+        Those of runs that have ended, and of their tasks, only with *ended*.
+        """
+        runtime = self._co.runtime
+        project_id = self._co.project(project).id if project else None
+        run_id = self._co.run(run).id if run else None
+        with runtime.store.read() as tx:
+            found = budgets.listed(
+                tx,
+                runtime.workspace_id,
+                project_id=project_id,
+                run_id=run_id,
+                unfinished=not ended and run_id is None,
+                most=most,
+            )
+            return _in_order(self._standings(tx, found))
+
+    def of(self, scope: Scope | str, subject: str | None = None) -> Sequence[Standing]:
+        """The budgets that one subject has itself: in all, for the month, for the day."""
+        which = scope_named(scope)
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            whose = self._subject(which, subject, known=False) or runtime.workspace_id
+            found = budgets.of_subject(tx, runtime.workspace_id, which, whose)
+        return self._stand(found)
+
+    def remove(self, scope: Scope | str, subject: str | None = None, *, period: Period | str | None = None) -> Standing:
+        """Take a budget away; how it stood. Without *period*: the only one that the subject has.
+
+        What was spent stays in the ledger, and what waited for it goes on. NotFound when there is none.
+        """
+        found = self.of(scope, subject)
+        named = f"{scope} {subject}" if subject else f"{scope}"
+        if period is not None:
+            wanted = period_named(period)
+            found = [one for one in found if one.period is wanted]
+        if not found:
+            raise NotFound(f"The {named} has no such budget", hint="See: coord budgets list")
+        if len(found) > 1:
+            periods = ", ".join(one.period for one in found)
+            raise Refused(f"The {named} has {len(found)} budgets: {periods}", hint="Say which with the period")
+        runtime, budget = self._co.runtime, found[0].budget
+        runtime.store.transact(lambda tx: remove_budget(tx, runtime.workspace_id, budget.id))
+        self._nudge(budget)
+        return found[0]
+
+    def check(self, *, repair: bool = False) -> Sequence[Checked]:
+        """Compare what is kept of every budget's present period with the ledger and the running attempts.
+
+        *repair*: write what these add up to where it differs. Each budget is compared in a transaction of its own.
+        """
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            found = budgets.listed(tx, runtime.workspace_id)
+            names = budgets.names(tx, runtime.workspace_id, found)
+        done = []
+        for one in found:
+            kept, counted = runtime.store.transact(
+                lambda tx, one=one: check_budget(tx, runtime.workspace_id, one, repair=repair)  # type: ignore[misc]
+            )
+            done.append(Checked(one, names.get(one.id, one.subject), kept, counted))
+            if repair and not done[-1].right:
+                self._nudge(one)
+        return done
+
+    def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, Short]:
+        """Why tasks that wait for money do, by task id: of the workspace, of a run's id, or of some tasks' ids.
+
+        One that is not in the answer has its money again, and goes on by itself.
+        """
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            return lacking(tx, runtime.workspace_id, run=run, tasks=tasks)
+
+    def held(self, run: str) -> Sequence[Short]:
+        """What is missing to each task of a run's id that waits for money; nothing when one of them may go on."""
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            found = lacking(tx, runtime.workspace_id, run=run)
+            waiting = money.count_waiting(tx, runtime.workspace_id, run)
+        return list(found.values()) if len(found) == waiting else ()
+
+    def _nudge(self, budget: Budget) -> None:
+        """Ask for a look at the projects that a budget is about, now."""
+        runtime = self._co.runtime
+        if budget.project_id is not None:
+            runtime.nudge(budget.project_id)
+            return
+        with runtime.store.read() as tx:
+            waiting = money.projects_waiting(tx, runtime.workspace_id)
+        for project_id in waiting:
+            runtime.nudge(project_id)
+
+    def _subject(self, scope: Scope, name: str | None, *, known: bool) -> str | None:
+        if scope is Scope.WORKSPACE:
+            if name is not None:
+                raise Refused("The workspace needs no name", hint="coord budgets set workspace --usd 50")
+            return None
+        if not name:
+            raise Refused(f"Say which {scope}", hint=f"coord budgets set {scope} NAME --usd 5")
+        match scope:
+            case Scope.PROJECT:
+                return self._co.project(name).id
+            case Scope.RUN:
+                return self._co.run(name).id
+            case Scope.TASK:
+                return self._co.task(name).id
+            case Scope.SESSION if known and not is_id(name):
+                raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
+        return name
+
+    def _stand(self, found: Sequence[Budget]) -> Sequence[Standing]:
+        with self._co.runtime.store.read() as tx:
+            return self._standings(tx, found)
+
+    def _standings(self, tx: Connection, found: Sequence[Budget]) -> Sequence[Standing]:
+        workspace_id = self._co.runtime.workspace_id
+        return service.standings(tx, workspace_id, found, lacking(tx, workspace_id) if found else {})
+
+    def _elsewhere(self, run_id: str) -> str:
+        """What holds a run's tasks, if it is not the run's own budget."""
+        for lack in self.lacking(run=run_id).values():
+            if not lack.passing:
+                return f"What holds it: {lack.sentence()}. {lack.hint()}"
+        return f"Give it one: coord budgets set run {run_id} --usd N"
+
+
+class Budgeted:
+    """The part of a run's handle that says what it may spend."""
+
+    __slots__ = ()
+
+    co: _Connected
+    id: str
+
+    @property
+    def budget(self) -> Standing | None:
+        """How the run's own budget stands: what is spent, reserved and left of it; None when it has none."""
+        runtime = self.co.runtime
+        with runtime.store.read() as tx:
+            found = budgets.get(tx, runtime.workspace_id, Scope.RUN, self.id, Period.TOTAL)
+            if found is None:
+                return None
+            lacks = lacking(tx, runtime.workspace_id, run=self.id)
+            return service.standings(tx, runtime.workspace_id, [found], lacks)[0]
+
+
+def lacking(
+    tx: Connection, workspace_id: str, *, run: str | None = None, tasks: Collection[str] | None = None
+) -> dict[str, Short]:
+    """Why tasks that wait for money do, by prices as they are now."""
+    guess = _estimator(tx, workspace_id)
+    if tasks is not None:
+        return service.shortages(tx, workspace_id, money.asking(tx, workspace_id, tasks), guess)
+    return service.lacking(tx, workspace_id, guess, run_id=run)
+
+
+def _estimator(tx: Connection, workspace_id: str) -> service.Estimator:
+    book: list[PriceBook] = []
+
+    def quote(_workspace: str, project_id: str, model: str) -> Quote | Unknown:
+        if not book:
+            book.append(prices.open_book(tx, workspace_id, price_list.quote))
+        try:
+            return book[0].quote(model, project_id, utc_now())
+        except Unavailable:
+            return Unknown("the list of prices cannot be loaded")
+
+    return estimator(quote)
+
+
+def scope_named(name: Scope | str) -> Scope:
+    """The scope of that name; Refused for another."""
+    try:
+        return Scope(name)
+    except ValueError:
+        raise Refused(f"There are no budgets of a {excerpt(str(name))}", hint=f"Of: {', '.join(Scope)}") from None
+
+
+def period_named(name: Period | str) -> Period:
+    """The period of that name; Refused for another."""
+    try:
+        return Period(name)
+    except ValueError:
+        raise Refused(
+            f"A budget's period is {', '.join(Period)}, not {excerpt(str(name))}", hint="total never begins anew"
+        ) from None
+
+
+def _said(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of it. A cheaper model alone says enough: that it is to be used."""
+    found = {name: value for name, value in said.items() if value is not UNCHANGED}
+    if found.get("downgrade_to") is not None and "on_exceed" not in found:
+        found["on_exceed"] = "downgrade"
+    return found
+
+
+def _in_order(found: Sequence[Standing]) -> Sequence[Standing]:
+    """The widest first, in each scope as they were set."""
+    order = list(Scope)
+    return sorted(found, key=lambda one: (order.index(one.scope), one.name if one.scope is not Scope.RUN else ""))

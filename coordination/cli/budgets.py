@@ -1,0 +1,316 @@
+"""``coord budgets …``: cap what may be spent, see what is left, and let go on what waits for money."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.runs import RunName
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination
+    from coordination.domain.budgets import Period
+    from coordination.domain.standings import Standing
+
+Whose = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Which one; the workspace has no name.", show_default=False)
+]
+OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="With task: of this run.")]
+_NONE = "none"
+_MOST_TASKS = 20
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Budgets: what may be spent.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("set")(set_)
+    group.command("raise")(raise_)
+    group.command("remove")(remove)
+    group.command("check")(check)
+    app.add_typer(group, name="budgets")
+
+
+def list_(
+    *,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project, its runs and tasks.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only of this run and its tasks.")] = None,
+    ended: Annotated[bool, typer.Option("--ended", help="Also of runs that have ended.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """All budgets: what is spent, reserved and left in their present period, and how many tasks wait for each."""
+    with connected() as co:
+        found = co.budgets.list(project=project, run=run, ended=ended)
+    if as_json:
+        print_json({"budgets": [one.to_json() for one in found]})
+    else:
+        budget_table(found)
+
+
+def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """The budgets of one subject, and which tasks wait for them."""
+    from coordination.errors import NotFound
+
+    with connected() as co:
+        found = co.budgets.of(scope, _subject(co, scope, name, run))
+        if not found:
+            raise NotFound(
+                f"The {scope}{f' {name}' if name else ''} has no budget",
+                hint=f"Set one with: coord budgets set {scope}{f' {name}' if name else ''} --usd N",
+            )
+        waiting = _waiting(co, found)
+    if as_json:
+        print_json({"budgets": [one.to_json() for one in found], "waiting": waiting})
+        return
+    budget_table(found)
+    for one in found:
+        by = f" by {one.budget.set_by}" if one.budget.set_by else ""
+        print(f"\nof the {one.period}: " if one.period != "total" else "\nin all: ", end="")
+        print(f"{_does(one)}; set{by}" + (f" on {one.budget.set_at:%Y-%m-%d %H:%M} UTC" if one.budget.set_at else ""))
+    if waiting:
+        print("\nwhat waits for it")
+        for each in waiting[:_MOST_TASKS]:
+            print(f"  {each['key']}: {each['why']}")
+        if len(waiting) > _MOST_TASKS:
+            print(f"  and {len(waiting) - _MOST_TASKS} more")
+
+
+def set_(
+    scope: Whose,
+    name: Name = None,
+    *,
+    usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="N", help="Tokens.")] = None,
+    unpriced_calls: Annotated[
+        str | None,
+        typer.Option(
+            "--unpriced-calls", metavar="N", help="Calls of models without a known price (with --usd: 0, if not said)."
+        ),
+    ] = None,
+    period: Annotated[str, typer.Option("--period", help="total, or anew each day or month.")] = "total",
+    on_exceed: Annotated[
+        str | None,
+        typer.Option("--on-exceed", metavar="WHAT", help="block (what does not fit waits), warn or downgrade."),
+    ] = None,
+    warn_at: Annotated[
+        str | None, typer.Option("--warn-at", metavar="PERCENT", help="When it is told, in percent of a cap; 80.")
+    ] = None,
+    downgrade_to: Annotated[
+        str | None, typer.Option("--downgrade-to", metavar="MODEL", help="The cheaper model, from --warn-at on.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cap what a workspace, project, agent, session, run or task may spend; or change such a cap.
+
+    What is not said stays as it was; "none" takes a cap away. Tasks that wait for money are looked at again at once.
+    """
+    from coordination.errors import Refused
+
+    said: dict[str, Any] = {}
+    if usd is not None:
+        said["usd"] = None if usd == _NONE else usd
+    for key, text in (("tokens", tokens), ("max_unpriced_calls", unpriced_calls), ("warn_at", warn_at)):
+        if text is not None:
+            said[key] = None if text == _NONE else _number(text)
+    said |= {key: text for key, text in (("on_exceed", on_exceed), ("downgrade_to", downgrade_to)) if text is not None}
+    if not said:
+        raise Refused("Say what the budget is to be", hint="Such as --usd 5, --tokens 100000 or --on-exceed warn")
+    with connected() as co:
+        made = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **said)
+    _say(made, "is set", as_json=as_json)
+
+
+def raise_(
+    run: RunName,
+    usd: Annotated[str, typer.Argument(metavar="USD", help="The new cap, more than the present one.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Give a run's budget a larger cap, so that what waits goes on."""
+    with connected() as co:
+        made = co.budgets.raise_to(run, usd)
+    _say(made, "is raised", as_json=as_json)
+
+
+def remove(
+    scope: Whose,
+    name: Name = None,
+    *,
+    period: Annotated[
+        str | None, typer.Option("--period", help="Which, if there are several: total, day or month.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a budget away; what waited for it goes on."""
+    with connected() as co:
+        found = co.budgets.remove(scope, _subject(co, scope, name, run), period=period)
+    if as_json:
+        print_json({"removed": found.to_json()})
+    else:
+        print(f"{_named(found)} is gone. What was spent stays in the ledger.")
+
+
+def check(
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Write what the ledger says where it differs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what is kept of every budget with the ledger and with what runs. Exit code 1: some differ."""
+    from coordination.cli.exit_codes import NOT_COMPLETED, OK
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        found = co.budgets.check(repair=repair)
+    wrong = [one for one in found if not one.right]
+    if as_json:
+        print_json({"checked": len(found), "repaired": repair, "wrong": [one.to_json() for one in wrong]})
+    else:
+        if wrong:
+            table(
+                ["scope", "name", "period", "kept: spent", "reserved", "counted: spent", "reserved"],
+                [
+                    (
+                        one.budget.scope,
+                        one.name,
+                        one.budget.period,
+                        *(_amount(amount) for use in (one.kept, one.counted) for amount in (use.spent, use.reserved)),
+                    )
+                    for one in wrong
+                ],
+            )
+        mended = " and are mended" if repair else "; mend them with: coord budgets check --repair"
+        print(f"{len(found)} budgets checked, {len(wrong)} differ{mended if wrong else ''}.")
+    raise typer.Exit(NOT_COMPLETED if wrong and not repair else OK)
+
+
+def budget_table(found: Sequence[Standing]) -> None:
+    """Budgets for people."""
+    from coordination.cli.tables import show as table
+
+    table(
+        ["scope", "name", "period", "cap", "spent", "reserved", "left", "%", "then", "waiting", "id"],
+        [
+            (
+                one.scope,
+                one.name,
+                one.period,
+                one.budget.caps(),
+                _amount(one.spent),
+                _amount(one.reserved),
+                _left(one),
+                "" if one.percent is None else one.percent,
+                one.on_exceed,
+                one.waiting or "",
+                one.budget.subject if one.scope in ("run", "task", "session") else "",
+            )
+            for one in found
+        ],
+        empty="No budgets. Set one with: coord budgets set project NAME --usd 50 --period month",
+    )
+
+
+def caps_of_project(said: Mapping[str, Any]) -> dict[Period, dict[str, Any] | None]:
+    """A project's budgets by their periods, as its options say them; None: it is to have none for that."""
+    from coordination.budgeting import period_named
+    from coordination.errors import Refused
+
+    found: dict[Period, dict[str, Any] | None] = {}
+    for key, value in said.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
+            raise Refused(f"{value!r} is no budget", hint="Write it like --budget month=50")
+        found[period_named(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
+    return found
+
+
+def spent_of(one: Mapping[str, Any]) -> str:
+    """$12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
+    from coordination.money import show_usd
+
+    parts = []
+    if one["usd"] is not None:
+        parts.append(f"{show_usd(one['spent']['usd'])} of {show_usd(one['usd'])}")
+    if one["tokens"] is not None:
+        parts.append(f"{one['spent']['tokens']:,} of {one['tokens']:,} tokens")
+    when = "in all" if one["period"] == "total" else f"of the {one['period']}"
+    reserved = f", {show_usd(one['reserved']['usd'])} reserved" if one["reserved"]["usd"] else ""
+    waiting = f"; {one['waiting']} tasks wait for it" if one["waiting"] else ""
+    return f"{' and '.join(parts) or 'calls of unknown price'} {when}{reserved}{waiting}"
+
+
+def _say(made: Standing, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"budget": made.to_json()})
+        return
+    print(f"{_named(made)} {what}: {made.budget.caps()}; {_does(made)}.")
+    print(f"Spent {_amount(made.spent)}, reserved {_amount(made.reserved)}, left {_left(made)}.")
+    if made.waiting:
+        print(f"{made.waiting} tasks still wait for it. See: coord budgets show {made.budget.address()}".rstrip())
+
+
+def _named(one: Standing) -> str:
+    """The workspace's budget of the month; the budget of run nightly."""
+    when = "" if one.period == "total" else f" of the {one.period}"
+    return f"The budget{when} of {one.scope} {one.name}"
+
+
+def _does(one: Standing) -> str:
+    """What it does as it fills."""
+    budget = one.budget
+    told = f"told at {budget.warn_percent}%" if budget.warn_percent is not None else "not told before"
+    if budget.action == "downgrade":
+        return f"{told}, from where on jobs use {budget.downgrade_to}; then what does not fit waits"
+    return f"{told}, " + ("holds nothing back" if budget.action == "warn" else "then what does not fit waits")
+
+
+def _amount(of: Any) -> str:
+    from coordination.money import show_usd
+
+    parts = [show_usd(of.usd)]
+    if of.tokens:
+        parts.append(f"{of.tokens:,} tokens")
+    if of.unpriced:
+        parts.append(f"{of.unpriced:,} calls of unknown price")
+    return ", ".join(parts)
+
+
+def _left(one: Standing) -> str:
+    from coordination.money import show_usd
+
+    parts = []
+    if one.left_usd is not None:
+        parts.append(show_usd(one.left_usd))
+    if one.left_tokens is not None:
+        parts.append(f"{one.left_tokens:,} tokens")
+    return ", ".join(parts)
+
+
+def _waiting(co: Coordination, found: Sequence[Standing]) -> list[dict[str, str]]:
+    ids = {one.budget.id for one in found}
+    lacks = {task_id: lack for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids}
+    return [{"id": each, "key": co.task(each).key, "why": lack.sentence()} for each, lack in lacks.items()]
+
+
+def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
+    """What is named; of a run's task its id."""
+    from coordination.errors import Refused
+
+    if run is None:
+        return name
+    if scope != "task" or name is None:
+        raise Refused("--run says which run a task is of", hint="coord budgets set task KEY --run RUN --usd 1")
+    return co.run(run).task(name).id
+
+
+def _number(text: str) -> Any:
+    """A number if it is one; what it is then is not for this door to judge."""
+    bare = text.replace(",", "").replace("_", "").removesuffix("%")
+    return int(bare) if bare.isascii() and bare.isdecimal() and len(bare) < _MOST_TASKS else text

@@ -1,0 +1,215 @@
+"""Budgets at work, with real workers on both databases: what is capped stops in order, and goes on when raised."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from coordination.client import Run
+from coordination.domain.attempts import Outcome
+from coordination.domain.budgets import Scope
+from coordination.domain.chat import ChatCall
+from coordination.domain.plans import BudgetCap, Task
+from coordination.domain.runs import RunState
+from coordination.domain.tasks import BlockReason, TaskState
+from coordination.domain.work import AgentCall
+from coordination.store.queries import costs
+from tests.support.command import coord_in
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server
+from tests.support.processes import Processes, until
+from tests.support.sources import ROOT
+
+TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
+CALL = (Decimal("0.25") * INPUT_TOKENS + 2 * OUTPUT_TOKENS) / 1_000_000
+"""What a call of gpt-5-mini costs, by the list that comes along."""
+
+
+@pytest.fixture
+def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def chat(server: ModelServer) -> ChatCall:
+    tools = [{"command": [sys.executable, str(TOOLS)]}]
+    return ChatCall("openai:gpt-5-mini", "How is it?", url=f"{server.url}/v1", tools=tools)
+
+
+def spending(dollars: str) -> dict[str, str]:
+    said = f'{{\\"model\\": \\"m\\", \\"input_tokens\\": 10, \\"cost_usd\\": {dollars}}}'
+    return {"shell": f'echo "{said}" >> "$COORD_COSTS"'}
+
+
+def waits_for_money(run: Run, key: str) -> bool:
+    record = run.task(key).record
+    return record.state is TaskState.BLOCKED and BlockReason.BUDGET in record.reasons
+
+
+def counted_right(fleet: Fleet) -> None:
+    assert all(one.right for one in fleet.co.budgets.check())
+
+
+def test_a_chat_is_stopped_before_the_call_that_its_task_cannot_pay_and_goes_on_when_it_can(fleet: Fleet) -> None:
+    add = ToolUse("add", {"a": 1, "b": 1})
+    with running_model_server([add, add, add, add, "Fine"]) as server:
+        fleet.worker("-c", "2")
+        run = fleet.submit(Task("ask", chat(server), budget=BudgetCap(CALL * Decimal("2.5"))))
+        until(lambda: waits_for_money(run, "ask"), within=timedelta(seconds=40), what="the stop")
+
+        assert server.served == 2, "a third call would not fit"
+        assert run.cost == 2 * CALL
+        (attempt,) = run.task("ask").attempts()
+        assert attempt.outcome is Outcome.DEFERRED
+        assert run.task("ask").record.failures == 0
+        (standing,) = fleet.co.budgets.of(Scope.TASK, run.task("ask").id)
+        assert (standing.spent.usd, standing.reserved.usd, standing.waiting) == (2 * CALL, 0, 1)
+        explained = fleet.coord("explain", "ask").out
+        assert "the task's budget of $0.000725 has $0.000145 left; this needs $0.00029" in explained
+        assert f"coord budgets set task {run.task('ask').id} --usd N" in explained
+        counted_right(fleet)
+
+        fleet.coord("budgets", "set", "task", "ask", "--usd", "0.01")
+        assert run.wait(timeout=60) is RunState.COMPLETED
+
+    assert run.task("ask").output == "Fine"
+    assert server.served == 5
+    assert run.cost == 5 * CALL, "what was served is what is billed"
+    counted_right(fleet)
+
+
+def test_an_agent_that_is_stopped_for_want_of_money_keeps_what_it_had_said(fleet: Fleet) -> None:
+    script = (
+        'cat >/dev/null; echo \'{"answer": "half of it", "usd": 0.30}\'; '
+        'if [ "$COORD_ATTEMPT" = 1 ]; then sleep 60; fi; echo \'{"answer": "all of it", "usd": 0.10}\''
+    )
+    reads = {"format": "jsonl", "result": "answer", "cost_usd": "usd"}
+    work = AgentCall("custom", "work", command=["/bin/sh", "-c", script], reads=reads, model="m")
+    fleet.worker("-c", "2")
+    run = fleet.submit(Task("write", work, budget=BudgetCap(Decimal("0.50"), max_unpriced_calls=9)))
+    until(lambda: waits_for_money(run, "write"), within=timedelta(seconds=40), what="the stop")
+
+    (attempt,) = run.task("write").attempts()
+    assert attempt.output == "half of it"
+    assert "it was stopped: the task's budget of $0.50 has $0.20 left; this needs $0.30" in str(attempt.error)
+    assert run.cost == Decimal("0.30")
+
+    fleet.co.budgets.set("task", "write", usd=2)
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert run.task("write").output == "all of it"
+    assert run.cost == Decimal("0.70")
+    counted_right(fleet)
+
+
+def test_what_a_killed_worker_had_spent_counts_once_and_what_it_had_reserved_comes_back(fleet: Fleet) -> None:
+    answers = [ToolUse("add", {"a": 1, "b": 1}), ToolUse("sh", {"command": "echo $$ > pid; exec sleep 600"}), "Again"]
+    with running_model_server(answers) as server:
+        worker = fleet.worker("-c", "1")
+        run = fleet.submit(Task("ask", chat(server)), budget=BudgetCap(Decimal("0.01")))
+        fleet.await_file("pid")
+        until(lambda: run.cost == 2 * CALL, within=timedelta(seconds=20), what="both calls in the ledger")
+        standing = run.budget
+        assert standing is not None
+        assert standing.spent.usd == 2 * CALL
+        assert standing.reserved.usd >= CALL
+
+        worker.kill()
+        fleet.worker("-c", "1")
+        assert run.wait(timeout=60) is RunState.COMPLETED
+
+    assert server.served == 3
+    assert run.cost == 3 * CALL
+    with fleet.co.runtime.store.read() as tx:
+        records = costs.newest(tx, fleet.co.runtime.workspace_id, run_id=run.id, limit=100)
+    assert sorted(one.attempt or 0 for one in records) == [1, 1, 2]
+    standing = run.budget
+    assert standing is not None
+    assert (standing.spent.usd, standing.reserved.usd) == (3 * CALL, 0)
+    counted_right(fleet)
+
+
+def test_of_forty_jobs_exactly_those_complete_for_which_there_is_money_and_then_all(fleet: Fleet) -> None:
+    fleet.worker("-c", "8")
+    jobs = [Task(f"t{number:02}", spending("0.05"), estimate={"usd": "0.05"}) for number in range(40)]
+    run = fleet.submit(*jobs, budget=BudgetCap(Decimal("0.50")))
+
+    def settled() -> bool:
+        counts = run.record.counts
+        return counts.get(TaskState.COMPLETED) == 10 and counts.get(TaskState.BLOCKED) == 30
+
+    until(settled, within=timedelta(seconds=60), what="ten completed, thirty that wait")
+    standing = run.budget
+    assert standing is not None
+    assert (standing.spent.usd, standing.reserved.usd, standing.left_usd) == (Decimal("0.50"), 0, 0)
+    assert (standing.percent, standing.waiting) == (100, 30)
+    shown = fleet.coord("status").out
+    assert "budgets for which tasks wait" in shown
+    counted_right(fleet)
+
+    fleet.coord("budgets", "raise", run.id, "2")
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    standing = run.budget
+    assert standing is not None
+    assert (standing.spent.usd, standing.reserved.usd) == (Decimal("2.00"), 0)
+    counted_right(fleet)
+
+
+def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
+    processes: Processes, tmp_path: Path
+) -> None:
+    coord = coord_in(tmp_path)
+    job = spending("0.05")["shell"]
+    tasks = [{"key": f"t{number}", "estimate": {"usd": 0.05}, "run": {"shell": job}} for number in range(5)]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"version": 1, "name": "short", "budget": {"usd": 0.2}, "tasks": tasks}))
+    told = (
+        r"1 tasks wait for money, and nothing else of this run can go on:\n"
+        r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05. Raise it: coord budgets raise (\S+) USD\n"
+    )
+    run = processes.start_python(
+        *("-m", "coordination.cli", "run", str(plan), "--json"), env=coord.environment, cwd=coord.cwd
+    )
+    run_id = run.wait_for(told)[1]
+
+    run.signal(signal.SIGINT)
+    assert run.wait() == 130
+    assert f"coord resume {run_id}" in run.output
+    again = processes.start_python(*("-m", "coordination.cli", "resume", run_id), env=coord.environment, cwd=coord.cwd)
+    again.wait_for(told)
+    coord("budgets", "raise", run_id, "0.25")
+
+    assert again.wait(within=timedelta(seconds=60)) == 0, again.output
+    assert "cost $0.25" in again.output
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_the_example_meets_its_cap_is_raised_and_ends(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COORD_")}
+    environment |= {"COORD_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    if database == "postgres":
+        environment["COORD_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    command = [sys.executable, str(ROOT / "examples" / "capped.py")]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    assert "20 tasks wait for money" in said
+    before, after = said.split("== coord budgets raise", 1)
+    assert [line.split()[3:5] for line in before.splitlines() if line.startswith("run ") and "total" in line] == [
+        ["$0.50", "$0.50,"]
+    ]
+    assert "30 completed; cost $1.50" in after
+    assert "1 budgets checked, 0 differ." in after

@@ -1,0 +1,83 @@
+"""Budgets by command, on both databases: set in one line, shown with what is left, refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Coord
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        "{version: 1, name: nightly, project: {name: shop}, budget: {usd: 2},"
+        " tasks: [{key: a, agent: ann, budget: {tokens: 500}, run: {shell: 'true'}}]}"
+    )
+    return path
+
+
+def test_budgets_are_set_shown_changed_and_taken_away(coord_on_each: Coord, plan: Path) -> None:
+    coord = coord_on_each
+    coord("submit", plan)
+
+    said = coord("budgets", "set", "workspace", "--usd", "50", "--period", "month", "--warn-at", "90%").out
+    assert said.startswith("The budget of the month of workspace default is set: $50.00; told at 90%")
+    assert "Spent $0.00, reserved $0.00, left $50.00." in said
+    coord("budgets", "set", "agent", "ann", "--tokens", "1,000", "--on-exceed", "warn")
+    coord("budgets", "set", "task", "a", "--run", "nightly", "--usd", "0.5", "--unpriced-calls", "2")
+    coord("budgets", "raise", "nightly", "3.5")
+    found = coord("budgets", "list", "--json").json["budgets"]
+    assert [(one["scope"], one["name"], one["period"], one["usd"], one["tokens"]) for one in found] == [
+        ("workspace", "default", "month", "50", None),
+        ("agent", "ann", "total", None, 1000),
+        ("run", "nightly", "total", "3.5", None),
+        ("task", "a", "total", "0.5", 500),
+    ]
+    assert found[0]["left"] == {"usd": "50", "tokens": None}
+    assert found[3]["max_unpriced_calls"] == 2
+    lines = coord("budgets", "list").out.splitlines()
+    assert [line.split()[:4] for line in lines[1:3]] == [
+        ["workspace", "default", "month", "$50.00"],
+        ["agent", "ann", "total", "1,000"],
+    ]
+    coord("budgets", "set", "task", "a", "--usd", "none")
+    assert "500 tokens" in coord("budgets", "show", "task", "a").out
+    assert coord("budgets", "check", "--json").json == {"checked": 4, "repaired": False, "wrong": []}
+
+    coord("budgets", "remove", "agent", "ann")
+    assert len(coord("budgets", "list", "--json").json["budgets"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("set", "agent", "bob", "--usd", "1"), "There is no agent 'bob'"),
+        (("set", "run", "weekly", "--usd", "1"), "There is no run 'weekly'"),
+        (("set", "team", "a", "--usd", "1"), "There are no budgets of a 'team'"),
+        (("set", "run", "nightly"), "Say what the budget is to be"),
+        (("set", "run", "nightly", "--usd", "lots"), "'lots' is not an amount of money"),
+        (("set", "run", "nightly", "--usd", "1e400"), "is not an amount of money that can be kept"),
+        (("set", "run", "nightly", "--tokens", "1.5"), "tokens must be a whole number"),
+        (("set", "run", "nightly", "--tokens", "9" * 30), "tokens must be a whole number"),
+        (("set", "run", "nightly", "--period", "week", "--usd", "1"), "period is total, day, month"),
+        (("set", "run", "nightly", "--on-exceed", "explode"), "on_exceed can be"),
+        (("set", "run", "nightly", "--run", "nightly", "--usd", "1"), "--run says which run a task is of"),
+        (("raise", "nightly", "1"), "is $2.00 already"),
+        (("remove", "project", "shop"), "The project shop has no such budget"),
+        (("show", "project", "shop"), "The project shop has no budget"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_sentence(
+    coord: Coord, plan: Path, words: tuple[str, ...], why: str
+) -> None:
+    coord("submit", plan)
+
+    said = coord("budgets", *words, code=None)
+
+    assert said.code == 2, said
+    assert why in said.err
+    assert len(said.err.splitlines()) == 1
+    assert [one["usd"] for one in coord("budgets", "list", "--json").json["budgets"]] == ["2", None]
