@@ -239,6 +239,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
+    "claims.claim_chosen": {"held": lambda world: {world.ids["next"]: {"slots": []}}},
     "budgets.applying": {"subjects": lambda world: [world.run_id]},
     "budgets.find": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id,
                      "period": lambda world: Period.TOTAL},
