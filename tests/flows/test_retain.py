@@ -379,14 +379,14 @@ class TestOneAtATime:
         finished(world, days=100)
 
         def taken_over(_seconds: float) -> bool:
-            world.sql("UPDATE chores SET holder = 'another'")
+            world.sql("UPDATE chores SET holder = 'another' WHERE name = 'retention'")
             return False
 
         with pytest.raises(flow.Conflict):
             clear(world, batch=5, rest=taken_over)
 
         assert len(rows(world)["tasks"]) == 4
-        assert world.sql("SELECT holder FROM chores") == [("another",)]
+        assert world.sql("SELECT holder FROM chores WHERE name = 'retention'") == [("another",)]
 
     def test_a_holder_that_died_is_followed_when_its_lease_is_over(self, world: World) -> None:
         finished(world, days=100)
