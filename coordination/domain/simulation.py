@@ -299,7 +299,7 @@ def _pause(backoff: Backoff, failed: int) -> float:
 def _path(steps: Sequence[Step], trace: _Trace) -> tuple[Leg, ...]:
     """From the task that ended last, back over what it waited for the longest."""
     legs: list[Leg] = []
-    number: int | None = max(trace.ended, key=lambda each: (trace.ended[each], -each), default=None)
+    number: int | None = max(trace.ended, key=lambda each: (trace.ended[each], each), default=None)
     while number is not None:
         ready, begun, ended = trace.ready[number], trace.begun[number], trace.ended[number]
         legs.append(Leg(steps[number].key, _time(ended - begun), _time(begun - ready)))

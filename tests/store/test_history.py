@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -98,6 +98,23 @@ class TestKeeping:
             learn(shop)
 
         assert not [each for each in seen if "job_history" in each[0]]
+
+
+class TestForgetting:
+    def test_kinds_that_have_not_run_for_long_are_forgotten_a_few_at_a_time(self, shop: World) -> None:
+        learn(shop, old=[sample(1)], older=[sample(2)], new=[sample(3)])
+        then = datetime.now(UTC) - timedelta(days=99)
+        moment = then if shop.store.dialect == "postgresql" else then.isoformat(timespec="microseconds")
+        shop.sql("UPDATE job_history SET updated_at = :then WHERE kind <> 'new'", then=moment)
+        age = timedelta(days=90)
+
+        def forget() -> int:
+            return shop.store.transact(lambda tx: history.forget(tx, shop.workspace, age=age, limit=1))
+
+        with shop.store.read() as tx:
+            assert history.count_unused(tx, shop.workspace, age=age) == 2
+        assert [forget(), forget(), forget()] == [1, 1, 0]
+        assert counts(shop) == {"new": 1}
 
 
 class TestEndedAttempts:

@@ -300,6 +300,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.drop": {"name": lambda world: "project"},
     "durations.recent": {"kinds": lambda world: ["shell:true"]},
     "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "history.forget": {"age": lambda world: timedelta(days=-1)},
+    "history.count_unused": {"age": lambda world: timedelta(days=-1)},
     "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
     "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},

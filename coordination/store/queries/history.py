@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from coordination.domain.estimates import Sample, latest, read_samples
 from coordination.store.tables.history import job_history
-from coordination.store.types import clean_text, db_now
+from coordination.store.types import clean_text, db_after, db_now
 
 h = job_history.c
 
@@ -113,6 +114,26 @@ def _begin(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[s
     ]
     if rows:
         tx.execute(insert(job_history), rows)
+
+
+def forget(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) -> int:
+    """Delete what is known of at most so many kinds of which no job has ended for that long; how many it were."""
+    found = tx.execute(
+        select(h.project_id, h.kind).where(*_unused(workspace_id, age)).limit(limit).with_for_update(skip_locked=True)
+    ).all()
+    if found:
+        chosen = tuple_(h.project_id, h.kind).in_([(row.project_id, row.kind) for row in found])
+        tx.execute(delete(job_history).where(h.workspace_id == workspace_id, chosen))
+    return len(found)
+
+
+def count_unused(tx: Connection, workspace_id: str, *, age: timedelta) -> int:
+    """How many kinds ``forget`` would delete in the end."""
+    return tx.execute(select(func.count()).select_from(job_history).where(*_unused(workspace_id, age))).scalar_one()
+
+
+def _unused(workspace_id: str, age: timedelta) -> tuple[ColumnElement[bool], ...]:
+    return h.workspace_id == workspace_id, h.updated_at < db_after(-age.total_seconds())
 
 
 def _written(samples: Sequence[Sample]) -> list[Any]:

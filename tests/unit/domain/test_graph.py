@@ -195,6 +195,8 @@ class TestFields:
             ({"concurrency_key": "x" * 1000}, "concurrency_key has 1,000 characters"),
             ({"workdir": "a\0"}, "workdir"),
             ({"limits": {"memory": 5}}, "limits must be Limits"),
+            ({"estimate": {"usd": -1}}, "estimate.usd must be an amount that is not negative"),
+            ({"estimate": {"cost": 1}}, "estimate has no 'cost'"),
             ({"limits": Limits(memory=0)}, "limits.memory must be a whole number from 1"),
             ({"limits": Limits(memory=True)}, "limits.memory"),
             ({"limits": Limits(files=3)}, "limits.files must be a whole number from 16"),

@@ -61,6 +61,11 @@ class TestOrder:
         assert took(played(late, long, short, slots=2)) == 15
         assert took(played(first, long, short, slots=2)) == 10
 
+    def test_what_comes_last_ends_the_path_though_it_takes_no_time(self):
+        found = played([Step("a", 0), Step("b", 0), Step("c", 1, (0, 1))], pool(1.0), pool(0.0))
+
+        assert [leg.key for leg in found.path] == ["a", "c"]
+
     def test_limits_hold(self):
         six = [Step(f"t{number}", 0, limits=("project", "key:deploy")) for number in range(6)]
 
