@@ -132,19 +132,28 @@ class Budgets:
 
         Raises Refused when it has none, or one that is as large already; what holds the run then is said.
         """
-        money_ = usd(cap)
+        wanted = usd(cap)
         run_id = self._co.run(run).id
         runtime = self._co.runtime
-        with runtime.store.read() as tx:
-            known = budgets.get(tx, runtime.workspace_id, Scope.RUN, run_id, Period.TOTAL)
-        if known is None or known.usd is None:
-            raise Refused(f"The run {run} has no budget in dollars", hint=self._elsewhere(run_id))
-        if money_ <= known.usd:
-            raise Refused(
-                f"The run's budget is {show_usd(known.usd)} already: {show_usd(money_)} does not raise it",
-                hint=f"To lower it: coord budgets set run {run} --usd {money_:f}" if money_ < known.usd else None,
+
+        def store(tx: Connection) -> Budget | None:
+            known = budgets.find(tx, runtime.workspace_id, Scope.RUN, run_id, Period.TOTAL)
+            if known is None or known.usd is None:
+                return None
+            if wanted <= known.usd:
+                raise Refused(
+                    f"The run's budget is {show_usd(known.usd)} already: {show_usd(wanted)} does not raise it",
+                    hint=f"To lower it: coord budgets set run {run} --usd {wanted:f}" if wanted < known.usd else None,
+                )
+            return amend_budget(
+                tx, runtime.workspace_id, {"usd": wanted}, scope=Scope.RUN, subject=run_id, actor=runtime.actor
             )
-        return self._amend(Scope.RUN, run_id, Period.TOTAL, {"usd": money_})
+
+        made = runtime.store.transact(store)
+        if made is None:
+            raise Refused(f"The run {run} has no budget in dollars", hint=self._elsewhere(run_id))
+        self._nudge(made)
+        return self._stand([made])[0]
 
     def list(
         self,

@@ -22,6 +22,7 @@ Name = Annotated[
 OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="With task: of this run.")]
 _NONE = "none"
 _MOST_TASKS = 20
+_MOST_DIGITS = 18
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,10 +77,10 @@ def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson 
         print(f"{_does(one)}; set{by}" + (f" on {one.budget.set_at:%Y-%m-%d %H:%M} UTC" if one.budget.set_at else ""))
     if waiting:
         print("\nwhat waits for it")
-        for each in waiting[:_MOST_TASKS]:
+        for each in waiting:
             print(f"  {each['key']}: {each['why']}")
-        if len(waiting) > _MOST_TASKS:
-            print(f"  and {len(waiting) - _MOST_TASKS} more")
+        if (more := sum(one.waiting for one in found) - len(waiting)) > 0:
+            print(f"  and {more} more")
 
 
 def set_(
@@ -137,7 +138,10 @@ def raise_(
     """Give a run's budget a larger cap, so that what waits goes on."""
     with connected() as co:
         made = co.budgets.raise_to(run, usd)
+        still = co.budgets.held(made.budget.subject)
     _say(made, "is raised", as_json=as_json)
+    if still and not as_json:
+        print(f"{len(still)} tasks of it wait all the same: {still[0].sentence()}. {still[0].hint()}")
 
 
 def remove(
@@ -253,7 +257,8 @@ def _say(made: Standing, what: str, *, as_json: bool) -> None:
     print(f"{_named(made)} {what}: {made.budget.caps()}; {_does(made)}.")
     print(f"Spent {_amount(made.spent)}, reserved {_amount(made.reserved)}, left {_left(made)}.")
     if made.waiting:
-        print(f"{made.waiting} tasks still wait for it. See: coord budgets show {made.budget.address()}".rstrip())
+        whose = "" if made.scope == "workspace" else f" {made.budget.subject}"
+        print(f"{made.waiting} tasks still wait for it. See: coord budgets show {made.scope}{whose}")
 
 
 def _named(one: Standing) -> str:
@@ -294,9 +299,10 @@ def _left(one: Standing) -> str:
 
 
 def _waiting(co: Coordination, found: Sequence[Standing]) -> list[dict[str, str]]:
+    """The first tasks that wait for these, and why."""
     ids = {one.budget.id for one in found}
-    lacks = {task_id: lack for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids}
-    return [{"id": each, "key": co.task(each).key, "why": lack.sentence()} for each, lack in lacks.items()]
+    lacks = [(task_id, lack) for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids]
+    return [{"id": each, "key": co.task(each).key, "why": lack.sentence()} for each, lack in lacks[:_MOST_TASKS]]
 
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
@@ -313,4 +319,4 @@ def _subject(co: Coordination, scope: str, name: str | None, run: str | None) ->
 def _number(text: str) -> Any:
     """A number if it is one; what it is then is not for this door to judge."""
     bare = text.replace(",", "").replace("_", "").removesuffix("%")
-    return int(bare) if bare.isascii() and bare.isdecimal() and len(bare) < _MOST_TASKS else text
+    return int(bare) if bare.isascii() and bare.isdecimal() and len(bare) <= _MOST_DIGITS else text

@@ -60,6 +60,8 @@ def amend_budget(
 
 def check_budget(tx: Connection, workspace_id: str, budget: Budget, *, repair: bool = False) -> tuple[Use, Use]:
     """What is kept of a budget's present period, and what the ledger and the attempts add up to; *repair*: kept now."""
+    if budgets.find(tx, workspace_id, budget.scope, budget.subject, budget.period) is None:
+        return Use(budget.id, ""), Use(budget.id, "")  # it was taken away meanwhile
     kept, counted = service.compare(tx, workspace_id, budget)
     if repair and (kept.spent, kept.reserved) != (counted.spent, counted.reserved):
         service.count(tx, workspace_id, budget)
