@@ -229,7 +229,7 @@ class TestBadLines:
         assert len(refusal.value.sentence()) < 300
 
 
-def test_a_hundred_thousand_issues_are_read_in_seconds():
+def test_a_hundred_thousand_issues_take_a_few_times_what_their_json_takes():
     body = "x" * 200
     dependencies = [{"issue_id": "a", "depends_on_id": "b", "type": "blocks", "metadata": "{}"}]
     lines = [
@@ -238,8 +238,12 @@ def test_a_hundred_thousand_issues_are_read_in_seconds():
     ]
     data = "\n".join(lines).encode()
 
-    started = time.perf_counter()
+    started = time.process_time()
+    for one in data.splitlines():
+        json.loads(one)
+    bare = time.process_time() - started
+    started = time.process_time()
     issues = read_issues(data)
 
     assert len(issues) == 100_000
-    assert time.perf_counter() - started < 15  # 2 to 3 s on an idle machine
+    assert time.process_time() - started < 40 * bare  # about 7 times; what grows with the square takes hundreds
