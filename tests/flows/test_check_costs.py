@@ -23,6 +23,8 @@ from coordination.store.queries import costs, retention, rollups
 from coordination.store.tables.retention import SUMS, chores
 from coordination.store.tables.rollups import rollups as table
 from tests.store.test_ledgers import record
+from tests.support.processes import Processes
+from tests.support.sources import ROOT
 from tests.support.world import World
 
 BEGIN = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -169,6 +171,35 @@ def test_writers_at_the_same_time_and_a_repair_among_them_lose_nothing(store_url
     check_costs(world.store, world.workspace, repair=True)
     assert {row.shard for row in rows(world, "model", "month") if row.starts < "2026-04-01"} == {0}
     assert right(world)
+    world.store.close()
+
+
+def write_in_a_process(url: str, workspace: str, seed: int) -> None:
+    """One of several processes, whose records another one writes too."""
+    own = open_store(url)
+    for one in (*some(40, seed=seed), *some(20, of="shared")):
+        own.transact(lambda tx, one=one: ledger.record(tx, workspace, [one]))
+    own.close()
+
+
+WRITER = """
+import sys
+from tests.flows.test_check_costs import write_in_a_process
+write_in_a_process(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+def test_processes_that_write_the_same_and_other_records_count_each_once(store_url: str, processes: Processes) -> None:
+    world = World(open_store(store_url))
+
+    writers = [
+        processes.start_python("-c", WRITER, store_url, world.workspace, str(seed), cwd=ROOT) for seed in range(1, 4)
+    ]
+
+    assert [one.wait(within=timedelta(seconds=100)) for one in writers] == [0, 0, 0], writers[0].output
+    assert right(world)
+    with world.store.read() as tx:
+        assert costs.total(tx, world.workspace)[1] == 3 * 40 + 20
     world.store.close()
 
 

@@ -24,7 +24,7 @@ MAX_LINES = 10_000
 
 _MOST_WARNINGS = 20
 _LONGEST_NAME = 200
-_LARGEST_COUNT = 2**53
+_LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
 _NOT_THEIRS = _KNOWN | OURS | READ_AS

@@ -25,7 +25,7 @@ LONGEST_TEXT = 2_000
 
 MOST_EVENTS = 2_000
 _LONGEST_SENTENCE = 300
-_LARGEST_COUNT = 2**53
+_LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
 _FINEST = Decimal("1e-12")
 
 # What a provider says when it is not the request's fault: wait, and try again.

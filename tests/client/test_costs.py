@@ -1,0 +1,52 @@
+"""The ledger in the Python API: taken in, added up, foretold, proved, written out; on both stores."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from coordination import connect
+from coordination.errors import NotFound, Refused
+from coordination.settings import load_settings
+
+LINES = "".join(
+    f'{{"id":"c{index}","usage":{{"model":"m{index % 2}","input_tokens":1,"output_tokens":1,"cost_usd":0.{index}1,'
+    f'"timestamp":"2026-0{index}-28T23:30:00.123456789Z"}},"session_id":"s","own":1.50}}\n'
+    for index in range(1, 6)
+)
+
+
+def test_what_was_spent_is_asked_for_in_python(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "costs.jsonl"
+    path.write_text(LINES)
+    with connect(load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})) as co:
+        done = co.costs.import_file(path)
+
+        assert (done.read, done.new, done.project) == (5, 5, tmp_path.name)
+        assert co.costs.total().cost_usd == Decimal("1.55")
+        assert co.costs.total(since="2026-02", until=date(2026, 4, 28)).calls == 3
+        assert [group.key for group in co.costs.summary("model")] == ["m1", "m0"]
+        assert [group.key for group in co.costs.summary("month", project=tmp_path.name)] == [
+            f"2026-0{month}" for month in range(1, 6)
+        ]
+        assert [group.key for group in co.costs.summary("session", top=1)] == ["s"]
+        assert co.costs.forecast().zone == co.costs.timezone == "UTC"
+        assert co.costs.set_timezone("Europe/Berlin").repaired
+        assert co.costs.summary("day")[0].key == "2026-01-29"
+        assert not co.costs.check().wrong
+        assert b"".join(co.costs.export("as-read")).decode() == LINES
+        for wrong in (
+            lambda: co.costs.summary("planet"),
+            lambda: co.costs.summary(top=0),
+            lambda: co.costs.total(since="soon"),
+            lambda: co.costs.set_timezone("Mars"),
+            lambda: co.costs.import_file(tmp_path / "nothing"),
+        ):
+            with pytest.raises(Refused):
+                wrong()
+        with pytest.raises(NotFound):
+            co.costs.forecast(project="nowhere")
