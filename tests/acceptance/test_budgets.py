@@ -28,6 +28,7 @@ from tests.support.fleet import Fleet, fleet_on
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server
 from tests.support.processes import Processes, until
 from tests.support.sources import ROOT
+from tests.support.stand_in import DONE, SAID, SESSION, StandIn
 
 TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
 CALL = (Decimal("0.25") * INPUT_TOKENS + 2 * OUTPUT_TOKENS) / 1_000_000
@@ -110,6 +111,26 @@ def test_an_agent_that_is_stopped_for_want_of_money_keeps_what_it_had_said(fleet
     counted_right(fleet)
 
 
+def test_an_agent_goes_on_in_the_same_conversation_when_there_is_money_again(fleet: Fleet, tmp_path: Path) -> None:
+    model = "claude-sonnet-4-5"  # three dollars a million in
+    message = {**SAID["message"], "model": model, "usage": {"input_tokens": 100_000}}
+    done = {**DONE, "modelUsage": {model: {"inputTokens": 9, "outputTokens": 2, "costUSD": 0.1}}}
+    first = f"case \"$*\" in *'--resume b658'*) printf '%s\\n' '{json.dumps(done)}'; exit;; esac"
+    command = StandIn(tmp_path)(SESSION, {**SAID, "message": message}, first=first, then="exec sleep 60")
+    fleet.worker("-c", "2")
+    run = fleet.submit(Task("look", AgentCall("claude", "Look", command=command), budget=BudgetCap(Decimal("0.50"))))
+    until(lambda: waits_for_money(run, "look"), within=timedelta(seconds=40), what="the stop")
+    assert run.cost == Decimal("0.30")
+
+    fleet.co.budgets.set("task", run.task("look").id, usd=1)
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert run.task("look").output == "All done"
+    assert run.cost == Decimal("0.40")
+    assert run.task("look").record.failures == 0
+    counted_right(fleet)
+
+
 def test_what_a_killed_worker_had_spent_counts_once_and_what_it_had_reserved_comes_back(fleet: Fleet) -> None:
     answers = [ToolUse("add", {"a": 1, "b": 1}), ToolUse("sh", {"command": "echo $$ > pid; exec sleep 600"}), "Again"]
     with running_model_server(answers) as server:
@@ -181,7 +202,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     run_id = run.wait_for(told)[1]
 
     run.signal(signal.SIGINT)
-    assert run.wait() == 130
+    assert run.wait(within=timedelta(seconds=60)) == 130
     assert f"coord resume {run_id}" in run.output
     again = processes.start_python(*("-m", "coordination.cli", "resume", run_id), env=coord.environment, cwd=coord.cwd)
     again.wait_for(told)
