@@ -24,6 +24,7 @@ class Purse:
         self._used: tuple[Usage, ...] = ()
         self._changed = False
         self._short: Short | None = None
+        self._over = False
 
     def spent(self, used: Sequence[Usage]) -> None:
         """The job has used this in all so far."""
@@ -42,15 +43,15 @@ class Purse:
         return not self._changed and self._short is None
 
     def due(self) -> list[CostRecord]:
-        """What is to be written now; the same again until ``wrote``."""
+        """What is to be written now; the same again until ``wrote``. Nothing, once the rest is on its way."""
         with self._lock:
-            return self._meter.due(self._used)
+            return [] if self._over else self._meter.due(self._used)
 
     def wrote(self, records: Sequence[CostRecord]) -> None:
         """These are in the ledger."""
         with self._lock:
             self._meter.wrote(records)
-            self._changed = bool(self._meter.due(self._used))
+            self._changed = not self._over and bool(self._meter.due(self._used))
 
     def stop(self, short: Short) -> None:
         """Remember why its job is stopped."""
@@ -59,6 +60,8 @@ class Purse:
     def rest(self, used: Sequence[Usage]) -> tuple[tuple[CostRecord, ...], tuple[CostRecord, ...]]:
         """What is still to be written, now that the job has ended and this is all it used; and what was written."""
         with self._lock:
+            self._over = True
+            self._changed = False
             written = tuple(self._meter.written)
             return tuple(self._meter.rest(used)), written
 

@@ -1,0 +1,96 @@
+"""What a running job spends is written once, whoever is faster: the heartbeat or the job's end."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination.clock import utc_now
+from coordination.domain.attempts import Claim, Usage
+from coordination.domain.costs import CostRecord
+from coordination.domain.metering import Meter
+from coordination.flows.finish_attempts import cost_of
+from tests.support.jobs import claim_of
+from workers.purse import Purse
+
+
+class NoPrices:
+    def one(self, _claim: Claim, used: Usage) -> Usage:
+        return used
+
+
+@pytest.fixture
+def purse() -> Purse:
+    return Purse(claim_of({"shell": "true"}), NoPrices())  # type: ignore[arg-type]
+
+
+def used(tokens: int, dollars: str | None = None) -> Usage:
+    return Usage("m", input_tokens=tokens, cost_usd=None if dollars is None else Decimal(dollars))
+
+
+def tokens(records: object) -> int:
+    assert isinstance(records, list | tuple)
+    return sum(one.total_tokens for one in records)
+
+
+def test_the_heartbeat_finds_nothing_once_the_end_has_taken_the_rest(purse: Purse) -> None:
+    purse.spent([used(10)])
+
+    rest, written = purse.rest([used(10)])
+
+    assert (tokens(rest), written) == (10, ())
+    assert not purse.changed
+    assert purse.due() == []
+
+
+def test_what_the_heartbeat_may_have_written_goes_with_the_end_under_the_same_id(purse: Purse) -> None:
+    purse.spent([used(10)])
+    due = purse.due()
+
+    rest, _ = purse.rest([used(25)])
+    purse.wrote(due)
+
+    assert {one.id for one in due} <= {one.id for one in rest}
+    assert tokens(rest) == 25
+    assert purse.due() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.sampled_from(["nothing", "due", "wrote"])), max_size=12),
+    st.none() | st.decimals(0, 10, places=4),
+)
+def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
+    steps: list[tuple[int, str]], told: Decimal | None
+) -> None:
+    ids = count()
+    ledger: dict[str, CostRecord] = {}
+    claim = claim_of({"shell": "true"})
+
+    def record(one: Usage) -> CostRecord:
+        made = cost_of(claim, one, utc_now())
+        return made if one.id else cost_of(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
+
+    meter = Meter(lambda one: one, record)
+    whole = 0
+    for more, act in steps:
+        whole += more
+        if act != "nothing":
+            found = meter.due([used(whole)])
+            ledger |= {one.id: one for one in found}
+            if act == "wrote":
+                meter.wrote(found)
+    ledger |= {one.id: one for one in meter.rest([Usage("m", input_tokens=whole, cost_usd=told)])}
+
+    assert sum(one.total_tokens for one in ledger.values()) == whole
+    if told is not None:
+        assert sum((one.cost_usd or Decimal(0) for one in ledger.values()), Decimal(0)) == told
+        unknown = sum(one.cost_usd is None for one in ledger.values()) - sum(one.settles for one in ledger.values())
+        assert unknown == 0
+
+
+def _fields(one: Usage) -> dict[str, object]:
+    return {name: getattr(one, name) for name in one.__slots__}
