@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import kombu.transport
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
@@ -92,4 +93,6 @@ class LeavingTransport(redis.Transport):
 
 def mend() -> None:
     """Let every connection to Redis in this process be one that leaves, and its channels thrifty ones."""
-    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:{LeavingTransport.__name__}"))
+    for name in ("redis", "rediss"):
+        TRANSPORT_ALIASES[name] = f"{__name__}:{LeavingTransport.__name__}"
+        kombu.transport._transport_cache.pop(name, None)  # noqa: SLF001 - one that was found before

@@ -176,3 +176,14 @@ def test_the_interpreter_starts_without_anything_of_ours() -> None:
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "json" in imported
     assert not imported & {"celery", "kombu", "sqlalchemy", "pydantic", "coordination", "workers", "asyncio"}
+
+
+def test_a_parent_that_was_large_once_makes_no_child_of_it_unfit(bench: Bench) -> None:
+    once = bytearray(700 << 20)
+    for place in range(0, len(once), 4096):
+        once[place] = 1
+    del once
+
+    first, second = (bench.run({"python": "job_functions:pid"}).output for _ in range(2))
+
+    assert first == second
