@@ -137,7 +137,13 @@ def test_claude_code_reports_with_our_tools(
 ) -> None:
     shared = tmp_path_factory.getbasetemp()
     claude = npm_program(CLAUDE, "claude", (shared.parent if "gw" in shared.name else shared) / "programs")
-    turns = [ToolUse("mcp__coord__progress", {"text": "looking"}), ToolUse("Bash", {"command": "touch it"}), "Done"]
+    # It begins without waiting for its servers, and has their tools once they have answered.
+    turns = [
+        ToolUse("Bash", {"command": "sleep 8"}),
+        ToolUse("mcp__coord__progress", {"text": "looking"}),
+        ToolUse("Bash", {"command": "touch it"}),
+        "Done",
+    ]
     with running_model_server(turns) as server:
         fleet.worker("-c", "2", **provider(server, tmp_path))
         call = AgentCall(
