@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from coordination.clock import monotonic, utc_now
 from coordination.domain.attempts import Claim
+from coordination.domain.costs import CostRecord
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.output import Chunk
 from coordination.domain.tasks import TaskState
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 
 _BATCH = 500
 _NOTES_EVERY = 1.0
+_PATIENCE = timedelta(seconds=2)  # with costs that cannot be written now: leases are renewed by the same thread
 
 
 class Heartbeat:
@@ -126,16 +128,28 @@ class Heartbeat:
             by_workspace.setdefault(claim.workspace_id, []).append((claim, purse))
         for workspace_id, spending in by_workspace.items():
             due = [(claim, purse, records) for claim, purse in spending if (records := purse.due())]
-            every = [one for _, _, records in due for one in records]
-            if not every:
-                continue
-            stops = self._store.transact(lambda tx, ws=workspace_id, all_of=every: checkpoint_costs(tx, ws, all_of))  # type: ignore[misc]
-            for claim, purse, records in due:
-                key = (claim.task_id, claim.attempt)
-                if (lack := stops.get(key)) is not None:
-                    purse.stop(lack)  # first: who waits for what was written must not go on
-                    self._held.stop(key, StopReason.BUDGET)
-                purse.wrote(records)
+            try:
+                self._pay(workspace_id, due)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                if len(due) == 1:
+                    raise
+                # What one job tells cannot be stored: the others' money must not wait for it.
+                for one in due:
+                    self._safely("the costs of one job", partial(self._pay, workspace_id, [one]))
+
+    def _pay(self, workspace_id: str, due: Sequence[tuple[Claim, Purse, Sequence[CostRecord]]]) -> None:
+        every = [one for _, _, records in due for one in records]
+        if not every:
+            return
+        stops = self._store.transact(lambda tx: checkpoint_costs(tx, workspace_id, every), patience=_PATIENCE)
+        for claim, purse, records in due:
+            key = (claim.task_id, claim.attempt)
+            if (lack := stops.get(key)) is not None:
+                purse.stop(lack)  # first: who waits for what was written must not go on
+                self._held.stop(key, StopReason.BUDGET)
+            purse.wrote(records)
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
@@ -152,11 +166,11 @@ class Heartbeat:
             next_round = monotonic() + every
             self._safely("notes", self.write_notes)
             beats = monotonic() >= next_beat
-            self._safely("costs", partial(self.checkpoint, all_=beats))
             if beats:
                 # After a failure the next try comes soon: a lease has time for several.
                 worked = self._safely("heartbeat", self.beat)
                 next_beat = monotonic() + (self._terms.heartbeat.total_seconds() if worked else _NOTES_EVERY)
+            self._safely("costs", partial(self.checkpoint, all_=beats))
 
     def _fence_loop(self) -> None:
         pause = min(1.0, (self._terms.ttl - self._terms.fence_after).total_seconds() / 4)

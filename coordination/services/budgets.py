@@ -217,7 +217,7 @@ class _Desk:
         dollars, tokens = estimate.usd, estimate.tokens
         if estimate.source == "unknown":
             # What is left of a cap, or one such job that was lost or put off would wait for ever before half of it.
-            left = [one.usd - uses[key].spent.usd for key, one in mine if one.usd is not None and one.holds]
+            left = [plus(one.usd, minus(uses[key].spent.usd)) for key, one in mine if one.usd is not None and one.holds]
             dollars = max(dollars, min([ASSUMED, *(each for each in left if each > 0)]))
         for key, one in mine:
             # It is stopped at its own cap, so it cannot come to more than what is left of that.

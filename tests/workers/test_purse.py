@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from coordination.clock import utc_now
 from coordination.domain.attempts import Claim, Usage
 from coordination.domain.costs import CostRecord
+from coordination.domain.leases import LeaseTerms
 from coordination.domain.metering import Meter
 from coordination.flows.finish_attempts import cost_of
+from coordination.store.engine import Store
 from tests.support.jobs import claim_of
+from tests.support.world import World
+from workers.heartbeat import Heartbeat
+from workers.held import HeldAttempts
 from workers.purse import Purse
 
 
@@ -94,3 +99,21 @@ def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
 
 def _fields(one: Usage) -> dict[str, object]:
     return {name: getattr(one, name) for name in one.__slots__}
+
+
+def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -> None:
+    world = World(store)
+    world.submit("bad", "good")
+    world.claim("bad", "good")
+    held = HeldAttempts()
+    for one in held.add([world.claims["bad"], world.claims["good"]], sent=0.0):
+        one.purse = Purse(one.claim, NoPrices())  # type: ignore[arg-type]
+        one.purse.spent([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
+    heartbeat = Heartbeat(store, held, {"id": world.worker}, terms=LeaseTerms())
+
+    heartbeat.checkpoint(all_=True)
+
+    assert [(str(row.task_id), row.total_tokens) for row in world.sql("SELECT task_id, total_tokens FROM costs")] == [
+        (world.ids["good"], 10)
+    ]
+    assert [claim.key for claim, _ in held.purses(all_=True)] == ["bad"]
