@@ -49,6 +49,19 @@ class Action(StrEnum):
     DOWNGRADE = "downgrade"  # from its warning on, jobs use a cheaper model; when it is reached, they wait
 
 
+def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[Scope, str]]:
+    """Whose budgets apply to a task, or to what it spent; *of*: its project_id, agent, session_id and run_id."""
+    named = {
+        Scope.WORKSPACE: workspace_id,
+        Scope.PROJECT: of["project_id"],
+        Scope.AGENT: of["agent"],
+        Scope.SESSION: of["session_id"],
+        Scope.RUN: of["run_id"],
+        Scope.TASK: task_id,
+    }
+    return [(scope, subject) for scope, subject in named.items() if subject is not None]
+
+
 @dataclass(frozen=True, slots=True)
 class Amount:
     """Dollars with a known price, tokens, and calls whose price is unknown."""

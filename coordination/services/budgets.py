@@ -27,6 +27,7 @@ from coordination.domain.budgets import (
     due_to_warn,
     short,
     starts_of,
+    subjects_of,
 )
 from coordination.domain.estimates import Estimate, asks_a_model
 from coordination.domain.standings import Standing
@@ -169,15 +170,7 @@ class _Desk:
         self._estimates = estimator(tx, rows)
 
     def _names(self, row: Row) -> list[tuple[Scope, str]]:
-        named = [
-            (Scope.WORKSPACE, self._workspace),
-            (Scope.PROJECT, row["project_id"]),
-            (Scope.AGENT, row["agent"]),
-            (Scope.SESSION, row["session_id"]),
-            (Scope.RUN, row["run_id"]),
-            (Scope.TASK, row["id"]),
-        ]
-        return [(scope, subject) for scope, subject in named if subject is not None]
+        return subjects_of(self._workspace, row["id"], row)
 
     def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
         """The budgets that apply to a task, each with its period of now."""
@@ -310,13 +303,13 @@ def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[Use, Use
 
 def _counted(
     tx: Connection, workspace_id: str, budget: Budget, *, make: bool
-) -> tuple[Use, Use, dict[tuple[str, int], Reserved | None]]:
+) -> tuple[Use, Use, dict[tuple[str, int], Reserved]]:
     """The use as kept, as counted, and what running attempts have reserved of it that does not say so."""
     starts, begins = period_of(tx, workspace_id, budget)
     key = (budget.id, starts)
     running = money.lock_running(tx, workspace_id, budget.scope, budget.subject)
     use = money.lock_uses(tx, workspace_id, [key], make=[key] if make else ()).get(key, Use(budget.id, starts))
-    reserved: dict[tuple[str, int], Reserved | None] = {}
+    reserved: dict[tuple[str, int], Reserved] = {}
     held = NOTHING
     for one in running:
         if one.reserved is None:

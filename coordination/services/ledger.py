@@ -25,6 +25,7 @@ from coordination.domain.budgets import (
     reached,
     short,
     starts_of,
+    subjects_of,
 )
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
@@ -136,15 +137,8 @@ class _Settling:
 
     def _names(self, record: CostRecord) -> list[tuple[Scope, str]]:
         """Whose budgets apply to a record."""
-        named = [
-            (Scope.WORKSPACE, self._workspace),
-            (Scope.PROJECT, record.project_id),
-            (Scope.AGENT, record.agent),
-            (Scope.SESSION, record.session_id),
-            (Scope.RUN, record.run_id),
-            (Scope.TASK, record.task_id),
-        ]
-        return [(scope, subject) for scope, subject in named if subject is not None]
+        of = {name: getattr(record, name) for name in ("project_id", "agent", "session_id", "run_id")}
+        return subjects_of(self._workspace, record.task_id, of)
 
     def _spend(self, found: Sequence[Budget], holdings: Mapping[Fence, Holding]) -> dict[Fence, list[Amount]]:
         calls: dict[Fence, list[Amount]] = {}

@@ -274,14 +274,14 @@ _NOTE = (
 )
 
 
-def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reserved | None]) -> None:
-    """Write what attempts have reserved; None: nothing any more."""
+def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reserved]) -> None:
+    """Write what running attempts have reserved."""
     rows = [
         {
             "ws": workspace_id,
             "b_task": task_id,
             "b_number": number,
-            "b_reserved": None if one is None else one.to_json(),
+            "b_reserved": one.to_json(),
         }
         for (task_id, number), one in sorted(reserved.items())
     ]
