@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -435,3 +436,16 @@ def test_tasks_that_wait_are_told_apart_by_the_budget_that_holds_them(world: Wor
         world.ids["c"]: Scope.RUN,
     }
     assert {one.scope: one.waiting for one in standings} == {Scope.RUN: 2, Scope.TASK: 0}
+
+
+def test_an_import_of_very_many_sessions_counts_too(world: World) -> None:
+    world.submit("a")
+    set_(world, Scope.PROJECT, world.project_id, usd=10_000)
+    world.claim("a")
+    one = cost_of(world.claims["a"], spent("0.01"), datetime.now(UTC))
+    many = [replace(one, id=f"r{n}", session_id=f"s{n}", task_id=None, attempt=None) for n in range(3_000)]
+
+    world.store.transact(lambda tx: ledger.record(tx, world.workspace, many))
+
+    assert use(world, Scope.PROJECT).spent.usd == 30
+    counted(world)

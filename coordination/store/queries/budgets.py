@@ -43,18 +43,24 @@ class Applying:
     zone: tzinfo = UTC
 
 
-_APPLYING = (
+_MANY = 500
+_ALL = (
     select(budgets, db_now().label("now"), workspaces.c.timezone)
     .join(workspaces, workspaces.c.id == b.workspace_id)
-    .where(b.workspace_id == bindparam("ws"), b.subject.in_(bindparam("subjects", expanding=True)))
+    .where(b.workspace_id == bindparam("ws"))
 )
+_APPLYING = _ALL.where(b.subject.in_(bindparam("subjects", expanding=True)))
 
 
 def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> Applying:
     """The budgets of these subjects: ids of a workspace, project, session, run or task, names of agents."""
     if not subjects:
         return Applying([])
-    rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
+    if len(subjects) > _MANY:  # an import: there are fewer budgets than that, and a statement holds only so many values
+        found = tx.execute(_ALL, {"ws": workspace_id}).mappings()
+        rows: Sequence[RowMapping] = [row for row in found if row["subject"] in subjects]
+    else:
+        rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
     if not rows:
         return Applying([])
     return Applying([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
