@@ -21,5 +21,7 @@ def home() -> Iterator[Path]:
 
 
 def _is_removed(folder: Path) -> bool:
+    if folder.is_file():
+        folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()

@@ -89,9 +89,10 @@ def _ticket(folder: Path) -> tuple[int, str]:
             fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue  # somebody was the last to leave
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd, name
+        # Who looks at it before it is locked takes it for a dead one's and tears it up.
+        if _holds(folder / name, fd):
+            return fd, name
+        os.close(fd)
 
 
 def _before(folder: Path, own: str) -> int:
@@ -129,15 +130,20 @@ def _lock(folder: Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             folder.mkdir(parents=True, exist_ok=True)
         return -1
+    if _holds(path, fd):
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _holds(path: Path, fd: int) -> bool:
+    """Whether *fd*, opened by *path*, is locked now and is still what has that name."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever leaves takes the file away: a lock on a file without a name excludes nobody.
-        if os.fstat(fd).st_ino == path.stat().st_ino:
-            return fd
-    except OSError:
-        pass
-    os.close(fd)
-    return -1
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _drop(path: Path, fd: int) -> None:

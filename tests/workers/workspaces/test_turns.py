@@ -112,6 +112,26 @@ def test_a_holder_that_is_killed_holds_nobody_up(tmp_path: Path, processes: Proc
     assert not folder.exists()
 
 
+def test_a_ticket_that_is_torn_up_before_it_is_locked_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+    taken_away = []
+
+    def looks_first(fd: int, how: int) -> None:
+        if not taken_away:
+            taken_away.append([turns._is_dead(ticket) for ticket in tmp_path.iterdir()])  # as one who waits does
+        real(fd, how)
+
+    monkeypatch.setattr(turns.fcntl, "flock", lambda fd, how: (monkeypatch.undo(), looks_first(fd, how)))
+    fd, name = turns._ticket(tmp_path)
+
+    assert taken_away == [[True]]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert not turns._is_dead(tmp_path / name)
+    os.close(fd)
+
+
 def test_a_lock_whose_name_is_taken_away_in_that_moment_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
