@@ -14,12 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for tests.support; importlib mode adds nothing by itself
 
+from tests.support.compiled import share_compiled  # noqa: E402
 from tests.support.postgres import PostgresServer, running_postgres  # noqa: E402
 from tests.support.processes import Processes, describe, leftovers, mark_descendants  # noqa: E402
 from tests.support.redis import RedisServer, running_redis  # noqa: E402
+from tests.support.scratch import files_in_memory  # noqa: E402
 from tests.support.services import missing  # noqa: E402
 
 DATABASES = ("sqlite", "postgres")
+
+files_in_memory()
+share_compiled()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,26 @@ _PREFIX = "coord-tests-"
 _OWNER = "owner"
 
 
+_MEMORY = Path("/dev/shm")
+_ROOM = 3 << 30  # bytes; the tests take a fifth of it
+_SPARE = 6 << 30
+
+
+def files_in_memory() -> None:
+    """Let temporary files be in memory where there is plenty: what commits waits for the disk, most of a test's time.
+
+    Whoever sets TMPDIR decides. Killed processes lose nothing that way, and no test takes the power away.
+    """
+    if os.environ.get("TMPDIR") or not os.access(_MEMORY, os.W_OK | os.X_OK):
+        return
+    found = os.statvfs(_MEMORY)
+    room = found.f_bavail * found.f_frsize
+    if room < _ROOM or psutil.virtual_memory().available < _SPARE or found.f_flag & os.ST_NOEXEC:
+        return
+    os.environ["TMPDIR"] = str(_MEMORY)
+    tempfile.tempdir = None  # to be looked up again
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty folder with a short path (a socket's name has a hundred characters at most), removed at the end."""
