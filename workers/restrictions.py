@@ -19,7 +19,7 @@ _REMEMBERED = 1_000
 
 
 class ModelRules:
-    """What each project says of models, at most a second old. Thread-safe."""
+    """What each project says of models: at most a second old, or as it is now before a job ends by it. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -31,19 +31,19 @@ class ModelRules:
         if not asks_a_model(claim.work):
             return None
         try:
-            restrictions = parse_restrictions(self._rules(claim))
-            why = None if restrictions is None else refusal(claim.work, restrictions, rendered=True)
-        except Refused as error:  # said before it was checked: nobody knows what was meant, so nothing is begun
-            why = f"which models the project allows cannot be understood: {error.message}"
+            why = _refused(claim, known) if (known := self._remembered(claim)) is not None else None
+            if known is None or why is not None:  # nothing ends for good by what may have been changed since
+                why = _refused(claim, self._asked(claim))
         except DatabaseUnavailable as error:  # it waits, and is charged nothing
             return Result(Outcome.DEFERRED, error=error.sentence(), began=False)
         return None if why is None else Result(Outcome.FAILED, error=why, retryable=False, began=False)
 
-    def _rules(self, claim: Claim) -> Mapping[str, Any]:
+    def _remembered(self, claim: Claim) -> Mapping[str, Any] | None:
         with self._lock:
             known = self._known.get(claim.project_id)
-        if known is not None and monotonic() - known[0] < _FRESH:
-            return known[1]
+        return known[1] if known is not None and monotonic() - known[0] < _FRESH else None
+
+    def _asked(self, claim: Claim) -> Mapping[str, Any]:
         asked = monotonic()
         with self._store.read() as tx:
             project = projects.get(tx, claim.workspace_id, claim.project_id)
@@ -53,3 +53,11 @@ class ModelRules:
                 self._known.clear()
             self._known[claim.project_id] = (asked, found)
         return found
+
+
+def _refused(claim: Claim, rules: Mapping[str, Any]) -> str | None:
+    try:
+        restrictions = parse_restrictions(rules)
+        return None if restrictions is None else refusal(claim.work, restrictions, rendered=True)
+    except Refused as error:  # said before it was checked: nobody knows what was meant, so nothing is begun
+        return f"which models the project allows cannot be understood: {error.message}"

@@ -65,6 +65,16 @@ def test_it_is_asked_once_a_second(store: Store, claim: Claim, monkeypatch: pyte
     assert rules.ended(claim) is not None
 
 
+def test_what_was_denied_a_moment_ago_is_asked_again(store: Store, claim: Claim) -> None:
+    rules = ModelRules(store)
+    say(store, claim, '{"deny": ["openai:*"]}')
+    assert rules.ended(claim) is not None
+
+    say(store, claim, "{}")
+
+    assert rules.ended(claim) is None
+
+
 def test_rules_that_nobody_understands_let_nothing_begin(store: Store, claim: Claim) -> None:
     say(store, claim, '{"only": 5}')
 
