@@ -25,6 +25,7 @@ from coordination.store.queries import costs, rollups
 from coordination.store.reports import spending as report
 from coordination.store.reports.outlook import Outlook, outlook
 from coordination.store.reports.spending import DIMENSIONS, Spending, ZeroCost
+from coordination.store.spool import Spool
 
 _FEW = 50_000  # calls, of which each can be looked at while somebody waits
 
@@ -108,11 +109,11 @@ class Costs:
         """
         file = Path(path)
         try:
-            with file.open("rb") as opened:
-                checked = check_file(self._store, self._workspace_id, opened, source=str(file))
+            with file.open("rb") as opened, Spool() as spool:
+                checked = check_file(self._store, self._workspace_id, opened, spool, source=str(file))
                 owner = self._store.transact(lambda tx: self._owner(tx, project))
                 return import_file(
-                    self._store, self._workspace_id, opened, owner=owner, checked=checked, source=str(file)
+                    self._store, self._workspace_id, spool, owner=owner, checked=checked, source=str(file)
                 )
         except OSError as error:
             raise Refused(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from error

@@ -1,17 +1,19 @@
 """Import cost records into the ledger, a batch at a time: what is there already by its id is left alone.
 
-A file is read twice: first it is checked from end to end, against itself and against the ledger, and only then stored.
-So a bad line, or an id that stands for another amount, leaves nothing of the file behind. Memory does not grow with it.
+A file is first read and checked from end to end, against itself and against the ledger, and only then stored. So a bad
+line, or an id that stands for another amount, leaves nothing of the file behind. Memory does not grow with it.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
 
@@ -27,11 +29,11 @@ from coordination.store.engine import Store
 from coordination.store.queries import costs, projects
 from coordination.store.queries.costs import Billed
 from coordination.store.seen import Seen
+from coordination.store.spool import Numbered, Spool
 
 _BATCH = 5000
+_WRITERS = 2  # while the database stores one batch, the next is made ready for it
 _HINT = "Nothing is imported of it. Which of the two is right? Remove the other line, or give it an id of its own"
-
-Numbered = tuple[int, CostRecord]
 
 
 @dataclass(slots=True)
@@ -68,44 +70,59 @@ def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str,
     return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
 
 
-def check_file(store: Store, workspace_id: str, file: BinaryIO, *, source: str) -> Imported:
-    """Read a file to its end and change nothing. FormatError, with its line, where it cannot be imported as a whole."""
+def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *, source: str) -> Imported:
+    """Read a file to its end into *spool*, and change nothing else.
+
+    FormatError, with its line, where it cannot be imported as a whole.
+    """
     found = Imported()
 
     def torn(number: int) -> None:
         found.torn = number
 
+    def billed(names: Sequence[str]) -> dict[str, Billed]:
+        with store.read() as tx:
+            return costs.billed(tx, workspace_id, names)
+
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
-    with Seen() as seen:
+    with ThreadPoolExecutor(1) as asking, Seen() as seen:
         for batch in _batches(records):
+            there = asking.submit(billed, [one.id for _, one in batch])
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
                 raise FormatError(
                     f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
                 )
-            with store.read() as tx:
-                _same_as_there(costs.billed(tx, workspace_id, [one.id for _, one in batch]), batch, source)
+            spool.put(batch)
+            _same_as_there(there.result(), batch, source)
     return found
 
 
 def import_file(
-    store: Store, workspace_id: str, file: BinaryIO, *, owner: Project, checked: Imported, source: str
+    store: Store, workspace_id: str, spool: Spool, *, owner: Project, checked: Imported, source: str
 ) -> Imported:
-    """Store what ``check_file`` has read of this file, from its beginning on; records of unknown projects, in this one.
+    """Store what ``check_file`` has read; records that name no project, or one unknown here, in *owner*.
 
-    FormatError where the ledger has got another record of the same id meanwhile: what was stored before stays.
+    FormatError where the ledger has got another record of the same id meanwhile: what was stored by then stays.
     """
-    file.seek(0)
-    lines = jsonl.lines(file, most=MOST_BYTES)
-    records = islice(numbered_costs(lines, source=source, torn=lambda _: None, project_id=owner.id), checked.read)
     done = Imported(owner.name, read=checked.read, torn=checked.torn)
-    for batch in _batches(records):
+
+    def write(batch: Sequence[Numbered]) -> list[CostRecord]:
         with collector.paused():
-            new = store.transact(
-                lambda tx, batch=batch: _stored(tx, workspace_id, batch, project_id=owner.id, source=source)  # type: ignore[misc]
-            )
-        done.note(new)
+            return store.transact(lambda tx: _stored(tx, workspace_id, batch, project_id=owner.id, source=source))
+
+    writing: deque[Future[list[CostRecord]]] = deque()
+    pool = ThreadPoolExecutor(_WRITERS if store.dialect == "postgresql" else 1)
+    with pool, _none_after_a_failure(writing):
+        for batch in spool.batches(owner.id):
+            # A correction stands where the corrected record stands, which is there by then.
+            ahead = 0 if any(one.corrects is not None for _, one in batch) else _WRITERS - 1
+            while len(writing) > ahead:
+                done.note(writing.popleft().result())
+            writing.append(pool.submit(write, batch))
+        while writing:
+            done.note(writing.popleft().result())
     return done
 
 
@@ -120,18 +137,22 @@ def import_costs(
 
 
 def _batches(records: Iterator[Numbered]) -> Iterator[list[Numbered]]:
-    """All of them, the next batch being read while the database has this one."""
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(_next, records)
-        while batch := coming.result():
-            coming = reader.submit(_next, records)
-            yield batch
+    while True:
+        with collector.paused():
+            batch = list(islice(records, _BATCH))
+        if not batch:
+            return
+        yield batch
 
 
-def _next(records: Iterator[Numbered]) -> list[Numbered]:
-    """The next batch: many objects, of which none refers to another."""
-    with collector.paused():
-        return list(islice(records, _BATCH))
+@contextlib.contextmanager
+def _none_after_a_failure(writing: Iterable[Future[Any]]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for one in writing:
+            one.cancel()
+        raise
 
 
 def _stored(

@@ -116,7 +116,9 @@ class _Settling:
         self._reserved: dict[Fence, Reserved] = {}
         self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
         self._about: dict[Key, CostRecord] = {}
-        named = {each for one in records for each in self._names(one)}
+        # Of many, most are of the same few things.
+        different = {(one.project_id, one.agent, one.session_id, one.run_id, one.task_id): one for one in records}
+        named = {each for one in different.values() for each in self._names(one)}
         applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
         self._zone: tzinfo = applying.zone
         self._found = [one for one in applying.budgets if (one.scope, one.subject) in named]

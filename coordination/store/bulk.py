@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert
@@ -18,7 +18,7 @@ def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) ->
         tx.execute(insert(table), list(rows))
         return
     names = list(rows[0])
-    values = _rows(tx, table, names, rows)
+    values = _rows(tx, table, {name: [row[name] for row in rows] for name in names})
     columns = ", ".join(tx.dialect.identifier_preparer.quote(name) for name in names)
     if tx.dialect.name == "sqlite":
         marks = ", ".join("?" * len(names))
@@ -31,13 +31,15 @@ def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) ->
             copy.write_row(each)
 
 
-def insert_new(tx: Connection, table: Table, rows: Sequence[dict[str, Any]], *, now: str, returning: str) -> set[Any]:
-    """Store those of *rows* that conflict with none, and say which. On PostgreSQL only.
+def insert_new(
+    tx: Connection, table: Table, columns: Mapping[str, Sequence[Any]], *, now: str, returning: str
+) -> set[Any]:
+    """Store those rows that conflict with none, and say which. On PostgreSQL only.
 
-    They go by COPY into a temporary table of the session first. The column *now* gets the database's time.
+    *columns*: all values of each. They go by COPY into a temporary table of the session first. The column *now* gets
+    the database's time.
     """
-    names = list(rows[0])
-    quoted = ", ".join(f'"{name}"' for name in names)
+    quoted = ", ".join(f'"{name}"' for name in columns)
     store = f'INSERT INTO "{table.name}" SELECT * FROM "new_{table.name}"'  # noqa: S608 - names of our own tables
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
@@ -45,7 +47,7 @@ def insert_new(tx: Connection, table: Table, rows: Sequence[dict[str, Any]], *, 
         cursor.execute(f'CREATE TEMPORARY TABLE "new_{table.name}" (LIKE "{table.name}") ON COMMIT DROP')
         cursor.execute(f'ALTER TABLE "new_{table.name}" ALTER "{now}" SET DEFAULT now()')
         with cursor.copy(f'COPY "new_{table.name}" ({quoted}) FROM STDIN') as copy:
-            for each in _rows(tx, table, names, rows):
+            for each in _rows(tx, table, columns):
                 copy.write_row(each)
         cursor.execute(f'{store} ON CONFLICT DO NOTHING RETURNING "{returning}"')
         new = {row[0] for row in cursor.fetchall()}
@@ -53,17 +55,14 @@ def insert_new(tx: Connection, table: Table, rows: Sequence[dict[str, Any]], *, 
     return new
 
 
-def _rows(
-    tx: Connection, table: Table, names: Sequence[str], rows: Sequence[dict[str, Any]]
-) -> Iterator[tuple[Any, ...]]:
+def _rows(tx: Connection, table: Table, columns: Mapping[str, Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
     """The rows as the driver takes them."""
-    columns = []
-    for name in names:
+    converted = []
+    for name, values in columns.items():
         kind = table.c[name].type
         process = kind.dialect_impl(tx.dialect).bind_processor(tx.dialect)
-        values = [row[name] for row in rows]
-        columns.append(values if process is None else _converted(values, process))
-    return zip(*columns, strict=True)
+        converted.append(values if process is None else _converted(values, process))
+    return zip(*converted, strict=True)
 
 
 def _converted(values: Sequence[Any], process: Callable[[Any], Any]) -> list[Any]:

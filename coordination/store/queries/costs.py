@@ -5,6 +5,7 @@ Sums take corrections into account: the dollars are those of all rows, the calls
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -12,8 +13,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, Text, any_, literal, select, tuple_
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import JSON, Connection, RowMapping, Text, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -39,10 +39,12 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
         first.setdefault(record.id, record)
     if not first:
         return []
-    rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in first.values()]
-    if tx.dialect.name == "postgresql" and len(rows) >= _MANY:
-        new = insert_new(tx, costs, rows, now="recorded_at", returning="id")
+    if tx.dialect.name == "postgresql" and len(first) >= _MANY:
+        columns = zip(*map(_values, first.values()), strict=True)
+        values = {"workspace_id": [workspace_id] * len(first)} | dict(zip(_FIELDS, columns, strict=True))
+        new = insert_new(tx, costs, values, now="recorded_at", returning="id")
     else:
+        rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in first.values()]
         make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         # One statement for any number of rows, so that it is compiled once; PostgreSQL's driver counts none itself.
         statement = make(costs).on_conflict_do_nothing().returning(c.id)
@@ -53,8 +55,8 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
 def billed(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, Billed]:
     """What the records of these ids say was used, and what it cost."""
     among: Any = c.id.in_(names)
-    if tx.dialect.name == "postgresql":
-        among = c.id == any_(literal(list(names), ARRAY(Text())))
+    if tx.dialect.name == "postgresql":  # its driver takes its time over a list of very many
+        among = c.id.in_(select(func.json_array_elements_text(cast(literal(json.dumps(names), Text()), JSON))))
     columns = (c.model, c.input_tokens, c.output_tokens, c.cached_input_tokens, c.total_tokens, c.cost_usd)
     rows = tx.execute(select(c.id, *columns).where(c.workspace_id == workspace_id, among))
     return {row[0]: tuple(row[1:]) for row in rows}
