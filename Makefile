@@ -82,6 +82,7 @@ endef
 $(RUNTIME): | $(PY)
 	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
 	$(call install,--editable .)
+	@$(PY) -m compileall -q coordination workers
 	@rm -f .venv/installed-*; touch $@
 
 # Dependency groups are younger than the pip of many Pythons, so the group is read here.

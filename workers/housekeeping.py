@@ -6,6 +6,7 @@ supervision goes on, because it needs neither a free slot nor a message.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import structlog
 
 from coordination import collector
 from coordination.clock import monotonic
-from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.errors import CoordinationError, DatabaseUnavailable, RedisUnavailable
 from coordination.flows.tick_supervisor import REST, go_on
 from coordination.ids import new_id
 from coordination.machine import boot_id, host
@@ -24,7 +25,7 @@ from coordination.services import windows
 from coordination.settings import client_url
 from coordination.store.queries import fleet, projects, supervisors
 from coordination.store.queries.supervisors import Begun
-from coordination.store.volatile.nudges import CANCELS, NUDGES
+from coordination.store.volatile.nudges import CANCELS, NUDGES, wake_key
 from workers import queues
 from workers.clearing import Clearing
 from workers.context import Context
@@ -65,8 +66,16 @@ class Housekeeper:
 
     def request_stop(self) -> None:
         """Let both threads end after what they are at; ``stop`` waits for them."""
-        self._ended.set()
+        if not self._ended.is_set():
+            self._ended.set()
+            # Not here: Redis may be away, and whoever drains has no time for that.
+            threading.Thread(target=self._wake, name="coord-wake", daemon=True).start()
         self.clearing.request_stop()
+
+    def _wake(self) -> None:
+        """Let both hear at once that nothing is to be waited for."""
+        with contextlib.suppress(RedisUnavailable):
+            self._context.nudges.wake(self._context.worker_id)
 
     def stop(self) -> None:
         """End both threads."""
@@ -219,7 +228,7 @@ class Housekeeper:
             self.tick(workspace_id, project_id)
         next_duty = min(self._next_sweep, nearest or self._next_sweep)
         wait = max(0.01, min(_POP_WAIT, next_duty - monotonic()))
-        found = self._context.nudges.client.brpop([NUDGES], timeout=wait)
+        found = self._context.nudges.client.brpop([NUDGES, wake_key(self._context.worker_id)], timeout=wait)
         if found is not None:
             pair = read_nudge(str(found[1]))
             if pair is not None:

@@ -147,6 +147,8 @@ def _wait_for_schema(context: Context) -> None:
 def _go_when_told(running: Process, orders: Orders) -> None:
     """Wait for the order to drain; then let jobs finish for the grace, and hand the rest back as queued, uncharged."""
     orders.drain.wait()
+    if os.getpid() == orders.owner:
+        Shutdown.wake()
     context = running.context
     deadline = monotonic() + context.settings.shutdown_grace.total_seconds()
     context.draining.set()

@@ -46,6 +46,7 @@ MOST_REPORTS = 2_000
 
 _MOST_AT_ONCE = 16
 _PATIENCE = 30.0
+_CALL_AGAIN = 0.02
 _SOCKET = "reports.sock"
 _LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
 _LONGEST_TEXT = 2_000
@@ -115,7 +116,12 @@ class Reporting:
         with self._lock:
             server, self._server = self._server, None
         if server is not None:
-            server.shutdown()
+            ending = threading.Thread(target=server.shutdown, daemon=True)
+            ending.start()
+            while ending.is_alive():  # it looks whether it is to end when somebody comes, else twice a second
+                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+                    caller.connect(self._address)
+                ending.join(timeout=_CALL_AGAIN)
             server.server_close()
             with contextlib.suppress(OSError):
                 os.unlink(self._address)  # noqa: PTH108

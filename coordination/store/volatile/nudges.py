@@ -3,6 +3,7 @@
 Keys (prefix ``coord:``):
     coord:nudges   list   JSON [workspace id, project id]; a worker's housekeeper pops and ticks the project
     coord:cancels  pub/sub  JSON [[task id, attempt], …]; the worker that runs one of them ends it
+    coord:wake:WORKER  list  one element, for seconds: this worker ends, and its housekeeper need not wait for a nudge
 Losing any of them costs at most one sweep: supervisors tick and heartbeats tell without them.
 """
 
@@ -20,6 +21,12 @@ from coordination.errors import RedisUnavailable
 NUDGES = "coord:nudges"
 CANCELS = "coord:cancels"
 _MOST_NUDGES = 10_000
+_WAKES_FOR = 5  # seconds
+
+
+def wake_key(worker_id: str) -> str:
+    """The list that a worker's housekeeper looks at beside the nudges."""
+    return f"coord:wake:{worker_id}"
 
 
 class Nudges:
@@ -54,6 +61,11 @@ class Nudges:
         if attempts:
             body = json.dumps(list(attempts))
             self._send(lambda pipe: pipe.publish(CANCELS, body))
+
+    def wake(self, worker_id: str) -> None:
+        """Let a worker's listeners stop waiting. Raises RedisUnavailable."""
+        key = wake_key(worker_id)
+        self._send(lambda pipe: (pipe.lpush(key, ""), pipe.expire(key, _WAKES_FOR), pipe.publish(CANCELS, "[]")))
 
     def ping(self) -> None:
         """One trip to Redis, or RedisUnavailable with a sentence."""
