@@ -67,9 +67,10 @@ class ThriftyChannel(redis.Channel):
 
     def close(self) -> None:
         """Close it. When the worker ends, Redis is told to answer at once to what would wait for a second."""
-        if self._in_poll and state.should_stop is not None:
+        waits: Any = self._in_poll
+        if waits and state.should_stop is not None:
             with contextlib.suppress(Exception):  # it may be gone, or not let us: then the answer is waited for
-                self._answer_now(self._in_poll.handshake_metadata)
+                self._answer_now(waits.handshake_metadata)
         super().close()  # type: ignore[no-untyped-call]
 
     def _answer_now(self, told: dict[Any, Any]) -> None:
