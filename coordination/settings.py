@@ -132,6 +132,10 @@ def _absolute_folder(text: str) -> Path:
     return Path(os.path.normpath(path))
 
 
+def _paths(text: str) -> str:
+    return os.pathsep.join(str(_absolute_folder(part)) for part in text.split(os.pathsep) if part)
+
+
 def _folder_if_absolute(text: str) -> Path | None:
     # Not our variable: its specification says that what is not absolute is ignored.
     return Path(text) if Path(text).is_absolute() else None
@@ -222,6 +226,11 @@ class Settings:
     job_cpu: timedelta | None = _setting(None, _positive_duration, _LENGTH)
     job_files: int | None = _setting(None, _files, f"a number of files, at least {FEWEST_FILES}")
     job_output: int | None = _setting(None, _size, _BYTES)
+    sandbox: bool = _setting(False, _switch, "1 or 0")
+    require_sandbox: bool = _setting(False, _switch, "1 or 0")
+    sandbox_write: str | None = _setting(
+        None, _paths, "absolute paths with colons between them, such as ~/.claude:/srv/cache"
+    )
     artifacts_url: str = _setting("", _artifacts_url, _URL_OF_ARTIFACTS)  # default: a folder under home
     artifacts_most: int = _setting(1_000, _count, "a number of files, at least 1")
     artifacts_bytes: int = _setting(1 << 30, _size, _BYTES)
@@ -256,6 +265,10 @@ class Settings:
     def limits(self) -> Limits:
         """What any job may use."""
         return Limits(memory=self.job_memory, cpu=self.job_cpu, files=self.job_files, output=self.job_output)
+
+    def writable(self) -> tuple[str, ...]:
+        """What a job in a sandbox may change besides its own."""
+        return tuple(self.sandbox_write.split(os.pathsep)) if self.sandbox_write else ()
 
     def supervision(self) -> StatusThresholds:
         """From which age of its heartbeat a supervisor counts as stale, and as stopped."""

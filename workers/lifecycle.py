@@ -25,7 +25,7 @@ from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.machine import boot_id, host
-from coordination.settings import load_settings
+from coordination.settings import Settings, load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
 from coordination.store.queries import fleet
@@ -38,6 +38,7 @@ from workers.own_folders import OwnFolder
 from workers.runners.base import StopReason
 from workers.runners.process import end_worker
 from workers.runners.registry import Runners
+from workers.runners.sandbox import Sandbox
 from workers.runners.stragglers import is_running
 from workers.shutdown import Orders, Shutdown
 from workers.spare import Spare
@@ -84,11 +85,13 @@ def begin(name: str, *, slots: int) -> Process:
     with _lock:
         if _process is not None:
             return _process
-        context = make_context(load_settings(), name=name, slots=slots)
+        settings = load_settings()
+        sandbox = _sandbox(settings)
+        context = make_context(settings, name=name, slots=slots)
         _wait_for_schema(context)
         with context.store.write() as tx:
             fleet.register(tx, context.row)
-        runners = Runners(context.worker_id)
+        runners = Runners(context.worker_id, sandbox=sandbox, scratch=context.scratch)
         housekeeper = Housekeeper(context)
         watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         execution = Execution(context, runners, housekeeper)
@@ -105,6 +108,14 @@ def begin(name: str, *, slots: int) -> Process:
             leaving.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
+
+
+def _sandbox(settings: Settings) -> Sandbox | None:
+    if not settings.sandbox and not settings.require_sandbox:
+        return None
+    sandbox = Sandbox(settings.writable(), required=settings.require_sandbox)
+    sandbox.check()
+    return sandbox
 
 
 def _hand_back_of_the_dead(context: Context) -> None:

@@ -89,9 +89,8 @@ class Visit:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
         with environment.Scratch(self._control.scratch, self._claim) as scratch:
             author = self._claim.agent or str(self._claim.work.get("agent", _SYSTEM))
-            git = Git(
-                self._launcher, self._claim, self._control, "/", variables_of(self._claim, scratch, author=author)
-            )
+            variables = variables_of(self._claim, scratch, author=author)
+            git = Git(self._launcher, self._claim, self._control, "/", variables, worktrees=self._root)
             repository: Repository | None = None
             try:
                 require(git, environment.inherited()["PATH"])

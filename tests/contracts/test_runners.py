@@ -20,9 +20,11 @@ import pytest
 from coordination.domain.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.model_server import Answer, Broken, ModelServer, running_model_server
-from workers.runners import stragglers
+from tests.support.services import missing
+from workers.runners import confine, stragglers
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
+from workers.runners.sandbox import Sandbox
 
 SHELL = {
     "say": "echo hello",
@@ -80,18 +82,24 @@ class Kind:
         return text
 
 
-@pytest.fixture(params=["shell", "python", "agent", "chat"])
+CONFINED = " in a sandbox"
+
+
+@pytest.fixture(params=["shell", "python", "agent", "chat", f"shell{CONFINED}", f"python{CONFINED}"])
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
     if request.param != "chat":
-        yield Kind(request.param)
+        yield Kind(request.param.removesuffix(CONFINED))
         return
     with running_model_server([]) as provider:
         yield Kind("chat", provider)
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    runners = Runners()
+def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    confined = request.node.callspec.params["kind"].endswith(CONFINED)
+    if confined and not confine.version():
+        missing("Landlock", "the kernel does not have it")
+    runners = Runners(sandbox=Sandbox(required=True) if confined else None, scratch=tmp_path / "scratch")
     bench = Bench(runners, tmp_path / "scratch")
     yield bench
     left = bench.left_behind()

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from coordination.domain.limits import NO_LIMITS, Limits
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
+from workers.runners.sandbox import Sandbox
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -30,11 +34,16 @@ _REAP_PATIENCE = 5.0
 class Launcher:
     """Starts processes on behalf of one worker process; its warden ends them should the worker die.
 
-    *worker_id*: the name by which others on this host can end them too, see ``end_worker``.
+    *worker_id*: the name by which others on this host can end them too, see ``end_worker``. *sandbox*: what they are
+    kept from; then they have temporary files of their own, beneath *scratch*, which they may write to as well.
     """
 
-    def __init__(self, worker_id: str | None = None) -> None:
+    def __init__(
+        self, worker_id: str | None = None, *, sandbox: Sandbox | None = None, scratch: Path | None = None
+    ) -> None:
         self.worker_id = worker_id or uuid.uuid4().hex
+        self._sandbox = sandbox
+        self._scratch = scratch or Path(tempfile.gettempdir())
         self._warden = Warden(self.marker)
 
     @property
@@ -54,26 +63,37 @@ class Launcher:
         stderr: int,
         pass_on: Sequence[int] = (),
         limits: Limits = NO_LIMITS,
+        write: Sequence[str] = (),
     ) -> Process:
         """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
-        stands in the record. Of *limits*, those are set that the system keeps for each process.
+        stands in the record. Of *limits*, those are set that the system keeps for each process. *write*: what it may
+        change in a sandbox besides its folder.
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
+        command, temporary = limited(arguments, limits), None
+        if self._sandbox is not None:
+            temporary = tempfile.mkdtemp(prefix="tmp-", dir=self._scratch)
+            ordered |= dict.fromkeys(("TMPDIR", "TMP", "TEMP"), temporary)
+            command = self._sandbox.around(command, [str(self._scratch), *write, *({folder} - {"/"})])
         self._warden.start()
-        popen = subprocess.Popen(
-            limited(arguments, limits),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=folder,
-            env=ordered,
-            start_new_session=True,
-            pass_fds=tuple(pass_on),
-        )
-        process = Process(popen, [f"{name}={environment[name]}" for name in markers], self._warden)
+        try:
+            popen = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=folder,
+                env=ordered,
+                start_new_session=True,
+                pass_fds=tuple(pass_on),
+            )
+        except BaseException:
+            _remove(temporary)
+            raise
+        process = Process(popen, [f"{name}={environment[name]}" for name in markers], self._warden, temporary)
         self._warden.register(process.record.pgid, process.record.start_time)
         return process
 
@@ -85,8 +105,11 @@ class Launcher:
 class Process:
     """A started process: the leader of its group. ``exit_fd`` turns readable when it exits, before it is reaped."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], markers: Sequence[str], warden: Warden) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], markers: Sequence[str], warden: Warden, temporary: str | None = None
+    ) -> None:
         self._popen = popen
+        self._temporary = temporary
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
@@ -146,6 +169,7 @@ class Process:
             threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
+        _remove(self._temporary)
         return self.exit_code
 
 
@@ -200,6 +224,11 @@ def _exit_descriptor(pid: int) -> int:
 
     threading.Thread(target=wait, name=f"exit-of-{pid}", daemon=True).start()
     return reading
+
+
+def _remove(folder: str | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _group(pid: int) -> int | None:

@@ -44,10 +44,12 @@ def run_program(
     show: Callable[[bytes], None] | None = None,
     stdin: int = subprocess.DEVNULL,
     announced: bool = True,
+    write: Sequence[str] = (),
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
-    *announced*: it is the job itself. Raises OSError or ValueError when it cannot be started.
+    *announced*: it is the job itself. *write*: what it may change besides, where it is confined. Raises OSError or
+    ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
 
@@ -68,6 +70,7 @@ def run_program(
             stdout=out_writing.fd,
             stderr=err_writing.fd,
             limits=limits,
+            write=write,
         )
         out_writing.close()
         err_writing.close()

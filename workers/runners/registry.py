@@ -6,6 +6,7 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from coordination.errors import Refused
@@ -15,14 +16,17 @@ from workers.runners.chat.runner import ChatRunner
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
 from workers.runners.python_callable import PythonRunner
+from workers.runners.sandbox import Sandbox
 from workers.runners.shell import ShellRunner
 
 
 class Runners:
-    """The runners of one worker process. Close it when no job runs any more."""
+    """The runners of one worker process. Close it when no job runs any more. *sandbox*, *scratch*: of its Launcher."""
 
-    def __init__(self, worker_id: str | None = None) -> None:
-        self.launcher = Launcher(worker_id)
+    def __init__(
+        self, worker_id: str | None = None, *, sandbox: Sandbox | None = None, scratch: Path | None = None
+    ) -> None:
+        self.launcher = Launcher(worker_id, sandbox=sandbox, scratch=scratch)
         self.pool = Pool(self.launcher)
         self.python = PythonRunner(self.pool)
         self._chat = ChatRunner(self.launcher)

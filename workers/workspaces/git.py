@@ -88,24 +88,38 @@ class Said:
 
 
 class Git:
-    """git in one folder on behalf of one attempt. Raises Interrupted when the attempt is told to stop."""
+    """git in one folder on behalf of one attempt. Raises Interrupted when the attempt is told to stop.
+
+    *worktrees*: where it makes them, for a launcher that confines: a filter of the repository's may be an agent's.
+    """
 
     def __init__(
-        self, launcher: Launcher, claim: Claim, control: Control, folder: str | Path, variables: Mapping[str, str]
+        self,
+        launcher: Launcher,
+        claim: Claim,
+        control: Control,
+        folder: str | Path,
+        variables: Mapping[str, str],
+        *,
+        worktrees: Path,
     ) -> None:
         self._launcher = launcher
         self._claim = claim
         self._control = control
         self._folder = str(folder)
         self._variables = dict(variables)
+        self._worktrees = worktrees
 
     def at(self, folder: str | Path, **variables: str) -> Git:
         """The same in another folder, with these variables too."""
-        return Git(self._launcher, self._claim, self._control, folder, {**self._variables, **variables})
+        return self._with(self._control, folder, {**self._variables, **variables})
 
     def under(self, control: Control) -> Git:
         """The same under other orders: for what has to be done though the attempt is told to stop."""
-        return Git(self._launcher, self._claim, control, self._folder, self._variables)
+        return self._with(control, self._folder, self._variables)
+
+    def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str]) -> Git:
+        return Git(self._launcher, self._claim, control, folder, variables, worktrees=self._worktrees)
 
     def __call__(self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False) -> Said:
         """Run one command. An exit status that is not 0 is GitFailed, or with *may_fail* an answer up to 1."""
@@ -125,6 +139,7 @@ class Git:
                 folder=self._folder,
                 feed=keep,
                 announced=False,
+                write=[str(self._worktrees)],
             )
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started: {error}", transient=True) from None

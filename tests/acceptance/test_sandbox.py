@@ -1,0 +1,101 @@
+"""A worker that confines its jobs: what they may and may not, from the outside; and one that must and cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.plans import Task
+from coordination.domain.runs import RunState
+from coordination.domain.workspaces import Workspace, WorkspaceKind, run_branch
+from tests.support.fleet import Fleet, fleet_on
+from tests.support.processes import Processes
+from tests.support.services import missing
+from tests.support.sources import ROOT
+from workers.runners import confine
+
+COORD = str(Path(sys.executable).with_name("coord"))
+
+WITHOUT_LANDLOCK = """
+import sys
+from workers.runners import confine
+confine.version = lambda: 0
+from workers.__main__ import main
+sys.exit(main(["-c", "2"]))
+"""
+
+
+@pytest.fixture
+def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
+        yield made
+
+
+def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fleet, tmp_path: Path) -> None:
+    if not confine.version():
+        missing("Landlock", "the kernel does not have it")
+    (tmp_path / "cache").mkdir()
+    report = f"{COORD} task progress halfway && echo well > inside && echo kept > ../cache/x"
+    run = fleet.submit(
+        Task("reports", {"shell": report}, gates=["test -e inside"]),
+        Task("strays", {"shell": "echo bad > ../outside"}),
+        Task("gated", {"shell": "true"}, gates=["echo bad > ../outside"]),
+        Task("artifact", {"shell": "echo made > made.txt"}, outputs=["made.txt"]),
+    )
+    fleet.worker("-c", "2", COORD_REQUIRE_SANDBOX="1", COORD_SANDBOX_WRITE=str(tmp_path / "cache"))
+
+    assert run.wait(timeout=60) is RunState.FAILED
+    states = {task.key: str(task.state) for task in run.tasks()}
+    assert states == {"reports": "completed", "strays": "failed", "gated": "failed", "artifact": "completed"}
+    (strayed,) = run.task("strays").attempts()
+    assert strayed.outcome is Outcome.FAILED
+    assert strayed.error is not None
+    assert "ermission denied" in strayed.error
+    assert not (tmp_path / "outside").exists()
+    assert (tmp_path / "cache" / "x").read_text() == "kept\n"
+
+
+def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(fleet: Fleet, tmp_path: Path) -> None:
+    if not confine.version():
+        missing("Landlock", "the kernel does not have it")
+    me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], [*me, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=fleet.folder / "project", check=True)
+    worktree = Workspace(WorkspaceKind.GIT_WORKTREE)
+    run = fleet.submit(
+        Task("one", {"shell": "echo 1 > one"}, workspace=worktree, gates=["test -e one"]),
+        Task("two", {"shell": "echo 2 > two"}, workspace=worktree),
+        Task("strays", {"shell": "echo 3 > three; echo bad > ../../outside"}, workspace=worktree),
+    )
+    fleet.worker("-c", "2", COORD_REQUIRE_SANDBOX="1")
+
+    assert run.wait(timeout=60) is RunState.FAILED
+    states = {task.key: (str(task.state), task.attempts()[-1].error) for task in run.tasks()}
+    assert states["one"] == states["two"] == ("completed", None)
+    assert states["strays"][0] == "failed"
+    merged = subprocess.run(
+        ["git", "ls-tree", "--name-only", run_branch(run.id)],
+        cwd=fleet.folder / "project",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert merged.stdout.split() == ["one", "two"]
+    assert not list(tmp_path.glob("**/outside"))
+
+
+def test_a_worker_that_must_confine_jobs_and_cannot_takes_none(fleet: Fleet, processes: Processes) -> None:
+    run = fleet.submit(Task("a", {"shell": "touch began"}))
+    environment = {**fleet.env, "COORD_REQUIRE_SANDBOX": "1", "PYTHONPATH": str(ROOT)}
+
+    worker = processes.start_python("-c", WITHOUT_LANDLOCK, env=environment)
+
+    worker.wait_for("coord worker: COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs")
+    assert worker.wait() == 2
+    assert str(run.task("a").state) == "queued"
+    assert not fleet.file("began").exists()

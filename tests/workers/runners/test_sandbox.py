@@ -1,0 +1,199 @@
+"""What a confined job cannot do, and what it still can. Real processes under the kernel's own rules."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from coordination.errors import SettingsError
+from tests.support.jobs import Bench
+from tests.support.services import missing
+from workers.runners import confine
+from workers.runners.registry import Runners
+from workers.runners.sandbox import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def _kernel() -> None:
+    if not confine.version():
+        missing("Landlock", "the kernel does not have it")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Iterator[Bench]:
+    (tmp_path / "cache").mkdir()
+    sandbox = Sandbox((str(tmp_path / "cache"),), required=True)
+    runners = Runners(sandbox=sandbox, scratch=tmp_path / "scratch")
+    bench = Bench(runners, tmp_path / "scratch")
+    yield bench
+    runners.close()
+    assert bench.left_behind() == []
+
+
+def shell(bench: Bench, command: str, place: Path) -> tuple[Outcome, str]:
+    result = bench.run({"shell": command}, workdir=str(place))
+    return result.outcome, f"{result.output or ''}{result.log or ''}"
+
+
+def test_it_changes_its_folder_and_its_own_files(confined: Bench, place: Path) -> None:
+    outcome, said = shell(
+        confined,
+        "echo 1 > a && mkdir -p b/c && mv a b/c/d && rm -r b && echo y > /dev/null && "
+        'echo {} >> "$COORD_COSTS" && echo x > "$TMPDIR/x" && mktemp && echo 2 > "$TMPDIR/../../cache/z"',
+        place,
+    )
+
+    assert outcome is Outcome.COMPLETED, said
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo 1 > ../outside",
+        "mkdir ../outside",
+        "ln -s /etc ../outside",
+        "mv kept ../outside",
+        "rm ../precious",
+        "echo 1 > ../precious",
+        "echo 1 >> ../precious",
+        "truncate -s 0 ../precious",
+        "mv ../precious ../outside",
+        "ln -s .. up && echo 1 > up/precious",
+        "ln ../precious here && echo 1 > here",
+        "setsid sh -c 'echo 1 > ../precious' && cat ../outside",
+        "(setsid sh -c 'echo 1 > ../precious' &) ; sleep 0.2; exit 1",
+        f"{sys.executable} -c \"import os; os.remove('../precious')\"",
+    ],
+)
+def test_it_changes_nothing_else(confined: Bench, place: Path, command: str) -> None:
+    precious = place.parent / "precious"
+    precious.write_text("all of it")
+    (place / "kept").write_text("mine")
+
+    outcome, said = shell(confined, command, place)
+
+    assert outcome is Outcome.FAILED, said
+    assert precious.read_text() == "all of it"
+    assert not (place.parent / "outside").exists()
+
+
+def test_it_reads_what_it_could_read(confined: Bench, place: Path) -> None:
+    (place.parent / "precious").write_text("all of it")
+
+    assert shell(confined, "cat ../precious", place) == (Outcome.COMPLETED, "all of it")
+
+
+def test_it_gains_no_privileges(confined: Bench, place: Path) -> None:
+    _, said = shell(confined, "grep NoNewPrivs /proc/self/status", place)
+
+    assert said.split() == ["NoNewPrivs:", "1"]
+
+
+def test_it_reaches_nobody_else_with_a_signal(confined: Bench, place: Path) -> None:
+    if confine.version() < 6:
+        pytest.skip("the kernel cannot keep signals in")
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        outcome, said = shell(confined, f"kill -9 {stranger.pid}", place)
+        alive = stranger.poll() is None
+        stranger.kill()
+
+    assert outcome is Outcome.FAILED, said
+    assert alive
+
+
+@pytest.mark.parametrize("where", ["repository", "repository/below", "worktree"])
+def test_it_commits_to_the_repository_that_it_works_in(confined: Bench, tmp_path: Path, where: str) -> None:
+    repository = tmp_path / "repository"
+    (repository / "below").mkdir(parents=True)
+    me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (
+        ["init", "-q"],
+        [*me, "commit", "-q", "--allow-empty", "-m", "first"],
+        ["worktree", "add", "-q", "../worktree"],
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+
+    commit = "git -c user.name=a -c user.email=a@example.org commit -q -m second"
+    outcome, said = shell(confined, f"touch a && git add a && {commit} && git log --format=%s", tmp_path / where)
+
+    assert (outcome, said.split()) == (Outcome.COMPLETED, ["second", "first"])
+
+
+def test_python_jobs_are_confined_too(confined: Bench, place: Path) -> None:
+    (place / "job.py").write_text("def write(path):\n    open(path, 'w').write('1')\n    return path\n")
+    job = {"python": "job:write"}
+
+    inside = confined.run(job | {"args": {"path": "inside"}}, workdir=str(place), python_path=(str(place),))
+    outside = confined.run(job | {"args": {"path": "../outside"}}, workdir=str(place), python_path=(str(place),))
+
+    assert inside.outcome is Outcome.COMPLETED, inside.error
+    assert outside.outcome is Outcome.FAILED
+    assert "PermissionError" in (outside.error or "")
+    assert not (place.parent / "outside").exists()
+
+
+def test_a_python_job_without_a_folder_has_only_its_own(confined: Bench, place: Path) -> None:
+    (place / "job.py").write_text("def write(path):\n    open(path, 'w').write('1')\n    return path\n")
+
+    inside = confined.run({"python": "job:write", "args": {"path": "inside"}}, python_path=(str(place),))
+    outside = confined.run({"python": "job:write", "args": {"path": str(place / "outside")}}, python_path=(str(place),))
+
+    assert inside.outcome is Outcome.COMPLETED, inside.error
+    assert "PermissionError" in (outside.error or "")
+    assert [path.name for path in place.iterdir()] == ["job.py"]
+
+
+def test_temporary_files_go_with_the_job(confined: Bench, place: Path) -> None:
+    shell(confined, 'mkdir "$TMPDIR/deep" && echo x > "$TMPDIR/deep/x"', place)
+
+    assert [path.name for path in confined.scratch.iterdir() if path.name.startswith("tmp-")] == []
+
+
+def test_a_program_that_is_not_there_is_said_so(confined: Bench, place: Path) -> None:
+    result = confined.run({"agent": "custom", "prompt": "x", "command": ["/no/such/program"]}, workdir=str(place))
+
+    assert result.outcome is Outcome.FAILED
+    assert "/no/such/program" in (result.error or "")
+
+
+WITHOUT = """
+import sys
+sys.path.insert(0, {folder!r})
+import confine
+confine.version = lambda: 0
+sys.argv[1:] = [{order!r}, "/bin/sh", "-c", "echo ran"]
+confine.main()
+"""
+
+
+@pytest.mark.parametrize(("required", "printed"), [(True, ""), (False, "ran\n")])
+def test_without_the_kernels_help_it_is_not_begun_where_that_is_required(*, required: bool, printed: str) -> None:
+    order = json.dumps({"write": [], "required": required})
+    program = WITHOUT.format(folder=str(Path(confine.__file__).parent), order=order)
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == printed
+    assert (done.returncode, "no Landlock" in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
+
+
+def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confine, "version", lambda: 0)
+
+    Sandbox(required=False).check()
+    with pytest.raises(SettingsError, match="COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs"):
+        Sandbox(required=True).check()

@@ -1,0 +1,153 @@
+"""Gives up rights, then becomes a job's program. Standard library only; run as a file, before every confined process.
+
+    python confine.py '{"write": [folders and files], "required": true}' PROGRAM ARGUMENT…
+
+What is given up holds for the program and all that it starts, and cannot be taken back: it gains no privileges by
+set-user-ID programs, writes no file but beneath what is named (Landlock, Linux 5.13 and later), and reaches no process
+outside with a signal (Linux 6.12 and later). Where the kernel has no Landlock and it is required, nothing is started.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import stat
+import sys
+
+NOT_STARTED = 126
+"""The exit status when the program was not started."""
+
+_PR_SET_NO_NEW_PRIVS = 38
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
+_VERSION, _PATH_BENEATH = 1, 1
+
+_WRITE_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 1, 1 << 4, 1 << 5
+_MAKE = 0b1111111 << 6  # devices, folders, files, sockets, pipes, links
+_REFER, _TRUNCATE = 1 << 13, 1 << 14  # from the second and the third version on
+_SCOPE_SIGNAL = 1 << 1  # from the sixth version on
+_OF_FILES = _WRITE_FILE | _TRUNCATE
+_DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (
+        ("handled_access_fs", ctypes.c_uint64),
+        ("handled_access_net", ctypes.c_uint64),
+        ("scoped", ctypes.c_uint64),
+    )
+
+
+class _Beneath(ctypes.Structure):
+    _pack_ = 1
+    _layout_ = "ms"
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+def version() -> int:
+    """Which version of Landlock the kernel has; 0: none, or it was not started with it."""
+    return max(0, int(_libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))))
+
+
+def give_up_privileges() -> None:
+    """Gain none any more. OSError where the kernel refuses."""
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "no_new_privs cannot be set")
+
+
+def write_only(places: list[str]) -> None:
+    """Write nowhere but beneath these, as far as they are there, from now on. OSError where the kernel refuses."""
+    known = version()
+    handled = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE
+    handled |= (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0)  # noqa: PLR2004 - see above
+    scoped = _SCOPE_SIGNAL if known >= 6 else 0  # noqa: PLR2004
+    rules = _Ruleset(handled, 0, scoped)
+    # An older kernel knows only the beginning.
+    size = 8 if known < 4 else 16 if known < 6 else 24  # noqa: PLR2004
+    ruleset = _checked(
+        _libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0)), "made"
+    )
+    for place in places:
+        _allow(ruleset, place, handled)
+    for device in _DEVICES:
+        _allow(ruleset, device, _OF_FILES & handled)
+    _checked(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
+    os.close(ruleset)
+
+
+def _allow(ruleset: int, place: str, access: int) -> None:
+    try:
+        fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        access &= _OF_FILES  # the kernel refuses a rule for more
+    rule = _Beneath(access, fd)
+    added = _libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), ctypes.c_uint32(0))
+    _checked(added, f"extended by {place}")
+    os.close(fd)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"the rules of the sandbox cannot be {what}: {os.strerror(error)}")
+    return result
+
+
+def repository_of(folder: str) -> list[str]:
+    """Where git writes for a folder within a repository, or a worktree of one: whoever works there may commit."""
+    place = os.path.realpath(folder)
+    while True:
+        entry = os.path.join(place, ".git")  # noqa: PTH118 - pathlib is not imported here
+        if os.path.isdir(entry):  # noqa: PTH112
+            return [entry]
+        if os.path.isfile(entry):  # noqa: PTH113
+            return _of_worktree(place, entry)
+        if place == os.path.dirname(place):  # noqa: PTH120
+            return []
+        place = os.path.dirname(place)  # noqa: PTH120
+
+
+def _of_worktree(place: str, entry: str) -> list[str]:
+    try:
+        own = _line_of(entry).removeprefix("gitdir:").strip()
+        own = os.path.join(place, own)  # noqa: PTH118
+        return [own, os.path.join(own, _line_of(os.path.join(own, "commondir")))]  # noqa: PTH118
+    except OSError:
+        return []
+
+
+def _line_of(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+        return file.readline().strip()
+
+
+def main() -> None:
+    """Give up what is to be given up, and become the program."""
+    order, *arguments = sys.argv[1:]
+    asked = json.loads(order)
+    try:
+        give_up_privileges()
+        if version():
+            write_only(asked["write"] + repository_of("."))
+        elif asked["required"]:
+            _not_started("it would not be confined: the kernel has no Landlock")
+    except OSError as error:
+        _not_started(f"it would not be confined: {error.strerror}")
+    try:
+        os.execvp(arguments[0], arguments)  # noqa: S606 - that is what this is for
+    except OSError as error:
+        _not_started(f"{arguments[0]} cannot be started: {error.strerror}")
+
+
+def _not_started(why: str) -> None:
+    sys.stderr.write(f"not started, because {why}\n")
+    sys.stderr.flush()
+    os._exit(NOT_STARTED)
+
+
+if __name__ == "__main__":
+    main()
