@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +16,7 @@ import pytest
 from coordination.domain.attempts import Outcome, Usage
 from coordination.domain.events import EventType
 from coordination.domain.work import AgentCall
+from tests.support.sources import ROOT
 from workers.runners.agent import ADAPTERS
 from workers.runners.agents.base import LONGEST_TEXT, MOST_EVENTS, Transcript, json_line, tokens
 
@@ -423,3 +425,31 @@ def test_amounts_are_exact_and_bad_ones_unknown() -> None:
         assert used is not None
         assert used.cost_usd is None
     assert tokens("m", read=Decimal("1e400000"), written=-5, cached=True) is None
+
+
+def test_the_adapter_of_the_documentation_reads_the_stream_beside_it() -> None:
+    page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    (stream,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (source,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(source, "docs/adapters.md", "exec"), names)  # noqa: S102 - it is what people copy
+    smith, call = names["Smith"](), AgentCall("smith", "Mend it", model="large-2")
+    story: list[tuple[EventType, dict[str, Any]]] = []
+    told = Transcript(lambda type_, payload: story.append((type_, payload)))
+
+    start = smith.start(call, session="c-7")
+    for line in stream.encode().splitlines():
+        found = json_line(line)
+        assert found is not None
+        smith.read(found, told, call)
+
+    assert len(source.splitlines()) < 40
+    assert (list(start.arguments), start.stdin) == (
+        ["smith", "--json", "--model", "large-2", "--resume", "c-7"],
+        "Mend it",
+    )
+    assert [type_ for type_, _ in story] == [EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PROGRESS]
+    assert (told.result, told.session, told.ended, told.failure) == ("All tests pass now.", "c-7", True, None)
+    used = told.usage["all"]
+    assert (used.model, used.input_tokens, used.cached_input_tokens, used.output_tokens) == ("large-2", 1200, 800, 60)
+    assert used.cost_usd == Decimal("0.0042")
