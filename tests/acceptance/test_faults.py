@@ -216,7 +216,7 @@ class TestAWorkerTakenForDead:
 
         until(lambda: slots() == 3, what="it is in the fleet")
 
-        assert "taken for dead" in worker.output
+        worker.wait_for("taken for dead")  # said when it is written
         assert fleet.submit(Task("job", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
 
 
