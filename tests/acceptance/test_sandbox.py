@@ -15,7 +15,7 @@ from coordination.domain.runs import RunState
 from coordination.domain.workspaces import Workspace, WorkspaceKind, run_branch
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes
-from tests.support.services import missing
+from tests.support.services import without_landlock
 from tests.support.sources import ROOT
 from workers.runners import confine
 
@@ -38,7 +38,7 @@ def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path)
 
 def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fleet, tmp_path: Path) -> None:
     if not confine.version():
-        missing("Landlock", "the kernel does not have it")
+        without_landlock()
     (tmp_path / "cache").mkdir()
     report = f"{COORD} task progress halfway && echo well > inside && echo kept > ../cache/x"
     run = fleet.submit(
@@ -62,7 +62,7 @@ def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fl
 
 def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(fleet: Fleet, tmp_path: Path) -> None:
     if not confine.version():
-        missing("Landlock", "the kernel does not have it")
+        without_landlock()
     me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], [*me, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", *command], cwd=fleet.folder / "project", check=True)

@@ -20,7 +20,7 @@ import pytest
 from coordination.domain.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.model_server import Answer, Broken, ModelServer, running_model_server
-from tests.support.services import missing
+from tests.support.services import without_landlock
 from workers.runners import confine, stragglers
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
@@ -98,7 +98,7 @@ def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     confined = request.node.callspec.params["kind"].endswith(CONFINED)
     if confined and not confine.version():
-        missing("Landlock", "the kernel does not have it")
+        without_landlock()
     runners = Runners(sandbox=Sandbox(required=True) if confined else None, scratch=tmp_path / "scratch")
     bench = Bench(runners, tmp_path / "scratch")
     yield bench

@@ -14,3 +14,8 @@ def missing(service: str, reason: object) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
+
+
+def without_landlock() -> NoReturn:
+    """Skip the test, everywhere: no test can bring another kernel, and what such a one must refuse is tested, too."""
+    pytest.skip("this kernel has no Landlock")

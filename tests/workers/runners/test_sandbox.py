@@ -13,7 +13,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from coordination.errors import SettingsError
 from tests.support.jobs import Bench
-from tests.support.services import missing
+from tests.support.services import without_landlock
 from workers.runners import confine
 from workers.runners.registry import Runners
 from workers.runners.sandbox import Sandbox
@@ -22,7 +22,7 @@ from workers.runners.sandbox import Sandbox
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
     if not confine.version():
-        missing("Landlock", "the kernel does not have it")
+        without_landlock()
 
 
 @pytest.fixture
