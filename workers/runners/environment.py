@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.util
 import itertools
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote, quote_plus
 
 from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
@@ -53,8 +55,9 @@ class Secrets:
         source = os.environ if environ is None else environ
         self.values = {name: source[name] for name in names if name in source}
         hidden = {value for name, value in self.values.items() if _SECRETIVE.search(name)}
+        forms = {form for value in hidden if len(value) >= _SHORTEST_SECRET for form in _forms(value)}
         # The longest first: one may be the beginning of another.
-        self._hidden = sorted((value for value in hidden if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._hidden = sorted(forms, key=len, reverse=True)
 
     def hide(self, text: str) -> str:
         """*text* without them."""
@@ -65,6 +68,15 @@ class Secrets:
     def hiding(self, feed: Callable[[bytes], None]) -> Hiding:
         """*feed* for a stream that may hold them, in pieces cut anywhere."""
         return Hiding(feed, [value.encode(errors="surrogateescape") for value in self._hidden])
+
+
+def _forms(value: str) -> set[str]:
+    """A secret, and how it looks in a header, an address, a JSON text or a dump. No list of such forms is complete."""
+    raw = value.encode(errors="surrogateescape")
+    encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode(), raw.hex(), raw.hex().upper()}
+    encoded |= {text.rstrip("=") for text in encoded}
+    written = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
+    return {value, quote(raw), quote(raw, safe=""), quote_plus(raw)} | encoded | written
 
 
 class Hiding:

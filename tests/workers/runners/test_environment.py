@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
+import json
 import random
+from urllib.parse import quote, quote_plus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workers.runners.environment import Secrets
 
@@ -52,6 +58,41 @@ def test_what_only_begins_like_one_is_shown_at_the_end_at_the_latest() -> None:
 def test_a_secret_whose_end_may_begin_another_one_is_hidden_whole() -> None:
     assert b"1234" not in passed_on(b"sk-12345678", b"zz")
     assert b"90abcdef" not in passed_on(b"sk-12345678", b"90abcdef")
+
+
+FORMS = {
+    "itself": str,
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64 of addresses": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    "an address": lambda text: quote(text, safe=""),
+    "a form": quote_plus,
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON of texts": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "a dump": lambda text: text.encode().hex(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(
+    secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_size=60),
+    before=st.text("ab ", max_size=9),
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30),
+)
+def test_the_usual_ways_to_write_a_secret_are_hidden_too(form: str, secret: str, before: str, sizes: list[int]) -> None:
+    written = FORMS[form](secret).encode()
+    data = before.encode() + written + b"."
+    parts, at = [], 0
+    for size in itertools.cycle(sizes):
+        parts.append(data[at : at + size])
+        at += size
+        if at >= len(data):
+            break
+
+    seen = passed_on(*parts, tokens={"API_KEY": secret})
+    at_once = Secrets(["API_KEY"], {"API_KEY": secret}).hide(data.decode())
+
+    assert written not in seen
+    assert written.decode() not in at_once
 
 
 def test_without_secrets_everything_passes_at_once() -> None:
