@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PY := .venv/bin/python
-JOBS ?= 2
+JOBS ?= 3
 
 # An environment fits one pyproject.toml in one place: an edited or moved checkout installs again, nothing else does.
 KEY := $(shell { cat pyproject.toml; pwd; } | cksum | tr ' ' -)
@@ -23,7 +23,7 @@ demo: $(DEVELOPMENT) ## Run the example plan on this repository, with an embedde
 	@echo "== coord run examples/repo-checkup.yaml"
 	@COORD_HOME="$${COORD_HOME:-$$PWD/.coord/demo}" $(PY) -m coordination.cli run examples/repo-checkup.yaml
 
-test: $(DEVELOPMENT) ## Run all tests on SQLite, PostgreSQL and Redis (ARGS=… goes to pytest, JOBS=2 processes)
+test: $(DEVELOPMENT) ## Run all tests on SQLite, PostgreSQL and Redis (ARGS=… goes to pytest, JOBS=3 processes)
 	@echo "== pytest, $(JOBS) processes"
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
