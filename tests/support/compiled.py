@@ -5,6 +5,7 @@ Without it a quarter of the time of tests that use a store goes into compiling w
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Dialect, Engine
@@ -15,6 +16,10 @@ class _Compiled(dict[tuple[Any, ...], Any]):
 
     def get(self, key: tuple[Any, ...], default: Any = None) -> Any:
         return super().get(_of_any_engine(key), default)
+
+    def __rich_repr__(self) -> Iterator[int]:
+        """Short, for tracebacks that show every local variable: it is in many of them, with thousands of statements."""
+        yield len(self)
 
     def __setitem__(self, key: tuple[Any, ...], compiled: Any) -> None:
         super().__setitem__(_of_any_engine(key), compiled)
