@@ -25,7 +25,7 @@ from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.machine import boot_id, host
-from coordination.settings import Settings, load_settings
+from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
 from coordination.store.queries import fleet
@@ -85,13 +85,12 @@ def begin(name: str, *, slots: int) -> Process:
     with _lock:
         if _process is not None:
             return _process
-        settings = load_settings()
-        sandbox = _sandbox(settings)
-        context = make_context(settings, name=name, slots=slots)
+        context = make_context(load_settings(), name=name, slots=slots)
+        sandbox = _sandbox(context)
         _wait_for_schema(context)
         with context.store.write() as tx:
             fleet.register(tx, context.row)
-        runners = Runners(context.worker_id, sandbox=sandbox, scratch=context.scratch)
+        runners = Runners(context.worker_id, sandbox=sandbox)
         housekeeper = Housekeeper(context)
         watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         execution = Execution(context, runners, housekeeper)
@@ -110,10 +109,11 @@ def begin(name: str, *, slots: int) -> Process:
     return _process
 
 
-def _sandbox(settings: Settings) -> Sandbox | None:
+def _sandbox(context: Context) -> Sandbox | None:
+    settings = context.settings
     if not settings.sandbox and not settings.require_sandbox:
         return None
-    sandbox = Sandbox(settings.writable(), required=settings.require_sandbox)
+    sandbox = Sandbox(context.scratch, settings.writable(), required=settings.require_sandbox)
     sandbox.check()
     return sandbox
 

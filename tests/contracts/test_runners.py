@@ -99,7 +99,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     confined = request.node.callspec.params["kind"].endswith(CONFINED)
     if confined and not confine.version():
         without_landlock()
-    runners = Runners(sandbox=Sandbox(required=True) if confined else None, scratch=tmp_path / "scratch")
+    runners = Runners(sandbox=Sandbox(tmp_path / "scratch", required=True) if confined else None)
     bench = Bench(runners, tmp_path / "scratch")
     yield bench
     left = bench.left_behind()

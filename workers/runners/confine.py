@@ -1,15 +1,19 @@
 """Gives up rights, then becomes a job's program. Standard library only; run as a file, before every confined process.
 
-    python confine.py '{"write": [folders and files], "required": true}' PROGRAM ARGUMENT…
+    python confine.py '{"write": [folders and files], "required": true, "env": {more variables}}' PROGRAM ARGUMENT…
 
 What is given up holds for the program and all that it starts, and cannot be taken back: it gains no privileges by
-set-user-ID programs, writes no file but beneath what is named (Landlock, Linux 5.13 and later), and reaches no process
-outside with a signal (Linux 6.12 and later). Where the kernel has no Landlock and it is required, nothing is started.
+set-user-ID programs, makes, changes and removes no file but beneath what is named (Landlock), and reaches no process
+outside with a signal (Linux 6.12 and later). Where that is required and cannot be had, nothing is started.
+
+Jobs before this one may have put links and git's own files where it looks. So places are real paths, through no link,
+and what a file says of where git writes counts only where git itself says the same at the other end.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import stat
@@ -17,6 +21,9 @@ import sys
 
 NOT_STARTED = 126
 """The exit status when the program was not started."""
+
+ENOUGH = 3
+"""The first version of Landlock (Linux 6.2) that keeps a file from being emptied."""
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
@@ -29,6 +36,8 @@ _SCOPE_SIGNAL = 1 << 1  # from the sixth version on
 _OF_FILES = _WRITE_FILE | _TRUNCATE
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")]
 
+_OPENAT2, _NO_LINKS, _HERE = 437, 0x04, -100
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,6 +47,10 @@ class _Ruleset(ctypes.Structure):
         ("handled_access_net", ctypes.c_uint64),
         ("scoped", ctypes.c_uint64),
     )
+
+
+class _How(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 class _Beneath(ctypes.Structure):
@@ -72,16 +85,20 @@ def write_only(places: list[str]) -> None:
     for place in places:
         _allow(ruleset, place, handled)
     for device in _DEVICES:
-        _allow(ruleset, device, _OF_FILES & handled)
+        _allow(ruleset, os.path.realpath(device), _OF_FILES & handled)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
     os.close(ruleset)
 
 
 def _allow(ruleset: int, place: str, access: int) -> None:
-    try:
-        fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return
+    how = _How(os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
+    path = ctypes.c_char_p(os.fsencode(place))
+    fd = int(_libc.syscall(_OPENAT2, _HERE, path, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))))
+    if fd < 0:
+        error = ctypes.get_errno()
+        if error in (errno.ENOENT, errno.ENOTDIR):
+            return
+        raise OSError(error, f"{place} cannot be made writable: {os.strerror(error)}")
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         access &= _OF_FILES  # the kernel refuses a rule for more
     rule = _Beneath(access, fd)
@@ -102,22 +119,30 @@ def repository_of(folder: str) -> list[str]:
     place = os.path.realpath(folder)
     while True:
         entry = os.path.join(place, ".git")  # noqa: PTH118 - pathlib is not imported here
+        if os.path.islink(entry):  # noqa: PTH114 - wherever it leads, a job may have made it
+            return []
         if os.path.isdir(entry):  # noqa: PTH112
             return [entry]
         if os.path.isfile(entry):  # noqa: PTH113
-            return _of_worktree(place, entry)
+            return _of_worktree(entry)
         if place == os.path.dirname(place):  # noqa: PTH120
             return []
         place = os.path.dirname(place)  # noqa: PTH120
 
 
-def _of_worktree(place: str, entry: str) -> list[str]:
+def _of_worktree(entry: str) -> list[str]:
+    """A repository keeps a record of each worktree, with the way back to it: nobody writes one who may not anyway."""
     try:
-        own = _line_of(entry).removeprefix("gitdir:").strip()
-        own = os.path.join(place, own)  # noqa: PTH118
-        return [own, os.path.join(own, _line_of(os.path.join(own, "commondir")))]  # noqa: PTH118
+        record = os.path.realpath(  # a relative one is meant from the worktree
+            os.path.join(os.path.dirname(entry), _line_of(entry).removeprefix("gitdir:").strip())  # noqa: PTH118, PTH120
+        )
+        records = os.path.dirname(record)  # noqa: PTH120
+        back = os.path.join(record, _line_of(os.path.join(record, "gitdir")))  # noqa: PTH118
+        if os.path.basename(records) == "worktrees" and os.path.realpath(back) == entry:  # noqa: PTH119
+            return [os.path.dirname(records)]  # noqa: PTH120
     except OSError:
-        return []
+        pass
+    return []
 
 
 def _line_of(path: str) -> str:
@@ -129,12 +154,13 @@ def main() -> None:
     """Give up what is to be given up, and become the program."""
     order, *arguments = sys.argv[1:]
     asked = json.loads(order)
+    os.environ.update(asked["env"])
     try:
         give_up_privileges()
+        if asked["required"] and version() < ENOUGH:
+            _not_started("it would not be confined: the kernel's Landlock is too old, or not there")
         if version():
             write_only(asked["write"] + repository_of("."))
-        elif asked["required"]:
-            _not_started("it would not be confined: the kernel has no Landlock")
     except OSError as error:
         _not_started(f"it would not be confined: {error.strerror}")
     try:

@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from coordination.domain.limits import NO_LIMITS, Limits
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox import Sandbox, remove
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -35,15 +32,12 @@ class Launcher:
     """Starts processes on behalf of one worker process; its warden ends them should the worker die.
 
     *worker_id*: the name by which others on this host can end them too, see ``end_worker``. *sandbox*: what they are
-    kept from; then they have temporary files of their own, beneath *scratch*, which they may write to as well.
+    kept from; in it each has a folder for temporary files of its own.
     """
 
-    def __init__(
-        self, worker_id: str | None = None, *, sandbox: Sandbox | None = None, scratch: Path | None = None
-    ) -> None:
+    def __init__(self, worker_id: str | None = None, *, sandbox: Sandbox | None = None) -> None:
         self.worker_id = worker_id or uuid.uuid4().hex
         self._sandbox = sandbox
-        self._scratch = scratch or Path(tempfile.gettempdir())
         self._warden = Warden(self.marker)
 
     @property
@@ -75,9 +69,8 @@ class Launcher:
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
         command, temporary = limited(arguments, limits), None
         if self._sandbox is not None:
-            temporary = tempfile.mkdtemp(prefix="tmp-", dir=self._scratch)
-            ordered |= dict.fromkeys(("TMPDIR", "TMP", "TEMP"), temporary)
-            command = self._sandbox.around(command, [str(self._scratch), *write, *({folder} - {"/"})])
+            temporary = self._sandbox.make_temporary()
+            command, ordered = self._sandbox.around(command, ordered, temporary=temporary, write=[folder, *write])
         self._warden.start()
         try:
             popen = subprocess.Popen(
@@ -91,7 +84,7 @@ class Launcher:
                 pass_fds=tuple(pass_on),
             )
         except BaseException:
-            _remove(temporary)
+            remove(temporary)
             raise
         process = Process(popen, [f"{name}={environment[name]}" for name in markers], self._warden, temporary)
         self._warden.register(process.record.pgid, process.record.start_time)
@@ -169,7 +162,7 @@ class Process:
             threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        _remove(self._temporary)
+        remove(self._temporary)
         return self.exit_code
 
 
@@ -224,11 +217,6 @@ def _exit_descriptor(pid: int) -> int:
 
     threading.Thread(target=wait, name=f"exit-of-{pid}", daemon=True).start()
     return reading
-
-
-def _remove(folder: str | None) -> None:
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _group(pid: int) -> int | None:

@@ -6,7 +6,6 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from coordination.errors import Refused
@@ -21,12 +20,10 @@ from workers.runners.shell import ShellRunner
 
 
 class Runners:
-    """The runners of one worker process. Close it when no job runs any more. *sandbox*, *scratch*: of its Launcher."""
+    """The runners of one worker process. Close it when no job runs any more. *sandbox*: of its Launcher."""
 
-    def __init__(
-        self, worker_id: str | None = None, *, sandbox: Sandbox | None = None, scratch: Path | None = None
-    ) -> None:
-        self.launcher = Launcher(worker_id, sandbox=sandbox, scratch=scratch)
+    def __init__(self, worker_id: str | None = None, *, sandbox: Sandbox | None = None) -> None:
+        self.launcher = Launcher(worker_id, sandbox=sandbox)
         self.pool = Pool(self.launcher)
         self.python = PythonRunner(self.pool)
         self._chat = ChatRunner(self.launcher)

@@ -3,36 +3,63 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from coordination.errors import SettingsError
 from workers.runners import confine
 
 _PROGRAM = str(Path(confine.__file__))
+# What would load a job's code into our program, before it has given up anything.
+_OF_THE_LOADER = ("LD_", "GLIBC_", "MALLOC_", "GCONV_PATH", "LOCPATH")
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP")
 
 
-@dataclass(frozen=True, slots=True)
 class Sandbox:
-    """How the processes of jobs are confined. *write*: files and folders that each may change besides its own.
+    """How the processes of one worker's jobs are confined.
 
-    *required*: a kernel that cannot do it starts none.
+    *scratch*: the worker's folder for what they need while they run. *write*: files and folders that each may change
+    besides. *required*: a kernel that cannot confine them starts none.
     """
 
-    write: tuple[str, ...] = ()
-    required: bool = False
+    def __init__(self, scratch: Path, write: Sequence[str] = (), *, required: bool = False) -> None:
+        self._scratch = os.path.realpath(scratch)
+        # Looked up before any job of this worker could change where they lead.
+        self._write = [os.path.realpath(place) for place in write]
+        self._required = required
 
     def check(self) -> None:
         """SettingsError when it is required and cannot be had here."""
-        if self.required and not confine.version():
+        if self._required and confine.version() < confine.ENOUGH:
             raise SettingsError(
-                "COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs: it has no Landlock",
-                hint="Linux 5.13 or later has it, if lsm= among its boot parameters does not leave it out",
+                "COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs: no Landlock, or an old one",
+                hint="Linux 6.2 or later has it, if lsm= among its boot parameters does not leave it out",
             )
 
-    def around(self, arguments: Sequence[str], places: Sequence[str]) -> list[str]:
-        """The command that gives up the rights and then becomes *arguments*; it may write to *places*, too."""
-        order = {"write": [*places, *self.write], "required": self.required}
-        return [sys.executable, "-I", "-S", "-B", _PROGRAM, json.dumps(order), *arguments]
+    def make_temporary(self) -> str:
+        """A folder for the temporary files of one process; ``remove`` takes it away."""
+        return tempfile.mkdtemp(prefix="tmp-", dir=self._scratch)
+
+    def around(
+        self, arguments: Sequence[str], environment: dict[str, str], *, temporary: str, write: Sequence[str]
+    ) -> tuple[list[str], dict[str, str]]:
+        """The command that gives up the rights and then becomes *arguments*, and its environment.
+
+        It may write to the places of *write*, too; to all of the file system nobody may.
+        """
+        given = environment | dict.fromkeys(_TEMPORARY, temporary)
+        late = {name: value for name, value in given.items() if name.startswith(_OF_THE_LOADER)}
+        places = [place for place in (self._scratch, *write, *self._write) if place != "/"]
+        order = json.dumps({"write": places, "required": self._required, "env": late})
+        early = {name: value for name, value in given.items() if name not in late}
+        return [sys.executable, "-I", "-S", "-B", _PROGRAM, order, *arguments], early
+
+
+def remove(temporary: str | None) -> None:
+    """Take away a process's temporary files, if it had a folder for them."""
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)

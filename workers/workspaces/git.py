@@ -139,7 +139,7 @@ class Git:
                 folder=self._folder,
                 feed=keep,
                 announced=False,
-                write=[str(self._worktrees)],
+                write=[os.path.realpath(self._worktrees)],
             )
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started: {error}", transient=True) from None

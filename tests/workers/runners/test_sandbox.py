@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from coordination.errors import SettingsError
 from tests.support.jobs import Bench
-from tests.support.services import without_landlock
+from tests.support.services import missing, without_landlock
 from workers.runners import confine
 from workers.runners.registry import Runners
 from workers.runners.sandbox import Sandbox
@@ -35,8 +36,8 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Bench]:
     (tmp_path / "cache").mkdir()
-    sandbox = Sandbox((str(tmp_path / "cache"),), required=True)
-    runners = Runners(sandbox=sandbox, scratch=tmp_path / "scratch")
+    sandbox = Sandbox(tmp_path / "scratch", [str(tmp_path / "cache")], required=True)
+    runners = Runners(sandbox=sandbox)
     bench = Bench(runners, tmp_path / "scratch")
     yield bench
     runners.close()
@@ -133,6 +134,70 @@ def test_it_commits_to_the_repository_that_it_works_in(confined: Bench, tmp_path
     assert (outcome, said.split()) == (Outcome.COMPLETED, ["second", "first"])
 
 
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        "ln -s .. .git",
+        "rm -rf .git; ln -s .. .git",
+        'echo "gitdir: .." > .git',
+        (
+            'mkdir -p fake/worktrees/x && echo "$PWD/.git" > fake/worktrees/x/gitdir && echo "../../../.." > '
+            'fake/worktrees/x/commondir && echo "gitdir: fake/worktrees/x" > .git'
+        ),
+        'mkdir -p worktrees/x && ln -s .. up && echo "gitdir: up/worktrees/x" > .git',
+    ],
+)
+def test_what_a_job_leaves_behind_does_not_let_the_next_one_out(confined: Bench, place: Path, prepare: str) -> None:
+    (place.parent / "worktrees" / "x").mkdir(parents=True)
+    assert shell(confined, prepare, place)[0] is Outcome.COMPLETED
+
+    shell(confined, "echo 1 > ../outside; echo 1 > ../worktrees/x/gitdir", place)
+
+    assert not (place.parent / "outside").exists()
+    assert not (place.parent / "worktrees" / "x" / "gitdir").exists()
+
+
+def test_the_record_of_a_worktree_does_not_name_another_repository(confined: Bench, tmp_path: Path) -> None:
+    record = tmp_path / "repository" / ".git" / "worktrees" / "x"
+    record.mkdir(parents=True)
+    (tmp_path / "worktree").mkdir()
+    (tmp_path / "worktree" / ".git").write_text(f"gitdir: {record}\n")
+    (record / "gitdir").write_text(f"{tmp_path}/worktree/.git\n")
+    (record / "commondir").write_text("../../../..\n")  # a job may write this
+
+    shell(confined, "echo 1 > ../outside; echo 1 > ../repository/.git/inside", tmp_path / "worktree")
+
+    assert not (tmp_path / "outside").exists()
+    assert (tmp_path / "repository" / ".git" / "inside").exists()
+
+
+def test_a_folder_that_has_become_a_link_is_not_worked_in(confined: Bench, place: Path) -> None:
+    (place / "sub").symlink_to(place.parent)
+
+    outcome, said = shell(confined, "echo 1 > outside", place / "sub")
+
+    assert outcome is Outcome.FAILED
+    assert "cannot be made writable: Too many levels of symbolic links" in said
+    assert not (place.parent / "outside").exists()
+
+
+def test_the_jobs_variables_load_nothing_before_it_is_confined(confined: Bench, place: Path) -> None:
+    if shutil.which("cc") is None:
+        missing("C compiler", "no program cc")
+    source = place / "evil.c"
+    source.write_text(
+        '#include <stdio.h>\n__attribute__((constructor)) static void x(void) { fopen("../outside", "w"); }\n'
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", place / "evil.so", source], check=True)
+
+    result = confined.run(
+        {"shell": 'echo "$LD_PRELOAD"', "env": {"LD_PRELOAD": str(place / "evil.so")}}, workdir=str(place)
+    )
+
+    assert result.output == str(place / "evil.so")
+    assert not (place.parent / "outside").exists()
+
+
 def test_python_jobs_are_confined_too(confined: Bench, place: Path) -> None:
     (place / "job.py").write_text("def write(path):\n    open(path, 'w').write('1')\n    return path\n")
     job = {"python": "job:write"}
@@ -182,18 +247,21 @@ confine.main()
 
 @pytest.mark.parametrize(("required", "printed"), [(True, ""), (False, "ran\n")])
 def test_without_the_kernels_help_it_is_not_begun_where_that_is_required(*, required: bool, printed: str) -> None:
-    order = json.dumps({"write": [], "required": required})
+    order = json.dumps({"write": [], "required": required, "env": {}})
     program = WITHOUT.format(folder=str(Path(confine.__file__).parent), order=order)
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout == printed
-    assert (done.returncode, "no Landlock" in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
+    assert (done.returncode, "Landlock" in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
 
 
-def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confine, "version", lambda: 0)
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int
+) -> None:
+    monkeypatch.setattr(confine, "version", lambda: version)
 
-    Sandbox(required=False).check()
+    Sandbox(tmp_path).check()
     with pytest.raises(SettingsError, match="COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs"):
-        Sandbox(required=True).check()
+        Sandbox(tmp_path, required=True).check()
