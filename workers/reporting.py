@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ MOST_REPORTS = 2_000
 _MOST_AT_ONCE = 16
 _PATIENCE = 30.0
 _CALL_AGAIN = 0.02
+_LOOK = 60.0  # seconds; who closes it calls
 _SOCKET = "reports.sock"
 _LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
 _LONGEST_TEXT = 2_000
@@ -118,8 +120,9 @@ class Reporting:
         if server is not None:
             ending = threading.Thread(target=server.shutdown, daemon=True)
             ending.start()
-            while ending.is_alive():  # it looks whether it is to end when somebody comes, else twice a second
+            while ending.is_alive():  # it looks whether it is to end when somebody comes
                 with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+                    caller.settimeout(_CALL_AGAIN)
                     caller.connect(self._address)
                 ending.join(timeout=_CALL_AGAIN)
             server.server_close()
@@ -139,7 +142,8 @@ class Reporting:
                 self._server = _Server(path, self._answer)
                 self._address = path
                 self._programs = self._program()
-                threading.Thread(target=self._server.serve_forever, name="reporting", daemon=True).start()
+                serve = partial(self._server.serve_forever, poll_interval=_LOOK)
+                threading.Thread(target=serve, name="reporting", daemon=True).start()
             return f"unix:{self._address}"
 
     def _program(self) -> str | None:

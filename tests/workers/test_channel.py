@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from kombu.transport import redis, resolve_transport, virtual
 from kombu.utils.url import parse_url
 
 from coordination.settings import broker_url
+from tests.support.processes import until
 from tests.support.redis import RedisServer
 from workers.channel import ForgivingQoS, LeavingTransport, ThriftyChannel, mend
+from workers.shutdown import Shutdown
 
 
 def fetched(kind: type[virtual.QoS]) -> virtual.QoS:
@@ -151,3 +154,37 @@ def test_an_open_connection_takes_part_in_the_event_loop(redis_server: RedisServ
 
     transport.close_connection(connection)
     loop.close()
+
+
+def test_a_worker_that_ends_does_not_wait_out_what_it_asked_last(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.channel.state.should_stop", 0)
+    mend()
+    with Connection(broker_url(redis_server.url)) as connection:
+        channel = connection.channel()
+        channel.queue_declare("nothing-comes-here")
+        channel.basic_consume("nothing-comes-here", no_ack=True, callback=Mock(), consumer_tag="t")
+        channel.client.connection = channel.client.connection_pool.get_connection()
+        channel._brpop_start(timeout=60)
+        closing = threading.Thread(target=channel.close, daemon=True)
+
+        closing.start()
+        closing.join(20)
+
+        assert not closing.is_alive()
+
+
+def test_celerys_loop_is_woken_when_the_worker_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    hub.timer.call_after(60, Mock())  # until then it would sleep
+    slept = threading.Thread(target=lambda: next(hub.create_loop()), daemon=True)
+    monkeypatch.setattr(Shutdown, "loop", hub)
+    slept.start()
+    until(lambda: hub._loop_thread == slept.ident, what="the loop runs")
+
+    Shutdown.wake()
+
+    slept.join(20)
+    assert not slept.is_alive()
+    hub.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,12 @@ def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> 
 
 def test_it_tells_what_the_task_is(desk: Desk, report: Report) -> None:
     assert desk.say("context")["task"] == {"key": "fix", "title": "Fix it", "attempt": 1, "input": {}}
+
+
+def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: Report) -> None:
+    closing = threading.Thread(target=desk.reporting.close)
+
+    closing.start()
+    closing.join(20)  # a third of what it would wait
+
+    assert not closing.is_alive()
