@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from coordination.domain.costs import CostRecord
+from coordination.errors import Unavailable
 
 Numbered = tuple[int, CostRecord]
 """The line on which a record stands, and the record."""
@@ -32,7 +33,7 @@ class Spool:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this
 
     def put(self, batch: Sequence[Numbered]) -> None:
-        """Add a batch at the end."""
+        """Add a batch at the end. Raises Unavailable where there is no room for it."""
         rows = []
         for line, record in batch:
             row = [line, *_values(record)]
@@ -41,8 +42,14 @@ class Spool:
             row[1 + _MOMENT] = record.occurred_at.isoformat()
             rows.append(row)
         written = marshal.dumps(rows)
-        self._file.write(len(written).to_bytes(8, "big"))
-        self._file.write(written)
+        try:
+            self._file.write(len(written).to_bytes(8, "big") + written)
+            self._file.flush()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise Unavailable(
+                f"what was read cannot be kept in {tempfile.gettempdir()}: {why}", hint="TMPDIR may name another folder"
+            ) from error
 
     def batches(self, project_id: str) -> Iterator[list[Numbered]]:
         """Every batch, from the first; records that name no project are of that one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import tracemalloc
 from collections.abc import Iterator
 from decimal import Decimal
@@ -11,7 +12,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import func, select
 
-from coordination.errors import FormatError
+from coordination.errors import FormatError, Unavailable
 from coordination.flows import import_costs as flow
 from coordination.flows.check_costs import check_costs
 from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
@@ -173,6 +174,19 @@ class Endless(io.RawIOBase):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         return next(self._next, b"")
+
+
+def test_a_full_disk_is_said_and_nothing_is_taken(world: World) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Spool() as spool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+        try:
+            with pytest.raises(Unavailable, match=r"what was read cannot be kept in .*: file too large"):
+                spool.put([(1, record("c1", "7"))] * 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    assert number(world) == 0
 
 
 def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -177,7 +178,10 @@ def test_a_worker_that_ends_does_not_wait_out_what_it_asked_last(
 
 def test_celerys_loop_is_woken_when_the_worker_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub()
-    hub.timer.call_after(60, Mock())  # until then it would sleep
+    silent, _ = os.pipe()
+    hub.add_reader(silent, Mock())
+    hub.timer.call_after(60, Mock())
+    monkeypatch.setattr(hub, "fire_timers", lambda **_: 60)  # until then it would sleep
     slept = threading.Thread(target=lambda: next(hub.create_loop()), daemon=True)
     monkeypatch.setattr(Shutdown, "loop", hub)
     slept.start()
