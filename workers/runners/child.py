@@ -19,7 +19,6 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Set as AbstractSet
 from typing import Any
 
 _CHUNK, _HEAD = 1 << 16, 4
@@ -52,7 +51,7 @@ class Child:
             sys.path.append(source_root)
         self.path, self.environ = list(sys.path), dict(os.environ)
         self.environ_left: dict[bytes, bytes] = {}
-        self.names_left: AbstractSet[str] = frozenset()
+        self.given: Any = {}  # what the last job was given
         self.streams = (sys.stdin, sys.stdout, sys.stderr)
         self.stream_files = _stream_files()
         self.umask = os.umask(0o077)
@@ -132,15 +131,13 @@ class Child:
 
     def _prepare(self, request: dict[str, Any]) -> None:
         raw: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # noqa: SLF001 - comparing the public mapping costs more than a short job
-        wanted = request["env"]
-        if raw != self.environ_left or wanted.keys() != self.names_left:  # the first job, or one that changed something
-            wanted = self.environ | wanted
+        wanted, given, self.given = request["env"], self.given, {}
+        if raw != self.environ_left or wanted.keys() != given.keys():  # the first job, or one that changed something
+            wanted, given = self.environ | wanted, os.environ
             for name in os.environ.keys() - wanted.keys():
                 del os.environ[name]
-        for name, value in wanted.items():
-            if os.environ.get(name) != value:
-                os.environ[name] = value
-        self.environ_left, self.names_left = dict(raw), request["env"].keys()
+        os.environ.update({name: value for name, value in wanted.items() if given.get(name) != value})
+        self.environ_left, self.given = dict(raw), request["env"]
         sys.path[:] = request["path"] + self.path
         try:
             os.chdir(request["cwd"])

@@ -36,12 +36,18 @@ TEXTS = (
 )
 """Those of COLUMNS, ids and JSON, that are asked for as texts on PostgreSQL, as they are on SQLite."""
 
+OWNERS = """
+    CROSS JOIN LATERAL (SELECT name, status FROM projects WHERE id = t.project_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT session_id, python_path FROM runs WHERE id = t.run_id OFFSET 0) AS r"""
+"""The project (p) and the run (r) of each task (t) on PostgreSQL, which is kept from reading all of them for a join."""
+
 # "|| ''" keeps the planner from the indexes on states: with figures from a time when few tasks had a state, it reads
 # all that have it now instead of the few rows that are named. So does asking for the outcome: an attempt that has not
-# finished has none, and the index on unfinished ones is not for this.
-_DUE = """
-    t.state || '' = 'queued'
-    AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)"""
+# finished has none, and the index on unfinished ones is not for this. A plan may be older than most rows, as in
+# completions: a query for one value is made by its key, task by task, where EXISTS may become a join with a whole index.
+NOT_HELD = "(SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL LIMIT 1) IS NULL"
+_DUE = f"""
+    t.state || '' = 'queued' AND {NOT_HELD}"""
 _LIMITED = "EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)"
 _UNLIMITED = f"""{_DUE} AND p.status NOT IN ({HELD}) AND NOT {_LIMITED} AND NOT {BUDGETED}"""
 
@@ -55,7 +61,7 @@ def _postgresql(ready: str, *, held: bool) -> str:
     return f"""
 WITH ready AS MATERIALIZED (
     SELECT {COLUMNS}
-    FROM tasks t JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
+    FROM tasks t {OWNERS}
     WHERE t.workspace_id = %(workspace)s::uuid AND t.id = ANY(%(ids)s::uuid[])
         AND (t.not_before IS NULL OR t.not_before <= now()) AND {ready}
     ORDER BY t.priority DESC, t.id
@@ -64,7 +70,7 @@ WITH ready AS MATERIALIZED (
 ), claimed AS (
     UPDATE tasks t
     SET state = 'running', attempt = ready.attempt, rung_at = NULL, not_before = NULL, error = NULL, updated_at = now()
-    FROM ready WHERE t.id = ready.id
+    FROM ready WHERE t.id = ANY(ARRAY[ready.id])
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
         lease_until{", slots, reserved" if held else ""})
@@ -80,10 +86,10 @@ WITH ready AS MATERIALIZED (
 SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::text, python_path::text, key, title,
     work::text, input::text, agent, timeout, stall_timeout, workdir, max_attempts, failures, losses, deferrals,
     options::text, repeatable, kind, carried::text, priority,
-    (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output',
-            CASE WHEN n.state = 'completed' THEN a.output END))::text
-        FROM dependencies d JOIN tasks n ON n.id = d.parent_id
-        LEFT JOIN attempts a ON a.task_id = n.id AND a.number = n.attempt
+    (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output', CASE WHEN n.state = 'completed' THEN
+            (SELECT a.output FROM attempts a WHERE a.task_id = n.id AND a.number = n.attempt) END))::text
+        FROM dependencies d
+            CROSS JOIN LATERAL (SELECT id, key, state, attempt FROM tasks WHERE id = d.parent_id OFFSET 0) AS n
         WHERE d.child_id = ready.id AND d.kind IN ({HOLDING})) AS needs
 FROM ready ORDER BY priority DESC, id
 """
@@ -220,7 +226,7 @@ class Waiting:
 _WAITING = f"""
 SELECT {{id}}, {{project}}, {{run}}, {{session}}, t.agent, t.concurrency_key, p.status, {_LIMITED}, {BUDGETED},
     {{work}}, {{options}}, {{carried}}
-FROM tasks t JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
+FROM tasks t {{owners}}
 WHERE {{which}} AND {_DUE}
 ORDER BY t.priority DESC, t.id"""
 _POSTGRESQL_WAITING = (
@@ -232,6 +238,7 @@ _POSTGRESQL_WAITING = (
         work="t.work::text",
         options="t.options::text",
         carried="t.carried::text",
+        owners=OWNERS,
         which="""t.workspace_id = %(workspace)s::uuid AND t.id = ANY(%(ids)s::uuid[])
     AND (t.not_before IS NULL OR t.not_before <= now())""",
     )
@@ -245,6 +252,7 @@ _SQLITE_WAITING = _WAITING.format(
     work="t.work",
     options="t.options",
     carried="t.carried",
+    owners="JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id",
     which="""t.workspace_id = :workspace AND t.id IN (SELECT value FROM json_each(:ids))
     AND (t.not_before IS NULL OR t.not_before <= :now)""",
 )

@@ -76,7 +76,10 @@ _LESS = f"""
     state = CASE WHEN t.pending <= less.n AND t.reasons = {_ONLY} THEN 'queued' ELSE t.state END"""
 
 # A fence that holds; for what ran ahead: nothing but what it needed held it, and all of that completes here.
-# "|| ''" keeps the planner from the indexes on states, as in claims; "OFFSET 0" makes it look up edges by their parent.
+# "|| ''" keeps the planner from the indexes on states, as in claims. A plan is kept for as long as its connection, also
+# one that was made while few tasks were stored: then whole indexes are read to join them, with all that came since. So
+# rows are looked up one by one: "= ANY(ARRAY[...])" cannot be hashed or merged, and a LATERAL with FOR UPDATE or OFFSET 0
+# stays what it is.
 _HELD = f"""(
         ended.worker IS NULL AND t.attempt = ended.n AND t.state || '' = 'running'
         OR ended.worker IS NOT NULL AND t.attempt = ended.n - 1 AND t.state || '' = 'blocked' AND t.reasons = {_ONLY}
@@ -92,20 +95,19 @@ WITH ended AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS x
         (o int, id uuid, n int, output json, code int, error text, log text, payload json, age float, pending int,
         worker uuid)
+), wanted AS MATERIALIZED (
+    SELECT id FROM ended
+    UNION
+    SELECT d.child_id FROM ended CROSS JOIN LATERAL (
+        SELECT child_id FROM dependencies
+        WHERE parent_id = ended.id AND satisfied_at IS NULL AND kind IN ({_HOLDING}) OFFSET 0) AS d
+    ORDER BY 1
 ), locked AS MATERIALIZED (
-    SELECT t.id FROM (
-        SELECT id FROM ended
-        UNION
-        SELECT d.child_id FROM ended CROSS JOIN LATERAL (
-            SELECT child_id FROM dependencies
-            WHERE parent_id = ended.id AND satisfied_at IS NULL AND kind IN ({_HOLDING}) OFFSET 0) AS d
-        ) AS wanted
-    JOIN tasks t ON t.id = wanted.id
-    ORDER BY t.id FOR UPDATE OF t
+    SELECT t.id FROM wanted CROSS JOIN LATERAL (SELECT id FROM tasks WHERE id = wanted.id FOR UPDATE) AS t
 ), done AS (
     UPDATE tasks t SET {_COMPLETED}, finished_at = now(), updated_at = now()
     FROM ended
-    WHERE t.id = ended.id AND t.workspace_id = %(workspace)s::uuid AND {_HELD}
+    WHERE t.id = ANY(ARRAY[ended.id]) AND t.workspace_id = %(workspace)s::uuid AND {_HELD}
         AND (SELECT count(*) FROM locked) > 0 -- first all locks, in their order
     RETURNING t.id, t.run_id, ended.o, ended.n, ended.output, ended.code, ended.error, ended.log, ended.payload,
         ended.age, ended.worker
@@ -113,7 +115,8 @@ WITH ended AS MATERIALIZED (
     UPDATE attempts a
     SET finished_at = now(), outcome = 'completed', exit_code = done.code, error = done.error, output = done.output,
         log = done.log
-    FROM done WHERE a.task_id = done.id AND a.number = done.n AND a.outcome IS NULL AND done.worker IS NULL
+    FROM done
+    WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = done.n AND a.outcome IS NULL AND done.worker IS NULL
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
         lease_until, finished_at, outcome, exit_code, error, output, log)
@@ -122,13 +125,13 @@ WITH ended AS MATERIALIZED (
     FROM done WHERE worker IS NOT NULL
 ), met AS (
     UPDATE dependencies d SET satisfied_at = now()
-    FROM done WHERE d.parent_id = done.id AND d.kind IN ({_HOLDING}) AND d.satisfied_at IS NULL
+    FROM done WHERE d.parent_id = ANY(ARRAY[done.id]) AND d.kind IN ({_HOLDING}) AND d.satisfied_at IS NULL
     RETURNING d.child_id
 ), less AS (
     SELECT child_id, count(*)::int AS n FROM met WHERE child_id NOT IN (SELECT id FROM ended) GROUP BY child_id
 ), freed AS (
     UPDATE tasks t SET {_LESS}, updated_at = now()
-    FROM less WHERE t.id = less.child_id AND t.pending > 0
+    FROM less WHERE t.id = ANY(ARRAY[less.child_id]) AND t.pending > 0
     RETURNING t.id, t.state, t.run_id, t.attempt, t.key, t.title, t.kind, t.priority
 ), told AS (
     INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, payload, created_at)

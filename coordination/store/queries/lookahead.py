@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim
 from coordination.domain.tasks import BlockReason
 from coordination.store.queries.budgets import BUDGETED
-from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, TEXTS, JsonTexts, claim_of
+from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, NOT_HELD, OWNERS, TEXTS, JsonTexts, claim_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,11 @@ WITH RECURSIVE reach (id) AS (
 ), near AS {{materialized}} (SELECT id FROM reach LIMIT {{most}})
 SELECT {{columns}},
     (SELECT {{collect}} FROM dependencies d WHERE d.child_id = t.id AND d.kind IN ({HOLDING})) AS parents
-FROM near JOIN tasks t ON t.id = near.id JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id
+FROM near {{tasks}}
 WHERE t.workspace_id = {{workspace}} AND t.state || '' = 'blocked' AND t.reasons = {int(BlockReason.DEPENDENCIES)}
     AND t.repeatable AND p.status NOT IN ({HELD})
     AND NOT EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)
-    AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL)
+    AND {NOT_HELD}
     AND NOT {BUDGETED}
 """
 _POSTGRESQL = _QUERY.format(
@@ -49,6 +49,7 @@ _POSTGRESQL = _QUERY.format(
     materialized="MATERIALIZED",
     most="%(most)s",
     columns=re.sub(rf"\b({'|'.join(TEXTS)})\b(?=,)", r"\1::text", COLUMNS),
+    tasks=f"CROSS JOIN LATERAL (SELECT * FROM tasks WHERE id = near.id OFFSET 0) AS t {OWNERS}",
     collect="json_agg(d.parent_id)::text",
     workspace="%(workspace)s::uuid",
 )
@@ -57,6 +58,7 @@ _SQLITE = _QUERY.format(
     materialized="",
     most=":most",
     columns=COLUMNS,
+    tasks="JOIN tasks t ON t.id = near.id JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id",
     collect="json_group_array(d.parent_id)",
     workspace=":workspace",
 )
