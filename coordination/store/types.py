@@ -213,6 +213,26 @@ def _after_sqlite(element: db_after, compiler: Any, **kw: Any) -> str:
     return f"utc_after({compiler.process(element.clauses, **kw)})"
 
 
+class looked_up(FunctionElement[Any]):  # noqa: N801
+    """``tasks.c.id == looked_up(attempts.c.task_id)``: a join that is made by looking up each row's partner.
+
+    PostgreSQL keeps a plan for as long as the connection. One that was made while a table was small may read all of its
+    index for a merge or a hash, when it has become large as well; this comparison can be neither merged nor hashed.
+    """
+
+    inherit_cache = True
+
+
+@compiles(looked_up, "postgresql")
+def _looked_up_pg(element: looked_up, compiler: Any, **kw: Any) -> str:
+    return f"ANY (ARRAY[{compiler.process(element.clauses, **kw)}])"
+
+
+@compiles(looked_up, "sqlite")
+def _looked_up_sqlite(element: looked_up, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
+
+
 class sum_money(FunctionElement[Decimal]):  # noqa: N801
     """Exact sum of a Money column; NULL when there is nothing to add."""
 

@@ -17,7 +17,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg._queries import PostgresQuery
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus
 from sqlalchemy import Connection, event, insert, select, text, update
 
 from coordination.clock import utc_now
@@ -27,7 +31,7 @@ from coordination.flows.change_priority import change_priority
 from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
-from coordination.store.engine import Store
+from coordination.store.engine import Store, open_store
 from coordination.store.queries import attempts, costs, events, fleet, runs, supervisors, tasks
 from coordination.store.reports import explanation, overview
 from coordination.store.tables import metadata
@@ -48,6 +52,7 @@ BIG = {
 }
 """How many rows each has at least; what is smaller may be read from end to end."""
 
+OF_TASKS = {"tasks", "dependencies", "attempts", "task_events"}
 COSTS = 20_000
 READ_NO_FURTHER = re.compile(r"FROM runs JOIN projects .*\sORDER BY runs\.id DESC\s+LIMIT", re.DOTALL)
 """The newest runs of all projects: the index is read from its new end, and the limit is reached at once."""
@@ -240,6 +245,50 @@ def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, t
             if found and not READ_NO_FURTHER.search(statement):
                 wrong[statement] = found
     assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+
+
+@pytest.mark.timeout(300)
+def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to_end(
+    postgres_url: str,
+) -> None:
+    """PostgreSQL keeps plans for as long as a connection, and a new installation grows faster than it is analysed."""
+    store = open_store(postgres_url)
+    world = World(store)
+    world.submit("seed")
+    world.do("seed", usage=(Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=None),))
+    world.submit(*[f"t{n}" for n in range(70)], *[f"c{n} < t{n}" for n in range(60)])
+    world.claim(*[f"t{n}" for n in range(20)])
+    world.tick()
+    analyse(store)
+    with recorded(store) as sent:
+        work(world)
+        housekeeping(world)
+        looking(world)
+
+    wrong = {}
+    with store.write() as tx:
+        tx.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+        for statement, parameters in sent.items():
+            found = _scanned(kept_plan(tx, statement, parameters)) & OF_TASKS
+            if found:
+                wrong[statement] = found
+    store.close()
+    assert len(sent) > 60
+    assert not wrong, "\n\n".join(f"{sorted(found)} from end to end in:\n{sql}" for sql, found in wrong.items())
+
+
+def kept_plan(tx: Connection, statement: str, parameters: Any) -> Any:
+    """The plan that PostgreSQL keeps for a prepared statement, whatever its parameters are."""
+    driver = tx.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    sent = PostgresQuery(Transformer(driver))
+    sent.convert(statement, parameters)
+    given = f"({', '.join('NULL' for _ in sent.params)})" if sent.params else ""
+    for said in (b"PREPARE kept AS " + sent.query, f"EXPLAIN (FORMAT JSON) EXECUTE kept {given}".encode()):
+        answer = driver.pgconn.exec_(said)
+        assert answer.status in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}, answer.error_message
+    driver.pgconn.exec_(b"DEALLOCATE kept")
+    return json.loads(answer.get_value(0, 0) or b"")[0]["Plan"]
 
 
 def test_a_statement_that_does_is_noticed(piled: World) -> None:

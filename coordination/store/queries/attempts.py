@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Text, bindparam, cast, func, insert, select, update
 
 from coordination.domain.attempts import Attempt, Outcome
 from coordination.domain.tasks import TaskState
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import workers
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_after, db_now
+from coordination.store.types import db_after, db_now, looked_up
 
 a = attempts.c
 
@@ -101,7 +101,7 @@ def _locked(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[
     found = tx.execute(
         select(*_OF_ATTEMPT)
         .where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
-        .order_by(a.task_id)
+        .order_by(cast(a.task_id, Text))  # not as the key is: with a limit, all of its index may be read in that order
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).mappings()
@@ -155,6 +155,9 @@ def latest(tx: Connection, workspace_id: str, task_id: str) -> Attempt | None:
     return found[-1] if found else None
 
 
+_NEWEST = (a.task_id == looked_up(tasks.c.id)) & (a.number == looked_up(tasks.c.attempt))
+
+
 def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMapping]:
     """What runs now: key, title, number, worker, host, started_at, and the database's now."""
     return list(
@@ -168,7 +171,7 @@ def running_in_run(tx: Connection, workspace_id: str, run_id: str) -> list[RowMa
                 a.started_at,
                 db_now().label("now"),
             )
-            .join(attempts, (a.task_id == tasks.c.id) & (a.number == tasks.c.attempt))
+            .join(attempts, _NEWEST)
             .outerjoin(workers, workers.c.id == a.worker_id)
             .where(
                 tasks.c.workspace_id == workspace_id,
@@ -185,7 +188,7 @@ def outputs_of_run(tx: Connection, workspace_id: str, run_id: str) -> dict[str, 
     """What the run's completed tasks produced, by task id."""
     rows = tx.execute(
         select(tasks.c.id, a.output)
-        .join(attempts, (a.task_id == tasks.c.id) & (a.number == tasks.c.attempt))
+        .join(attempts, _NEWEST)
         .where(
             tasks.c.workspace_id == workspace_id,
             tasks.c.run_id == run_id,

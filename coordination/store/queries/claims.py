@@ -44,7 +44,7 @@ OWNERS = """
 # "|| ''" keeps the planner from the indexes on states: with figures from a time when few tasks had a state, it reads
 # all that have it now instead of the few rows that are named. So does asking for the outcome: an attempt that has not
 # finished has none, and the index on unfinished ones is not for this. A plan may be older than most rows, as in
-# completions: a query for one value is made by its key, task by task, where EXISTS may become a join with a whole index.
+# completions: a query for one value is made by its key, a task at a time, where EXISTS may become a join with an index.
 NOT_HELD = "(SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL LIMIT 1) IS NULL"
 _DUE = f"""
     t.state || '' = 'queued' AND {NOT_HELD}"""

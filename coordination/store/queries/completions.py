@@ -78,8 +78,8 @@ _LESS = f"""
 # A fence that holds; for what ran ahead: nothing but what it needed held it, and all of that completes here.
 # "|| ''" keeps the planner from the indexes on states, as in claims. A plan is kept for as long as its connection, also
 # one that was made while few tasks were stored: then whole indexes are read to join them, with all that came since. So
-# rows are looked up one by one: "= ANY(ARRAY[...])" cannot be hashed or merged, and a LATERAL with FOR UPDATE or OFFSET 0
-# stays what it is.
+# rows are looked up one by one: "= ANY(ARRAY[...])" can be neither hashed nor merged, and a LATERAL with FOR UPDATE or
+# OFFSET 0 stays what it is.
 _HELD = f"""(
         ended.worker IS NULL AND t.attempt = ended.n AND t.state || '' = 'running'
         OR ended.worker IS NOT NULL AND t.attempt = ended.n - 1 AND t.state || '' = 'blocked' AND t.reasons = {_ONLY}

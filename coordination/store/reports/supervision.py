@@ -14,6 +14,7 @@ from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import workers
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
+from coordination.store.types import looked_up
 
 t = tasks.c
 _NEXT_WAVE = 10
@@ -99,7 +100,7 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
 def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
     rows = tx.execute(
         select(t.key, t.title, t.agent, attempts.c.started_at, attempts.c.number, workers.c.name)
-        .join(attempts, attempts.c.task_id == t.id)
+        .join(attempts, t.id == looked_up(attempts.c.task_id))
         .outerjoin(workers, workers.c.id == attempts.c.worker_id)
         .where(
             attempts.c.workspace_id == workspace_id,
