@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from sqlalchemy import Connection, event, insert, select, text, update
 
 from coordination.clock import utc_now
 from coordination.domain.attempts import Outcome, Usage
+from coordination.domain.output import Chunk
+from coordination.domain.plans import BudgetCap, Plan, Task
 from coordination.domain.supervision import StatusThresholds
 from coordination.flows.change_priority import change_priority
 from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import attempts, costs, events, fleet, runs, supervisors, tasks
+from coordination.store.queries import attempts, costs, events, fleet, lookahead, output, runs, supervisors, tasks
 from coordination.store.reports import explanation, overview
 from coordination.store.tables import metadata
 from coordination.store.tables.fleet import supervisors as supervisor_table
@@ -52,7 +55,7 @@ BIG = {
 }
 """How many rows each has at least; what is smaller may be read from end to end."""
 
-OF_TASKS = {"tasks", "dependencies", "attempts", "task_events"}
+OF_TASKS = {"tasks", "dependencies", "attempts", "task_events", "output_chunks", "job_history", "costs"}
 COSTS = 20_000
 READ_NO_FURTHER = re.compile(r"FROM runs JOIN projects .*\sORDER BY runs\.id DESC\s+LIMIT", re.DOTALL)
 """The newest runs of all projects: the index is read from its new end, and the limit is reached at once."""
@@ -176,6 +179,22 @@ def work(world: World) -> None:
     world.submit("more", "yet < more")
 
 
+def spending(world: World) -> None:
+    """Jobs with budgets, what is printed while they run, and what could run ahead of their ends."""
+    capped = [
+        Task(f"m{n}", {"shell": "true"}, needs=["m0"] if n > 4 else (), estimate={"usd": "0.01"}) for n in range(8)
+    ]
+    world.submit_plan(Plan(capped, budget=BudgetCap(Decimal(100), max_unpriced_calls=100)))
+    world.claim("m0", "m1", "m2")
+    held = [world.ids["m0"], world.ids["t5"]]
+    with world.store.write() as tx:
+        lookahead.ahead_of(tx, world.workspace, held, most=50)
+        output.write(tx, world.workspace, [(held[0], 1, [Chunk(0, 0, 2, (("out", "hi"),))])])
+    used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
+    world.write(*[world.decide(key, usage=used) for key in ("m0", "m1", "m2")])
+    world.claim("m3", "m4", "m5", "m6")
+
+
 def housekeeping(world: World) -> None:
     """What worker processes do for themselves."""
     held = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
@@ -233,6 +252,7 @@ def clearing_up(world: World, folder: Path) -> None:
 def test_no_statement_of_a_day_reads_a_big_table_from_end_to_end(piled: World, tmp_path: Path) -> None:
     with recorded(piled.store) as sent:
         work(piled)
+        spending(piled)
         housekeeping(piled)
         looking(piled)
         clearing_up(piled, tmp_path / "archive")
@@ -262,6 +282,7 @@ def test_no_plan_that_was_kept_from_a_time_of_small_tables_reads_one_from_end_to
     analyse(store)
     with recorded(store) as sent:
         work(world)
+        spending(world)
         housekeeping(world)
         looking(world)
 

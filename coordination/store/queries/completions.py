@@ -116,7 +116,8 @@ WITH ended AS MATERIALIZED (
     SET finished_at = now(), outcome = 'completed', exit_code = done.code, error = done.error, output = done.output,
         log = done.log
     FROM done
-    WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = done.n AND a.outcome IS NULL AND done.worker IS NULL
+    WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = ANY(ARRAY[done.n]) AND a.outcome IS NULL
+        AND done.worker IS NULL
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
         lease_until, finished_at, outcome, exit_code, error, output, log)

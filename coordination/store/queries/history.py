@@ -21,7 +21,7 @@ h = job_history.c
 _POSTGRESQL = """
 SELECT h.project_id::text, h.kind, h.samples
 FROM unnest(%(projects)s::uuid[], %(kinds)s::text[]) AS wanted (project_id, kind)
-JOIN job_history h ON h.project_id = wanted.project_id AND h.kind = wanted.kind
+JOIN job_history h ON h.project_id = ANY(ARRAY[wanted.project_id]) AND h.kind = ANY(ARRAY[wanted.kind])
 WHERE h.workspace_id = %(workspace)s::uuid
 """
 _SQLITE = """

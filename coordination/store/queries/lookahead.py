@@ -29,10 +29,10 @@ class Ahead:
 
 _QUERY = f"""
 WITH RECURSIVE reach (id) AS (
-    SELECT d.child_id FROM dependencies d
-    WHERE d.parent_id IN ({{ids}}) AND d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
+    SELECT d.child_id FROM {{ids}} JOIN dependencies d ON d.parent_id = {{given}}
+    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
     UNION
-    SELECT d.child_id FROM reach JOIN dependencies d ON d.parent_id = reach.id
+    SELECT d.child_id FROM reach JOIN dependencies d ON d.parent_id = {{reached}}
     WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
 ), near AS {{materialized}} (SELECT id FROM reach LIMIT {{most}})
 SELECT {{columns}},
@@ -45,7 +45,9 @@ WHERE t.workspace_id = {{workspace}} AND t.state || '' = 'blocked' AND t.reasons
     AND NOT {BUDGETED}
 """
 _POSTGRESQL = _QUERY.format(
-    ids="SELECT unnest(%(ids)s::uuid[])",
+    ids="unnest(%(ids)s::uuid[]) AS given (id)",
+    given="ANY(ARRAY[given.id])",
+    reached="ANY(ARRAY[reach.id])",
     materialized="MATERIALIZED",
     most="%(most)s",
     columns=re.sub(rf"\b({'|'.join(TEXTS)})\b(?=,)", r"\1::text", COLUMNS),
@@ -54,7 +56,9 @@ _POSTGRESQL = _QUERY.format(
     workspace="%(workspace)s::uuid",
 )
 _SQLITE = _QUERY.format(
-    ids="SELECT value FROM json_each(:ids)",
+    ids="json_each(:ids) AS given",
+    given="given.value",
+    reached="reach.id",
     materialized="",
     most=":most",
     columns=COLUMNS,

@@ -95,7 +95,7 @@ _WRITE_POSTGRESQL = f"""
 UPDATE budget_uses AS u SET {_SET}, warned_at = CASE WHEN x.warned THEN coalesce(u.warned_at, now()) END,
     reached_at = CASE WHEN x.reached THEN coalesce(u.reached_at, now()) END
 FROM json_to_recordset(%(rows)s::json) AS x (budget_id uuid, starts text, {_NUMBERS}, warned boolean, reached boolean)
-WHERE u.workspace_id = %(workspace)s::uuid AND u.budget_id = x.budget_id AND u.starts = x.starts
+WHERE u.workspace_id = %(workspace)s::uuid AND u.budget_id = ANY(ARRAY[x.budget_id]) AND u.starts = ANY(ARRAY[x.starts])
 """  # noqa: S608 - names of our own columns
 _READ = ", ".join(f"value ->> '$.{name}' AS {name}" for name in ("budget_id", "starts", *_COUNTS, "warned", "reached"))
 _WRITE_SQLITE = f"""
@@ -207,7 +207,7 @@ _LOCK_POSTGRESQL = """
 SELECT a.task_id::text, a.number, a.project_id::text, a.run_id::text, a.started_at, a.finished_at IS NOT NULL,
     a.reserved::text
 FROM unnest(%(ids)s::uuid[], %(numbers)s::int[]) AS wanted (id, number)
-JOIN attempts a ON a.task_id = wanted.id AND a.number = wanted.number
+JOIN attempts a ON a.task_id = ANY(ARRAY[wanted.id]) AND a.number = ANY(ARRAY[wanted.number])
 WHERE a.workspace_id = %(workspace)s::uuid
 ORDER BY a.task_id, a.number FOR UPDATE OF a
 """

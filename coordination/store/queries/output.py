@@ -28,7 +28,7 @@ _POSTGRESQL = f"""
 {_INSERT}
 SELECT a.task_id, a.number, x.slot, a.workspace_id, x.position, x.size, x.pieces, now()
 FROM json_to_recordset(%(rows)s::json) AS x (id uuid, n int, slot int, position bigint, size int, pieces json)
-    JOIN attempts a ON a.task_id = x.id AND a.number = x.n
+    JOIN attempts a ON a.task_id = ANY(ARRAY[x.id]) AND a.number = ANY(ARRAY[x.n])
 WHERE a.workspace_id = %(workspace)s::uuid AND a.outcome IS NULL
 ORDER BY a.task_id, a.number, x.slot
 {_NEWER}
