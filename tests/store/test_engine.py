@@ -245,6 +245,17 @@ def test_postgresql_gives_up_a_lock_that_never_comes(postgres_url: str) -> None:
     store.close()
 
 
+def test_postgresql_compiles_no_statement(postgres_url: str) -> None:
+    """Reading a small table whole is said to be very dear, so that no large one is: compiled, it would be."""
+    store = open_store(postgres_url)
+    with store.read() as tx:
+        plan = "\n".join(tx.execute(text("EXPLAIN ANALYZE SELECT sum(slots) FROM workers")).scalars())
+        assert tx.execute(text("SHOW jit")).scalar() == "off"
+    store.close()
+
+    assert "JIT" not in plan
+
+
 def test_many_may_prepare_a_blank_database_at_once(blank_store_url: str) -> None:
     stores = [open_store(blank_store_url) for _ in range(4)]
     errors: list[BaseException] = []
