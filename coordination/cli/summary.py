@@ -59,7 +59,7 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
-    if record.branch is not None:
+    if record.branch is not None and any(task.state is TaskState.COMPLETED for task in tasks):
         console.print(f"changes on {record.branch}; bring them into yours with: git merge {record.branch}")
     if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")

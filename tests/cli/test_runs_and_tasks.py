@@ -62,6 +62,12 @@ tasks:
     assert "worse" in shown
 
 
+def test_a_branch_on_which_nothing_is_is_not_offered(coord: Coord, plan: Path) -> None:
+    plan.write_text("version: 1\ntasks: [{key: a, workspace: git-worktree, run: {shell: 'true'}}]\n")
+
+    assert "git merge" not in coord("run", plan, code=1).out
+
+
 def test_explain_says_through_what_a_task_is_held(coord_on_each: Coord, plan: Path) -> None:
     coord = coord_on_each
     coord("submit", plan)
