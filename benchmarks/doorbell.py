@@ -1,9 +1,9 @@
 """From the doorbell to the running process, on a worker that has nothing else to do.
 
-One task at a time is submitted; it is a shell job that says what time it is as soon as it runs (``exec date``). Redis'
-MONITOR tells when the submission, right after its commit, first told anybody, and when a message came into the queue
-of jobs. What is measured ends inside the job: the start of the shell and of ``date`` count, so it is an upper bound.
-All clocks are this machine's.
+One task at a time is submitted; it is a shell job, or an agent's program, that says what time it is as soon as it runs
+(``date``). Redis' MONITOR tells when the submission, right after its commit, first told anybody, and when a message
+came into the queue of jobs. What is measured ends inside the job: the start of the shell and of ``date`` count, so it
+is an upper bound. All clocks are this machine's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import Any, Self
 
 import redis
@@ -27,40 +28,48 @@ _BELL = queues.PREFIX + queues.JOBS
 _SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, NUDGES}}
 """By what is measured from: the lists in Redis whose first message it is."""
 
+_JOBS: dict[str, dict[str, Any]] = {
+    "process": {"shell": "exec date +%s.%N"},
+    "agent's process": {"agent": "custom", "prompt": "What time is it?", "command": ["date", "+%s.%N"]},
+}
+"""What says what time it is, as soon as it runs."""
+
 _PAUSE = 0.05  # seconds until the worker sleeps again
 
 
 def measure(bench: Bench) -> list[Line]:
     """Milliseconds, the median of each round, and what 99 of 100 stayed under in all rounds."""
     count = bench.size(70)
-    taken: dict[tuple[str, str], list[list[float]]] = {(what, kind): [] for what in _SIGNALS for kind in STORES}
+    taken: dict[tuple[str, str, str], list[list[float]]] = {
+        (what, job, kind): [] for job in _JOBS for what in _SIGNALS for kind in STORES
+    }
     with _Bells(bench) as bells:
         for _ in range(bench.rounds):
-            for kind, stack in bench.ours.items():
-                _once(stack)
-                found = [_once(stack) for _ in range(count)]
+            for (kind, stack), (job, work) in product(bench.ours.items(), _JOBS.items()):
+                _once(stack, work)
+                found = [_once(stack, work) for _ in range(count)]
                 for what, keys in _SIGNALS.items():
                     heard = [(bells.first(keys, began, ran), ran) for began, ran in found]
-                    taken[what, kind].append([(ran - at) * 1000 for at, ran in heard if at is not None])
-    return [line for (what, kind), rounds in taken.items() for line in _lines(what, kind, rounds)]
+                    taken[what, job, kind].append([(ran - at) * 1000 for at, ran in heard if at is not None])
+    return [line for (what, job, kind), rounds in taken.items() for line in _lines(f"{what} to {job}", kind, rounds)]
 
 
 def _lines(what: str, kind: str, rounds: Sequence[Sequence[float]]) -> list[Line]:
     values = [value for found in rounds for value in found]
     if not values:
-        return [Line(f"{what} to process started", kind, None, note="no such message was sent for these tasks")]
+        return [Line(f"{what} started", kind, None, note="no such message was sent for these tasks")]
     medians = series([percentile(found, 0.5) for found in rounds if found], "ms")
     worst = series([percentile(values, 0.99)], "ms")
     return [
-        Line(f"{what} to process started, p50", kind, medians, goal=goals.DOORBELL_P50),
-        Line(f"{what} to process started, p99 of {len(values)}", kind, worst, goal=goals.DOORBELL_P99),
+        Line(f"{what} started, p50", kind, medians, goal=goals.DOORBELL_P50),
+        Line(f"{what} started, p99 of {len(values)}", kind, worst, goal=goals.DOORBELL_P99),
     ]
 
 
-def _once(stack: OurStack) -> tuple[float, float]:
+def _once(stack: OurStack, work: dict[str, Any]) -> tuple[float, float]:
     """When the submission began, and when the task's process ran (seconds since 1970)."""
     began = time.time()
-    run = stack.submit([Task("now", {"shell": "exec date +%s.%N"})], project="bell")
+    run = stack.submit([Task("now", work)], project="bell")
     stack.end_of(run)
     ran = float(run.task("now").output)
     time.sleep(_PAUSE)

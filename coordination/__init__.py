@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.costs import Costs
+    from coordination.domain.agents import Agent, Profile
     from coordination.domain.attempts import Attempt, Outcome
     from coordination.domain.chat import ChatCall
     from coordination.domain.events import Event, EventType
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
     from coordination.errors import CoordinationError
+    from coordination.staffing import Agents
 
 _HOMES = {
+    "Agent": "coordination.domain.agents",
     "AgentCall": "coordination.domain.work",
+    "Agents": "coordination.staffing",
     "Attempt": "coordination.domain.attempts",
     "Backoff": "coordination.domain.plans",
     "BudgetCap": "coordination.domain.plans",
@@ -46,6 +50,7 @@ _HOMES = {
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
     "Prediction": "coordination.domain.predictions",
+    "Profile": "coordination.domain.agents",
     "ProjectRef": "coordination.domain.plans",
     "PythonCall": "coordination.domain.work",
     "Run": "coordination.client",
@@ -61,7 +66,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agent",
     "AgentCall",
+    "Agents",
     "Attempt",
     "Backoff",
     "BudgetCap",
@@ -82,6 +89,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Prediction",
+    "Profile",
     "ProjectRef",
     "PythonCall",
     "Run",

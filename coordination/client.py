@@ -46,6 +46,7 @@ from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
 from coordination.settings import Settings, load_settings
+from coordination.staffing import Staffed
 from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
 
 _FIRST_POLL, _LAST_POLL = 0.01, 0.25
@@ -60,7 +61,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
     return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
 
 
-class Coordination(Accounting, Foreseen):
+class Coordination(Accounting, Foreseen, Staffed):
     """A connection: close it, or use it as a context manager; handles work until then. ``budgets``: see Budgets."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -17,6 +17,7 @@ from coordination.domain.spans import Span, span
 from coordination.errors import Refused, Unavailable
 from coordination.flows.check_costs import Checked, check_costs, set_timezone
 from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
+from coordination.flows.reprice_costs import Repriced, Wanted, reprice_costs
 from coordination.formats.costs_jsonl import Shape, write_costs
 from coordination.runtime import Runtime
 from coordination.services import prices
@@ -101,6 +102,32 @@ class Costs:
     def check(self, *, repair: bool = False) -> Checked:
         """Compare every sum with the records that it is of, and make it right where *repair* asks for that."""
         return check_costs(self._store, self._workspace_id, repair=repair)
+
+    def reprice(
+        self,
+        *,
+        project: str | None = None,
+        since: str | date | None = None,
+        zero: bool = False,
+        computed: bool = False,
+        dry_run: bool = False,
+    ) -> Repriced:
+        """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat.
+
+        *zero*: also calls that used tokens and were told to have cost nothing; *computed*: also calls whose cost was
+        computed, by prices that may have changed. *dry_run*: only say what would be corrected.
+        """
+        asked, project_id = span(since), self._project(project)
+        moment, _ = asked.moments(self.timezone)
+        wanted = Wanted(project_id, moment, zero=zero, computed=computed)
+        return reprice_costs(
+            self._store,
+            self._workspace_id,
+            wanted,
+            listed=price_list.quote,
+            actor=self._runtime.actor,
+            dry_run=dry_run,
+        )
 
     def import_file(self, path: str | Path, *, project: str | None = None) -> Imported:
         """Take a costs.jsonl in: what is there already is left alone, and a file that cannot be taken whole, refused.

@@ -113,7 +113,11 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         return False
 
     purse = held.purse = Purse(held.claim, context.prices)
-    live = held.live = Live(settings.output_limit, began=monotonic() if began is None else began)
+    live = held.live = Live(
+        settings.output_limit,
+        began=monotonic() if began is None else began,
+        elsewhere="prompt" not in held.claim.work,
+    )
     return Control(
         scratch=context.scratch,
         cancel_grace=settings.cancel_grace,

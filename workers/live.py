@@ -35,10 +35,14 @@ class _Open:
 
 
 class Live:
-    """The output of one attempt, of which about *limit* bytes are kept; it began at *began* (monotonic seconds)."""
+    """The output of one attempt, of which about *limit* bytes are kept; it began at *began* (monotonic seconds).
 
-    def __init__(self, limit: int, *, began: float) -> None:
+    *elsewhere*: the attempt's result holds it too, as it does of all jobs but those whose story is told.
+    """
+
+    def __init__(self, limit: int, *, began: float, elsewhere: bool = True) -> None:
         self._began = began
+        self._elsewhere = elsewhere
         self._half = max(limit // 2 // CHUNK, 1)
         self._lock = threading.Lock()
         self._torn: dict[str, bytes] = {}
@@ -61,9 +65,9 @@ class Live:
         return [] if now - self._began < YOUNG else self._take()
 
     def last(self) -> list[Chunk]:
-        """What is to be written with the attempt's end; nothing if nothing was before."""
+        """What is to be written with the attempt's end; nothing if nothing was before and the result holds it."""
         with self._lock:
-            if not self._numbered:
+            if not self._numbered and self._elsewhere:
                 return []
             torn, self._torn = self._torn, {}
             for stream, data in torn.items():

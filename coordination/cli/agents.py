@@ -199,13 +199,8 @@ def export(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="Which ones (default: all).")] = None,
 ) -> None:
     """Print agents as JSON, for coord agents import. Nothing secret is in it: secrets are names of variables."""
-    from coordination.services import agents as service
-    from coordination.store.queries import agents
-
-    with connected() as co, co.runtime.store.read() as tx:
-        workspace_id = co.runtime.workspace_id
-        found = [service.find(tx, workspace_id, name) for name in names or ()] or agents.listed(tx, workspace_id)
-    print_json({"version": _VERSION, "agents": [agent.profile.to_json() for agent in found]})
+    with connected() as co:
+        print_json(co.agents.export(*names or ()))
 
 
 def import_(
@@ -214,29 +209,17 @@ def import_(
     ],
 ) -> None:
     """Make agents from a file; those that there are become what it says. All of them, or none."""
-    from coordination.domain.agents import profile_of
     from coordination.errors import Refused
-    from coordination.services import agents as service
 
     try:
         document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{file} cannot be read as JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("version") != _VERSION:
-        raise Refused(f"{file} is no export of agents of version {_VERSION}")
-    bodies = document.get("agents")
-    if not isinstance(bodies, list) or not all(isinstance(body, dict) for body in bodies):
-        raise Refused(f"{file} holds no list of agents")
-    profiles = [profile_of(body) for body in bodies]
-
     with connected() as co:
-        co.runtime.store.transact(
-            lambda tx: [service.put(tx, co.runtime.workspace_id, profile) for profile in profiles]
-        )
-    print(f"{len(profiles)} agents: {', '.join(profile.name for profile in profiles)}")
+        made = co.agents.import_(document, source=str(file))
+    print(f"{len(made)} agents: {', '.join(agent.profile.name for agent in made)}")
 
 
-_VERSION = 1
 _Said = list[tuple[str, Any]]
 
 

@@ -37,6 +37,7 @@ def rescue_from(settings: Settings) -> Callable[[int], None]:
     def rescue(pid: int) -> None:
         from coordination.flows.rescue_worker import rescue_worker
         from coordination.local.home import Home
+        from coordination.local.stack import end_jobs_of
         from coordination.machine import boot_id, host
         from coordination.settings import client_url
         from coordination.store.engine import open_store
@@ -47,6 +48,8 @@ def rescue_from(settings: Settings) -> Callable[[int], None]:
         try:
             with store.read() as tx:
                 found = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=pid)
+            for worker_id in found:
+                end_jobs_of(worker_id)  # before their tasks are free: two attempts must not work side by side
             touched = [
                 place
                 for worker_id in found

@@ -28,7 +28,7 @@ def plan() -> None:
 def check(
     file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
 ) -> None:
-    """Check a plan file as `coord run` would, and store nothing."""
+    """Check what a plan file says, without a store: whether its agents exist is asked when it is submitted."""
     from coordination.cli.work import read_plan_file
     from coordination.domain import graph
 

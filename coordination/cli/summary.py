@@ -17,6 +17,7 @@ _MOST_TASKS = 60
 _MOST_RESULTS = 3
 _MOST_LOGS = 5
 _RESULT_LINES = 60
+_MOST_CHARACTERS = 4_000  # of what one job said or gave, however few lines these are
 _MARKS = {
     TaskState.COMPLETED: ("✓", "green"),
     TaskState.FAILED: ("✗", "red"),
@@ -58,7 +59,7 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
-    if record.branch is not None:
+    if record.branch is not None and any(task.state is TaskState.COMPLETED for task in tasks):
         console.print(f"changes on {record.branch}; bring them into yours with: git merge {record.branch}")
     if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
@@ -73,7 +74,7 @@ def _show_log(console: Any, task: TaskHandle) -> None:
     attempts = task.attempts()
     log = attempts[-1].log if attempts else None
     if log and log.strip():
-        lines = log.rstrip().splitlines()[-_LOG_LINES:]
+        lines = log.rstrip()[-_MOST_CHARACTERS:].splitlines()[-_LOG_LINES:]
         console.print(f"\nthe end of what {task.key} said:", style="bold")
         console.print("\n".join("  " + line for line in lines), markup=False)
 
@@ -96,11 +97,16 @@ def _show_result(console: Any, task: TaskHandle) -> None:
     import json
 
     text = output if isinstance(output, str) else json.dumps(output, indent=2, ensure_ascii=False)
-    lines = text.rstrip().splitlines()
+    text = text.rstrip()
+    lines = text.splitlines()
+    shown = "\n".join(lines[:_RESULT_LINES])[:_MOST_CHARACTERS]
     console.print(f"\n{task.key}:", style="bold")
-    console.print("\n".join("  " + line for line in lines[:_RESULT_LINES]), markup=False)
-    if len(lines) > _RESULT_LINES:
-        console.print(f"  … {len(lines) - _RESULT_LINES} more lines: coord tasks output {task.key}", style="dim")
+    console.print("\n".join("  " + line for line in shown.splitlines()), markup=False)
+    left = f"{len(lines) - _RESULT_LINES:,} more lines" if len(lines) > _RESULT_LINES else ""
+    if len(shown) == _MOST_CHARACTERS < len(text):
+        left = f"{len(text) - _MOST_CHARACTERS:,} more characters"
+    if left:
+        console.print(f"  … {left}: coord tasks output {task.key}", style="dim")
 
 
 def _closing_line(run: Run) -> str:

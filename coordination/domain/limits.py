@@ -62,7 +62,8 @@ class Limits:
                 return f"limits.{name} must be a whole number from {lowest} to {largest:,}, not {excerpt(value)}"
         cpu = self.cpu
         if cpu is not None and not (isinstance(cpu, timedelta) and timedelta(seconds=1) <= cpu <= durations.LONGEST):
-            return f"limits.cpu must be from one second to {durations.LONGEST.days:,} days, not {excerpt(cpu)}"
+            said = durations.show_duration(cpu) if isinstance(cpu, timedelta) else excerpt(cpu)
+            return f"limits.cpu must be from one second to {durations.LONGEST.days:,} days, not {said}"
         return None
 
     def _beside(self, others: Limits) -> list[tuple[str, Any, Any]]:

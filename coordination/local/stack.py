@@ -11,6 +11,7 @@ import contextlib
 import importlib.metadata
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from coordination.clock import utc_now
-from coordination.errors import CoordinationError
+from coordination.errors import CoordinationError, Unavailable
 from coordination.local import processes
 from coordination.local.home import Home, RunningStack
 from coordination.local.processes import ProcessRecord, Program, Service
@@ -30,9 +31,13 @@ from coordination.settings import Settings
 
 REDIS, WORKER, BEAT = "redis", "worker", "beat"
 
+WORKER_MARKER = "COORD_WORKER_PROCESS"
+"""The variable by which all that a worker's jobs have started is found."""
+
 # A worker hands its jobs back by itself when its grace is over; this is for one that cannot.
 _MARGIN = timedelta(seconds=5)
 _BRIEF = timedelta(seconds=10)
+_ENDING = timedelta(seconds=15)
 
 
 def worker_command() -> list[str]:
@@ -43,6 +48,24 @@ def worker_command() -> list[str]:
 def beat_command(schedule: Path) -> list[str]:
     """The process that turns time into messages; it remembers in *schedule* when it last sent each."""
     return [sys.executable, "-P", "-m", "celery", "-A", "workers.app", "beat", "--schedule", str(schedule)]
+
+
+def end_jobs_of(worker_id: str) -> None:
+    """End on this host what a dead worker's jobs have left running. Its warden does that, unless it died with it.
+
+    Unavailable when that is not certain.
+    """
+    try:
+        subprocess.run(
+            [sys.executable, "-P", "-m", "workers.runners.warden", f"{WORKER_MARKER}={worker_id}"],
+            stdin=subprocess.DEVNULL,  # a warden whose worker is gone
+            env=_absolute_imports(dict(os.environ)),
+            cwd="/",
+            timeout=_ENDING.total_seconds(),
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"What a dead worker's jobs have left could not be ended: {error}") from error
 
 
 class Stack:

@@ -16,8 +16,10 @@ from coordination.domain.plans import Plan, ProjectRef, Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
 from tests.support.fleet import Fleet, fleet_on
+from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, running_model_server
 from tests.support.processes import Processes
 
+ASKS_MODEL = Path(__file__).parents[1] / "support" / "asks_model.py"
 SPENT = '{"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"}'
 
 
@@ -45,17 +47,25 @@ def checkout(fleet: Fleet) -> Path:
     return folder
 
 
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    """A stand-in for a model's provider, which knows what it has served."""
+    with running_model_server([]) as server:
+        yield server
+
+
 class Agents:
     """Scripts that stand in for agents; each keeps what it was told, and reports what it spent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.spends = f"echo '{SPENT}' >> \"$COORD_COSTS\""
         folder.mkdir()
 
     def call(self, name: str, *lines: str) -> AgentCall:
         path = self.folder / name
-        keep = f'cat > "{self.folder}/told.$(echo "$COORD_TASK_KEY" | tr / -).$COORD_ATTEMPT"'
-        path.write_text("\n".join(["#!/bin/sh", keep, f"echo '{SPENT}' >> \"$COORD_COSTS\"", *lines, "echo did it"]))
+        keep = f'told="{self.folder}/told.$(echo "$COORD_TASK_KEY" | tr / -).$COORD_ATTEMPT"; cat > "$told"'
+        path.write_text("\n".join(["#!/bin/sh", keep, self.spends, *lines, "echo did it"]))
         path.chmod(0o755)
         return AgentCall("custom", f"Be {name}", command=[str(path)])
 
@@ -175,9 +185,10 @@ def test_of_variants_in_worktrees_only_the_winner_is_merged(fleet: Fleet, checko
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_fifty_agents_on_one_repository_all_land_and_leave_nothing(
-    fleet: Fleet, checkout: Path, agents: Agents
+def test_fifty_agents_on_one_repository_all_land_leave_nothing_and_cost_what_their_model_served(
+    fleet: Fleet, checkout: Path, agents: Agents, model: ModelServer
 ) -> None:
+    agents.spends = f'{sys.executable} {ASKS_MODEL} {model.url} < "$told" || exit 1'
     for _ in range(2):
         fleet.worker("-c", "8")
     # Nine of ten change a file of their own; every tenth writes a line of the same file, and has to resolve conflicts.
@@ -218,6 +229,9 @@ def test_fifty_agents_on_one_repository_all_land_and_leave_nothing(
 
         usd, calls, unpriced = costs.total(tx, fleet.co.runtime.workspace_id, run_id=run.id)
     told = list(agents.folder.glob("told.*"))
-    assert (usd, calls, unpriced) == (Decimal("0.01") * len(told), len(told), 0)
+    # three dollars a million in, fifteen out, by the list that comes along
+    served = Decimal(3 * INPUT_TOKENS + 15 * OUTPUT_TOKENS) * model.served / 1_000_000
+    assert (usd, calls, unpriced) == (served, model.served, 0)
+    assert model.served == len(told)
     left = subprocess.run(["pgrep", "-f", str(agents.folder)], capture_output=True, text=True, check=False).stdout
     assert left == ""

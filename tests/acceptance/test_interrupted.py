@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import sqlite3
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.fleet import SHORT_LEASES, alive
@@ -100,6 +102,40 @@ def test_a_killed_worker_of_the_embedded_stack_costs_moments_not_a_lease(place: 
         (1, "lost"),
         (2, "completed"),
     ]
+
+
+@pytest.mark.parametrize("owner_too", [False, True], ids=["worker", "whole-stack"])
+def test_a_job_does_not_outlive_its_worker_and_warden_beside_its_next_attempt(place: Place, *, owner_too: bool) -> None:
+    place.env["COORD_LEASE_TTL"] = "60s"
+    job = "echo $$ > pid.$COORD_ATTEMPT; [ $COORD_ATTEMPT = 1 ] || exit 0; setsid sleep 600 & sleep 600"
+    task = {"key": "slow", "run": {"agent": "custom", "prompt": "x", "command": ["/bin/sh", "-c", job]}}
+    document = {"version": 1, "project": {"path": str(place.project)}, "tasks": [task]}
+    place.plan.write_text(json.dumps(document))
+    running = place.coord("run", place.plan)
+    first = psutil.Process(place.pid_of(1))
+    left = until(lambda: len(found := first.children()) == 2 and found, what="what the job has started")
+    services = json.loads((place.home / "stack.json").read_text())["services"]
+    worker = psutil.Process(services["worker"]["pid"])
+    wardens = [child for child in worker.children() if "warden" in " ".join(child.cmdline())]
+
+    worker.suspend()  # or it starts another warden in between
+    if owner_too:
+        running.kill()
+    rest = [psutil.Process(one["pid"]) for one in services.values()] if owner_too else [worker]
+    for process in (*wardens, *rest):
+        process.kill()
+    if owner_too:
+        running = place.coord("resume", place.rows("SELECT id FROM runs")[0][0])
+    try:
+        place.pid_of(2)
+        beside = [process for process in (first, *left) if alive(process.pid)]
+    finally:
+        for process in (first, *left):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    assert beside == []
+    assert running.wait(within=timedelta(seconds=40)) == 0
 
 
 def test_two_runs_on_one_home_share_its_stack(place: Place) -> None:

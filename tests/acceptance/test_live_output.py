@@ -197,6 +197,23 @@ def test_an_agent_is_shown_by_what_it_says_and_its_secrets_are_not(fleet: Fleet)
     assert text(run, "job", Stream.ERR) == "***\n"
 
 
+def test_what_an_agent_said_that_soon_failed_is_there_too(fleet: Fleet) -> None:
+    said = [{"id": "c-1"}, {"answer": {"text": "I look at the door"}}, {"answer": {"text": "It is locked"}}]
+    script = "; ".join(f"echo {shlex.quote(json.dumps(line))}" for line in said) + "; exit 3"
+    call = AgentCall(
+        "custom",
+        "open it",
+        command=["/bin/sh", "-c", script],
+        reads={"format": "jsonl", "result": "answer.text", "session": "id"},
+    )
+    fleet.worker()
+
+    run = fleet.submit(Task("job", call))
+
+    assert run.wait(timeout=30) is RunState.FAILED
+    assert text(run, "job") == "I look at the door\nIt is locked\n"
+
+
 def test_an_attempt_that_lost_its_lease_writes_nothing_more(fleet: Fleet) -> None:
     worker = fleet.worker()
     run = fleet.submit(Task("job", {"shell": "while :; do echo by $COORD_ATTEMPT; sleep 0.1; done"}))

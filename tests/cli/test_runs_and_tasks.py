@@ -41,6 +41,33 @@ def test_a_task_shows_its_attempts_output_log_and_story(coord: Coord, plan: Path
     assert "failed" in coord("tasks", "list", "three").out
 
 
+def test_an_output_without_line_ends_does_not_fill_the_screen(coord: Coord, plan: Path) -> None:
+    line = "head -c 400000 /dev/zero | tr '\\\\0'"
+    plan.write_text(
+        f"""
+version: 1
+name: long
+tasks:
+  - {{key: long, run: {{shell: "{line} y; echo; echo end"}}}}
+  - {{key: bad, run: {{shell: "{line} n >&2; echo worse >&2; exit 3"}}}}
+"""
+    )
+
+    shown = coord("run", plan, code=1).out
+
+    assert len(shown) < 12_000
+    assert "y" * 1_000 in shown
+    assert "396,004 more characters: coord tasks output long" in shown
+    assert "n" * 1_000 in shown
+    assert "worse" in shown
+
+
+def test_a_branch_on_which_nothing_is_is_not_offered(coord: Coord, plan: Path) -> None:
+    plan.write_text("version: 1\ntasks: [{key: a, workspace: git-worktree, run: {shell: 'true'}}]\n")
+
+    assert "git merge" not in coord("run", plan, code=1).out
+
+
 def test_explain_says_through_what_a_task_is_held(coord_on_each: Coord, plan: Path) -> None:
     coord = coord_on_each
     coord("submit", plan)

@@ -50,3 +50,31 @@ def test_what_was_spent_is_asked_for_in_python(store_url: str, tmp_path: Path, m
                 wrong()
         with pytest.raises(NotFound):
             co.costs.forecast(project="nowhere")
+
+
+def test_calls_of_unknown_price_get_the_one_that_is_known_now(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "costs.jsonl"
+    path.write_text(
+        "".join(
+            f'{{"id":"{model}","usage":{{"model":"{model}","input_tokens":100000,"output_tokens":0,"total_tokens":100000,'
+            f'"timestamp":"2027-01-0{day}T00:00:00Z"}},"session_id":"s"}}\n'
+            for day, model in enumerate(("claude-sonnet-4-5", "nobodys"), 1)
+        )
+    )
+    with connect(load_settings({"COORD_DATABASE_URL": store_url, "COORD_HOME": str(tmp_path / "home")})) as co:
+        co.costs.import_file(path)
+        assert (co.costs.total().cost_usd, co.costs.total().unpriced_calls) == (0, 2)
+
+        would = co.costs.reprice(dry_run=True)
+        later = co.costs.reprice(since="2027-01-02", project=tmp_path.name)
+        assert (would.corrected, later.corrected, co.costs.total().cost_usd) == (1, 0, 0)
+        done = co.costs.reprice()
+
+        assert (done.looked_at, done.corrected, done.added_usd) == (2, 1, Decimal("0.3"))
+        assert (co.costs.total().cost_usd, co.costs.total().unpriced_calls) == (Decimal("0.3"), 1)
+        assert co.costs.reprice().corrected == 0
+        with pytest.raises(NotFound):
+            co.costs.reprice(project="nowhere")

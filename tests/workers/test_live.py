@@ -43,6 +43,16 @@ def test_a_short_job_has_nothing_to_write() -> None:
     assert live.last() == []
 
 
+def test_what_is_nowhere_else_is_written_of_a_short_job_too() -> None:
+    live, rows = Live(LIMIT, began=0, elsewhere=False), Rows()
+    live.feed("out", b"hello\n")
+
+    assert live.due(YOUNG / 2) == []
+    rows.write(live.last())
+
+    assert rows.text() == "hello\n"
+
+
 def test_a_long_job_writes_what_is_new_and_only_then() -> None:
     live, rows = Live(LIMIT, began=0), Rows()
     live.feed("out", b"one\n")

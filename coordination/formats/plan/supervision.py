@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
+from coordination.domain.expansion import ANSWERER, MOST_VARIANTS, check_supervisor, supervision_of
 from coordination.domain.plans import Supervision
 from coordination.errors import Refused
 from coordination.formats.plan.fields import Fields
@@ -40,6 +40,8 @@ def read_variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
     value = fields.values.get("variants")
     if value is None:
         return ()
+    if value in (0, []) and value is not False:  # what is empty would be taken for what is not said
+        raise fields.error("variants", f"variants are from 2 to {MOST_VARIANTS}, not 0")
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):

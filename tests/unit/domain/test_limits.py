@@ -25,3 +25,7 @@ def test_they_are_stored_and_read_back() -> None:
     assert whole.to_json() == {"memory": 1, "cpu": 1.5, "files": 16, "output": 4}
     assert limits_of({"limits": whole.to_json()}) == whole
     assert limits_of({}) == NO_LIMITS
+
+
+def test_a_duration_that_is_no_limit_is_said_as_it_is_written() -> None:
+    assert Limits(cpu=timedelta(0)).problem() == "limits.cpu must be from one second to 3,650 days, not 0s"

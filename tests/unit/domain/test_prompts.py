@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timeit
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,28 @@ def test_who_goes_on_is_told_what_is_new_first() -> None:
     assert text.startswith("You asked: Why?\nAnswer: So\n")
     assert text.endswith("The task was:\n\nMend it")
     assert "How to report" not in text
+
+
+def test_words_that_were_used_before_take_a_fraction_of_the_first_time() -> None:
+    def least(words: list[str]) -> float:
+        return min(timeit.timeit(lambda text=text: fill(text, {"x": 1}), number=1) for text in words)
+
+    words = "{% if x %}{{ x }}{% for y in [1, 2] %} {{ y + x }}{% endfor %}{% endif %}" * 50
+    fill(words, {"x": 1})
+
+    assert least([words] * 10) * 5 < least([f"{words} {n}" for n in range(10)])
+
+
+def test_words_that_were_used_before_have_new_values_and_limits_of_their_own() -> None:
+    words = "{{ 'Yes' }} {{ [1] }} {% for x in xs %}{% for y in xs %}{{ x }}{% endfor %}{% endfor %}"
+    assert [fill(words, {"xs": [text]}) for text in ("a", "b", "a")] == [f"Yes [1] {text}" for text in ("a", "b", "a")]
+
+    for _ in range(3):
+        fill(words, {"xs": [""] * 250})  # together they run more loops than one may
+
+    for _ in range(2):
+        with pytest.raises(Refused, match="loops run more than"):
+            fill(words, {"xs": [""] * 400})
 
 
 def test_values_are_never_templates() -> None:

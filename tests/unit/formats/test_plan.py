@@ -554,6 +554,8 @@ BAD = [
     with_task("workspace: worktree"),
     with_task("workspace: {kind: folder, bass: main}"),
     with_task("variants: 1"),
+    with_task("variants: 0"),
+    with_task("variants: []"),
     with_task("estimate: 5"),
     with_task("estimate: {usd: -1}"),
     with_task("estimate: {tokens: 1.5}"),
