@@ -6,6 +6,7 @@ It starts and ends; waiting, limits and requests to stop are watch's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -39,6 +40,8 @@ class Launcher:
         self.worker_id = worker_id or uuid.uuid4().hex
         self._sandbox = sandbox
         self._warden = Warden(self.marker)
+        self._tag = stragglers.worker_tag(self.marker)
+        self._numbers = itertools.count()
 
     @property
     def marker(self) -> str:
@@ -86,7 +89,9 @@ class Launcher:
         except BaseException:
             remove(temporary)
             raise
-        process = Process(popen, [f"{name}={environment[name]}" for name in markers], self._warden, temporary)
+        tag = stragglers.job_tag(self._tag, next(self._numbers))
+        stragglers.put(tag, popen.pid)
+        process = Process(popen, [f"{name}={environment[name]}" for name in markers], tag, self._warden, temporary)
         self._warden.register(process.record.pgid, process.record.start_time)
         return process
 
@@ -99,14 +104,19 @@ class Process:
     """A started process: the leader of its group. ``exit_fd`` turns readable when it exits, before it is reaped."""
 
     def __init__(
-        self, popen: subprocess.Popen[bytes], markers: Sequence[str], warden: Warden, temporary: str | None = None
+        self,
+        popen: subprocess.Popen[bytes],
+        markers: Sequence[str],
+        tag: stragglers.Tag,
+        warden: Warden,
+        temporary: str | None = None,
     ) -> None:
         self._popen = popen
         self._temporary = temporary
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
-        self._markers = [os.fsencode(marker) for marker in markers]
+        self._markers: list[bytes | stragglers.Tag] = [tag, *map(os.fsencode, markers)]
         self.exit_fd = _exit_descriptor(popen.pid)
         # A process that has exited already is a zombie that nobody reaped yet, so its entry is still there.
         self.record = ProcessRecord(
@@ -119,13 +129,13 @@ class Process:
         return self._popen.returncode
 
     @property
-    def markers(self) -> Sequence[bytes]:
-        """What its descendants carry in their environment."""
+    def markers(self) -> Sequence[bytes | stragglers.Tag]:
+        """What its descendants carry: in their environment, and the tag."""
         return self._markers
 
     def carries(self, marker: str) -> None:
         """From now on, processes with this marker are its descendants too: a job that a reused process runs."""
-        self._markers = [*self._markers[:1], os.fsencode(marker)]
+        self._markers = [*self._markers[:2], os.fsencode(marker)]
 
     def terminate(self) -> None:
         """Ask the whole group to end, and what has left the group."""
@@ -189,7 +199,8 @@ def end_worker(worker_id: str) -> int:
 
     Returns how many processes were hit.
     """
-    return stragglers.kill_all([os.fsencode(f"{WORKER_MARKER}={worker_id}")])
+    marker = f"{WORKER_MARKER}={worker_id}"
+    return stragglers.kill_all([os.fsencode(marker), stragglers.worker_tag(marker)])
 
 
 def death_sentence(exit_code: int, *, what: str = "") -> str:

@@ -1,18 +1,22 @@
-"""Finds and kills what a job left running, on Linux: by process group and by environment marker. Standard library only.
+"""Finds and kills what a job left running, on Linux: by process group, environment marker, tag. Standard library only.
 
 A process leaves its group with setsid(), but its environment goes with it: every process that a job starts carries the
-job's ``NAME=value`` marker in /proc/PID/environ. What escapes is a process that leaves the group *and* clears its
-environment; against that only a container helps.
+job's ``NAME=value`` marker in /proc/PID/environ. One that clears its environment as well still has the tag: a number in
+a limit that means nothing to it (RLIMIT_RTTIME), and that whatever it starts inherits. What escapes is a process that
+does away with all three on purpose; against that only a container helps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 _PROC = "/proc"
 _CHUNK = 1 << 17
@@ -23,7 +27,35 @@ _DEAD = (b"Z", b"X", b"x")
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD among the flags, the ninth field of stat
 _ENV_END = 48  # field 51 of stat, counted from the third: 0 until exec has set the environment up
 
+_TAGGED = 1 << 62  # microseconds: longer than any computer will run, and not without an end
+_WORKER_BITS, _JOB_BITS = 30, 32
+
 _kernel_threads: set[int] = set()  # remembered, because there are many and none of them is ever ours
+
+
+class Tag(NamedTuple):
+    """A number that processes carry in a limit: those of its bits that *mask* names."""
+
+    mask: int
+    value: int
+
+
+def worker_tag(marker: str) -> Tag:
+    """What all processes carry that the worker of that marker has started, and all that these started."""
+    mask = _TAGGED | ((1 << _WORKER_BITS) - 1) << _JOB_BITS
+    return Tag(mask, _TAGGED | (zlib.crc32(os.fsencode(marker)) << _JOB_BITS) & mask)
+
+
+def job_tag(worker: Tag, number: int) -> Tag:
+    """The same of one of its jobs: the one with that number, of the last four thousand million."""
+    jobs = (1 << _JOB_BITS) - 1
+    return Tag(worker.mask | jobs, worker.value | number & jobs)
+
+
+def put(tag: Tag, pid: int) -> None:
+    """Let *pid* carry it, and whatever it starts from now on."""
+    with contextlib.suppress(OSError, ValueError):  # it has ended already, or the system allows no such limit
+        resource.prlimit(pid, resource.RLIMIT_RTTIME, (tag.value, resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]))
 
 
 def start_time(pid: int) -> int | None:
@@ -38,8 +70,8 @@ def is_running(pid: int) -> bool:
     return bool(fields) and fields[0] not in _DEAD
 
 
-def find(markers: Sequence[bytes], *, group: int | None = None, born_after: int | None = None) -> list[int]:
-    """Pids of live processes in *group*, or with an environment entry that begins with one of *markers*.
+def find(markers: Sequence[bytes | Tag], *, group: int | None = None, born_after: int | None = None) -> list[int]:
+    """Pids of live processes in *group*, with an environment entry that begins with one of *markers*, or with a tag.
 
     ``born_after``: only processes whose pid was handed out after that one's. Right for jobs so short that the numbers
     cannot have gone round, and much cheaper on a busy host.
@@ -65,7 +97,7 @@ def find(markers: Sequence[bytes], *, group: int | None = None, born_after: int 
 
 
 def kill_all(
-    markers: Sequence[bytes], *, group: int | None = None, born_after: int | None = None, patience: float = 2.0
+    markers: Sequence[bytes | Tag], *, group: int | None = None, born_after: int | None = None, patience: float = 2.0
 ) -> int:
     """SIGKILL everything that ``find`` finds, until nothing is found or *patience* (seconds) is used up.
 
@@ -164,8 +196,10 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def is_marked(pid: int, markers: Sequence[bytes]) -> bool | None:
+def is_marked(pid: int, markers: Sequence[bytes | Tag]) -> bool | None:
     """Whether *pid* has one of the markers; None when it shows no environment at all."""
+    if any(_is_tagged(pid, marker) for marker in markers if isinstance(marker, Tag)):
+        return True
     try:
         handle = os.open(f"{_PROC}/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -180,10 +214,18 @@ def is_marked(pid: int, markers: Sequence[bytes]) -> bool | None:
         os.close(handle)
     if len(data) == 1:
         return None
-    return any(b"\0" + marker in data for marker in markers)
+    return any(b"\0" + marker in data for marker in markers if isinstance(marker, bytes))
 
 
-def _carries_in_a_moment(pid: int, markers: Sequence[bytes]) -> bool:
+def _is_tagged(pid: int, tag: Tag) -> bool:
+    try:
+        found = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
+    except OSError:
+        return False
+    return found > 0 and found & tag.mask == tag.value and is_running(pid)
+
+
+def _carries_in_a_moment(pid: int, markers: Sequence[bytes | Tag]) -> bool:
     """The same for a process that shows no environment, which one in the middle of exec will have in a moment."""
     deadline = time.monotonic() + _EXEC_PATIENCE
     while True:

@@ -146,7 +146,7 @@ def main() -> None:
         # A leader that is gone has left the number to its group; another process may have it only once that is empty.
         if stragglers.start_time(group) in (started, None):
             stragglers.signal_group(group, signal.SIGKILL)
-    stragglers.kill_all([marker], patience=_PATIENCE)
+    stragglers.kill_all([marker, stragglers.worker_tag(sys.argv[1])], patience=_PATIENCE)
 
 
 def _listen() -> dict[int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -12,6 +14,7 @@ from pathlib import Path
 from coordination.domain.attempts import Outcome
 from tests.support.jobs import Bench
 from workers.runners.base import StopReason
+from workers.runners.stragglers import is_running
 
 
 def test_output_is_stdout_and_the_log_is_stderr(bench: Bench) -> None:
@@ -82,18 +85,44 @@ def test_the_program_behind_the_shell_has_the_grace_too(bench: Bench, tmp_path: 
     assert (tmp_path / "tidied").exists()
 
 
-def test_a_daemon_that_cannot_be_found_does_not_hang_the_runner(bench: Bench, tmp_path: Path) -> None:
-    # It leaves the group and clears its environment, and it holds the pipes open.
-    command = "setsid env -i /bin/sh -c 'echo $$ > pid; exec sleep 600' & while ! [ -s pid ]; do sleep 0.01; done"
+LEAVES_NO_MARK = "setsid env -i /bin/sh -c 'echo $$ > pid; exec sleep 600' & while ! [ -s pid ]; do sleep 0.01; done"
+
+
+def test_a_daemon_that_clears_its_environment_is_found_by_the_tag_that_it_inherits(
+    bench: Bench, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+
+    result = bench.run({"shell": LEAVES_NO_MARK}, workdir=str(tmp_path))
+
+    assert result.outcome is Outcome.COMPLETED
+    assert time.monotonic() - began < 15
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_such_a_daemon_of_another_job_lives(bench: Bench, tmp_path: Path) -> None:
+    running = bench.start({"shell": f"{LEAVES_NO_MARK}; echo ready; sleep 600"}, workdir=str(tmp_path))
+    running.moved.wait(30)
+
+    bench.run({"shell": "setsid env -i sleep 600 & true"}, workdir=str(tmp_path))
+
+    assert is_running(int((tmp_path / "pid").read_text()))
+    running.stop(StopReason.CANCELED)
+    running.end()
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_a_daemon_that_nothing_tells_from_others_does_not_hang_the_runner(bench: Bench, tmp_path: Path) -> None:
+    # It leaves the group, clears its environment and the tag, and it holds the pipes open.
+    gone = "import resource; resource.setrlimit(resource.RLIMIT_RTTIME, (-1, -1))"
+    program = f"import os; {gone}; open('pid', 'w').write(str(os.getpid())); os.execv('/bin/sleep', ['sleep', '600'])"
+    command = f'setsid env -i {sys.executable} -S -c "{program}" & while ! [ -s pid ]; do sleep 0.01; done'
     began = time.monotonic()
 
     result = bench.run({"shell": command}, workdir=str(tmp_path))
 
     assert result.outcome is Outcome.COMPLETED
     assert time.monotonic() - began < 15
-    import os
-    import signal
-
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
