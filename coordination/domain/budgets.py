@@ -199,6 +199,12 @@ class Short:
     what: str
     passing: bool
 
+    @property
+    def passed(self) -> bool:
+        """Whether more than the cap is taken already."""
+        cap = {"usd": self.budget.usd, "tokens": self.budget.tokens, "unpriced": self.budget.unpriced_calls}[self.what]
+        return cap is not None and getattr(self.use.taken, self.what) > cap
+
     def sentence(self) -> str:
         """For people."""
         budget, use = self.budget, self.use
