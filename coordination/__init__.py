@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
     from coordination.errors import CoordinationError
+    from coordination.prices import Prices
 
 _HOMES = {
     "AgentCall": "coordination.domain.work",
@@ -46,6 +47,7 @@ _HOMES = {
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
     "Prediction": "coordination.domain.predictions",
+    "Prices": "coordination.prices",
     "ProjectRef": "coordination.domain.plans",
     "PythonCall": "coordination.domain.work",
     "Run": "coordination.client",
@@ -82,6 +84,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Prediction",
+    "Prices",
     "ProjectRef",
     "PythonCall",
     "Run",
