@@ -116,14 +116,15 @@ def _usage(record: dict[str, Any]) -> Usage:
     if not isinstance(model, str) or not model.strip() or len(model) > _LONGEST_NAME:
         raise Refused("it names no model")
     counts = {name: _count(fields, name) for name in _NUMBERS}
+    foreign = fields.get("currency") not in (None, "USD", "usd")
     return Usage(
         model=clean_text(model),
         input_tokens=counts["input_tokens"] or 0,
         output_tokens=counts["output_tokens"] or 0,
         cached_input_tokens=counts["cached_input_tokens"] or 0,
         total_tokens=counts["total_tokens"],
-        # A foreign program writes 0.0 beside this mark when it did not know the price.
-        cost_usd=None if fields.get("pricing_available") is False else _cost(fields.get("cost_usd")),
+        # A foreign program writes 0.0 beside this mark when it did not know the price. Other money is not added up.
+        cost_usd=None if fields.get("pricing_available") is False or foreign else _cost(fields.get("cost_usd")),
         # Nested records carry the record's own id and session outside; the inner object has none.
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),

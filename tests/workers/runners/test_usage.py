@@ -156,3 +156,14 @@ class TestFollowing:
 
         assert (told, found) == ([], ())
         assert warnings == ("the usage file cannot be read: it is no regular file",)
+
+
+def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None:
+    path = tmp_path / "costs.jsonl"
+    path.write_text(
+        '{"model": "m", "cost_usd": 2, "currency": "EUR"}\n{"model": "m", "cost_usd": 2, "currency": "usd"}\n'
+    )
+
+    found, warnings = usage.read(str(path))
+
+    assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
