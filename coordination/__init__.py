@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
     from coordination.errors import CoordinationError
+    from coordination.prices import Prices
     from coordination.staffing import Agents
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
     "Prediction": "coordination.domain.predictions",
+    "Prices": "coordination.prices",
     "Profile": "coordination.domain.agents",
     "ProjectRef": "coordination.domain.plans",
     "PythonCall": "coordination.domain.work",
@@ -89,6 +91,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Prediction",
+    "Prices",
     "Profile",
     "ProjectRef",
     "PythonCall",

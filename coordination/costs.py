@@ -19,6 +19,7 @@ from coordination.flows.check_costs import Checked, check_costs, set_timezone
 from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
 from coordination.flows.reprice_costs import Repriced, Wanted, reprice_costs
 from coordination.formats.costs_jsonl import Shape, write_costs
+from coordination.prices import Prices
 from coordination.runtime import Runtime
 from coordination.services import prices
 from coordination.services import projects as project_service
@@ -49,6 +50,11 @@ class Accounting:
     def costs(self) -> Costs:
         """What was spent, how fast, and on what."""
         return Costs(self.runtime)
+
+    @property
+    def prices(self) -> Prices:
+        """What calls of models cost."""
+        return Prices(self.runtime)
 
 
 class Costs:
@@ -103,32 +109,6 @@ class Costs:
         """Compare every sum with the records that it is of, and make it right where *repair* asks for that."""
         return check_costs(self._store, self._workspace_id, repair=repair)
 
-    def reprice(
-        self,
-        *,
-        project: str | None = None,
-        since: str | date | None = None,
-        zero: bool = False,
-        computed: bool = False,
-        dry_run: bool = False,
-    ) -> Repriced:
-        """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat.
-
-        *zero*: also calls that used tokens and were told to have cost nothing; *computed*: also calls whose cost was
-        computed, by prices that may have changed. *dry_run*: only say what would be corrected.
-        """
-        asked, project_id = span(since), self._project(project)
-        moment, _ = asked.moments(self.timezone)
-        wanted = Wanted(project_id, moment, zero=zero, computed=computed)
-        return reprice_costs(
-            self._store,
-            self._workspace_id,
-            wanted,
-            listed=price_list.quote,
-            actor=self._runtime.actor,
-            dry_run=dry_run,
-        )
-
     def import_file(self, path: str | Path, *, project: str | None = None) -> Imported:
         """Take a costs.jsonl in: what is there already is left alone, and a file that cannot be taken whole, refused.
 
@@ -144,6 +124,25 @@ class Costs:
                 )
         except OSError as error:
             raise Refused(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+    def reprice(
+        self,
+        *,
+        project: str | None = None,
+        since: str | date | None = None,
+        zero: bool = False,
+        computed: bool = False,
+        dry_run: bool = False,
+    ) -> Repriced:
+        """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat.
+
+        *zero*: also calls that used tokens and were told to have cost nothing; *computed*: also calls whose cost was
+        computed, by prices that may have changed; *dry_run*: only say what would be corrected.
+        """
+        moment, _ = span(since).moments(self.timezone)
+        wanted = Wanted(self._project(project), moment, zero=zero, computed=computed)
+        listed, actor = price_list.quote, self._runtime.actor
+        return reprice_costs(self._store, self._workspace_id, wanted, listed=listed, actor=actor, dry_run=dry_run)
 
     def export(
         self, shape: Shape = "nested", *, project: str | None = None, run_id: str | None = None

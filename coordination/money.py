@@ -9,6 +9,7 @@ from coordination.errors import Refused
 ZERO = Decimal(0)
 _LARGEST = Decimal(10) ** 12
 _MAX_PLACES = 30
+_SHOWN = 60
 
 # An amount has at most 13 digits before the point and 30 behind it; Python's own context would round sums to 28.
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
@@ -21,17 +22,22 @@ def usd(value: str | float | Decimal) -> Decimal:
     Raises Refused for what is not a finite number, beyond a trillion, or finer than 30 decimal places.
     """
     if isinstance(value, bool):
-        raise Refused(f"{value!r} is not an amount of money")
+        raise Refused(f"{_shown(value)} is not an amount of money")
     try:
         amount = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except (InvalidOperation, TypeError, ValueError):
-        raise Refused(f"{value!r} is not an amount of money", hint="Write it like 1.25") from None
+        raise Refused(f"{_shown(value)} is not an amount of money", hint="Write it like 1.25") from None
     if not amount.is_finite() or amount.copy_abs() > _LARGEST:
-        raise Refused(f"{value!r} is not an amount of money that can be kept")
+        raise Refused(f"{_shown(value)} is not an amount of money that can be kept")
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and -exponent > _MAX_PLACES:
-        raise Refused(f"{value!r} has more than {_MAX_PLACES} decimal places")
+        raise Refused(f"{_shown(value)} has more than {_MAX_PLACES} decimal places")
     return amount
+
+
+def _shown(value: object) -> str:
+    text = str(value) if isinstance(value, Decimal) else repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
 def plus(one: Decimal, other: Decimal) -> Decimal:

@@ -62,8 +62,8 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     costs: tuple[CostRecord, ...] | None = None
     written: tuple[CostRecord, ...] = ()
     if held.purse is not None:
-        result = held.purse.judged(result)
         costs, written = held.purse.rest(result.usage)
+        result = held.purse.judged(result, [*written, *costs])
     elif result.usage:
         result = context.prices.priced(claim, result)
     finish = decided(claim, result, now=utc_now(), ahead=ahead, took=took, costs=costs, written=written)

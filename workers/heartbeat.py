@@ -146,7 +146,7 @@ class Heartbeat:
         stops = self._store.transact(lambda tx: checkpoint_costs(tx, workspace_id, every), patience=_PATIENCE)
         for claim, purse, records in due:
             key = (claim.task_id, claim.attempt)
-            if (lack := stops.get(key)) is not None:
+            if (lack := stops.get(key)) is not None and purse.ends_by(lack):
                 purse.stop(lack)  # first: who waits for what was written must not go on
                 self._held.stop(key, StopReason.BUDGET)
             purse.wrote(records)

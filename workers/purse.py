@@ -8,10 +8,12 @@ from dataclasses import replace
 
 from coordination.clock import utc_now
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
-from coordination.domain.budgets import NEEDS, Short
+from coordination.domain.budgets import NEEDS, Short, total
 from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import asks_a_model
 from coordination.domain.metering import Meter
 from coordination.flows.finish_attempts import cost_of
+from coordination.services.ledger import amount
 from workers.prices import Prices
 
 
@@ -20,6 +22,8 @@ class Purse:
 
     def __init__(self, claim: Claim, prices: Prices) -> None:
         self._lock = threading.Lock()
+        self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
+        self._repeatable = claim.repeatable
         self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
         self._used: tuple[Usage, ...] = ()
         self._changed = False
@@ -53,6 +57,12 @@ class Purse:
             self._meter.wrote(records)
             self._changed = not self._over and bool(self._meter.due(self._used))
 
+    def ends_by(self, short: Short) -> bool:
+        """Whether the job is to be stopped for it. One that would begin anew may finish what it has begun, until it has
+        passed a cap; and one that must not be repeated, in any case.
+        """
+        return self._goes_on or (short.passed and self._repeatable)
+
     def stop(self, short: Short) -> None:
         """Remember why its job is stopped."""
         self._short = short
@@ -65,10 +75,13 @@ class Purse:
             written = tuple(self._meter.written)
             return tuple(self._meter.rest(used)), written
 
-    def judged(self, result: Result) -> Result:
-        """*result*, as that of a job that waits for money, if that is why it was stopped."""
+    def judged(self, result: Result, costs: Sequence[CostRecord]) -> Result:
+        """*result*, as that of a job that waits for money, if that is why it stopped. *costs*: all that it spent."""
         if self._short is None or result.outcome is not Outcome.DEFERRED:
             return result
         why = self._short.sentence()
-        carry = {**result.carry, NEEDS: self._short.wanted.to_json()}
+        needs = self._short.wanted
+        if not self._goes_on:
+            needs += total(map(amount, costs))
+        carry = {**result.carry, NEEDS: needs.to_json()}
         return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)

@@ -61,7 +61,7 @@ def _show(found: Prediction) -> None:
         [
             ("tasks", f"{found.tasks:,}, {found.slots:,} at once"),
             ("duration", at_least + _range(found.duration, show_duration)),
-            ("cost", ("at least " if found.uncosted else "") + _range(found.usd, show_usd)),
+            ("cost", ("at least " if found.uncosted or found.unpriced.p90 else "") + _range(found.usd, show_usd)),
             ("tokens", _range(found.tokens, lambda count: f"{count:,}") if found.tokens.p90 else None),
             ("unknown price", _range(found.unpriced, lambda count: f"{count:,} calls") if found.unpriced.p90 else None),
             ("budget", _budget(found)),
@@ -152,13 +152,13 @@ def beside(run: Run) -> None:
         [
             (
                 "duration",
-                _least(spans[1], expected["untimed"]),
+                _least(spans[1], bool(expected["untimed"])),
                 f"{spans[0]} to {spans[2]}",
                 show_duration(took) + so_far,
             ),
             (
                 "cost",
-                _least(dollars[1], expected["uncosted"]),
+                _least(dollars[1], bool(expected["uncosted"] or expected["unpriced"][2])),
                 f"{dollars[0]} to {dollars[2]}",
                 show_usd(run.cost_usd) + unknown + so_far,
             ),
@@ -166,5 +166,5 @@ def beside(run: Run) -> None:
     )
 
 
-def _least(shown: str, unknown: list[str]) -> str:
+def _least(shown: str, unknown: bool) -> str:
     return f"at least {shown}" if unknown else shown

@@ -26,7 +26,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """One model call as a job reports it. ``cost_usd`` None: unknown price, recorded and flagged, never zero."""
+    """One model call as a job reports it. ``cost_usd`` None: unknown price, recorded and flagged, never zero.
+
+    ``line``: the file and the number of the line by which the job reported it; then it is a record of its own.
+    """
 
     model: str
     input_tokens: int = 0
@@ -38,6 +41,7 @@ class Usage:
     session_id: str | None = None
     at: datetime | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    line: tuple[str, int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,12 @@ class Short:
     what: str
     passing: bool
 
+    @property
+    def passed(self) -> bool:
+        """Whether more than the cap is taken already."""
+        cap = {"usd": self.budget.usd, "tokens": self.budget.tokens, "unpriced": self.budget.unpriced_calls}[self.what]
+        return cap is not None and getattr(self.use.taken, self.what) > cap
+
     def sentence(self) -> str:
         """For people."""
         budget, use = self.budget, self.use
@@ -356,7 +362,7 @@ def caps_of(said: Mapping[str, Any]) -> Caps:
     tokens = _count(said, "tokens")
     unpriced = _count(said, "max_unpriced_calls")
     if money is None and tokens is None and unpriced is None:
-        raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or both")
+        raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or both, or take it away")
     if money is not None and "max_unpriced_calls" not in said:
         unpriced = 0
     action = _action(said.get("on_exceed", Action.BLOCK))
@@ -373,7 +379,7 @@ def _count(said: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
-        raise Refused(f"A budget's {name} must be a whole number that is not negative, not {value!r}")
+        raise Refused(f"A budget's {name} must be a whole number from 0 to {MAX_TOKENS:,}, not {value!r}")
     return value
 
 

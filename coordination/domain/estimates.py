@@ -262,7 +262,8 @@ def _amount(value: object) -> Decimal:
     except Refused:
         amount = Decimal(-1)
     if amount < 0:
-        raise Refused(f"estimate.usd must be an amount that is not negative, not {excerpt(value)}", hint="Write 0.25")
+        said = excerpt(str(value) if isinstance(value, Decimal) else value)
+        raise Refused(f"estimate.usd must be an amount that is not negative, not {said}", hint="Write 0.25")
     return amount.copy_abs()  # of zero, too, there is a negative one
 
 

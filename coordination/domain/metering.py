@@ -1,7 +1,8 @@
 """What a running job has used, written down piece by piece: each piece once, and all of them together are the whole.
 
 A job tells again and again what it used so far. What was not written yet is the next piece; a piece whose writing may
-or may not have worked is given again, the same, until it is known to have worked.
+or may not have worked is given again, the same, until it is known to have worked. A line that a job has reported is a
+piece of its own; all else is added up by model.
 """
 
 from __future__ import annotations
@@ -41,11 +42,16 @@ class Meter:
         self._record = record
         self._written: dict[str, _Written] = {}
         self._unsure: list[CostRecord] = []
+        self._lines: dict[tuple[str, int], Usage] = {}  # what each line said when it was made a record
+        self._single: set[str] = set()  # the ids of these records
+        self._alone: list[CostRecord] = []  # those of them that are written
 
     def due(self, used: Iterable[Usage]) -> list[CostRecord]:
         """What is to be written next of what was *used* so far; the same again until ``wrote`` is called."""
         if not self._unsure:
-            self._unsure = [self._record(self._price(piece)) for piece in self._pieces(used)]
+            whole = list(used)
+            self._unsure = self._reported(whole)
+            self._unsure += [self._record(self._price(piece)) for piece in self._pieces(_unnumbered(whole))]
         return list(self._unsure)
 
     def wrote(self, records: Sequence[CostRecord]) -> None:
@@ -53,6 +59,9 @@ class Meter:
         if records and records == self._unsure:
             self._unsure = []
         for one in records:
+            if one.id in self._single:
+                self._alone.append(one)
+                continue
             known = self._written.setdefault(one.model, _Written())
             known.records.append(one)
             known.known = plus(known.known, one.cost_usd or ZERO)
@@ -62,7 +71,7 @@ class Meter:
     @property
     def written(self) -> list[CostRecord]:
         """All that is in the ledger for sure."""
-        return [one for known in self._written.values() for one in known.records]
+        return [*self._alone, *(one for known in self._written.values() for one in known.records)]
 
     def rest(self, used: Sequence[Usage]) -> list[CostRecord]:
         """All that is still to be written, now that the job has ended and this is what it *used* in all.
@@ -71,9 +80,10 @@ class Meter:
         """
         unsure = self._unsure
         self.wrote(unsure)
+        made = [*unsure, *self._reported(used)]
+        used = _unnumbered(used)
         if not self._written:
-            return [self._record(self._price(one)) for one in used]
-        made = list(unsure)
+            return [*made, *(self._record(self._price(one)) for one in used)]
         by_model: dict[str, list[Usage]] = {}
         for one in used:
             by_model.setdefault(one.model, []).append(one)
@@ -94,6 +104,16 @@ class Meter:
                 made.append(self._record(replace(piece, cost_usd=max(left, ZERO))))
                 left = min(left, ZERO)
             made += self._corrected(known, left, settled=True)
+        return made
+
+    def _reported(self, used: Iterable[Usage]) -> list[CostRecord]:
+        """The records of lines that have none yet; one that was written over is another call."""
+        made = []
+        for one in used:
+            if one.line is not None and self._lines.get(one.line) != one:
+                self._lines[one.line] = one
+                made.append(self._record(self._price(one)))
+        self._single |= {one.id for one in made}
         return made
 
     def _pieces(self, used: Iterable[Usage]) -> list[Usage]:
@@ -133,6 +153,11 @@ class Meter:
                 )
             )
         return made
+
+
+def _unnumbered(used: Iterable[Usage]) -> list[Usage]:
+    """What no line was reported for: it may be told again, and grow."""
+    return [one for one in used if one.line is None]
 
 
 def _together(group: Sequence[Usage]) -> Usage:

@@ -320,13 +320,14 @@ def _kind(kind: str, tasks: int, pools: Sequence[Pool]) -> Kind:
     samples = [one for pool in pools for one in pool.samples]
     seconds = _spread(one.took.total_seconds() for one in samples)[1]
     dollars = _spread(float(one.usd or 0) for one in samples)[1]
+    unknown = not all(pool.priced for pool in pools) or (not dollars and any(one.unpriced for one in samples))
     return Kind(
         kind,
         tasks,
         measured=sum(pool.measured for pool in pools),
         source=pools[0].source,
         took=timedelta(seconds=seconds) if all(pool.timed for pool in pools) else None,
-        usd=_dollars(dollars) if all(pool.priced for pool in pools) else None,
+        usd=None if unknown else _dollars(dollars),
     )
 
 

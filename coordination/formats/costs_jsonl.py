@@ -26,6 +26,9 @@ Shape = Literal["nested", "flat", "as-read"]
 MOST_BYTES = 1_000_000
 """How long a line may be."""
 
+_LONGEST = 500  # letters of a name, by which an index of PostgreSQL can find it
+_SUFFIX = 50  # what the id of a correction may have more
+
 _MOST = 10**12  # tokens of a call: more than any model reads, and many calls of it can be added up
 _LAST_WORD = 5  # letters of a word that may be cut: false
 _LINE, _SHAPE = "line", "shape"
@@ -125,10 +128,10 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
     own = _own(mine) if isinstance(mine, dict) else _STRANGERS
     extra |= own["extra"]
     return CostRecord(
-        id=_required(line, "id"),
-        session_id=_optional(line, "session_id"),
-        agent=_optional(line, "agent_alias"),
-        model=_required(usage, "model"),
+        id=_required(line, "id", most=_LONGEST + (_SUFFIX if own["corrects"] is not None else 0)),
+        session_id=_optional(line, "session_id", most=_LONGEST),
+        agent=_optional(line, "agent_alias", most=_LONGEST),
+        model=_required(usage, "model", most=_LONGEST),
         input_tokens=given,
         output_tokens=made,
         cached_input_tokens=_tokens(usage, "cached_input_tokens"),
@@ -170,17 +173,19 @@ def _tokens(usage: Mapping[str, Any], name: str, default: int = 0) -> int:
     return value
 
 
-def _required(record: Mapping[str, Any], name: str) -> str:
-    value = _optional(record, name)
+def _required(record: Mapping[str, Any], name: str, *, most: int | None = None) -> str:
+    value = _optional(record, name, most=most)
     if value is None:
         raise Refused(f"the record has no {name}")
     return value
 
 
-def _optional(record: Mapping[str, Any], name: str) -> str | None:
+def _optional(record: Mapping[str, Any], name: str, *, most: int | None = None) -> str | None:
     value = record.get(name)
     if value is not None and not isinstance(value, str):
         raise Refused(f"{name} must be a text")
+    if value and most is not None and len(value) > most:
+        raise Refused(f"{name} is longer than {most} letters")
     return value or None
 
 

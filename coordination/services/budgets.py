@@ -30,10 +30,11 @@ from coordination.domain.budgets import (
     subjects_of,
 )
 from coordination.domain.estimates import Estimate, asks_a_model
+from coordination.domain.restrictions import parse_restrictions, refusal
 from coordination.domain.standings import Standing
 from coordination.errors import Refused
 from coordination.money import ZERO, minus, plus, show_usd, usd
-from coordination.store.queries import budgets, money
+from coordination.store.queries import budgets, money, projects
 from coordination.store.types import db_now
 
 Row = Mapping[str, Any]
@@ -159,6 +160,7 @@ class _Desk:
         self.found: dict[tuple[Scope, str], list[Budget]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._alike: dict[tuple[Any, ...], list[tuple[tuple[str, str], Budget]]] = {}
+        self._rules: dict[str, Mapping[str, Any]] = {}
         applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
         for one in applying.budgets:
             if (one.scope, one.subject) in named:
@@ -235,9 +237,22 @@ class _Desk:
                 continue
             if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], one.downgrade_to):
                 continue
-            if due_to_warn(one, uses[key].taken + wanted) or short(one, uses[key], wanted):
+            due = due_to_warn(one, uses[key].taken + wanted) or short(one, uses[key], wanted)
+            if due and self._allows(row, one.downgrade_to):
                 return one.downgrade_to
         return None
+
+    def _allows(self, row: Row, model: str) -> bool:
+        """Whether the project allows it: rather a dearer model than one that would end the job."""
+        project_id = row["project_id"]
+        if project_id not in self._rules:
+            project = projects.get(self._tx, self._workspace, project_id)
+            self._rules[project_id] = {} if project is None else project.model_restrictions
+        try:
+            rules = parse_restrictions(self._rules[project_id])
+        except Refused:
+            return False
+        return rules is None or refusal(with_model(row["work"], model), rules, rendered=True) is None
 
 
 def model_of(work: Mapping[str, Any]) -> str | None:

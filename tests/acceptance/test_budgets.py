@@ -158,6 +158,66 @@ def test_what_a_killed_worker_had_spent_counts_once_and_what_it_had_reserved_com
     counted_right(fleet)
 
 
+def test_a_command_that_passes_its_own_cap_is_stopped_keeps_what_it_printed_and_begins_anew_when_raised(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    ended = tmp_path / "ended"
+    pay = str(spending("0.20")["shell"])
+    first = f"trap 'touch {ended}; exit 1' TERM; for n in 1 2 3 4 5; do {pay}; echo call $n; sleep 2 & wait $!; done"
+    script = f'if [ "$COORD_ATTEMPT" = 1 ]; then {first}; fi; {pay}; echo all of it'
+    fleet.worker("-c", "2")
+    run = fleet.submit(Task("pay", {"shell": script}, budget=BudgetCap(Decimal("0.50"))))
+    until(lambda: waits_for_money(run, "pay"), within=timedelta(seconds=40), what="the stop")
+
+    (attempt,) = run.task("pay").attempts()
+    assert attempt.outcome is Outcome.DEFERRED
+    assert "call 3" in str(attempt.output)
+    assert "call 5" not in str(attempt.output)
+    assert ended.exists(), "it was asked before it was ended"
+    assert run.task("pay").record.failures == 0
+    spent = run.cost
+    assert Decimal("0.60") <= spent <= Decimal("0.80"), "what it reported as it ran is in the ledger"
+    (standing,) = fleet.co.budgets.of(Scope.TASK, run.task("pay").id)
+    assert (standing.spent.usd, standing.reserved.usd, standing.waiting) == (spent, 0, 1)
+    explained = fleet.coord("explain", "pay").out
+    assert f"this needs ${spent + Decimal('0.20'):.2f}" in explained, "it will begin anew"
+    counted_right(fleet)
+
+    fleet.co.budgets.set("task", "pay", usd=3)
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert run.task("pay").output == "all of it"
+    assert run.cost == spent + Decimal("0.20")
+    counted_right(fleet)
+
+
+def test_a_command_that_may_not_be_repeated_is_counted_as_it_runs_and_not_stopped(fleet: Fleet) -> None:
+    pay = str(spending("0.20")["shell"])
+    script = f"{pay}; {pay}; {pay}; sleep 4; echo done"
+    fleet.worker("-c", "2")
+    run = fleet.submit(Task("pay", {"shell": script}, budget=BudgetCap(Decimal("0.50")), repeatable=False))
+    until(lambda: run.cost == Decimal("0.60"), within=timedelta(seconds=40), what="the checkpoint")
+
+    assert run.task("pay").record.state is TaskState.RUNNING
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert (run.cost, run.task("pay").output) == (Decimal("0.60"), "done")
+    counted_right(fleet)
+
+
+def test_what_a_command_had_reported_when_its_worker_was_killed_is_billed_once(fleet: Fleet) -> None:
+    pay = str(spending("0.20")["shell"])
+    script = f'{pay}; if [ "$COORD_ATTEMPT" = 1 ]; then sleep 60; fi; echo done'
+    worker = fleet.worker("-c", "2")
+    run = fleet.submit(Task("pay", {"shell": script}, budget=BudgetCap(Decimal(5))))
+    until(lambda: run.cost == Decimal("0.20"), within=timedelta(seconds=40), what="the checkpoint")
+    os.kill(worker.pid, signal.SIGKILL)
+    fleet.worker("-c", "2")
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    assert run.cost == Decimal("0.40")
+    assert len(run.task("pay").attempts()) == 2
+    counted_right(fleet)
+
+
 def test_of_forty_jobs_exactly_those_complete_for_which_there_is_money_and_then_all(fleet: Fleet) -> None:
     fleet.worker("-c", "8")
     jobs = [Task(f"t{number:02}", spending("0.05"), estimate={"usd": "0.05"}) for number in range(40)]

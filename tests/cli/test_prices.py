@@ -123,5 +123,17 @@ def test_a_price_that_is_set_settles_what_was_unknown_and_twice_is_once(ledger: 
     assert "as told" in shown
 
 
+def test_what_a_stale_attempt_spent_is_marked_for_people_too(coord_on_each: Coord, tmp_path: Path) -> None:
+    path = tmp_path / "stale.jsonl"
+    mark = '"coordination":{"stale":true},"session_id"'
+    path.write_text(line(1, PRICED, "1.5").replace('"session_id"', mark) + line(2, PRICED, "2.5"))
+    coord_on_each("costs", "import", path)
+
+    shown = coord_on_each("costs", "list").out
+
+    assert shown.count("stale") == 1
+    assert "as told, stale" in shown
+
+
 def test_a_time_that_is_none_is_refused(coord: Coord) -> None:
     assert "coord: " in coord("costs", "reprice", "--since", "yesterday-ish", code=2).err

@@ -22,7 +22,7 @@ from coordination.flows.finish_attempts import cost_of
 from coordination.flows.set_budget import remove_budget, set_budget
 from coordination.services import budgets as service
 from coordination.services import ledger
-from coordination.store.queries import budgets, money, tasks
+from coordination.store.queries import budgets, money, projects, tasks
 from tests.support.world import World
 
 DIME = Decimal("0.10")
@@ -263,6 +263,17 @@ def test_a_downgrade_gives_later_jobs_the_cheaper_model(world: World) -> None:
     models = [world.claims[key].work["chat"] for key in "abc"]
     assert models == ["openai:big", "openai:small", "openai:small"]
     assert use(world).reserved.usd == Decimal("0.80")
+
+
+def test_a_downgrade_to_a_model_that_the_project_denies_does_not_end_the_job(world: World) -> None:
+    chat = {"run": {"chat": "openai:big", "prompt": "x"}}
+    cap = BudgetCap(Decimal(1), on_exceed="downgrade", warn_at=50, downgrade_to="openai:small")
+    world.submit("a", "b", "c", tasks={"a": chat, "b": chat, "c": chat}, budget=cap)
+    with world.store.write() as tx:
+        projects.change(tx, world.workspace, world.project_id, model_restrictions={"deny": ["*small"]})
+
+    assert world.claim("a", "b", "c", estimator=costing("0.40")) == ["a", "b"]
+    assert [world.claims[key].work["chat"] for key in "ab"] == ["openai:big", "openai:big"]
 
 
 def test_an_agent_of_which_nothing_is_known_reserves_a_dollar_at_most(world: World) -> None:

@@ -113,6 +113,7 @@ class TestSources:
         found = simulated(shop, plan_of("c", tasks={"c": chat}), assume=MINUTE)
 
         assert (found.usd.p90, found.unpriced.p50) == (Decimal(0), 1)
+        assert [kind.usd for kind in found.kinds] == [None], "unknown, and not zero"
 
 
 def _ago(world: World, seconds: int) -> Any:

@@ -70,3 +70,13 @@ def test_a_float_is_read_by_its_shortest_form(value: float) -> None:
 )
 def test_people_see_cents_or_what_a_small_amount_needs(amount: str, shown: str) -> None:
     assert show_usd(Decimal(amount)) == shown
+
+
+def test_a_refusal_shows_the_amount_as_people_write_it_and_no_page_of_digits() -> None:
+    with pytest.raises(Refused) as large:
+        usd(Decimal("1E+309"))
+    with pytest.raises(Refused) as long:
+        usd(Decimal("0." + "1" * 5000))
+
+    assert large.value.message == "1E+309 is not an amount of money that can be kept"
+    assert len(long.value.message) < 120

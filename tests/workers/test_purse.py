@@ -37,6 +37,10 @@ def used(tokens: int, dollars: str | None = None) -> Usage:
     return Usage("m", input_tokens=tokens, cost_usd=None if dollars is None else Decimal(dollars))
 
 
+def line(number: int, dollars: str) -> Usage:
+    return Usage("m", input_tokens=1, cost_usd=Decimal(dollars), line=("file", number))
+
+
 def tokens(records: object) -> int:
     assert isinstance(records, list | tuple)
     return sum(one.total_tokens for one in records)
@@ -117,3 +121,28 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
         (world.ids["good"], 10)
     ]
     assert [claim.key for claim, _ in held.purses(all_=True)] == ["bad"]
+
+
+def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_read(purse: Purse) -> None:
+    purse.spent([line(1, "0.1"), line(2, "0.2")])
+    early = purse.due()
+    purse.wrote(early)
+    purse.spent([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), used(5, "1")])
+    unsure = purse.due()
+
+    rest, written = purse.rest([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), line(4, "0.4"), used(7, "3")])
+
+    every = {one.id: one for one in (*written, *rest)}
+    assert [one.cost_usd for one in early] == [Decimal("0.1"), Decimal("0.2")]
+    assert {one.id for one in unsure} <= {one.id for one in rest}
+    assert sum(one.cost_usd or 0 for one in every.values()) == 4
+    assert sum(one.total_tokens for one in every.values()) == 4 + 7
+
+
+def test_a_line_that_was_written_over_is_another_call(purse: Purse) -> None:
+    purse.spent([line(1, "0.1")])
+    purse.wrote(purse.due())
+
+    rest, written = purse.rest([line(1, "0.3")])
+
+    assert [one.cost_usd for one in (*written, *rest)] == [Decimal("0.1"), Decimal("0.3")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -101,6 +101,7 @@ class AgentRunner:
                     feed=reader.feed,
                     show=reader.complaints,
                     stdin=stdin,
+                    glance=usage.Following(scratch.costs, reader.reports).look,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error)
@@ -146,6 +147,7 @@ class _Reader:
         self._too_long = False
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
+        self._reported: Sequence[Usage] = ()
         self.told = Transcript(self._tell, hide=self._hide, show=self._show, metered=self._spent)
 
     def feed(self, data: bytes) -> None:
@@ -161,6 +163,11 @@ class _Reader:
                 self._keep(part)
                 self._take()
             self._keep(rest)
+
+    def reports(self, used: Sequence[Usage]) -> None:
+        """What stands in the usage file so far."""
+        self._reported = used
+        self._spent()
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -230,7 +237,8 @@ class _Reader:
                 self._control.remember(self._conversation.note(self._session))
 
     def _spent(self) -> None:
-        self._control.spent(self._conversation.new(self.told.usage.values(), self.told.session))
+        told = self._conversation.new(self.told.usage.values(), self.told.session)
+        self._control.spent((*told, *self._reported))
 
     def _tell(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._control.event(type_, payload)

@@ -45,11 +45,12 @@ def run_program(
     stdin: int = subprocess.DEVNULL,
     announced: bool = True,
     write: Sequence[str] = (),
+    glance: Callable[[], None] | None = None,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
-    *announced*: it is the job itself. *write*: what it may change besides, where it is confined. Raises OSError or
-    ValueError when it cannot be started.
+    *announced*: it is the job itself. *write*: what it may change besides, where it is confined. *glance*: called now
+    and then while it runs. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
 
@@ -81,6 +82,7 @@ def run_program(
             timeout=claim.timeout,
             stall_timeout=claim.stall_timeout,
             limits=limits,
+            glance=glance,
         )
         try:
             if announced:

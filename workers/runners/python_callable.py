@@ -260,6 +260,7 @@ class _Talk:
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
             limits=control.limits_for(job.claim),
+            glance=usage.Following(job.scratch.costs, control.spent).look,
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.printed, Stream.OUT))

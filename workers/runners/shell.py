@@ -56,6 +56,7 @@ class ShellRunner:
                     folder=folder,
                     feed=said,
                     show=partial(control.printed, Stream.ERR),
+                    glance=usage.Following(scratch.costs, control.spent).look,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error)

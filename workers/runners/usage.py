@@ -6,7 +6,11 @@ of the job; a price that is not given stays unknown and never turns into zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -33,12 +37,46 @@ _NOT_THEIRS = _KNOWN | OURS | READ_AS
 def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     """The model calls that *path* reports, and one sentence for everything in it that could not be read."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - on the hot path, and mostly not there
-            data = file.read(MAX_BYTES + 1)
+        data = _bytes(path, MAX_BYTES + 1)
     except FileNotFoundError:
         return (), ()
     except OSError as error:
         return (), (f"the usage file cannot be read: {error.strerror}",)
+    return _read(path, data)
+
+
+class Following:
+    """The same file while its job writes it: *tell* is told of all that it reports whenever that is more."""
+
+    def __init__(self, path: str, tell: Callable[[Sequence[Usage]], None]) -> None:
+        self._path = path
+        self._tell = tell
+        self._size = 0
+
+    def look(self) -> None:
+        """See whether there are new lines. A line that is not finished is left for later."""
+        try:
+            if os.stat(self._path).st_size == self._size:  # noqa: PTH116 - mostly it is not there
+                return
+            data = _bytes(self._path, MAX_BYTES + 1)
+        except OSError:
+            return  # whoever reads it at the end says so
+        self._size = len(data)
+        found, _ = _read(self._path, data[: data.rfind(b"\n") + 1])
+        if found:
+            self._tell(found)
+
+
+def _bytes(path: str, most: int) -> bytes:
+    """Its first bytes; OSError for what is no file: a pipe would keep its reader waiting."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        return file.read(most)
+
+
+def _read(path: str, data: bytes) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     warnings = []
     if len(data) > MAX_BYTES:
         data = data[:MAX_BYTES].rpartition(b"\n")[0]
@@ -51,7 +89,7 @@ def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:
-                found.append(_usage(record[1]))
+                found.append(replace(_usage(record[1]), line=(path, number)))
         except Refused as refusal:
             bad += 1
             if bad <= _MOST_WARNINGS:
@@ -78,14 +116,15 @@ def _usage(record: dict[str, Any]) -> Usage:
     if not isinstance(model, str) or not model.strip() or len(model) > _LONGEST_NAME:
         raise Refused("it names no model")
     counts = {name: _count(fields, name) for name in _NUMBERS}
+    foreign = fields.get("currency") not in (None, "USD", "usd")
     return Usage(
         model=clean_text(model),
         input_tokens=counts["input_tokens"] or 0,
         output_tokens=counts["output_tokens"] or 0,
         cached_input_tokens=counts["cached_input_tokens"] or 0,
         total_tokens=counts["total_tokens"],
-        # A foreign program writes 0.0 beside this mark when it did not know the price.
-        cost_usd=None if fields.get("pricing_available") is False else _cost(fields.get("cost_usd")),
+        # A foreign program writes 0.0 beside this mark when it did not know the price. Other money is not added up.
+        cost_usd=None if fields.get("pricing_available") is False or foreign else _cost(fields.get("cost_usd")),
         # Nested records carry the record's own id and session outside; the inner object has none.
         id=_name(fields, "id"),
         session_id=_name(fields, "session_id"),

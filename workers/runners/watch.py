@@ -26,6 +26,7 @@ from workers.runners.process import Process
 
 _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
+_GLANCE_EVERY = 1.0
 _LOOK_AGAIN = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
@@ -76,7 +77,8 @@ class Interruption:
 class Watch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
     descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
-    the job did, in monotonic seconds, if that was not now: then the process has worked before.
+    the job did, in monotonic seconds, if that was not now: then the process has worked before. *glance*: called now
+    and then while it runs.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Watch:
         stall_timeout: timedelta | None,
         began: float | None = None,
         limits: Limits = NO_LIMITS,
+        glance: Callable[[], None] | None = None,
     ) -> None:
         self._process = process
         self._control = control
@@ -110,6 +113,8 @@ class Watch:
         self._others: dict[int, int] = {}
         self._blind = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
+        self._glance = glance
+        self._glance_at = math.inf if glance is None else self._began + _GLANCE_EVERY
         self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
 
     def run(self) -> Interruption | None:
@@ -120,6 +125,9 @@ class Watch:
             while True:
                 now = time.monotonic()
                 self._keep_limits(now)
+                if self._glance is not None and now >= self._glance_at:
+                    self._glance()
+                    self._glance_at = now + _GLANCE_EVERY
                 if self._is_over(now):
                     return self._interruption
                 for fd, _ in self._poll.poll(self._patience(now)):
@@ -233,7 +241,7 @@ class Watch:
 
     def _patience(self, now: float) -> int | None:
         """Milliseconds until something is due; None when nothing is."""
-        due = self._end_by
+        due = min(self._end_by, self._glance_at)
         if self._interruption is None:
             if self._timeout is not None:
                 due = min(due, self._began + self._timeout.total_seconds())

@@ -13,7 +13,8 @@ def reprice(
     *,
     project: OfProject = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Only calls from then on, such as 2027-01-01.")
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Only calls from then on: a month (2027-01), a day or a time."),
     ] = None,
     zero: Annotated[
         bool, typer.Option("--zero", help="Also calls that used tokens and were told to have cost nothing.")
@@ -25,25 +26,11 @@ def reprice(
     as_json: AsJson = False,
 ) -> None:
     """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat."""
-    from coordination import price_list
-    from coordination.cli.beads import moment_of
     from coordination.cli.tables import show
-    from coordination.flows.reprice_costs import Wanted, reprice_costs
     from coordination.money import show_usd
 
-    moment = moment_of(since) if since else None
     with connected() as co:
-        runtime = co.runtime
-        project_id = co.project(project).id if project else None
-        wanted = Wanted(project_id, moment, zero=zero, computed=computed)
-        done = reprice_costs(
-            runtime.store,
-            runtime.workspace_id,
-            wanted,
-            listed=price_list.quote,
-            actor=runtime.actor,
-            dry_run=dry_run,
-        )
+        done = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)
     corrected = [(*key, calls, done.usd[key]) for key, calls in sorted(done.calls.items())]
     left = [(*key, calls) for key, calls in sorted(done.left.items())]
     if as_json:

@@ -59,7 +59,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
                 one.input_tokens,
                 one.output_tokens,
                 "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
-                _whose_price(one),
+                ", ".join(filter(None, [_whose_price(one), "stale" if one.stale else ""])),
                 one.session_id,
                 one.id,
             )

@@ -163,6 +163,7 @@ class TestMoney:
         found = played(steps((), ()), pool(sample(1, None, 100, unpriced=2)))
 
         assert (found.usd.p90, found.unpriced.p50, found.tokens.p50) == (Decimal(0), 4, 200)
+        assert [kind.usd for kind in found.kinds] == [None]
 
     def test_the_budget_holds_in_so_many_rounds(self):
         coin = pool(sample(1, "1"), sample(1, "3"))

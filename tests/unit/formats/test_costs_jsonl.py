@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.costs import CostRecord
+from coordination.domain.costs import CostRecord, correction_id
 from coordination.errors import FormatError
 from coordination.formats.costs_jsonl import read_costs, write_costs
 from coordination.ids import new_id
@@ -97,6 +97,14 @@ class TestRead:
         assert record.cost_usd is None
         assert record.occurred_at == datetime(2026, 1, 1, tzinfo=UTC)
 
+    def test_a_correction_of_a_record_with_the_longest_id_is_read_too(self):
+        named = own(id="x" * 500)
+        correction = replace(named, id=correction_id(named.id, 12), corrects=named.id, cost_usd=Decimal("-0.1"))
+
+        read = list(read_costs(write_costs([named, correction])))
+
+        assert [one.id for one in read] == [named.id, correction.id]
+
     def test_it_is_a_stream(self):
         endless = (FLAT.replace(b"2fe9e123", b"%d" % number) for number in itertools.count())
 
@@ -113,6 +121,10 @@ class TestRead:
             (FLAT.replace(b'"2fe9e123"', b"7"), "id must be a text"),
             (FLAT.replace(b'"2fe9e123"', b'""'), "no id"),
             (FLAT.replace(b'"model"', b'"modle"'), "no model"),
+            (FLAT.replace(b"2fe9e123", b"x" * 501), "id is longer than 500"),
+            (FLAT.replace(b"anthropic/claude-sonnet-4", b"x" * 501), "model is longer than 500"),
+            (FLAT.replace(b"b9b607f9", b"x" * 501), "session_id is longer than 500"),
+            (NEWER.replace(b"khata", b"x" * 501), "agent_alias is longer than 500"),
             (FLAT.replace(b"2537", b"-1"), "input_tokens must be"),
             (FLAT.replace(b"2537", b"1.5"), "input_tokens must be"),
             (FLAT.replace(b"2537", b"9223372036854775808"), "input_tokens must be"),

@@ -236,7 +236,7 @@ class TestMistakes:
             (FULL.replace("version: 1", "version: one"), 1, "version must be a whole number"),
             (with_task("estimate: 5"), 6, "estimate must be a mapping"),
             (with_task("estimate: {tokens: 9, dollars: 5}"), 6, "the key 'dollars' is unknown"),
-            (with_task("estimate: {usd: -1}"), 6, "estimate.usd must be an amount that is not negative"),
+            (with_task("estimate: {usd: -1}"), 6, "estimate.usd must be an amount that is not negative, not '-1'"),
             ("version: 1\ntasks: {a: b}", 2, "tasks must be a list of tasks"),
             ("version: 1\ntasks:\n  - hello\n", 3, "a task is a mapping"),
             ("version: 1\ntasks:\n  - {run: {shell: ls}}\n", 3, "it has no key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -127,3 +128,42 @@ def test_many_bad_lines_are_not_many_warnings(tmp_path: Path) -> None:
 def test_warnings_stand_below_the_log() -> None:
     assert usage.with_warnings("said", ("odd",)) == "said\n[usage] odd"
     assert usage.with_warnings("", ()) is None
+
+
+class TestFollowing:
+    """What a job reports is seen while it runs."""
+
+    def test_only_what_is_new_and_whole_is_told(self, tmp_path: Path) -> None:
+        told: list[int] = []
+        path = tmp_path / "costs.jsonl"
+        following = usage.Following(str(path), lambda used: told.append(len(used)))
+        following.look()
+        path.write_text('{"model": "m"}\n{"mod')
+        following.look()
+        following.look()
+        path.write_text('{"model": "m"}\n{"model": "m"}\nnonsense\n')
+        following.look()
+
+        assert told == [1, 2]
+
+    def test_a_pipe_in_its_place_keeps_nobody_waiting(self, tmp_path: Path) -> None:
+        path = tmp_path / "costs.jsonl"
+        os.mkfifo(path)
+        told: list[object] = []
+
+        usage.Following(str(path), told.append).look()
+        found, warnings = usage.read(str(path))
+
+        assert (told, found) == ([], ())
+        assert warnings == ("the usage file cannot be read: it is no regular file",)
+
+
+def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None:
+    path = tmp_path / "costs.jsonl"
+    path.write_text(
+        '{"model": "m", "cost_usd": 2, "currency": "EUR"}\n{"model": "m", "cost_usd": 2, "currency": "usd"}\n'
+    )
+
+    found, warnings = usage.read(str(path))
+
+    assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
