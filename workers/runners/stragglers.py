@@ -54,7 +54,7 @@ def job_tag(worker: Tag, number: int) -> Tag:
 
 def put(tag: Tag, pid: int) -> None:
     """Let *pid* carry it, and whatever it starts from now on."""
-    with contextlib.suppress(OSError, ValueError):  # it has ended already, or the system allows no such limit
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has ended, or the system has no such limit
         resource.prlimit(pid, resource.RLIMIT_RTTIME, (tag.value, resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]))
 
 
@@ -220,7 +220,7 @@ def is_marked(pid: int, markers: Sequence[bytes | Tag]) -> bool | None:
 def _is_tagged(pid: int, tag: Tag) -> bool:
     try:
         found = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
-    except OSError:
+    except (OSError, AttributeError):
         return False
     return found > 0 and found & tag.mask == tag.value and is_running(pid)
 
