@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from workers.runners import stragglers
+
 STATUS = 85
 """The exit status of a worker that wants to be started again and could not do so itself."""
 
@@ -39,6 +41,7 @@ def again(*, lives: int) -> NoReturn:
     if become is not None:
         os.environ[LIVES_VARIABLE] = str(lives)
         os.environ.pop(_PARENTS_PIPE, None)
+        stragglers.carry_none()
         try:
             os.execv(become[0], become)  # noqa: S606 - our own interpreter, no shell
         except OSError as error:

@@ -75,22 +75,22 @@ class Launcher:
             temporary = self._sandbox.make_temporary()
             command, ordered = self._sandbox.around(command, ordered, temporary=temporary, write=[folder, *write])
         self._warden.start()
+        tag = stragglers.job_tag(self._tag, next(self._numbers))
         try:
-            popen = subprocess.Popen(
-                command,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                cwd=folder,
-                env=ordered,
-                start_new_session=True,
-                pass_fds=tuple(pass_on),
-            )
+            with stragglers.inherited(tag):
+                popen = subprocess.Popen(
+                    command,
+                    stdin=stdin,
+                    stdout=stdout,
+                    stderr=stderr,
+                    cwd=folder,
+                    env=ordered,
+                    start_new_session=True,
+                    pass_fds=tuple(pass_on),
+                )
         except BaseException:
             remove(temporary)
             raise
-        tag = stragglers.job_tag(self._tag, next(self._numbers))
-        stragglers.put(tag, popen.pid)
         process = Process(popen, [f"{name}={environment[name]}" for name in markers], tag, self._warden, temporary)
         self._warden.register(process.record.pgid, process.record.start_time)
         return process

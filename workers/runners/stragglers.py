@@ -13,9 +13,10 @@ import os
 import resource
 import select
 import signal
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 _PROC = "/proc"
@@ -52,10 +53,32 @@ def job_tag(worker: Tag, number: int) -> Tag:
     return Tag(worker.mask | jobs, worker.value | number & jobs)
 
 
-def put(tag: Tag, pid: int) -> None:
-    """Let *pid* carry it, and whatever it starts from now on."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has ended, or the system has no such limit
-        resource.prlimit(pid, resource.RLIMIT_RTTIME, (tag.value, resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]))
+starting = threading.Lock()
+"""Held by whoever starts a process, so that it inherits no other's tag."""
+
+
+def carry_none() -> None:
+    """Before this process becomes another program, whatever its threads do."""
+    starting.acquire(timeout=1)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        most = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        resource.setrlimit(resource.RLIMIT_RTTIME, (most, most))
+
+
+@contextlib.contextmanager
+def inherited(tag: Tag) -> Iterator[None]:
+    """What is started meanwhile carries the tag, and all that it starts. Put on later, some of these might lack it."""
+    with starting:
+        try:
+            before = resource.getrlimit(resource.RLIMIT_RTTIME)
+            resource.setrlimit(resource.RLIMIT_RTTIME, (tag.value, before[1]))
+        except (OSError, ValueError, AttributeError):  # the system has no such limit, or allows none
+            yield
+            return
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_RTTIME, before)
 
 
 def start_time(pid: int) -> int | None:

@@ -84,16 +84,17 @@ class Warden:
         """Start a process and tell it everything; called with the lock held."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            process = subprocess.Popen(
-                # No site packages: it needs the standard library only, and is there in half the time.
-                [sys.executable, "-S", "-P", "-B", "-m", "workers.runners.warden", self._marker],
-                stdin=reading,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={"PYTHONPATH": str(_SOURCE_ROOT)},
-                start_new_session=True,
-            )
+            with stragglers.starting:
+                process = subprocess.Popen(
+                    # No site packages: it needs the standard library only, and is there in half the time.
+                    [sys.executable, "-S", "-P", "-B", "-m", "workers.runners.warden", self._marker],
+                    stdin=reading,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={"PYTHONPATH": str(_SOURCE_ROOT)},
+                    start_new_session=True,
+                )
         except BaseException:
             os.close(writing)
             raise

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -21,6 +23,38 @@ def marked() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     yield process, f"TEST_MARKER={value}"
     process.kill()
     process.wait()
+
+
+def test_a_process_is_found_by_the_tag_that_it_was_started_with_and_by_its_worker_s() -> None:
+    before = resource.getrlimit(resource.RLIMIT_RTTIME)
+    worker = stragglers.worker_tag(f"COORD_WORKER_PROCESS={uuid4().hex}")
+    one, other = stragglers.job_tag(worker, 1), stragglers.job_tag(worker, 2)
+    with stragglers.inherited(one):
+        process = subprocess.Popen(["sleep", "600"], env={})
+    try:
+        assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
+        assert stragglers.find([one]) == stragglers.find([worker]) == [process.pid]
+        assert stragglers.find([other, stragglers.worker_tag("another"), b"NO_SUCH=marker"]) == []
+    finally:
+        process.kill()
+        process.wait()
+    assert stragglers.find([one]) == []
+
+
+def test_a_process_that_becomes_another_program_carries_no_tag() -> None:
+    script = (
+        "import os, resource, sys\n"
+        "from workers.runners import stragglers\n"
+        "kept = stragglers.inherited(stragglers.worker_tag('w'))\n"
+        "kept.__enter__()\n"
+        "stragglers.carry_none()\n"
+        "os.execv(sys.executable, [sys.executable, '-S', '-c', "
+        "'import resource; print(resource.getrlimit(resource.RLIMIT_RTTIME))'])\n"
+    )
+
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+
+    assert said.stdout.strip() == str(resource.getrlimit(resource.RLIMIT_RTTIME))
 
 
 def test_a_process_is_found_by_its_marker_and_by_its_beginning(marked: tuple[subprocess.Popen[bytes], str]) -> None:
