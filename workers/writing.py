@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from sqlalchemy import Connection
@@ -16,9 +17,11 @@ from coordination.errors import DatabaseUnavailable
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.finish_attempts import Finish, Finished, finish_attempts
 from coordination.flows.record_stale import record_stale
+from coordination.services import windows
 from coordination.store.queries import lookahead
 from coordination.store.queries.completions import LostGround
 from coordination.store.queries.lookahead import Ahead
+from coordination.store.queries.ready import Ready
 from workers.combining import Combiner
 from workers.context import Context
 from workers.heartbeat import write_notes
@@ -89,6 +92,20 @@ class Writing:
                     self._ends.popitem(last=False)  # a thread that is inside keeps its own
             self._ends.move_to_end(place)
         return combiner.ask(asked)
+
+    def fill(self, place: Place) -> list[Ready]:
+        """Fill the project's window after a commit that left it; the caller rings. A tick does it when this cannot."""
+        context = self._context
+        window = context.window()
+        bundle = partial(context.kinds.bundle, place.project_id)
+        try:
+            return context.store.transact(
+                lambda tx: windows.fill(tx, place.workspace_id, place.project_id, window=window, bundle=bundle),
+                patience=context.terms.ttl,
+            )
+        except DatabaseUnavailable as error:
+            log.warning("a project's window was not filled; the next tick does it", why=error.message)
+            return []
 
     def _claim_together(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Written]:
         sent = monotonic()
@@ -177,6 +194,7 @@ class Writing:
             claim=lambda ids: self._claimed(tx, place.workspace_id, ids),
             hungry=hungry,
             refill=any(one.refill for one in asked),
+            fill_later=context.store.dialect != "sqlite",  # which has one writer, and a commit more would only cost
         )
         if not counts:
             record_stale(tx, place.workspace_id, [cost for finish, _ in ends if finish.ahead for cost in finish.costs])

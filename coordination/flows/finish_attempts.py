@@ -39,6 +39,8 @@ MOST_ANSWERED = 5
 class Finished:
     """What the caller does after its commit: ring for ``ring``; look again at ``maybe_done_runs``.
 
+    ``unfilled``: more may be ready than those who go on take, and the project's window was left for the caller to fill.
+
     ``shares``: claims of short tasks for those who go on, a message's worth each. ``room``: reserved money
     came back, and tasks of the project wait for money.
     """
@@ -48,6 +50,7 @@ class Finished:
     retry_in: dict[str, timedelta]
     shares: list[list[Claim]] = field(default_factory=list)
     room: bool = False
+    unfilled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +124,13 @@ def finish_attempts(
     claim: Callable[[Sequence[str]], list[Claim]] | None = None,
     hungry: int = 0,
     refill: bool = True,
+    fill_later: bool = False,
 ) -> Finished:
     """End these attempts, all of one project, and choose which ready tasks to ring for.
 
     *claim* claims tasks in this transaction: for *hungry* threads that would go on, and for what ran ahead and failed.
-    Without *refill* the project's window is only filled when more became ready than those threads take.
+    Without *refill* the project's window is only filled when more became ready than those threads take; *fill_later*:
+    not in this transaction, if any of them goes on, so that they need not wait for it.
 
     Raises LostGround when something that ran ahead must not count: nothing may be committed then.
     """
@@ -152,11 +157,13 @@ def finish_attempts(
         shares, nothing_left = _shares(tx, workspace_id, project_id, ended, hungry, bundle, claim)
     taken = sum(map(len, shares))
     ring: list[Ready] = []
-    if waits or grown or len(ended.freed) > taken or (refill and not nothing_left):
+    fills = bool(waits or grown or len(ended.freed) > taken or (refill and not nothing_left))
+    later = fills and fill_later and taken > 0
+    if fills and not later:
         expected = bundle(finishes[0].claim.kind) if finishes else 1
         ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle, expected=expected)
     close_ended_runs(tx, workspace_id, ended, going_on={one.run_id for share in shares for one in share})
-    return Finished(ended, ring, waits, shares, room)
+    return Finished(ended, ring, waits, shares, room, later)
 
 
 def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], ended: Ended) -> bool:

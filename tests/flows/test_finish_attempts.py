@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from coordination.domain.artifacts import Artifact
-from coordination.domain.attempts import Outcome, Usage
+from coordination.domain.attempts import Claim, Outcome, Usage
 from coordination.domain.plans import Dependency
 from coordination.domain.tasks import BlockReason, DependencyKind, OnDependencyFailure
+from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.close_runs import close_runs
+from coordination.flows.finish_attempts import finish_attempts
 from coordination.store.queries import artifacts
 from coordination.store.tables.costs import costs
-from tests.support.world import World
+from tests.support.world import LEASE, WINDOW, World
 
 USAGE = Usage(model="m", input_tokens=5, output_tokens=7, cost_usd=Decimal("0.1"))
 
@@ -334,3 +337,35 @@ class TestArtifacts:
         world.finish("a", artifacts=self.made("new"))
 
         assert self.listed(world) == ["new"]
+
+
+@pytest.mark.parametrize(("hungry", "later", "rung"), [(1, True, 0), (0, True, 5), (1, False, 3)])
+def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
+    world: World, hungry: int, later: bool, rung: int  # noqa: FBT001 - a case
+) -> None:
+    world.submit("a", *[f"t{number} < a" for number in range(5)])
+    world.claim("a")
+    finish = world.decide("a")
+
+    def claim(tx: Connection, ids: Sequence[str]) -> list[Claim]:
+        return claim_tasks(tx, world.workspace, ids, worker_id=world.worker, lease=LEASE)
+
+    done = world.store.transact(
+        lambda tx: finish_attempts(
+            tx,
+            world.workspace,
+            world.project_id,
+            [finish],
+            worker_id=world.worker,
+            window=WINDOW,
+            bundle=lambda _kind: 2,
+            claim=lambda ids: claim(tx, ids),
+            hungry=hungry,
+            fill_later=later,
+        )
+    )
+
+    assert [len(share) for share in done.shares] == [2] * hungry
+    assert len(done.ring) == rung
+    assert done.unfilled == (rung == 0)
+    assert world.sql("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL") == [(rung,)]
