@@ -341,7 +341,10 @@ class TestArtifacts:
 
 @pytest.mark.parametrize(("hungry", "later", "rung"), [(1, True, 0), (0, True, 5), (1, False, 3)])
 def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
-    world: World, hungry: int, later: bool, rung: int  # noqa: FBT001 - a case
+    world: World,
+    hungry: int,
+    later: bool,
+    rung: int,  # noqa: FBT001 - a case
 ) -> None:
     world.submit("a", *[f"t{number} < a" for number in range(5)])
     world.claim("a")
