@@ -343,8 +343,8 @@ class TestArtifacts:
 def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
     world: World,
     hungry: int,
-    later: bool,
-    rung: int,  # noqa: FBT001 - a case
+    later: bool,  # noqa: FBT001 - a case
+    rung: int,
 ) -> None:
     world.submit("a", *[f"t{number} < a" for number in range(5)])
     world.claim("a")
