@@ -9,6 +9,9 @@ from pathlib import Path
 ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
 """What every process of a job has in its environment: ``TASK-ID.ATTEMPT.`` and something random."""
 
+WORKER_MARKER = "COORD_WORKER_PROCESS"
+"""The same of all that a worker has started: its id."""
+
 
 def host() -> str:
     """This machine's name (a container's own)."""

@@ -331,7 +331,7 @@ class Execution:
         context.doorbell.ring(
             place.workspace_id,
             place.project,
-            self._writing.fill(place) if finished.unfilled else finished.ring,
+            self._writing.fill(place, finished.shares[0][0].kind) if finished.unfilled else finished.ring,
             bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
         )
         for wait in finished.retry_in.values():

@@ -93,16 +93,21 @@ class Writing:
             self._ends.move_to_end(place)
         return combiner.ask(asked)
 
-    def fill(self, place: Place) -> list[Ready]:
-        """Fill the project's window after a commit that left it; the caller rings. A tick does it when this cannot."""
+    def fill(self, place: Place, kind: str) -> list[Ready]:
+        """Fill the project's window after a commit that left it, mostly with tasks of *kind*; the caller rings.
+
+        When this cannot, a tick does it.
+        """
         context = self._context
         window = context.window()
         bundle = partial(context.kinds.bundle, place.project_id)
+
+        def work(tx: Connection) -> list[Ready]:
+            scope = place.workspace_id, place.project_id
+            return windows.fill(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
+
         try:
-            return context.store.transact(
-                lambda tx: windows.fill(tx, place.workspace_id, place.project_id, window=window, bundle=bundle),
-                patience=context.terms.ttl,
-            )
+            return context.store.transact(work, patience=context.terms.ttl)
         except DatabaseUnavailable as error:
             log.warning("a project's window was not filled; the next tick does it", why=error.message)
             return []

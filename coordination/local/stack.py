@@ -27,12 +27,10 @@ from coordination.local import processes
 from coordination.local.home import Home, RunningStack
 from coordination.local.processes import ProcessRecord, Program, Service
 from coordination.local.redis_server import RedisServer, prepare_server
+from coordination.machine import WORKER_MARKER
 from coordination.settings import Settings
 
 REDIS, WORKER, BEAT = "redis", "worker", "beat"
-
-WORKER_MARKER = "COORD_WORKER_PROCESS"
-"""The variable by which all that a worker's jobs have started is found."""
 
 # A worker hands its jobs back by itself when its grace is over; this is for one that cannot.
 _MARGIN = timedelta(seconds=5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordination.ids import new_id
-from coordination.machine import ATTEMPT_MARKER, job_processes
+from coordination.machine import job_processes
 from tests.support.command import Coord, coord_in
 from tests.support.processes import Processes, until
 from workers.runners.environment import MARKER
@@ -97,10 +97,6 @@ def test_a_process_that_outlived_its_attempt_is_found_by_its_marker(
     assert f"kill -9 {left.pid}" in mine["orphan_process"]["hint"]
     assert other.keys() == {"stranger_process"}
     assert other["stranger_process"]["wrong"] is False
-
-
-def test_the_marker_that_is_looked_for_is_the_one_that_jobs_carry() -> None:
-    assert ATTEMPT_MARKER == MARKER
 
 
 class TestMistypedVariables:

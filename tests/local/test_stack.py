@@ -22,7 +22,6 @@ from coordination.local.home import Home, RunningStack
 from coordination.settings import client_url
 from tests.support.processes import Processes, until
 from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
-from workers.runners import process
 
 SOON = timedelta(seconds=10)
 
@@ -260,10 +259,6 @@ class TestDeaths:
             assert client.keys() == []
 
         assert (home / "redis" / "unreadable" / "appendonlydir").is_dir()
-
-
-def test_what_a_dead_workers_jobs_have_left_is_found_by_the_workers_own_mark() -> None:
-    assert stack.WORKER_MARKER == process.WORKER_MARKER
 
 
 def test_that_it_could_not_be_ended_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import quote, quote_plus
 from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
 from coordination.errors import Refused
+from coordination.machine import ATTEMPT_MARKER
 from workers.runners.base import Line
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
@@ -37,7 +38,7 @@ _PASSED_ON = frozenset(
 _SECRETIVE = re.compile(r"(?i)(key|token|secret|passw|credential)")
 _SHORTEST_SECRET = 8
 
-MARKER = "COORD_ATTEMPT_ID"
+MARKER = ATTEMPT_MARKER
 
 
 def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -14,16 +14,14 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from coordination.domain.limits import NO_LIMITS, Limits
+from coordination.machine import WORKER_MARKER
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
 from workers.runners.sandbox import Sandbox, remove
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
-
-WORKER_MARKER: Final = "COORD_WORKER_PROCESS"
 
 _SHORT = 1.0  # seconds in which the pid numbers of no machine go round
 _REAP_PATIENCE = 5.0

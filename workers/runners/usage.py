@@ -51,32 +51,41 @@ class Following:
     def __init__(self, path: str, tell: Callable[[Sequence[Usage]], None]) -> None:
         self._path = path
         self._tell = tell
-        self._size = 0
+        self._size, self._read_to, self._lines = 0, 0, 0  # of the file; of what was read, bytes and lines
+        self._found: list[Usage] = []
 
     def look(self) -> None:
-        """See whether there are new lines. A line that is not finished is left for later."""
+        """See whether there are new lines, and read these alone. One that is not finished is left for later."""
         try:
-            if os.stat(self._path).st_size == self._size:  # noqa: PTH116 - mostly it is not there
+            size = os.stat(self._path).st_size  # noqa: PTH116 - mostly it is not there
+            if size == self._size:
                 return
-            data = _bytes(self._path, MAX_BYTES + 1)
+            if size < self._size:  # written over; whoever reads it at the end sees what else was
+                self._read_to, self._lines, self._found = 0, 0, []
+            data = _bytes(self._path, MAX_BYTES - self._read_to, start=self._read_to)
         except OSError:
             return  # whoever reads it at the end says so
-        self._size = len(data)
-        found, _ = _read(self._path, data[: data.rfind(b"\n") + 1])
+        self._size = size
+        whole = data[: data.rfind(b"\n") + 1]
+        found, _ = _read(self._path, whole, lines_before=self._lines)
+        self._read_to += len(whole)
+        self._lines += whole.count(b"\n")
         if found:
-            self._tell(found)
+            self._found += found
+            self._tell(tuple(self._found))
 
 
-def _bytes(path: str, most: int) -> bytes:
-    """Its first bytes; OSError for what is no file: a pipe would keep its reader waiting."""
+def _bytes(path: str, most: int, *, start: int = 0) -> bytes:
+    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)
+        file.seek(start)
         return file.read(most)
 
 
-def _read(path: str, data: bytes) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
+def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     warnings = []
     if len(data) > MAX_BYTES:
         data = data[:MAX_BYTES].rpartition(b"\n")[0]
@@ -85,7 +94,7 @@ def _read(path: str, data: bytes) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     if len(lines) > MAX_LINES + 1:
         warnings.append(f"the usage file has more than {MAX_LINES:,} lines; the rest was not read")
     found, bad = [], 0
-    for number, line in enumerate(lines[:MAX_LINES], start=1):
+    for number, line in enumerate(lines[: max(MAX_LINES - lines_before, 0)], start=lines_before + 1):
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:

@@ -146,6 +146,29 @@ class TestFollowing:
 
         assert told == [1, 2]
 
+    def test_lines_that_are_known_are_not_read_again_and_keep_their_numbers(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[int] = []
+        parsed = usage.jsonl.parsed
+        monkeypatch.setattr(
+            usage.jsonl, "parsed", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
+        )
+        told: list[list[tuple[str, int] | None]] = []
+        path = tmp_path / "costs.jsonl"
+        following = usage.Following(str(path), lambda used: told.append([one.line for one in used]))
+        for _ in range(3):
+            with path.open("a") as file:
+                file.write('{"model": "m"}\n{"model": "m"}\n')
+            following.look()
+
+        assert [number for number in read if number < 5] == [1, 2, 3, 3, 4]  # 3: what is behind the last line break
+        assert told[-1] == [(str(path), number) for number in range(1, 7)]
+
+        path.write_text('{"model": "other"}\n')  # written over
+        following.look()
+        assert told[-1] == [(str(path), 1)]
+
     def test_a_pipe_in_its_place_keeps_nobody_waiting(self, tmp_path: Path) -> None:
         path = tmp_path / "costs.jsonl"
         os.mkfifo(path)
