@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from itertools import count
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from coordination.clock import utc_now
 from coordination.domain.attempts import Claim, Usage
+from coordination.domain.budgets import Amount, Budget, Scope, Short, Use
 from coordination.domain.costs import CostRecord
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.metering import Meter
@@ -146,3 +148,29 @@ def test_a_line_that_was_written_over_is_another_call(purse: Purse) -> None:
     rest, written = purse.rest([line(1, "0.3")])
 
     assert [one.cost_usd for one in (*written, *rest)] == [Decimal("0.1"), Decimal("0.3")]
+
+
+@pytest.mark.parametrize(
+    ("work", "repeatable", "spent", "ends"),
+    [
+        ({"shell": "true"}, True, "1.00", False),  # it may finish what it has begun
+        ({"shell": "true"}, True, "1.01", True),
+        ({"shell": "true"}, False, "1.01", False),  # it must not begin anew
+        ({"python": "a.b:c"}, True, "1.01", True),
+        ({"chat": "openai:m", "prompt": "go"}, True, "0.50", True),  # it goes on where it was
+        ({"chat": "openai:m", "prompt": "go"}, False, "0.50", True),
+    ],
+)
+def test_who_begins_anew_is_only_stopped_once_a_cap_is_passed(
+    work: dict[str, str],
+    repeatable: bool,  # noqa: FBT001 - a case
+    spent: str,
+    ends: bool,  # noqa: FBT001 - a case
+) -> None:
+    purse = Purse(replace(claim_of(work), repeatable=repeatable), NoPrices())  # type: ignore[arg-type]
+    budget = Budget("b", Scope.RUN, "r", usd=Decimal(1))
+    short = Short(
+        budget, Use("b", "", spent=Amount(usd=Decimal(spent))), Amount(usd=Decimal("0.1")), "usd", passing=False
+    )
+
+    assert purse.ends_by(short) is ends
