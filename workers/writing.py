@@ -19,6 +19,7 @@ from coordination.flows.finish_attempts import Finish, Finished, finish_attempts
 from coordination.flows.record_stale import record_stale
 from coordination.services import windows
 from coordination.store.queries import lookahead
+from coordination.store.queries.claims import still_rung
 from coordination.store.queries.completions import LostGround
 from coordination.store.queries.lookahead import Ahead
 from coordination.store.queries.ready import Ready
@@ -60,6 +61,7 @@ class Written:
     sent: float = 0.0  # when the claims were asked for: their leases count from there
     finished: Finished | None = None
     refused: set[str] = field(default_factory=set)
+    locked: list[str] = field(default_factory=list)  # what was asked for and could not be looked at
 
 
 class Writing:
@@ -75,7 +77,7 @@ class Writing:
         self._ends: OrderedDict[Place, Combiner[Ending, Written]] = OrderedDict()
 
     def claim(self, workspace_id: str, ids: Sequence[str]) -> Written:
-        """Claim those of *ids* that are still ready."""
+        """Claim those of *ids* that are still ready; ``locked`` says which of them may be, a moment later."""
         return self._claims.ask((workspace_id, ids))
 
     def end(self, place: Place, asked: Ending) -> Written:
@@ -127,7 +129,9 @@ class Writing:
             answers = []
             for workspace_id, ids in asked:
                 mine = [claim for task_id in ids if (claim := claims.pop(task_id, None)) is not None]
-                answers.append(Written(mine, self._ahead(tx, workspace_id, mine), sent))
+                left = set(ids).difference(claim.task_id for claim in mine)
+                locked = still_rung(tx, workspace_id, sorted(left))
+                answers.append(Written(mine, self._ahead(tx, workspace_id, mine), sent, locked=locked))
             return answers
 
         return self._context.store.transact(work)

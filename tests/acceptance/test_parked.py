@@ -1,9 +1,11 @@
 """A free slot is never idle while ready work waits, wherever the messages of that work are."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from coordination.domain.events import EventType
@@ -42,3 +44,29 @@ def test_as_many_jobs_run_as_there_are_slots_although_busy_workers_hold_messages
     assert run.wait(timeout=60) is RunState.COMPLETED
     claims = [event.key for event in run.events() if event.type is EventType.CLAIMED]
     assert len(claims) == len(set(claims)) == 12
+
+
+def test_a_message_is_not_in_vain_because_somebody_held_a_row_for_a_moment(
+    processes: Processes, postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """A change of priorities, a window that is filled: a claim goes past locked rows, and comes back to them."""
+    with fleet_on(processes, postgres_url, redis_url, tmp_path) as fleet:
+        fleet.worker("-c", "1", COORD_SWEEP="60s", COORD_TICK="60s")  # nobody else rings soon
+        gate = fleet.file("open")
+        first = fleet.submit(Task("first", {"shell": f"until test -e {gate}; do sleep 0.05; done"}))
+        until(lambda: first.record.counts.get(TaskState.RUNNING), what="the first task")
+        run = fleet.submit(Task("held", {"shell": "true"}))
+        plain = postgres_url.replace("+psycopg", "")
+        with psycopg.connect(plain, autocommit=True) as look:
+            rung = "SELECT 1 FROM tasks WHERE id = %s AND rung_at IS NOT NULL"
+            until(lambda: look.execute(rung, [run.task("held").id]).fetchone(), what="its doorbell")
+        with psycopg.connect(plain) as other:
+            other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", [run.task("held").id])
+            gate.touch()
+            assert first.wait(timeout=60) is RunState.COMPLETED
+            time.sleep(0.2)  # by now its message has been taken
+        free_at = time.monotonic()
+
+        assert run.wait(timeout=60) is RunState.COMPLETED
+
+        assert time.monotonic() - free_at < 1.2  # who looks for parked work comes later  # noqa: PLR2004

@@ -286,6 +286,23 @@ def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[
     ]
 
 
+_RUNG = """
+SELECT id::text FROM tasks
+WHERE id = ANY(%(ids)s::uuid[]) AND workspace_id = %(workspace)s::uuid AND state || '' = 'queued'
+    AND rung_at IS NOT NULL AND (not_before IS NULL OR not_before <= now())
+"""
+
+
+def still_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+    """Those of *ids* that a claim left alone although they may be claimed: somebody else has locked their rows.
+
+    Perhaps to claim them, perhaps only for a moment. None on SQLite, where nobody else writes meanwhile.
+    """
+    if not ids or tx.dialect.name == "sqlite":
+        return []
+    return list(tx.exec_driver_sql(_RUNG, {"workspace": workspace_id, "ids": list(ids)}).scalars())
+
+
 class JsonTexts(dict[str | None, Any]):
     """What the JSON columns of some rows say, by their texts: each text is parsed once, for most tasks say the same.
 
