@@ -14,6 +14,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
 
+from coordination.clock import monotonic
+
 LONG = timedelta(milliseconds=100)
 MOMENT = timedelta(milliseconds=20)
 """How much work, as far as is known, one bundle may hold."""
@@ -24,6 +26,8 @@ _STRANGERS = 7  # tasks of kinds never seen, at most: too few to run ahead of wh
 _ANY = ""  # the name under which first jobs are remembered; no kind has it
 _WEIGHT = 0.1  # of the newest job in the mean
 _DOUBT = 0.0005  # seconds
+_BARREN = 4  # looks in a row that found nothing: more do not make the pauses between them longer
+_PAUSE = 0.01  # seconds
 
 
 @dataclass(slots=True)
@@ -31,6 +35,8 @@ class _Kind:
     bundle: int = 1
     streak: int = 0
     mean: float | None = None  # seconds
+    barren: int = 0  # looks in a row at what its tasks lead to that found nothing to run
+    look_from: float = 0.0  # when the next such look is worth it, in monotonic seconds
 
     def learn(self, took: timedelta) -> bool:
         """One job took so long; whether it was the first."""
@@ -87,3 +93,21 @@ class Kinds:
             if strangers is None or strangers.bundle <= _STRANGERS:
                 return 1  # so few say nothing yet: in a small plan every job has its own message, for all to see
             return min(strangers.fitting(), _STRANGERS)
+
+    def mean(self, project_id: str, kind: str) -> float | None:
+        """How many seconds a job of this kind takes; None when nothing is known of it."""
+        with self._lock:
+            known = self._kinds.get((project_id, kind))
+            return None if known is None else known.mean
+
+    def worth_a_look(self, project_id: str, kind: str) -> bool:
+        """Whether to look what many tasks of this kind lead to; seldom, where that was nothing just now."""
+        with self._lock:
+            return monotonic() >= self._one(project_id, kind).look_from
+
+    def looked(self, project_id: str, kind: str, *, found: bool) -> None:
+        """Somebody looked what tasks of this kind lead to, and *found* something to run."""
+        with self._lock:
+            known = self._one(project_id, kind)
+            known.barren = 0 if found else min(known.barren + 1, _BARREN)
+            known.look_from = 0.0 if found else monotonic() + _PAUSE * (1 << known.barren)

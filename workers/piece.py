@@ -6,7 +6,7 @@ written at once, soon; a crash before that makes all of it run again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,30 @@ from coordination.store.queries.lookahead import Ahead
 
 
 class Piece:
-    """What may follow some claims. Used by one thread."""
+    """What may follow some claims. Used by one thread; its length is how many tasks that are."""
 
-    def __init__(self, held: Sequence[Claim], ahead: Sequence[Ahead], *, is_short: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        held: Sequence[Claim],
+        ahead: Iterable[Ahead],
+        *,
+        expected: Callable[[str], float | None],
+        most: float = float("inf"),
+    ) -> None:
+        """*expected*: how long a job of a kind takes (seconds), None when it is not known to be short.
+
+        Jobs of *most* seconds in all, those that are nearest: others, with free slots, would have to wait for them.
+        """
         inside = {claim.task_id for claim in held}
-        waiting = [one for one in ahead if is_short(one.claim.kind) and not alone(one.claim.options)]
+        waiting: list[Ahead] = []
+        for one in ahead:
+            seconds = expected(one.claim.kind)
+            if seconds is None or alone(one.claim.options):
+                continue
+            most -= seconds
+            if most < 0:
+                break
+            waiting.append(one)
         self._claims: dict[str, Claim] = {}
         self._parents: dict[str, tuple[str, ...]] = {}
         # Only what needs nothing from outside; what lies behind something that does drops out in the next round.
@@ -41,6 +60,9 @@ class Piece:
             for parent in one.parents:
                 self._children.setdefault(parent, []).append(task_id)
         self._results: dict[str, tuple[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._claims)
 
     def completed(self, claim: Claim, output: Any) -> list[Claim]:
         """One of the piece's tasks completed: what nothing holds any more, with the results that it needs."""

@@ -27,12 +27,15 @@ from workers.combining import Combiner
 from workers.context import Context
 from workers.heartbeat import write_notes
 from workers.held import Place, Said
+from workers.kinds import MOMENT
+from workers.piece import Piece
 
 log = structlog.get_logger()
 
 _REMEMBERED = 1000
-_FEW = 16  # tasks whose followers are looked up
-_FAR = 128  # followers at most
+_FEW = 16  # claims whose followers are looked up in the claims' own transaction
+_NEAR = 128  # followers of those at most
+_FAR = 2048  # followers of many
 _SHORT_BUNDLE = 8  # kinds of which so many share a message, or more, may run ahead
 
 Ends = Sequence[tuple[Finish, Sequence[Said]]]
@@ -152,14 +155,47 @@ class Writing:
         return claimed
 
     def _ahead(self, tx: Connection, workspace_id: str, claims: Sequence[Claim]) -> list[Ahead]:
-        """What a few very short tasks lead to. Many together are worth a commit of their own anyway."""
-        if not 0 < len(claims) <= _FEW or not all(self.is_short(claim.project_id, claim.kind) for claim in claims):
+        """What a few very short tasks lead to."""
+        if not 0 < len(claims) <= _FEW or not self._are_short(claims):
             return []
-        return lookahead.ahead_of(tx, workspace_id, [claim.task_id for claim in claims], most=_FAR)
+        return lookahead.ahead_of(tx, workspace_id, [claim.task_id for claim in claims], most=_NEAR)
 
-    def is_short(self, project_id: str, kind: str) -> bool:
-        """Whether tasks of the kind are so short that a piece of the graph may be run before anything is written."""
-        return self._context.kinds.bundle(project_id, kind) >= _SHORT_BUNDLE
+    def _are_short(self, claims: Sequence[Claim]) -> bool:
+        return all(self._seconds(claim.project_id, claim.kind) is not None for claim in claims)
+
+    def _seconds(self, project_id: str, kind: str) -> float | None:
+        """How long tasks of the kind take; None when they are too long to run before anything is written."""
+        kinds = self._context.kinds
+        return kinds.mean(project_id, kind) if kinds.bundle(project_id, kind) >= _SHORT_BUNDLE else None
+
+    def piece(self, written: Written) -> Piece | None:
+        """What may be run on the heels of these claims, before anything is written.
+
+        Many claims may lead to a large part of the graph, or nowhere: that is looked up here, where nobody waits.
+        """
+        claims = written.claims
+        project_id, kind = claims[0].project_id, claims[0].kind
+        kinds = self._context.kinds
+        if len(claims) <= _FEW:
+            made = self._made(claims, written.ahead)
+            if len(made) < _NEAR:
+                return made or None
+        elif not (kinds.worth_a_look(project_id, kind) and self._are_short(claims)):
+            return None
+        try:
+            with self._context.store.read() as tx:
+                ids = [claim.task_id for claim in claims]
+                ahead = lookahead.ahead_of(tx, claims[0].workspace_id, ids, most=_FAR)
+        except DatabaseUnavailable as error:
+            log.debug("not looked ahead", why=error.message)
+            return None
+        made = self._made(claims, ahead)
+        kinds.looked(project_id, kind, found=bool(made))
+        return made or None
+
+    def _made(self, claims: Sequence[Claim], ahead: Sequence[Ahead]) -> Piece:
+        expected = partial(self._seconds, claims[0].project_id)
+        return Piece(claims, ahead, expected=expected, most=MOMENT.total_seconds())
 
     def _end_together(self, place: Place, asked: Sequence[Ending]) -> list[Written]:
         context = self._context

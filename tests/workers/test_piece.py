@@ -21,7 +21,7 @@ def piece(held: Sequence[str], *ahead: str, long: str = "") -> Piece:
     for line in ahead:
         key, _, needs = line.partition(" < ")
         followers.append(Ahead(claim(key, "long" if key in long.split() else "short"), tuple(needs.split())))
-    return Piece([claim(key) for key in held], followers, is_short=lambda kind: kind == "short")
+    return Piece([claim(key) for key in held], followers, expected=lambda kind: 0.001 if kind == "short" else None)
 
 
 def keys(claims: Sequence[Claim]) -> list[str]:
@@ -78,6 +78,6 @@ def test_what_has_a_worktree_or_gates_does_not_run_ahead() -> None:
     lodged = replace(claim("c"), options={"workspace": {"kind": "git-worktree"}})
     ahead = [Ahead(one, ("a",)) for one in (gated, lodged, claim("d"))]
 
-    made = Piece([claim("a")], ahead, is_short=lambda _: True)
+    made = Piece([claim("a")], ahead, expected=lambda _: 0.001)
 
     assert keys(made.completed(claim("a"), 0)) == ["d"]

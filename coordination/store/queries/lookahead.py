@@ -27,13 +27,15 @@ class Ahead:
     parents: tuple[str, ...]
 
 
+# What waits for more tasks than are looked at cannot be run, nor what lies behind it.
+_WITHIN = "(SELECT pending FROM tasks c WHERE c.id = d.child_id) <= {bound}"
 _QUERY = f"""
 WITH RECURSIVE reach (id) AS (
     SELECT d.child_id FROM {{ids}} JOIN dependencies d ON d.parent_id = {{given}}
-    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
+    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING}) AND {_WITHIN}
     UNION
     SELECT d.child_id FROM reach JOIN dependencies d ON d.parent_id = {{reached}}
-    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING})
+    WHERE d.satisfied_at IS NULL AND d.kind IN ({HOLDING}) AND {_WITHIN}
 ), near AS {{materialized}} (SELECT id FROM reach LIMIT {{most}})
 SELECT {{columns}},
     (SELECT {{collect}} FROM dependencies d WHERE d.child_id = t.id AND d.kind IN ({HOLDING})) AS parents
@@ -50,6 +52,7 @@ _POSTGRESQL = _QUERY.format(
     reached="ANY(ARRAY[reach.id])",
     materialized="MATERIALIZED",
     most="%(most)s",
+    bound="%(bound)s",
     columns=re.sub(rf"\b({'|'.join(TEXTS)})\b(?=,)", r"\1::text", COLUMNS),
     tasks=f"CROSS JOIN LATERAL (SELECT * FROM tasks WHERE id = near.id OFFSET 0) AS t {OWNERS}",
     collect="json_agg(d.parent_id)::text",
@@ -61,6 +64,7 @@ _SQLITE = _QUERY.format(
     reached="reach.id",
     materialized="",
     most=":most",
+    bound=":bound",
     columns=COLUMNS,
     tasks="JOIN tasks t ON t.id = near.id JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id",
     collect="json_group_array(d.parent_id)",
@@ -70,9 +74,10 @@ _SQLITE = _QUERY.format(
 
 def ahead_of(tx: Connection, workspace_id: str, ids: Sequence[str], *, most: int) -> list[Ahead]:
     """At most *most* of the tasks that *ids* lead to, nearest first, as far as they can be run ahead."""
+    given = {"workspace": workspace_id, "most": most, "bound": most + len(ids)}
     if tx.dialect.name == "postgresql":
-        rows = tx.exec_driver_sql(_POSTGRESQL, {"workspace": workspace_id, "ids": list(ids), "most": most})
+        rows = tx.exec_driver_sql(_POSTGRESQL, {**given, "ids": list(ids)})
     else:
-        rows = tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "ids": json.dumps(list(ids)), "most": most})
+        rows = tx.exec_driver_sql(_SQLITE, {**given, "ids": json.dumps(list(ids))})
     read = JsonTexts()
     return [Ahead(claim_of(workspace_id, row, read, needs=None), tuple(read[row[24]])) for row in rows.all()]
