@@ -7,7 +7,6 @@ written at once, soon; a crash before that makes all of it run again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from coordination.domain.attempts import Claim
@@ -33,36 +32,33 @@ class Piece:
         inside = {claim.task_id for claim in held}
         waiting: list[Ahead] = []
         for one in ahead:
-            seconds = expected(one.claim.kind)
-            if seconds is None or alone(one.claim.options):
+            seconds = expected(one.kind)
+            if seconds is None or alone(one.options):
                 continue
             most -= seconds
             if most < 0:
                 break
             waiting.append(one)
-        self._claims: dict[str, Claim] = {}
-        self._parents: dict[str, tuple[str, ...]] = {}
+        self._ahead: dict[str, Ahead] = {}
         # Only what needs nothing from outside; what lies behind something that does drops out in the next round.
-        known = inside | {one.claim.task_id for one in waiting}
+        known = inside | {one.task_id for one in waiting}
         while waiting:
             fitting = [one for one in waiting if all(parent in known for parent in one.parents)]
             if len(fitting) == len(waiting):
                 break
-            known = inside | {one.claim.task_id for one in fitting}
+            known = inside | {one.task_id for one in fitting}
             waiting = fitting
         self._children: dict[str, list[str]] = {}
         self._left: dict[str, int] = {}
         for one in waiting:
-            task_id = one.claim.task_id
-            self._claims[task_id] = one.claim
-            self._parents[task_id] = one.parents
-            self._left[task_id] = len(one.parents)
+            self._ahead[one.task_id] = one
+            self._left[one.task_id] = len(one.parents)
             for parent in one.parents:
-                self._children.setdefault(parent, []).append(task_id)
+                self._children.setdefault(parent, []).append(one.task_id)
         self._results: dict[str, tuple[str, Any]] = {}
 
     def __len__(self) -> int:
-        return len(self._claims)
+        return len(self._ahead)
 
     def completed(self, claim: Claim, output: Any) -> list[Claim]:
         """One of the piece's tasks completed: what nothing holds any more, with the results that it needs."""
@@ -74,11 +70,11 @@ class Piece:
         for child in children:
             self._left[child] -= 1
             if not self._left[child]:
-                found = (self._results[parent] for parent in self._parents[child])
-                needs = {key: {"state": "completed", "output": value} for key, value in found}
-                ready.append(replace(self._claims[child], needs=needs))
+                one = self._ahead[child]
+                found = (self._results[parent] for parent in one.parents)
+                ready.append(one.claim({key: {"state": "completed", "output": value} for key, value in found}))
         return ready
 
     def pending(self, claim: Claim) -> int:
         """How many tasks it needed."""
-        return len(self._parents[claim.task_id])
+        return len(self._ahead[claim.task_id].parents)

@@ -103,7 +103,7 @@ def submit_plan(
     gates = parse_gates(project.settings.get("gates"))
     scope = rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
     edges, pending = rows.edges(workspace_id, plan, ids)
-    insert_rows(tx, tasks, [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks])
+    insert_rows(tx, tasks, (rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks))
     insert_rows(tx, dependencies, edges)
     events.append(
         tx,

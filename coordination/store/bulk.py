@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert
 
 _FEW = 50
+_BLOCK = 500
 
 
-def insert_rows(tx: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
-    """Store *rows*, which all have the same columns. Values go through the columns' types, as with an INSERT."""
-    if not rows:
+def insert_rows(tx: Connection, table: Table, rows: Iterable[dict[str, Any]]) -> None:
+    """Store *rows*, which all have the same columns. Values go through the columns' types, as with an INSERT.
+
+    They are asked for a block at a time: PostgreSQL stores one while the next is made.
+    """
+    given = iter(rows)
+    block = list(islice(given, _BLOCK))
+    if len(block) < _FEW:
+        if block:
+            tx.execute(insert(table), block)
         return
-    if len(rows) < _FEW:
-        tx.execute(insert(table), list(rows))
-        return
-    names = list(rows[0])
-    values = _rows(tx, table, {name: [row[name] for row in rows] for name in names})
+    names = list(block[0])
     columns = ", ".join(tx.dialect.identifier_preparer.quote(name) for name in names)
+    blocks = chain([block], iter(lambda: list(islice(given, _BLOCK)), []))
+    values = (_rows(tx, table, {name: [row[name] for row in each] for name in names}) for each in blocks)
     if tx.dialect.name == "sqlite":
         marks = ", ".join("?" * len(names))
-        tx.exec_driver_sql(f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})', list(values))  # noqa: S608 - names of our own tables
+        for each in values:
+            tx.exec_driver_sql(f'INSERT INTO "{table.name}" ({columns}) VALUES ({marks})', list(each))  # noqa: S608 - names of our own tables
         return
     driver = tx.connection.driver_connection
     assert driver is not None  # noqa: S101 - an open transaction has one
     with driver.cursor() as cursor, cursor.copy(f'COPY "{table.name}" ({columns}) FROM STDIN') as copy:
-        for each in values:
-            copy.write_row(each)
+        for row in chain.from_iterable(values):
+            copy.write_row(row)
 
 
 def insert_new(

@@ -20,12 +20,12 @@ def followers(world: World, *keys: str, most: int = 128) -> dict[str, lookahead.
     """What the tasks lead to, by key."""
     with world.store.read() as tx:
         found = lookahead.ahead_of(tx, world.workspace, [world.ids[key] for key in keys], most=most)
-    return {one.claim.key: one for one in found}
+    return {one.claim({}).key: one for one in found}
 
 
 def ran(world: World, ahead: lookahead.Ahead, outcome: Outcome = Outcome.COMPLETED, **fields: object) -> Finish:
     """A task that ran ahead, ready to be written."""
-    finish = world.decide(ahead.claim, outcome, **fields)
+    finish = world.decide(ahead.claim({}), outcome, **fields)
     return replace(finish, ahead=Ran(0.5, len(ahead.parents), world.worker))
 
 
@@ -70,7 +70,7 @@ def test_what_follows_is_found_with_what_it_needs(chain: World) -> None:
         "c": ["b"],
         "d": ["c"],
     }
-    assert {one.claim.attempt for one in found.values()} == {1}
+    assert {one.claim({}).attempt for one in found.values()} == {1}
     assert len(followers(chain, "a", most=2)) == 2
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from coordination.domain.attempts import Claim
 from coordination.store.queries.lookahead import Ahead
@@ -15,12 +17,22 @@ def claim(key: str, kind: str = "short") -> Claim:
     return claim_of({"python": "x:y"}, task_id=key, key=key, kind=kind)
 
 
+def follower(claimed: Claim, needs: str) -> Ahead:
+    """A task as it would be found, that needs those named in *needs*."""
+    made = partial(_with_needs, claimed)
+    return Ahead(claimed.task_id, claimed.kind, claimed.options, tuple(needs.split()), made)
+
+
+def _with_needs(claimed: Claim, needs: dict[str, dict[str, Any]]) -> Claim:
+    return replace(claimed, needs=needs)
+
+
 def piece(held: Sequence[str], *ahead: str, long: str = "") -> Piece:
     """A piece from lines like ``"c < a b"``; tasks named in *long* are of a kind that is not short."""
     followers = []
     for line in ahead:
         key, _, needs = line.partition(" < ")
-        followers.append(Ahead(claim(key, "long" if key in long.split() else "short"), tuple(needs.split())))
+        followers.append(follower(claim(key, "long" if key in long.split() else "short"), needs))
     return Piece([claim(key) for key in held], followers, expected=lambda kind: 0.001 if kind == "short" else None)
 
 
@@ -76,7 +88,7 @@ def test_what_did_not_complete_here_releases_nothing() -> None:
 def test_what_has_a_worktree_or_gates_does_not_run_ahead() -> None:
     gated = replace(claim("b"), options={"gates": ["true"]})
     lodged = replace(claim("c"), options={"workspace": {"kind": "git-worktree"}})
-    ahead = [Ahead(one, ("a",)) for one in (gated, lodged, claim("d"))]
+    ahead = [follower(one, "a") for one in (gated, lodged, claim("d"))]
 
     made = Piece([claim("a")], ahead, expected=lambda _: 0.001)
 

@@ -177,7 +177,7 @@ def _claim(
         }
         found = tx.exec_driver_sql(_POSTGRESQL if held is None else _POSTGRESQL_CHOSEN, {**values, **given})
         read = JsonTexts()
-        return [claim_of(workspace_id, row, read, needs=row[24]) for row in found.all()]
+        return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in found.all()]
     now = datetime.now(UTC)
     wanted = {
         "workspace": workspace_id,
@@ -194,7 +194,7 @@ def _claim(
     tx.exec_driver_sql(_SQLITE_OPEN if held is None else _SQLITE_OPEN_HELD, leased)
     tx.exec_driver_sql(_SQLITE_TELL, mine)
     read = JsonTexts()
-    return [claim_of(workspace_id, row, read, needs=row[24]) for row in rows]
+    return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,8 +314,8 @@ class JsonTexts(dict[str | None, Any]):
         return value
 
 
-def claim_of(workspace_id: str, row: Sequence[Any], read: JsonTexts, *, needs: str | None) -> Claim:
-    """The claim that a row of COLUMNS is, its JSON as texts."""
+def claim_of(workspace_id: str, row: Sequence[Any], read: JsonTexts, *, needs: dict[str, dict[str, Any]]) -> Claim:
+    """The claim that a row of COLUMNS is, its JSON as texts, with what its dependencies produced."""
     options = read[row[19]]
     return Claim(
         task_id=row[0],
@@ -329,7 +329,7 @@ def claim_of(workspace_id: str, row: Sequence[Any], read: JsonTexts, *, needs: s
         title=row[8],
         work=read[row[9]],
         input=read[row[10]],
-        needs=read[needs],
+        needs=needs,
         agent=row[11],
         timeout=_duration(row[12]),
         stall_timeout=_duration(row[13]),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -21,10 +23,13 @@ from coordination.store.queries.claims import COLUMNS, HELD, HOLDING, NOT_HELD, 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """A task as its claim will be, and the tasks that it waits for. Their results are not in ``claim.needs`` yet."""
+    """A task that may be run ahead, and the tasks that it waits for; of their results, ``claim`` makes its claim."""
 
-    claim: Claim
+    task_id: str
+    kind: str
+    options: Mapping[str, Any]
     parents: tuple[str, ...]
+    claim: Callable[[dict[str, dict[str, Any]]], Claim]
 
 
 # What waits for more tasks than are looked at cannot be run, nor what lies behind it.
@@ -55,7 +60,7 @@ _POSTGRESQL = _QUERY.format(
     bound="%(bound)s",
     columns=re.sub(rf"\b({'|'.join(TEXTS)})\b(?=,)", r"\1::text", COLUMNS),
     tasks=f"CROSS JOIN LATERAL (SELECT * FROM tasks WHERE id = near.id OFFSET 0) AS t {OWNERS}",
-    collect="json_agg(d.parent_id)::text",
+    collect="string_agg(d.parent_id::text, ',')",
     workspace="%(workspace)s::uuid",
 )
 _SQLITE = _QUERY.format(
@@ -67,7 +72,7 @@ _SQLITE = _QUERY.format(
     bound=":bound",
     columns=COLUMNS,
     tasks="JOIN tasks t ON t.id = near.id JOIN projects p ON p.id = t.project_id JOIN runs r ON r.id = t.run_id",
-    collect="json_group_array(d.parent_id)",
+    collect="group_concat(d.parent_id)",
     workspace=":workspace",
 )
 
@@ -80,4 +85,9 @@ def ahead_of(tx: Connection, workspace_id: str, ids: Sequence[str], *, most: int
     else:
         rows = tx.exec_driver_sql(_SQLITE, {**given, "ids": json.dumps(list(ids))})
     read = JsonTexts()
-    return [Ahead(claim_of(workspace_id, row, read, needs=None), tuple(read[row[24]])) for row in rows.all()]
+    made = partial(_claim, workspace_id, read)
+    return [Ahead(row[0], row[21], read[row[19]], tuple(row[24].split(",")), partial(made, row)) for row in rows.all()]
+
+
+def _claim(workspace_id: str, read: JsonTexts, row: Sequence[Any], needs: dict[str, dict[str, Any]]) -> Claim:
+    return claim_of(workspace_id, row, read, needs=needs)
