@@ -219,19 +219,9 @@ def complete(
     payloads = {id(one.payload): one.payload for one in completions}  # nearly all share one
     cleaned = {key: clean_json(payload) for key, payload in payloads.items()}
     rows = json.dumps(
+        # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
         [
-            {
-                "o": number,
-                "id": one.task_id,
-                "n": one.attempt,
-                "output": clean_json(one.output),
-                "code": one.exit_code,
-                "error": None if one.error is None else clean_text(one.error),
-                "log": None if one.log is None else clean_text(one.log),
-                "payload": cleaned[id(one.payload)],
-                **({} if one.ahead is None else _ahead(one.ahead, now)),
-            }
-            # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
+            _row(number, one, cleaned[id(one.payload)], now)
             for number, one in sorted(enumerate(completions), key=lambda pair: pair[1].task_id)
         ],
         ensure_ascii=False,
@@ -252,9 +242,25 @@ def complete(
     return held, freed
 
 
-def _ahead(ran: Ran, now: datetime) -> dict[str, Any]:
-    began = iso(now - timedelta(seconds=ran.age))
-    return {"age": ran.age, "began": began, "pending": ran.pending, "worker": ran.worker_id}
+def _row(number: int, one: Completion, payload: Any, now: datetime) -> dict[str, Any]:
+    """What the statements read of one completion; what it does not say is left out, and NULL there."""
+    row = {"o": number, "id": one.task_id, "n": one.attempt, "payload": payload}
+    if one.output is not None:
+        row["output"] = clean_json(one.output)
+    if one.exit_code is not None:
+        row["code"] = one.exit_code
+    if one.error is not None:
+        row["error"] = clean_text(one.error)
+    if one.log is not None:
+        row["log"] = clean_text(one.log)
+    if (ran := one.ahead) is not None:
+        row |= {
+            "age": ran.age,
+            "began": iso(now - timedelta(seconds=ran.age)),
+            "pending": ran.pending,
+            "worker": ran.worker_id,
+        }
+    return row
 
 
 def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[Any]]:
