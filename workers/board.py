@@ -46,13 +46,15 @@ class BatchBoard:
             self._promote(self._bundle, held)
         return control
 
-    def ended(self, index: int, result: Result, took: timedelta) -> None:
+    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
         """Keep the result for the next write."""
-        keep(self._context, self._bundle, self._batch[index], result, took)
+        keep(self._context, self._bundle, self._batch[index], result, took, size)
 
 
-def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta) -> None:
-    """One job is over: learn from it, and keep its end for the next write."""
+def keep(  # noqa: PLR0917 - in the order in which it comes about
+    context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta, size: int = 0
+) -> None:
+    """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
     claim = held.claim
     if result.began:
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
@@ -67,7 +69,7 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     elif result.usage:
         result = context.prices.priced(claim, result)
     finish = decided(claim, result, now=utc_now(), ahead=ahead, took=took, costs=costs, written=written)
-    bundle.add(finish, context.held.ending(held))
+    bundle.add(finish, context.held.ending(held), size)
     if bundle.piece is not None and isinstance(finish.decision, Complete):
         follow(bundle, claim, result)
 

@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 RELIEF_AFTER = timedelta(milliseconds=100)
 _LOOK = 0.05
+_LARGE = 4_000_000  # bytes
 
 
 class Bundle:
@@ -31,6 +32,7 @@ class Bundle:
         self._lock = threading.Lock()
         self._pending = deque(claims)
         self._finished: list[tuple[Finish, list[Said]]] = []
+        self._size = 0  # bytes, about, of the results that wait to be written
         self._taken: list[Held] = []
         self._since: float | None = None  # when the job began that runs alone now
         self._written = monotonic()
@@ -63,10 +65,11 @@ class Bundle:
         self._pending.extendleft(reversed(self._taken[begun:]))
         self._taken = []
 
-    def add(self, finish: Finish, notes: list[Said]) -> None:
-        """One job is over."""
+    def add(self, finish: Finish, notes: list[Said], size: int = 0) -> None:
+        """One job is over; what it returned and printed has about *size* bytes."""
         with self._lock:
             self._since = None
+            self._size += size
             self._finished.append((finish, notes))
 
     def append(self, claims: Sequence[Held]) -> None:
@@ -94,10 +97,11 @@ class Bundle:
     def due(self, every: timedelta) -> bool:
         """Whether ends should be written now although others wait to run: the last write was long ago.
 
-        Where writes are slow (many threads, one writer) they come less often, or each would carry one task.
+        Where writes are slow (many threads, one writer) they come less often, or each would carry one task. Large
+        results are written at once: all of a write must fit into one statement.
         """
         with self._lock:
-            return monotonic() - self._written > max(every.total_seconds(), 2 * self._cost)
+            return self._size > _LARGE or monotonic() - self._written > max(every.total_seconds(), 2 * self._cost)
 
     def wrote(self, *, began: float) -> None:
         """A write that began at *began* (monotonic seconds) is over."""
@@ -116,7 +120,7 @@ class Bundle:
     def take_finished(self) -> list[tuple[Finish, list[Said]]]:
         """Ends to be written; they are the caller's now."""
         with self._lock:
-            found, self._finished = self._finished, []
+            found, self._finished, self._size = self._finished, [], 0
         return found
 
     def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Said]]]] | None:
@@ -126,7 +130,7 @@ class Bundle:
                 return None
             waiting = [held for held in self._pending if held.ahead is None]
             self._pending.clear()
-            found, self._finished = self._finished, []
+            found, self._finished, self._size = self._finished, [], 0
         return waiting, found
 
 

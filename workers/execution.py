@@ -128,7 +128,8 @@ class Execution:
             while running := bundle.take(_BATCH):
                 bundle.ran(self._run_some(bundle, running))
                 running = []
-                if due := bundle.due(COMMIT_EVERY if bundle.piece is None else COMMIT_PIECE):
+                due = bundle.due(COMMIT_EVERY if bundle.piece is None else COMMIT_PIECE)
+                if due or self._context.draining.is_set():
                     bundle.forget_ahead()
                 last = bundle.is_last()
                 if last or due:
@@ -228,6 +229,7 @@ class Execution:
 
     def _promote(self, bundle: Bundle, held: Held) -> None:
         """A job that ran ahead is not that short: write what it needed, and claim it while it runs."""
+        bundle.forget_ahead()
         ends = bundle.take_finished()
         written = self._write(bundle, ends, go_on=False, also=held.claim.task_id)
         if written is not None and any(claim.attempt == held.claim.attempt for claim in written.claims):

@@ -219,8 +219,8 @@ class Board(Protocol):
         """The line of one job, for which it is time to look after it alone; it began at *began* (monotonic seconds)."""
         ...
 
-    def ended(self, index: int, result: Result, took: timedelta) -> None:
-        """The jobs end in their order; *took* is the job's own time."""
+    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
+        """The jobs end in their order; *took* is the job's own time, *size* about that of its result in bytes."""
         ...
 
 

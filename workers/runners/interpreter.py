@@ -97,6 +97,7 @@ class Answers:
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict) and isinstance(value.get("state"), str) and end == len(text):
+            value["size"] = len(frame)
             self.found.append(value)
         else:
             self.nonsense = True

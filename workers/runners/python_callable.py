@@ -209,7 +209,8 @@ class _Talk:
                 result = _with_usage(result, job)
             else:
                 job.scratch.nothing_spent()
-            board.ended(first + self._done, result, timedelta(seconds=answer.get("took", 0.0)))
+            took, size = timedelta(seconds=answer.get("took", 0.0)), answer["size"] + len(result.log or "")
+            board.ended(first + self._done, result, took, size)
             self._done += 1
             if "retire" in answer:
                 self._interpreter.process.carries(_marker(job))

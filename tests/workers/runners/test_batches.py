@@ -44,7 +44,7 @@ class Board:
             control.stop(StopReason.CANCELED)
         return control
 
-    def ended(self, index: int, result: Result, took: timedelta) -> None:
+    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
         assert index not in self.results
         assert took >= timedelta(0)
         self.results[index] = result

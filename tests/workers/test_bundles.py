@@ -1,0 +1,39 @@
+"""When the ends of a bundle are written, although others wait to run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from coordination.domain.attempts import Outcome, Result
+from coordination.flows.finish_attempts import Finish, decided
+from tests.support.jobs import claim_of
+from workers.bundles import Bundle
+from workers.held import Held
+
+HOUR = timedelta(hours=1)
+CLAIM = claim_of({"python": "x:y"})
+
+
+def bundle() -> Bundle:
+    return Bundle([Held(CLAIM, 0.0)], sent=0.0)
+
+
+def end() -> Finish:
+    return decided(CLAIM, Result(Outcome.COMPLETED), now=datetime.now(UTC))
+
+
+def test_large_results_are_not_kept_until_a_write_is_due() -> None:
+    some = bundle()
+    some.add(end(), [], 3_900_000)
+    assert not some.due(HOUR)
+
+    some.add(end(), [], 200_000)
+
+    assert some.due(HOUR)
+    assert len(some.take_finished()) == 2
+    assert not some.due(HOUR)
+
+
+def test_ends_are_written_when_the_last_write_is_long_ago() -> None:
+    assert bundle().due(timedelta(0))
+    assert not bundle().due(HOUR)
