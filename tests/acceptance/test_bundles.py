@@ -1,7 +1,6 @@
 """Short jobs share messages and commits; a long one among them keeps none waiting, and a crash repeats little."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,19 +159,6 @@ def test_a_wide_piece_of_the_graph_runs_ahead_and_is_written_at_once(fleet: Flee
     assert {task.record.attempt for task in run.tasks()} == {1}
 
 
-def test_what_waits_behind_a_slow_one_that_ran_ahead_runs_once(fleet: Fleet) -> None:
-    fleet.worker("-c", "2")
-    folder = known_to_be_short(fleet)
-    first, *others = chain(folder, 41, slow=5, seconds=0.06)
-    children = [replace(task, needs=[first.key]) for task in others]
-
-    run = fleet.submit(first, *children)
-
-    assert run.wait(timeout=60) is RunState.COMPLETED
-    assert sorted(lines(folder)) == list(range(41))
-    assert {task.record.attempt for task in run.tasks()} == {1}
-
-
 def test_a_slow_one_that_ran_ahead_can_be_canceled(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
     folder = known_to_be_short(fleet)
@@ -202,6 +188,6 @@ def test_a_worker_killed_in_the_middle_of_a_chain_repeats_little_and_loses_nothi
     completed = [event.key for event in run.events() if event.type is EventType.COMPLETED]
     assert len(completed) == len(set(completed)) == 1500
     # What a crash repeats is one piece of the chain, that which was not written.
-    again = [number for number in ran if ran.count(number) > 1]
-    assert sorted(set(again)) == list(range(min(again), max(again) + 1)) if again else True
-    assert {ran.count(number) for number in again} <= {2}
+    again = sorted({number for number in ran if ran.count(number) > 1})
+    assert not again or again == list(range(again[0], again[-1] + 1))
+    assert len(ran) == 1500 + len(again)

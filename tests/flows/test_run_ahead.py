@@ -54,6 +54,14 @@ def told(world: World) -> list[tuple[str | None, EventType]]:
         return [(event.key, event.type) for event in events.tail(tx, world.workspace, run_id=world.run_id)]
 
 
+def test_what_waits_for_more_than_is_looked_at_is_no_way_on(world: World) -> None:
+    world.submit("a", "b", "c", "d", "all < a b c d", "last < all")
+    world.claim("a")
+
+    assert set(followers(world, "a")) == {"all", "last"}
+    assert followers(world, "a", most=2) == {}
+
+
 @pytest.fixture
 def chain(world: World) -> World:
     """a -> b -> c -> d, a claimed."""

@@ -45,3 +45,36 @@ def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(redis_url:
     )
 
     assert told.stdout.split() == ["abcd", "ab", "ab", "ab", "ab", "abcd", "abcd"], told.stderr
+
+
+PROMOTE = """
+from dataclasses import replace
+from tests.support.jobs import claim_of
+from workers.bundles import Bundle
+from workers.execution import Execution
+from workers.held import Held
+
+def held(key, ahead=None):
+    return Held(replace(claim_of({}), key=key), 0.0, ahead=ahead)
+
+execution = object.__new__(Execution)
+execution._write = lambda *arguments, **more: None  # the database is away
+bundle = Bundle([held("a"), held("d")], sent=0.0)
+bundle.take(1)
+slow = held("b", ahead=1)
+bundle.append([held("c", ahead=1), held("e", ahead=1)])
+execution._promote(bundle, slow)
+print("".join(one.claim.key for one in bundle.take(9)))
+"""
+
+
+def test_when_one_that_ran_ahead_is_slow_others_do_not_run_ahead_of_what_is_written_for_it(
+    redis_url: str, sqlite_url: str
+) -> None:
+    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
+
+    told = subprocess.run(
+        [sys.executable, "-c", PROMOTE], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert told.stdout.split() == ["d"], told.stderr

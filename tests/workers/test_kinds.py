@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from workers.kinds import LARGEST, MOMENT, Kinds
 
 QUICK = timedelta(microseconds=100)
@@ -102,3 +104,27 @@ def test_what_a_known_kind_does_later_says_nothing_about_strangers() -> None:
     kinds.learn("p", "k0", timedelta(seconds=1))
 
     assert kinds.bundle("p", "new") > 1
+
+
+def test_where_tasks_of_a_kind_lead_nowhere_one_looks_seldom_and_soon_again_where_they_led_somewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.kinds.monotonic", lambda: now)
+    kinds = Kinds()
+    assert kinds.worth_a_look("p", "k")
+
+    pauses = []
+    for _ in range(6):
+        kinds.looked("p", "k", found=False)
+        began = now
+        while not kinds.worth_a_look("p", "k"):
+            now += 0.005
+        pauses.append(now - began)
+
+    assert pauses == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.16, 0.16], abs=0.006)
+    assert kinds.worth_a_look("q", "k")
+    kinds.looked("p", "k", found=True)
+    assert kinds.worth_a_look("p", "k")
+    kinds.looked("p", "k", found=False)
+    assert not kinds.worth_a_look("p", "k")

@@ -93,3 +93,12 @@ def test_what_has_a_worktree_or_gates_does_not_run_ahead() -> None:
     made = Piece([claim("a")], ahead, expected=lambda _: 0.001)
 
     assert keys(made.completed(claim("a"), 0)) == ["d"]
+
+
+def test_a_piece_holds_the_nearest_up_to_so_many_seconds_of_jobs() -> None:
+    ahead = [follower(claim(key), "a") for key in "bcde"]
+
+    made = Piece([claim("a")], ahead, expected=lambda _: 0.01, most=0.025)
+
+    assert keys(made.completed(claim("a"), 0)) == ["b", "c"]
+    assert len(made) == 2
