@@ -36,6 +36,7 @@ _REMEMBERED = 1000
 _FEW = 16  # claims whose followers are looked up in the claims' own transaction
 _NEAR = 128  # followers of those at most
 _FAR = 2048  # followers of many
+_WORTH = 8  # a look was worth it when at least one of so many followers can be run
 _SHORT_BUNDLE = 8  # kinds of which so many share a message, or more, may run ahead
 
 Ends = Sequence[tuple[Finish, Sequence[Said]]]
@@ -190,7 +191,7 @@ class Writing:
             log.debug("not looked ahead", why=error.message)
             return None
         made = self._made(claims, ahead)
-        kinds.looked(project_id, kind, found=bool(made))
+        kinds.looked(project_id, kind, found=len(made) * _WORTH > len(ahead))
         return made or None
 
     def _made(self, claims: Sequence[Claim], ahead: Sequence[Ahead]) -> Piece:
