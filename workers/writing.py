@@ -181,7 +181,7 @@ class Writing:
             made = self._made(claims, written.ahead)
             if len(made) < _NEAR:
                 return made or None
-        elif not (kinds.worth_a_look(project_id, kind) and self._are_short(claims)):
+        elif not (self._are_short(claims) and kinds.worth_a_look(project_id, kind)):
             return None
         try:
             with self._context.store.read() as tx:

@@ -24,8 +24,7 @@ _OLD_NUMBER = re.compile(
     r"|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?"
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9:.]+.*)?")
-# Nothing but a text begins with any other character.
-_FIRST = frozenset("~nNtTfFyYoO0123456789+-.")
+_NUMERIC = frozenset("0123456789+-.")  # what numbers and dates begin with
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +45,8 @@ _WORDS: dict[str, bool | Unquoted | None] = _FIXED | {
 
 def plain_value(text: str) -> Any:
     """The value of *text* written without quotes: a str, int, float, bool, None or Unquoted."""
-    if text and text[0] not in _FIRST:
-        return text
-    if text in _WORDS:
-        return _WORDS[text]
+    if not text or text[0] not in _NUMERIC:
+        return _WORDS.get(text, text)
     number = _number(text)
     if number is not None:
         return number
