@@ -50,6 +50,15 @@ def _no_pieces() -> None:
     writing._SHORT_BUNDLE = 1_000_000
 
 
+def _no_wide_pieces() -> None:
+    from workers.writing import Writing
+
+    def few(self: Any, written: Any) -> Any:
+        return self._made(written.claims, written.ahead) or None
+
+    Writing.piece = few  # type: ignore[method-assign]
+
+
 def _no_combining() -> None:
     from workers.combining import Combiner
 
@@ -79,6 +88,7 @@ SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
     "strangers": ("kinds never seen share no message", _no_strangers),
     "going on": ("a thread takes what is ready next from Redis only", _no_going_on),
     "pieces": ("nothing runs before what it needs is written", _no_pieces),
+    "wide pieces": ("a piece follows 16 claims at most, and holds 128 tasks", _no_wide_pieces),
     "combining": ("each thread writes in a transaction of its own", _no_combining),
     "settling": ("the garbage collector as Python sets it", _no_settling),
     "preparing": ("no prepared statements on PostgreSQL", _no_preparing),
@@ -91,6 +101,7 @@ _SECTIONS = (
     ("ends", "coordination.services.endings.end", "end_attempts"),
     ("what is next", "coordination.flows.finish_attempts", "finish_attempts"),
     ("what is next", "workers.writing", "Writing._ahead"),
+    ("what is next", "workers.writing", "Writing.piece"),
     ("begin, commit", "coordination.store.engine", "Store.transact"),
     ("rings", "workers.doorbell", "Doorbell.ring"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
