@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import resource
@@ -197,7 +198,8 @@ def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.
     peaks = []
     with Spool() as spool:
         check_file(world.store, world.workspace, Endless(1_000), spool, source="f")  # type: ignore[arg-type]
-    for lines in (3_000, 12_000):
+    for lines in (3_000, 30_000):
+        gc.collect()  # what earlier tests left in cycles may go at any time, and make room or take some
         tracemalloc.start()
         with Spool() as spool:
             check_file(world.store, world.workspace, Endless(lines), spool, source="f")  # type: ignore[arg-type]
@@ -205,4 +207,4 @@ def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.
         tracemalloc.stop()
     world.store.close()
 
-    assert peaks[1] < peaks[0] * 1.5
+    assert peaks[1] < peaks[0] * 2  # a record is some hundred bytes
