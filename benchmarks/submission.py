@@ -27,7 +27,7 @@ print(time.perf_counter() - began)
 
 _WITHOUT_COPY = """
 from coordination.store import bulk
-bulk._FEW = 1 << 60  # nothing is so much that it would go another way than by INSERT
+bulk._FEW = bulk._BLOCK = 1 << 60  # nothing is so much that it would go another way than by INSERT
 """
 
 
