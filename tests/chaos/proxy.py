@@ -9,6 +9,7 @@ Ends when stdin does. Standard library only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -55,7 +56,8 @@ class Line:
         for writer in list(self._writers):
             connection = writer.get_extra_info("socket")
             if connection is not None and connection.family == socket.AF_INET:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with contextlib.suppress(OSError):  # it is closed already, and will be taken off the list
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
