@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -217,7 +218,7 @@ def import_(
         raise Refused(f"{file} cannot be read as JSON: {error}") from None
     with connected() as co:
         made = co.agents.import_(document, source=str(file))
-    print(f"{len(made)} agents: {', '.join(agent.profile.name for agent in made)}")
+    print(f"{many(len(made), 'agent')}: {', '.join(agent.profile.name for agent in made)}")
 
 
 _Said = list[tuple[str, Any]]

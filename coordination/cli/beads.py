@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
@@ -62,7 +63,7 @@ def import_beads(
         print_json({"project": done.project, "issues": done.issues, "replaced": done.replaced})
     else:
         instead = f", in place of {done.replaced}" if done.replaced else ""
-        print(f"{done.project} has {done.issues} issues of {file}{instead}. See: coord ready")
+        print(f"{done.project} has {many(done.issues, 'issue')} of {file}{instead}. See: coord ready")
 
 
 def export_beads(
@@ -77,7 +78,7 @@ def export_beads(
         found, name = _imported(co, project)
     write_bytes(file, write_issues(found))
     if file is not None:
-        print(f"{len(found)} issues of {name} written to {file}.")
+        print(f"{many(len(found), 'issue')} of {name} written to {file}.")
 
 
 def ready(

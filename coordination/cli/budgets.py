@@ -9,6 +9,7 @@ import typer
 
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.runs import RunName
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
@@ -141,7 +142,8 @@ def raise_(
         still = co.budgets.held(made.budget.subject)
     _say(made, "is raised", as_json=as_json)
     if still and not as_json:
-        print(f"{len(still)} tasks of it wait all the same: {still[0].sentence()}. {still[0].hint()}")
+        waiting = many(len(still), "task of it waits", "tasks of it wait")
+        print(f"{waiting} all the same: {still[0].sentence()}. {still[0].hint()}")
 
 
 def remove(
@@ -192,7 +194,8 @@ def check(
                 ],
             )
         mended = " and are mended" if repair else "; mend them with: coord budgets check --repair"
-        print(f"{len(found)} budgets checked, {len(wrong)} differ{mended if wrong else ''}.")
+        checked, differing = many(len(found), "budget"), many(len(wrong), "differs", "differ")
+        print(f"{checked} checked, {differing}{mended if wrong else ''}.")
     raise typer.Exit(NOT_COMPLETED if wrong and not repair else OK)
 
 
@@ -246,7 +249,7 @@ def spent_of(one: Mapping[str, Any]) -> str:
         parts.append(f"{one['spent']['tokens']:,} of {one['tokens']:,} tokens")
     when = "in all" if one["period"] == "total" else f"of the {one['period']}"
     reserved = f", {show_usd(one['reserved']['usd'])} reserved" if one["reserved"]["usd"] else ""
-    waiting = f"; {one['waiting']} tasks wait for it" if one["waiting"] else ""
+    waiting = f"; {many(one['waiting'], 'task waits', 'tasks wait')} for it" if one["waiting"] else ""
     return f"{' and '.join(parts) or 'calls of unknown price'} {when}{reserved}{waiting}"
 
 
@@ -258,7 +261,8 @@ def _say(made: Standing, what: str, *, as_json: bool) -> None:
     print(f"Spent {_amount(made.spent)}, reserved {_amount(made.reserved)}, left {_left(made)}.")
     if made.waiting:
         whose = "" if made.scope == "workspace" else f" {made.budget.subject}"
-        print(f"{made.waiting} tasks still wait for it. See: coord budgets show {made.scope}{whose}")
+        waiting = many(made.waiting, "task still waits", "tasks still wait")
+        print(f"{waiting} for it. See: coord budgets show {made.scope}{whose}")
 
 
 def _named(one: Standing) -> str:
@@ -283,7 +287,7 @@ def _amount(of: Any) -> str:
     if of.tokens:
         parts.append(f"{of.tokens:,} tokens")
     if of.unpriced:
-        parts.append(f"{of.unpriced:,} calls of unknown price")
+        parts.append(f"{many(of.unpriced, 'call')} of unknown price")
     return ", ".join(parts)
 
 

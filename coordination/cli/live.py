@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coordination.cli.standstill import Standstill
+from coordination.cli.tables import many
 from coordination.domain.durations import show_duration
 from coordination.domain.events import Event, EventType
 from coordination.domain.runs import RunState
@@ -67,7 +68,7 @@ def _until_over(run: Run, problem: Callable[[], CoordinationError | None], each:
 def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
     """For logs and pipes: a line when something ends, is retried or lost."""
     record = run.record
-    print(f"run {run.id} of {record.project}: {record.total} tasks", flush=True)
+    print(f"run {run.id} of {record.project}: {many(record.total, 'task')}", flush=True)
     cursor = "0.0"
     started: dict[str, datetime] = {}
     still = Standstill(run)
@@ -131,7 +132,7 @@ def _drawn(run: Run, record: RunRecord, stands: str | None) -> Any:
         ProgressBar(total=max(record.total, 1), completed=done, width=30),
         f"{done}/{record.total}",
         show_usd(record.cost_usd)
-        + (f" + {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""),
+        + (f" + {many(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""),
         Text(counts, style="dim"),
     )
     running = Table(box=None, padding=(0, 2), show_header=False)

@@ -10,6 +10,7 @@ import typer
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
@@ -143,7 +144,7 @@ def _show_for_people(document: dict[str, Any]) -> None:
     from coordination.money import show_usd
 
     totals, boss = document["totals"], document["orchestrator"]
-    unknown = f" and {totals.unpriced_calls} calls of unknown price" if totals.unpriced_calls else ""
+    unknown = f" and {many(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
     fields(
         [
             ("name", document["name"]),
@@ -156,7 +157,18 @@ def _show_for_people(document: dict[str, Any]) -> None:
             ("supervisor", boss["status"]),
             ("its ticks fail", f"since {boss['failingSince']}: {boss['error']}" if boss["error"] else None),
             ("cost", show_usd(totals.cost_usd) + unknown),
-            ("counts", f"{totals.runs} runs, {totals.tasks} tasks, {totals.sessions} sessions, {totals.agents} agents"),
+            (
+                "counts",
+                ", ".join(
+                    many(number, noun)
+                    for number, noun in (
+                        (totals.runs, "run"),
+                        (totals.tasks, "task"),
+                        (totals.sessions, "session"),
+                        (totals.agents, "agent"),
+                    )
+                ),
+            ),
             ("issues", document["issues"] or None),
             ("limits", {slot["name"]: f"{slot['used']}/{slot['cap']}" for slot in document["limits"]}),
             *(("budget", spent_of(one)) for one in document["budgets"]),
@@ -268,7 +280,8 @@ def activate(name: Name) -> None:
     """Let a project that is on hold, completed or archived take work again."""
     with connected() as co:
         freed = co.resume_project(name)
-    print(f"{name} is active; {freed} tasks are queued again." if freed else f"{name} is active.")
+    queued = f"; {many(freed, 'task is', 'tasks are')} queued again" if freed else ""
+    print(f"{name} is active{queued}.")
 
 
 def complete(name: Name) -> None:

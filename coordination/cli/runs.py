@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, Limit, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -118,7 +119,7 @@ def cancel(
     if as_json:
         print_json({"run": run.id, "canceled": number})
     else:
-        print(f"{number} tasks of {run.id} canceled." if number else f"No task of {run.id} was open.")
+        print(f"{many(number, 'task')} of {run.id} canceled." if number else f"No task of {run.id} was open.")
 
 
 def retry(name: RunName, *, as_json: AsJson = False) -> None:
@@ -129,7 +130,8 @@ def retry(name: RunName, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"run": run.id, "retried": number})
     else:
-        print(f"{number} tasks of {run.id} are tried again." if number else f"Nothing of {run.id} is to be retried.")
+        again = many(number, f"task of {run.id} is", f"tasks of {run.id} are")
+        print(f"{again} tried again." if number else f"Nothing of {run.id} is to be retried.")
 
 
 def events(name: RunName, *, follow: Follow = False, as_json: AsJson = False) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, print_json
+from coordination.cli.tables import many
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,4 +39,4 @@ def check(
     if as_json:
         print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges})
     else:
-        print(f"{file} is a good plan: {len(found.tasks)} tasks, {edges} dependencies.")
+        print(f"{file} is a good plan: {many(len(found.tasks), 'task')}, {many(edges, 'dependency', 'dependencies')}.")

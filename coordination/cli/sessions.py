@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, Limit, connected, print_json
+from coordination.cli.tables import many
 
 
 def add_to(app: typer.Typer) -> None:
@@ -81,7 +82,10 @@ def show(
             ("purpose", found.purpose if found else "known only by its costs"),
             ("agent", found.agent if found else None),
             ("last activity", found.last_activity_at if found else None),
-            ("cost", f"{show_usd(usd)} in {calls} calls" + (f", {unpriced} of unknown price" if unpriced else "")),
+            (
+                "cost",
+                f"{show_usd(usd)} in {many(calls, 'call')}" + (f", {unpriced} of unknown price" if unpriced else ""),
+            ),
         ]
     )
     print()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from coordination.cli.tables import many
 from coordination.clock import monotonic
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
@@ -52,7 +53,7 @@ class Standstill:
         lines = [f"  {lack.sentence()}. {lack.hint()}" for lack in list(by_budget.values())[:_MOST_BUDGETS]]
         return "\n".join(
             [
-                f"{len(held)} tasks wait for money, and nothing else of this run can go on:",
+                f"{many(len(held), 'task waits', 'tasks wait')} for money, and nothing else of this run can go on:",
                 *lines,
                 "This command waits, and goes on with the run; after Ctrl-C: coord resume " + self._run.id,
             ]

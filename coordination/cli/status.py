@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing
@@ -115,5 +116,5 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         print("queues: " + ", ".join(f"{name} {length}" for name, length in queues["lengths"].items()))
     else:
         print("queues: " + (queues["error"] or "no Redis runs here"))
-    unknown = f" and {found.unpriced_today} calls of unknown price" if found.unpriced_today else ""
+    unknown = f" and {many(found.unpriced_today, 'call')} of unknown price" if found.unpriced_today else ""
     print(f"today:  {show_usd(found.cost_today_usd)}{unknown}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from coordination.cli.tables import many
 from coordination.domain.durations import show_duration
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
@@ -114,7 +115,7 @@ def _closing_line(run: Run) -> str:
     counts = ", ".join(f"{number} {state}" for state, number in sorted(record.counts.items()))
     end = record.finished_at
     took = f" in {show_duration(end - record.created_at)}" if end else ""
-    unknown = f" and {record.unpriced_calls} calls of unknown price" if record.unpriced_calls else ""
+    unknown = f" and {many(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""
     return f"\nrun {record.id} {record.state}{took}: {counts}; cost {show_usd(record.cost_usd)}{unknown}"
 
 

@@ -12,6 +12,7 @@ from coordination.cli.names import OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, TaskHandle
@@ -99,7 +100,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("agent", record.agent),
             ("priority", record.priority),
             ("created by", record.creator),
-            ("cost", show_usd(cost) + (f" + {unpriced} calls of unknown price" if unpriced else "")),
+            ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )
     print("\n" + "\n".join(why.lines()))

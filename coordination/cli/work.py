@@ -10,6 +10,7 @@ import typer
 
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.cli.embedded import Surroundings
@@ -89,7 +90,8 @@ def submit(
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
-            print(f"Run {made.id} of {made.record.project}: {made.record.total} tasks. See: coord runs show {made.id}")
+            tasks = many(made.record.total, "task")
+            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {made.id}")
 
 
 def resume(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.tables import many
 
 
 def reprice(
@@ -53,7 +54,8 @@ def reprice(
         print("A price of your own: coord prices set MODEL --input USD --output USD")
     would = "would be " if dry_run else ""
     print(
-        f"{done.corrected} of {done.looked_at} calls {would}corrected; the sum {'would be' if dry_run else 'is'} ",
+        f"{done.corrected:,} of {many(done.looked_at, 'call')} {would}corrected; "
+        f"the sum {'would be' if dry_run else 'is'} ",
         end="",
     )
     print(f"{show_usd(done.added_usd)} larger.")

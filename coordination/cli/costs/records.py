@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.domain.costs import CostRecord
@@ -105,7 +106,8 @@ def import_(
             }
         )
         return
-    print(f"{done.new:,} of {done.read:,} records are new to the ledger of {done.project}.")
+    new = "is" if done.new == 1 else "are"
+    print(f"{done.new:,} of {many(done.read, 'record')} {new} new to the ledger of {done.project}.")
     if done.torn is not None:
         print(f"Line {done.torn:,}, the last, is not finished and was left out. Import the file again when it is.")
     if done.unpriced:

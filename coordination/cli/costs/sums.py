@@ -9,6 +9,7 @@ import typer
 
 from coordination.cli.costs.records import say_free
 from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.tables import many
 
 if TYPE_CHECKING:
     from coordination.flows.check_costs import Checked
@@ -69,7 +70,7 @@ def summary(
         empty="No costs.",
     )
     unknown = f", {total.unpriced_calls} of them of unknown price" if total.unpriced_calls else ""
-    print(f"\n{show_usd(total.cost_usd)} in {total.calls} calls{unknown}")
+    print(f"\n{show_usd(total.cost_usd)} in {many(total.calls, 'call')}{unknown}")
     if total.unpriced_calls:
         print("Which models, and whether they have a price by now: coord costs reprice --dry-run")
     say_free(free)
