@@ -253,7 +253,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"version": 1, "name": "short", "budget": {"usd": 0.2}, "tasks": tasks}))
     told = (
-        r"1 tasks wait for money, and nothing else of this run can go on:\n"
+        r"1 task waits for money, and nothing else of this run can go on:\n"
         r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05. Raise it: coord budgets raise (\S+) USD\n"
     )
     run = processes.start_python(
@@ -293,4 +293,4 @@ def test_the_example_meets_its_cap_is_raised_and_ends(
         ["$0.50", "$0.50,"]
     ]
     assert "30 completed; cost $1.50" in after
-    assert "1 budgets checked, 0 differ." in after
+    assert "1 budget checked, 0 differ." in after

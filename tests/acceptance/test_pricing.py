@@ -76,7 +76,7 @@ def test_what_an_agent_used_is_in_dollars_at_once_or_after_a_price_is_set_and_on
     shown = coord("costs", "summary", "--json").json["total"]
     assert shown == {"cost_usd": "2.065", "calls": 4, "unpriced_calls": 1}
 
-    assert "$0.00 + 1 calls of unknown price" in coord("tasks", "show", "unknown").out
+    assert "$0.00 + 1 call of unknown price" in coord("tasks", "show", "unknown").out
     assert "$2.06 + 1 unknown" in coord("runs", "list").out or "$2.07 + 1 unknown" in coord("runs", "list").out
     coord("prices", "set", "house-llama", "--input", "0.1", "--output", "0.1")
     coord("costs", "reprice")

@@ -190,6 +190,11 @@ class Control:
         """Whether what it has spent is settled with its budgets, and another call may be made; else that is hurried."""
         return self._is_paid is None or self._is_paid()
 
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget waits for what it spends."""
+        return self._is_paid is not None
+
     def close(self) -> None:
         """Give the descriptor back; requests to stop are ignored from here on."""
         with self._lock:

@@ -27,6 +27,7 @@ from workers.runners.process import Process
 _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
 _GLANCE_EVERY = 1.0
+_GLANCE_SELDOM = 5.0  # where no budget waits for what is seen: a thousand jobs are not to cost a twentieth of a core
 _LOOK_AGAIN = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
@@ -114,7 +115,8 @@ class Watch:
         self._blind = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
         self._glance = glance
-        self._glance_at = math.inf if glance is None else self._began + _GLANCE_EVERY
+        self._glance_every = _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
+        self._glance_at = math.inf if glance is None else self._began + self._glance_every
         self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
 
     def run(self) -> Interruption | None:
@@ -127,7 +129,7 @@ class Watch:
                 self._keep_limits(now)
                 if self._glance is not None and now >= self._glance_at:
                     self._glance()
-                    self._glance_at = now + _GLANCE_EVERY
+                    self._glance_at = now + self._glance_every
                 if self._is_over(now):
                     return self._interruption
                 for fd, _ in self._poll.poll(self._patience(now)):
