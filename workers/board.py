@@ -48,12 +48,10 @@ class BatchBoard:
 
     def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
         """Keep the result for the next write."""
-        keep(self._context, self._bundle, self._batch[index], result, took, size)
+        keep(self._context, self._bundle, self._batch[index], result, took, size=size)
 
 
-def keep(  # noqa: PLR0917 - in the order in which it comes about
-    context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta, size: int = 0
-) -> None:
+def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta, *, size: int = 0) -> None:
     """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
     claim = held.claim
     if result.began:

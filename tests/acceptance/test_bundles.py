@@ -1,6 +1,7 @@
 """Short jobs share messages and commits; a long one among them keeps none waiting, and a crash repeats little."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,8 +176,11 @@ def test_a_slow_one_that_ran_ahead_can_be_canceled(fleet: Fleet) -> None:
 def test_a_worker_killed_in_the_middle_of_a_chain_repeats_little_and_loses_nothing(fleet: Fleet) -> None:
     first = fleet.worker("-c", "2")
     folder = known_to_be_short(fleet)
-    run = fleet.submit(*chain(folder, 1500))
-    until(lambda: (folder / "ran").exists() and len(lines(folder)) > 100, what="the chain runs")
+    a_millisecond = [
+        replace(task, run={**task.run, "args": {**task.run["args"], "seconds": 0.001}}) for task in chain(folder, 1500)
+    ]
+    run = fleet.submit(*a_millisecond)
+    until(lambda: (folder / "ran").exists() and len(lines(folder)) > 600, what="the chain runs")
 
     first.kill()
     fleet.worker("-c", "2")
@@ -187,7 +191,5 @@ def test_a_worker_killed_in_the_middle_of_a_chain_repeats_little_and_loses_nothi
     assert run.task("t1499").output == 1500
     completed = [event.key for event in run.events() if event.type is EventType.COMPLETED]
     assert len(completed) == len(set(completed)) == 1500
-    # What a crash repeats is one piece of the chain, that which was not written.
-    again = sorted({number for number in ran if ran.count(number) > 1})
-    assert not again or again == list(range(again[0], again[-1] + 1))
-    assert len(ran) == 1500 + len(again)
+    # What a crash repeats is the piece that was not written: 20 ms of jobs that are known to take one each.
+    assert len(ran) - 1500 <= 40

@@ -35,7 +35,18 @@ from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import attempts, costs, events, fleet, lookahead, output, runs, supervisors, tasks
+from coordination.store.queries import (
+    attempts,
+    claims,
+    costs,
+    events,
+    fleet,
+    lookahead,
+    output,
+    runs,
+    supervisors,
+    tasks,
+)
 from coordination.store.reports import explanation, overview
 from coordination.store.tables import metadata
 from coordination.store.tables.fleet import supervisors as supervisor_table
@@ -189,6 +200,7 @@ def spending(world: World) -> None:
     held = [world.ids["m0"], world.ids["t5"]]
     with world.store.write() as tx:
         lookahead.ahead_of(tx, world.workspace, held, most=50)
+        claims.still_rung(tx, world.workspace, held)
         output.write(tx, world.workspace, [(held[0], 1, [Chunk(0, 0, 2, (("out", "hi"),))])])
     used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
     world.write(*[world.decide(key, usage=used) for key in ("m0", "m1", "m2")])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
+from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import StatementError
 
 from coordination.domain.tasks import BlockReason
@@ -195,6 +197,27 @@ def test_ten_thousand_dimes_are_a_thousand_dollars(sample: Store) -> None:
 
     with sample.read() as tx:
         assert tx.execute(select(sum_money(values.c.usd))).scalar() == Decimal(1000)
+
+
+@pytest.mark.parametrize("number", [0, 1, 49, 50, 500, 501, 1_001])
+def test_however_many_rows_there_are_all_are_stored(sample: Store, number: int) -> None:
+    with sample.write() as tx:
+        insert_rows(tx, values, ({"id": each, "usd": Decimal(each)} for each in range(number)))
+
+    with sample.read() as tx:
+        assert tx.execute(select(values.c.usd).order_by(values.c.id)).scalars().all() == list(range(number))
+
+
+def test_when_a_row_cannot_be_made_none_is_stored(sample: Store) -> None:
+    def made() -> Iterator[dict[str, Any]]:
+        yield from ({"id": each, "usd": Decimal(each)} for each in range(700))
+        raise Refused("the seven hundredth")
+
+    with pytest.raises(Refused, match="seven hundredth"), sample.write() as tx:
+        insert_rows(tx, values, made())
+
+    with sample.read() as tx:
+        assert tx.execute(select(func.count()).select_from(values)).scalar() == 0
 
 
 def test_a_sum_loses_no_digit_between_a_trillion_and_the_thirtieth_place(sample: Store) -> None:

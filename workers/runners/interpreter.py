@@ -61,7 +61,10 @@ class Key:
 
 
 class Answers:
-    """Collects the answers of an interpreter, in order. ``nonsense``: something came that nobody can read."""
+    """Collects the answers of an interpreter, in order, each with its ``size`` in bytes.
+
+    ``nonsense``: something came that nobody can read.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit + _SLACK

@@ -11,8 +11,11 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from coordination.domain.attempts import Outcome
 from tests.support.jobs import Bench
+from workers.runners import usage, watch
 from workers.runners.base import StopReason
 from workers.runners.stragglers import is_running
 
@@ -46,6 +49,28 @@ def test_input_and_needs_are_in_a_file_that_is_gone_afterwards(bench: Bench) -> 
 
     assert json.loads(result.output) == {"input": {"a": 1}, "needs": needs}
     assert list(bench.scratch.iterdir()) == []
+
+
+def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_seldom(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (watch._GLANCE_EVERY, watch._GLANCE_SELDOM) == (1.0, 5.0)
+    monkeypatch.setattr(watch, "_GLANCE_EVERY", 0.05)
+    monkeypatch.setattr(watch, "_GLANCE_SELDOM", 0.4)
+    looks = 0
+
+    def look(_: usage.Following) -> None:
+        nonlocal looks
+        looks += 1
+
+    monkeypatch.setattr(usage.Following, "look", look)
+
+    bench.start({"shell": "sleep 1"}, control={"is_paid": lambda: True}).end()
+    often, looks = looks, 0
+    bench.start({"shell": "sleep 1"}).end()
+
+    assert looks >= 1
+    assert often > 3 * looks
 
 
 def test_the_job_runs_in_its_folder(bench: Bench, tmp_path: Path) -> None:
