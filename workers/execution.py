@@ -51,7 +51,7 @@ COMMIT_EVERY = timedelta(milliseconds=50)
 """How long the ends of short jobs may wait for a shared commit."""
 
 COMMIT_PIECE = timedelta(milliseconds=200)
-"""The same when what they release runs ahead of it: a piece of the graph that is written whole costs half as much.
+"""The same when what they release runs ahead of it: a piece of the graph that is torn costs as if nothing ran ahead.
 
 A crash repeats what was not written. That is little work, however long it took here: a bundle and a piece hold a
 moment's of jobs each.

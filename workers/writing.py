@@ -1,4 +1,7 @@
-"""What a worker's threads write while jobs run: claims and ends, those that come together in one transaction."""
+"""What a worker's threads write while jobs run: claims and ends, those that come together in one transaction.
+
+And what may run before the next of these writes: the piece of the graph that some claims lead to.
+"""
 
 from __future__ import annotations
 

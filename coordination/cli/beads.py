@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run

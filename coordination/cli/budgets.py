@@ -9,7 +9,7 @@ import typer
 
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.runs import RunName
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination

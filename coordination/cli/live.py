@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coordination.cli.standstill import Standstill
-from coordination.cli.tables import many
 from coordination.domain.durations import show_duration
 from coordination.domain.events import Event, EventType
+from coordination.domain.excerpts import many
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.errors import CoordinationError, DatabaseUnavailable

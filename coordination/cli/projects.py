@@ -10,7 +10,7 @@ import typer
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination

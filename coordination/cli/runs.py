@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, Limit, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 
 def add_to(app: typer.Typer) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from coordination.cli.tables import many
 from coordination.clock import monotonic
+from coordination.domain.excerpts import many
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from coordination.cli.tables import many
 from coordination.domain.durations import show_duration
+from coordination.domain.excerpts import many
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.money import show_usd

@@ -40,11 +40,6 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def many(number: int, one: str, several: str | None = None) -> str:
-    """A number with its noun: ``1 task``, ``2,000 tasks``."""
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
 def shown(value: Any) -> str:
     """One line of text: nothing that a terminal would obey."""
     if value is None:

@@ -12,7 +12,7 @@ from coordination.cli.names import OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, TaskHandle

@@ -10,7 +10,7 @@ import typer
 
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.cli.embedded import Surroundings

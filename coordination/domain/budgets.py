@@ -15,6 +15,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from coordination.domain.excerpts import many
 from coordination.errors import Refused
 from coordination.money import ZERO, minus, plus, show_usd, usd
 
@@ -162,7 +163,7 @@ class Budget:
         if self.tokens is not None:
             said.append(f"{self.tokens:,} tokens")
         if self.unpriced_calls or (self.unpriced_calls is not None and self.usd is None):
-            said.append(f"{self.unpriced_calls:,} calls of unknown price")
+            said.append(f"{many(self.unpriced_calls, 'call')} of unknown price")
         elif self.unpriced_calls is None and self.usd is not None:
             said.append("any calls of unknown price")
         return ", ".join(said)
@@ -218,11 +219,8 @@ class Short:
             cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
         else:
             assert budget.unpriced_calls is not None  # noqa: S101 - the same
-            known = use.spent.unpriced
-            return (
-                f"{budget.named()} allows {budget.unpriced_calls:,} calls of unknown price; {known:,} were made and "
-                f"{self.wanted.unpriced:,} more may come"
-            )
+            made = f"{many(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
+            return f"{budget.named()} allows {many(budget.unpriced_calls, 'call')} of unknown price; {made}"
         waiting = f", {reserved} of it reserved by jobs that run" if self.passing else ""
         return f"{budget.named()} of {cap} has {left} left{waiting}; this needs {wanted}"
 

@@ -1,4 +1,4 @@
-"""Short quotations of what a person wrote, and what they may have meant: the material of error sentences."""
+"""Short quotations of what a person wrote, what they may have meant, numbers with nouns: the material of sentences."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def excerpt(text: object, longest: int = _LONGEST) -> str:
     if len(whole) <= longest:
         return repr(whole) if isinstance(text, str) else whole
     return f"{whole[:longest]!r}… ({len(whole):,} characters)"
+
+
+def many(number: int, one: str, several: str | None = None) -> str:
+    """A number with its noun: ``1 task``, ``2,000 tasks``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, OfProject, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 
 def reprice(

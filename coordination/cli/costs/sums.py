@@ -9,7 +9,7 @@ import typer
 
 from coordination.cli.costs.records import say_free
 from coordination.cli.options import AsJson, OfProject, connected, print_json
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.flows.check_costs import Checked

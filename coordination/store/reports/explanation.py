@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, select
 
 from coordination.domain.budgets import Short
+from coordination.domain.excerpts import many
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.store.queries import attempts, fleet, projects, ready, slots, supervisors
@@ -224,9 +225,14 @@ def _queue(
             "no_worker", "no worker is alive; start one with: coord up (or coord worker, beside a server's Redis)"
         )
     elif (busy := sum(fleet.busy(tx).values())) >= free:
-        yield Blocker("busy", f"all {free} places of the living workers are taken ({busy} jobs run)")
+        yield Blocker(
+            "busy", f"all {free} places of the living workers are taken ({many(busy, 'job runs', 'jobs run')})"
+        )
     if window is not None and not _is_rung(tx, task) and (rung := _rung(tx, workspace_id, task)) >= window:
-        yield Blocker("window", f"{rung} tasks of its project are in the queue already, which is its share")
+        yield Blocker(
+            "window",
+            f"{many(rung, 'task is', 'tasks are')} in the queue already, which is the share of its project",
+        )
 
 
 def _is_rung(tx: Connection, task: Task) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, and_, bindparam, exists, func, or_, select
 
+from coordination.domain.excerpts import many
 from coordination.domain.health import Finding, some
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds, SupervisorStatus, status_of
@@ -256,7 +257,7 @@ def idle_supervisors(tx: Connection, workspace_id: str, *, thresholds: StatusThr
             yield Finding(
                 "supervisor_missing",
                 subject,
-                f"There is none, although {row.open} runs are open",
+                f"There is none, although {many(row.open, 'run is', 'runs are')} open",
                 "Give it one with: coord resume RUN",
                 since=found.ended_at if found else None,
             )

@@ -1,8 +1,8 @@
-"""Numbers with their nouns, as the command line says them."""
+"""Numbers with their nouns, as sentences say them."""
 
 import pytest
 
-from coordination.cli.tables import many
+from coordination.domain.excerpts import many
 
 
 @pytest.mark.parametrize(
