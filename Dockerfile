@@ -1,12 +1,17 @@
 # One image for every service of docker-compose.yml: they differ by their command.
 FROM python:3.12-slim AS build
 WORKDIR /source
-RUN python -m venv /opt/coord
+# Versions and hashes are the lock's; psycopg comes with its own libpq, so nothing is compiled.
+COPY locks ./locks
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement locks/build.txt \
+    && python -m venv /opt/coord \
+    && /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement locks/runtime.txt
 COPY pyproject.toml README.md LICENSE beat_schedule.py ./
 COPY coordination ./coordination
 COPY workers ./workers
-# The lock of what was tried is pyproject.toml's ranges; psycopg comes with its own libpq, so nothing is compiled.
-RUN /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check ".[chat,flower]"
+# The wheel is built with this stage's own Python, so that what builds it stays out of the image.
+RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
+    && /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps dist/*.whl
 
 FROM python:3.12-slim
 # git: projects are known by their remote, and jobs work in clones.

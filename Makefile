@@ -7,23 +7,27 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 JOBS ?= 3
 
-# An environment fits one pyproject.toml in one place: an edited or moved checkout installs again, nothing else does.
-KEY := $(shell { cat pyproject.toml; pwd; } | cksum | tr ' ' -)
+# An environment fits one pyproject.toml and its locks in one place: an edited or moved checkout installs again, nothing else does.
+KEY := $(shell { cat pyproject.toml $(wildcard locks/*.txt); pwd; } | cksum | tr ' ' -)
 RUNTIME := .venv/installed-$(KEY)
 DEVELOPMENT := .venv/development-$(KEY)
 PEERS := .venv/peers-$(KEY)
 
-.PHONY: help demo test lint format bench soak chaos clean
+.PHONY: help demo test test-all lint format lock bench soak chaos mutants clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 # The example looks at this repository with its own tools, so they are there too.
 demo: $(DEVELOPMENT) ## Run the example plan on this repository, with an embedded stack
 	@echo "== coord run examples/repo-checkup.yaml"
 	@COORD_HOME="$${COORD_HOME:-$$PWD/.coord/demo}" $(PY) -m coordination.cli run examples/repo-checkup.yaml
 
-test: $(DEVELOPMENT) ## Run all tests on SQLite, PostgreSQL and Redis (ARGS=… goes to pytest, JOBS=3 processes)
+test: $(DEVELOPMENT) ## Run the quick tests, on SQLite, PostgreSQL and Redis (ARGS=… goes to pytest, JOBS=3 processes)
+	@echo "== pytest, the quick tests, $(JOBS) processes"
+	@$(PY) -m pytest -n $(JOBS) --dist worksteal -m "not full" $(ARGS)
+
+test-all: $(DEVELOPMENT) ## Run all tests, on both kinds of database
 	@echo "== pytest, $(JOBS) processes"
 	@$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -42,6 +46,19 @@ format: $(DEVELOPMENT) ## Format the code and mend what ruff can mend
 	@$(PY) -m ruff format .
 	@$(PY) -m ruff check --fix .
 
+# The resolver has an environment of its own, so that pip alone is enough on a machine. The development lock is resolved first
+# and constrains the others, so that every package has one version in all of them.
+lock: | $(PY) ## Resolve the dependencies of pyproject.toml into locks/ (ARGS=--upgrade takes the newest versions)
+	@echo "== installing the resolver into .venv-lock"
+	@$(PY) -m venv --clear .venv-lock
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["lock"], sep="\n")' > .venv-lock/resolver.in
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > .venv-lock/build.in
+	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-lock/resolver.in
+	$(call resolve,development,pyproject.toml --group dev)
+	$(call resolve,runtime,pyproject.toml --extra chat --extra flower --constraint locks/development.txt)
+	$(call resolve,bench,--group bench --constraint locks/development.txt)
+	$(call resolve,build,.venv-lock/build.in --constraint locks/development.txt)
+
 bench: $(PEERS) ## Measure everything beside other systems (ARGS=--quick for a trial, ARGS=hops for a part)
 	@echo "== benchmarks"
 	@$(PY) -m benchmarks $(ARGS)
@@ -54,8 +71,12 @@ chaos: $(DEVELOPMENT) ## Do harm to a whole stack by a seeded schedule and check
 	@echo "== chaos"
 	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) $(ARGS)
 
+mutants: $(DEVELOPMENT) ## Plant every mutant in tests/mutants into a copy and see that a test notices it (ARGS="--tier quick", ARGS=money)
+	@echo "== mutants"
+	@$(PY) -m tests.mutants $(ARGS)
+
 clean: ## Remove the environment, caches and the demo's data
-	rm -rf .venv .coord/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf .venv .venv-lock .coord/demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # A .venv whose Python has gone (a dangling link) counts as missing, and is made anew.
@@ -75,25 +96,34 @@ $(PY):
 	    echo "This Python cannot make environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 
 # uv where it is installed (seconds instead of half a minute); its own index settings may differ from pip's, so pip is the way back.
+# Whatever index serves a package, its hash must be one of the lock.
 define install
 	@if command -v uv >/dev/null && uv pip install --quiet --python $(PY) $(1); then :; else $(PY) -m pip install --quiet --disable-pip-version-check $(1); fi
 endef
 
+# The project is built by the locked setuptools that was just installed: an isolated build would fetch another one.
 $(RUNTIME): | $(PY)
 	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
-	$(call install,--editable .)
+	$(call install,--require-hashes --requirement locks/build.txt --requirement locks/runtime.txt)
+	$(call install,--no-deps --no-build-isolation --editable .)
 	@$(PY) -m compileall -q coordination workers
 	@rm -f .venv/installed-*; touch $@
 
-# Dependency groups are younger than the pip of many Pythons, so the group is read here.
 $(DEVELOPMENT): $(RUNTIME)
 	@echo "== installing the tools for tests and lint into .venv (once; about half a minute)"
-	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > .venv/development.txt
-	$(call install,--requirement .venv/development.txt)
+	$(call install,--require-hashes --requirement locks/development.txt)
 	@rm -f .venv/development-*; touch $@
 
 $(PEERS): $(DEVELOPMENT)
 	@echo "== installing the systems that the benchmarks measure beside us into .venv"
-	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"], sep="\n")' > .venv/peers.txt
-	$(call install,--requirement .venv/peers.txt)
+	$(call install,--require-hashes --requirement locks/bench.txt)
 	@rm -f .venv/peers-*; touch $@
+
+# One resolution for every Python and platform: where they need different versions, the lines have markers. No address
+# is written down, since a hash says what a package is wherever it comes from.
+define resolve
+	@echo "== locks/$(1).txt"
+	@UV_PYTHON_DOWNLOADS=never .venv-lock/bin/python -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" $(ARGS) \
+	    --output-file locks/$(1).txt $(2)
+endef

@@ -18,7 +18,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,14 @@ def _no_strangers() -> None:
 
 
 def _no_going_on() -> None:
-    from workers import execution
+    from workers.execution import Execution
 
-    execution.GO_ON_FOR = timedelta(0)
+    write = Execution._write
 
+    def without(self: Any, bundle: Any, ends: Any, *, go_on: bool) -> Any:  # noqa: ARG001 - as it is called
+        return write(self, bundle, ends, go_on=False)
 
-def _no_pieces() -> None:
-    from workers import writing
-
-    writing._SHORT_BUNDLE = 1_000_000
-
-
-def _no_wide_pieces() -> None:
-    from workers.writing import Writing
-
-    def few(self: Any, written: Any) -> Any:
-        return self._made(written.claims, written.ahead) or None
-
-    Writing.piece = few  # type: ignore[method-assign]
+    Execution._write = without  # type: ignore[method-assign]
 
 
 def _no_combining() -> None:
@@ -87,8 +76,6 @@ SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
     "bundles": ("one task a message", _no_bundles),
     "strangers": ("kinds never seen share no message", _no_strangers),
     "going on": ("a thread takes what is ready next from Redis only", _no_going_on),
-    "pieces": ("nothing runs before what it needs is written", _no_pieces),
-    "wide pieces": ("a piece follows 16 claims at most, and holds 128 tasks", _no_wide_pieces),
     "combining": ("each thread writes in a transaction of its own", _no_combining),
     "settling": ("the garbage collector as Python sets it", _no_settling),
     "preparing": ("no prepared statements on PostgreSQL", _no_preparing),
@@ -100,10 +87,8 @@ _SECTIONS = (
     ("claims", "workers.writing", "Writing._claim_together"),
     ("ends", "coordination.services.endings.end", "end_attempts"),
     ("what is next", "coordination.flows.finish_attempts", "finish_attempts"),
-    ("what is next", "workers.writing", "Writing._ahead"),
-    ("what is next", "workers.writing", "Writing.piece"),
     ("begin, commit", "coordination.store.engine", "Store.transact"),
-    ("rings", "workers.doorbell", "Doorbell.ring"),
+    ("rings", "workers.publisher", "CeleryPublisher.publish"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
     ("results and notes", "workers.board", "keep"),
     ("bundles and slots", "workers.execution", "Execution.work_off"),

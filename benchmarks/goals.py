@@ -39,6 +39,8 @@ THROUGHPUT_BESIDE_CELERY = Goal(3, 10, more=True)
 THROUGHPUT_BESIDE_DBOS = Goal(4, 15, more=True)
 OVERSPEND = Goal(0, 0)
 WITH_BUDGETS = Goal(0.7, 0.9, more=True)
+PROJECTS = Goal(2, 1.2)
+SMALL_PLAN = Goal(0.5, 0.2)
 HOP = Goal(0.5, 0.12)
 FAN = Goal(0.3, 0.08)
 WORKFLOW = Goal(0.3, 0.07)
@@ -53,4 +55,5 @@ HELP, EMBEDDED_UP, FIRST_TASK = Goal(0.3, 0.15), Goal(3, 1.5), Goal(5, 2.5)  # s
 SUMMARY = Goal(50, 20)  # milliseconds
 IMPORT = Goal(20, 50, more=True)  # thousand lines a second
 AGENT = Goal(0.1, 0.02)  # seconds a task
+READY = Goal(0.3, 0.1)  # seconds beyond a bare worktree
 KILLED, KILLED_ON_A_LIVE_HOST = Goal(35, 35), Goal(35, 2)  # seconds

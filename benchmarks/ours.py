@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
 
 from benchmarks import jobs
 from benchmarks.measure import cpu_seconds
@@ -14,6 +17,7 @@ from coordination import BudgetCap, Plan, Run, Task, connect
 from coordination.domain.plans import ProjectRef
 from coordination.domain.runs import RunState
 from coordination.settings import load_settings
+from coordination.store.tables.runs import runs
 from tests.support.processes import Process
 
 STORES = ("sqlite", "postgresql")
@@ -21,6 +25,7 @@ SLOTS = 8
 """Slots of a worker process that is told nothing else."""
 
 _PATIENCE = 120.0
+_LOOK = 0.005
 
 
 class OurStack:
@@ -55,6 +60,21 @@ class OurStack:
         began = datetime.now(UTC)
         run = self.submit(tasks, project=project, budget=budget)
         return (self.end_of(run) - began).total_seconds()
+
+    def seconds_of(self, plans: Sequence[tuple[str, Sequence[Task]]]) -> float:
+        """The same for several plans, (project, tasks) each: from handing over the first to the last end of all."""
+        began = datetime.now(UTC)
+        submitted = [self.submit(tasks, project=project) for project, tasks in plans]
+        ids = [run.id for run in submitted]
+        deadline = time.monotonic() + _PATIENCE
+        while True:  # one look for all, because looking at each would cost as much as submitting it
+            with self.co.runtime.store.read() as tx:
+                ends = tx.execute(select(runs.c.finished_at).where(runs.c.id.in_(ids))).scalars().all()
+            if None not in ends:
+                return (max(ends) - began).total_seconds()
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{ends.count(None)} of {len(ids)} runs on {self.kind} have not ended")
+            time.sleep(_LOOK)
 
     def end_of(self, run: Run) -> datetime:
         """When the run was completed; SystemExit when it was not."""

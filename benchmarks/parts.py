@@ -20,12 +20,14 @@ from benchmarks import (
     limits,
     memory,
     overspend,
+    projects,
     releasing,
     running,
     startup,
     submission,
     sums,
     variants,
+    worktrees,
 )
 from benchmarks.bench import Bench
 from benchmarks.report import Line
@@ -43,6 +45,7 @@ class Part:
 PARTS = {
     "limits": Part(limits.measure),
     "throughput": Part(flow.throughput, peers=flow.THROUGHPUT, ours=True),
+    "projects": Part(projects.measure, peers=flow.RAW, ours=True),
     "hops": Part(flow.hops, peers=flow.HOPS, ours=True),
     "fan": Part(flow.fan, peers=flow.FAN, ours=True),
     "workflow": Part(graphs.as_no_ops, peers=flow.RAW, ours=True),
@@ -51,6 +54,7 @@ PARTS = {
     "doorbell": Part(doorbell.measure, ours=True),
     "agents": Part(agents.measure, ours=True),
     "running": Part(running.measure),
+    "worktrees": Part(worktrees.measure),
     "budgets": Part(budgets.measure, ours=True),
     "overspend": Part(overspend.measure),
     "killed": Part(killed.measure),

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from coordination.domain.events import Event, EventType
     from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.predictions import Prediction
+    from coordination.domain.preparation import Database, Preparation
     from coordination.domain.runs import RunState
     from coordination.domain.standings import Standing
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
-    from coordination.domain.workspaces import Gate, Workspace, WorkspaceKind
+    from coordination.domain.workspaces import Checkout, CheckoutKind, Gate
     from coordination.errors import CoordinationError
     from coordination.prices import Prices
     from coordination.staffing import Agents
+    from coordination.worktrees import TaskCheckout
 
 _HOMES = {
     "Agent": "coordination.domain.agents",
@@ -36,10 +38,13 @@ _HOMES = {
     "BudgetCap": "coordination.domain.plans",
     "Budgets": "coordination.budgeting",
     "ChatCall": "coordination.domain.chat",
+    "Checkout": "coordination.domain.workspaces",
+    "CheckoutKind": "coordination.domain.workspaces",
     "Concurrency": "coordination.domain.plans",
     "Coordination": "coordination.client",
     "CoordinationError": "coordination.errors",
     "Costs": "coordination.costs",
+    "Database": "coordination.domain.preparation",
     "Defaults": "coordination.domain.plans",
     "Dependency": "coordination.domain.plans",
     "DependencyKind": "coordination.domain.tasks",
@@ -51,6 +56,7 @@ _HOMES = {
     "Outcome": "coordination.domain.attempts",
     "Plan": "coordination.domain.plans",
     "Prediction": "coordination.domain.predictions",
+    "Preparation": "coordination.domain.preparation",
     "Prices": "coordination.prices",
     "Profile": "coordination.domain.agents",
     "ProjectRef": "coordination.domain.plans",
@@ -60,9 +66,10 @@ _HOMES = {
     "Shell": "coordination.domain.work",
     "Standing": "coordination.domain.standings",
     "Task": "coordination.domain.plans",
+    "TaskCheckout": "coordination.worktrees",
     "TaskHandle": "coordination.client",
     "TaskState": "coordination.domain.tasks",
-    "Workspace": "coordination.domain.workspaces",
+    "Workspace": "coordination.domain.workspaces",  # of before: Checkout
     "WorkspaceKind": "coordination.domain.workspaces",
     "connect": "coordination.client",
 }
@@ -76,10 +83,13 @@ __all__ = [
     "BudgetCap",
     "Budgets",
     "ChatCall",
+    "Checkout",
+    "CheckoutKind",
     "Concurrency",
     "Coordination",
     "CoordinationError",
     "Costs",
+    "Database",
     "Defaults",
     "Dependency",
     "DependencyKind",
@@ -91,6 +101,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Prediction",
+    "Preparation",
     "Prices",
     "Profile",
     "ProjectRef",
@@ -100,10 +111,9 @@ __all__ = [
     "Shell",
     "Standing",
     "Task",
+    "TaskCheckout",
     "TaskHandle",
     "TaskState",
-    "Workspace",
-    "WorkspaceKind",
     "connect",
 ]
 

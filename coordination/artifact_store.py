@@ -41,17 +41,37 @@ class ArtifactStore:
         url = "/".join([self.url.rstrip("/"), *map(_safe, [*place, *path.split("/")])])
         files, where = _opened(url)
         what = f"The artifact {path} cannot be kept at {self.url}"
+        if _is_folder(files):
+            with _answered(what):
+                _check_no_links(where, len(place) + len(path.split("/")))
         with _answered(what), _opened_for_writing(files, where) as target:
             size, sha256 = _copy(source, target, more)
             _to_disk(target)
         return Artifact(path, size, sha256, url)
 
-    def forget(self, place: Sequence[str], urls: Sequence[str] = ()) -> None:
-        """Delete everything at *place*, and these files, wherever they are; what is gone already is fine."""
-        for url in [*urls, "/".join([self.url.rstrip("/"), *map(_safe, place)])]:
-            files, where = _opened(url)
-            with _answered(f"The artifacts at {url} cannot be deleted"), contextlib.suppress(FileNotFoundError):
-                files.rm(where, recursive=True)
+    def forget(self, place: Sequence[str]) -> None:
+        """Delete everything at *place* in this store, and nothing elsewhere; what is gone already is fine.
+
+        A folder's links are not followed: where *place* leads through one, Unavailable, and nothing is deleted.
+        """
+        url = "/".join([self.url.rstrip("/"), *map(_safe, place)])
+        files, where = _opened(url)
+        with _answered(f"The artifacts at {url} cannot be deleted"), contextlib.suppress(FileNotFoundError):
+            if _is_folder(files):
+                _check_no_links(where, len(place))
+            files.rm(where, recursive=True)
+
+
+def _is_folder(files: Any) -> bool:
+    return "file" in ([files.protocol] if isinstance(files.protocol, str) else files.protocol)
+
+
+def _check_no_links(where: str, below: int) -> None:
+    """Raise OSError when one of the last *below* parts of a path is a link: nobody but others puts one there."""
+    parts = Path(where)
+    for place in [parts, *parts.parents][:below]:
+        if place.is_symlink():
+            raise OSError(f"{place} is a link")
 
 
 def _opened_for_writing(files: Any, where: str) -> Any:

@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 
 from coordination import price_list
 from coordination.clock import utc_now
-from coordination.domain.budgets import Budget, Period, Scope, Short, caps_of
+from coordination.domain.budgets import Budget, Period, Scope, Short
+from coordination.domain.caps import caps_of
 from coordination.domain.excerpts import excerpt
 from coordination.domain.pricing import PriceBook, Quote, Unknown
 from coordination.domain.projects import Project
@@ -75,6 +76,7 @@ class Budgets:
         *,
         usd: Decimal | float | str | Unchanged | None = UNCHANGED,
         tokens: int | Unchanged | None = UNCHANGED,
+        starts: int | Unchanged | None = UNCHANGED,
         max_unpriced_calls: int | Unchanged | None = UNCHANGED,
         period: Period | str = Period.TOTAL,
         on_exceed: str | Unchanged = UNCHANGED,
@@ -83,6 +85,7 @@ class Budgets:
     ) -> Standing:
         """Cap what a workspace, project, agent, session, run or task may spend, in all, each day or each month.
 
+        *starts*: how often agents and chats may start. What they end as makes no difference.
         What is not said stays as it is; None takes a cap away. What waits for money is looked at anew at once.
         Raises NotFound for a subject that there is not, Refused for what is no budget and for a cap below what is
         spent already; then nothing has changed.
@@ -90,6 +93,7 @@ class Budgets:
         said = {
             "usd": usd,
             "tokens": tokens,
+            "starts": starts,
             "max_unpriced_calls": max_unpriced_calls,
             "on_exceed": on_exceed,
             "warn_at": warn_at,
@@ -340,7 +344,9 @@ def scope_named(name: Scope | str) -> Scope:
     try:
         return Scope(name)
     except ValueError:
-        raise Refused(f"There are no budgets of a {excerpt(str(name))}", hint=f"Of: {', '.join(Scope)}") from None
+        raise Refused(
+            f"There are no budgets of a {excerpt(str(name))}", hint=f"Of: {', '.join(Scope)}", field="scope"
+        ) from None
 
 
 def period_named(name: Period | str) -> Period:
@@ -349,7 +355,9 @@ def period_named(name: Period | str) -> Period:
         return Period(name)
     except ValueError:
         raise Refused(
-            f"A budget's period is {', '.join(Period)}, not {excerpt(str(name))}", hint="total never begins anew"
+            f"A budget's period is {', '.join(Period)}, not {excerpt(str(name))}",
+            hint="total never begins anew",
+            field="period",
         ) from None
 
 

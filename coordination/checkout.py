@@ -23,6 +23,7 @@ from coordination.errors import Refused
 
 GIT_LIMIT = timedelta(seconds=10)
 _MOST_HOPS = 8
+_MOST_TOPS = 1000
 _MACHINE_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 
 # Nothing that a repository's own configuration names is started; and as only its names are read, never its files, it
@@ -77,11 +78,52 @@ def here(path: str | Path = ".") -> Checkout:
     )
 
 
+def changes_on(folder: str | Path, branch: str) -> tuple[int, int, int] | None:
+    """How many files, added and deleted lines a merge of *branch* would bring to what is checked out in *folder*.
+
+    None when that cannot be said here: there is no such repository, branch or checkout.
+    """
+    said = _git(
+        Path(folder), "diff", "--shortstat", "--no-ext-diff", "--no-textconv", f"HEAD...refs/heads/{branch}", "--"
+    )
+    if said is None:
+        return None
+    numbers = dict[str, int]()
+    for number, what in re.findall(r"(\d+) (file|insertion|deletion)", said):
+        numbers[what] = int(number)
+    return numbers.get("file", 0), numbers.get("insertion", 0), numbers.get("deletion", 0)
+
+
 def top(path: str | Path = ".") -> Path:
     """The top folder of the checkout that *path* lies in, or its folder; Refused when there is no such path."""
     folder = _folder(path)
+    mark = _mark(folder)
+    known = _tops.get(folder)
+    if known is not None and mark is not None and known[0] == mark:
+        return known[1]
     found = _repository(folder)
-    return folder if found is None else found[0]
+    place = folder if found is None else found[0]
+    if mark is not None:
+        if len(_tops) >= _MOST_TOPS:
+            _tops.clear()
+        _tops[folder] = mark, place
+    return place
+
+
+_Mark = tuple[Path, int, int]
+_tops: dict[Path, tuple[_Mark, Path]] = {}
+"""What git said of folders, each question being a process; good for as long as the same ``.git`` is the nearest."""
+
+
+def _mark(folder: Path) -> _Mark | None:
+    """The ``.git`` that git would find from *folder* on, as it is now; None where there is none."""
+    for place in (folder, *folder.parents):
+        try:
+            found = (place / ".git").stat()
+        except OSError:
+            continue
+        return place, found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _folder(path: str | Path) -> Path:

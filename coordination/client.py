@@ -41,6 +41,7 @@ from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.flows.submit_plan import Submitted, submit_plan
 from coordination.foreseen import Foreseen
 from coordination.location import origin_of
+from coordination.lookups import find_run, find_task
 from coordination.produced import Produced
 from coordination.runtime import Runtime, open_runtime
 from coordination.services import limits as limit_service
@@ -94,13 +95,13 @@ class Coordination(Accounting, Foreseen, Staffed):
         self.runtime.nudge(submitted.project_id)
         return Run(self, submitted.run_id)
 
-    def run(self, name: str) -> Run:
-        """The run with that id, unique part of an id, or name (the newest); NotFound otherwise."""
-        with self.runtime.store.read() as tx:
-            found = runs.find(tx, self.runtime.workspace_id, name)
-        if not found:
-            raise NotFound(f"There is no run {name!r}", hint="See: coord runs list")
-        return Run(self, found[0])
+    def run(self, name: str, *, project: str | None = None) -> Run:
+        """The run with that id, unique part of an id, or name (the newest, of *project* if given); NotFound or Refused.
+
+        A part of an id has at least four letters.
+        """
+        project_id = self.project(project).id if project else None
+        return Run(self, find_run(self.runtime, name, project_id=project_id))
 
     def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
         """The newest runs, of one project or of all."""
@@ -108,13 +109,10 @@ class Coordination(Accounting, Foreseen, Staffed):
         with self.runtime.store.read() as tx:
             return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
 
-    def task(self, name: str) -> TaskHandle:
-        """The task with that id, unique start of an id, or key (of the newest run that has it); NotFound otherwise."""
-        with self.runtime.store.read() as tx:
-            found = tasks.find(tx, self.runtime.workspace_id, name)
-        if not found:
-            raise NotFound(f"There is no task {name!r}", hint="See: coord tasks list RUN")
-        return TaskHandle(self, found[0])
+    def task(self, name: str, *, project: str | None = None) -> TaskHandle:
+        """The task with that id, unique part of an id, or key (of the newest run, of *project* if given)."""
+        project_id = self.project(project).id if project else None
+        return TaskHandle(self, find_task(self.runtime, name, project_id=project_id))
 
     def project(self, name: str) -> Project:
         """The project of that name, identity, alias or id."""
@@ -250,11 +248,7 @@ class Run(Budgeted):
 
     def task(self, key: str) -> TaskHandle:
         """One task by its key."""
-        with self.co.runtime.store.read() as tx:
-            found = tasks.find(tx, self.co.runtime.workspace_id, key, run_id=self.id)
-        if not found:
-            raise NotFound(f"The run {self.id} has no task {key!r}")
-        return TaskHandle(self.co, found[0])
+        return TaskHandle(self.co, find_task(self.co.runtime, key, run_id=self.id))
 
     def outputs(self) -> dict[str, Any]:
         """What the completed tasks produced, by task id: all at once."""

@@ -91,9 +91,9 @@ class Costs:
         Days and months stand in their order, unless *top* asks for the dearest.
         """
         if by not in DIMENSIONS:
-            raise Refused(f"{by!r} is nothing that costs are of", hint=f"One of: {', '.join(DIMENSIONS)}")
+            raise Refused(f"{by!r} is nothing that costs are of", hint=f"One of: {', '.join(DIMENSIONS)}", field="by")
         if top is not None and top < 1:
-            raise Refused("top is at least 1")
+            raise Refused("top is at least 1", field="top")
         asked = span(since, until)
         project_id = self._project(project)
         with self._store.read() as tx:

@@ -20,14 +20,19 @@ from __future__ import annotations
 
 
 class CoordinationError(Exception):
-    """Base of all refusals. ``code`` is stable and machine-readable; ``hint`` says what to do about it."""
+    """Base of all refusals. ``code`` and ``field`` are stable and machine-readable; ``hint`` says what to do about it.
+
+    ``field`` names the value that is wrong, if it is one: a place in a plan (``tasks.fix.timeout``), a field of a
+    record, a parameter, or the variable of a setting.
+    """
 
     code = "error"
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.field = field
 
     def sentence(self) -> str:
         """The message and its hint as a person reads them, on one line."""
@@ -36,6 +41,11 @@ class CoordinationError(Exception):
             hint = self.hint if self.hint.endswith((".", "!", "?")) else self.hint + "."
             text = f"{text} {hint}"
         return " ".join(text.split())
+
+
+def inside(outer: str, inner: str | None) -> str:
+    """Return the place of *inner*, a field of *outer* or None: ``run`` and ``prompt`` give ``run.prompt``."""
+    return f"{outer}.{inner}" if outer and inner else outer or inner or ""
 
 
 class Refused(CoordinationError):
@@ -50,12 +60,18 @@ class PlanError(Refused):
     code = "plan_error"
 
     def __init__(
-        self, message: str, *, source: str | None = None, line: int | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        source: str | None = None,
+        line: int | None = None,
+        hint: str | None = None,
+        field: str | None = None,
     ) -> None:
         place = source or ""
         if line is not None:
             place = f"{place}:{line}" if place else f"line {line}"
-        super().__init__(f"{place}: {message}" if place else message, hint=hint)
+        super().__init__(f"{place}: {message}" if place else message, hint=hint, field=field)
         self.source = source
         self.line = line
 

@@ -10,6 +10,9 @@ from uuid import UUID
 _lock = threading.Lock()
 _last = 0
 
+SHORTEST_PART = 4
+"""So many letters of an id name it, at least; an id has 36."""
+
 _SUB_MS_STEPS = 1 << 12
 _RAND_B_BITS = 62
 
@@ -40,3 +43,9 @@ def is_id(text: str) -> bool:
         return str(UUID(text)) == text.lower()
     except ValueError:
         return False
+
+
+def id_part(text: str) -> str | None:
+    """*text* as the beginning, the end or the whole of an id, in lower case; None when it is none, or too short."""
+    part = text.lower()
+    return part if len(part) >= SHORTEST_PART and not set(part) - set("0123456789abcdef-") else None

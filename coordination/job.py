@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -115,7 +116,7 @@ def report(do: str, /, **said: Any) -> dict[str, Any]:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_PATIENCE)
-            connection.connect(address)
+            _connect(connection, address)
             connection.sendall(line)
             with connection.makefile("rb") as answers:
                 answer = json.loads(answers.readline())
@@ -126,6 +127,18 @@ def report(do: str, /, **said: Any) -> dict[str, Any]:
         said_no = answer.get("error", "no answer") if isinstance(answer, dict) else "no answer"
         raise NotReported(f"{said_no}. {hint}" if hint else str(said_no))
     return answer
+
+
+def _connect(connection: socket.socket, address: str) -> None:
+    """Connect; while many others do at this moment, the system says "again" at once, whatever the time-out."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return connection.connect(address)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def progress(text: str, *, percent: float | None = None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import zlib
 from pathlib import Path
 
 ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
@@ -11,6 +13,18 @@ ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
 
 WORKER_MARKER = "COORD_WORKER_PROCESS"
 """The same of all that a worker has started: its id."""
+
+_SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <sys/prctl.h>
+
+
+_TAGGED, _WORKER_BITS, _JOB_BITS = 1 << 62, 30, 32
+
+
+def carries_tag(number: int, worker_id: str) -> bool:
+    """Whether *number*, a process's RLIMIT_RTTIME, is the tag of what that worker has started, whichever job it is."""
+    mask = _TAGGED | ((1 << _WORKER_BITS) - 1) << _JOB_BITS
+    mark = zlib.crc32(os.fsencode(f"{WORKER_MARKER}={worker_id}")) << _JOB_BITS
+    return number & mask == _TAGGED | mark & mask
 
 
 def host() -> str:
@@ -28,6 +42,18 @@ def boot_id() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return "unknown"
+
+
+def keep_private() -> None:
+    """Let no other process of this user read this one's environment and memory, as jobs of ours run as the same user.
+
+    Linux only; elsewhere, and where the system refuses, nothing changes. It ends with the next exec. Its core is not
+    dumped, and only root can attach a debugger to it.
+    """
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def job_processes() -> dict[int, tuple[str, int]]:

@@ -15,23 +15,23 @@ _SHOWN = 60
 _EXACT = Context(prec=200, traps=[Inexact, InvalidOperation])
 
 
-def usd(value: str | float | Decimal) -> Decimal:
-    """*value* as exact dollars.
+def usd(value: str | float | Decimal, *, field: str | None = None) -> Decimal:
+    """*value* as exact dollars. *field*: what refusals name as the field at fault.
 
     A float is read by its shortest decimal form (0.1 is one tenth), as a person or a JSON file means it.
     Raises Refused for what is not a finite number, beyond a trillion, or finer than 30 decimal places.
     """
     if isinstance(value, bool):
-        raise Refused(f"{_shown(value)} is not an amount of money")
+        raise Refused(f"{_shown(value)} is not an amount of money", field=field)
     try:
         amount = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     except (InvalidOperation, TypeError, ValueError):
-        raise Refused(f"{_shown(value)} is not an amount of money", hint="Write it like 1.25") from None
+        raise Refused(f"{_shown(value)} is not an amount of money", hint="Write it like 1.25", field=field) from None
     if not amount.is_finite() or amount.copy_abs() > _LARGEST:
-        raise Refused(f"{_shown(value)} is not an amount of money that can be kept")
+        raise Refused(f"{_shown(value)} is not an amount of money that can be kept", field=field)
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and -exponent > _MAX_PLACES:
-        raise Refused(f"{_shown(value)} has more than {_MAX_PLACES} decimal places")
+        raise Refused(f"{_shown(value)} has more than {_MAX_PLACES} decimal places", field=field)
     return amount
 
 

@@ -13,6 +13,7 @@ from coordination.domain.tasks import OPEN, Task
 from coordination.errors import DatabaseUnavailable, NotFound
 from coordination.runtime import Runtime
 from coordination.store.queries import artifacts, attempts, output, tasks
+from coordination.worktrees import TaskCheckout, checkout_of
 
 _FIRST_POLL = 0.1
 _LAST_POLL = 0.5
@@ -39,6 +40,13 @@ class Produced:
         What a running job prints is there within about two seconds. Raises NotFound for an attempt that never was.
         """
         return _printed(self.co.runtime, self.record, follow=follow, attempt=attempt)
+
+    def checkout(self, *, attempt: int | None = None) -> TaskCheckout:
+        """The folder in which its newest attempt (or that *attempt*) works or has worked, with its variables.
+
+        Raises NotFound where it is gone, or on another machine.
+        """
+        return checkout_of(self.co.runtime, self.record, attempt=attempt)
 
     def artifacts(self) -> list[Artifact]:
         """The files that its latest attempt left and that were kept, by path."""

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from coordination.callers import refusal_for_jobs
 from coordination.errors import RedisUnavailable
 from coordination.flows.check_costs import complete_sums
 from coordination.local.home import Home
+from coordination.services.broker_keys import signatures_in
 from coordination.settings import Settings, client_url
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
@@ -52,7 +54,10 @@ class Runtime:
 
 
 def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | None = None) -> Runtime:
-    """Connect to the store (and make or migrate its schema, when *migrate*); Unavailable with a sentence otherwise."""
+    """Connect to the store (and make or migrate its schema, when *migrate*); Unavailable with a sentence otherwise.
+
+    In a process that a job of the store has started, everything that changes the store is refused.
+    """
     store = open_store(settings.database_url)
     try:
         if migrate:
@@ -64,6 +69,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
             workspace_id = projects.workspace_named(tx, settings.workspace)
         if workspace_id is None:
             workspace_id = store.transact(lambda tx: projects.make_workspace(tx, settings.workspace))
+        store.refusal = refusal_for_jobs(store)
     except BaseException:
         store.close()
         raise
@@ -71,7 +77,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     return Runtime(
         settings=settings,
         store=store,
-        nudges=Nudges(client_url(url)) if url else None,
+        nudges=Nudges(client_url(url), signatures_in(store)) if url else None,
         workspace_id=workspace_id,
         actor=f"user:{_login()}",
     )

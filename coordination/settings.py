@@ -16,15 +16,27 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from coordination.domain.durations import parse_duration, write_duration
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.limits import FEWEST_FILES, Limits
+from coordination.domain.ports import parse_ports, write_ports
+from coordination.domain.served import NAME, checked_names, served_names
 from coordination.domain.sizes import parse_size
 from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
+from coordination.domain.task_limits import DEFERRAL_LIMIT
 from coordination.errors import Refused, SettingsError
-from coordination.urls import broker_url, client_url, is_socket, masked, redis_parts, socket_url, written_for_socket
+from coordination.urls import (
+    broker_url,
+    client_url,
+    is_socket,
+    masked,
+    redis_parts,
+    socket_url,
+    store_url,
+    written_for_socket,
+)
 
 __all__ = [
     "Settings",
@@ -37,7 +49,6 @@ __all__ = [
     "unknown_variables",
 ]
 
-_WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 _MOST = 1_000_000_000
 
 # --- parsers: text from the environment to a value; ValueError (with a reason, if there is one to give) refuses it
@@ -118,7 +129,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _workspace(text: str) -> str:
-    if not _WORKSPACE.fullmatch(text):
+    if not NAME.fullmatch(text):
         raise ValueError
     return text
 
@@ -139,33 +150,6 @@ def _paths(text: str) -> str:
 def _folder_if_absolute(text: str) -> Path | None:
     # Not our variable: its specification says that what is not absolute is ignored.
     return Path(text) if Path(text).is_absolute() else None
-
-
-def _database_url(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme == "sqlite":
-        return _sqlite_url(rest)
-    if not separator or scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
-        raise ValueError
-    try:
-        parts = urlsplit(f"postgresql://{rest}")
-        _ = parts.port  # parsed only when asked for
-    except ValueError:
-        raise ValueError(
-            "its host or port cannot be read; special characters in a password are written as %XX"
-        ) from None
-    if parts.fragment:
-        raise ValueError("it has a bare '#'; special characters in a password are written as %XX")
-    return f"postgresql+psycopg://{rest}"
-
-
-def _sqlite_url(rest: str) -> str:
-    written, question, query = rest.partition("?")
-    path = unquote(written.removeprefix("/"))
-    if not written.startswith("/") or path in {"", ":memory:"}:
-        raise ValueError("it names no file, and a database in memory cannot be shared by several processes")
-    file = Path(path).expanduser().absolute()
-    return f"sqlite:///{quote(os.path.normpath(file), safe='/')}{question}{query}"
 
 
 def _redis_url(text: str) -> str:
@@ -206,9 +190,10 @@ class Settings:
     home: Path = _setting(
         Path("~/.coordination"), _absolute_folder, "an absolute path of a folder, such as ~/.coordination"
     )
-    database_url: str = _setting("", _database_url, _URL_OF_DATABASE)  # default: a file under home
+    database_url: str = _setting("", store_url, _URL_OF_DATABASE)  # default: a file under home
     redis_url: str | None = _setting(None, _redis_url, _URL_OF_REDIS)  # None: a server of our own
     workspace: str = _setting("default", _workspace, "up to 63 letters, digits, dots, dashes and underscores")
+    workspaces: str | None = _setting(None, checked_names, "names of workspaces with commas between them, or * for all")
     lease_ttl: timedelta = _length(seconds=30)
     lease_heartbeat: timedelta = _length(seconds=10)
     sweep: timedelta = _length(seconds=5)
@@ -216,10 +201,13 @@ class Settings:
     shutdown_grace: timedelta = _length(_duration, seconds=30)
     cancel_grace: timedelta = _length(_duration, seconds=10)
     watchdog: timedelta = _length(_duration, seconds=60)
+    deferral_limit: timedelta = _length(seconds=DEFERRAL_LIMIT.total_seconds())
     slots: int = _setting(8, _count, "a number of job threads, at least 1")
     window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
     worktrees: Path | None = _setting(None, _absolute_folder, "an absolute path of a folder")  # None: below home
     worktrees_kept: timedelta = _setting(timedelta(days=3), _days, "a number of days, or a duration such as 3d or 12h")
+    warm_kept: timedelta = _setting(timedelta(days=7), _days, "a number of days, or a duration such as 7d or 12h")
+    ports: range = _setting(range(20_000, 24_000), parse_ports, "a range of ports from 1024 on, such as 20000-23999")
     output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
     # What any job may use; a plan can ask for less.
     job_memory: int | None = _setting(None, _size, _BYTES)
@@ -261,6 +249,10 @@ class Settings:
     def leases(self) -> LeaseTerms:
         """The three times of a lease; SettingsError when they do not fit together."""
         return LeaseTerms(ttl=self.lease_ttl, heartbeat=self.lease_heartbeat, sweep=self.sweep)
+
+    def served(self) -> tuple[str, ...] | None:
+        """The names of the workspaces whose jobs a worker with these settings runs; None: all."""
+        return served_names(self.workspaces or self.workspace)
 
     def limits(self) -> Limits:
         """What any job may use."""
@@ -325,7 +317,7 @@ def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> 
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     if strangers := overrides.keys() - _SPECS.keys():
-        raise SettingsError(f"There is no setting named {', '.join(sorted(strangers))}")
+        raise SettingsError(f"There is no setting named {', '.join(sorted(strangers))}", field=min(strangers))
     for name, spec in _SPECS.items():
         variable = _VARIABLES[name]
         given = overrides.get(name)
@@ -348,6 +340,7 @@ def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> 
         raise SettingsError(
             "A supervisor must count as stale before it counts as stopped",
             hint="Raise COORD_SUPERVISOR_STOPPED or lower COORD_SUPERVISOR_STALE",
+            field=_VARIABLES["supervisor_stale"],
         )
     return settings
 
@@ -358,7 +351,11 @@ def _home(home: Path, environment: Mapping[str, str]) -> Path:
     user_folder = environment.get("HOME", "")
     expanded = Path(user_folder, home.name) if Path(user_folder).is_absolute() else home.expanduser()
     if not expanded.is_absolute():
-        raise SettingsError("This user has no home folder", hint="Set COORD_HOME to the absolute path of a folder")
+        raise SettingsError(
+            "This user has no home folder",
+            hint="Set COORD_HOME to the absolute path of a folder",
+            field=_VARIABLES["home"],
+        )
     return expanded
 
 
@@ -372,6 +369,7 @@ def _parsed(name: str, label: str, text: str) -> Any:
         raise SettingsError(
             f"{label} is {_shortened(shown)!r}, which cannot be used{reason}",
             hint=f"It must be {spec.metadata['shape']}",
+            field=_VARIABLES[name],
         ) from None
 
 
@@ -382,6 +380,8 @@ def _shortened(text: str, most: int = 120) -> str:
 def _spelt(value: object) -> str:
     if isinstance(value, timedelta):
         return write_duration(value)
+    if isinstance(value, range):
+        return write_ports(value)
     if isinstance(value, bool):
         return "1" if value else "0"
     return str(value)

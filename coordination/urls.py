@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
@@ -85,3 +86,31 @@ def written_for_socket(scheme: str, parts: SplitResult, option: str) -> str:
     # Both libraries undo exactly one layer of quoting.
     path = quote(unquote(parts.path), safe="/")
     return f"{scheme}://{who}{'@' if who else ''}{path}?{option}={database}"
+
+
+def store_url(text: str) -> str:
+    """The URL of a database as SQLAlchemy reads it; ValueError with a reason, if there is one to give."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "sqlite":
+        return _sqlite_url(rest)
+    if not separator or scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise ValueError
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+        _ = parts.port  # parsed only when asked for
+    except ValueError:
+        raise ValueError(
+            "its host or port cannot be read; special characters in a password are written as %XX"
+        ) from None
+    if parts.fragment:
+        raise ValueError("it has a bare '#'; special characters in a password are written as %XX")
+    return f"postgresql+psycopg://{rest}"
+
+
+def _sqlite_url(rest: str) -> str:
+    written, question, query = rest.partition("?")
+    path = unquote(written.removeprefix("/"))
+    if not written.startswith("/") or path in {"", ":memory:"}:
+        raise ValueError("it names no file, and a database in memory cannot be shared by several processes")
+    file = Path(path).expanduser().absolute()
+    return f"sqlite:///{quote(os.path.normpath(file), safe='/')}{question}{query}"

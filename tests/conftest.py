@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -15,14 +18,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for tests.support; importlib mode adds nothing by itself
 
+from tests.support import run  # noqa: E402
 from tests.support.compiled import share_compiled  # noqa: E402
 from tests.support.postgres import PostgresServer, running_postgres  # noqa: E402
-from tests.support.processes import Processes, describe, leftovers, mark_descendants  # noqa: E402
+from tests.support.processes import Processes, describe, leftovers  # noqa: E402
+from tests.support.reaper import TAG  # noqa: E402
 from tests.support.redis import RedisServer, running_redis  # noqa: E402
 from tests.support.scratch import files_in_memory  # noqa: E402
 from tests.support.services import missing  # noqa: E402
+from tests.support.tiers import DATABASES, mark_full_tier  # noqa: E402
 
-DATABASES = ("sqlite", "postgres")
+pytest_plugins = ("tests.support.golden_sentences",)
 
 files_in_memory()
 share_compiled()
@@ -31,12 +37,28 @@ plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlo
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses a store once on each kind of database."""
+    if "store_kind" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("stores")
+        metafunc.parametrize("store_kind", marker.args if marker else DATABASES, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what only ``make test-all`` runs."""
+    mark_full_tier(items)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Prepare this test process for the machine that it is on."""
+    config.pluginmanager.register(run)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_running() -> Iterator[None]:
     """Set up first, so torn down last: every process that a test started has to be gone by then."""
-    tag = mark_descendants()
     yield
-    left = leftovers(tag)
+    left = leftovers(os.environ[TAG])
     _clear_folders()
     if left:
         described = "\n".join(describe(process) for process in left)
@@ -67,8 +89,16 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         with running_postgres() as server:
             yield server
+            _no_deadlocks(server.new_deadlocks())
     except ImportError as error:
         missing("PostgreSQL", error)
+
+
+def _no_deadlocks(found: list[str]) -> None:
+    """All transactions lock rows in one order, so the server ends none; a retry would hide from a test that it did."""
+    if found:
+        shown = "\n\n".join(found[:5])
+        pytest.fail(f"PostgreSQL has met {len(found)} deadlocks in this run, such as\n{shown}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -89,17 +119,32 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """The URL of a PostgreSQL database with the schema and no rows."""
-    with postgres_server.migrated(_prepare) as url:
+def postgres_url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a PostgreSQL database with the schema and no rows.
+
+    Tests share one in turn, but for those that change its schema (the mark ``own_database``) or start processes.
+    """
+    alone = request.node.get_closest_marker("own_database") or "processes" in request.fixturenames
+    make = postgres_server.migrated if alone else postgres_server.emptied
+    with _deadlocks_of(request, postgres_server), make(_prepare) as url:
         yield url
 
 
 @pytest.fixture
-def blank_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+def blank_postgres_url(request: pytest.FixtureRequest, postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of a PostgreSQL database with nothing in it."""
-    with postgres_server.blank() as url:
+    with _deadlocks_of(request, postgres_server), postgres_server.blank() as url:
         yield url
+
+
+@contextmanager
+def _deadlocks_of(request: pytest.FixtureRequest, server: PostgresServer) -> Iterator[None]:
+    """Let a test with the mark ``deadlocks`` have its own, and no others."""
+    before = server.new_deadlocks() if request.node.get_closest_marker("deadlocks") else None
+    yield
+    if before is not None:
+        server.new_deadlocks()
+        _no_deadlocks(before)
 
 
 @pytest.fixture(scope="session")
@@ -123,16 +168,22 @@ def blank_sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'blank.db'}"
 
 
-@pytest.fixture(params=DATABASES)
-def store_url(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def store_kind(request: pytest.FixtureRequest) -> str:
+    """The kind of database of this test: each of ``DATABASES``, or what ``@pytest.mark.stores(...)`` names."""
+    return request.param
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, store_kind: str) -> str:
     """The URL of a database with the schema and no rows; the test runs once on each kind."""
-    return request.getfixturevalue(f"{request.param}_url")
+    return request.getfixturevalue(f"{store_kind}_url")
 
 
-@pytest.fixture(params=DATABASES)
-def blank_store_url(request: pytest.FixtureRequest) -> str:
+@pytest.fixture
+def blank_store_url(request: pytest.FixtureRequest, store_kind: str) -> str:
     """The URL of a database without any schema; the test runs once on each kind."""
-    return request.getfixturevalue(f"blank_{request.param}_url")
+    return request.getfixturevalue(f"blank_{store_kind}_url")
 
 
 @pytest.fixture
@@ -143,6 +194,45 @@ def store(store_url: str) -> Iterator:
     opened = open_store(store_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, store_kind: str, processes: Processes, tmp_path: Path) -> Iterator:
+    """A fleet without workers; the test runs once on each kind of database.
+
+    In a module with the mark ``shared_worker`` its worker, database and Redis are those of the module, and the test
+    has a workspace of its own, unless it has the mark ``own_worker``.
+    """
+    from tests.support.fleet import SharedFleet, fleet_on
+
+    if request.node.get_closest_marker("shared_worker") and not request.node.get_closest_marker("own_worker"):
+        stacks = request.getfixturevalue("_shared_stacks")
+        fleet = SharedFleet(stacks.stack(store_kind, partial(_database, request, store_kind)), tmp_path)
+        yield fleet
+        fleet.co.close()
+        return
+    redis_url = request.getfixturevalue("redis_url")
+    with fleet_on(processes, request.getfixturevalue("store_url"), redis_url, tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def _shared_stacks(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    from tests.support.fleet import SharedStacks
+
+    stacks = SharedStacks(tmp_path_factory.mktemp("shared"))
+    yield stacks
+    stacks.close()
+
+
+@contextmanager
+def _database(request: pytest.FixtureRequest, kind: str, folder: Path) -> Iterator[str]:
+    if kind == "postgres":
+        with request.getfixturevalue("postgres_server").migrated(_prepare) as url:
+            yield url
+        return
+    shutil.copyfile(request.getfixturevalue("_sqlite_template"), folder / "coord.db")
+    yield f"sqlite:///{folder / 'coord.db'}"
 
 
 def _prepare(url: str) -> None:

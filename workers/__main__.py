@@ -6,10 +6,12 @@ import os
 import sys
 
 from coordination.errors import CoordinationError
+from coordination.machine import keep_private
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
+    keep_private()
     try:
         from workers.app import app
     except CoordinationError as error:

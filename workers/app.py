@@ -1,106 +1,141 @@
 """The Celery app: early acknowledgement, no results, JSON only, threads pool, no ETA. Leases in SQL do the rest.
 
 ``python -m celery -A workers.app worker`` and ``… beat`` work as any Celery user expects; ``coord worker`` is the
-same with our defaults.
+same with our defaults. Importing this module makes no app: ``app`` is made from the settings on its first use.
 """
 
 from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
 
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
 import beat_schedule
+from coordination import surrounding_variables
 from coordination.errors import SettingsError
 from coordination.local.home import Home
-from coordination.settings import broker_url, load_settings
-from workers import queues
-from workers.channel import mend
+from coordination.services.broker_keys import signatures_at
+from coordination.settings import Settings, broker_url, load_settings
+from workers import flower, queues
+from workers.channel import SIGNATURES, mend, name_of
+from workers.shutdown import Shutdown
 
-settings = load_settings()
+app: Celery
+"""The app of this process, made from its settings on first use. Raises SettingsError when it cannot be made."""
+
+# Imported by a worker and by beat when they start, not by whoever only sends.
+_MODULES = [
+    "workers.lifecycle",
+    "workers.tasks.run_tasks",
+    "workers.tasks.tick",
+    "workers.tasks.sweep",
+    "workers.tasks.retain",
+]
+_lock = threading.RLock()
 
 
-def _broker() -> str:
-    url = settings.redis_url or _embedded_redis()
-    if url is None:
+def __getattr__(name: str) -> Celery:
+    """Make ``app`` once; the module holds it afterwards, and this function is not called for it again."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with _lock:
+        if name not in globals():
+            flower.guard(sys.argv)
+            globals()[name] = make_app(load_settings())
+        return globals()[name]
+
+
+def make_app(settings: Settings) -> Celery:
+    """Make a configured app; it connects to nothing yet. Raises SettingsError when there is no Redis for it.
+
+    As with every Celery app, the one made last is the current app of its thread.
+    """
+    configuration = _configuration(settings, redis_of(settings))
+    surrounding_variables.put_aside()  # again: Celery's own command line has put there what it took for its options
+    mend()
+    new_app = Celery("coordination", include=_MODULES)
+    new_app.steps["worker"].add(Shutdown)
+    new_app.steps["consumer"].add(flower.Statistics)
+    new_app.conf.update(configuration)
+    return new_app
+
+
+def close_home(settings: Settings) -> None:
+    """Make the home folder, or close one that was there to other users. Raises SettingsError when that cannot be."""
+    Home(settings.home).close_to_others()
+
+
+def redis_of(settings: Settings) -> str:
+    """Return the URL of the Redis of *settings*: the one they name, or that of the embedded stack on their home folder.
+
+    Raises SettingsError when there is neither.
+    """
+    if settings.redis_url is not None:
+        return settings.redis_url
+    home = Home(settings.home)
+    record = home.read() if home.is_owned() else None
+    if record is None:
         raise SettingsError(
             "There is no Redis to listen to",
             hint=f"Set COORD_REDIS_URL, or start the embedded stack on {settings.home} with: coord up",
         )
-    return broker_url(url)
+    return record.redis_url
 
 
-def _embedded_redis() -> str | None:
-    """The Redis of the stack that runs on our home folder, when one does."""
-    home = Home(settings.home)
-    record = home.read() if home.is_owned() else None
-    return record.redis_url if record else None
-
-
-mend()
-
-app = Celery(
-    "coordination",
-    include=[
-        "workers.lifecycle",
-        "workers.tasks.run_tasks",
-        "workers.tasks.tick",
-        "workers.tasks.sweep",
-        "workers.tasks.retain",
-    ],
-)
-app.conf.update(
-    broker_url=_broker(),
-    # SQL decides what runs and remembers how it ended; a message is only a permit to look. So it is acknowledged
-    # before the job starts, never redelivered, and there is nothing to keep a result for.
-    task_acks_late=False,
-    task_ignore_result=True,
-    result_backend=None,
-    task_store_errors_even_if_ignored=False,
-    task_reject_on_worker_lost=False,
-    task_retry_on_worker_lost=False,
-    worker_deduplicate_successful_tasks=False,
-    worker_cancel_long_running_tasks_on_connection_loss=False,
-    worker_enable_prefetch_count_reduction=False,
-    # Jobs wait on processes and models. On the threads pool "disable prefetch" stalls for up to a second whenever all
-    # slots were taken, so it stays off; a parked message is rung again by the supervisor and costs seconds.
-    worker_pool="threads",
-    worker_concurrency=settings.slots,
-    worker_prefetch_multiplier=1,
-    worker_disable_prefetch=False,
-    # Whoever can write to the broker must not be able to run code: no pickle anywhere.
-    task_serializer="json",
-    accept_content=["json"],
-    result_accept_content=["json"],
-    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in queues.ALL],
-    task_default_queue=queues.JOBS,
-    task_create_missing_queues=False,
-    task_routes={
-        "coordination.run": {"queue": queues.JOBS},
-        "coordination.tick": {"queue": queues.SUPERVISE},
-        "coordination.sweep": {"queue": queues.SUPERVISE},
-        "coordination.retain": {"queue": queues.SUPERVISE},
-    },
-    enable_utc=True,
-    timezone="UTC",
-    broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,
-    broker_pool_limit=settings.slots + 2,
-    task_publish_retry=True,
-    task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
-    broker_transport_options={
-        "priority_steps": [0],
-        "queue_order_strategy": "round_robin",
-        "health_check_interval": 15,
-        "socket_timeout": 30,
-        "socket_connect_timeout": 5,
-        "socket_keepalive": True,
-        "global_keyprefix": queues.PREFIX,
-    },
-    worker_send_task_events=False,
-    task_send_sent_event=False,
-    worker_hijack_root_logger=False,
-    worker_redirect_stdouts=False,
-    beat_schedule=beat_schedule.BEAT_SCHEDULE,
-    beat_scheduler="workers.beat:Scheduler",
-    beat_max_loop_interval=5,
-)
+def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
+    return {
+        "broker_url": broker_url(redis_url),
+        # SQL decides what runs and remembers how it ended; a message is only a permit to look. So it is acknowledged
+        # before the job starts, never redelivered, and there is nothing to keep a result for.
+        "task_acks_late": False,
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_store_errors_even_if_ignored": False,
+        "task_reject_on_worker_lost": False,
+        "task_retry_on_worker_lost": False,
+        "worker_deduplicate_successful_tasks": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_prefetch_count_reduction": False,
+        # Jobs wait on processes and models. On the threads pool "disable prefetch" stalls for up to a second whenever
+        # all slots were taken, so it stays off; the supervisor enqueues a parked task again, which costs seconds.
+        "worker_pool": "threads",
+        "worker_concurrency": settings.slots,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": False,
+        # Whoever can write to the broker must not be able to run code: no pickle anywhere, and what has no valid
+        # signature is dropped before anything of it is read (see channel).
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_queues": [Queue(name, Exchange(name), routing_key=name) for name in queues.ALL],
+        "task_default_queue": queues.JOBS,
+        "task_create_missing_queues": False,
+        "task_routes": {task: {"queue": queue} for task, queue in queues.OF_TASK.items()},
+        "enable_utc": True,
+        "timezone": "UTC",
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": settings.slots + 2,
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5},
+        "broker_transport_options": {
+            "priority_steps": [0],
+            "queue_order_strategy": "round_robin",
+            "health_check_interval": 15,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "global_keyprefix": queues.PREFIX,
+            SIGNATURES: name_of(signatures_at(settings.database_url)),
+        },
+        "worker_send_task_events": False,
+        "task_send_sent_event": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "beat_schedule": beat_schedule.BEAT_SCHEDULE,
+        "beat_scheduler": "workers.beat:Scheduler",
+        "beat_max_loop_interval": 5,
+    }

@@ -137,7 +137,8 @@ class _Copying:
             before = self._copied
             try:
                 with self._opened(path) as source:
-                    return self._terms.store.keep(source, path, place=self._place, more=self._count)
+                    name = self._control.secrets.hide(path)
+                    return self._terms.store.keep(source, name, place=self._place, more=self._count)
             except Unavailable:
                 self._copied = before
                 if (wait := next(waits, None)) is None:

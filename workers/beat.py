@@ -11,6 +11,8 @@ from typing import Any
 import structlog
 from celery.beat import PersistentScheduler
 
+from coordination.machine import keep_private
+
 log = structlog.get_logger()
 
 MOST_WAITING = 20
@@ -19,6 +21,10 @@ MOST_WAITING = 20
 
 class Scheduler(PersistentScheduler):  # type: ignore[misc]
     """Leaves out an entry's turn while its queue is long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        keep_private()
+        super().__init__(*args, **kwargs)
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Celery's signature
         """Send the entry's message, or let its turn pass."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from coordination.clock import monotonic, utc_now
-from coordination.domain.attempts import Claim, Result
+from coordination.domain.attempts import Outcome, Result
 from coordination.domain.costs import CostRecord
 from coordination.domain.events import EventType
-from coordination.domain.retry import Complete
 from coordination.flows.finish_attempts import decided
-from coordination.store.queries.completions import Ran
 from workers.bundles import Bundle
 from workers.context import Context
 from workers.held import Held
@@ -21,19 +19,32 @@ from workers.purse import Purse
 from workers.runners.base import Control, ProcessRecord
 from workers.waking import wake
 
+_OF_A_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
+
 
 class BatchBoard:
     """The board of some claims of a bundle, in the order in which they run."""
 
-    def __init__(
-        self, context: Context, bundle: Bundle, batch: Sequence[Held], *, promote: Callable[[Bundle, Held], None]
-    ) -> None:
+    def __init__(self, context: Context, bundle: Bundle, batch: Sequence[Held]) -> None:
         self._context = context
-        self._promote = promote
         self._bundle = bundle
         self._batch = batch
         self.interrupted = wake()
         context.held.watch(batch, self.interrupted)
+        self._note(0)
+
+    def close(self) -> None:
+        """Nothing of the batch runs any more."""
+        self._context.started.end([(held.claim.task_id, held.claim.attempt) for held in self._batch])
+
+    def _note(self, index: int) -> None:
+        """Note which job runs from here on, for whoever asks which one ended this process."""
+        if index:
+            ended = self._batch[index - 1].claim
+            self._context.started.end([(ended.task_id, ended.attempt)])
+        if index < len(self._batch):
+            claim = self._batch[index].claim
+            self._context.started.begin(claim.task_id, claim.attempt)
 
     def control(self, index: int, *, began: float) -> Control:
         """The job is not that short: from here on it has its own line, and what waits behind it may be relieved."""
@@ -41,24 +52,23 @@ class BatchBoard:
         self._bundle.singled_out(begun=index + 1, began=began)
         control = make_control(self._context, held, began=began)
         self._context.held.attach(held, control)
-        if held.ahead is not None:
-            self._context.held.add_ahead(held)
-            self._promote(self._bundle, held)
         return control
 
     def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
         """Keep the result for the next write."""
+        self._note(index + 1)
         keep(self._context, self._bundle, self._batch[index], result, took, size=size)
 
 
 def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta, *, size: int = 0) -> None:
     """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
     claim = held.claim
+    if result.outcome in _OF_A_LEASE and context.held.has_lapsed(held, context.terms.ttl):
+        # Others may have ended the job, or parts of it, since: what it returned says nothing.
+        error = "its lease was not renewed in time (its worker was stopped, or cut off from the database)"
+        result = Result(Outcome.LOST, error=error, usage=result.usage, log=result.log)
     if result.began:
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
-    ahead = None
-    if held.ahead is not None:
-        ahead = Ran(took.total_seconds(), held.ahead, context.worker_id)
     costs: tuple[CostRecord, ...] | None = None
     written: tuple[CostRecord, ...] = ()
     if held.purse is not None:
@@ -66,19 +76,8 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
         result = held.purse.judged(result, [*written, *costs])
     elif result.usage:
         result = context.prices.priced(claim, result)
-    finish = decided(claim, result, now=utc_now(), ahead=ahead, took=took, costs=costs, written=written)
+    finish = decided(claim, result, now=utc_now(), took=took, costs=costs, written=written)
     bundle.add(finish, context.held.ending(held), size)
-    if bundle.piece is not None and isinstance(finish.decision, Complete):
-        follow(bundle, claim, result)
-
-
-def follow(bundle: Bundle, claim: Claim, result: Result) -> None:
-    """What needed only this, and what completed before it, runs next."""
-    piece = bundle.piece
-    assert piece is not None  # noqa: S101 - the caller looked
-    ready = piece.completed(claim, result.output)
-    if ready:
-        bundle.append([Held(one, bundle.sent, ahead=piece.pending(one)) for one in ready])
 
 
 def make_control(context: Context, held: Held | None, *, began: float | None = None) -> Control:

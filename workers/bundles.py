@@ -13,7 +13,6 @@ from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.flows.finish_attempts import Finish
 from workers.held import Held, Place, Said
-from workers.piece import Piece
 
 log = structlog.get_logger()
 
@@ -25,10 +24,9 @@ _LARGE = 4_000_000  # bytes
 class Bundle:
     """Claims of one project that wait for their turn, and ends that wait to be written. Thread-safe."""
 
-    def __init__(self, claims: Sequence[Held], *, sent: float, rung: bool = True, piece: Piece | None = None) -> None:
+    def __init__(self, claims: Sequence[Held], *, sent: float, rung: bool = True) -> None:
         self._rung = rung  # it came with a message
         self.sent = sent  # when the claims were asked for, in monotonic seconds
-        self.piece = piece
         self._lock = threading.Lock()
         self._pending = deque(claims)
         self._finished: list[tuple[Finish, list[Said]]] = []
@@ -47,13 +45,9 @@ class Bundle:
             return self._taken
 
     def singled_out(self, *, begun: int, began: float) -> None:
-        """The last of the *begun* jobs that were taken runs alone, since *began* (monotonic seconds); others wait.
-
-        From here on nothing is run ahead: what it would stand on may be written before it ends.
-        """
+        """The last of the *begun* jobs that were taken runs alone, since *began* (monotonic seconds); others wait."""
         with self._lock:
             self._since = began
-            self.piece = None
             self._put_back(begun)
 
     def ran(self, count: int) -> None:
@@ -72,22 +66,16 @@ class Bundle:
             self._size += size
             self._finished.append((finish, notes))
 
-    def append(self, claims: Sequence[Held]) -> None:
-        """These may run too: what they needed has just completed."""
+    def gave_away(self) -> None:
+        """The job that ran alone was another process's; its end is written."""
         with self._lock:
-            self._pending.extend(claims)
+            self._since = None
 
     def refills(self) -> bool:
         """Whether this is the first write since a message was taken: there is room for another one now."""
         with self._lock:
             rung, self._rung = self._rung, False
         return rung
-
-    def forget_ahead(self) -> None:
-        """What could have run ahead does not: what it needs is about to be written."""
-        with self._lock:
-            self._pending = deque(held for held in self._pending if held.ahead is None)
-            self.piece = None
 
     def is_last(self) -> bool:
         """Whether nothing is left to run."""
@@ -128,7 +116,7 @@ class Bundle:
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():
                 return None
-            waiting = [held for held in self._pending if held.ahead is None]
+            waiting = list(self._pending)
             self._pending.clear()
             found, self._finished, self._size = self._finished, [], 0
         return waiting, found

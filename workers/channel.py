@@ -22,6 +22,10 @@ import structlog
 from celery.worker import state
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
+from workers.signed_channel import SIGNATURES, SignedChannel, name_of
+
+__all__ = ["SIGNATURES", "ForgivingQoS", "LeavingTransport", "ThriftyChannel", "mend", "name_of"]
+
 log = structlog.get_logger()
 
 
@@ -48,22 +52,21 @@ class ForgivingQoS(virtual.QoS):
         self.ack(delivery_tag)  # type: ignore[no-untyped-call]
 
 
-class ThriftyChannel(redis.Channel):
+class ThriftyChannel(SignedChannel):
     """A channel that keeps its client, and no books in Redis of what it fetched."""
 
     ack_emulation = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
-        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().__init__(*args, **kwargs)
         self.QoS = ForgivingQoS  # type: ignore[assignment]
 
     def put_back(self, message: Any, *, last: bool = False) -> None:
         """Where it came from: as the next to be taken, or the *last*."""
         place, raw = message.delivery_info, message._raw  # noqa: SLF001 - as it came
         with self.conn_or_acquire() as client:
-            restore: Callable[..., None] = self._do_restore_message
-            restore(raw, place["exchange"], place["routing_key"], client, leftmost=last)
+            self.put_signed(client, place["routing_key"], raw, last=last)
 
     def close(self) -> None:
         """Close it. When the worker ends, Redis is told to answer at once to what would wait for a second."""

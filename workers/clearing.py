@@ -9,19 +9,21 @@ it holds no thread for long; what is left is due again at once.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import structlog
 
 from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic
+from coordination.domain.tasks import OPEN, TaskState
 from coordination.errors import CoordinationError
 from coordination.flows import retain as flow
 from coordination.settings import Settings
-from coordination.store.queries import fleet, retention
-from workers import own_folders
+from coordination.store.queries import fleet, retention, tasks
+from workers import host_leases, own_folders
 from workers.context import Context, scratch_of
-from workers.workspaces import lodging
+from workers.workspaces import lodging, warm
 
 log = structlog.get_logger()
 
@@ -53,8 +55,11 @@ class Clearing:
         context = self._context
         try:
             self.clear_folders()
-            if swept := lodging.sweep(context.worktrees, keep=context.settings.worktrees_kept):
-                log.info("took away worktrees that were kept long enough", worktrees=swept)
+            self.clear_worktrees()
+            if swept := warm.sweep(context.worktrees, keep=context.settings.warm_kept):
+                log.info("took away what setup commands made and nobody used for long", folders=swept)
+            if dropped := host_leases.take_back(context.store):
+                log.info("dropped the databases of attempts that have ended", databases=dropped)
             for workspace_id in self._due():
                 done = flow.retain(
                     context.store,
@@ -83,12 +88,30 @@ class Clearing:
         if cleared := sum(own_folders.clear(root, prefix) for root, prefix in places.items()):
             log.info("took away folders of processes that are gone", folders=cleared)
 
+    def clear_worktrees(self) -> None:
+        """Take away the worktrees of this machine that nobody needs any more."""
+        context = self._context
+        if swept := lodging.sweep(context.worktrees, keep=context.settings.worktrees_kept, ends=self._ends):
+            log.info("took away worktrees that nobody needs", worktrees=swept)
+
+    def _ends(self, owners: Mapping[str, Sequence[str]]) -> dict[str, lodging.TaskEnd]:
+        """Which of these tasks have ended."""
+        ends = {}
+        for workspace_id, ids in owners.items():
+            with self._context.store.read() as tx:
+                states = tasks.state_of(tx, workspace_id, ids)
+            for task_id, (state, attempt) in states.items():
+                if state not in OPEN:
+                    ends[task_id] = lodging.TaskEnd(state is TaskState.COMPLETED, attempt)
+        return ends
+
     def _due(self) -> list[str]:
         with self._context.store.read() as tx:
             return [
                 workspace_id
                 for workspace_id in fleet.workspaces_known(tx)
-                if retention.is_due(tx, workspace_id, flow.CHORE, every=self._every)
+                if self._context.serves(workspace_id)
+                and retention.is_due(tx, workspace_id, flow.CHORE, every=self._every)
             ]
 
     def request_stop(self) -> None:
@@ -96,10 +119,14 @@ class Clearing:
         self._ended.set()
 
     def stop(self) -> None:
-        """End it."""
+        """End it. A run that is over leaves no worktrees to a worker that may never come."""
         self.request_stop()
         if self._thread is not None:
             self._thread.join(timeout=5)
+        try:
+            self.clear_worktrees()
+        except (CoordinationError, OSError) as error:
+            log.warning("clearing up failed", why=str(error))
 
 
 def ages_of(settings: Settings) -> flow.Ages:

@@ -1,10 +1,10 @@
-"""Everything a worker process works with, wired once: settings, store, leases, doorbell, runners."""
+"""Everything a worker process works with, wired once: settings, store, leases, publisher, runners."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,17 +17,19 @@ from coordination.domain.leases import LeaseTerms
 from coordination.errors import DatabaseUnavailable, RedisUnavailable
 from coordination.ids import new_id
 from coordination.machine import boot_id, host
+from coordination.services.broker_keys import signatures_in
 from coordination.settings import Settings, client_url
+from coordination.started_jobs import StartedJobs
 from coordination.store.engine import Store, open_store
 from coordination.store.queries import fleet
 from coordination.store.volatile.nudges import Nudges
 from workers import own_folders
-from workers.doorbell import Doorbell
 from workers.heartbeat import Heartbeat
 from workers.held import HeldAttempts
 from workers.kinds import Kinds
 from workers.own_folders import OwnFolder
 from workers.prices import Prices
+from workers.publisher import Publisher
 
 log = structlog.get_logger()
 
@@ -49,10 +51,12 @@ class Context:
     terms: LeaseTerms
     held: HeldAttempts
     heartbeat: Heartbeat
-    doorbell: Doorbell
+    publisher: Publisher
     own: OwnFolder
     prices: Prices
+    started: StartedJobs
     kinds: Kinds = field(default_factory=Kinds)
+    workspaces: tuple[str, ...] | None = None  # whose jobs it runs; None: all
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
     _fleet_asked: float = float("-inf")
@@ -62,13 +66,17 @@ class Context:
         """A folder of this process alone, for what its jobs need while they run."""
         return self.own.path
 
+    def serves(self, workspace_id: str) -> bool:
+        """Whether jobs of that workspace may run here."""
+        return self.workspaces is None or workspace_id in self.workspaces
+
     @property
     def worktrees(self) -> Path:
         """Where the worktrees of attempts are made: the same for all workers of one home."""
         return self.settings.worktrees or self.settings.home / "worktrees"
 
     def window(self) -> int:
-        """How many of a project's tasks may have a doorbell out: about two per slot of the living fleet."""
+        """How many of a project's tasks may be enqueued at once: about two per slot of the living fleet."""
         if self.settings.window is not None:
             return self.settings.window
         if monotonic() - self._fleet_asked > _SLOTS_FRESH:
@@ -98,19 +106,23 @@ class Context:
             log.warning("not told to stop; the next heartbeat does it", why=error.message)
 
 
-def make_context(settings: Settings, *, name: str, slots: int) -> Context:
-    """Wire a worker process. It has its own folder; the store connects when it is first used. Raises Refused."""
+def make_context(settings: Settings, *, name: str, slots: int, publisher: Callable[[Store], Publisher]) -> Context:
+    """Wire a worker process. It has its own folder; the store connects when it is first used. Raises Refused.
+
+    *publisher* makes the one that this process enqueues with, for its store.
+    """
     store = open_store(settings.database_url, pool_size=slots + 4)
     worker_id = new_id()
     row = _registration(worker_id, name=name, slots=slots)
     held = HeldAttempts()
     terms = settings.leases()
     url = settings.redis_url
-    assert url is not None  # noqa: S101 - the app refuses to load without one
+    assert url is not None  # noqa: S101 - no app is made without one
+    own = own_folders.take(scratch_of(settings), own_folders.IN_HOME)
     return Context(
         settings=settings,
         store=store,
-        nudges=Nudges(client_url(url)),
+        nudges=Nudges(client_url(url), signatures_in(store)),
         worker_id=worker_id,
         row=row,
         name=name,
@@ -118,9 +130,10 @@ def make_context(settings: Settings, *, name: str, slots: int) -> Context:
         terms=terms,
         held=held,
         heartbeat=Heartbeat(store, held, row, terms=terms),
-        doorbell=Doorbell(store),
-        own=own_folders.take(scratch_of(settings), own_folders.IN_HOME),
+        publisher=publisher(store),
+        own=own,
         prices=Prices(store),
+        started=StartedJobs(own.path, worker_id, slots),
     )
 
 

@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import structlog
 
 from coordination.artifact_store import ArtifactStore
 from coordination.clock import monotonic, utc_now
-from coordination.domain import prompts
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.expansion import VARIANT
 from coordination.domain.task_options import alone
@@ -33,12 +31,16 @@ from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
 from workers.held import Held, Said
+from workers.host_leases import Lender
 from workers.housekeeping import Housekeeper
+from workers.isolation import Isolation
 from workers.jobs import Jobs
+from workers.merge_records import MergesInStore
 from workers.prompting import Prompting
+from workers.rendering import rendered
 from workers.reporting import Reporting
 from workers.restrictions import ModelRules
-from workers.runners.base import Runner, StopReason
+from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
 from workers.surroundings import Surroundings
@@ -50,15 +52,10 @@ log = structlog.get_logger()
 COMMIT_EVERY = timedelta(milliseconds=50)
 """How long the ends of short jobs may wait for a shared commit."""
 
-COMMIT_PIECE = timedelta(milliseconds=200)
-"""The same when what they release runs ahead of it: a piece of the graph that is torn costs as if nothing ran ahead.
-
-A crash repeats what was not written. That is little work, however long it took here: a bundle and a piece hold a
-moment's of jobs each.
-"""
-
 GO_ON_FOR = timedelta(milliseconds=100)
-"""How long a thread goes on with what is ready before it looks at the queue again."""
+"""How long a thread goes on with what is ready before it looks at the queue again; while no slot is free, that is: a
+thread that is free takes what waits there.
+"""
 
 _LOOK_AGAIN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Seconds between looks at rows that were locked; what is locked for longer is left to those who seek lost messages."""
@@ -69,14 +66,19 @@ _BATCH = 64
 class Execution:
     """Runs claimed tasks in the calling thread; one instance serves all threads of the process."""
 
-    def __init__(self, context: Context, runners: Runners, housekeeper: Housekeeper) -> None:
+    def __init__(
+        self, context: Context, runners: Runners, housekeeper: Housekeeper, *, isolation: Isolation | None = None
+    ) -> None:
+        """*isolation*: runs what is suspected to end its worker; None in a process that runs one job anyway."""
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
+        self._isolation = isolation
         settings = context.settings
         store = ArtifactStore(settings.artifacts_url)
         self._artifacts = artifacts.Terms(store, settings.artifacts_most, settings.artifacts_bytes)
         self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
+        self._merges = MergesInStore(context.store)
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._rules = ModelRules(context.store)
@@ -87,6 +89,9 @@ class Execution:
     def work_off(self, workspace_id: str, ids: Sequence[str]) -> None:
         """Claim those of *ids* that are still ready and run them one after the other."""
         context = self._context
+        if not context.serves(workspace_id):
+            log.debug("left tasks of another workspace to its workers", workspace=workspace_id, tasks=len(ids))
+            return
         if context.draining.is_set() or not self._places.acquire(blocking=False):
             with context.store.write() as tx:  # whoever looks next rings again at once
                 ready.unmark_rung(tx, workspace_id, list(ids))
@@ -117,7 +122,7 @@ class Execution:
 
     def _bundle(self, written: Written, *, rung: bool) -> Bundle:
         claims = self._context.held.add(written.claims, sent=written.sent)
-        return Bundle(claims, sent=written.sent, rung=rung, piece=self._writing.piece(written))
+        return Bundle(claims, sent=written.sent, rung=rung)
 
     def _work(self, bundle: Bundle, *, go_on_until: float) -> Written | None:
         """Run a bundle to its end; claims to go on with, if its last commit found short jobs that are ready."""
@@ -128,13 +133,11 @@ class Execution:
             while running := bundle.take(_BATCH):
                 bundle.ran(self._run_some(bundle, running))
                 running = []
-                due = bundle.due(COMMIT_EVERY if bundle.piece is None else COMMIT_PIECE)
-                if due or self._context.draining.is_set():
-                    bundle.forget_ahead()
+                due = bundle.due(COMMIT_EVERY)
                 last = bundle.is_last()
                 if last or due:
                     ends, writing = bundle.take_finished(), monotonic()
-                    go_on = last and writing < go_on_until
+                    go_on = last and (writing < go_on_until or self.free() > 0)
                     written = self._write(bundle, ends, go_on=go_on) if ends else None
                     bundle.wrote(began=writing)
         except BaseException:
@@ -149,6 +152,8 @@ class Execution:
         """Run the first of *batch*, or several together where they can be; how many were dealt with."""
         first = batch[0]
         result = self._ended_early(first)
+        if result is None and first.claim.losses and self._isolation is not None:
+            return self._run_isolated(bundle, first, self._isolation)
         if result is None:
             claims, result = self._rendered(batch)
             if claims:
@@ -157,12 +162,34 @@ class Execution:
                     return self._run_together(bundle, batch[: len(claims)], claims, runner)
                 began = monotonic()
                 bundle.singled_out(begun=1, began=began)
-                result = self._run(first, claims[0])
+                self._context.started.begin(first.claim.task_id, first.claim.attempt)
+                try:
+                    result = self._run(first, claims[0])
+                finally:
+                    self._context.started.end([(first.claim.task_id, first.claim.attempt)])
                 keep(self._context, bundle, first, result, timedelta(seconds=monotonic() - began))
                 return 1
         assert result is not None  # noqa: S101 - there was neither a claim to run nor a reason not to
         keep(self._context, bundle, first, result, timedelta(0))
         return 1
+
+    def _run_isolated(self, bundle: Bundle, held: Held, isolation: Isolation) -> int:
+        """It was running when a worker died: what waits behind it is handed back, and runs elsewhere."""
+        began = monotonic()
+        bundle.singled_out(begun=1, began=began)
+        result = isolation.run(held)
+        if result is None:
+            bundle.gave_away()
+            self._context.held.drop(held.claim)
+        else:
+            keep(self._context, bundle, held, result, timedelta(0))
+        return 1
+
+    def run_claim(self, claim: Claim, *, sent: float) -> None:
+        """Run what is held, under a lease that was asked for at *sent* (monotonic seconds), and nothing else."""
+        self._places.acquire()  # the only one: then nothing goes on with what this releases
+        held = self._context.held.add([claim], sent=sent)
+        self._work(Bundle(held, sent=sent, rung=False), go_on_until=0.0)
 
     def _ended_early(self, held: Held) -> Result | None:
         if self._context.draining.is_set():
@@ -181,44 +208,20 @@ class Execution:
         return monotonic() - self._context.terms.fence_after.total_seconds()
 
     def _rendered(self, batch: Sequence[Held]) -> tuple[list[Claim], Result | None]:
-        """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
-
-        Nothing and the reason when the first one cannot be run at all.
-        """
-        claims: list[Claim] = []
-        first: Runner | None = None
-        plain: Mapping[str, Any] | None = None  # a job without templates; the claims of a statement share what is alike
-        oldest = self._oldest_fresh()
-        for held in batch:
-            claim = held.claim
-            if held.gone is not None or (claims and held.renewed < oldest):
-                break
-            if claim.work is not plain:
-                try:
-                    claim = prompts.rendered(claim)
-                    runner = self._runners.runner_for(claim.work)
-                except Refused as error:
-                    refused = Result(Outcome.FAILED, error=error.sentence(), retryable=False, began=False)
-                    return (claims, None) if claims else ([], refused)
-                if first is not None and runner is not first:
-                    break
-                first = runner
-                plain = claim.work if claim is held.claim else None
-            if claims and alone(claim.options):
-                break
-            claims.append(claim)
-        return claims, None
+        return rendered(self._runners, batch, fresh_since=self._oldest_fresh())
 
     def _run_together(
         self, bundle: Bundle, batch: Sequence[Held], claims: Sequence[Claim], runner: PythonRunner
     ) -> int:
-        board = BatchBoard(self._context, bundle, batch, promote=self._promote)
+        board = BatchBoard(self._context, bundle, batch)
         try:
             with make_control(self._context, None) as settings:
                 return runner.run_batch(claims, board, settings=settings)
         except Exception as error:
             log.exception("the runner failed", task=claims[0].key, project=claims[0].project)
             return self._failed(bundle, batch, error)
+        finally:
+            board.close()
 
     def _failed(self, bundle: Bundle, batch: Sequence[Held], error: Exception) -> int:
         """A bulkhead: a bug of a runner costs the attempt that ran, not the worker."""
@@ -227,43 +230,40 @@ class Execution:
         keep(self._context, bundle, batch[ended], result, timedelta(0))
         return ended + 1
 
-    def _promote(self, bundle: Bundle, held: Held) -> None:
-        """A job that ran ahead is not that short: write what it needed, and claim it while it runs."""
-        bundle.forget_ahead()
-        ends = bundle.take_finished()
-        written = self._write(bundle, ends, go_on=False, also=held.claim.task_id)
-        if written is not None and any(claim.attempt == held.claim.attempt for claim in written.claims):
-            self._context.held.claimed(held, sent=written.sent)
-        elif held.control is not None:
-            held.control.stop(StopReason.LEASE_LOST)
-
     def _run(self, held: Held, claim: Claim) -> Result:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
-            try:
-                early = self._rules.ended(claim) or supervising.before(claim, control)
-                if early is not None:
-                    return early
-                with (
-                    artifacts.with_folder(claim, control.scratch) as placed,
-                    self._reporting.of(claim, control) as report,
-                ):
-                    told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
-                    surroundings = Surroundings(
-                        ours=lambda: not self._is_stale(held),
-                        lost=partial(self._lost_to, claim),
-                        keeps=lambda folder, result: artifacts.kept(
-                            placed, folder, result, control=control, terms=self._artifacts
-                        ),
-                    )
-                    result = self._jobs.run(told, placed, control, surroundings)
-                return self._won(claim, result)
-            except Refused as refusal:
-                return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
-            except Exception as error:
-                # A bulkhead: a bug of a runner costs its attempt, not the worker.
-                log.exception("the runner failed", task=claim.key, project=claim.project)
-                return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+            return control.secrets.hide_in(self._run_job(held, claim, control))
+
+    def _run_job(self, held: Held, claim: Claim, control: Control) -> Result:
+        try:
+            early = self._rules.ended(claim) or supervising.before(claim, control)
+            if early is not None:
+                return early
+            with (
+                artifacts.with_folder(claim, control.scratch) as placed,
+                self._reporting.of(claim, control) as report,
+            ):
+                told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
+                surroundings = Surroundings(
+                    ours=lambda: not self._is_stale(held),
+                    merges=self._merges,
+                    lost=partial(self._lost_to, claim),
+                    keeps=lambda folder, result: artifacts.kept(
+                        placed, folder, result, control=control, terms=self._artifacts
+                    ),
+                    lends=Lender(
+                        self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch
+                    ),
+                )
+                result = self._jobs.run(told, placed, control, surroundings)
+            return self._won(claim, result)
+        except Refused as refusal:
+            return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
+        except Exception as error:
+            # A bulkhead: a bug of a runner costs its attempt, not the worker.
+            log.exception("the runner failed", task=claim.key, project=claim.project)
+            return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
 
     def _add_found(self, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
         """Add what a running job found; a tick rings for it."""
@@ -296,6 +296,8 @@ class Execution:
 
     def close(self) -> None:
         """Nothing runs any more."""
+        if self._isolation is not None:
+            self._isolation.close()
         self._reporting.close()
 
     def _relieve(self, bundle: Bundle) -> bool:
@@ -313,13 +315,11 @@ class Execution:
             self._write(bundle, finished, go_on=False)
         return True
 
-    def _write(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool, also: str | None = None
-    ) -> Written | None:
-        """Write these ends and ring for what they released; claims to go on with come along."""
+    def _write(self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool) -> Written | None:
+        """Write these ends and enqueue what they released; claims to go on with come along."""
         context = self._context
         try:
-            written = self._writing.end(bundle.place, Ending(ends, go_on, bundle.refills() or not go_on, also))
+            written = self._writing.end(bundle.place, Ending(ends, go_on, bundle.refills() or not go_on))
         except DatabaseUnavailable as error:
             log.error("ends could not be written; the jobs will run again", tasks=len(ends), why=error.message)  # noqa: TRY400
             written = None
@@ -330,7 +330,8 @@ class Execution:
         if written is None:
             return None
         for finish, _ in ends:
-            self._jobs.stored(finish.claim, held=finish.claim.task_id not in written.refused)
+            completed = finish.result.outcome is Outcome.COMPLETED and finish.claim.task_id not in written.refused
+            self._jobs.stored(finish.claim, held=completed)
             if finish.claim.task_id in written.refused:
                 log.info("late result refused: the task moved on", task=finish.claim.key, attempt=finish.claim.attempt)
         if written.finished is not None:
@@ -338,11 +339,11 @@ class Execution:
         return written
 
     def _follow_up(self, bundle: Bundle, finished: Finished) -> None:
-        """After a commit: ring, look again where a back-off ends, close runs that two last tasks left open."""
+        """After a commit: enqueue, look again where a back-off ends, close runs that two last tasks left open."""
         context, place = self._context, bundle.place
         if finished.room:
             context.nudge([(place.workspace_id, place.project_id)])  # others may have waited for the money
-        context.doorbell.ring(
+        context.publisher.publish(
             place.workspace_id,
             place.project,
             self._writing.fill(place, finished.shares[0][0].kind) if finished.unfilled else finished.ring,

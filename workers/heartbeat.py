@@ -22,9 +22,9 @@ from coordination.domain.output import Chunk
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.store.engine import Store
+from coordination.store.engine import Store, is_transient
 from coordination.store.queries import attempts, events, fleet, output, tasks
-from workers.held import HeldAttempts, Note, Said
+from workers.held import HeldAttempts, Note, Said, Unwritten
 from workers.purse import Purse
 from workers.runners.base import StopReason
 
@@ -47,6 +47,7 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
+        self._doubtful: tuple[int, Unwritten] | None = None  # a commit whose answer was lost, and what it was of
 
     def start(self) -> None:
         """Start both threads."""
@@ -65,28 +66,38 @@ class Heartbeat:
     def beat(self) -> None:
         """Renew everything once, and act on what the store says."""
         sent = monotonic()
-        keys = self._held.keys()
+        keys = sorted(self._held.keys())
         known: set[tuple[str, int]] = set()
-        with self._store.write() as tx:
-            self._be_alive(tx, sent)
-            for start in range(0, len(keys), _BATCH):
-                for renewal in fleet.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
-                    key = (renewal.task_id, renewal.number)
-                    if renewal.attempt != renewal.number:
-                        continue  # somebody else has the task: as good as taken away
-                    known.add(key)
-                    if renewal.state != TaskState.RUNNING:
-                        # Canceled, perhaps retried since: the next attempt waits until this one is over.
-                        self._held.stop(key, StopReason.CANCELED)
-            moved = self._held.take_moved()
-            if moved:
-                fleet.note_progress(tx, moved)
+        moved = self._held.take_moved()
+        try:
+            with self._store.write() as tx:
+                self._renew(tx, keys, known)
+                if still := sorted(known.intersection(moved)):
+                    fleet.note_progress(tx, still)
+                self._be_alive(tx, sent)  # last: whoever rescues what a dead worker held locks attempts before its row
+        except BaseException:
+            self._held.moved_still(moved)
+            raise
         for key in keys:
             if key in known:
-                self._held.renewed(key, sent=sent)
+                if not self._held.renewed(key, sent=sent, ttl=self._terms.ttl):
+                    log.warning("the lease was renewed too late: ending the job", task=key[0], attempt=key[1])
+                    self._held.stop(key, StopReason.LEASE_LOST)
             elif self._held.stop(key, StopReason.LEASE_LOST):
                 log.warning("lease lost", task=key[0], attempt=key[1])
         self._last_beat = sent
+
+    def _renew(self, tx: Connection, keys: Sequence[tuple[str, int]], known: set[tuple[str, int]]) -> None:
+        """Renew these leases; those that are still ours are *known* then."""
+        for start in range(0, len(keys), _BATCH):
+            for renewal in fleet.renew(tx, self._worker_id, keys[start : start + _BATCH], ttl=self._terms.ttl):
+                key = (renewal.task_id, renewal.number)
+                if renewal.attempt != renewal.number:
+                    continue  # somebody else has the task: as good as taken away
+                known.add(key)
+                if renewal.state != TaskState.RUNNING:
+                    # Canceled, perhaps retried since: the next attempt waits until this one is over.
+                    self._held.stop(key, StopReason.CANCELED)
 
     def _be_alive(self, tx: Connection, now: float) -> None:
         if not fleet.beat(tx, self._worker_id, clock=utc_now()):
@@ -95,31 +106,69 @@ class Heartbeat:
 
     def write_notes(self) -> None:
         """Write what running attempts had to say since the last time: events, output, and their process groups."""
-        processes = self._held.take_processes()
-        notes, left = self._held.take_notes(), self._held.take_left()
-        if not processes and not notes and not left:
+        if self._doubtful is not None and not self._settle_doubt(*self._doubtful):
             return
-        with self._store.write() as tx:
-            for claim, process in processes:
-                attempts.note_process(
-                    tx,
-                    claim.workspace_id,
-                    claim.task_id,
-                    claim.attempt,
-                    pgid=process.pgid,
-                    pg_start=float(process.start_time),
-                )
-            for claim, more in left:
-                carried = {**claim.carried, **more}
-                tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
-            by_workspace: dict[str, list[tuple[Claim, Sequence[Said]]]] = {}
-            for held, found in notes:
-                by_workspace.setdefault(held.claim.workspace_id, []).append((held.claim, found))
-            for workspace_id, said in by_workspace.items():
-                write_notes(tx, workspace_id, self._worker_id, said)
-        for held, found in notes:
-            if held.live is not None:
-                held.live.wrote([one for one in found if isinstance(one, Chunk)])
+        found = self._held.unwritten()
+        if not found:
+            return
+        try:
+            self._write(found)
+        except Exception as error:
+            if isinstance(error, DatabaseUnavailable) or is_transient(error):
+                raise
+            # What one job says cannot be stored: the others' words must not wait for it.
+            for one in found.apart():
+                self._write_or_drop(one)
+        finally:
+            if self._doubtful is None:
+                self._held.landed(found)
+
+    def _write_or_drop(self, one: Unwritten) -> None:
+        try:
+            self._write(one)
+        except Exception as error:
+            if isinstance(error, DatabaseUnavailable) or is_transient(error):
+                raise
+            log.exception("what a job had to say cannot be stored")
+            self._held.wrote(one)
+
+    def _write(self, found: Unwritten) -> None:
+        """Write this in one transaction, in the order of locks: output and events, tasks, attempts."""
+        number, ends = 0, False
+        try:
+            with self._store.write() as tx:
+                for workspace_id, said in found.by_workspace():
+                    write_notes(tx, workspace_id, self._worker_id, said)
+                for claim, more in found.left:
+                    carried = {**claim.carried, **more}
+                    tasks.carry_on(tx, claim.workspace_id, claim.task_id, claim.attempt, carried)
+                for claim, process in found.processes:
+                    attempts.note_process(
+                        tx,
+                        claim.workspace_id,
+                        claim.task_id,
+                        claim.attempt,
+                        pgid=process.pgid,
+                        pg_start=float(process.start_time),
+                    )
+                number, ends = fleet.transaction(tx) if found.notes else 0, True
+        except Exception:
+            if ends and number:
+                self._doubtful = (number, found)  # the commit may have happened: events must not be written twice
+            raise
+        self._held.wrote(found)
+
+    def _settle_doubt(self, number: int, found: Unwritten) -> bool:
+        """Learn whether a commit happened whose answer was lost; False while the server itself does not know."""
+        with self._store.read() as tx:
+            committed = fleet.is_committed(tx, number)
+        if committed is None:
+            return False
+        self._doubtful = None
+        if committed:
+            self._held.wrote(found)
+        self._held.landed(found)
+        return True
 
     def checkpoint(self, *, all_: bool) -> None:
         """Write what running jobs have spent: those with a budget, or *all_*. Who may not spend more is stopped."""
@@ -163,13 +212,14 @@ class Heartbeat:
             if hurried and monotonic() < next_round:
                 self._safely("costs", partial(self.checkpoint, all_=False))
                 continue
-            next_round = monotonic() + every
+            began = monotonic()
+            next_round = began + every
             self._safely("notes", self.write_notes)
             beats = monotonic() >= next_beat
             if beats:
                 # After a failure the next try comes soon: a lease has time for several.
                 worked = self._safely("heartbeat", self.beat)
-                next_beat = monotonic() + (self._terms.heartbeat.total_seconds() if worked else _NOTES_EVERY)
+                next_beat = began + self._terms.heartbeat.total_seconds() if worked else next_round
             self._safely("costs", partial(self.checkpoint, all_=beats))
 
     def _fence_loop(self) -> None:

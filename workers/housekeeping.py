@@ -9,29 +9,35 @@ from __future__ import annotations
 import contextlib
 import heapq
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import redis
 import structlog
 
-from coordination import collector
+from coordination import collector, started_jobs
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable, RedisUnavailable
+from coordination.flows.rescue_worker import rescue_silent_worker
+from coordination.flows.tick_quiet import AT_ONCE, tick_quiet
 from coordination.flows.tick_supervisor import REST, go_on
 from coordination.ids import new_id
 from coordination.machine import boot_id, host
 from coordination.services import windows
 from coordination.settings import client_url
 from coordination.store.queries import fleet, projects, supervisors
+from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
 from coordination.store.volatile.nudges import CANCELS, NUDGES, wake_key
 from workers import queues
 from workers.clearing import Clearing
-from workers.context import Context
+from workers.context import Context, scratch_of
+from workers.held import Place
 from workers.messages import read_cancels, read_nudge
 from workers.runners.base import StopReason
 from workers.runners.process import end_attempt, end_worker
+from workers.signed_channel import refusals
 
 log = structlog.get_logger()
 
@@ -41,6 +47,7 @@ _RECONNECT = 1.0
 _TIDY_EVERY = 60.0
 _SWEEP_FOR = 1.0
 _FOLLOWS = timedelta(milliseconds=500)
+_NUDGES_AT_ONCE = 32
 
 
 class Housekeeper:
@@ -57,9 +64,10 @@ class Housekeeper:
         self._next_tidy = monotonic() + _TIDY_EVERY
         self.clearing = Clearing(context)
 
-    def start(self) -> None:
+    def start(self, *, cancels_only: bool = False) -> None:
         """Start both threads; the first sweep comes at once, for what was committed while nobody worked."""
-        for name, body in (("coord-housekeeping", self._keep_house), ("coord-cancels", self._hear_cancels)):
+        duties = (("coord-housekeeping", self._keep_house), ("coord-cancels", self._hear_cancels))
+        for name, body in duties[1:] if cancels_only else duties:
             thread = threading.Thread(target=body, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -69,7 +77,9 @@ class Housekeeper:
         if not self._ended.is_set():
             self._ended.set()
             # Not here: Redis may be away, and whoever drains has no time for that.
-            threading.Thread(target=self._wake, name="coord-wake", daemon=True).start()
+            waker = threading.Thread(target=self._wake, name="coord-wake", daemon=True)
+            waker.start()
+            self._threads.append(waker)
         self.clearing.request_stop()
 
     def _wake(self) -> None:
@@ -78,7 +88,7 @@ class Housekeeper:
             self._context.nudges.wake(self._context.worker_id)
 
     def stop(self) -> None:
-        """End both threads."""
+        """End both threads, and the one that wakes them."""
         self.request_stop()
         self.clearing.stop()
         for thread in self._threads:
@@ -89,33 +99,58 @@ class Housekeeper:
         with self._lock:
             heapq.heappush(self._later, (monotonic() + after.total_seconds() + 0.01, workspace_id, project_id))
 
-    def answer(self, workspace_id: str, project_id: str) -> None:
-        """A nudge: what has become ready is rung for at once; the tick, which has other duties too, follows.
+    def answer(self, nudged: Sequence[tuple[str, str]]) -> None:
+        """Nudges of (workspace, project): what has become ready is rung for at once; ticks, with other duties, follow.
 
-        It follows in a moment, because the job that begins now needs this process more, and once for many nudges.
+        They follow in a moment, because the jobs that begin now need this process more, and one for many nudges. All
+        projects share a transaction; where that fails each has its own, so that none suffers from another.
         """
-        context = self._context
+        nudged = [pair for pair in nudged if self._context.serves(pair[0])]  # others look after theirs
+        if not nudged:
+            return
         with self._lock:
-            follows = (workspace_id, project_id) in self._following
-            self._following.add((workspace_id, project_id))
-        if not follows:
-            self.look_again(workspace_id, project_id, after=_FOLLOWS)
+            new = [pair for pair in dict.fromkeys(nudged) if pair not in self._following]
+            self._following.update(new)
+        for pair in new:
+            self.look_again(*pair, after=_FOLLOWS)
+        wanted = list(dict.fromkeys(nudged))
         try:
-            with context.store.write() as tx:
-                name = projects.name_of(tx, workspace_id, project_id)
-                found = windows.fill(
-                    tx, workspace_id, project_id, window=context.window(), bundle=self._bundles(project_id)
-                )
+            filled = self._filled(wanted)
         except DatabaseUnavailable as error:
-            log.warning("nothing was rung for at once", project=project_id, why=error.message)
+            log.warning("nothing was enqueued at once", projects=len(wanted), why=error.message)
+        except Exception:
+            if len(wanted) == 1:
+                log.exception("nothing was enqueued at once", project=wanted[0][1])
+                return
+            for pair in wanted:
+                self.answer([pair])
         else:
-            context.doorbell.ring(workspace_id, name or project_id, found, bundle=self._bundles(project_id))
+            for place, found in filled:
+                bundle = self._bundles(place.project_id)
+                self._context.publisher.publish(place.workspace_id, place.project, found, bundle=bundle)
+
+    def _filled(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[Place, list[Ready]]]:
+        """Fill the windows of these projects; what is to be rung for now in each."""
+        window = self._context.window()  # may look into the store itself
+        with self._context.store.write() as tx:
+            names: dict[str, str] = {}
+            for workspace_id in sorted({workspace_id for workspace_id, _ in wanted}):
+                names |= projects.names_of(tx, workspace_id, [one for its, one in wanted if its == workspace_id])
+            return [
+                (
+                    Place(workspace_id, project_id, names.get(project_id, "")),
+                    windows.fill(tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)),
+                )
+                for workspace_id, project_id in wanted
+            ]
 
     def _bundles(self, project_id: str) -> Callable[[str], int]:
         return lambda kind: self._context.kinds.bundle(project_id, kind)
 
     def tick(self, workspace_id: str, project_id: str, *, every: timedelta | None = None) -> None:
         """Tick one project and ring, unless it was ticked within *every*; errors stay with the project."""
+        if not self._context.serves(workspace_id):
+            return
         try:
             with self._context.store.write() as tx:
                 begun = supervisors.begin_tick(
@@ -127,13 +162,41 @@ class Housekeeper:
             if begun is not None:
                 self._tick(begun)
 
+    def tick_quiet(self, wanted: Sequence[tuple[str, str]] | None = None) -> set[tuple[str, str]]:
+        """Tick those of *wanted*, or of all that are due, that have nothing to do; which these were.
+
+        What cannot be done here is left to full ticks, one project at a time.
+        """
+        context, done = self._context, set[tuple[str, str]]()
+        again = self._ring_again_after()
+        lifetime = context.settings.supervisor_lifetime
+        try:
+            if wanted is not None:
+                for start in range(0, len(wanted), AT_ONCE):
+                    ids = [project_id for _, project_id in wanted[start : start + AT_ONCE]]
+                    done |= set(tick_quiet(context.store, projects=ids, ring_again_after=again, lifetime=lifetime))
+                return done
+            every = context.settings.tick
+            served = context.workspaces
+            while found := tick_quiet(
+                context.store, every=every, workspaces=served, ring_again_after=again, lifetime=lifetime
+            ):
+                done |= set(found)
+                if len(found) < AT_ONCE or self._ended.is_set():
+                    break
+        except DatabaseUnavailable as error:
+            log.warning("ticks failed", why=error.message)
+        except Exception:
+            log.exception("ticks failed that had nothing to do")
+        return done
+
     def _holder(self) -> str:
         return f"{self._context.worker_id}:{new_id()}"
 
     def _tick(self, begun: Begun) -> None:
         context, workspace_id, project_id = self._context, begun.workspace_id, begun.project_id
         try:
-            self._end_what_expired_here(project_id)
+            self._rescue_of_silent_workers(project_id)
             ticked = go_on(
                 context.store,
                 begun,
@@ -152,33 +215,62 @@ class Housekeeper:
                 log.warning("slot counters were wrong and are healed", slots=ticked.healed)
             if ticked.ring:
                 with context.store.read() as tx:
-                    name = projects.name_of(tx, workspace_id, project_id)
-                context.doorbell.ring(workspace_id, name or project_id, ticked.ring, bundle=self._bundles(project_id))
+                    names = projects.names_of(tx, workspace_id, [project_id])
+                bundle = self._bundles(project_id)
+                context.publisher.publish(workspace_id, names.get(project_id, ""), ticked.ring, bundle=bundle)
         except DatabaseUnavailable as error:
             log.warning("tick failed", project=project_id, why=error.message)
         except Exception:
             log.exception("tick failed", project=project_id)
 
-    def _end_what_expired_here(self, project_id: str) -> None:
-        """End jobs on this host whose worker can no longer do so (stopped, or killed with its warden).
+    def _rescue_of_silent_workers(self, project_id: str) -> None:
+        """Take from silent workers (stopped, killed, cut off) all that they hold, of every project, in one step.
 
-        Before the tick queues their tasks again: two attempts must not work side by side.
+        On this host their jobs are ended before any task is free: two attempts must not work side by side.
         """
-        with self._context.store.read() as tx:
-            expired = fleet.expired_on_host(
-                tx, project_id, host=host(), boot_id=boot_id(), silent_after=self._context.terms.ttl
+        context = self._context
+        with context.store.read() as tx:
+            expired = fleet.expired(tx, project_id, silent_after=context.terms.ttl)
+        here = {one.worker_id for one in expired if (one.host, one.boot_id) == (host(), boot_id())}
+        silent = {one.worker_id for one in expired if one.silent}
+        kept: set[tuple[str, int]] = set()
+        if context.worker_id in silent:
+            # This process was stopped itself, and its machine with it, perhaps: what nobody took is still its own.
+            silent.remove(context.worker_id)
+            kept.update(context.held.keys())
+            context.heartbeat.beat()
+        for worker_id in sorted(silent):
+            self._rescue(worker_id, is_here=worker_id in here)
+        for one in expired:
+            if one.worker_id in here - silent and (one.task_id, one.number) not in kept:
+                ended = end_attempt(one.task_id, one.number)
+                log.warning(
+                    "ended what an attempt whose lease ran out had left running", task=one.task_id, processes=ended
+                )
+
+    def _rescue(self, worker_id: str, *, is_here: bool) -> None:
+        context = self._context
+        started = started_jobs.read(scratch_of(context.settings), worker_id) if is_here else None
+
+        def end_jobs() -> None:
+            if is_here:
+                ended = end_worker(worker_id)
+                log.warning("ended what a silent worker of this host had started", worker=worker_id, processes=ended)
+
+        touched = context.store.transact(
+            lambda tx: rescue_silent_worker(
+                tx, worker_id, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs
             )
-        for worker_id in sorted({worker for _, _, worker in expired if worker is not None} - {self._context.worker_id}):
-            ended = end_worker(worker_id)
-            log.warning("ended what a silent worker of this host had started", worker=worker_id, processes=ended)
-        for task_id, number, _ in expired:
-            ended = end_attempt(task_id, number)
-            log.warning("ended what an attempt whose lease ran out had left running", task=task_id, processes=ended)
+        )
+        if touched:
+            log.warning("rescued what a silent worker held", worker=worker_id, projects=len(touched))
+        context.nudge(touched)
 
     def sweep(self) -> bool:
-        """Declare silent workers dead, tick what is due, one after another for a second or so; whether more is due.
+        """Declare silent workers dead, tick what is due; whether more is due.
 
-        Each is taken in the moment in which it is ticked, so that workers share what is due among them.
+        First those that have nothing to do, many at a time; then the others, one after another for a second or so. Each
+        is taken in the moment in which it is ticked, so that workers share what is due among them.
         """
         context = self._context
         with context.store.write() as tx:
@@ -186,10 +278,15 @@ class Housekeeper:
         if silent:
             log.warning("workers have gone silent", workers=silent)
         end = monotonic() + _SWEEP_FOR
+        self.tick_quiet()
         while monotonic() < end and not self._ended.is_set():
             with context.store.write() as tx:
                 begun = supervisors.begin_due_tick(
-                    tx, every=context.settings.tick, holder=self._holder(), lease=context.terms.ttl
+                    tx,
+                    every=context.settings.tick,
+                    holder=self._holder(),
+                    lease=context.terms.ttl,
+                    workspaces=context.workspaces,
                 )
             if begun is None:
                 return False
@@ -224,15 +321,37 @@ class Housekeeper:
                 due.append(heapq.heappop(self._later)[1:])
             self._following -= {*due}
             nearest = self._later[0][0] if self._later else None
-        for workspace_id, project_id in dict.fromkeys(due):
-            self.tick(workspace_id, project_id)
+        if due:
+            wanted = list(dict.fromkeys(due))
+            quiet = self.tick_quiet(wanted)
+            for pair in wanted:
+                if pair not in quiet:
+                    self.tick(*pair)
         next_duty = min(self._next_sweep, nearest or self._next_sweep)
         wait = max(0.01, min(_POP_WAIT, next_duty - monotonic()))
-        found = self._context.nudges.client.brpop([NUDGES, wake_key(self._context.worker_id)], timeout=wait)
-        if found is not None:
-            pair = read_nudge(str(found[1]))
-            if pair is not None:
-                self.answer(*pair)
+        self._hear_nudges(wait)
+
+    def _hear_nudges(self, wait: float) -> None:
+        client, worker_id = self._context.nudges.client, self._context.worker_id
+        try:
+            found = client.brpop([NUDGES, wake_key(worker_id)], timeout=wait)
+        except redis.ResponseError as error:
+            if not self._context.nudges.mended(error, worker_id):
+                raise
+            log.warning("deleted a key that has the wrong type", key=NUDGES)
+            return
+        if found is not None and found[1]:  # else it is to wake us
+            bodies = [found[1], *(client.rpop(NUDGES, _NUDGES_AT_ONCE - 1) or ())]
+            if nudged := [each for body in bodies if (each := read_nudge(self._checked(NUDGES, body))) is not None]:
+                self.answer(nudged)
+
+    def _checked(self, place: str, body: Any, *, once: bool = False) -> str:
+        """What a message says, without its signature; nothing when it has none that is right."""
+        checked = self._context.nudges.signatures.check(place, str(body).encode(), once=once)
+        if isinstance(checked, str):
+            refusals.note(place, checked)
+            return ""
+        return checked.decode()
 
     def _hear_cancels(self) -> None:
         while not self._ended.is_set():
@@ -240,14 +359,16 @@ class Housekeeper:
 
     def _listen(self) -> None:
         url = self._context.settings.redis_url
-        assert url is not None  # noqa: S101 - the app refuses to load without one
-        client = redis.Redis.from_url(client_url(url), socket_connect_timeout=5, decode_responses=True)
+        assert url is not None  # noqa: S101 - no app is made without one
+        client = redis.Redis.from_url(
+            client_url(url), socket_connect_timeout=5, decode_responses=True, encoding_errors="replace"
+        )
         with client, client.pubsub(ignore_subscribe_messages=True) as channel:
             channel.subscribe(CANCELS)
             while not self._ended.is_set():
                 message = channel.get_message(timeout=_POP_WAIT)
                 if message is not None and message.get("type") == "message":
-                    for key in read_cancels(message["data"]):
+                    for key in read_cancels(self._checked(CANCELS, message["data"], once=True)):
                         self._context.held.stop(key, StopReason.CANCELED)
 
     def _guarded(self, what: str, act: Callable[[], None]) -> None:

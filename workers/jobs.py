@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import replace
 from datetime import timedelta
@@ -9,14 +10,14 @@ from pathlib import Path
 
 from coordination.domain.attempts import Claim, Result
 from coordination.domain.workspaces import FOLDER, Gate, WorkspaceKind, parse_gates, parse_workspace, surrounded
-from coordination.errors import Refused
+from coordination.errors import DatabaseUnavailable, Refused
 from workers import gates as gatekeeping
 from workers.runners import environment, program
 from workers.runners.base import Control, Runner
 from workers.runners.registry import Runners
-from workers.surroundings import Surroundings, goes_on
+from workers.surroundings import MergeRecords, Surroundings, goes_on
 from workers.visit import Visit
-from workers.workspaces import landing
+from workers.workspaces.turns import tidy
 
 
 class Jobs:
@@ -30,7 +31,7 @@ class Jobs:
         self._worktrees = worktrees
         self._keep = keep
         self._lock = threading.Lock()
-        self._merged: dict[tuple[str, int], Path] = {}
+        self._merged: dict[tuple[str, int], tuple[Path, MergeRecords]] = {}
 
     def run(self, runner: Runner, claim: Claim, control: Control, around: Surroundings) -> Result:
         """Run a claimed job with its *runner* to the end of its attempt."""
@@ -60,15 +61,19 @@ class Jobs:
         result = visit.run()
         if visit.merged is not None:
             with self._lock:
-                self._merged[claim.task_id, claim.attempt] = visit.merged
+                self._merged[claim.task_id, claim.attempt] = (visit.merged, around.merges)
         return result
 
     def stored(self, claim: Claim, *, held: bool) -> None:
         """The end of the attempt was written, or (not *held*) refused: then what it merged must stay known."""
         with self._lock:
-            common = self._merged.pop((claim.task_id, claim.attempt), None)
-        if common is not None and held:
-            landing.forget(common, claim.task_id)
+            merged = self._merged.pop((claim.task_id, claim.attempt), None)
+        if merged is None or not held:
+            return
+        common, records = merged
+        tidy(self._worktrees.resolve(), common)
+        with contextlib.suppress(DatabaseUnavailable):  # a record of a completed task is never read
+            records.forget(claim)
 
     def _run_in_folder(
         self, runner: Runner, claim: Claim, control: Control, gates: tuple[Gate, ...], around: Surroundings

@@ -9,32 +9,41 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import structlog
 from celery import signals
+from celery.app import app_or_default
 from celery.worker import state
+from sqlalchemy import Connection
 
-from coordination import collector
+from coordination import collector, started_jobs
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
-from coordination.machine import boot_id, host
+from coordination.machine import boot_id, host, keep_private
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
-from coordination.store.queries import fleet
+from coordination.store.queries import fleet, projects
 from workers import own_folders, queues, restart
-from workers.app import app
-from workers.context import Context, make_context
+from workers.app import close_home, redis_of
+from workers.context import Context, make_context, scratch_of
 from workers.execution import Execution
 from workers.housekeeping import Housekeeper
+from workers.isolation import Isolation
+from workers.log_lines import configure_logging
 from workers.own_folders import OwnFolder
+from workers.publisher import CeleryPublisher
 from workers.runners.base import StopReason
 from workers.runners.process import end_worker
 from workers.runners.registry import Runners
@@ -65,6 +74,7 @@ class Process:
 
 
 _process: Process | None = None
+_interruptible = True
 _orders: Orders | None = None
 _lodging: OwnFolder | None = None
 _ended = threading.Event()
@@ -76,37 +86,75 @@ def process() -> Process:
     if _process is None:
         begin(f"worker@{os.getpid()}", slots=1)
     assert _process is not None  # noqa: S101 - just begun
+    if not _interruptible:
+        _let_jobs_be_interrupted()
     return _process
 
 
-def begin(name: str, *, slots: int) -> Process:
-    """Register this process and start its heartbeat and housekeeping. Waits for a database that is not there yet."""
+def _let_jobs_be_interrupted() -> None:
+    """Replace the ignored SIGINT of a prefork child, which its jobs would inherit, by a handler, which they do not.
+
+    The pool sets it after `worker_process_init`, so the child's first task is the first that can change it.
+    """
+    global _interruptible  # noqa: PLW0603
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _leave_to_the_parent)
+        _interruptible = True
+
+
+def _leave_to_the_parent(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: a terminal interrupts the whole group, and the parent says what to do."""
+
+
+def begin(name: str, *, slots: int, alone: bool = False) -> Process:
+    """Register this process and start its heartbeat and housekeeping. Waits for a database that is not there yet.
+
+    *alone*: it runs one job that another worker has claimed, and looks after nothing else.
+    """
     global _process  # noqa: PLW0603 - one per process is the point
     with _lock:
         if _process is not None:
             return _process
-        context = make_context(load_settings(), name=name, slots=slots)
+        keep_private()  # again: Celery's own command is no door of ours
+        settings = load_settings()
+        close_home(settings)
+        settings = replace(settings, redis_url=redis_of(settings))
+        # Celery makes the worker's app the current one before it sends any signal, and in every child.
+        publisher = partial(CeleryPublisher, app_or_default())
+        context = make_context(settings, name=name, slots=slots, publisher=publisher)
         sandbox = _sandbox(context)
         _wait_for_schema(context)
+        if (names := settings.served()) is not None:
+            context.workspaces = context.store.transact(lambda tx: tuple(_ids_of(tx, names)))
         with context.store.write() as tx:
             fleet.register(tx, context.row)
+            if alone:
+                fleet.drain(tx, context.worker_id)  # it takes nothing, and nobody counts on its slot
         runners = Runners(context.worker_id, sandbox=sandbox)
         housekeeper = Housekeeper(context)
         watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
-        execution = Execution(context, runners, housekeeper)
+        isolation = None if alone else Isolation(context)
+        execution = Execution(context, runners, housekeeper, isolation=isolation)
         spare = Spare(context, free=execution.free, work_off=execution.work_off)
         _process = Process(context, runners, housekeeper, execution, spare, watchdog)
-        _hand_back_of_the_dead(context)
-        housekeeper.clearing.clear_folders()
+        if not alone:
+            _hand_back_of_the_dead(context)
+            housekeeper.clearing.clear_folders()
         context.heartbeat.start()
         _process.execution.watch.start()
-        housekeeper.start()
-        spare.start()
+        housekeeper.start(cancels_only=alone)
+        if not alone:
+            spare.start()
         if _orders is not None:
             leaving = threading.Thread(target=_go_when_told, args=(_process, _orders), name="coord-drain", daemon=True)
             leaving.start()
     log.info("worker process begun", worker=context.worker_id, name=name, slots=slots)
     return _process
+
+
+def _ids_of(tx: Connection, names: Sequence[str]) -> list[str]:
+    """The ids of these workspaces, made where a worker is there before its first plan."""
+    return [projects.workspace_named(tx, name) or projects.make_workspace(tx, name) for name in names]
 
 
 def _sandbox(context: Context) -> Sandbox | None:
@@ -136,7 +184,9 @@ def _hand_back_of_the_dead(context: Context) -> None:
             dead += fleet.of_other_kernels(tx, kernel=here.partition("/")[0])
     for worker_id in dead:
         end_worker(worker_id)  # its warden did that, unless it died with it: nothing may go on once the tasks are free
-        context.nudge(context.store.transact(lambda tx, dead=worker_id: rescue_worker(tx, dead)))  # type: ignore[misc]
+        started = started_jobs.read(scratch_of(context.settings), worker_id)
+        rescue = partial(rescue_worker, worker_id=worker_id, started=started)
+        context.nudge(context.store.transact(rescue))
         log.warning("handed back what a dead worker of this host held", worker=worker_id)
 
 
@@ -228,6 +278,7 @@ def end() -> None:
     running.watchdog.stop()
     running.housekeeper.stop()
     running.spare.stop()
+    _wait_for_jobs(context)
     running.execution.watch.stop()
     running.execution.close()
     running.runners.close()
@@ -240,14 +291,20 @@ def end() -> None:
     _ended.set()
 
 
+def _wait_for_jobs(context: Context) -> None:
+    """Those in threads of our own, which Celery's pool knows nothing of: who drains lets them finish, or stops them."""
+    settings = context.settings
+    patience = settings.shutdown_grace + settings.cancel_grace + 2 * timedelta(seconds=_GUARD)
+    deadline = monotonic() + (patience.total_seconds() if context.draining.is_set() else 0)
+    while context.held.count() and monotonic() < deadline:
+        time.sleep(_LOOK.total_seconds())
+
+
 def _refuse(error: CoordinationError) -> None:
     """A worker that cannot begin says so in one sentence and ends; Celery would only log it and go on."""
     sys.stderr.write(f"coord worker: {error.sentence()}\n")
     sys.stderr.flush()
     os._exit(2)
-
-
-app.steps["worker"].add(Shutdown)
 
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
@@ -260,10 +317,10 @@ def _on_init(**_: Any) -> None:
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def _on_child(**_: Any) -> None:
     """A prefork child: its own engine, heartbeat and identity; the parent has none."""
-    global _process  # noqa: PLW0603
+    global _process, _interruptible
     if _orders is not None and os.getpid() == _orders.owner:
         return  # the solo pool says so too, in the process that has begun already
-    _process = None
+    _process, _interruptible = None, False
     try:
         begin(f"{os.uname().nodename}:{os.getpid()}", slots=1)
     except CoordinationError as error:
@@ -306,6 +363,8 @@ def _on_ready(sender: Any = None, **_: Any) -> None:
         _process.watchdog.start()
     collector.settle()
     descriptor = load_settings().ready_fd
+    # Once: Celery is ready again after each loss of its broker, and by then the number is that of something else.
+    os.environ.pop("COORD_READY_FD", None)
     if descriptor is not None:
         with contextlib.suppress(OSError):
             os.write(descriptor, b"ready\n")
@@ -329,27 +388,3 @@ def _on_shutdown(**_: Any) -> None:
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def _on_child_shutdown(**_: Any) -> None:
     end()
-
-
-def configure_logging() -> None:
-    """Structured logs on stderr: lines for people, or JSON."""
-    import logging
-
-    settings = load_settings()
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

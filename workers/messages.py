@@ -59,6 +59,6 @@ def _is_attempt(item: Any) -> bool:
 def _list(text: str) -> list[Any]:
     try:
         found = json.loads(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return []
     return found if isinstance(found, list) else []

@@ -12,14 +12,11 @@ import fcntl
 import hashlib
 import os
 import secrets
-import shutil
-import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from coordination.errors import Refused
 from coordination.machine import boot_id, host
+from workers import files
 
 TEMPORARY = Path("/tmp")  # noqa: S108 - the names below it are ours alone
 """For what needs a short path: a socket's name has at most 107 bytes."""
@@ -44,7 +41,7 @@ class OwnFolder:
         """Take it away, with all that is in it; may be repeated."""
         if self._fd >= 0 and self._owner == os.getpid():
             fd, self._fd = self._fd, -1
-            take_away(self.path)
+            files.take_away(self.path)
             os.close(fd)
 
 
@@ -79,11 +76,6 @@ def clear(root: Path, prefix: str) -> int:
     return cleared
 
 
-def take_away(path: Path) -> None:
-    """Remove a folder with all that is in it, as far as this user may."""
-    shutil.rmtree(path, onerror=_make_writable)
-
-
 def _clear(path: Path) -> bool:
     try:
         fd = _open(path)
@@ -94,7 +86,7 @@ def _clear(path: Path) -> bool:
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _is_at(path, fd):
-            take_away(path)
+            files.take_away(path)
         return not path.exists()
     except OSError:
         return False
@@ -120,18 +112,6 @@ def _marks() -> tuple[str, str]:
     kernel = boot_id().partition("/")[0]
     machine, running = (hashlib.sha256(os.fsencode(text)).hexdigest()[:_MARK] for text in (host(), kernel))
     return machine, running
-
-
-def _make_writable(function: Callable[..., Any], path: str, _error: Any) -> None:
-    """A job may have made folders read-only, as some package caches do: their owner may still take them away."""
-    with contextlib.suppress(OSError):
-        for place in (os.path.dirname(path), path):  # noqa: PTH120 - a text comes in
-            if not os.path.islink(place):  # noqa: PTH114
-                os.chmod(place, stat.S_IRWXU)  # noqa: PTH101
-        if function in (os.open, os.scandir, os.lstat):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
 
 
 def _names(folder: Path) -> list[str]:

@@ -5,3 +5,11 @@ SUPERVISE = "supervise"
 PREFIX = "coord:"
 
 ALL = (JOBS, SUPERVISE)
+
+OF_TASK = {
+    "coordination.run": JOBS,
+    "coordination.tick": SUPERVISE,
+    "coordination.sweep": SUPERVISE,
+    "coordination.retain": SUPERVISE,
+}
+"""Which queue each of our Celery tasks is called in. No message calls another one."""

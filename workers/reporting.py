@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import socket
-import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -35,18 +34,14 @@ from coordination.domain.templates import literal
 from coordination.errors import CoordinationError, Refused
 from workers import own_folders
 from workers.own_folders import OwnFolder
+from workers.report_socket import LONGEST_REQUEST, Peer, Server
 from workers.runners.base import Control, Line
 
 log = structlog.get_logger()
 
-LONGEST_REQUEST = 1024 * 1024
-"""Bytes."""
-
 MOST_REPORTS = 2_000
 """Of one attempt; what comes after is refused."""
 
-_MOST_AT_ONCE = 16
-_PATIENCE = 30.0
 _CALL_AGAIN = 0.02
 _LOOK = 60.0  # seconds; who closes it calls
 _SOCKET = "reports.sock"
@@ -94,7 +89,7 @@ class Reporting:
         self._add = add
         self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._address = ""
         self._short: OwnFolder | None = None
         self._programs: str | None = None
@@ -139,7 +134,7 @@ class Reporting:
                 if len(os.fsencode(path)) > _LONGEST_PATH:
                     self._short = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
                     path = str(self._short.path / _SOCKET)
-                self._server = _Server(path, self._answer)
+                self._server = Server(path, self._answer)
                 self._address = path
                 self._programs = self._program()
                 serve = partial(self._server.serve_forever, poll_interval=_LOOK)
@@ -158,7 +153,9 @@ class Reporting:
                 (folder / "coord").symlink_to(ours)
         return str(folder)
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes, peer: Peer) -> dict[str, Any]:
+        if len(line) > LONGEST_REQUEST:
+            return _refusal("The report is longer than a megabyte")
         try:
             asked = json.loads(line)
         except (ValueError, RecursionError):
@@ -167,11 +164,17 @@ class Reporting:
             return _refusal("The request has no token")
         with self._lock:
             report = self._reports.get(token)
+            others = [one.control for one in self._reports.values() if one is not report]
         if report is None:
             return _refusal("The token is of no attempt that runs here: it has ended")
+        if not peer.belongs_to(report.claim, report.control, others):
+            log.warning("a report came from a process of another job", task=report.claim.key, pid=peer.pid)
+            return _refusal("The token is of another attempt than the process that reports")
         return self._taken(report, asked)
 
     def _taken(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        hide = report.control.secrets.hide
+        asked = {name: value if name == "do" else hide(value) for name, value in asked.items()}
         report.count += 1
         if report.count > MOST_REPORTS:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
@@ -181,7 +184,10 @@ class Reporting:
                 raise Refused(  # noqa: TRY301 - where the others are caught
                     "A task that answers a question asks none and adds no work", hint='Answer {"cannot": "why"}'
                 )
-            return {"ok": True, **_DOES[verb](self, report, asked)}
+            answer = {"ok": True, **_DOES[verb](self, report, asked)}
+            if verb in _HEAR and (look := report.control.news) is not None and (news := look()):
+                answer["news"] = news
+            return answer  # noqa: TRY300 - what follows is for all of it
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
         except Exception:
@@ -193,7 +199,7 @@ class Reporting:
         payload: dict[str, Any] = {"text": _text(asked, "text")[:_LONGEST_TEXT]}
         if (percent := asked.get("percent")) is not None:
             if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
-                raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}")
+                raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}", field="percent")
             payload["percent"] = percent
         if payload == report.said:
             report.control.progress()  # said again: a call that was repeated, or still the same
@@ -212,9 +218,9 @@ class Reporting:
     def _discovered(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
         tasks = asked.get("tasks")
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
-            raise Refused("tasks is a list of tasks as a plan has them")
+            raise Refused("tasks is a list of tasks as a plan has them", field="tasks")
         first = asked.get("first") is True
-        found = tuple(Discovered(_whole(task, report.claim), first=first) for task in tasks)
+        found = tuple(Discovered(_whole(task, report.claim), first=first, work=report.claim.work) for task in tasks)
         ids = self._add(report.claim, found)
         if first:
             # Said twice, it is waited for once.
@@ -253,6 +259,9 @@ _DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, A
 }
 
 
+_HEAR = frozenset({"progress", "discovered", "done", "context"})
+"""Whose answers tell a job what it should know: after the others it ends."""
+
 _NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
 """Or questions could lead to questions without end."""
 
@@ -267,7 +276,7 @@ def _verb(asked: Mapping[str, Any]) -> str:
 def _text(asked: Mapping[str, Any], name: str) -> str:
     value = asked.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise Refused(f"{name} must be a text")
+        raise Refused(f"{name} must be a text", field=name)
     return value.replace("\0", "")
 
 
@@ -284,40 +293,3 @@ def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
 
 def _refusal(message: str, hint: str | None = None) -> dict[str, Any]:
     return {"ok": False, "error": message} | ({"hint": hint} if hint else {})
-
-
-class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
-
-    def __init__(self, path: str, answer: Callable[[bytes], dict[str, Any]]) -> None:
-        self.answer = answer
-        self.places = threading.BoundedSemaphore(_MOST_AT_ONCE)
-        super().__init__(path, _Handler)
-        os.chmod(path, 0o600)  # noqa: PTH101
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
-        """A bulkhead: what goes wrong with one job's report is nobody else's matter."""
-        log.error("a report could not be answered", exc_info=True)  # noqa: LOG014 - in its except block
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    server: _Server
-
-    def handle(self) -> None:
-        """One request, one answer."""
-        connection: socket.socket = self.request
-        connection.settimeout(_PATIENCE)
-        with contextlib.suppress(TimeoutError, ConnectionError, BrokenPipeError):
-            if not self.server.places.acquire(timeout=_PATIENCE):
-                return
-            try:
-                line = self.rfile.readline(LONGEST_REQUEST + 1)
-                if not line:
-                    return
-                too_long = len(line) > LONGEST_REQUEST
-                answer = _refusal("The report is longer than a megabyte") if too_long else self.server.answer(line)
-                self.wfile.write(json.dumps(answer).encode() + b"\n")
-            finally:
-                self.server.places.release()

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from coordination import surrounding_variables
 from workers.runners import stragglers
 
 STATUS = 85
@@ -39,11 +40,11 @@ def again(*, lives: int) -> NoReturn:
     sys.stderr.flush()
     become = command()
     if become is not None:
-        os.environ[LIVES_VARIABLE] = str(lives)
-        os.environ.pop(_PARENTS_PIPE, None)
+        environment = surrounding_variables.complete() | {LIVES_VARIABLE: str(lives)}
+        environment.pop(_PARENTS_PIPE, None)
         stragglers.carry_none()
         try:
-            os.execv(become[0], become)  # noqa: S606 - our own interpreter, no shell
+            os.execve(become[0], become, environment)  # noqa: S606 - our own interpreter, no shell
         except OSError as error:
             sys.stderr.write(f"coord worker: it cannot start anew: {error}\n")
             sys.stderr.flush()

@@ -1,14 +1,18 @@
-"""Asks, before a job with a model begins, whether its project allows that model now: it may not have said so before."""
+"""Asks before a job begins whether it may: its model, by its project's rules; a reported task, by what it was lent."""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.authority import Rights, lend, rights_of
 from coordination.domain.estimates import asks_a_model
+from coordination.domain.limits import limits_of
 from coordination.domain.restrictions import parse_restrictions, refusal
 from coordination.errors import DatabaseUnavailable, Refused
 from coordination.store.engine import Store
@@ -53,6 +57,26 @@ class ModelRules:
                 self._known.clear()
             self._known[claim.project_id] = (asked, found)
         return found
+
+
+def check_authority(claim: Claim) -> None:
+    """Refuse a task that a job reported if it goes beyond what that job may. *claim*: as stored, not rendered.
+
+    Folders are compared by their real paths, here and now: a job may have made a link since the task was added.
+    """
+    held = rights_of(claim.options)
+    if held is None:
+        return
+    asked = Rights(
+        claim.work,
+        () if claim.workdir is None else (os.path.realpath(claim.workdir),),
+        claim.options.get("workspace", {}),
+        claim.timeout,
+        claim.stall_timeout,
+        limits_of(claim.options),
+        claim.agent,
+    )
+    lend(replace(held, folders=[os.path.realpath(place) for place in held.folders]), asked, models=False)
 
 
 def _refused(claim: Claim, rules: Mapping[str, Any]) -> str | None:

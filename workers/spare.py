@@ -53,7 +53,7 @@ class Spare:
         if free <= 0 or context.draining.is_set() or context.nudges.client.llen(queues.PREFIX + queues.JOBS):
             return 0
         with context.store.read() as tx:
-            parked = fleet.parked(tx, rung_before=PARKED_AFTER, limit=free)
+            parked = fleet.parked(tx, rung_before=PARKED_AFTER, limit=free, workspaces=context.workspaces)
         for workspace_id, task_id in parked:
             job = threading.Thread(
                 target=self._guarded, args=(workspace_id, task_id), name=f"coord-spare-{task_id}", daemon=True

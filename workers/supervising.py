@@ -124,7 +124,7 @@ def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
         "run": {**run, "prompt": missing},
         "supervised": False,
     }
-    discovered = (*result.discovered, Discovered(task, first=True))
+    discovered = (*result.discovered, Discovered(task, first=True, by_system=True))
     carry = {**result.carry, _ROUNDS: rounds, FEEDBACK: None, _ASKED_AGAIN: None}
     return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
 
@@ -155,7 +155,7 @@ def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> 
         "needs": [_key(of, need) for need in part.needs],
         "supervised": not first,  # a part of a supervised task is judged with it
     }
-    return Discovered(task, first=first)
+    return Discovered(task, first=first, by_system=True)
 
 
 def _key(of: str, key: str) -> str:

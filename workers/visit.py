@@ -1,54 +1,47 @@
 """One attempt in a worktree of its own: comes, works, passes the gates, merges, leaves.
 
 What is done and only not merged yet is never done again: the next attempt is given the commit (``carried["merge"]``).
-An agent that has to try again finds its change where it left it (``carried["work"]``), and what was wrong with it is in
-its prompt (``carried["feedback"]``). Other jobs begin again, at the newest head of the run's branch.
+An agent finds its change where it left it (``carried["work"]``), and in its prompt ``carried["feedback"]``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
-from coordination.domain.workspaces import Gate, Workspace
-from coordination.errors import DatabaseUnavailable, Refused
+from coordination.domain.workspaces import Gate, Workspace, run_slug, slug
+from coordination.errors import Refused
 from workers import gates as gatekeeping
 from workers.gates import Verdict
 from workers.runners import environment
 from workers.runners.base import Control, Runner
-from workers.runners.output import clean_text
 from workers.runners.process import Launcher
 from workers.surroundings import Surroundings, goes_on
-from workers.workspaces import landing, worktree
-from workers.workspaces.conflict import ROUNDS, merge_task
-from workers.workspaces.git import Git, GitFailed, Interrupted, identity, require, variables_of
-from workers.workspaces.landing import Candidate, Conflicted, Landed, Landing
+from workers.workspaces import changes, conflict, landing, lodging, news, worktree
+from workers.workspaces.conflict import ROUNDS
+from workers.workspaces.failures import EXPECTED, failure_of
+from workers.workspaces.git import Git, GitFailed, Interrupted, require, variables_of
+from workers.workspaces.landing import Candidate, Conflicted, Landed, Landing, Rejected
+from workers.workspaces.nested import NotCollected
+from workers.workspaces.preparation import Preparing, Ready
 from workers.workspaces.repository import Repository, repository_of
-from workers.workspaces.worktree import Unresolved, Worktree
+from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
-# A full machine or a server that is away is no fault of the job's: it waits and is tried again.
-_PASSING = frozenset(
-    {
-        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
-        *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
-    }
-)
 _SHORT = 12
-_SYSTEM = "Coordination"
 _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the task goes on with what was carried
 
 
 class Visit:
-    """One attempt. ``merged`` is the repository that keeps a note of its result, once its change is merged."""
+    """One attempt. ``merged`` is the repository, once its change is merged."""
 
     def __init__(
         self,
@@ -74,6 +67,7 @@ class Visit:
         self._keep = keep if workspace.keep_failed is None else workspace.keep_failed
         self._around = around
         self._ours = around.ours
+        self._message = worktree.message_of(claim)
         # A chat's answer is an agent's too: both have a prompt that can be told what was wrong.
         self._is_agent = "prompt" in claim.work
         self._result: Result | None = None
@@ -82,33 +76,22 @@ class Visit:
         self._retold = False  # the result is an earlier attempt's
         self._rounds = int(_mapping(claim.carried, "merge").get("rounds", 0))
         self._worktree: Worktree | None = None
+        self._ready = Ready()
         self._branch_is_needed = False
         self._verdict: Verdict | None = None
 
     def run(self) -> Result:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
-        with environment.Scratch(self._control.scratch, self._claim) as scratch:
-            author = self._claim.agent or str(self._claim.work.get("agent", _SYSTEM))
-            variables = variables_of(self._claim, scratch, author=author)
-            git = Git(self._launcher, self._claim, self._control, "/", variables, worktrees=self._root)
+        with environment.Scratch(self._control.scratch, self._claim) as scratch, self._ready:
+            variables = variables_of(self._claim, scratch)
+            git = Git(self._launcher, self._claim, self._control, "/", variables)
             repository: Repository | None = None
             try:
                 require(git, environment.inherited()["PATH"])
                 repository = repository_of(git, self._claim)
                 result = self._visit(repository)
-            except Refused as refused:
-                result = self._ended(Outcome.FAILED, refused.sentence(), retryable=False)
-            except Interrupted as interrupted:
-                result = self._ended(interrupted.interruption.outcome, interrupted.interruption.error)
-            except GitFailed as failed:
-                result = self._git_failed(failed)
-            except DatabaseUnavailable as away:  # nobody could say whether another variant was first
-                result = self._ended(Outcome.DEFERRED, away.sentence())
-            except Unresolved as left:
-                why = clean_text(f"conflicts are left in {left}")
-                result = self._ended(Outcome.FAILED, why, carry={"feedback": f"You were done, but {why}."})
-            except (OSError, ValueError) as error:
-                result = self._unusable(error)
+            except EXPECTED as error:
+                result = self._failed(error)
             except BaseException:
                 # A bug of ours or of the runner's: whoever catches it knows nothing of a worktree.
                 if self._worktree is not None:
@@ -123,11 +106,10 @@ class Visit:
 
     def _visit(self, repository: Repository) -> Result:
         claim, carried = self._claim, self._claim.carried
-        if (known := landing.found(repository, claim)) is not None:
+        if (known := landing.found(repository, claim, self._around.merges)) is not None:
             self.merged = repository.common
             return known
-        pending = _mapping(carried, "merge")
-        if pending and repository.has(pending.get("commit")):
+        if (pending := _mapping(carried, "merge")) and repository.has(pending.get("commit")):
             return self._land_pending(repository, pending)
         head = repository.begun(self._workspace)
         work = _mapping(carried, "work") if self._is_agent else {}
@@ -138,10 +120,11 @@ class Visit:
         place = self._settle(repository, str(work.get("commit", head)))
         if work:
             place.resume(str(work["base"]))
-        result = self._run_job(place)
+        was = changes.before(place)
+        result = self._run_job(place, more=news.missed(place, work, head))
         if goes_on(result):
             return self._with_work(place, result)
-        return self._judge_and_land(place, place.commit(self._message()))
+        return self._judge_and_land(place, self._collected(place, was))
 
     def _merge(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> Result:
         """The job is to merge *commit*: it begins with it half merged."""
@@ -149,18 +132,24 @@ class Visit:
         if not repository.has(commit):
             raise Refused(f"The change of {self._workspace.merge.task}, {commit[:_SHORT]}, is gone from the repository")
         if repository.contains(commit, head):
-            return Result(Outcome.COMPLETED, output="It is merged already")
+            self._result = Result(Outcome.COMPLETED, output="It is merged already")
+            return self._judge_and_land(self._settle(repository, head), head)  # a job may have: gates decide
+        commit = conflict.to_merge(repository, self._claim.carried, commit)
         place = self._settle(repository, str(work.get("commit", head)))
         if work:
             place.resume(str(work["base"]))
             place.go_on_merging(commit)
         if work or place.merge(commit):
-            result = self._run_job(place)
+            told = news.missed(place, work, head) if work else conflict.told(place, commit, self._claim.carried)
+            was = changes.before(place)
+            result = self._run_job(place, more=told)
             if goes_on(result):
                 return self._with_work(place, result)
+            merged = self._collected(place, was)
         else:
             self._result = Result(Outcome.COMPLETED, output="It was merged without conflicts")
-        merged = place.commit(self._message())
+            merged = place.commit(self._message).commit
+            place.settle()
         if not repository.contains(commit, merged):
             why = "the merge was given up"
             return self._ended(Outcome.FAILED, why, carry={"feedback": f"{why}. Resolve the conflicts instead."})
@@ -172,7 +161,7 @@ class Visit:
         self._result = landing.retold(pending, "[merge] an earlier attempt did the work; this one only merged it")
         self._retold = True
         head = repository.begun(self._workspace)
-        if repository.contains(commit, head):
+        if pending.get("tested") and repository.contains(commit, head):
             return self._result
         place = self._settle(repository, commit)
         place.start = str(pending.get("base", commit))
@@ -182,20 +171,26 @@ class Visit:
     def _settle(self, repository: Repository, start: str) -> Worktree:
         place = worktree.make(repository, self._root, self._claim, start, self._control)
         self._worktree = place
-        told = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
-        self._control.event(EventType.PROGRESS, told)
+        where = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
+        self._control.event(EventType.PROGRESS, where)
+        Preparing(place, self._claim, self._workspace.prepare, self._launcher, self._control).run(self._ready)
+        self._ready.lend(self._workspace.prepare, self._around.lends)
         return place
 
-    def _run_job(self, place: Worktree) -> Result:
-        claim = self._claim
-        own = identity(claim.agent or str(claim.work.get("agent", _SYSTEM)))
-        # Also of commits that the job makes by itself.
-        own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
-        work = claim.work | {"env": own | claim.work.get("env", {})}
-        path = tuple(map(place.counterpart, claim.python_path))
-        inside = replace(claim, workdir=place.folder, work=work, python_path=path)
-        self._result = self._runner.run(inside, self._control)
+    def _run_job(self, place: Worktree, *, more: str = "") -> Result:
+        inside = self._ready.inside(place, self._claim)
+        if more:
+            inside = replace(inside, work={**inside.work, "prompt": f"{inside.work['prompt']}{more}"})
+        with news.hearing(place, self._control, self._calm()) if self._is_agent else contextlib.nullcontext():
+            self._result = self._runner.run(inside, self._control)
         return self._result
+
+    def _collected(self, place: Worktree, was: changes.Before) -> str:
+        """The commit with all that the job made."""
+        collected = changes.collect(place, was, self._claim)
+        for remark in collected.remarks:
+            self._result = self._with_remark(remark)
+        return collected.commit
 
     def _judge_and_land(self, place: Worktree, commit: str) -> Result:
         self._commit = commit
@@ -219,29 +214,28 @@ class Visit:
 
     def _land(self, place: Worktree, commit: str) -> Result:
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
-        landed = Landing(self._claim, self._control, place, lambda: self._passes(place), self._ours).land(
-            Candidate(commit, self._message(), self._result, always=self._workspace.merge is not None)
-        )
-        match landed:
-            case Conflicted():
+        candidate = Candidate(commit, self._message, self._result, always=self._workspace.merge is not None)
+        about = (self._claim, self._control, place, partial(self._passes, place), self._ours, self._around.merges)
+        match Landing(*about).land(candidate):
+            case Conflicted() as landed:
                 return self._conflicted(place, commit, landed)
             case Landed(merged):
-                self._commit = None
-                branch = place.repository.branch
+                self._commit, branch = None, place.repository.branch
                 if merged is None:
                     return self._with_remark(f"[merge] {branch} says the same already")
                 self.merged = place.repository.common
                 self._control.event(EventType.PROGRESS, {"merged": merged[:_SHORT], "branch": branch})
                 return self._with_remark(f"[merge] merged to {branch} as {merged[:_SHORT]}")
-            case _:
-                return self._rejected(place, landed.commit, landed.head)
+            case Rejected(head, rejected):
+                return self._rejected(place, rejected, head)
 
     def _passes(self, place: Worktree) -> bool:
         """Run the gates on what the worktree holds."""
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
         if not self._gates:
             return True
-        verdict = gatekeeping.judge(self._gates, self._claim, self._control, self._launcher, place.folder)
+        claim = self._ready.around(self._claim)
+        verdict = gatekeeping.judge(self._gates, claim, self._control, self._launcher, place.folder)
         self._verdict = verdict
         self._result = gatekeeping.applied(
             self._result, replace(verdict, failed=None, interruption=None), limit=self._control.output_limit
@@ -261,32 +255,21 @@ class Visit:
             carry["work"] = self._saved(place, commit, base)
         return self._ended(Outcome.FAILED, self._verdict.failed or "a gate failed", carry=carry)
 
-    def _conflicted(self, place: Worktree, commit: str, conflict: Conflicted) -> Result:
+    def _conflicted(self, place: Worktree, commit: str, found: Conflicted) -> Result:
         self._commit = None
-        branch = place.repository.branch
-        files = clean_text(", ".join(conflict.paths[:3])) + (", …" if len(conflict.paths) > 3 else "")  # noqa: PLR2004
+        branch, files = place.repository.branch, conflict.in_conflict(found.conflicts)
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
         if self._workspace.merge is not None:
-            told = f"While you resolved it, {branch} has moved on, and your result conflicts with it again, in {files}."
-            return self._ended(Outcome.FAILED, why, carry={"feedback": told, "merge": None})
+            self._keep_branch(place, commit)  # others merged meanwhile: nobody's fault, so it is not charged
+            return self._ended(Outcome.DEFERRED, why, carry=conflict.again(branch, files, commit))
         if not self._is_agent:
             return self._again_at_the_new_head(place, commit, why)
         self._rounds += 1
+        self._keep_branch(place, commit)
         if self._rounds > ROUNDS:
-            self._keep_branch(place, commit)
             where = f"{why}, after {ROUNDS} rounds of merging; it stays on {place.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False, carry={"merge": None})
-        self._keep_branch(place, commit)
-        task = merge_task(
-            self._claim,
-            self._workspace,
-            self._gates,
-            git=place.git,
-            branch=branch,
-            commit=commit,
-            conflict=conflict,
-            round_=self._rounds,
-        )
+        task = conflict.merge_task(self._claim, self._workspace, self._gates, commit, found, round_=self._rounds)
         ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(place, commit)})
         return replace(ended, discovered=(*ended.discovered, task))
 
@@ -296,35 +279,48 @@ class Visit:
             self._keep_branch(place, commit)
             where = f"{why}, and it must not be repeated; the change is on {place.repository.task_branch}"
             return self._ended(Outcome.FAILED, where, retryable=False)
-        count = self._claim.carried.get("conflicts")
-        times = count + 1 if isinstance(count, int) else 1
-        if times > ROUNDS:
-            return self._ended(Outcome.FAILED, f"{why}, {times} times in a row", carry={"conflicts": None})
-        return self._ended(Outcome.DEFERRED, f"{why}; it runs again on top of that", carry={"conflicts": times})
+        outcome, why, times = conflict.repeated(self._claim, why)
+        return self._ended(outcome, why, carry={"conflicts": times})
 
-    def _git_failed(self, failed: GitFailed) -> Result:
-        if failed.transient:
-            return self._ended(Outcome.DEFERRED, failed.sentence)
-        carry = {} if self._result is None else {"feedback": f"What you left could not be committed: {failed.sentence}"}
-        return self._ended(Outcome.FAILED, failed.sentence, carry=carry)
-
-    def _unusable(self, error: OSError | ValueError) -> Result:
-        passing = isinstance(error, OSError) and error.errno in _PASSING
-        outcome = Outcome.DEFERRED if passing else Outcome.FAILED
-        return self._ended(outcome, f"the workspace cannot be used: {error}", retryable=passing)
+    def _failed(self, error: BaseException) -> Result:
+        """The worktree, or git, was in the way; what the job has committed stays on its branch without a worktree."""
+        place = self._worktree
+        gone = None if place is None else place.gone()
+        failure = failure_of(error, gone=gone)
+        told = None if self._result is None else failure.feedback
+        why, carry = failure.error, {} if told is None else dict[str, Any](feedback=told)
+        if isinstance(error, Unresolved):
+            carry |= self._half_resolved()
+        if place is not None and gone and (commit := place.committed()):
+            saved = self._saved(place, commit, place.start)
+            why = f"{why}; what it committed is {commit[:_SHORT]} on {place.repository.task_branch}"
+            carry |= {"work": saved} if self._is_agent else {}
+        ended = self._ended(failure.outcome, why, retryable=failure.retryable, carry=carry)
+        return replace(ended, log="\n".join(filter(None, [ended.log, failure.log])) or None)
 
     def _with_work(self, place: Worktree, result: Result) -> Result:
         """An agent that goes on later goes on with what it has changed so far."""
         later = bool(result.carry) or result.question is not None or bool(result.discovered)
         if not self._is_agent or not later or result.outcome is Outcome.LOST:
             return result
-        result = replace(result, carry={**result.carry, worktree.LODGING: place.lodging.path.name})
+        carry: dict[str, Any] = {worktree.LODGING: place.lodging.path.name}
         calm = place.under(self._calm())
-        with contextlib.suppress(GitFailed, Unresolved, OSError):
-            commit = calm.commit(self._message())
-            if commit != place.start:
-                return replace(result, carry={**result.carry, "work": self._saved(calm, commit, place.start)})
-        return result
+        with contextlib.suppress(GitFailed, NotCollected, OSError):
+            try:
+                commit = calm.commit(self._message, checked=False).commit
+                carry |= {"work": self._saved(calm, commit, place.start)} if commit != place.start else {}
+            except Unresolved:
+                carry |= self._half_resolved()
+        return replace(result, carry={**result.carry, **carry})
+
+    def _half_resolved(self) -> dict[str, Any]:
+        """What is kept of a folder with conflicts in it: the next attempt can take over what was resolved."""
+        with contextlib.suppress(GitFailed, OSError):
+            if self._worktree is not None and self._is_agent:
+                left = self._worktree.under(self._calm()).snapshot(self._message)
+                self._keep_branch(self._worktree, left)
+                return {"left": left}
+        return {}
 
     def _saved(self, place: Worktree, commit: str, base: str) -> dict[str, str]:
         self._keep_branch(place, commit)
@@ -341,8 +337,6 @@ class Visit:
         assert self._result is not None  # noqa: S101 - there is no commit without it
         state = {"commit": commit, "base": place.start, "tested": self._tested, "rounds": self._rounds}
         return state | landing.told(self._result)
-
-    # --- leaving
 
     def _ended(
         self, outcome: Outcome, error: str, *, retryable: bool = True, carry: Mapping[str, Any] | None = None
@@ -364,34 +358,40 @@ class Visit:
             if place is not None and self._commit is not None and result.outcome in _UNDONE:
                 self._keep_branch(place, self._commit)
                 result = replace(result, carry={**result.carry, "merge": self._pending(place, self._commit)})
-            if place is not None and result.outcome in _FAILURES and self._keep:
-                result = self._kept(place, result)
-            elif place is not None:
+            held = True  # what is on the task's branch is somewhere else, too
+            if place is not None and result.outcome in _FAILURES and not is_gone(place.lodging.path):
+                if self._is_last(result) and "work" in result.carry:
+                    self._branch_is_needed = False
+                if self._keep:
+                    result, held = self._kept(place, result), place.holds_branch()
+            if place is not None and not place.is_kept:
                 place.remove()
             done = place is not None or result.outcome is Outcome.COMPLETED
-            if done and not self._branch_is_needed and result.outcome is not Outcome.LOST and self._ours():
+            if done and held and not self._branch_is_needed and result.outcome is not Outcome.LOST and self._ours():
                 calm.drop(repository.task_branch)
+            if result.outcome is Outcome.COMPLETED and self._ours():
+                lodging.clear(self._root.resolve(), run_slug(self._claim.run_id), slug(self._claim.key))
         except (GitFailed, OSError) as error:
             log = (result.log or "").rstrip()
             return replace(result, log=f"{log}\n[worktree] could not be cleared up: {error}".lstrip())
         return result
 
     def _kept(self, place: Worktree, result: Result) -> Result:
-        until = time.time() + self._keep.total_seconds()
-        place.keep(until)
+        until, work = time.time() + self._keep.total_seconds(), _mapping(result.carry, "work")
+        place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
+        self._ready.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
         self._control.event(EventType.PROGRESS, {"kept": str(place.lodging.path), "until": day})
         log = (result.log or "").rstrip()
         return replace(result, log=f"{log}\n[worktree] kept until {day}: {place.lodging.path}".lstrip())
 
+    def _is_last(self, result: Result) -> bool:
+        """Whether no attempt follows a failure, unless a person wants one."""
+        return not result.retryable or self._claim.failures + 1 >= self._claim.max_attempts
+
     def _calm(self) -> Control:
         """A line to nobody: for what has to be done although the attempt was told to stop."""
         return Control(scratch=self._control.scratch)
-
-    def _message(self) -> str:
-        claim = self._claim
-        subject = " ".join(claim.title.split()) or claim.key
-        return f"{subject}\n\nCoord-Task: {claim.key} {claim.task_id}\nCoord-Run: {claim.run_id}\n"
 
 
 def _mapping(carried: Mapping[str, Any], name: str) -> Mapping[str, Any]:

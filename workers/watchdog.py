@@ -21,6 +21,7 @@ from coordination.store.queries import fleet
 from workers import queues
 from workers.context import Context
 from workers.deafness import Judge, Look
+from workers.signed_channel import refusals
 
 log = structlog.get_logger()
 
@@ -70,7 +71,8 @@ class Watchdog:
     def look(self) -> Look:
         """One look at the slots, the queue and the store."""
         context = self._context
-        heard = self._heard  # first: what arrives during the look is news for the next one
+        # First: what arrives during the look is news for the next one. A message that is refused was heard as well.
+        heard = self._heard + refusals.count
         free = not context.draining.is_set() and context.held.count() < context.slots
         return Look(monotonic(), heard, free, self._waiting() if free else None)
 
@@ -79,7 +81,7 @@ class Watchdog:
             if messages := int(self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)):
                 return messages
             with self._context.store.read() as tx:
-                return fleet.unheard(tx, after=self._patience)
+                return fleet.unheard(tx, after=self._patience, workspaces=self._context.workspaces)
         except (redis.RedisError, DatabaseUnavailable):
             return None
 

@@ -32,18 +32,22 @@ class Parts:
 
     def __init__(self, bench: Bench) -> None:
         environment = bench.environment("postgresql", database=5) | {"COORD_LOG_LEVEL": "error"}
-        os.environ.update(environment)  # the app reads it when it is imported
+        os.environ.update(environment)  # there lifecycle reads how to log
         from coordination.settings import load_settings
         from coordination.store.queries import fleet
         from workers import context as wiring
-        from workers import lifecycle
+        from workers.app import make_app
         from workers.housekeeping import Housekeeper
+        from workers.log_lines import configure_logging
+        from workers.publisher import CeleryPublisher
         from workers.runners.registry import Runners
         from workers.writing import Writing
 
-        lifecycle.configure_logging()
+        configure_logging()
         self.stack = OurStack("postgresql", environment)
-        self.context = wiring.make_context(load_settings(), name="simulated", slots=8)
+        settings = load_settings()
+        publisher = partial(CeleryPublisher, make_app(settings))
+        self.context = wiring.make_context(settings, name="simulated", slots=8, publisher=publisher)
         with self.context.store.write() as tx:
             fleet.register(tx, self.context.row)
         self.writing = Writing(self.context)
@@ -178,7 +182,7 @@ def _doorbells(parts: Parts, rounds: int) -> Operation:
     workspace = new_id()
     for size in (1, _BUNDLE):
         tasks = [Ready(new_id(), 1, f"t{index}", "", "python:x") for index in range(size)]
-        act = partial(parts.context.doorbell.ring, workspace, "p", tasks, bundle={"python:x": size}.__getitem__)
+        act = partial(parts.context.publisher.publish, workspace, "p", tasks, bundle={"python:x": size}.__getitem__)
         act()
         found[size] = parts.accounts.used([act] * rounds * 5)
         parts.context.nudges.client.flushdb()
@@ -334,10 +338,13 @@ def _real_worker(bench: Bench, count: int) -> tuple[Operation, float]:
 
     And its CPU seconds for a task that does nothing, of very many, by all its threads.
     """
+    from coordination.settings import load_settings
     from workers import queues
-    from workers.app import app
+    from workers.app import make_app
 
-    stack = OurStack("postgresql", bench.environment("postgresql", database=6) | {"COORD_LOG_LEVEL": "error"})
+    environment = bench.environment("postgresql", database=6) | {"COORD_LOG_LEVEL": "error"}
+    app = make_app(load_settings(environment))
+    stack = OurStack("postgresql", environment)
     client = bench.redis.client()
     try:
         client.select(6)
@@ -347,7 +354,7 @@ def _real_worker(bench: Bench, count: int) -> tuple[Operation, float]:
         from benchmarks.simulate.accounting import cpu_of
 
         def send(number: int) -> None:
-            with app.connection_for_write(stack_broker(stack)) as connection, app.amqp.Producer(connection) as producer:
+            with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
                 for _ in range(number):
                     app.send_task("coordination.run", ["no workspace", []], queue=queues.JOBS, producer=producer)
 
@@ -373,13 +380,6 @@ def _real_worker(bench: Bench, count: int) -> tuple[Operation, float]:
         stack.close()
     none = dict.fromkeys(("child", "database", "commits", "trips", "log"), 0.0)
     return fitted({1: none | used}), a_task
-
-
-def stack_broker(stack: OurStack) -> str:
-    """Its Redis as Celery names it."""
-    from coordination.settings import broker_url
-
-    return broker_url(stack.environment["COORD_REDIS_URL"])
 
 
 def _flush(bench: Bench, count: int) -> float:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.terminal import json_text
 from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
@@ -308,4 +309,4 @@ def _state(profile: Profile) -> str:
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)

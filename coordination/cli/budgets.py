@@ -90,6 +90,9 @@ def set_(
     *,
     usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", metavar="N", help="Tokens.")] = None,
+    starts: Annotated[
+        str | None, typer.Option("--starts", metavar="N", help="Starts of agents and chats, whatever they end as.")
+    ] = None,
     unpriced_calls: Annotated[
         str | None,
         typer.Option(
@@ -119,12 +122,15 @@ def set_(
     said: dict[str, Any] = {}
     if usd is not None:
         said["usd"] = None if usd == _NONE else usd
-    for key, text in (("tokens", tokens), ("max_unpriced_calls", unpriced_calls), ("warn_at", warn_at)):
+    numbers = {"tokens": tokens, "starts": starts, "max_unpriced_calls": unpriced_calls, "warn_at": warn_at}
+    for key, text in numbers.items():
         if text is not None:
             said[key] = None if text == _NONE else _number(text)
     said |= {key: text for key, text in (("on_exceed", on_exceed), ("downgrade_to", downgrade_to)) if text is not None}
     if not said:
-        raise Refused("Say what the budget is to be", hint="Such as --usd 5, --tokens 100000 or --on-exceed warn")
+        raise Refused(
+            "Say what the budget is to be", hint="Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
+        )
     with connected() as co:
         made = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **said)
     _say(made, "is set", as_json=as_json)
@@ -247,6 +253,8 @@ def spent_of(one: Mapping[str, Any]) -> str:
         parts.append(f"{show_usd(one['spent']['usd'])} of {show_usd(one['usd'])}")
     if one["tokens"] is not None:
         parts.append(f"{one['spent']['tokens']:,} of {one['tokens']:,} tokens")
+    if one["max_starts"] is not None:
+        parts.append(f"{one['spent']['starts']:,} of {many(one['max_starts'], 'start')}")
     when = "in all" if one["period"] == "total" else f"of the {one['period']}"
     reserved = f", {show_usd(one['reserved']['usd'])} reserved" if one["reserved"]["usd"] else ""
     waiting = f"; {many(one['waiting'], 'task waits', 'tasks wait')} for it" if one["waiting"] else ""
@@ -286,6 +294,8 @@ def _amount(of: Any) -> str:
     parts = [show_usd(of.usd)]
     if of.tokens:
         parts.append(f"{of.tokens:,} tokens")
+    if of.starts:
+        parts.append(many(of.starts, "start"))
     if of.unpriced:
         parts.append(f"{many(of.unpriced, 'call')} of unknown price")
     return ", ".join(parts)
@@ -299,6 +309,8 @@ def _left(one: Standing) -> str:
         parts.append(show_usd(one.left_usd))
     if one.left_tokens is not None:
         parts.append(f"{one.left_tokens:,} tokens")
+    if one.left_starts is not None:
+        parts.append(many(one.left_starts, "start"))
     return ", ".join(parts)
 
 
@@ -310,14 +322,15 @@ def _waiting(co: Coordination, found: Sequence[Standing]) -> list[dict[str, str]
 
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
-    """What is named; of a run's task its id."""
+    """What is named; of a run or a task its id, found as other commands find it."""
+    from coordination.cli.names import found_run, found_task
     from coordination.errors import Refused
 
-    if run is None:
-        return name
-    if scope != "task" or name is None:
+    if run is not None and (scope != "task" or name is None):
         raise Refused("--run says which run a task is of", hint="coord budgets set task KEY --run RUN --usd 1")
-    return co.run(run).task(name).id
+    if name is None or scope not in {"run", "task"}:
+        return name
+    return found_task(co, name, run).id if scope == "task" else found_run(co, name).id
 
 
 def _number(text: str) -> Any:

@@ -141,6 +141,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.current(store)}")
         yield from _work(settings, store)
         yield from _sums(settings, store)
+        yield from _lent(settings, store)
     finally:
         store.close()
 
@@ -204,6 +205,36 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
         yield Check("sums of costs", Verdict.OK, f"days begin in {found.zone}")
         return
     yield Check("sums of costs", Verdict.WRONG, said, "Run: coord costs check --repair")
+
+
+def _lent(settings: Settings, store: Store) -> Iterator[Check]:
+    """What this machine lends to attempts, and what setup commands made on it; nothing where none of it is used."""
+    from coordination.domain.durations import show_duration
+    from coordination.domain.excerpts import many
+    from coordination.machine import host
+    from coordination.store.queries import host_leases
+    from coordination.store.queries.host_leases import LeaseKind
+
+    here, ports = host(), settings.ports
+    with store.read() as tx:
+        taken = host_leases.names_on(tx, here, LeaseKind.PORT)
+        ended = {lease.name for lease in host_leases.ended_on(tx, here, LeaseKind.PORT)}
+        left = host_leases.ended_on(tx, here, LeaseKind.DATABASE)
+    if lent := len(taken - ended):
+        full = lent >= len(ports)
+        hint = "Give COORD_PORTS a longer range, or tasks wait" if full else None
+        said = f"{lent:,} of {len(ports):,} are lent to running attempts"
+        yield Check("ports", Verdict.NOTE if full else Verdict.OK, said, hint)
+    if left:
+        names = ", ".join(lease.name for lease in left[:3])
+        hint = "Workers of this machine drop them within about a minute, if they reach the server"
+        yield Check(
+            "databases", Verdict.NOTE, f"ended attempts have left {many(len(left), 'copy', 'copies')}: {names}", hint
+        )
+    warm = (settings.worktrees or settings.home / "worktrees") / ".warm"
+    if made := len(list(warm.glob("*.lock"))):
+        kept = show_duration(settings.warm_kept)
+        yield Check("setups", Verdict.OK, f"{many(made, 'result')} in {warm}, for {kept} after the last use")
 
 
 def _supervisor(line: Any) -> Check:

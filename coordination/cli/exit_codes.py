@@ -10,6 +10,7 @@ INTERRUPTED = 130
 
 EXIT_CODES: dict[str, int] = {
     "error": NOT_COMPLETED,
+    "stack_gone": NOT_COMPLETED,
     "refused": REFUSED,
     "plan_error": REFUSED,
     "format_error": REFUSED,

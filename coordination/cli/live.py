@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordination.cli import terminal
 from coordination.cli.standstill import Standstill
 from coordination.domain.durations import show_duration
 from coordination.domain.events import Event, EventType
@@ -98,7 +99,8 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
 def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
     done = sum(number for state, number in record.counts.items() if state not in _OPEN)
     took = f" after {show_duration(event.at - began)}" if began is not None else ""
-    why = event.payload.get("error") or event.payload.get("why") or ""
+    names = ("why", "error") if event.type is EventType.BLOCKED else ("error", "why")
+    why = next((event.payload[name] for name in names if event.payload.get(name)), "")
     parts = [f"{event.at.astimezone():%H:%M:%S}", f"{done}/{record.total}", f"{event.key}", f"{event.type}{took}"]
     return "  ".join(parts) + (f": {why}" if why else "")
 
@@ -107,10 +109,9 @@ _OPEN = (TaskState.BLOCKED, TaskState.QUEUED, TaskState.RUNNING)
 
 
 def _view(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = terminal.console()
     still = Standstill(run)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         _until_over(run, problem, lambda record: live.update(_drawn(run, record, still.words(record))))

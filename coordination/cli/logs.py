@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from coordination.cli import tasks
 from coordination.cli.names import OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.terminal import json_text, raw
 from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
@@ -33,26 +33,31 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option("--attempt", metavar="N", help="Which (default: the latest).", min=1)
     ] = None,
+    as_it_is: Annotated[
+        bool, typer.Option("--raw", help="With colours and all else that a terminal obeys; else that is left out.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What the job of a task prints, while it runs and afterwards: stdout on stdout, stderr on stderr.
 
     Of an agent: what it says, and the tools that it uses. With --follow and --json: one JSON document a line.
     """
+    if as_it_is and as_json:
+        raise typer.BadParameter("--raw and --json exclude each other")
     with connected() as co:
         task = found_task(co, name, run)
         found = task.logs(follow=follow, attempt=attempt)
         if not as_json:
-            _show(found, followed=follow)
+            _show(found, followed=follow, as_it_is=as_it_is)
         elif follow:
             for piece in found:
-                print(json.dumps(plain(piece), ensure_ascii=False), flush=True)
+                print(json_text(plain(piece)), flush=True)
         else:
             number = task.record.attempt if attempt is None else attempt
             print_json({"task": task.id, "key": task.key, "attempt": number, "pieces": list(found)})
 
 
-def _show(found: Iterator[Piece], *, followed: bool) -> None:
+def _show(found: Iterator[Piece], *, followed: bool, as_it_is: bool) -> None:
     from coordination.domain.output import Stream
 
     number: int | None = None
@@ -60,4 +65,5 @@ def _show(found: Iterator[Piece], *, followed: bool) -> None:
         if followed and number not in (None, piece.attempt):
             print(f"coord: attempt {piece.attempt}", file=sys.stderr)
         number = piece.attempt
-        print(piece.text, end="", file=sys.stderr if piece.stream is Stream.ERR else sys.stdout, flush=True)
+        stream = sys.stderr if piece.stream is Stream.ERR else sys.stdout
+        print(piece.text, end="", file=raw(stream) if as_it_is else stream, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -34,6 +35,7 @@ from coordination.cli import (
 )
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
+from coordination.cli.terminal import cleaned
 from coordination.errors import CoordinationError
 
 app = typer.Typer(
@@ -102,11 +104,23 @@ for commands in _ALL:
     commands.add_to(app)
 
 
-def main() -> int:
-    """Run the command line; returns the exit code (or exits with it, as the command decides)."""
-    collector.settle()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code. *argv*: the arguments after the program's name.
+
+    Without *argv* the arguments and the whole process are the program's own.
+    """
+    if argv is None:
+        collector.settle()
+    with cleaned():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    shared.debug = False
     try:
-        app()
+        app(argv, prog_name="coord")
+    except SystemExit as end:  # how typer ends a command, also a completed one
+        return _exit_code(end)
     except CoordinationError as error:
         return _refused(error)
     except KeyboardInterrupt:
@@ -122,6 +136,13 @@ def main() -> int:
         )
         return INTERNAL
     return 0
+
+
+def _exit_code(end: SystemExit) -> int:
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
 
 
 def _refused(error: CoordinationError) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.cli.terminal import json_text
 from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
@@ -92,4 +92,4 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
-    print(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    print(json_text(plain(value), indent=2))

@@ -37,7 +37,7 @@ def list_(*, as_json: AsJson = False) -> None:
     with connected() as co, co.runtime.store.read() as tx:
         found = prices.listed(tx, co.runtime.workspace_id)
         ids = {one.project_id for one in found if one.project_id is not None}
-        names = {each: projects.name_of(tx, co.runtime.workspace_id, each) for each in ids}
+        names = projects.names_of(tx, co.runtime.workspace_id, ids)
     if as_json:
         rows = [
             {

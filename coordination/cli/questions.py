@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.names import OfRun, TaskName, found_task, place_of
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 
 
@@ -55,8 +55,8 @@ def answer(
             raise Refused(f"{file} cannot be read: {error}") from None
     with connected() as co:
         task = found_task(co, name, run)
-        ready = task.answer(text or "")
-    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'}")
+        ready, place = task.answer(text or ""), place_of(co, task)
+    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})")
 
 
 def prompt(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:

@@ -18,6 +18,7 @@ _WORDS = {
     "tasks": "tasks",
     "attempts": "attempts",
     "artifacts": "kept files",
+    "merges": "records of merges",
     "output_chunks": "pieces of live output",
     "dependencies": "dependencies",
     "task_events": "events",

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.cli.names import found_run, place
 from coordination.cli.options import AsJson, Limit, connected, print_json
+from coordination.cli.terminal import json_text
 from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def show(name: RunName, *, as_json: AsJson = False) -> None:
     from coordination.cli import simulate, summary
 
     with connected() as co:
-        run = co.run(name)
+        run = found_run(co, name)
         if as_json:
             print_json(summary.as_json(run))
             return
@@ -114,35 +116,37 @@ def cancel(
 ) -> None:
     """Cancel every open task of a run; running jobs are told at once."""
     with connected() as co:
-        run = co.run(name)
+        run = found_run(co, name)
         number = run.cancel(why)
+        where = place(co, run.record.project_id, run.id)
     if as_json:
         print_json({"run": run.id, "canceled": number})
     else:
-        print(f"{many(number, 'task')} of {run.id} canceled." if number else f"No task of {run.id} was open.")
+        done = f"{many(number, 'task')} of {run.id} canceled" if number else f"No task of {run.id} was open"
+        print(f"{done} ({where}).")
 
 
 def retry(name: RunName, *, as_json: AsJson = False) -> None:
     """Retry what failed or was canceled in a run; the workers of the running stack do it."""
     with connected() as co:
-        run = co.run(name)
+        run = found_run(co, name)
         number = run.retry()
+        where = place(co, run.record.project_id, run.id)
     if as_json:
         print_json({"run": run.id, "retried": number})
     else:
         again = many(number, f"task of {run.id} is", f"tasks of {run.id} are")
-        print(f"{again} tried again." if number else f"Nothing of {run.id} is to be retried.")
+        print(f"{again} tried again ({where})." if number else f"Nothing of {run.id} is to be retried ({where}).")
 
 
 def events(name: RunName, *, follow: Follow = False, as_json: AsJson = False) -> None:
     """The story of a run. With --follow and --json together: one JSON document a line, as things happen."""
     with connected() as co:
-        show_events(co.run(name).events(follow=follow), follow=follow, as_json=as_json)
+        show_events(found_run(co, name).events(follow=follow), follow=follow, as_json=as_json)
 
 
 def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
-    import json
 
     from coordination.cli.tables import shown
     from coordination.domain.json_values import plain
@@ -152,7 +156,7 @@ def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:
         return
     for event in found:
         if as_json:
-            print(json.dumps(plain(event), ensure_ascii=False), flush=True)
+            print(json_text(plain(event)), flush=True)
             continue
         payload = ", ".join(f"{key}={shown(value)[:200]}" for key, value in event.payload.items())
         attempt = f"#{event.attempt}" if event.attempt else ""

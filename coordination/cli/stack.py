@@ -41,26 +41,35 @@ def up(
 
 def down() -> None:
     """Stop the embedded stack; running jobs get their grace and are handed back."""
+    from coordination.callers import check_caller
+    from coordination.cli.embedded import rescue_from
     from coordination.local import running
     from coordination.settings import load_settings
 
     settings = load_settings()
-    stopped = running.down(settings.home)
+    check_caller(settings.database_url)
+    stopped = running.down(settings.home, on_worker_death=rescue_from(settings))
     print("The stack has stopped." if stopped else f"No stack runs on {settings.home}.")
 
 
 def worker(context: typer.Context) -> None:
     """Run a worker: a Celery worker with our defaults; further options are Celery's own (-c 16, -P prefork, …)."""
+    from coordination.callers import check_caller
+    from coordination.settings import load_settings
+
+    check_caller(load_settings().database_url)
     _become(["-m", "workers", *context.args])
 
 
 def beat(context: typer.Context) -> None:
     """Run Celery's beat with our schedule; any number of them is safe."""
+    from coordination import surrounding_variables
     from coordination.local.home import Home
     from coordination.settings import load_settings
 
     home = Home(load_settings().home).prepared()
     schedule = ["--schedule", str(home.beat_schedule)]
+    surrounding_variables.put_aside()
     _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])
 
 

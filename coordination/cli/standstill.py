@@ -1,4 +1,4 @@
-"""A run of which all that is open waits for money: what to say, and what a person can do about it."""
+"""A run of which all that is open waits for money or for a person: what to say, and what a person can do about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from coordination.clock import monotonic
 from coordination.domain.excerpts import many
-from coordination.domain.tasks import TaskState
+from coordination.domain.tasks import FOR_A_PERSON, TaskState
 from coordination.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 _EVERY = 2.0
 _MOST_BUDGETS = 3
+_MOST_NAMED = 3
 
 
 class Standstill:
-    """Looks whether a run stands still for want of money; seldom, because it mostly does not."""
+    """Looks whether a run stands still for want of money or of a word; seldom, because it mostly does not."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -48,13 +49,32 @@ class Standstill:
     def _look(self) -> str | None:
         held = self._run.co.budgets.held(self._run.id)
         if not held:
-            return None
+            return self._for_a_person()
         by_budget = {lack.budget.id: lack for lack in held}
         lines = [f"  {lack.sentence()}. {lack.hint()}" for lack in list(by_budget.values())[:_MOST_BUDGETS]]
         return "\n".join(
             [
-                f"{many(len(held), 'task waits', 'tasks wait')} for money, and nothing else of this run can go on:",
+                f"{many(len(held), 'task waits', 'tasks wait')} for a budget, and nothing else of this run can go on:",
                 *lines,
+                "This command waits, and goes on with the run; after Ctrl-C: coord resume " + self._run.id,
+            ]
+        )
+
+    def _for_a_person(self) -> str | None:
+        from coordination.store.queries import ready
+
+        runtime = self._run.co.runtime
+        with runtime.store.read() as tx:
+            keys = ready.keys_held(tx, runtime.workspace_id, self._run.id, FOR_A_PERSON, most=_MOST_NAMED)
+        if not keys:
+            return None
+        return "\n".join(
+            [
+                "Nothing of this run goes on until a person says so:",
+                *(
+                    f"  {key}: see coord explain {key}; then coord tasks retry {key}, or coord tasks cancel {key}"
+                    for key in keys
+                ),
                 "This command waits, and goes on with the run; after Ctrl-C: coord resume " + self._run.id,
             ]
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordination.cli import terminal
 from coordination.domain.durations import show_duration
 from coordination.domain.excerpts import many
 from coordination.domain.runs import RunState
@@ -29,12 +31,11 @@ _MARKS = {
 
 def show(run: Run, *, where_to_look: bool = True) -> None:
     """Print the summary for people."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console(highlight=False, soft_wrap=True)
     record = run.record
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     tasks = run.tasks()
@@ -60,10 +61,26 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
-    if record.branch is not None and any(task.state is TaskState.COMPLETED for task in tasks):
-        console.print(f"changes on {record.branch}; bring them into yours with: git merge {record.branch}")
+    if (changes := _changes(record.branch, tasks)) is not None:
+        console.print(f"{changes} on {record.branch}; bring them into yours with: git merge {record.branch}")
     if record.state is RunState.STUCK and where_to_look:
         console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
+
+
+def _changes(branch: str | None, tasks: list[TaskHandle]) -> str | None:
+    """What the run's branch has that the checkout has not, in words; None when there is nothing."""
+    from coordination.checkout import changes_on
+
+    completed = [task for task in tasks if task.state is TaskState.COMPLETED]
+    if branch is None or not completed:
+        return None
+    folders = {task.record.workdir for task in completed if task.record.workdir is not None}
+    here = next((folder for folder in sorted(folders) if Path(folder).is_dir()), None)
+    if here is None:
+        return "changes"  # the repository is on another machine
+    files, added, deleted = changes_on(here, branch) or (0, 0, 0)
+    lines = f"{added:,} lines added, {deleted:,} deleted" if added or deleted else "no lines"
+    return f"changes in {many(files, 'file')} ({lines})" if files else None
 
 
 def _took(attempts: list[Any]) -> str:
@@ -95,9 +112,8 @@ def _show_result(console: Any, task: TaskHandle) -> None:
     output = task.output
     if output in (None, "", {}, []):
         return
-    import json
 
-    text = output if isinstance(output, str) else json.dumps(output, indent=2, ensure_ascii=False)
+    text = output if isinstance(output, str) else terminal.json_text(output, indent=2)
     text = text.rstrip()
     lines = text.splitlines()
     shown = "\n".join(lines[:_RESULT_LINES])[:_MOST_CHARACTERS]

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from coordination.cli import terminal
+
 _UNBROKEN = 400
 
 
 def show(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "(none)") -> None:
     """Print one table; *empty* where it has no row."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = terminal.console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=_UNBROKEN)
+        console = terminal.console(highlight=False, width=_UNBROKEN)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
         # Ids are there to be copied: whole, on one line.
@@ -29,7 +30,7 @@ def show(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = 
         return
     with console.capture() as capture:
         console.print(table)
-    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+    console.file.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> None:

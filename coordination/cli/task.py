@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from coordination.cli.terminal import json_text
 from coordination.errors import Refused
 from coordination.job import NotReported, report
 
@@ -38,7 +39,7 @@ def progress(
 def ask(question: Annotated[str, typer.Argument(help="What you need to know")]) -> None:
     """Ask a question, and then end: the task is started again with the answer."""
     _report("ask", question=question)
-    typer.echo(_END.format("with the answer"))
+    print(_END.format("with the answer"))
 
 
 def discovered(
@@ -57,9 +58,9 @@ def discovered(
     tasks = _from_file(file) if file is not None else [_task(key, title, prompt, shell, needs)]
     answer = _report("discovered", tasks=tasks, first=first)
     for name, task_id in answer.get("ids", {}).items():
-        typer.echo(f"{name}  {task_id}")
+        print(f"{name}  {task_id}")
     if first:
-        typer.echo(_END.format("when it is done"))
+        print(_END.format("when it is done"))
 
 
 def done(
@@ -96,7 +97,7 @@ def context() -> None:
     """Print what this task is and what the tasks before it gave, as JSON."""
     answer = _report("context")
     answer.pop("ok", None)
-    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    print(json_text(answer, indent=2))
 
 
 def _task(
@@ -128,6 +129,9 @@ def _read(path: Path) -> str:
 
 def _report(do: str, **said: Any) -> dict[str, Any]:
     try:
-        return report(do, **said)
+        answer = report(do, **said)
     except NotReported as error:
         raise Refused(str(error)) from None
+    if do != "context" and (news := answer.get("news")):
+        typer.echo(news)
+    return answer

@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
-from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
+from coordination.cli.shell import shell
+from coordination.cli.terminal import json_text
+from coordination.domain.durations import show_duration
 from coordination.domain.excerpts import many
+from coordination.domain.leases import MAX_DEFERRALS
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from coordination.client import Coordination, TaskHandle
+    from coordination.domain.tasks import Task
 
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
@@ -33,6 +40,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("output")(output)
     group.command("log")(log)
     group.command("prompt")(prompt)
+    group.command("shell")(shell)
     group.command("answer")(answer)
     app.add_typer(group, name="tasks")
     app.command("explain")(explain)
@@ -43,7 +51,7 @@ def list_(run: RunName, *, as_json: AsJson = False) -> None:
     from coordination.cli.tables import show as table
 
     with connected() as co:
-        found = co.run(run).tasks()
+        found = found_run(co, run).tasks()
     if as_json:
         print_json({"tasks": [_plain(task) for task in found]})
         return
@@ -96,8 +104,10 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("title", record.title if record.title != task.key else None),
             ("id", task.id),
             ("run", record.run_id),
-            ("runs", json.dumps(record.work, ensure_ascii=False)),
+            ("runs", json_text(record.work)),
             ("agent", record.agent),
+            ("starts", f"{record.starts} of {record.max_starts}" if record.starts else None),
+            ("asked for later", _deferred(record, co.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
             ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
@@ -123,6 +133,13 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
         )
 
 
+def _deferred(record: Task, limit: timedelta) -> str | None:
+    if record.deferred_since is None:
+        return None
+    since = f"{record.deferred_since:%Y-%m-%d %H:%M:%S} UTC, at most for {show_duration(limit)}"
+    return f"{record.deferrals} of {MAX_DEFERRALS} times in a row; since {since}"
+
+
 def events(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """The story of one task."""
     with connected() as co:
@@ -139,22 +156,25 @@ def cancel(
     """Cancel a task, and what depends on it as the plan says."""
     with connected() as co:
         task = found_task(co, name, run)
-        open_ = task.cancel(why)
+        open_, place = task.cancel(why), place_of(co, task)
     if as_json:
-        print_json({"task": task.id, "canceled": open_})
+        print_json(
+            {"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "canceled": open_}
+        )
     else:
-        print(f"{task.key} canceled." if open_ else f"{task.key} is {task.state} already.")
+        print(f"{task.key} canceled ({place})." if open_ else f"{task.key} is {task.state} already ({place}).")
 
 
 def retry(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
-    """Retry a failed or canceled task, and what was canceled because of it."""
+    """Retry a failed or canceled task and what was canceled because of it; let one at its limit go on."""
     with connected() as co:
         task = found_task(co, name, run)
         task.retry()
+        place = place_of(co, task)
     if as_json:
-        print_json({"task": task.id, "retried": True})
+        print_json({"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "retried": True})
     else:
-        print(f"{task.key} is tried again.")
+        print(f"{task.key} is tried again ({place}).")
 
 
 def priority(
@@ -167,11 +187,20 @@ def priority(
     """Change the priority of an open task."""
     with connected() as co:
         task = found_task(co, name, run)
-        open_ = task.set_priority(number)
+        open_, place = task.set_priority(number), place_of(co, task)
     if as_json:
-        print_json({"task": task.id, "priority": number, "changed": open_})
+        print_json(
+            {
+                "task": task.id,
+                "run": task.record.run_id,
+                "project_id": task.record.project_id,
+                "priority": number,
+                "changed": open_,
+            }
+        )
     else:
-        print(f"{task.key} has priority {number}." if open_ else f"{task.key} is {task.state}; nothing was changed.")
+        done = f"has priority {number}" if open_ else f"is {task.state}; nothing was changed"
+        print(f"{task.key} {done} ({place}).")
 
 
 def force(
@@ -191,12 +220,14 @@ def force(
     """Set a task's state by force: the way out when nothing else helps. What still runs of it is stopped."""
     with connected() as co:
         task = found_task(co, name, run)
-        done = task.force(state, reason=reason, output=_value(output))
+        done, place = task.force(state, reason=reason, output=_value(output)), place_of(co, task)
     if as_json:
-        print_json({"task": task.id, **_fields_of(done)})
+        print_json(
+            {"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, **_fields_of(done)}
+        )
         return
     stopped = f"; {len(done.fenced)} running attempt is told to stop" if done.fenced else ""
-    print(f"{task.key} was {done.before} and is {done.state} now{stopped}.")
+    print(f"{task.key} was {done.before} and is {done.state} now{stopped} ({place}).")
 
 
 def _value(text: str | None) -> Any:
@@ -221,7 +252,7 @@ def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> Non
         return
     if task.state is not TaskState.COMPLETED:
         raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
-    print(made if isinstance(made, str) else json.dumps(made, ensure_ascii=False, indent=2))
+    print(made if isinstance(made, str) else json_text(made, indent=2))
 
 
 def log(
@@ -333,9 +364,11 @@ def _explained(co: Coordination, task: TaskHandle) -> Any:
 
 
 def _plain(task: TaskHandle) -> dict[str, Any]:
+    from coordination.worktrees import masked_options
+
     found = _fields_of(task.record)
     del found["workspace_id"]
-    return found
+    return found | {"options": masked_options(found["options"])}
 
 
 def _fields_of(record: Any) -> dict[str, Any]:

@@ -102,8 +102,10 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, and watch it to its end."""
 
+    from coordination.cli.names import found_run
+
     def begin(co: Coordination) -> Run:
-        found = co.run(name)
+        found = found_run(co, name)
         if retry:
             found.retry()
         found.resume()

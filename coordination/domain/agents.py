@@ -14,7 +14,7 @@ from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem
 from coordination.domain.templates import is_template
 from coordination.domain.work import AGENTS, AgentCall, parse_work
-from coordination.errors import Refused
+from coordination.errors import Refused, inside
 
 DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
@@ -84,7 +84,9 @@ class Profile:
         """*work* as this agent does it: what the job says goes before what the agent's runner says."""
         if not self.runner:
             raise Refused(
-                f"The agent {self.name} has no runner", hint=f"coord agents change {self.name} --runner claude"
+                f"The agent {self.name} has no runner",
+                hint=f"coord agents change {self.name} --runner claude",
+                field="runner",
             )
         runner = _runner_call(self.runner)
         introduction = self.introduction()
@@ -102,7 +104,7 @@ class Profile:
 
     def _chat(self, runner: ChatCall, work: AgentCall, introduction: str) -> ChatCall:
         if work.args:
-            raise Refused(f"The agent {self.name} is chatted with, and a chat takes no args")
+            raise Refused(f"The agent {self.name} is chatted with, and a chat takes no args", field="args")
         model = work.model or self.model
         return replace(
             runner,
@@ -156,9 +158,9 @@ def profile_of(body: Mapping[Any, Any]) -> Profile:
     """A profile as it is imported; Refused with one sentence for what is wrong in it."""
     for key in body:
         if key not in _KEYS:
-            raise Refused(f"An agent has no {excerpt(key)}", hint=did_you_mean(str(key), _KEYS))
+            raise Refused(f"An agent has no {excerpt(key)}", hint=did_you_mean(str(key), _KEYS), field=str(key))
     if "name" not in body:
-        raise Refused("An agent needs a name", hint="Write it like dave/vc")
+        raise Refused("An agent needs a name", hint="Write it like dave/vc", field="name")
     given = {key: value for key, value in body.items() if value is not None}
     return checked(Profile(**given))
 
@@ -169,15 +171,15 @@ def checked(profile: Profile) -> Profile:
     for what in ("description", "type", "objective", "model"):
         _check_text(what, getattr(profile, what))
     if not isinstance(profile.labels, list | tuple) or not all(isinstance(one, str) and one for one in profile.labels):
-        raise Refused("labels must be a list of texts")
+        raise Refused("labels must be a list of texts", field="labels")
     _check_identity(profile.identity)
     for what in ("active", "default"):
         if not isinstance(getattr(profile, what), bool):
-            raise Refused(f"{what} must be true or false")
+            raise Refused(f"{what} must be true or false", field=what)
     if profile.default and not profile.active:
-        raise Refused("The default agent must be active")
+        raise Refused("The default agent must be active", field="default")
     if not isinstance(profile.runner, Mapping):
-        raise Refused(f"runner must be a mapping with the keys {', '.join(RUNNER_KEYS)}")
+        raise Refused(f"runner must be a mapping with the keys {', '.join(RUNNER_KEYS)}", field="runner")
     if profile.runner:
         _runner_call(profile.runner)
     body = profile.to_json()
@@ -191,18 +193,24 @@ def checked(profile: Profile) -> Profile:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
         raise Refused(
-            f"{excerpt(name)} cannot be an agent's name", hint="Write it like dave/vc: letters, digits, . _ -"
+            f"{excerpt(name)} cannot be an agent's name",
+            hint="Write it like dave/vc: letters, digits, . _ -",
+            field="name",
         )
     if name in {DEFAULT, *AGENTS}:
-        raise Refused(f"{name} means something else already", hint="Choose another name")
+        raise Refused(f"{name} means something else already", hint="Choose another name", field="name")
 
 
 def _check_identity(identity: object) -> None:
     if not isinstance(identity, Mapping):
-        raise Refused(f"identity must be a mapping with the keys {', '.join(IDENTITY_KEYS)}")
+        raise Refused(f"identity must be a mapping with the keys {', '.join(IDENTITY_KEYS)}", field="identity")
     for key, text in identity.items():
         if key not in IDENTITY_KEYS:
-            raise Refused(f"identity has no {excerpt(key)}", hint=f"It may have: {', '.join(IDENTITY_KEYS)}")
+            raise Refused(
+                f"identity has no {excerpt(key)}",
+                hint=f"It may have: {', '.join(IDENTITY_KEYS)}",
+                field=f"identity.{key}",
+            )
         _check_text(f"identity.{key}", text)
 
 
@@ -210,17 +218,23 @@ def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
     known = CHAT_KEYS if "chat" in runner else RUNNER_KEYS
     for key in runner:
         if key not in known:
-            raise Refused(f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(known)}")
+            raise Refused(
+                f"runner has no {excerpt(key)}", hint=f"It may have: {', '.join(known)}", field=f"runner.{key}"
+            )
     if "chat" not in runner and runner.get("agent") not in AGENTS:
         raise Refused(
             f"runner.agent is {excerpt(runner.get('agent'))}",
             hint=f"It says what is started: {', '.join(AGENTS)}; or write a runner.chat, such as openai:gpt-5-mini",
+            field="runner.agent",
         )
-    call = parse_work({**runner, "prompt": "-"})
+    try:
+        call = parse_work({**runner, "prompt": "-"})
+    except Refused as refused:
+        raise Refused(refused.message, hint=refused.hint, field=inside("runner", refused.field)) from None
     assert isinstance(call, AgentCall | ChatCall)  # noqa: S101 - it has one of the two keys
     return call
 
 
 def _check_text(what: str, text: object) -> None:
     if text is not None and (not isinstance(text, str) or len(text) > _LONGEST_TEXT):
-        raise Refused(f"{what} must be a text of at most {_LONGEST_TEXT:,} characters")
+        raise Refused(f"{what} must be a text of at most {_LONGEST_TEXT:,} characters", field=what)

@@ -85,11 +85,15 @@ class Discovered:
     It belongs to the same run and is noted as discovered from the task that found it. *first*: that task waits for it,
     blocked, and is started again when it has completed. What it ``needs`` are keys of the run, and of those found
     together with it. *role*: what the system made it for; what a job says that it found has none.
+    *by_system*: the worker made it of what a plan says (a merge, a part of an assessment), not the job. *work*: the job
+    of the attempt that reported it, as it ran; None: as it is stored.
     """
 
     task: Mapping[str, Any]
     first: bool = False
     role: Mapping[str, Any] = field(default_factory=dict)
+    by_system: bool = False
+    work: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

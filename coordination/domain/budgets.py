@@ -16,8 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.domain.excerpts import many
-from coordination.errors import Refused
-from coordination.money import ZERO, minus, plus, show_usd, usd
+from coordination.money import ZERO, minus, plus, show_usd
 
 WARN_AT = 80
 """Percent of a cap at which a budget warns, if it says nothing else."""
@@ -65,32 +64,53 @@ def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Dollars with a known price, tokens, and calls whose price is unknown."""
+    """Dollars with a known price, tokens, calls whose price is unknown, and starts of agents and chats."""
 
     usd: Decimal = ZERO
     tokens: int = 0
     unpriced: int = 0
+    starts: int = 0
 
     def __add__(self, other: Amount) -> Amount:
-        return Amount(plus(self.usd, other.usd), self.tokens + other.tokens, self.unpriced + other.unpriced)
+        return Amount(
+            plus(self.usd, other.usd),
+            self.tokens + other.tokens,
+            self.unpriced + other.unpriced,
+            self.starts + other.starts,
+        )
 
     def __sub__(self, other: Amount) -> Amount:
-        return Amount(plus(self.usd, minus(other.usd)), self.tokens - other.tokens, self.unpriced - other.unpriced)
+        return Amount(
+            plus(self.usd, minus(other.usd)),
+            self.tokens - other.tokens,
+            self.unpriced - other.unpriced,
+            self.starts - other.starts,
+        )
 
     def __bool__(self) -> bool:
-        return bool(self.usd or self.tokens or self.unpriced)
-
-    def least(self, other: Amount) -> Amount:
-        """The smaller of each."""
-        return Amount(min(self.usd, other.usd), min(self.tokens, other.tokens), min(self.unpriced, other.unpriced))
+        return bool(self.usd or self.tokens or self.unpriced or self.starts)
 
     def most(self, other: Amount) -> Amount:
         """The larger of each."""
-        return Amount(max(self.usd, other.usd), max(self.tokens, other.tokens), max(self.unpriced, other.unpriced))
+        return Amount(
+            max(self.usd, other.usd),
+            max(self.tokens, other.tokens),
+            max(self.unpriced, other.unpriced),
+            max(self.starts, other.starts),
+        )
+
+    def without_starts(self) -> Amount:
+        """The same without its starts: what can be reserved, and given back when it was not needed."""
+        return Amount(self.usd, self.tokens, self.unpriced)
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept: exact dollars as a text, what is zero left out."""
-        body = {"usd": f"{self.usd:f}" if self.usd else None, "tokens": self.tokens, "unpriced": self.unpriced}
+        body = {
+            "usd": f"{self.usd:f}" if self.usd else None,
+            "tokens": self.tokens,
+            "unpriced": self.unpriced,
+            "starts": self.starts,
+        }
         return {name: value for name, value in body.items() if value}
 
 
@@ -102,7 +122,8 @@ NEEDS = "needs"
 
 def amount_of(stored: Mapping[str, Any]) -> Amount:
     """What ``Amount.to_json`` wrote."""
-    return Amount(Decimal(stored.get("usd", "0")), int(stored.get("tokens", 0)), int(stored.get("unpriced", 0)))
+    tokens, unpriced, starts = (int(stored.get(name, 0)) for name in ("tokens", "unpriced", "starts"))
+    return Amount(Decimal(stored.get("usd", "0")), tokens, unpriced, starts)
 
 
 def total(amounts: Iterable[Amount]) -> Amount:
@@ -112,7 +133,7 @@ def total(amounts: Iterable[Amount]) -> Amount:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One cap. ``usd``, ``tokens``, ``unpriced_calls``: None is no cap on that.
+    """One cap. ``usd``, ``tokens``, ``unpriced_calls``, ``max_starts``: None is no cap on that.
 
     ``subject``: whose it is, an id, or the name of an agent. ``warn_percent``: of the cap, when it is told.
     """
@@ -124,6 +145,7 @@ class Budget:
     usd: Decimal | None = None
     tokens: int | None = None
     unpriced_calls: int | None = None
+    max_starts: int | None = None
     action: Action = Action.BLOCK
     warn_percent: int | None = WARN_AT
     downgrade_to: str | None = None
@@ -153,7 +175,8 @@ class Budget:
         body: dict[str, Any] = {"on_exceed": self.action.value, "warn_at": self.warn_percent}
         if self.usd is not None or self.unpriced_calls is not None:
             body["max_unpriced_calls"] = self.unpriced_calls
-        return body | {"usd": self.usd, "tokens": self.tokens, "downgrade_to": self.downgrade_to}
+        caps = {"usd": self.usd, "tokens": self.tokens, "starts": self.max_starts}
+        return body | caps | {"downgrade_to": self.downgrade_to}
 
     def caps(self) -> str:
         """For people: ``$5.00, 100,000 tokens``."""
@@ -162,6 +185,8 @@ class Budget:
             said.append(show_usd(self.usd))
         if self.tokens is not None:
             said.append(f"{self.tokens:,} tokens")
+        if self.max_starts is not None:
+            said.append(many(self.max_starts, "start"))
         if self.unpriced_calls or (self.unpriced_calls is not None and self.usd is None):
             said.append(f"{many(self.unpriced_calls, 'call')} of unknown price")
         elif self.unpriced_calls is None and self.usd is not None:
@@ -171,7 +196,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What one period of a budget came to so far."""
+    """What one period of a budget came to so far. A start counts as spent from its claim on, and is never reserved."""
 
     budget_id: str
     starts: str
@@ -186,8 +211,15 @@ class Use:
         return self.spent + self.reserved
 
     def reserving(self, more: Amount) -> Use:
-        """The same, with *more* reserved. Not by ``replace``: every claim of every task asks it of every budget."""
-        return Use(self.budget_id, self.starts, self.spent, self.reserved + more, self.warned, self.reached)
+        """The same after a claim of *more*. Not by ``replace``: every claim of every task asks it of every budget."""
+        spent = self.spent + Amount(starts=more.starts) if more.starts else self.spent
+        reserved = self.reserved + (more.without_starts() if more.starts else more)
+        return Use(self.budget_id, self.starts, spent, reserved, self.warned, self.reached)
+
+    def releasing(self, less: Amount) -> Use:
+        """The same after *less* of a claim was given back; never below nothing."""
+        spent = (self.spent - Amount(starts=less.starts)).most(NOTHING) if less.starts else self.spent
+        return replace(self, spent=spent, reserved=(self.reserved - less.without_starts()).most(NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +235,7 @@ class Short:
     @property
     def passed(self) -> bool:
         """Whether more than the cap is taken already."""
-        cap = {"usd": self.budget.usd, "tokens": self.budget.tokens, "unpriced": self.budget.unpriced_calls}[self.what]
+        cap = dict(_caps(self.budget))[self.what]
         return cap is not None and getattr(self.use.taken, self.what) > cap
 
     def sentence(self) -> str:
@@ -217,6 +249,10 @@ class Short:
             assert budget.tokens is not None  # noqa: S101 - the same
             left, wanted = f"{max(budget.tokens - use.taken.tokens, 0):,}", f"{self.wanted.tokens:,} tokens"
             cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
+        elif self.what == "starts":
+            assert budget.max_starts is not None  # noqa: S101 - the same
+            left, wanted = f"{max(budget.max_starts - use.taken.starts, 0):,}", many(self.wanted.starts, "start")
+            cap, reserved = many(budget.max_starts, "start"), "none"
         else:
             assert budget.unpriced_calls is not None  # noqa: S101 - the same
             made = f"{many(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
@@ -245,11 +281,21 @@ def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
     if not wanted:
         return None
     taken = use.taken
-    for what, cap in (("usd", budget.usd), ("tokens", budget.tokens), ("unpriced", budget.unpriced_calls)):
+    for what, cap in _caps(budget):
         asked = getattr(wanted, what)
         if cap is not None and asked > 0 and getattr(taken + wanted, what) > cap:
             return Short(budget, use, wanted, what, passing=getattr(use.spent + wanted, what) <= cap)
     return None
+
+
+def _caps(budget: Budget) -> tuple[tuple[str, Decimal | int | None], ...]:
+    """The caps, by the fields of an Amount."""
+    return (
+        ("usd", budget.usd),
+        ("tokens", budget.tokens),
+        ("unpriced", budget.unpriced_calls),
+        ("starts", budget.max_starts),
+    )
 
 
 def reached(budget: Budget, spent: Amount) -> bool:
@@ -258,6 +304,7 @@ def reached(budget: Budget, spent: Amount) -> bool:
         (budget.usd is not None and spent.usd >= budget.usd)
         or (budget.tokens is not None and spent.tokens >= budget.tokens)
         or (budget.unpriced_calls is not None and spent.unpriced > budget.unpriced_calls)
+        or (budget.max_starts is not None and spent.starts >= budget.max_starts)
     )
 
 
@@ -266,8 +313,10 @@ def due_to_warn(budget: Budget, amount: Amount) -> bool:
     if budget.warn_percent is None:
         return False
     share = Decimal(budget.warn_percent) / 100
-    return (budget.usd is not None and amount.usd >= budget.usd * share and amount.usd > 0) or (
-        budget.tokens is not None and amount.tokens >= budget.tokens * share and amount.tokens > 0
+    return (
+        (budget.usd is not None and amount.usd >= budget.usd * share and amount.usd > 0)
+        or (budget.tokens is not None and amount.tokens >= budget.tokens * share and amount.tokens > 0)
+        or (budget.max_starts is not None and amount.starts >= budget.max_starts * share and amount.starts > 0)
     )
 
 
@@ -281,7 +330,10 @@ def starts_of(period: Period, moment: datetime, zone: tzinfo) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """What one attempt may still spend, of which periods of which budgets; ``largest``: its dearest call so far."""
+    """What one attempt may still spend, of which periods of which budgets; ``largest``: its dearest call so far.
+
+    ``amount.starts``: 1 where it counts as a start of them.
+    """
 
     amount: Amount = NOTHING
     of: Sequence[tuple[str, str]] = ()
@@ -312,87 +364,3 @@ def reserved_of(stored: Mapping[str, Any]) -> Reserved:
         tuple((str(budget_id), str(starts)) for budget_id, starts in stored.get("of", ())),
         amount_of(stored.get("largest", {})),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Caps:
-    """What a person wants a budget to be, checked."""
-
-    usd: Decimal | None = None
-    tokens: int | None = None
-    unpriced_calls: int | None = None
-    action: Action = Action.BLOCK
-    warn_percent: int | None = WARN_AT
-    downgrade_to: str | None = None
-
-
-def budget_of(caps: Caps, budget: Budget) -> Budget:
-    """*budget* with these caps."""
-    return replace(
-        budget,
-        usd=caps.usd,
-        tokens=caps.tokens,
-        unpriced_calls=caps.unpriced_calls,
-        action=caps.action,
-        warn_percent=caps.warn_percent,
-        downgrade_to=caps.downgrade_to,
-    )
-
-
-MAX_TOKENS = 10**15
-_KEYS = ("usd", "tokens", "max_unpriced_calls", "on_exceed", "warn_at", "downgrade_to")
-
-
-def caps_of(said: Mapping[str, Any]) -> Caps:
-    """Caps as a plan, a command or a program says them: usd, tokens, max_unpriced_calls, on_exceed, warn_at, …
-
-    A cap in dollars allows no call of unknown price unless it says how many: what is unknown is not zero. Raises
-    Refused with one sentence.
-    """
-    for name in said:
-        if name not in _KEYS:
-            raise Refused(f"A budget has no {name!r}", hint=f"It may have: {', '.join(_KEYS)}")
-    money = said.get("usd")
-    if money is not None:
-        money = usd(money)
-        if money < 0:
-            raise Refused(f"A budget cannot be negative: usd is {money}")
-    tokens = _count(said, "tokens")
-    unpriced = _count(said, "max_unpriced_calls")
-    if money is None and tokens is None and unpriced is None:
-        raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or both, or take it away")
-    if money is not None and "max_unpriced_calls" not in said:
-        unpriced = 0
-    action = _action(said.get("on_exceed", Action.BLOCK))
-    downgrade_to = said.get("downgrade_to")
-    if (downgrade_to is not None) != (action is Action.DOWNGRADE):
-        raise Refused("downgrade_to and on_exceed: downgrade go together", hint="Name the cheaper model")
-    if downgrade_to is not None and (not isinstance(downgrade_to, str) or not downgrade_to.strip()):
-        raise Refused("downgrade_to must be the name of a model")
-    return Caps(money, tokens, unpriced, action, _percent(said.get("warn_at", WARN_AT)), downgrade_to)
-
-
-def _count(said: Mapping[str, Any], name: str) -> int | None:
-    value = said.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
-        raise Refused(f"A budget's {name} must be a whole number from 0 to {MAX_TOKENS:,}, not {value!r}")
-    return value
-
-
-def _action(value: object) -> Action:
-    try:
-        return Action(str(value))
-    except ValueError:
-        raise Refused(f"on_exceed can be {', '.join(Action)}, not {value!r}") from None
-
-
-def _percent(value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
-        value = int(value[:-1])
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100:  # noqa: PLR2004 - percent
-        raise Refused(f"warn_at is a share of the cap, 1 to 100 percent, not {value!r}")
-    return value

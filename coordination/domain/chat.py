@@ -9,7 +9,7 @@ from typing import Any
 
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.job_environment import check_environment
-from coordination.errors import Refused
+from coordination.errors import Refused, inside
 
 SETTINGS = ("temperature", "max_tokens", "max_steps")
 TOOL_KEYS = ("command", "url", "env", "secrets")
@@ -97,55 +97,69 @@ def check_chat(call: ChatCall) -> None:
     """Refuse a call with one sentence for what is wrong in it."""
     _check_model(call.chat)
     if not isinstance(call.prompt, str) or not call.prompt.strip():
-        raise Refused("A chat needs a prompt, written as one text")
+        raise Refused("A chat needs a prompt, written as one text", field="prompt")
     if call.system is not None and not isinstance(call.system, str):
-        raise Refused("system must be a text")
+        raise Refused("system must be a text", field="system")
     if call.url is not None:
         _check_url(call.url)
     if not isinstance(call.schema, Mapping):
-        raise Refused("schema must be a JSON Schema, written as a mapping")
+        raise Refused("schema must be a JSON Schema, written as a mapping", field="schema")
     _check_settings(call.settings)
     _check_texts("secrets", call.secrets)
     check_environment(call.env, call.secrets)
     if not isinstance(call.tools, list | tuple) or len(call.tools) > MOST_SERVERS:
-        raise Refused(f"tools must be a list of at most {MOST_SERVERS} MCP servers")
+        raise Refused(f"tools must be a list of at most {MOST_SERVERS} MCP servers", field="tools")
     for number, server in enumerate(call.tools, start=1):
         try:
             if server != OURS:
                 _check_server(server)
         except Refused as refused:
-            raise Refused(f"tools, number {number}: {refused.message}", hint=refused.hint) from None
+            raise Refused(
+                f"tools, number {number}: {refused.message}",
+                hint=refused.hint,
+                field=inside(f"tools[{number - 1}]", refused.field),
+            ) from None
 
 
 def _check_model(chat: object) -> None:
     if isinstance(chat, str) and "{{" in chat:
         return  # known when the job starts, and looked at then
     if not isinstance(chat, str) or not _MODEL.fullmatch(chat):
-        raise Refused(f"{excerpt(chat)} names no model", hint="Write it like openai:gpt-5-mini, provider and model")
+        raise Refused(
+            f"{excerpt(chat)} names no model", hint="Write it like openai:gpt-5-mini, provider and model", field="chat"
+        )
 
 
 def _check_url(url: object) -> None:
     _check_literal(url)
     if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
         raise Refused(
-            f"{excerpt(url)} is no address", hint="Write it like http://localhost:11434/v1, no password in it"
+            f"{excerpt(url)} is no address",
+            hint="Write it like http://localhost:11434/v1, no password in it",
+            field="url",
         )
 
 
 def _check_settings(settings: object) -> None:
     if not isinstance(settings, Mapping):
-        raise Refused(f"settings must be a mapping with the keys {', '.join(SETTINGS)}")
+        raise Refused(f"settings must be a mapping with the keys {', '.join(SETTINGS)}", field="settings")
     for name in settings:
         if name not in SETTINGS:
             hint = did_you_mean(str(name), SETTINGS) or f"It may have: {', '.join(SETTINGS)}"
-            raise Refused(f"settings has no {excerpt(name)}", hint=hint)
+            raise Refused(f"settings has no {excerpt(name)}", hint=hint, field=f"settings.{name}")
     heat = settings.get("temperature")
     if heat is not None and (isinstance(heat, bool) or not isinstance(heat, int | float) or not 0 <= heat <= HOTTEST):
-        raise Refused(f"settings.temperature must be a number from 0 to {HOTTEST}, not {excerpt(heat)}")
+        raise Refused(
+            f"settings.temperature must be a number from 0 to {HOTTEST}, not {excerpt(heat)}",
+            field="settings.temperature",
+        )
     for name, most in (("max_tokens", MOST_TOKENS), ("max_steps", MOST_STEPS)):
         count = settings.get(name)
         if count is not None and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most):
-            raise Refused(f"settings.{name} must be a whole number from 1 to {most:,}, not {excerpt(count)}")
+            raise Refused(
+                f"settings.{name} must be a whole number from 1 to {most:,}, not {excerpt(count)}",
+                field=f"settings.{name}",
+            )
 
 
 def _check_server(server: object) -> None:
@@ -156,25 +170,27 @@ def _check_server(server: object) -> None:
     for name in server:
         if name not in TOOL_KEYS:
             hint = did_you_mean(str(name), TOOL_KEYS) or f"It may have: {', '.join(TOOL_KEYS)}"
-            raise Refused(f"an MCP server has no {excerpt(name)}", hint=hint)
+            raise Refused(f"an MCP server has no {excerpt(name)}", hint=hint, field=str(name))
     if ("command" in server) == ("url" in server):
         raise Refused("an MCP server has either a command or a url")
     secrets, env = server.get("secrets", ()), server.get("env", {})
     _check_texts("secrets", secrets)
     if not isinstance(env, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
-        raise Refused("env must map names to texts")
+        raise Refused("env must map names to texts", field="env")
     check_environment(env, secrets)
     if "url" in server:
         _check_url(server["url"])
         if env:
-            raise Refused("a server that is reached by its url has no env of ours")
+            raise Refused("a server that is reached by its url has no env of ours", field="env")
         return
     command = server["command"]
     _check_texts("command", command)
     for text in (*command, *env.values()):
         _check_literal(text)
     if not command or not command[0].strip():
-        raise Refused("command is empty", hint="Write the program and its arguments: [npx, some-server]")
+        raise Refused(
+            "command is empty", hint="Write the program and its arguments: [npx, some-server]", field="command"
+        )
 
 
 def _check_literal(text: object) -> None:
@@ -186,4 +202,4 @@ def _check_literal(text: object) -> None:
 
 def _check_texts(name: str, items: object) -> None:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-        raise Refused(f"{name} must be a list of texts")
+        raise Refused(f"{name} must be a list of texts", field=name)

@@ -239,17 +239,24 @@ def _rate(price: Price, kind: str) -> Decimal | None:
 def parse_stated(value: object) -> dict[str, Any]:
     """What a task's author expects of it, as stored; Refused with one sentence for what is wrong in it."""
     if not isinstance(value, Mapping):
-        raise Refused(f"estimate must be a mapping, not {excerpt(value)}", hint="Write {usd: 0.25, tokens: 20000}")
+        raise Refused(
+            f"estimate must be a mapping, not {excerpt(value)}",
+            hint="Write {usd: 0.25, tokens: 20000}",
+            field="estimate",
+        )
     for name in value:
         if name not in STATED_KEYS:
             hint = did_you_mean(str(name), STATED_KEYS) or f"It may have: {', '.join(STATED_KEYS)}"
-            raise Refused(f"estimate has no {excerpt(name)}", hint=hint)
+            raise Refused(f"estimate has no {excerpt(name)}", hint=hint, field=f"estimate.{name}")
     made: dict[str, Any] = {}
     if (dollars := value.get("usd")) is not None:
         made["usd"] = f"{pricing.plain(_amount(dollars)):f}"
     if (tokens := value.get("tokens")) is not None:
         if isinstance(tokens, bool) or not isinstance(tokens, int) or not 0 <= tokens <= MOST_TOKENS:
-            raise Refused(f"estimate.tokens must be a whole number from 0 to {MOST_TOKENS:,}, not {excerpt(tokens)}")
+            raise Refused(
+                f"estimate.tokens must be a whole number from 0 to {MOST_TOKENS:,}, not {excerpt(tokens)}",
+                field="estimate.tokens",
+            )
         made["tokens"] = tokens
     if (duration := value.get("duration")) is not None:
         made["duration"] = _duration(duration).total_seconds()
@@ -263,16 +270,21 @@ def _amount(value: object) -> Decimal:
         amount = Decimal(-1)
     if amount < 0:
         said = excerpt(str(value) if isinstance(value, Decimal) else value)
-        raise Refused(f"estimate.usd must be an amount that is not negative, not {said}", hint="Write 0.25")
+        raise Refused(
+            f"estimate.usd must be an amount that is not negative, not {said}", hint="Write 0.25", field="estimate.usd"
+        )
     return amount.copy_abs()  # of zero, too, there is a negative one
 
 
 def _duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         if not timedelta(0) <= value <= durations.LONGEST:
-            raise Refused(f"estimate.duration must be from zero to {durations.LONGEST.days:,} days, not {value}")
+            raise Refused(
+                f"estimate.duration must be from zero to {durations.LONGEST.days:,} days, not {value}",
+                field="estimate.duration",
+            )
         return value
     try:
         return durations.parse_duration(value)  # type: ignore[arg-type] # which refuses what it cannot read
     except Refused as refused:
-        raise Refused(f"estimate.duration: {refused.message}", hint=refused.hint) from None
+        raise Refused(f"estimate.duration: {refused.message}", hint=refused.hint, field="estimate.duration") from None

@@ -21,7 +21,7 @@ from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import Plan, Supervision, Task
 from coordination.domain.tasks import OnDependencyFailure
 from coordination.domain.work import CUSTOM, PythonCall, parse_work
-from coordination.errors import PlanError, Refused
+from coordination.errors import PlanError, Refused, inside
 
 MOST_VARIANTS = 16
 
@@ -62,7 +62,8 @@ def expanded(plan: Plan) -> Plan:
         except Refused as refused:
             message = f"Task {excerpt(task.key)}: {refused.message}"
             line = plan.lines.get(task.key)
-            raise PlanError(message, source=plan.source, line=line, hint=refused.hint) from None
+            field = inside(f"tasks.{task.key}", "variants" if task.variants else None)
+            raise PlanError(message, source=plan.source, line=line, hint=refused.hint, field=field) from None
         lines |= {part.key: plan.lines[task.key] for part in parts if task.key in plan.lines}
         tasks += parts
     return replace(plan, tasks=tasks, lines=lines)
@@ -103,10 +104,10 @@ def _variants(task: Task) -> list[Task]:
 def overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
     """What differs in each of a task's variants; Refused for what says none, or too many."""
     if isinstance(variants, bool | str | Mapping) or not isinstance(variants, int | Sequence):
-        raise Refused(f"variants is a number or a list of what differs, not {excerpt(variants)}")
+        raise Refused(f"variants is a number or a list of what differs, not {excerpt(variants)}", field="variants")
     count = variants if isinstance(variants, int) else len(variants)
     if not 2 <= count <= MOST_VARIANTS:  # noqa: PLR2004 - one is none
-        raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {count}")
+        raise Refused(f"variants are from 2 to {MOST_VARIANTS}, not {count}", field="variants")
     return [{}] * count if isinstance(variants, int) else list(variants)
 
 
@@ -116,7 +117,7 @@ def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     Of another agent it has the prompt and the environment, not the arguments: these belong to a program.
     """
     if not isinstance(overlay, Mapping):
-        raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}")
+        raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}", field="variants")
     other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in ("agent", "chat", "shell", "python"))
     base = {name: run[name] for name in _OF_ANOTHER_AGENT if name in run} if other else dict(run)
     return parse_work({**base, **overlay}).to_json()
@@ -170,7 +171,8 @@ def answering(
         "on_dependency_failure": OnDependencyFailure.RUN.value,
         "parent": asker.key,
     }
-    return Discovered(task, role={ANSWER: task_id, "question_id": question_id, "question": question})
+    role = {ANSWER: task_id, "question_id": question_id, "question": question}
+    return Discovered(task, role=role, by_system=True)
 
 
 def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any]) -> Task:
@@ -195,7 +197,9 @@ def _collects(task: Task, run: Any, needs: Sequence[str], role: Mapping[str, Any
 def supervision_of(value: Mapping[str, Any]) -> Supervision | None:
     """Who supervises, as a project's settings say it; Refused for what says nobody."""
     if unknown := [name for name in value if name not in {ASSESS, ANALYZE}]:
-        raise Refused(f"supervision has no {excerpt(unknown[0])}", hint=f"It has {ASSESS} and {ANALYZE}")
+        raise Refused(
+            f"supervision has no {excerpt(unknown[0])}", hint=f"It has {ASSESS} and {ANALYZE}", field=str(unknown[0])
+        )
     found = {name: check_supervisor(who, name) for name, who in value.items() if who is not None}
     return Supervision(**found) if found else None
 
@@ -205,8 +209,13 @@ def check_supervisor(value: Mapping[str, Any] | str, what: str) -> dict[str, Any
     run = {"agent": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else None
     if run is None or "prompt" in run or (run.get("agent") == CUSTOM and "command" not in run):
         raise Refused(
-            f"{what} must be an agent, not {excerpt(value)}", hint=f"Write {what}: claude, or a run without its prompt"
+            f"{what} must be an agent, not {excerpt(value)}",
+            hint=f"Write {what}: claude, or a run without its prompt",
+            field=what,
         )
-    body = parse_work({**run, "prompt": "x"}).to_json()
+    try:
+        body = parse_work({**run, "prompt": "x"}).to_json()
+    except Refused as refused:
+        raise Refused(refused.message, hint=refused.hint, field=inside(what, refused.field)) from None
     del body["prompt"]
     return body

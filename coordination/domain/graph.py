@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NoReturn
 
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
-from coordination.domain.budgets import caps_of
+from coordination.domain.caps import caps_of
 from coordination.domain.estimates import parse_stated
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
-from coordination.domain.json_values import json_problem, text_problem
+from coordination.domain.json_values import json_problem
 from coordination.domain.limits import Limits
+from coordination.domain.plan_values import Refuse, check_json, check_name, is_whole
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, BudgetCap, Dependency, Plan, Task
+from coordination.domain.task_limits import MOST_STARTS
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work, parse_work
-from coordination.domain.workspaces import FOLDER, Workspace, common_base, parse_gates, parse_workspace
-from coordination.errors import PlanError, Refused
+from coordination.domain.workspaces import FOLDER, Checkout, common_base, parse_checkout, parse_gates
+from coordination.errors import PlanError, Refused, inside
 
 MAX_ATTEMPTS = 1_000_000
 MAX_PRIORITY = 1_000_000_000
@@ -29,7 +31,6 @@ MAX_FACTOR = 1000.0
 MAX_CRITERION = 2_000
 
 _KEY = re.compile(r"[\w./:][\w./:-]*")
-_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
 
@@ -41,19 +42,20 @@ def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
     such as a function, share one Work.
     """
     if not plan.tasks:
-        raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks")
+        raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks", field="tasks")
     if len(plan.tasks) > MAX_TASKS:
         raise PlanError(
             f"The plan has {len(plan.tasks):,} tasks; at most {MAX_TASKS:,} are possible",
             source=plan.source,
             hint="Submit it in parts",
+            field="tasks",
         )
     _check_plan(plan)
     _check_keys(plan)
     keys = {*known, *(task.key for task in plan.tasks)}
     seen: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
     works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
-    _check_workspaces(plan)
+    _check_checkouts(plan)
     _check_parents(plan)
     topological_order(plan)
     return works
@@ -104,6 +106,7 @@ def _refuse_cycle(plan: Plan, left: set[str]) -> NoReturn:
         cycle[0],
         f"These tasks need each other, so none can start: {_chain(cycle)}",
         hint="Each needs the one behind its arrow; take one of them out of a needs",
+        field="needs",
     )
 
 
@@ -119,57 +122,64 @@ def _edge(need: str | Dependency) -> tuple[str, bool]:
     return (need, True) if isinstance(need, str) else (need.key, need.kind.holds_back)
 
 
-def _error(plan: Plan, key: object, message: str, *, hint: str | None = None) -> PlanError:
-    line = plan.lines.get(key) if isinstance(key, str) else None
-    return PlanError(message, source=plan.source, line=line, hint=hint)
+def _error(plan: Plan, key: str, message: str, *, hint: str | None = None, field: str | None = None) -> PlanError:
+    return PlanError(
+        message, source=plan.source, line=plan.lines.get(key), hint=hint, field=inside(f"tasks.{key}", field)
+    )
 
 
 def _check_plan(plan: Plan) -> None:
-    def refuse(message: str, hint: str | None = None) -> NoReturn:
-        raise PlanError(message, source=plan.source, hint=hint)
+    def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        raise PlanError(message, source=plan.source, hint=hint, field=field)
 
-    _check_name(refuse, "name", plan.name)
-    _check_name(refuse, "session", plan.session)
-    _check_name(refuse, "project.name", plan.project.name)
-    _check_name(refuse, "project.git_remote", plan.project.git_remote, longest=2_000)
-    _check_name(refuse, "project.path", plan.project.path, longest=4_000)
+    def refuse_default(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        refuse(f"defaults: {message}", hint, field=inside("defaults", field))
+
+    check_name(refuse, "name", plan.name)
+    check_name(refuse, "session", plan.session)
+    check_name(refuse, "project.name", plan.project.name)
+    check_name(refuse, "project.git_remote", plan.project.git_remote, longest=2_000)
+    check_name(refuse, "project.path", plan.project.path, longest=4_000)
     for folder in plan.python_path:
-        _check_name(refuse, "python_path", folder, longest=4_000)
+        check_name(refuse, "python_path", folder, longest=4_000)
     defaults = plan.defaults
     _check_rules(
-        lambda message, hint=None: refuse(f"defaults: {message}", hint),
+        refuse_default,
         timeout=defaults.timeout,
         stall_timeout=defaults.stall_timeout,
         max_attempts=defaults.max_attempts,
+        max_starts=defaults.max_starts,
         backoff=defaults.backoff,
         on_dependency_failure=defaults.on_dependency_failure,
         workdir=defaults.workdir,
         agent=defaults.agent,
     )
-    _check_limits(lambda message, hint=None: refuse(f"defaults: {message}", hint), defaults.limits)
+    _check_limits(refuse_default, defaults.limits)
     limits = plan.concurrency
     slots = {"concurrency.project": limits.project}
     slots |= {f"concurrency.agents.{name}": limit for name, limit in limits.agents.items()}
     slots |= {f"concurrency.keys.{name}": limit for name, limit in limits.keys.items()}
     for place, limit in slots.items():
-        if limit is not None and not _is_whole(limit, 1, MAX_SLOTS):
-            refuse(f"{excerpt(place)[1:-1]} must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}")
-        _check_name(refuse, "A name under concurrency", place)
+        if limit is not None and not is_whole(limit, 1, MAX_SLOTS):
+            wanted = f"must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}"
+            refuse(f"{excerpt(place)[1:-1]} {wanted}", field=place)
+        check_name(refuse, "A name under concurrency", place, field=place)
     _check_budget(refuse, plan.budget)
 
 
-def _check_budget(refuse: _Refuse, cap: BudgetCap | None) -> None:
+def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
     if cap is None:
         return
     if not isinstance(cap, BudgetCap) or not isinstance(cap.usd, Decimal | None):
-        refuse("budget must be a BudgetCap with an exact amount", 'Write budget=BudgetCap(usd=Decimal("5.00"))')
+        refuse(
+            "budget must be a BudgetCap with an exact amount",
+            'Write budget=BudgetCap(usd=Decimal("5.00"))',
+            field="budget",
+        )
     try:
         caps_of(cap.said())
     except Refused as refusal:
-        refuse(f"budget: {refusal.message}", refusal.hint)
-
-
-_Refuse = Callable[..., NoReturn]
+        refuse(f"budget: {refusal.message}", refusal.hint, field=inside("budget", refusal.field))
 
 
 def _check_keys(plan: Plan) -> None:
@@ -177,41 +187,47 @@ def _check_keys(plan: Plan) -> None:
     for number, task in enumerate(plan.tasks, start=1):
         key = getattr(task, "key", None)
         if not isinstance(task, Task) or not isinstance(key, str) or not key:
-            raise PlanError(f"Task number {number} has no key", source=plan.source, hint="Every task needs a key")
+            place = f"tasks[{number - 1}].key"
+            message = f"Task number {number} has no key"
+            raise PlanError(message, source=plan.source, hint="Every task needs a key", field=place)
         if len(key) > MAX_KEY:
             message = f"The key {excerpt(key)} is longer than {MAX_KEY} characters"
-            raise _error(plan, key, message, hint="Put what people read into title")
+            raise _error(plan, key, message, hint="Put what people read into title", field="key")
         if not _KEY.fullmatch(key):
             raise _error(
                 plan,
                 key,
                 f"{excerpt(key)} cannot be a key",
                 hint="A key has letters, digits and . _ - / : and does not begin with -",
+                field="key",
             )
         if key in first:
-            raise _error(plan, key, f"Tasks number {first[key]} and {number} have the same key {excerpt(key)}")
+            message = f"Tasks number {first[key]} and {number} have the same key {excerpt(key)}"
+            raise _error(plan, key, message, field="key")
         first[key] = number
 
 
 def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) -> Work:
-    def refuse(message: str, hint: str | None = None) -> NoReturn:
-        raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint)
+    def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint, field=field)
 
     title = task.title
     if title is not None:
-        _check_name(refuse, "title", title, longest=MAX_TITLE)
+        check_name(refuse, "title", title, longest=MAX_TITLE)
     _check_needs(refuse, task, keys)
     if task.parent is not None and task.parent not in keys:
-        refuse(f"its parent {excerpt(task.parent)} is not in the plan", did_you_mean(str(task.parent), keys))
-    if not _is_whole(task.priority, -MAX_PRIORITY, MAX_PRIORITY):
-        refuse(f"priority must be a whole number, not {excerpt(task.priority)}")
+        hint = did_you_mean(str(task.parent), keys)
+        refuse(f"its parent {excerpt(task.parent)} is not in the plan", hint, field="parent")
+    if not is_whole(task.priority, -MAX_PRIORITY, MAX_PRIORITY):
+        refuse(f"priority must be a whole number, not {excerpt(task.priority)}", field="priority")
     if not isinstance(task.repeatable, bool):
-        refuse(f"repeatable must be true or false, not {excerpt(task.repeatable)}")
+        refuse(f"repeatable must be true or false, not {excerpt(task.repeatable)}", field="repeatable")
     _check_rules(
         refuse,
         timeout=task.timeout,
         stall_timeout=task.stall_timeout,
         max_attempts=task.max_attempts,
+        max_starts=task.max_starts,
         backoff=task.backoff,
         on_dependency_failure=task.on_dependency_failure,
         workdir=task.workdir,
@@ -219,59 +235,60 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
     )
     _check_limits(refuse, task.limits)
     _check_budget(refuse, task.budget)
-    _check_name(refuse, "concurrency_key", task.concurrency_key)
+    check_name(refuse, "concurrency_key", task.concurrency_key)
     for name, moment in (("not_before", task.not_before), ("due", task.due)):
         if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
-            refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}")
+            refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}", field=name)
     if problem := outputs_problem(task.outputs):
-        refuse(f"outputs {problem}")
-    _check_json(refuse, "input", task.input)
-    _check_json(refuse, "metadata", task.metadata)
+        refuse(f"outputs {problem}", field="outputs")
+    check_json(refuse, "input", task.input)
+    check_json(refuse, "metadata", task.metadata)
     _check_more(refuse, task)
     return known.get(id(task.run)) or _check_work(refuse, task, known)
 
 
-def _check_more(refuse: _Refuse, task: Task) -> None:
+def _check_more(refuse: Refuse, task: Task) -> None:
     """What few tasks have."""
     if task.estimate:
         try:
             parse_stated(task.estimate)
         except Refused as refused:
-            refuse(refused.message, refused.hint)
+            refuse(refused.message, refused.hint, field=refused.field or "estimate")
     if task.variants:
         try:
             overlays(task.variants)
         except Refused as refused:
-            refuse(refused.message, refused.hint)
+            refuse(refused.message, refused.hint, field="variants")
     for one in task.criteria:
-        _check_name(refuse, "A criterion", one, longest=MAX_CRITERION)
+        check_name(refuse, "A criterion", one, longest=MAX_CRITERION, field="criteria")
 
 
-def _check_needs(refuse: _Refuse, task: Task, keys: set[str]) -> None:
+def _check_needs(refuse: Refuse, task: Task, keys: set[str]) -> None:
     if isinstance(task.needs, str):
-        refuse("needs is a list of keys, not one text", f"Write [{excerpt(task.needs)}]")
+        refuse("needs is a list of keys, not one text", f"Write [{excerpt(task.needs)}]", field="needs")
     seen: set[str] = set()
     for need in task.needs:
         if not isinstance(need, str) and not (
             isinstance(need, Dependency) and isinstance(need.key, str) and isinstance(need.kind, DependencyKind)
         ):
-            refuse(f"{excerpt(need)} in needs is neither a key nor a Dependency")
+            refuse(f"{excerpt(need)} in needs is neither a key nor a Dependency", field="needs")
         key = need if isinstance(need, str) else need.key
         if key == task.key:
-            refuse("it needs itself")
+            refuse("it needs itself", field="needs")
         if key not in keys:
-            refuse(f"it needs {excerpt(key)}, which is not in the plan", did_you_mean(key, keys))
+            refuse(f"it needs {excerpt(key)}, which is not in the plan", did_you_mean(key, keys), field="needs")
         if key in seen:
-            refuse(f"it needs {excerpt(key)} twice")
+            refuse(f"it needs {excerpt(key)} twice", field="needs")
         seen.add(key)
 
 
 def _check_rules(
-    refuse: _Refuse,
+    refuse: Refuse,
     *,
     timeout: timedelta | None,
     stall_timeout: timedelta | None,
     max_attempts: int | None,
+    max_starts: int | None,
     backoff: Backoff | None,
     on_dependency_failure: OnDependencyFailure | None,
     workdir: str | None,
@@ -280,60 +297,44 @@ def _check_rules(
     """What a task and the plan's defaults have in common."""
     for name, value in (("timeout", timeout), ("stall_timeout", stall_timeout)):
         if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.LONGEST):
-            refuse(f"{name} must be longer than zero and at most {durations.LONGEST.days:,} days, not {excerpt(value)}")
-    if max_attempts is not None and not _is_whole(max_attempts, 1, MAX_ATTEMPTS):
-        refuse(f"max_attempts must be a whole number from 1 to {MAX_ATTEMPTS:,}, not {excerpt(max_attempts)}")
+            wanted = f"longer than zero and at most {durations.LONGEST.days:,} days"
+            refuse(f"{name} must be {wanted}, not {excerpt(value)}", field=name)
+    for name, number, most in (("max_attempts", max_attempts, MAX_ATTEMPTS), ("max_starts", max_starts, MOST_STARTS)):
+        if number is not None and not is_whole(number, 1, most):
+            refuse(f"{name} must be a whole number from 1 to {most:,}, not {excerpt(number)}", field=name)
     if backoff is not None:
         for name, wait in (("initial", backoff.initial), ("max", backoff.maximum)):
             if not (isinstance(wait, timedelta) and timedelta(0) <= wait <= durations.LONGEST):
-                refuse(f"backoff.{name} must be from zero to {durations.LONGEST.days:,} days, not {excerpt(wait)}")
+                wanted = f"from zero to {durations.LONGEST.days:,} days"
+                refuse(f"backoff.{name} must be {wanted}, not {excerpt(wait)}", field=f"backoff.{name}")
         factor = backoff.factor
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:
-            refuse(f"backoff.factor must be a number from 1 to {MAX_FACTOR:,.0f}, not {excerpt(factor)}")
+            wanted = f"a number from 1 to {MAX_FACTOR:,.0f}"
+            refuse(f"backoff.factor must be {wanted}, not {excerpt(factor)}", field="backoff.factor")
     if on_dependency_failure is not None and not isinstance(on_dependency_failure, OnDependencyFailure):
-        refuse(f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}")
-    _check_name(refuse, "workdir", workdir, longest=4_000)
-    _check_name(refuse, "agent", agent)
+        refuse(
+            f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}",
+            field="on_dependency_failure",
+        )
+    check_name(refuse, "workdir", workdir, longest=4_000)
+    check_name(refuse, "agent", agent)
 
 
-def _check_limits(refuse: _Refuse, limits: Limits) -> None:
+def _check_limits(refuse: Refuse, limits: Limits) -> None:
     if not isinstance(limits, Limits):
-        refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)")
+        refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)", field="limits")
     if problem := limits.problem():
-        refuse(problem)
+        refuse(problem, field="limits")
 
 
-def _check_name(refuse: _Refuse, what: str, text: object, *, longest: int = MAX_KEY) -> None:
-    """A text of one line that people see in tables: not empty, not long, nothing that moves a cursor."""
-    if text is None:
-        return
-    if not isinstance(text, str):
-        refuse(f"{what} must be a text, not {excerpt(text)}")
-    if not text.strip():
-        refuse(f"{what} is empty", "Leave it out, or give it a text")
-    if len(text) > longest:
-        refuse(f"{what} has {len(text):,} characters, at most {longest:,} are possible: {excerpt(text)}")
-    if problem := text_problem(text):
-        refuse(f"{what} {problem}: {excerpt(text)}")
-    if _CONTROL.search(text):
-        refuse(f"{what} must be one line without control characters: {excerpt(text)}")
-
-
-def _check_json(refuse: _Refuse, what: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        refuse(f"{what} must map names to values, not {excerpt(value)}")
-    if value and (problem := json_problem(dict(value))):
-        refuse(f"{what} {problem}")
-
-
-def _check_work(refuse: _Refuse, task: Task, known: dict[int, Work]) -> Work:
+def _check_work(refuse: Refuse, task: Task, known: dict[int, Work]) -> Work:
     try:
         work = parse_work(task.run)
         body: dict[str, Any] = work.to_json()
         if problem := json_problem(body):
-            refuse(f"its job {problem}")
+            refuse(f"its job {problem}", field="run")
         if any(not _ENV_NAME.fullmatch(name) for name in work.env):
-            refuse("a name in env is empty or holds =")
+            refuse("a name in env is empty or holds =", field="run.env")
         if templates.is_templated(body):  # what it may name depends on the task
             templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})
         else:
@@ -341,33 +342,33 @@ def _check_work(refuse: _Refuse, task: Task, known: dict[int, Work]) -> Work:
     except PlanError:
         raise
     except Refused as refused:
-        refuse(refused.message, refused.hint)
+        refuse(refused.message, refused.hint, field=inside("run", refused.field))
     return work
 
 
-def _check_workspaces(plan: Plan) -> None:
-    """Workspaces and gates can be understood, and the run's branch begins in one place."""
+def _check_checkouts(plan: Plan) -> None:
+    """Checkouts and gates can be understood, and the run's branch begins in one place."""
     try:
         parse_gates(plan.gates)
-        shared = parse_workspace(plan.defaults.workspace)
+        shared = parse_checkout(plan.defaults.checkout)
     except Refused as refused:
-        raise PlanError(refused.message, source=plan.source, hint=refused.hint) from None
-    used: dict[Workspace, str] = {}
+        raise PlanError(refused.message, source=plan.source, hint=refused.hint, field=refused.field) from None
+    used: dict[Checkout, str] = {}
     for task in plan.tasks:
-        if not task.gates and task.workspace is None:
+        if not task.gates and task.checkout is None:
             used.setdefault(shared, task.key)
             continue
         try:
             parse_gates(task.gates)
-            used.setdefault(shared if task.workspace is None else parse_workspace(task.workspace), task.key)
+            used.setdefault(shared if task.checkout is None else parse_checkout(task.checkout), task.key)
         except Refused as refused:
             message = f"Task {excerpt(task.key)}: {refused.message}"
-            raise _error(plan, task.key, message, hint=refused.hint) from None
+            raise _error(plan, task.key, message, hint=refused.hint, field=refused.field) from None
     try:
         common_base(used)
     except Refused as refused:
-        last = next(key for space, key in reversed(used.items()) if space != FOLDER)
-        raise _error(plan, last, refused.message, hint=refused.hint) from None
+        last = next(key for checkout, key in reversed(used.items()) if checkout != FOLDER)
+        raise _error(plan, last, refused.message, hint=refused.hint, field="checkout.base") from None
 
 
 def _check_parents(plan: Plan) -> None:
@@ -382,9 +383,6 @@ def _check_parents(plan: Plan) -> None:
             key = parents.get(key)
         if key is not None and key in path:
             cycle = list(path)[list(path).index(key) :]
-            raise _error(plan, cycle[0], f"These tasks are each other's parents: {_chain(cycle)}")
+            message = f"These tasks are each other's parents: {_chain(cycle)}"
+            raise _error(plan, cycle[0], message, field="parent")
         ended.update(path)
-
-
-def _is_whole(value: object, lowest: int, highest: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest

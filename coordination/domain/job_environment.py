@@ -20,10 +20,12 @@ def check_environment(env: Mapping[str, str], secrets: Sequence[str]) -> None:
             raise Refused(
                 f"secrets holds {excerpt(name)}, which names no variable",
                 hint="It lists variables of the worker's environment by name, never values: [ANTHROPIC_API_KEY]",
+                field="secrets",
             )
     for name, text in env.items():
         if len(text) >= _SHORTEST_SECRET and _SECRETIVE.search(name) and not text.startswith("{{"):
             raise Refused(
                 f"env holds a value for {name}, and what stands in a plan is stored and shown",
                 hint=f"Set {name} where the worker runs, and write secrets: [{name}]",
+                field="env",
             )

@@ -83,7 +83,7 @@ def read_answer(answer: object) -> Answer:
         return Answer(cannot=_text(found, "cannot"))
     text = found["answer"]
     if not isinstance(text, str) or not text.strip() or len(text) > LONGEST:
-        raise Refused(f"answer must be a text of at most {LONGEST:,} characters, not {excerpt(text)}")
+        raise Refused(f"answer must be a text of at most {LONGEST:,} characters, not {excerpt(text)}", field="answer")
     return Answer(text.replace("\0", ""))
 
 
@@ -98,7 +98,9 @@ def read_analysis(answer: object) -> Analysis:
     found = _object(answer)
     verdict = found.get("verdict")
     if verdict not in VERDICTS:
-        raise Refused(f"verdict is {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, not {excerpt(verdict)}")
+        raise Refused(
+            f"verdict is {', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}, not {excerpt(verdict)}", field="verdict"
+        )
     return Analysis(str(verdict), _text(found, "why"), _parts(found, "follow_ups"))
 
 
@@ -130,23 +132,23 @@ def _from_first_brace(answer: str) -> str:
 def _text(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise Refused(f"{name} must be a text, not {excerpt(value)}")
+        raise Refused(f"{name} must be a text, not {excerpt(value)}", field=name)
     return value[:LONGEST_TEXT]
 
 
 def _texts(found: Mapping[str, Any], name: str) -> tuple[str, ...]:
     values = found.get(name) or []
     if not isinstance(values, Sequence) or isinstance(values, str) or not all(isinstance(one, str) for one in values):
-        raise Refused(f"{name} must be a list of texts")
+        raise Refused(f"{name} must be a list of texts", field=name)
     return tuple(one[:LONGEST_TEXT] for one in values[:MOST_SUBTASKS])
 
 
 def _parts(found: Mapping[str, Any], name: str) -> tuple[Part, ...]:
     values = found.get(name) or []
     if not isinstance(values, list) or not all(isinstance(one, Mapping) for one in values):
-        raise Refused(f"{name} must be a list of objects with key, title and prompt")
+        raise Refused(f"{name} must be a list of objects with key, title and prompt", field=name)
     if len(values) > MOST_SUBTASKS:
-        raise Refused(f"{name} has {len(values)} tasks; at most {MOST_SUBTASKS} are possible")
+        raise Refused(f"{name} has {len(values)} tasks; at most {MOST_SUBTASKS} are possible", field=name)
     parts: list[Part] = []
     for one in values:
         key = one.get("key")

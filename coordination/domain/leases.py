@@ -21,6 +21,7 @@ class LeaseTerms:
             raise SettingsError(
                 "The heartbeat must fit twice into the lease",
                 hint="Raise COORD_LEASE_TTL or lower COORD_LEASE_HEARTBEAT",
+                field="COORD_LEASE_HEARTBEAT",
             )
         if min(self.ttl, self.heartbeat, self.sweep) <= timedelta(0):
             raise SettingsError("Lease times must be longer than zero")
@@ -33,7 +34,7 @@ class LeaseTerms:
 
 
 MAX_LOSSES = 3
-"""Lost leases after which a task fails: a job that kills its workers must end."""
+"""Times that a job's worker process may die while it runs alone in it: then the job is to blame, and its task fails."""
 
 MAX_DEFERRALS = 100
-"""Times a job may ask for later (exit status 75) before it counts as failed: every wait has a limit."""
+"""Times a job may ask for later (exit status 75) in a row before a person must let it go on: every wait has a limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -12,11 +12,15 @@ from coordination.domain.budgets import WARN_AT
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.domain.work import Work
-from coordination.domain.workspaces import FOLDER, Gate, Workspace
+from coordination.domain.workspaces import FOLDER, Checkout, Gate
+from coordination.errors import Refused
 
 MAX_TITLE = 500
 MAX_KEY = 200
 MAX_TASKS = 200_000
+
+BOTH_NAMES = "checkout and workspace are two names of one key, and both are given"
+ONE_NAME = "Write checkout alone; workspace is its old name"
 
 DEFAULT_MAX_ATTEMPTS = 1
 DEFAULT_TIMEOUT = timedelta(hours=4)
@@ -52,9 +56,10 @@ class Task:
     when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
     wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
     the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
-    ``workspace``: ``"folder"``, ``"git-worktree"``, or a Workspace. ``gates``: commands, or Gates, that must pass
-    before it counts as completed. ``estimate``: what it is expected to use (``usd``, ``tokens``, ``duration``), for
-    as long as no job like it has run.
+    ``checkout``: ``"folder"``, ``"git-worktree"``, or a Checkout; ``workspace`` is its old name. ``gates``: commands,
+    or Gates, that must pass before it counts as completed. ``estimate``: what it is expected to use (``usd``,
+    ``tokens``, ``duration``), for as long as no job like it has run. ``max_starts``: how often an agent or a chat may
+    start, whatever it ends as, before a person must let it go on; default: 20, or ``max_attempts`` if that is more.
     """
 
     key: str
@@ -81,12 +86,20 @@ class Task:
     supervised: bool = True
     limits: Limits = NO_LIMITS
     outputs: Sequence[str] = ()
-    workspace: Workspace | Mapping[str, Any] | str | None = None
+    checkout: Checkout | Mapping[str, Any] | str | None = None
     gates: Sequence[Gate | Mapping[str, Any] | str] = ()
     budget: BudgetCap | None = None
     estimate: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
+    max_starts: int | None = None
+    workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
+
+    def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:
+        """Take the old name of ``checkout``; Refused when both are given."""
+        if workspace is not None:
+            _check_one_name(given=self.checkout is not None)
+            object.__setattr__(self, "checkout", workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +114,20 @@ class Defaults:
     workdir: str | None = None
     agent: str | None = None
     limits: Limits = NO_LIMITS
-    workspace: Workspace | Mapping[str, Any] | str = FOLDER
+    checkout: Checkout | Mapping[str, Any] | str = FOLDER
+    max_starts: int | None = None
+    workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
+
+    def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:
+        """Take the old name of ``checkout``; Refused when both are given."""
+        if workspace is not None:
+            _check_one_name(given=self.checkout is not FOLDER)
+            object.__setattr__(self, "checkout", workspace)
+
+
+def _check_one_name(*, given: bool) -> None:
+    if given:
+        raise Refused(BOTH_NAMES, hint=ONE_NAME, field="workspace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +153,13 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class BudgetCap:
-    """A cap on what a plan's run, or all attempts of a task, may spend: in US dollars, in tokens, or both.
+    """A cap on what a plan's run, or all attempts of a task, may spend: in US dollars, tokens, starts, or several.
 
     ``on_exceed``: ``block`` (tasks wait until it is raised), ``warn`` (it is told, nothing more), or ``downgrade``
     (from *warn_at* on jobs use the model *downgrade_to*; when it is reached, they wait).
     ``warn_at``: percent of the cap. ``max_unpriced_calls``: calls of models whose price is unknown; none where there
-    is a cap in dollars and nothing else is said, because what is unknown is not zero.
+    is a cap in dollars and nothing else is said, because what is unknown is not zero. ``starts``: how often agents and
+    chats may start, whatever they end as.
     """
 
     usd: Decimal | None = None
@@ -141,12 +168,14 @@ class BudgetCap:
     max_unpriced_calls: int | None = None
     warn_at: int | None = WARN_AT
     downgrade_to: str | None = None
+    starts: int | None = None
 
     def said(self) -> dict[str, Any]:
         """What it says, as a plan's file does."""
         body = {
             "usd": self.usd,
             "tokens": self.tokens,
+            "starts": self.starts,
             "max_unpriced_calls": self.max_unpriced_calls,
             "on_exceed": self.on_exceed,
             "warn_at": self.warn_at,

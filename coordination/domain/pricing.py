@@ -266,7 +266,9 @@ def checked_model(model: str) -> str:
     """The name that a price is set for, as it is compared; Refused when it is none."""
     name = key_of(model)
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise Refused(f"{excerpt(model)} is no name of a model", hint="Name it as it stands in: coord costs list")
+        raise Refused(
+            f"{excerpt(model)} is no name of a model", hint="Name it as it stands in: coord costs list", field="model"
+        )
     return name
 
 
@@ -287,6 +289,7 @@ def _dollars(kind: str, said: str) -> Decimal:
     raise Refused(
         f"{excerpt(said)} is no price of {kind.replace('_', ' ')} tokens",
         hint=f"Give dollars per million tokens: from 0 to {_DEAREST:,}, with at most {_PLACES} decimal places",
+        field=kind,
     )
 
 

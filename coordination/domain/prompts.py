@@ -20,6 +20,7 @@ from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.questions import ANSWERS
+from coordination.domain.workspaces import STORED
 from coordination.errors import Refused
 
 WORKER = "worker"
@@ -302,7 +303,8 @@ def _names(
     reports: bool,
 ) -> dict[str, Any]:
     settings = project.settings
-    workspace = claim.options.get("workspace", "folder")
+    checkout = claim.options.get(STORED, "folder")
+    kind = checkout.get("kind", "folder") if isinstance(checkout, Mapping) else checkout
     return {
         "task": {
             "key": claim.key,
@@ -325,7 +327,8 @@ def _names(
         "shows_needs": shows_needs,
         "criteria": list(claim.options.get("criteria", ())),
         "gates": [_gate(gate) for gate in claim.options.get("gates", ())],
-        "workspace": workspace.get("kind", "folder") if isinstance(workspace, Mapping) else workspace,
+        "checkout": kind,
+        "workspace": kind,  # its old name, for templates that were written with it
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
         "question": claim.options.get("role", {}).get("question"),

@@ -49,12 +49,14 @@ def parse_restrictions(stored: Mapping[str, Any]) -> Restrictions | None:
     for name in stored:
         if name not in KEYS:
             hint = did_you_mean(str(name), KEYS) or f"There are {' and '.join(KEYS)}"
-            raise Refused(f"Restrictions of models have no {excerpt(name)}", hint=hint)
+            raise Refused(f"Restrictions of models have no {excerpt(name)}", hint=hint, field=str(name))
     given = {name: stored[name] for name in KEYS if stored.get(name) is not None}
     found = {name: _patterns(name, patterns) for name, patterns in given.items()}
     if "allow" in found and not found["allow"]:
         raise Refused(
-            "allow names no model, so no job with a model could run", hint="Leave it out to allow all of them"
+            "allow names no model, so no job with a model could run",
+            hint="Leave it out to allow all of them",
+            field="allow",
         )
     made = Restrictions(found.get("allow"), found.get("deny", ()))
     return None if made == Restrictions() else made
@@ -62,9 +64,9 @@ def parse_restrictions(stored: Mapping[str, Any]) -> Restrictions | None:
 
 def _patterns(name: str, patterns: object) -> tuple[str, ...]:
     if not isinstance(patterns, list | tuple) or not all(isinstance(one, str) and one.strip() for one in patterns):
-        raise Refused(f"{name} must be a list of names of models, not {excerpt(patterns)}", hint=_HINT)
+        raise Refused(f"{name} must be a list of names of models, not {excerpt(patterns)}", hint=_HINT, field=name)
     if len(patterns) > _MOST or any(len(one) > _LONGEST for one in patterns):
-        raise Refused(f"{name} has at most {_MOST} names of at most {_LONGEST} characters")
+        raise Refused(f"{name} has at most {_MOST} names of at most {_LONGEST} characters", field=name)
     return tuple(one.strip() for one in patterns)
 
 

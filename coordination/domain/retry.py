@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from coordination.domain.attempts import Outcome, Result
 from coordination.domain.excerpts import excerpt
-from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
+from coordination.domain.leases import MAX_LOSSES
 from coordination.domain.plans import Backoff
 from coordination.domain.tasks import NO_REASON, BlockReason
 
@@ -54,7 +54,7 @@ class StayCanceled:
 Decision = Complete | RetryAfter | GiveUp | AskPerson | Wait | StayCanceled
 
 
-def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads better than its pieces
+def decide(  # noqa: C901, PLR0911 - one flat table of outcomes reads better than its pieces
     outcome: Outcome,
     *,
     failures: int,
@@ -67,7 +67,10 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads b
     began: bool = True,
     killed: bool = False,
 ) -> Decision:
-    """What follows *outcome*; the three counts already include this attempt."""
+    """What follows *outcome*; the three counts already include this attempt (*losses*: see ``losses_after``).
+
+    Another attempt may still have to wait for a person: see ``domain.task_limits``.
+    """
     match outcome:
         case Outcome.COMPLETED:
             return Complete()
@@ -78,14 +81,12 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads b
         case Outcome.HANDED_BACK:
             return RetryAfter(timedelta(0))
         case Outcome.DEFERRED:
-            if deferrals >= MAX_DEFERRALS:
-                return GiveUp(f"asked to be tried later {deferrals} times")
             return RetryAfter(wait_before(deferrals, backoff))
         case Outcome.LOST:
             if not repeatable:
                 return AskPerson("its worker was lost and the job must not be repeated")
-            if losses >= MAX_LOSSES:
-                return GiveUp(f"{losses} workers were lost while running it")
+            if losses > MAX_LOSSES:
+                return GiveUp(f"its worker died {MAX_LOSSES} times while it ran alone in a process of its own")
             return RetryAfter(timedelta(0))
         case Outcome.FAILED | Outcome.TIMED_OUT:
             if not retryable:
@@ -95,6 +96,15 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one flat table of outcomes reads b
             if not repeatable and began and (killed or outcome is Outcome.TIMED_OUT):
                 return AskPerson("it was ended in the middle, and the job must not be repeated")
             return RetryAfter(wait_before(failures, backoff))
+
+
+def losses_after(losses: int, *, suspect: bool, alone: bool) -> int:
+    """The losses of a task, one of whose attempts was lost. 0: its job is above suspicion; 1: it may have ended its
+    worker, so that it runs alone next; more: it was the only one there so many times, less one, when a worker died.
+
+    *suspect*: the job had started on a worker that died. *alone*: it ran in a process of its own, and only that died.
+    """
+    return losses + 1 if alone else max(losses, int(suspect))
 
 
 def wait_of(result: Result) -> Wait | None:

@@ -1,28 +1,21 @@
-"""Where in a shell command a quoted value may stand: as a plain word or a part of one, and nowhere else.
+"""Where in a shell command a value may stand: as a plain word or a part of one, and nowhere else.
 
-``shlex.quote`` makes a value one word only where a word is expected. Inside the author's own quotes, a comment, a
-here-document or backticks the same text would break out and run. So a value's places are found by reading the
-command as a shell does; where this reader is not sure (a construct it does not follow), it refuses the place.
+A value is passed as a variable, and a quoted reference to it is put in its place. Inside the author's own quotes, a
+comment, a here-document or backticks that would be something else, and as a command's name or script it would run (see
+shell_scripts). So a value's places are found by reading the command as a shell does; where this reader is not sure (a
+construct it does not follow), it refuses the place.
 """
 
 from __future__ import annotations
 
 import re
 
-MARK = "\0"
-"""Stands for one value. No text of a plan may contain it."""
+from coordination.domain import shell_scripts
+from coordination.domain.shell_scripts import ASSIGNMENT, MARK, leads
+
+__all__ = ["MARK", "refusal"]
 
 _PLAIN = re.compile(r"[^ \t\n\0\\'\"`$#;&|(){}<>]+")
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
-_OPTION_C = re.compile(r"-[a-z]*c")
-_SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su"})
-# They run, or compute with, the text of their words: in bash even a number's place can hold a command.
-_EVALUATING = frozenset({"eval", "trap", "alias", "let", "[[", "declare", "typeset"})
-# After these words a command still begins.
-_LEADING = frozenset(
-    ["if", "then", "elif", "else", "while", "until", "do", "!", "{", "time", "exec", "command", "nohup"]
-)
-
 _QUOTED = "stands inside quotes"
 _UNSURE = "stands behind a construct of the shell in which its place cannot be told for sure"
 
@@ -49,15 +42,17 @@ class _Reader:
         self.text = command
         self.at = 0
         self.open: list[str] = []  # double quotes and parentheses around this place, innermost last
-        self.kept: list[tuple[list[str], str, bool, bool]] = []  # the words around each open parenthesis
+        self.kept: list[tuple[list[str], str, bool, bool, bool, str, bool]] = []  # around each open parenthesis
         self.unsure = False
+        self.seen = False  # a value, anywhere up to here
+        self.fed = False  # a value comes on the standard input of this command
         self._begin_command()
 
     def _begin_command(self) -> None:
         self.words: list[str] = []
         self.word = ""
         self.begun = False  # a word has begun; it may still be empty, as in ''
-        self.redirected = False  # the next word names a file
+        self.redirected = ""  # the operator, when the next word is what it redirects to
 
     def read(self) -> None:
         while self.at < len(self.text):
@@ -73,18 +68,20 @@ class _Reader:
             elif self.open and self.open[-1] == '"':
                 if char == MARK:
                     raise _Refuse(_QUOTED)
+                self.word += char
                 self.at += 1
             else:
                 self._unquoted(char)
+        self._end_command()
 
     def _backslash(self) -> None:
         after = self.text[self.at + 1 : self.at + 2]
         if after == MARK:
             raise _Refuse("follows a backslash")
-        if after == "\n":  # the line goes on; no word has begun by this
-            self.at += 2
-        else:
-            self._part(2)
+        if after != "\n":  # else the line goes on; no word has begun by this
+            self.word += after
+            self.begun = True
+        self.at += 2
 
     def _unquoted(self, char: str) -> None:
         if char == MARK:
@@ -95,14 +92,12 @@ class _Reader:
             self._end_word()
             self.at += 1
         elif char in "\n;&|":
-            self._end_word()
-            self._begin_command()
-            self.at += 1
+            self._separator(char)
         elif char == "(":
             self.unsure = self.unsure or self.text.startswith("((", self.at)
             self._end_word()
             self.at += 1
-            self._open_parenthesis()
+            self._open_parenthesis("(")
         elif char == ")":
             self._close_parenthesis()
         elif char in "<>":
@@ -128,28 +123,43 @@ class _Reader:
         end = len(self.text) if end < 0 else end
         if MARK in self.text[self.at : end]:
             raise _Refuse(why)
-        self._part(end + 1 - self.at)
+        self.word += self.text[self.at + 1 : end]
+        self.begun = True
+        self.at = end + 1
 
     def _mark(self) -> None:
         if self.unsure:
             raise _Refuse(_UNSURE)
-        if not self.redirected and not _ASSIGNMENT.match(self.word) and all(map(self._leads, self.words)):
+        if not self.redirected and not ASSIGNMENT.match(self.word) and all(map(leads, self.words)):
             raise _Refuse("stands where the command's own name is expected")
-        names = [word.rpartition("/")[2] for word in self.words if not self._leads(word)]
-        script = len(names) > 1 and names[0] in _SHELLS and _OPTION_C.fullmatch(self.words[-1])
-        if names and (names[0] in _EVALUATING or script):
-            raise _Refuse(f"would be read as commands by {names[0]}")
+        self.seen = True
         self._part(1)
 
-    @staticmethod
-    def _leads(word: str) -> bool:
-        return word in _LEADING or bool(_ASSIGNMENT.match(word))
+    def _separator(self, char: str) -> None:
+        """The end of a simple command. What it was given comes, behind a pipe, to the next one."""
+        self._end_word()
+        twice = self.text.startswith((";;", "&&", "||"), self.at)
+        if char == "|" and not twice:
+            compound = not self.words or self.words[-1] in ("}", "done", "fi", "esac")
+            fed = self.fed or (self.seen if compound else any(MARK in word for word in self.words))
+        else:
+            fed = self.fed and not self.words and not twice  # a line that ends with a pipe goes on
+        self._end_command()
+        self.fed = fed
+        self._begin_command()
+        self.at += 1 + twice
+
+    def _end_command(self) -> None:
+        self._end_word()
+        if (why := shell_scripts.problem(self.words, fed=self.fed)) is not None:
+            raise _Refuse(why)
 
     def _end_word(self) -> None:
         if not self.begun:
             return
         if self.redirected:
-            self.redirected = False
+            self.fed = self.fed or (self.redirected.startswith("<") and MARK in self.word)
+            self.redirected = ""
         else:
             # Inside parentheses the patterns of a case end with parentheses of their own.
             if self.word == "case" and self.open:
@@ -181,7 +191,7 @@ class _Reader:
             self._arithmetic()
         elif after == "(":
             self._part(2)
-            self._open_parenthesis()
+            self._open_parenthesis("$(")
         elif after == "{":
             end = self.text.find("}", self.at)
             end = len(self.text) if end < 0 else end
@@ -208,30 +218,40 @@ class _Reader:
         self.unsure = self.unsure or any(char in inside for char in "'\"`\\#")
         self._part(end - self.at)
 
-    def _open_parenthesis(self) -> None:
-        self.kept.append((self.words, self.word, self.begun, self.redirected))
+    def _open_parenthesis(self, how: str) -> None:
+        fed = self.fed or (how == ">(" and any(MARK in word for word in self.words))
+        self.kept.append((self.words, self.word, self.begun, self.seen, self.fed, how, bool(self.redirected)))
         self.open.append("(")
+        self.seen, self.fed = False, fed
         self._begin_command()
 
     def _close_parenthesis(self) -> None:
-        self._end_word()
+        self._end_command()
         self.at += 1
-        if self.open:  # the innermost is a parenthesis: inside double quotes this is not called
-            self.open.pop()
-            self.words, self.word, self.begun, self.redirected = self.kept.pop()
-        else:  # the end of a case pattern
+        if not self.open:  # the end of a case pattern
             self._begin_command()
+            return
+        # The innermost is a parenthesis: inside double quotes this is not called.
+        self.open.pop()
+        inside = self.seen
+        self.words, self.word, self.begun, self.seen, self.fed, how, redirected = self.kept.pop()
+        self.redirected = "<" if redirected else ""
+        self.seen = self.seen or inside
+        if inside and how in ("$(", "<("):  # what is printed inside, a value or made of one, is a part of this word
+            if how == "$(" and not redirected and not ASSIGNMENT.match(self.word) and all(map(leads, self.words)):
+                raise _Refuse("stands where the command's own name is expected")
+            self.word += MARK
 
     def _redirect(self) -> None:
         operator = re.compile(r"<<<|<<-?|[<>]\(|>>|[<>]&|<>|>\||[<>]").match(self.text, self.at)
         found = operator.group() if operator else ""
         if found.endswith("("):
             self._part(2)
-            self._open_parenthesis()
+            self._open_parenthesis(found)
             return
         if found.startswith("<<") and found != "<<<":
             self.unsure = True  # the lines of a here-document follow
         if not self.word.isdigit():
             self._end_word()
-        self.word, self.begun, self.redirected = "", False, True
+        self.word, self.begun, self.redirected = "", False, found
         self.at += len(found)

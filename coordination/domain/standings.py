@@ -46,13 +46,18 @@ class Standing:
         return self.budget.tokens
 
     @property
+    def max_starts(self) -> int | None:
+        """The cap in starts of agents and chats; None: none."""
+        return self.budget.max_starts
+
+    @property
     def on_exceed(self) -> Action:
         """What it does when it is reached."""
         return self.budget.action
 
     @property
     def spent(self) -> Amount:
-        """What the ledger has of its period."""
+        """What the ledger has of its period, and the starts that were claimed in it."""
         return self.use.spent
 
     @property
@@ -71,13 +76,23 @@ class Standing:
         return None if self.budget.tokens is None else max(self.budget.tokens - self.use.taken.tokens, 0)
 
     @property
+    def left_starts(self) -> int | None:
+        """The same of starts."""
+        return None if self.budget.max_starts is None else max(self.budget.max_starts - self.use.taken.starts, 0)
+
+    @property
     def percent(self) -> int | None:
-        """How much of its cap is spent; of two caps, of that which is nearer. None where it caps neither.
+        """How much of its cap is spent; of several, of that which is nearest. None where it caps only unpriced calls.
 
         A hundred only when nothing is left.
         """
-        caps = ((self.use.spent.usd, self.budget.usd), (Decimal(self.use.spent.tokens), self.budget.tokens))
-        shares = [spent / cap * _WHOLE if cap else _WHOLE for spent, cap in caps if cap is not None]
+        spent, budget = self.use.spent, self.budget
+        caps = (
+            (spent.usd, budget.usd),
+            (Decimal(spent.tokens), budget.tokens),
+            (Decimal(spent.starts), budget.max_starts),
+        )
+        shares = [used / cap * _WHOLE if cap else _WHOLE for used, cap in caps if cap is not None]
         return int(max(shares)) if shares else None
 
     def to_json(self) -> dict[str, Any]:
@@ -92,13 +107,14 @@ class Standing:
             "starts": self.use.starts or None,
             "usd": budget.usd,
             "tokens": budget.tokens,
+            "max_starts": budget.max_starts,
             "max_unpriced_calls": budget.unpriced_calls,
             "on_exceed": budget.action.value,
             "warn_at": budget.warn_percent,
             "downgrade_to": budget.downgrade_to,
-            "spent": _amount(self.use.spent),
+            "spent": _spent(self.use),
             "reserved": _amount(self.use.reserved),
-            "left": {"usd": self.left_usd, "tokens": self.left_tokens},
+            "left": {"usd": self.left_usd, "tokens": self.left_tokens, "starts": self.left_starts},
             "percent": self.percent,
             "waiting": self.waiting,
             "set_by": budget.set_by,
@@ -128,9 +144,13 @@ class Checked:
             "name": self.name,
             "period": self.budget.period.value,
             "right": self.right,
-            "kept": {"spent": _amount(self.kept.spent), "reserved": _amount(self.kept.reserved)},
-            "counted": {"spent": _amount(self.counted.spent), "reserved": _amount(self.counted.reserved)},
+            "kept": {"spent": _spent(self.kept), "reserved": _amount(self.kept.reserved)},
+            "counted": {"spent": _spent(self.counted), "reserved": _amount(self.counted.reserved)},
         }
+
+
+def _spent(of: Use) -> Mapping[str, Any]:
+    return {**_amount(of.spent), "starts": of.spent.starts}
 
 
 def _amount(of: Amount) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import IntFlag, StrEnum
 from typing import Any
 
+from coordination.domain.task_limits import DEFAULT_MAX_STARTS
 from coordination.errors import IllegalMove, Refused
 
 
@@ -52,6 +53,7 @@ class BlockReason(IntFlag):
     NOT_BEFORE = 64  # its start time has not come
     QUESTION = 128  # the agent asked and waits for an answer
     OUTCOME_UNKNOWN = 256  # a job that must not be repeated lost its worker
+    LIMIT = 512  # it has started, was lost or asked for later as often as it may: a person lets it go on
 
     def names(self) -> list[str]:
         """The reasons as words, e.g. ``["dependencies", "not_before"]``."""
@@ -59,6 +61,9 @@ class BlockReason(IntFlag):
 
 
 NO_REASON = BlockReason(0)
+
+FOR_A_PERSON = BlockReason.OUTCOME_UNKNOWN | BlockReason.LIMIT
+"""What a person's retry lifts from a blocked task."""
 
 S, M = TaskState, TaskMove
 
@@ -96,7 +101,7 @@ def state_named(name: str) -> TaskState:
     try:
         return TaskState(name)
     except ValueError:
-        raise Refused(f"There is no state {name!r}", hint=f"One of {', '.join(TaskState)}") from None
+        raise Refused(f"There is no state {name!r}", hint=f"One of {', '.join(TaskState)}", field="state") from None
 
 
 def forced(state: TaskState, target: TaskState) -> TaskState:
@@ -182,3 +187,7 @@ class Task:
     workdir: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    deferred_since: datetime | None = None
+    starts: int = 0
+    max_starts: int = DEFAULT_MAX_STARTS
+    consecutive_losses: int = 0

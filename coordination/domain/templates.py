@@ -2,17 +2,16 @@
 
 ``{{ needs.lint.output }}``, ``{{ needs["my-key"].state }}``, ``{{ input.x }}``, ``{{ run.id }}``, ``{{ task.key }}``,
 ``{{ task.attempt }}``, ``{{ project.name }}``. A text that is one expression and nothing else gives the value itself in
-``args`` of a Python job; in a longer text a value becomes text, what is not a text as JSON. In a shell command every
-value is quoted, and may stand only where quoting protects (see shell_places). An agent's prompt, model, arguments and
-command are texts: its arguments go to no shell. So are a chat's prompt, system and model; its address and its tools are
-not templated, so that no model's output decides where keys and data go. A text without ``{{`` and ``{%`` is never
-touched.
+``args`` of a Python job; in a longer text a value becomes text, what is not a text as JSON. In a shell command a
+variable holds the value, and a quoted reference stands in an argument's place (see shell_places). An agent's prompt,
+model, arguments and command are texts: its arguments go to no shell. So are a chat's prompt, system and model; its
+address and its tools are not templated, so that no model's output decides where keys and data go. A text without
+``{{`` and ``{%`` is never touched.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ _PLACES = ("prompt", "model", "command", "args", "chat", "system")
 
 _LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
 _BY_ENV = (
-    "Write it as a plain word, without quotes of your own (it is quoted for you), "
+    "Write it as a plain word that is an argument, without quotes of your own, "
     'or pass it on by env: {VALUE: "{{ … }}"} and write "$VALUE" in the command'
 )
 
@@ -101,17 +100,19 @@ def render(
     budget = Budget()
     names = {**context, "needs": needs}
     values, texts = (partial(make, names=names, budget=budget) for make in (_value, _text))
-    place = ""
+    place, held = "", dict[str, str]()
     try:
         if "shell" in work:
             place = "shell"
-            result["shell"] = _command(work["shell"], names, budget)
+            if is_template(work["shell"]):
+                result["shell"], held = _command(work["shell"], names, budget)
         for place in _PLACES:
             if place in work:
                 result[place] = _each_text(work[place], values if "python" in work else texts)
         if "env" in work:
             place = "env"
             result["env"] = {name: _text(text, names, budget) for name, text in work["env"].items()}
+        result |= {"env": {**result.get("env", {}), **held}} if held else {}
     except Refused as refused:
         key = context.get("task", {}).get("key", "")
         raise Refused(f"The template in {place} of task {excerpt(key)}: {refused.message}", hint=refused.hint) from None
@@ -161,24 +162,23 @@ def _each_text(value: Any, change: Callable[[str], Any]) -> Any:
 # --- rendering --------------------------------------------------------------------------------------------------
 
 
-def _command(text: str, names: Mapping[str, Any], budget: Budget) -> str:
-    """Values are put in after the command is known, where a shell would read each of them as a part of a word."""
-    if not is_template(text):
-        return text
+def _command(text: str, names: Mapping[str, Any], budget: Budget) -> tuple[str, dict[str, str]]:
+    """The command with references to its values, and the variables that hold these."""
     values: list[str] = []
 
     def hold(value: str) -> str:
         if "\0" in value:
-            raise Refused("a value holds a NUL character, which no command can contain")
+            raise Refused("a value holds a NUL character, which no process can be given")
         budget.emit(len(value))
-        values.append(shlex.quote(value))
+        values.append(value)
         return shell_places.MARK
 
     outline, _ = _run(text, names, budget, hold)
     if why := shell_places.refusal(outline):
         raise Refused(f"a value {why}", hint=_BY_ENV)
+    held = {f"COORD_VALUE_{number}": value for number, value in enumerate(values, 1)}
     first, *rest = outline.split(shell_places.MARK)
-    return first + "".join(value + part for value, part in zip(values, rest, strict=True))
+    return first + "".join(f'"${{{name}}}"{part}' for name, part in zip(held, rest, strict=True)), held
 
 
 def _text(text: str, names: Mapping[str, Any], budget: Budget) -> str:
@@ -254,12 +254,14 @@ def _refusing() -> Iterator[None]:
 
     try:
         yield
+    except Refused:
+        raise
     except TemplateError as error:
         raise Refused(_lower(error.message or "it cannot be rendered")) from None
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise Refused(f"it cannot be rendered: {excerpt(str(error), 200)}") from None
     except (RecursionError, MemoryError, SyntaxError):
         raise Refused("it is nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - filters of Jinja raise whatever they like, bare assertions too
+        raise Refused(f"it cannot be rendered: {excerpt(str(error) or type(error).__name__, 200)}") from None
 
 
 # --- checking ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ _TARGET = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w
 
 KINDS = ("shell", "python", "agent", "chat")
 
+PAID_KINDS = ("agent", "chat")
+"""Those of which every start costs money."""
+
 CUSTOM = "custom"
 AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
 """Coding agents whose command lines are known, and any other one, whose command line and output the job describes."""
@@ -168,10 +171,12 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
         raise Refused(f"A job has one of the keys {', '.join(KINDS)}; this one has {named}")
     for key in value:
         if key not in KEYS[kinds[0]]:
-            raise Refused(f"A {kinds[0]} job has no key {key!r}", hint=f"It may have: {', '.join(KEYS[kinds[0]])}")
+            raise Refused(
+                f"A {kinds[0]} job has no key {key!r}", hint=f"It may have: {', '.join(KEYS[kinds[0]])}", field=str(key)
+            )
     env = value.get("env", {})
     if not isinstance(env, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
-        raise Refused("env must map names to texts")
+        raise Refused("env must map names to texts", field="env")
     if kinds[0] == "shell":
         return _checked(Shell(value["shell"], env=dict(env)))
     if kinds[0] == "agent":
@@ -180,7 +185,7 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
         return _checked(chat_call(value, dict(env)))
     args = value.get("args", {})
     if not isinstance(args, Mapping) or not all(isinstance(key, str) for key in args):
-        raise Refused("args must map parameter names to values")
+        raise Refused("args must map parameter names to values", field="args")
     return _checked(PythonCall(value["python"], args=dict(args), env=dict(env)))
 
 
@@ -189,11 +194,11 @@ def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
     for name in ("args", "secrets", "command", "tools", "resume"):
         items = value.get(name) or ()
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise Refused(f"{name} must be a list of texts")
+            raise Refused(f"{name} must be a list of texts", field=name)
         lists[name] = tuple(items)
     reads = value.get("reads") or {}
     if not isinstance(reads, Mapping) or not all(isinstance(text, str) for text in reads.values()):
-        raise Refused("reads must map names to places in the agent's output")
+        raise Refused("reads must map names to places in the agent's output", field="reads")
     return _checked(
         AgentCall(
             value["agent"], value.get("prompt", ""), model=value.get("model"), env=env, reads=dict(reads), **lists
@@ -208,57 +213,82 @@ def _checked(work: Work) -> Work:
         check_chat(work)
     elif isinstance(work, Shell):
         if not isinstance(work.command, str) or not work.command.strip():
-            raise Refused("A shell job needs a command, written as one text")
+            raise Refused("A shell job needs a command, written as one text", field="shell")
     elif not isinstance(work.target, str) or not _TARGET.match(work.target):
-        raise Refused(f"{work.target!r} does not name a function", hint="Write it like package.module:function")
+        raise Refused(
+            f"{work.target!r} does not name a function", hint="Write it like package.module:function", field="python"
+        )
     return work
 
 
 def _check_agent(work: AgentCall) -> None:
     if not isinstance(work.agent, str) or not _CALLED.fullmatch(work.agent):
         raise Refused(
-            f"{excerpt(work.agent)} names no agent", hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list"
+            f"{excerpt(work.agent)} names no agent",
+            hint=f"It may be {', '.join(AGENTS)}, or one of: coord agents list",
+            field="agent",
         )
     if not isinstance(work.prompt, str) or not work.prompt.strip():
-        raise Refused("An agent needs a prompt, written as one text")
+        raise Refused("An agent needs a prompt, written as one text", field="prompt")
     if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
-        raise Refused("model must be the name of a model")
+        raise Refused("model must be the name of a model", field="model")
     check_environment(work.env, work.secrets)
     _check_tools(work)
     if work.agent == CUSTOM:
         _check_custom(work)
     elif work.resume:
-        raise Refused(f"How {work.agent} goes on with a conversation is known; resume is for agent: {CUSTOM}")
+        raise Refused(
+            f"How {work.agent} goes on with a conversation is known; resume is for agent: {CUSTOM}", field="resume"
+        )
     elif work.reads:
-        raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}")
+        raise Refused(f"What {work.agent} prints is known; reads is for agent: {CUSTOM}", field="reads")
     elif work.command and work.agent not in AGENTS:
-        raise Refused(f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}")
+        raise Refused(
+            f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}", field="command"
+        )
 
 
 def _check_tools(work: AgentCall) -> None:
     if unknown := [name for name in work.tools if name != OURS]:
-        raise Refused(f"An agent is given no tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]")
+        raise Refused(
+            f"An agent is given no tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]", field="tools"
+        )
     if work.tools and work.agent in AGENTS and work.agent not in GIVEN_TOOLS:
         raise Refused(
-            f"{work.agent} is told of MCP servers by its own configuration", hint="Name there the program: coord mcp"
+            f"{work.agent} is told of MCP servers by its own configuration",
+            hint="Name there the program: coord mcp",
+            field="tools",
         )
 
 
 def _check_custom(work: AgentCall) -> None:
     if not work.command or not work.command[0].strip():
-        raise Refused("A custom agent needs its command", hint='Write command: [mytool, --prompt, "{prompt}"]')
+        raise Refused(
+            "A custom agent needs its command", hint='Write command: [mytool, --prompt, "{prompt}"]', field="command"
+        )
     unknown = [name for name in work.reads if name not in READS]
     if unknown:
-        raise Refused(f"reads has no {excerpt(unknown[0])}", hint=f"It may have: {', '.join(READS)}")
+        raise Refused(f"reads has no {excerpt(unknown[0])}", hint=f"It may have: {', '.join(READS)}", field="reads")
     shape = work.reads.get("format", "text")
     if shape not in FORMATS:
-        raise Refused(f"reads.format is {excerpt(shape)}", hint=f"It may be: {', '.join(FORMATS)}")
+        raise Refused(
+            f"reads.format is {excerpt(shape)}", hint=f"It may be: {', '.join(FORMATS)}", field="reads.format"
+        )
     if shape == "text" and len(work.reads) > ("format" in work.reads):
-        raise Refused("Places in its output are read from JSON only", hint="Say reads: {format: json} or jsonl")
+        raise Refused(
+            "Places in its output are read from JSON only",
+            hint="Say reads: {format: json} or jsonl",
+            field="reads.format",
+        )
     if shape != "text" and "result" not in work.reads:
-        raise Refused("reads does not say where the result stands", hint="Write reads: {format: json, result: answer}")
+        raise Refused(
+            "reads does not say where the result stands",
+            hint="Write reads: {format: json, result: answer}",
+            field="reads.result",
+        )
     if work.resume and not (any("{session}" in part for part in work.resume) and "session" in work.reads):
         raise Refused(
             "resume needs a place for {session}, and reads.session says where that stands",
             hint='Write resume: [mytool, --resume, "{session}"] and reads: {format: json, session: id, …}',
+            field="resume",
         )

@@ -1,4 +1,4 @@
-"""Where a task works and what must pass before it is done: workspaces, gates, and the names of branches. Pure.
+"""Where a task works and what must pass before it is done: checkouts, gates, and the names of branches. Pure.
 
 A task works in its folder, or in a git worktree of its own, whose change is merged to the branch of the run. Gates are
 commands that must succeed there, the project's first, then the plan's, then the task's.
@@ -17,6 +17,7 @@ from typing import Any
 from coordination.domain.durations import LONGEST, parse_duration
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import text_problem
+from coordination.domain.preparation import NO_PREPARATION, PREPARATION_KEYS, Preparation, parse_preparation
 from coordination.errors import Refused
 
 GATE_TIMEOUT = timedelta(minutes=10)
@@ -27,7 +28,7 @@ _LONGEST_NAME = 200
 _LONGEST_BASE = 500
 
 
-class WorkspaceKind(StrEnum):
+class CheckoutKind(StrEnum):
     """Where a task works."""
 
     FOLDER = "folder"  # where its workdir says
@@ -43,17 +44,18 @@ class HalfMerged:
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class Checkout:
     """Where a task works. ``base``: where the run's branch begins, else at the checkout's HEAD.
 
     ``keep_failed``: how long the worktree of a failed attempt is kept, else as the worker's settings say. ``merge``: a
-    change that the worktree begins with, half merged; made by the merge queue.
+    change that the worktree begins with, half merged; made by the merge queue. ``prepare``: what makes it ready.
     """
 
-    kind: WorkspaceKind
+    kind: CheckoutKind
     base: str | None = None
     keep_failed: timedelta | None = None
     merge: HalfMerged | None = None
+    prepare: Preparation = NO_PREPARATION
 
     def to_json(self) -> dict[str, Any]:
         """As stored with the task, and as a plan's file may say it."""
@@ -62,7 +64,8 @@ class Workspace:
             "keep_failed": None if self.keep_failed is None else self.keep_failed.total_seconds(),
             "merge": None if self.merge is None else {"commit": self.merge.commit, "task": self.merge.task},
         }
-        return {"kind": self.kind.value} | {name: value for name, value in more.items() if value is not None}
+        given = {name: value for name, value in more.items() if value is not None}
+        return {"kind": self.kind.value} | given | self.prepare.to_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +89,56 @@ class Gate:
         return {"run": self.run, "timeout": self.timeout.total_seconds(), **name}
 
 
-FOLDER = Workspace(WorkspaceKind.FOLDER)
+FOLDER = Checkout(CheckoutKind.FOLDER)
 
-WORKSPACE_KEYS = ("kind", "base", "keep_failed", "merge")
+# The names of before, when a checkout was called a workspace, which is the tenant.
+Workspace = Checkout
+WorkspaceKind = CheckoutKind
+
+STORED = "workspace"
+"""The key among a task's stored options. It keeps its old name: a worker of an older version that did not know a new
+one would run the job in the person's own folder.
+"""
+
+CHECKOUT_KEYS = ("kind", "base", "keep_failed", "merge", *PREPARATION_KEYS)
 MERGE_KEYS = ("commit", "task")
 GATE_KEYS = ("run", "timeout", "name")
 
 
-def parse_workspace(value: object) -> Workspace:
-    """A workspace from what a person or a stored row says: a kind, or a mapping with the key ``kind``.
+def parse_checkout(value: object) -> Checkout:
+    """A checkout from what a person or a stored row says: a kind, or a mapping with the key ``kind``.
 
     Raises Refused with one sentence that names what is wrong.
     """
-    if isinstance(value, Workspace):
+    if isinstance(value, Checkout):
         return value if value is FOLDER else _checked(value)
     if isinstance(value, str):
-        return Workspace(_kind(value))
+        return Checkout(_kind(value))
     if not isinstance(value, Mapping):
-        raise Refused(f"workspace must be {' or '.join(WorkspaceKind)}, not {excerpt(value)}")
-    _only(value, WORKSPACE_KEYS, "workspace")
+        raise Refused(f"checkout must be {' or '.join(CheckoutKind)}, not {excerpt(value)}", field="checkout")
+    _only(value, CHECKOUT_KEYS, "checkout")
     merge = value.get("merge")
     if merge is not None:
         if not isinstance(merge, Mapping):
-            raise Refused("workspace.merge must be a mapping")
-        _only(merge, MERGE_KEYS, "workspace.merge")
-        merge = HalfMerged(_text(merge.get("commit"), "workspace.merge.commit"), _text(merge.get("task"), "its task"))
+            raise Refused("checkout.merge must be a mapping", field="checkout.merge")
+        _only(merge, MERGE_KEYS, "checkout.merge")
+        merge = HalfMerged(
+            _text(merge.get("commit"), "checkout.merge.commit"),
+            _text(merge.get("task"), "its task", field="checkout.merge.task"),
+        )
     keep = value.get("keep_failed")
     return _checked(
-        Workspace(
+        Checkout(
             _kind(value.get("kind")),
             base=value.get("base"),
             keep_failed=None if keep is None else parse_duration(keep),
             merge=merge,
+            prepare=parse_preparation(value),
         )
     )
+
+
+parse_workspace = parse_checkout
 
 
 def parse_gates(value: object) -> tuple[Gate, ...]:
@@ -132,31 +151,38 @@ def parse_gates(value: object) -> tuple[Gate, ...]:
     if isinstance(value, str | Gate):
         value = [value]
     if not isinstance(value, list | tuple):
-        raise Refused(f"gates must be a list of commands, not {excerpt(value)}", hint='Write it like ["pytest -q"]')
+        raise Refused(
+            f"gates must be a list of commands, not {excerpt(value)}", hint='Write it like ["pytest -q"]', field="gates"
+        )
     if len(value) > MAX_GATES:
-        raise Refused(f"There are {len(value):,} gates; at most {MAX_GATES} are possible")
+        raise Refused(f"There are {len(value):,} gates; at most {MAX_GATES} are possible", field="gates")
     return tuple(_gate(item) for item in value)
 
 
 def gates_for(
-    kind: str, workspace: Workspace, *, project: Iterable[Gate], plan: Iterable[Gate], task: Iterable[Gate]
+    kind: str, checkout: Checkout, *, project: Iterable[Gate], plan: Iterable[Gate], task: Iterable[Gate]
 ) -> tuple[Gate, ...]:
     """The gates of one task in their order, each once. *kind*: what its job is (``shell``, ``agent``, …).
 
     Those of project and plan are for tasks that change something: agents' jobs, and whatever has a worktree.
     """
-    shared = workspace.kind is WorkspaceKind.GIT_WORKTREE or kind == "agent"
+    shared = checkout.kind is CheckoutKind.GIT_WORKTREE or kind == "agent"
     return tuple(dict.fromkeys([*(project if shared else ()), *(plan if shared else ()), *task]))
 
 
 def surrounded(options: Mapping[str, Any]) -> bool:
-    """Whether more than its job belongs to a task with these stored options: a workspace of its own, or gates."""
-    return bool(options) and ("workspace" in options or "gates" in options)
+    """Whether more than its job belongs to a task with these stored options: a checkout of its own, or gates."""
+    return bool(options) and (STORED in options or "gates" in options)
 
 
-def common_base(workspaces: Iterable[Workspace]) -> str | None:
+def without_merge(checkout: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored checkout as tasks inherit it: what is half merged is for one task."""
+    return {name: value for name, value in checkout.items() if name != "merge"}
+
+
+def common_base(checkouts: Iterable[Checkout]) -> str | None:
     """Where the branch of a run of such tasks begins, if they say so; Refused when they say different things."""
-    named = list(dict.fromkeys(workspace.base for workspace in workspaces if workspace.base is not None))
+    named = list(dict.fromkeys(checkout.base for checkout in checkouts if checkout.base is not None))
     if len(named) > 1:
         raise Refused(
             f"The run's branch cannot begin at both {excerpt(named[0])} and {excerpt(named[1])}",
@@ -166,6 +192,9 @@ def common_base(workspaces: Iterable[Workspace]) -> str | None:
 
 
 # --- names in git
+
+MERGE_KEY = "merge coord/"
+"""How the concurrency keys of conflict tasks begin. A claim limits them to one, also where no limit is stored."""
 
 _TAIL = 12
 _PLAIN = re.compile(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*")
@@ -182,6 +211,11 @@ def run_branch(run_id: str) -> str:
 def task_branch(run_id: str, key: str) -> str:
     """The branch on which a task of the run works. No two keys, and never the run itself, have one name."""
     return f"coord/{run_slug(run_id)}/{slug(key)}"
+
+
+def merge_key(run_id: str) -> str:
+    """The concurrency key of the run's conflict tasks: one of them works at a time."""
+    return f"merge {run_branch(run_id)}"
 
 
 def run_slug(run_id: str) -> str:
@@ -202,65 +236,72 @@ def slug(key: str) -> str:
 # --- parts
 
 
-def _kind(value: object) -> WorkspaceKind:
-    if isinstance(value, str) and value in list(WorkspaceKind):
-        return WorkspaceKind(value)
-    hint = did_you_mean(value, list(WorkspaceKind)) if isinstance(value, str) else None
-    raise Refused(f"workspace must be {' or '.join(WorkspaceKind)}, not {excerpt(value)}", hint=hint)
+def _kind(value: object) -> CheckoutKind:
+    if isinstance(value, str) and value in list(CheckoutKind):
+        return CheckoutKind(value)
+    hint = did_you_mean(value, list(CheckoutKind)) if isinstance(value, str) else None
+    raise Refused(f"checkout must be {' or '.join(CheckoutKind)}, not {excerpt(value)}", hint=hint, field="checkout")
 
 
-def _checked(workspace: Workspace) -> Workspace:
-    base, keep = workspace.base, workspace.keep_failed
-    if not isinstance(workspace.kind, WorkspaceKind):
-        raise Refused(f"workspace must be {' or '.join(WorkspaceKind)}, not {excerpt(workspace.kind)}")
-    if workspace.kind is WorkspaceKind.FOLDER and workspace != FOLDER:
-        raise Refused("workspace: base, keep_failed and merge are for git-worktree")
+def _checked(checkout: Checkout) -> Checkout:
+    base, keep = checkout.base, checkout.keep_failed
+    if not isinstance(checkout.kind, CheckoutKind):
+        raise Refused(f"checkout must be {' or '.join(CheckoutKind)}, not {excerpt(checkout.kind)}", field="checkout")
+    if checkout.kind is CheckoutKind.FOLDER and checkout != FOLDER:
+        raise Refused("checkout: everything but its kind is for git-worktree", field="checkout")
     if base is not None:
-        _text(base, "workspace.base")
+        _text(base, "checkout.base")
         # It stands alone in a command, where a dash would make it an option.
         if base.startswith("-") or len(base) > _LONGEST_BASE or re.search(r"[\s\x00-\x1f\x7f]", base):
-            raise Refused(f"workspace.base is {excerpt(base)}, which names no branch, tag or commit")
+            raise Refused(
+                f"checkout.base is {excerpt(base)}, which names no branch, tag or commit", field="checkout.base"
+            )
     if keep is not None and not (isinstance(keep, timedelta) and timedelta(0) <= keep <= LONGEST):
-        raise Refused(f"workspace.keep_failed must be a duration, not {excerpt(keep)}")
-    if workspace.merge is not None and not re.fullmatch(r"[0-9a-f]{40,64}", workspace.merge.commit):
-        raise Refused("workspace.merge.commit must be the whole id of a commit")
-    return workspace
+        raise Refused(f"checkout.keep_failed must be a duration, not {excerpt(keep)}", field="checkout.keep_failed")
+    if checkout.merge is not None and not re.fullmatch(r"[0-9a-f]{40,64}", checkout.merge.commit):
+        raise Refused("checkout.merge.commit must be the whole id of a commit", field="checkout.merge.commit")
+    parse_preparation(checkout.prepare.to_json())
+    return checkout
 
 
 def _gate(item: object) -> Gate:
     if isinstance(item, str):
         item = Gate(item)
     if isinstance(item, Mapping):
-        _only(item, GATE_KEYS, "a gate")
+        _only(item, GATE_KEYS, "a gate", field="gates")
         limit = item.get("timeout")
         item = Gate(
             item.get("run", ""), GATE_TIMEOUT if limit is None else parse_duration(limit), name=item.get("name")
         )
     if not isinstance(item, Gate):
-        raise Refused(f"A gate is a command, or a mapping with the key run, not {excerpt(item)}")
+        raise Refused(f"A gate is a command, or a mapping with the key run, not {excerpt(item)}", field="gates")
     if not isinstance(item.run, str) or not item.run.strip():
-        raise Refused("A gate needs a command, written as one text")
+        raise Refused("A gate needs a command, written as one text", field="gates")
     if len(item.run) > _LONGEST_COMMAND:
-        raise Refused(f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible")
+        raise Refused(
+            f"A gate's command has {len(item.run):,} characters, at most {_LONGEST_COMMAND:,} are possible",
+            field="gates",
+        )
     if problem := text_problem(item.run):
-        raise Refused(f"A gate's command {problem}")
+        raise Refused(f"A gate's command {problem}", field="gates")
     if not isinstance(item.timeout, timedelta) or not timedelta(0) < item.timeout <= LONGEST:
-        raise Refused(f"The timeout of a gate must be longer than zero, not {excerpt(item.timeout)}")
+        raise Refused(f"The timeout of a gate must be longer than zero, not {excerpt(item.timeout)}", field="gates")
     if item.name is not None:
-        _text(item.name, "The name of a gate")
+        _text(item.name, "The name of a gate", field="gates")
         if len(item.name) > _LONGEST_NAME or not item.name.isprintable():
-            raise Refused(f"The name of a gate must be one short line, not {excerpt(item.name)}")
+            raise Refused(f"The name of a gate must be one short line, not {excerpt(item.name)}", field="gates")
     return item
 
 
-def _only(value: Mapping[Any, Any], known: Sequence[str], what: str) -> None:
+def _only(value: Mapping[Any, Any], known: Sequence[str], what: str, *, field: str | None = None) -> None:
     for key in value:
         if key not in known:
             hint = did_you_mean(key, known) if isinstance(key, str) else None
-            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint or f"It may have: {', '.join(known)}")
+            hint = hint or f"It may have: {', '.join(known)}"
+            raise Refused(f"{what} has no key {excerpt(key)}", hint=hint, field=field or f"{what}.{key}")
 
 
-def _text(value: object, what: str) -> str:
+def _text(value: object, what: str, *, field: str | None = None) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise Refused(f"{what} must be a text, not {excerpt(value)}")
+        raise Refused(f"{what} must be a text, not {excerpt(value)}", field=field or what)
     return value

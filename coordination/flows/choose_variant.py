@@ -10,7 +10,7 @@ from coordination.domain.events import EventType
 from coordination.domain.expansion import CHOOSE
 from coordination.domain.tasks import OPEN, TaskState
 from coordination.services.endings.end import cancel_tasks
-from coordination.store.queries import events, tasks
+from coordination.store.queries import dependencies, events, tasks
 
 WINNER = "winner"
 """Where the task carries which of its variants won: key, id, and why."""
@@ -33,8 +33,8 @@ def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int
     seen = tasks.get(tx, workspace_id, task_id)
     if seen is None or seen.parent_id is None:
         return Choice(won=True, why="it has no others beside it")
-    # All of them in one go and in the order of their ids, as endings lock them.
-    tasks.lock(tx, workspace_id, [seen.parent_id, *(part.id for part in tasks.parts(tx, workspace_id, seen.parent_id))])
+    parts = [part.id for part in tasks.parts(tx, workspace_id, seen.parent_id)]
+    tasks.lock(tx, workspace_id, [seen.parent_id, *dependencies.with_dependants(tx, workspace_id, parts)])
     mine, whole = tasks.get(tx, workspace_id, task_id), tasks.get(tx, workspace_id, seen.parent_id)
     if mine is None or whole is None or CHOOSE not in whole.options.get("role", {}):
         return Choice(won=True, why="it has no others beside it")

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim
 from coordination.domain.events import EventType
 from coordination.domain.tasks import BlockReason
+from coordination.domain.workspaces import MERGE_KEY
 from coordination.services import budgets
 from coordination.services.expectations import expected
 from coordination.store.queries import claims, events, projects, ready, slots
@@ -29,12 +30,14 @@ def claim_tasks(
     limit: int | None = None,
     estimator: budgets.Estimator = expected,
     limited: bool = False,
+    wait: bool = True,
 ) -> list[Claim]:
     """Those of *ids* that this worker now holds, best first; others may have been faster.
 
     Tasks of a paused project, and those for which no money is left, become blocked; tasks whose slots are full stay
     queued and wait in SQL again. What *estimator* expects a task to cost is reserved of its budgets. *limited*: the
-    caller thinks that something limits them all, which is asked first then.
+    caller thinks that something limits them all, which is asked first then. Without *wait*, for a transaction that has
+    locked more already, those are left whose project is paused, and those whose budgets somebody else has locked.
     """
     claimed: list[Claim] = []
     if not limited:
@@ -46,11 +49,21 @@ def claim_tasks(
     by_project: dict[str, list[Waiting]] = {}
     for one in claims.lock_waiting(tx, workspace_id, [task_id for task_id in ids if task_id not in mine]):
         by_project.setdefault(one.project_id, []).append(one)
+    # The slots of all projects before any money: all others lock them in this order.
+    placed: dict[str, dict[str, tuple[str, ...]]] = {}
+    asking: list[Waiting] = []
     for project_id in sorted(by_project):
-        room = None if limit is None else limit - len(claimed)
-        chosen = _chosen(tx, workspace_id, project_id, by_project[project_id], room, estimator)
-        claimed += _claimed(tx, workspace_id, chosen, worker_id=worker_id, lease=lease)
-    return claimed
+        room = None if limit is None else limit - len(claimed) - sum(map(len, placed.values()))
+        placed[project_id] = _placed(tx, workspace_id, project_id, by_project[project_id], room, wait)
+        asking += [one for one in by_project[project_id] if one.money and one.id in placed[project_id]]
+    money = _reserved(tx, workspace_id, asking, estimator, wait=wait) if asking else budgets.Chosen()
+    without = money.left.union(money.refused)
+    chosen = _Chosen({}, money)
+    for project_id, found in placed.items():
+        taken = {task_id: names for task_id, names in found.items() if task_id not in without}
+        slots.take(tx, workspace_id, project_id, Counter(name for names in taken.values() for name in names))
+        chosen.slots |= taken
+    return claimed + _claimed(tx, workspace_id, chosen, worker_id=worker_id, lease=lease)
 
 
 @dataclass(slots=True)
@@ -61,15 +74,17 @@ class _Chosen:
     money: budgets.Chosen
 
 
-def _chosen(  # noqa: PLR0917 - called once, in the order of its parameters
+def _placed(  # noqa: PLR0917 - called once, in the order of its parameters
     tx: Connection,
     workspace_id: str,
     project_id: str,
     found: Sequence[Waiting],
     room: int | None,
-    estimator: budgets.Estimator,
-) -> _Chosen:
-    """Those of a project's locked tasks for which there are slots and money, both of them taken."""
+    wait: bool,  # noqa: FBT001 - as above
+) -> dict[str, tuple[str, ...]]:
+    """Those of a project's locked tasks for which there are slots, which are locked, with their names."""
+    if found[0].status in claims.HELD_PROJECTS and not wait:
+        return {}
     if (
         found[0].status in claims.HELD_PROJECTS
         # Asked again under a lock: a pause that ends now would not see what is held back after it.
@@ -77,23 +92,38 @@ def _chosen(  # noqa: PLR0917 - called once, in the order of its parameters
     ):
         paused = {one.id: {"reasons": ["paused"]} for one in found}
         _hold_back(tx, workspace_id, found, BlockReason.PAUSED, paused)
-        return _Chosen({}, budgets.Chosen())
-    free = slots.lock(tx, workspace_id, project_id) if found[0].slots else {}
+        return {}
+    free = slots.lock(tx, workspace_id, project_id) if any(one.slots for one in found) else {}
+    if missing := _not_stored(found, free):
+        if not wait:  # to store one may have to wait for another transaction
+            found = [one for one in found if one.concurrency_key not in missing]
+        else:
+            slots.ensure(tx, workspace_id, project_id, {f"key:{name}": 1 for name in missing})
+            free = slots.lock(tx, workspace_id, project_id)
     taken = _with_slots(found, free, room)
     full = [one.id for one in found if one.id not in taken]
     if full:
         ready.unmark_rung(tx, workspace_id, full)
-    asking = [one for one in found if one.money and one.id in taken]
-    money = budgets.reserve(tx, workspace_id, [one.row() for one in asking], estimator) if asking else budgets.Chosen()
+    return taken
+
+
+def _not_stored(found: Sequence[Waiting], free: Mapping[str, int]) -> set[str]:
+    """The keys of conflict tasks whose limit is not stored: a run's first claim stores it, and it goes with the run."""
+    keys = {one.concurrency_key for one in found if one.concurrency_key is not None}
+    return {key for key in keys if key.startswith(MERGE_KEY) and f"key:{key}" not in free}
+
+
+def _reserved(
+    tx: Connection, workspace_id: str, asking: Sequence[Waiting], estimator: budgets.Estimator, *, wait: bool
+) -> budgets.Chosen:
+    """The money for these locked tasks; those for which none is left are held back."""
+    money = budgets.reserve(tx, workspace_id, [one.row() for one in asking], estimator, wait=wait)
     if money.refused:
         why: dict[str, dict[str, Any]] = {
             task_id: {"reasons": ["budget"], "why": lack.sentence()} for task_id, lack in money.refused.items()
         }
-        _hold_back(tx, workspace_id, [one for one in found if one.id in why], BlockReason.BUDGET, why)
-        taken = {task_id: names for task_id, names in taken.items() if task_id not in why}
-    if free:
-        slots.take(tx, workspace_id, project_id, Counter(name for names in taken.values() for name in names))
-    return _Chosen(taken, money)
+        _hold_back(tx, workspace_id, [one for one in asking if one.id in why], BlockReason.BUDGET, why)
+    return money
 
 
 def _claimed(tx: Connection, workspace_id: str, chosen: _Chosen, *, worker_id: str, lease: timedelta) -> list[Claim]:

@@ -12,10 +12,11 @@ from sqlalchemy import Connection
 
 from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.costs import CostRecord
-from coordination.domain.estimates import Sample, history_key, sample_of
+from coordination.domain.estimates import Sample, asks_a_model, history_key, sample_of
 from coordination.domain.expansion import ANSWER, ANSWERER, answering
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
+from coordination.domain.task_limits import DEFERRAL_LIMIT
 from coordination.domain.tasks import BlockReason
 from coordination.errors import Refused
 from coordination.ids import new_id
@@ -25,7 +26,6 @@ from coordination.services.endings.records import Ended, Ending
 from coordination.services.graphs.grow import grow
 from coordination.store.queries import history, money, ready, runs, slots, tasks
 from coordination.store.queries import questions as question_rows
-from coordination.store.queries.completions import Ran
 from coordination.store.queries.ready import Ready
 
 _JITTER = 0.25
@@ -55,16 +55,12 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """One ended attempt, with everything decided that must not change when the transaction is repeated.
-
-    ``ahead``: it ran before it was claimed, on the heels of what it needed; all of that is in the same write.
-    """
+    """One ended attempt, with everything decided that must not change when the transaction is repeated."""
 
     claim: Claim
     result: Result
     decision: Decision
     costs: tuple[CostRecord, ...]
-    ahead: Ran | None = None
     took: timedelta = timedelta(0)
     written: tuple[CostRecord, ...] = ()
 
@@ -74,7 +70,6 @@ def decided(
     result: Result,
     *,
     now: datetime,
-    ahead: Ran | None = None,
     took: timedelta = timedelta(0),
     costs: tuple[CostRecord, ...] | None = None,
     written: tuple[CostRecord, ...] = (),
@@ -92,12 +87,12 @@ def decided(
         asked = replace(result, outcome=Outcome.DEFERRED, output=output)
         return Finish(claim, asked, waits, costs, took=took, written=written)
     if result.outcome is Outcome.COMPLETED:  # as nearly all: there is nothing to decide
-        return Finish(claim, result, Complete(), costs, ahead, took, written)
+        return Finish(claim, result, Complete(), costs, took, written)
     failed = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
     decision: Decision = decide(
         result.outcome,
         failures=claim.failures + int(failed),
-        losses=claim.losses + int(result.outcome is Outcome.LOST),
+        losses=claim.losses,
         deferrals=claim.deferrals + int(result.outcome is Outcome.DEFERRED),
         max_attempts=claim.max_attempts,
         repeatable=claim.repeatable,
@@ -109,7 +104,7 @@ def decided(
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
         decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
-    return Finish(claim, result, decision, costs, ahead, took, written)
+    return Finish(claim, result, decision, costs, took, written)
 
 
 def finish_attempts(
@@ -125,24 +120,17 @@ def finish_attempts(
     hungry: int = 0,
     refill: bool = True,
     fill_later: bool = False,
+    deferral_limit: timedelta = DEFERRAL_LIMIT,
 ) -> Finished:
     """End these attempts, all of one project, and choose which ready tasks to ring for.
 
-    *claim* claims tasks in this transaction: for *hungry* threads that would go on, and for what ran ahead and failed.
+    *claim* claims tasks in this transaction, without waiting, for *hungry* threads that would go on.
     Without *refill* the project's window is only filled when more became ready than those threads take; *fill_later*:
-    not in this transaction, if any of them goes on, so that they need not wait for it.
-
-    Raises LostGround when something that ran ahead must not count: nothing may be committed then.
+    not in this transaction, if any of them goes on, so that they need not wait for it. *deferral_limit*: how long a
+    task may ask for later before a person must let it go on.
     """
-    # What ran ahead and did not complete is claimed like any other first: its failure needs an attempt to stand on.
-    late = [one for one in finishes if one.ahead is not None and not isinstance(one.decision, Complete)]
-    endings = [_ending(finish, worker_id) for finish in finishes if finish not in late]
-    ended = end_attempts(tx, workspace_id, project_id, endings, close_runs=False)
-    if late and claim is not None:
-        claim([one.claim.task_id for one in late])
-        failed = [replace(_ending(finish, worker_id), ahead=None) for finish in late]
-        ended.join(end_attempts(tx, workspace_id, project_id, failed, close_runs=False))
-        endings += failed
+    endings = [_ending(finish, worker_id) for finish in finishes]
+    ended = end_attempts(tx, workspace_id, project_id, endings, close_runs=False, deferral_limit=deferral_limit)
     _learn(tx, workspace_id, project_id, finishes, ended)
     grown = _grow(tx, workspace_id, finishes, ended)
     room = _settle(tx, workspace_id, project_id, finishes, ended)
@@ -181,8 +169,7 @@ def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequen
         return False
     if spent:
         runs.touch_session(tx, workspace_id, sorted({record.session_id for record in spent if record.session_id}))
-    if closing and any(one.claim.slots for one in finishes):
-        slots.lock(tx, workspace_id, project_id)  # a claim takes them before money, and one may follow in here
+    slots.lock(tx, workspace_id, project_id)  # they come before money, and a claim may follow in here
     room = ledger.settle(tx, workspace_id, spent, closing=closing).room
     return room and bool(money.runs_waiting(tx, workspace_id, project_id, most=1))
 
@@ -311,11 +298,12 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         error=result.error,
         log=result.log,
         slots=claim.slots,
-        ahead=finish.ahead,
         carried={**claim.carried, **result.carry} if result.carry else None,
         question=result.question,
         artifacts=result.artifacts,
-        budgeted=claim.budgeted,
+        # A budget that was set after the claim counts it as a start, and gets that back.
+        budgeted=claim.budgeted or (not result.began and asks_a_model(claim.work)),
+        began=result.began,
     )
 
 

@@ -24,7 +24,7 @@ from coordination.ids import new_id
 from coordination.services import revival
 from coordination.services.endings.end import cancel_tasks, end_attempts
 from coordination.services.endings.records import Ending
-from coordination.store.queries import attempts, events, runs, supervisors, tasks
+from coordination.store.queries import attempts, dependencies, events, runs, supervisors, tasks
 from coordination.store.queries import forced as rows
 
 _ENDED_BADLY = (TaskState.FAILED, TaskState.CANCELED)
@@ -63,13 +63,17 @@ def force_task(
     """
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     if not reason:
-        raise Refused("A forced state needs a reason: it is kept in the task's story", hint="Say it with --reason TEXT")
+        raise Refused(
+            "A forced state needs a reason: it is kept in the task's story",
+            hint="Say it with --reason TEXT",
+            field="reason",
+        )
     if output is not None and target is not TaskState.COMPLETED:
-        raise Refused(f"Only a completed task has an output; {target} has none")
+        raise Refused(f"Only a completed task has an output; {target} has none", field="output")
+    released = rows.dependants_not_begun(tx, workspace_id, task_id)
+    tasks.lock(tx, workspace_id, [*released, *dependencies.with_dependants(tx, workspace_id, [task_id])])
     if target is TaskState.QUEUED:
-        # Edges before their children, the order in which a completing dependency takes them.
         rows.waive_needs(tx, workspace_id, task_id)
-    tasks.lock(tx, workspace_id, [task_id])
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
         raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
@@ -131,7 +135,7 @@ def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: s
 
 def _take_releases_back(tx: Connection, task: Task) -> None:
     released = rows.dependants_not_begun(tx, task.workspace_id, task.id)
-    tasks.lock(tx, task.workspace_id, released)
+    tasks.lock(tx, task.workspace_id, released, nowait=True)  # locked, but for those that were released just now
     rows.take_release_back(tx, task.workspace_id, task.id, released)
 
 

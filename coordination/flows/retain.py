@@ -173,9 +173,9 @@ class _Round:
             self._archive(run_id, self.archive, fresh=fresh)
         if self.artifacts is not None:
             with self.store.read() as tx:
-                urls = artifacts.urls_of_run(tx, self.workspace_id, run_id)
-            if urls is not None:
-                self.artifacts.forget([self.workspace_id, run_id], urls)
+                has_files = artifacts.of_run(tx, self.workspace_id, run_id)
+            if has_files:
+                self.artifacts.forget([self.workspace_id, run_id])
         while deleted := self._step(lambda tx: retention.delete_some(tx, self.workspace_id, run_id, limit=self.batch)):
             self.done.rows.update(deleted)
 

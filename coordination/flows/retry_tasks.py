@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from coordination.domain.events import EventType
 from coordination.domain.expansion import ANSWER
 from coordination.domain.supervision import DEFAULT_LIFETIME
-from coordination.domain.tasks import TERMINAL, BlockReason, Task, TaskMove, TaskState
+from coordination.domain.tasks import FOR_A_PERSON, TERMINAL, BlockReason, Task, TaskMove, TaskState
 from coordination.errors import IllegalMove, NotFound
 from coordination.services.revival import reopen_with_dependants
 from coordination.store.queries import dependencies, events, ready, runs, supervisors, tasks
@@ -20,14 +20,26 @@ def retry_task(
 ) -> list[str]:
     """Reopen a failed or canceled task with fresh attempts, and its dependants that were canceled because of it.
 
-    A task that is blocked because its outcome is unknown is queued again. Returns the ids that were reopened.
+    A task that is blocked because its outcome is unknown is queued again, and one that has reached a limit too, with
+    fresh counts. Returns the ids that were reopened.
     """
-    tasks.lock(tx, workspace_id, [task_id])
+    _lock(tx, workspace_id, [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id))])
+    return _retry(tx, workspace_id, task_id, actor, lifetime)
+
+
+def _lock(tx: Connection, workspace_id: str, ids: list[str]) -> None:
+    tasks.lock(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, ids))
+
+
+def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime: timedelta) -> list[str]:
+    """Retry a task that is locked with all that its end concerned."""
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
         raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
-    if task.state is TaskState.BLOCKED and BlockReason.OUTCOME_UNKNOWN in task.reasons:
-        ready.lift_from(tx, workspace_id, [task_id], BlockReason.OUTCOME_UNKNOWN)
+    if task.state is TaskState.BLOCKED and task.reasons & FOR_A_PERSON:
+        if BlockReason.LIMIT in task.reasons:
+            tasks.count_anew(tx, workspace_id, task_id)
+        ready.lift_from(tx, workspace_id, [task_id], FOR_A_PERSON)
         reopened = [task_id]
     elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
         raise IllegalMove(TaskMove.REOPEN, task.state)
@@ -71,7 +83,9 @@ def retry_run(
     if runs.get(tx, workspace_id, run_id) is None:
         raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
     reopened: list[str] = []
+    bad = TaskState.FAILED, TaskState.CANCELED
+    _lock(tx, workspace_id, [task.id for task in tasks.of_run(tx, workspace_id, run_id) if task.state in bad])
     for task in tasks.of_run(tx, workspace_id, run_id):
-        if task.state in (TaskState.FAILED, TaskState.CANCELED) and task.id not in reopened:
-            reopened += retry_task(tx, workspace_id, task.id, actor=actor, lifetime=lifetime)
+        if task.state in bad and task.id not in reopened:
+            reopened += _retry(tx, workspace_id, task.id, actor, lifetime)
     return reopened

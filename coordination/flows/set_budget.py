@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from coordination.domain.budgets import Action, Budget, Caps, Period, Scope, Use, budget_of, caps_of
+from coordination.domain.budgets import Action, Budget, Period, Scope, Use
+from coordination.domain.caps import Caps, budget_of, caps_of
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.errors import NotFound
 from coordination.ids import new_id

@@ -19,7 +19,7 @@ from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.sessions import SessionTarget
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.work import AGENTS, Work
-from coordination.domain.workspaces import WorkspaceKind, parse_gates, run_branch
+from coordination.domain.workspaces import CheckoutKind, parse_gates, run_branch
 from coordination.errors import NotFound, Refused
 from coordination.ids import is_id, new_id
 from coordination.services import agents as agent_service
@@ -137,7 +137,7 @@ def submit_plan(
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
-    worktrees = any(rows.workspace_of(plan, task).kind is WorkspaceKind.GIT_WORKTREE for task in plan.tasks)
+    worktrees = any(rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
@@ -167,9 +167,12 @@ def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[st
 def _limits(tx: Connection, scope: rows.Scope) -> None:
     """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
     caps = rows.caps(scope.plan)
-    slots.set_caps(tx, scope.workspace_id, scope.project_id, caps)
     unsaid = rows.limited_keys(scope.plan) - set(caps)
-    slots.ensure(tx, scope.workspace_id, scope.project_id, dict.fromkeys(unsaid, 1))
+    if caps or unsaid:
+        slots.lock(tx, scope.workspace_id, scope.project_id)
+    for name in sorted(unsaid.union(caps)):  # two that make the same ones make them in the same order
+        make = slots.set_caps if name in caps else slots.ensure
+        make(tx, scope.workspace_id, scope.project_id, {name: caps.get(name, 1)})
 
 
 def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:

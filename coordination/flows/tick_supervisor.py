@@ -20,10 +20,11 @@ from coordination.domain.tasks import BlockReason
 from coordination.services import budgets as budgeting
 from coordination.services import ledger, windows
 from coordination.services.endings.end import close_ended_runs
+from coordination.services.endings.records import Ended
 from coordination.services.endings.rescue import rescue_expired
 from coordination.services.expectations import expected
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, money, ready, runs, slots, supervisors, tasks
+from coordination.store.queries import attempts, events, money, ready, runs, slots, supervisors
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
 from coordination.store.reports import supervision
@@ -140,26 +141,23 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     done = Ticked()
     for _ in range(_RESCUE_ROUNDS):
         lease.keep()
-        with store.write() as tx:
-            ended = rescue_expired(tx, workspace_id, project_id)
-            ledger.settle(tx, workspace_id, [], closing=ended.closing)
-            close_ended_runs(tx, workspace_id, ended)
+        ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
         done.rescued += sorted(ended.held)
         done.closed_runs += ended.closed_runs
         if not ended.held:
             break
     lease.keep()
     # On its own: whoever holds tasks may wait for slots, so nobody may hold slots and wait for tasks.
-    done.healed = store.transact(lambda tx: slots.recount(tx, workspace_id, project_id))
-    with store.write() as tx:
-        _unblock_due(tx, workspace_id, project_id)
-        _unblock_affordable(tx, workspace_id, project_id, estimator)
-        done.closed_runs += _close_runs(tx, workspace_id, project_id)
+    done.healed = store.transact(lambda tx: _recount(tx, workspace_id, project_id))
+    done.closed_runs += store.transact(lambda tx: _unblock(tx, workspace_id, project_id, estimator))
     lease.keep()
-    with store.write() as tx:
+
+    def fill(tx: Connection) -> list[Ready]:
         # All of them at once: a worker that died with many messages must not keep the window full.
         ready.unmark_unanswered(tx, workspace_id, project_id, age=ring_again_after)
-        done.ring = windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
+        return windows.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
+
+    done.ring = store.transact(fill)
     with store.write() as tx:
         state = supervision.state_json(tx, workspace_id, project_id)
         idle = not runs.unfinished(tx, workspace_id, project_id)
@@ -195,6 +193,26 @@ class _Lease:
         self._renewed = now
 
 
+def _rescue(tx: Connection, workspace_id: str, project_id: str) -> Ended:
+    ended = rescue_expired(tx, workspace_id, project_id)
+    ledger.settle(tx, workspace_id, [], closing=ended.closing)
+    close_ended_runs(tx, workspace_id, ended)
+    return ended
+
+
+def _recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+    healed = slots.recount(tx, workspace_id, project_id)
+    slots.drop_merge_limits(tx, workspace_id, project_id, keep=runs.unfinished(tx, workspace_id, project_id))
+    return healed
+
+
+def _unblock(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> list[str]:
+    """Unblock what nothing holds any more, and close the runs that are done: which."""
+    _unblock_due(tx, workspace_id, project_id)
+    _unblock_affordable(tx, workspace_id, project_id, estimator)
+    return _close_runs(tx, workspace_id, project_id)
+
+
 def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
     lifted = ready.lift_due(tx, workspace_id, project_id)
     events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
@@ -206,7 +224,6 @@ def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, esti
         rows = money.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
         fitting = sorted(budgeting.affordable(tx, workspace_id, rows, estimator))
         if fitting:
-            tasks.lock(tx, workspace_id, fitting)
             lifted = ready.lift_from(tx, workspace_id, fitting, BlockReason.BUDGET)
             events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
 

@@ -98,12 +98,12 @@ class _Reader:
             self._refuse(number, f"this is the record of a deletion ({shown(record['id'])}), not an issue")
         issue_id = self._text(number, record, "id")
         if not issue_id or not issue_id.strip():
-            self._refuse(number, "the issue has no id")
+            self._refuse(number, "the issue has no id", field="id")
         if issue_id in self.drafts:
-            self._refuse(number, f"the id {issue_id!r} was already used in line {self.lines[issue_id]}")
+            self._refuse(number, f"the id {issue_id!r} was already used in line {self.lines[issue_id]}", field="id")
         title = self._text(number, record, "title")
         if title is None:
-            self._refuse(number, f"the issue {issue_id!r} has no title")
+            self._refuse(number, f"the issue {issue_id!r} has no title", field="title")
         issue = Issue(
             id=issue_id,
             title=title,
@@ -135,7 +135,7 @@ class _Reader:
             self._dependency(number, record, issue_id)
         elif "label" in record:
             if not self._text(number, record, "label"):
-                self._refuse(number, "the label is empty")
+                self._refuse(number, "the label is empty", field="label")
         elif "text" not in record:
             self._refuse(number, f"neither an issue nor a dependency, label or comment: {shown(record)}")
         # the issue may come later, or be in another file: then the line says nothing here, and is kept
@@ -156,12 +156,12 @@ class _Reader:
 
     def _dependency(self, number: int, edge: object, issue_id: str) -> IssueDependency:
         if not isinstance(edge, dict):
-            self._refuse(number, f"a dependency is a JSON object, not {shown(edge)}")
+            self._refuse(number, f"a dependency is a JSON object, not {shown(edge)}", field="dependencies")
         target = self._text(number, edge, "depends_on_id")
         kind = self._text(number, edge, "type")
         if not target or not kind:
             missing = "type" if target else "depends_on_id"
-            self._refuse(number, f"a dependency of {issue_id!r} has no {missing}")
+            self._refuse(number, f"a dependency of {issue_id!r} has no {missing}", field=missing)
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:
@@ -178,13 +178,13 @@ class _Reader:
     def _text(self, number: int, record: Mapping[str, Any], name: str) -> str | None:
         value = record.get(name)
         if value is not None and not isinstance(value, str):
-            self._refuse(number, f"{name} must be a text, not {shown(value)}")
+            self._refuse(number, f"{name} must be a text, not {shown(value)}", field=name)
         return value
 
     def _flag(self, number: int, record: Mapping[str, Any], name: str) -> bool:
         value = record.get(name)
         if value is not None and value not in (0, 1):  # table dumps write numbers; False and True are equal to them
-            self._refuse(number, f"{name} must be true or false, not {shown(value)}")
+            self._refuse(number, f"{name} must be true or false, not {shown(value)}", field=name)
         return bool(value)
 
     def _priority(self, number: int, record: Mapping[str, Any]) -> int:
@@ -195,7 +195,7 @@ class _Reader:
         if isinstance(value, float) and value.is_integer():
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self._refuse(number, f"priority must be a whole number, not {shown(value)}")
+            self._refuse(number, f"priority must be a whole number, not {shown(value)}", field="priority")
         return value
 
     def _list(self, number: int, record: Mapping[str, Any], name: str) -> list[Any]:
@@ -203,14 +203,14 @@ class _Reader:
         if value is None:
             return []
         if not isinstance(value, list):
-            self._refuse(number, f"{name} must be a list, not {shown(value)}")
+            self._refuse(number, f"{name} must be a list, not {shown(value)}", field=name)
         return value
 
     def _labels(self, number: int, record: Mapping[str, Any]) -> tuple[str, ...]:
         labels = self._list(number, record, "labels")
         for label in labels:
             if not isinstance(label, str):
-                self._refuse(number, f"a label must be a text, not {shown(label)}")
+                self._refuse(number, f"a label must be a text, not {shown(label)}", field="labels")
         return tuple(labels)
 
     def _moment(self, number: int, record: Mapping[str, Any], name: str) -> datetime | None:
@@ -221,7 +221,7 @@ class _Reader:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
-            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {shown(value)}")
+            self._refuse(number, f"{name} must be a time like 2026-02-28T03:48:46Z, not {shown(value)}", field=name)
         if moment.tzinfo is None:
             return moment.replace(tzinfo=UTC)
         try:
@@ -229,5 +229,5 @@ class _Reader:
         except OverflowError:  # the zero time of other languages, east of Greenwich
             return _EARLIEST if moment.year == _EARLIEST.year else _LATEST
 
-    def _refuse(self, number: int, why: str) -> NoReturn:
-        raise FormatError(why, source=self.source, line=number, hint=_HINT)
+    def _refuse(self, number: int, why: str, *, field: str | None = None) -> NoReturn:
+        raise FormatError(why, source=self.source, line=number, hint=_HINT, field=field)

@@ -77,7 +77,7 @@ def numbered_costs(
             if torn is not None and not line.endswith(b"\n") and _is_torn(line):
                 torn(number)
                 return
-            raise FormatError(refused.message, source=source, line=number, hint=_HINT) from None
+            raise FormatError(refused.message, source=source, line=number, hint=_HINT, field=refused.field) from None
         if record is not None:
             yield number, record
 
@@ -118,7 +118,7 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
     usage: Mapping[str, Any] = inner if isinstance(inner, dict) and nested else line
     for place in (usage, line):
         if (currency := place.get("currency")) is not None and currency not in {"USD", "usd"}:
-            raise Refused(f"the amount is in {jsonl.shown(currency)}; only US dollars can be counted")
+            raise Refused(f"the amount is in {jsonl.shown(currency)}; only US dollars can be counted", field="currency")
     given, made = _tokens(usage, "input_tokens"), _tokens(usage, "output_tokens")
     extra = {_SHAPE: "nested" if nested else "flat", _LINE: text}
     for name in _FOREIGN_TASK:
@@ -153,14 +153,14 @@ def _cost(usage: Mapping[str, Any], *, may_be_negative: bool) -> Decimal | None:
     cost = usage.get("cost_usd")
     known = usage.get("pricing_available")
     if known not in (None, True, False):
-        raise Refused("pricing_available must be true or false")
+        raise Refused("pricing_available must be true or false", field="pricing_available")
     if cost is None:
         return None
     if isinstance(cost, bool) or not isinstance(cost, int | Decimal):
-        raise Refused("cost_usd must be a number")
-    amount = usd(cost)
+        raise Refused("cost_usd must be a number", field="cost_usd")
+    amount = usd(cost, field="cost_usd")
     if amount < 0 and not may_be_negative:
-        raise Refused("cost_usd cannot be negative")
+        raise Refused("cost_usd cannot be negative", field="cost_usd")
     return None if known is False else amount
 
 
@@ -169,23 +169,23 @@ def _tokens(usage: Mapping[str, Any], name: str, default: int = 0) -> int:
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise Refused(f"{name} must be a whole number from 0 to {_MOST:,}")
+        raise Refused(f"{name} must be a whole number from 0 to {_MOST:,}", field=name)
     return value
 
 
 def _required(record: Mapping[str, Any], name: str, *, most: int | None = None) -> str:
     value = _optional(record, name, most=most)
     if value is None:
-        raise Refused(f"the record has no {name}")
+        raise Refused(f"the record has no {name}", field=name)
     return value
 
 
 def _optional(record: Mapping[str, Any], name: str, *, most: int | None = None) -> str | None:
     value = record.get(name)
     if value is not None and not isinstance(value, str):
-        raise Refused(f"{name} must be a text")
+        raise Refused(f"{name} must be a text", field=name)
     if value and most is not None and len(value) > most:
-        raise Refused(f"{name} is longer than {most} letters")
+        raise Refused(f"{name} is longer than {most} letters", field=name)
     return value or None
 
 
@@ -194,7 +194,9 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Refused(f"timestamp must be a time like 2026-03-26T21:04:56Z, not {text[:40]!r}") from None
+        raise Refused(
+            f"timestamp must be a time like 2026-03-26T21:04:56Z, not {text[:40]!r}", field="timestamp"
+        ) from None
 
 
 def _own(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,14 +204,14 @@ def _own(own: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {name: _optional(own, name) for name in ("project_id", "run_id", "task_id")}
     for name, text in found.items():
         if text is not None and not is_id(text):
-            raise Refused(f"{_OWN}.{name} is no id")
+            raise Refused(f"{_OWN}.{name} is no id", field=f"{_OWN}.{name}")
         found[name] = text and text.lower()
     attempt = own.get("attempt")
     if attempt is not None and (isinstance(attempt, bool) or not isinstance(attempt, int) or not 0 < attempt < 1 << 31):
-        raise Refused(f"{_OWN}.attempt must be a whole number from 1 on")
+        raise Refused(f"{_OWN}.attempt must be a whole number from 1 on", field=f"{_OWN}.attempt")
     corrects, extra = _optional(own, "corrects"), own.get("extra", {})
     if not isinstance(extra, dict):
-        raise Refused(f"{_OWN}.extra must be an object")
+        raise Refused(f"{_OWN}.extra must be an object", field=f"{_OWN}.extra")
     return {
         **found,
         "attempt": attempt,
@@ -229,7 +231,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         value = float(value)
         if not isfinite(value):
-            raise Refused(f"{_OWN}.extra holds a number that is too large")
+            raise Refused(f"{_OWN}.extra holds a number that is too large", field=f"{_OWN}.extra")
     return value
 
 

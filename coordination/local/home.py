@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ class RunningStack:
     database_url: str
     services: dict[str, ProcessRecord] = field(default_factory=dict)
     ready: bool = False
+    serves: str = "*"  # whose jobs its worker runs: names of workspaces with commas between them, or * for all
 
 
 class Home:
@@ -55,14 +57,34 @@ class Home:
 
     def prepared(self) -> Home:
         """Itself, with its folders there, readable by nobody else, and proven to take a file; else one sentence."""
+        self.close_to_others()
         with self.explained():
-            for folder in (self.folder, self.logs, self.redis):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.logs, self.redis):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                _close(folder)
             # Permissions, a read-only mount and a full disk all show when something is written, and only then.
             with tempfile.TemporaryFile(dir=self.folder) as probe:
                 probe.write(b"\0" * 4096)
                 probe.flush()
         return self
+
+    def close_to_others(self) -> None:
+        """Make the folder if it is missing, and take other users' access away if it was there before.
+
+        Raises SettingsError for a folder that everybody may write to and that has to stay so, or cannot be changed.
+        """
+        with self.explained():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shared = any(self.folder.samefile(place) for place in _of_all() if os.path.isdir(place))  # noqa: PTH112
+            if not shared and _close(self.folder):
+                return
+            writable = self.folder.stat().st_mode & stat.S_IWOTH
+        if shared or writable:
+            raise SettingsError(
+                f"The home folder {self.folder} is open to all users of this machine",
+                hint="Set COORD_HOME to a folder that only you may write to, such as one inside it",
+                field="COORD_HOME",
+            )
 
     def log(self, name: str) -> Path:
         """The log of one service."""
@@ -172,7 +194,23 @@ class Home:
             problem = f"The home folder {self.folder} cannot be written to ({_reason(error)})"
         else:
             problem = f"The home folder {self.folder} cannot be used ({_reason(error)})"
-        return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to")
+        return SettingsError(problem, hint="Set COORD_HOME to a folder that you may write to", field="COORD_HOME")
+
+
+def _of_all() -> tuple[str, ...]:
+    """Folders that all users share."""
+    return ("/", "/tmp", "/var/tmp", "/dev/shm", tempfile.gettempdir())  # noqa: S108 - they are refused
+
+
+def _close(folder: Path) -> bool:
+    """Whether no other user can enter it now. One that belongs to somebody else stays as it is."""
+    mode = folder.stat().st_mode
+    if mode & 0o077:
+        try:
+            folder.chmod(stat.S_IMODE(mode) & ~0o077)
+        except PermissionError:
+            return False
+    return True
 
 
 def _locked(lock: int, kind: int) -> bool:
@@ -194,6 +232,7 @@ def _record(content: dict[str, Any]) -> RunningStack | None:
         database_url=str(content["database_url"]),
         services={str(name): ProcessRecord.restored(one) for name, one in content["services"].items()},
         ready=content["ready"] is True,
+        serves=str(content.get("serves", "*")),
     )
 
 

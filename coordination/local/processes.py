@@ -40,7 +40,7 @@ _TAIL_BYTES = 8_000
 _STEADY = timedelta(seconds=60)
 _MOST_RESTARTS = 8
 _LONGEST_PAUSE = 30.0
-_REAPED_WITHIN = 10.0
+_OVER_WITHIN = 30.0  # with what its death brings about
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,13 @@ class Service:
         program: Program,
         *,
         on_started: Callable[[str, ProcessRecord], None] | None = None,
-        on_death: Callable[[int], None] | None = None,
+        on_death: Callable[[int], bool | None] | None = None,
         mend: Callable[[str], bool] | None = None,
     ) -> None:
-        """*mend* gets the log of a start that failed, and says whether it has removed the cause."""
+        """*on_death* gets the pid of a child that did not end with exit status 0, and says whether it has done work.
+
+        *mend* gets the log of a start that failed, and says whether it has removed the cause.
+        """
         self.program = program
         self.failure: CoordinationError | None = None
         self._on_started = on_started
@@ -130,6 +133,8 @@ class Service:
         self._stopping = threading.Event()
         self._settled = threading.Event()  # up for the first time, or given up
         self._was_up = False
+        # Not Thread.join: a join that a signal interrupts takes the thread for one that has ended.
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"stack-{program.name}", daemon=True)
 
     @property
@@ -157,16 +162,16 @@ class Service:
             self._stopping.set()
 
     def finish(self, grace: timedelta) -> None:
-        """Wait for its end; after *grace* it is killed."""
+        """Wait for its end; after *grace*, or when the wait is interrupted, it is killed."""
         self.request_stop()
         if self._thread.ident is None:
             return
         try:
-            self._thread.join(max(grace.total_seconds(), 0))
-        finally:  # also when the wait is interrupted
-            if self._thread.is_alive():
+            self._over.wait(max(grace.total_seconds(), 0))
+        finally:
+            if not self._over.is_set():
                 self._kill()
-                self._thread.join(_REAPED_WITHIN)
+                self._over.wait(_OVER_WITHIN)
 
     def _kill(self) -> None:
         with self._lock:
@@ -187,6 +192,7 @@ class Service:
                     self._child.reap()
                     self._child = None
             self._settled.set()
+            self._over.set()
 
     def _keep_up(self) -> None:
         restarts = 0
@@ -198,6 +204,8 @@ class Service:
                 child.reap()
                 self._child = None
             if self._stopping.is_set():
+                if not child.ended_well:
+                    self._tell_of_death(child.record.pid)
                 return
             if not up and self._mend is not None and restarts <= _MOST_RESTARTS and self._mend(child.said()):
                 restarts += 1
@@ -207,8 +215,8 @@ class Service:
                 self.failure = self._told(what_happened, child)
                 return
             log.warning("%s (process %d)", what_happened, child.record.pid)
-            self._tell_of_death(child.record.pid)
-            restarts = 1 if lived >= _STEADY else restarts + 1
+            worked = self._tell_of_death(child.record.pid)
+            restarts = 1 if worked or lived >= _STEADY else restarts + 1
             if restarts > _MOST_RESTARTS:
                 self.failure = self._told(f"{what_happened}, {restarts} times in a row", child)
                 return
@@ -235,13 +243,15 @@ class Service:
             self._kill()
         return False
 
-    def _tell_of_death(self, pid: int) -> None:
+    def _tell_of_death(self, pid: int) -> bool:
+        """Whether that child has done work."""
         if self._on_death is None:
-            return
+            return False
         try:
-            self._on_death(pid)
+            return bool(self._on_death(pid))
         except Exception:  # a bulkhead: the restart matters more than the news
             log.exception("the death of process %d could not be told", pid)
+            return False
 
     def _told(self, what_happened: str, child: _Child) -> Unavailable:
         tail = " | ".join(child.said().splitlines()[-_TAIL_LINES:])
@@ -258,6 +268,7 @@ class _Child:
         self._hears: int | None = None
         self._reaped = False
         self._late = False
+        self.ended_well = False
         self._began = time.monotonic()
         self._log = program.log
         if program.announces:
@@ -319,6 +330,7 @@ class _Child:
             if self._late:
                 return "took too long"
             if result is not None and result.si_code == os.CLD_EXITED:
+                self.ended_well = result.si_status == 0
                 return f"ended with exit status {result.si_status}"
             if result is not None:
                 return f"was killed by signal {result.si_status} ({signal.strsignal(result.si_status)})"

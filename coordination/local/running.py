@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from coordination.settings import Settings, masked
 
 _LOOK_AGAIN = 0.02
 _TAIL_BYTES = 4_000
+_ENDS_WITHIN = 15.0
 
 
 def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> RunningStack | None:
@@ -100,14 +102,20 @@ def start_in_background(
     return found
 
 
-def down(folder: Path, *, patience: timedelta = timedelta(seconds=60)) -> bool:
+def down(
+    folder: Path,
+    *,
+    patience: timedelta = timedelta(seconds=60),
+    on_worker_death: Callable[[int], bool | None] | None = None,
+) -> bool:
     """Stop the stack in *folder* and wait until it is gone; False when there is none.
 
-    What a killed owner left behind is ended too. Raises Unavailable when it still runs after *patience*.
+    What a killed owner left behind is ended too, and *on_worker_death* hears the pid of its worker. Raises Unavailable
+    when it still runs after *patience*.
     """
     home = Home(folder)
     if not home.is_owned():
-        _clear(home)
+        _clear(home, on_worker_death)
         return False
     record = home.read()
     if record is None or not record.owner.alive():
@@ -132,29 +140,28 @@ def down(folder: Path, *, patience: timedelta = timedelta(seconds=60)) -> bool:
                 hint=f"Its worker may still be finishing jobs; kill -9 {pid} ends it, and coord down then tidies up",
             )
         time.sleep(_LOOK_AGAIN)
-    _clear(home)
+    _clear(home, on_worker_death)
     return True
 
 
-def _clear(home: Home) -> None:
+def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
     """End what an owner that could not do so itself has left; harmless when there is nothing."""
     if home.read() is None:
         return
     lock = home.acquire()
     try:
-        end_what_was_left(home)
+        end_what_was_left(home, on_worker_death)
     finally:
         os.close(lock)
 
 
 def _give_up(process: subprocess.Popen[bytes]) -> None:
-    """End a command whose stack is of no use; killed, its own children follow it."""
-    process.terminate()
-    try:
-        process.wait(15)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End a command whose stack is of no use: ask it, hurry it, kill it; killed, its own children follow it."""
+    for end in (process.terminate, process.terminate, process.kill):
+        end()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDS_WITHIN)
+            return
 
 
 def _tail(log: Path, begin: int) -> str:

@@ -14,20 +14,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 from coordination.clock import utc_now
 from coordination.errors import CoordinationError, Unavailable
 from coordination.local import processes
 from coordination.local.home import Home, RunningStack
+from coordination.local.interrupts import undisturbed
 from coordination.local.processes import ProcessRecord, Program, Service
 from coordination.local.redis_server import RedisServer, prepare_server
-from coordination.machine import WORKER_MARKER
+from coordination.machine import WORKER_MARKER, keep_private
 from coordination.settings import Settings
 
 REDIS, WORKER, BEAT = "redis", "worker", "beat"
@@ -36,6 +37,12 @@ REDIS, WORKER, BEAT = "redis", "worker", "beat"
 _MARGIN = timedelta(seconds=5)
 _BRIEF = timedelta(seconds=10)
 _ENDING = timedelta(seconds=15)
+_NEEDED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+        *("VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    }
+)
 
 
 def worker_command() -> list[str]:
@@ -57,7 +64,7 @@ def end_jobs_of(worker_id: str) -> None:
         subprocess.run(
             [sys.executable, "-P", "-m", "workers.runners.warden", f"{WORKER_MARKER}={worker_id}"],
             stdin=subprocess.DEVNULL,  # a warden whose worker is gone
-            env=_absolute_imports(dict(os.environ)),
+            env=_bare(_absolute_imports(dict(os.environ))),
             cwd="/",
             timeout=_ENDING.total_seconds(),
             check=True,
@@ -77,7 +84,7 @@ class Stack:
         *,
         worker_argv: Sequence[str],
         beat_argv: Sequence[str] | None,
-        on_worker_death: Callable[[int], None] | None,
+        on_worker_death: Callable[[int], bool | None] | None,
     ) -> None:
         """*lock* is the home's, which the stack keeps until it has stopped. Use ``start``."""
         self.home = home
@@ -92,16 +99,19 @@ class Stack:
         env = _absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
         self._services: dict[str, Service] = {}
         if self._server is not None:
-            self._add(self._server.program(env), mend=self._server.set_file_aside)
+            self._add(self._server.program(_bare(env)), mend=self._server.set_file_aside)
         self._add(self._program(WORKER, worker_argv, env, announces=True), on_death=on_worker_death)
         if beat_argv is not None:
-            self._add(self._program(BEAT, beat_argv, env))
+            settings_alone = {name: value for name, value in env.items() if name.startswith("COORD_")}
+            settings_alone.pop("COORD_DATABASE_URL", None)  # beat sends messages
+            self._add(self._program(BEAT, beat_argv, _bare(env) | settings_alone))
         self._record = RunningStack(
             owner=ProcessRecord.of(os.getpid()),
             started_at=utc_now(),
             version="",
             redis_url=self.redis_url,
             database_url=settings.database_url,
+            serves=settings.workspaces or settings.workspace,
         )
 
     @property
@@ -117,7 +127,8 @@ class Stack:
     def stop(self, grace: timedelta | None = None) -> None:
         """Let the worker drain (for *grace*; default: what the settings give it), end everything, free the home.
 
-        Safe to call twice. When the wait is interrupted, everything is killed at once.
+        Safe to call twice. When the wait is interrupted, everything is killed at once. In every case a worker that did
+        not end in order is told of (``on_worker_death``) before this returns: that ends what its jobs have left.
         """
         with self._stop_lock:
             if self._lock is None:
@@ -133,28 +144,41 @@ class Stack:
                 self._finish(BEAT, _BRIEF)
                 self._finish(REDIS, _BRIEF)
             finally:
-                for name in (WORKER, BEAT, REDIS):
-                    self._finish(name, timedelta(0))
-                self._release()
+                with undisturbed():
+                    for name in (WORKER, BEAT, REDIS):
+                        self._finish(name, timedelta(0))
+                    self._release()
 
     def hold(self) -> None:
-        """Keep the stack up until SIGTERM or SIGINT (or until a part of it is lost), then stop it.
+        """Keep the stack up until SIGTERM, SIGINT or SIGHUP (or until a part of it is lost), then stop it.
 
-        For a process that is nothing but the stack. It tells the parent that waits for it, if any, and must be called
-        in the main thread. Raises what made the stack useless.
+        Another signal meanwhile raises KeyboardInterrupt, which ends everything at once. For a process that is nothing
+        but the stack. It tells the parent that waits for it, if any, and must be called in the main thread. Raises what
+        made the stack useless.
         """
         over = threading.Event()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, lambda *_: over.set()) for number in signals}
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if over.is_set():
+                signal.default_int_handler(number, frame)
+            over.set()
+
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a terminal that is closed; nohup ignores that
+            signals.append(signal.SIGHUP)
+        before = {number: signal.signal(number, on_signal) for number in signals}
         try:
             self._tell_parent()
             while not over.wait(1) and self.failure is None:
                 pass
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            over.set()
             failure = self.failure
-            self.stop()
+            try:
+                self.stop()
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         if failure is not None:
             raise failure
 
@@ -188,7 +212,7 @@ class Stack:
         self,
         program: Program,
         *,
-        on_death: Callable[[int], None] | None = None,
+        on_death: Callable[[int], bool | None] | None = None,
         mend: Callable[[str], bool] | None = None,
     ) -> None:
         self._services[program.name] = Service(program, on_started=self._note, on_death=on_death, mend=mend)
@@ -241,19 +265,22 @@ def start(
     with_beat: bool = True,
     worker_argv: Sequence[str] | None = None,
     beat_argv: Sequence[str] | None = None,
-    on_worker_death: Callable[[int], None] | None = None,
+    on_worker_death: Callable[[int], bool | None] | None = None,
 ) -> Stack:
     """Bring up a stack in the settings' home folder and return once its worker takes work.
 
     With ``redis_url`` set, that server is used and none is started. *on_worker_death* hears the pid of every worker
-    that died unasked, before the next one starts; also of the one that a killed owner left behind. Raises StackRunning
-    when there is a stack already, else one sentence on what is wrong; nothing is left running then.
+    that did not end in order, before the next one starts or the stack has stopped, and says whether it has done work:
+    only workers that did none, in a row, make the stack give up. It also hears of the one that a killed owner left
+    behind. Raises StackRunning when there is a stack already, else one sentence on what is wrong; nothing is left
+    running then.
     """
+    keep_private()
     home = Home(settings.home).prepared()
     lock = home.acquire()
     stack: Stack | None = None
     try:
-        lost = end_what_was_left(home)
+        end_what_was_left(home, on_worker_death)
         home.rotate_logs(REDIS, WORKER, BEAT)
         stack = Stack(
             settings,
@@ -263,8 +290,6 @@ def start(
             beat_argv=(beat_argv or beat_command(home.beat_schedule)) if with_beat else None,
             on_worker_death=on_worker_death,
         )
-        if lost is not None and on_worker_death is not None:
-            on_worker_death(lost)
         stack._bring_up()  # noqa: SLF001 - the other half of this function
     except BaseException:
         if stack is None:
@@ -275,16 +300,22 @@ def start(
     return stack
 
 
-def end_what_was_left(home: Home) -> int | None:
-    """End the processes of a stack whose owner was killed; the pid of its worker. Only with the home's lock held."""
+def end_what_was_left(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
+    """End the processes of a stack whose owner was killed, and tell of its worker. Only with the home's lock held."""
     record = home.read()
     if record is None:
-        return None
+        return
     # They were told when their owner died; who still drains has had its time.
     processes.end_all(record.services.values(), _BRIEF)
-    home.forget()
     worker = record.services.get(WORKER)
-    return None if worker is None else worker.pid
+    if worker is not None and on_worker_death is not None:
+        on_worker_death(worker.pid)
+    home.forget()
+
+
+def _bare(env: Mapping[str, str]) -> dict[str, str]:
+    """What a program needs to run: jobs could read in /proc whatever else it was given, and Celery might follow it."""
+    return {name: value for name, value in env.items() if name in _NEEDED or name.startswith(("LC_", "PYTHON"))}
 
 
 def _absolute_imports(env: dict[str, str]) -> dict[str, str]:

@@ -13,8 +13,7 @@ _END = "Noted. End now: the task is started again {}."
 
 def progress(text: str, percent: float | None = None) -> str:
     """Say what you are doing, for whoever watches."""
-    _report("progress", text=text, **({} if percent is None else {"percent": percent}))
-    return "Noted."
+    return _heard("Noted.", _report("progress", text=text, **({} if percent is None else {"percent": percent})))
 
 
 def ask(question: str) -> str:
@@ -43,13 +42,12 @@ def discovered(
     task = {"key": key, "run": run, "title": title, "needs": needs}
     answer = _report("discovered", tasks=[{name: value for name, value in task.items() if value}], first=first)
     ids = json.dumps(answer.get("ids", {}))
-    return f"{ids} {_END.format('when it is done')}" if first else ids
+    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
 
 
 def done(output: Any) -> str:
     """Say what the task gives to those that need it, text or JSON, instead of your last answer. Then end."""
-    _report("done", output=output)
-    return "Noted. It counts as done when you end."
+    return _heard("Noted. It counts as done when you end.", _report("done", output=output))
 
 
 def fail(why: str, *, final: bool = False) -> str:
@@ -66,6 +64,11 @@ def context() -> str:
 
 
 TOOLS = (progress, ask, discovered, done, fail, context)
+
+
+def _heard(said: str, answer: dict[str, Any]) -> str:
+    """What a tool says, with what the agent should know now."""
+    return f"{said}\n\n{news}" if (news := answer.get("news")) else said
 
 
 def _report(do: str, **said: Any) -> dict[str, Any]:

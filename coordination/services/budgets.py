@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, select
 
+from coordination.domain.budget_events import events_of, noticed
 from coordination.domain.budgets import (
     NEEDS,
     NOTHING,
@@ -33,12 +34,16 @@ from coordination.domain.estimates import Estimate, asks_a_model
 from coordination.domain.restrictions import parse_restrictions, refusal
 from coordination.domain.standings import Standing
 from coordination.errors import Refused
-from coordination.money import ZERO, minus, plus, show_usd, usd
-from coordination.store.queries import budgets, money, projects
+from coordination.money import minus, plus, show_usd, usd
+from coordination.store.queries import budgets, events, money, projects
+from coordination.store.queries import starts as starts_counted
 from coordination.store.types import db_now
 
 Row = Mapping[str, Any]
 """What budgets ask of a task: id, workspace_id, project_id, run_id, session_id, agent, work, options, carried."""
+
+Key = tuple[str, str]
+"""A budget and the first day of a period of it."""
 
 Estimator = Callable[[Connection, Sequence[Row]], Mapping[str, Estimate]]
 """What each task is expected to cost, by its id."""
@@ -53,26 +58,37 @@ ASSUMED = usd("1.00")
 
 @dataclass(slots=True)
 class Chosen:
-    """What became of tasks that asked for money. ``models``: the cheaper ones that some are to use."""
+    """What became of tasks that asked for money. ``models``: the cheaper ones that some are to use.
+
+    ``left``: those whose budgets somebody else had locked.
+    """
 
     reserved: dict[str, Reserved] = field(default_factory=dict)
     refused: dict[str, Short] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
 
 
-def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> Chosen:
+def reserve(
+    tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator, *, wait: bool = True
+) -> Chosen:
     """Reserve what these locked tasks are expected to cost of every budget that applies, best first.
 
-    A task to which none applies is in neither part of the answer.
+    A task to which none applies is in no part of the answer. Without *wait*, budgets that others have locked are not
+    waited for.
     """
     desk = _Desk(tx, workspace_id, rows, estimator)
     chosen = Chosen()
+    counting: dict[Key, tuple[Budget, str]] = {}
     if not desk.found:
         return chosen
     keys = desk.keys()
-    uses = money.lock_uses(tx, workspace_id, keys, make=keys)
+    uses = money.lock_uses(tx, workspace_id, keys, make=keys) if wait else money.lock_free_uses(tx, workspace_id, keys)
     for row in rows:
         mine = [(key, budget) for key, budget in desk.of(row) if key in uses]
+        if not wait and len(mine) < len(desk.of(row)):
+            chosen.left.add(row["id"])
+            continue
         if not mine:
             continue
         model, wanted, lack = desk.judged(row, mine, uses)
@@ -84,9 +100,25 @@ def reserve(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: E
         for key, _ in mine:
             uses[key] = uses[key].reserving(wanted)
         chosen.reserved[row["id"]] = Reserved(wanted, tuple(key for key, _ in mine))
+        if wanted.starts:
+            counting |= {key: (budget, row["project_id"]) for key, budget in mine if budget.max_starts is not None}
     if chosen.reserved:
+        told = _noticed(counting, uses)
         money.write_uses(tx, workspace_id, uses.values())
+        events.append(tx, workspace_id, told)
     return chosen
+
+
+def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, Use]) -> list[dict[str, Any]]:
+    """Note in *uses* which budgets of starts have come to their warning or their end with these claims; the events.
+
+    *counting*: these budgets, each with the project of a task that was claimed.
+    """
+    told: list[dict[str, Any]] = []
+    for key, (budget, project_id) in counting.items():
+        uses[key], types = noticed(budget, uses[key])
+        told += events_of(budget, uses[key], types, project_id)
+    return told
 
 
 def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> list[str]:
@@ -223,7 +255,7 @@ class _Desk:
                 if one.tokens is not None and one.tokens > spent.tokens:
                     tokens = min(tokens, one.tokens - spent.tokens)
         needs = amount_of((row["carried"] or {}).get(NEEDS) or {})
-        return Amount(dollars, tokens, estimate.unpriced).most(needs)
+        return Amount(dollars, tokens, estimate.unpriced, int(asks_a_model(row["work"]))).most(needs)
 
     def _cheaper(
         self,
@@ -269,16 +301,6 @@ def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
     return {**work, "chat": model if ":" in model else f"{provider}:{model}"}
 
 
-def left_of(budget: Budget, use: Use) -> Amount:
-    """What may still be reserved; of what has no cap, nothing is said (zero)."""
-    taken = use.taken
-    return Amount(
-        ZERO if budget.usd is None else max(plus(budget.usd, minus(taken.usd)), ZERO),
-        0 if budget.tokens is None else max(budget.tokens - taken.tokens, 0),
-        0 if budget.unpriced_calls is None else max(budget.unpriced_calls - taken.unpriced, 0),
-    )
-
-
 def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
     """Set a budget, or change the one that there is; what is spent in its period so far counts.
 
@@ -290,6 +312,7 @@ def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
     for what, cap, spent in (
         ("dollars", wanted.usd, use.spent.usd),
         ("tokens", wanted.tokens, use.spent.tokens),
+        ("starts", wanted.max_starts, use.spent.starts),
     ):
         if cap is not None and spent > cap:
             said = show_usd(spent) if isinstance(spent, Decimal) else f"{spent:,} {what}"
@@ -302,7 +325,10 @@ def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
 
 
 def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
-    """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so."""
+    """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so.
+
+    Starts that were counted stay counted, also when retention has deleted their attempts.
+    """
     use, counted, reserved = _counted(tx, workspace_id, budget, make=True)
     money.note_reserved(tx, workspace_id, reserved)
     if (use.spent, use.reserved) != (counted.spent, counted.reserved) or use.warned or use.reached:
@@ -327,14 +353,19 @@ def _counted(
     reserved: dict[tuple[str, int], Reserved] = {}
     held = NOTHING
     for one in running:
-        if one.reserved is None:
+        kept = one.reserved or Reserved()
+        if one.reserved is None and not one.paid:
             continue
-        if key not in one.reserved.of:
+        if key not in kept.of:
             if begins is not None and one.started_at < begins:
                 continue
-            reserved[one.task_id, one.number] = replace(one.reserved, of=(*one.reserved.of, key))
-        held += one.reserved.amount
+            # The start is noted too, so that it is given back if the job turns out never to have been started.
+            amount = kept.amount.most(Amount(starts=int(one.paid)))
+            reserved[one.task_id, one.number] = replace(kept, amount=amount, of=(*kept.of, key))
+        held += kept.amount.without_starts()
     spent = money.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    began = starts_counted.count(tx, workspace_id, budget.scope, budget.subject, since=begins)
+    spent = replace(spent, starts=max(began, use.spent.starts))
     return use, Use(budget.id, starts, spent, held), reserved
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.domain.budget_events import events_of, noticed
 from coordination.domain.budgets import (
     NOTHING,
     Amount,
@@ -21,14 +22,11 @@ from coordination.domain.budgets import (
     Scope,
     Short,
     Use,
-    due_to_warn,
-    reached,
     short,
     starts_of,
     subjects_of,
 )
 from coordination.domain.costs import CostRecord
-from coordination.domain.events import EventType
 from coordination.domain.sums import added_up
 from coordination.store.queries import budgets, costs, events, money, retention, rollups
 from coordination.store.queries.money import Holding
@@ -166,8 +164,9 @@ class _Settling:
         if fence in self._closing:
             # It is closed once, by whoever holds it; what it had reserved stays written there, to be looked at.
             if before is not None:
-                self._less(before.of, before.amount)
-                self._done.room = self._done.room or bool(before.amount)
+                unused = before.amount.without_starts() if holding.began else before.amount
+                self._less(before.of, unused)
+                self._done.room = self._done.room or bool(unused)
             return
         if holding.finished:
             return
@@ -195,19 +194,20 @@ class _Settling:
         make = {*self._spent, *wanted}
         uses = money.lock_uses(tx, workspace_id, {*make, *self._given_back}, make=make)
         for key, use in uses.items():
-            reserved = (use.reserved - self._given_back.get(key, NOTHING)).most(NOTHING)
-            uses[key] = replace(use, spent=use.spent + self._spent.get(key, NOTHING), reserved=reserved)
+            less = use.releasing(self._given_back.get(key, NOTHING))
+            uses[key] = replace(less, spent=less.spent + self._spent.get(key, NOTHING))
         for fence, mine in self._wanted:
             self._extend(fence, mine, uses)
-        told = []
+        told: list[dict[str, Any]] = []
         for key, use in uses.items():
             budget = self._budgets.get(key[0])
             if budget is not None:
                 uses[key], said = noticed(budget, use)
-                told += [_event(budget, uses[key], type_, self._about.get(key)) for type_ in said]
+                about = self._about.get(key)
+                told += events_of(budget, uses[key], said, None if about is None else about.project_id)
         money.write_uses(tx, workspace_id, uses.values())
         money.note_reserved(tx, workspace_id, self._reserved)
-        events.append(tx, workspace_id, [one for one in told if one["project_id"] is not None])
+        events.append(tx, workspace_id, told)
 
     def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, Use]) -> None:
         """Reserve another call like the dearest so far, or let the job be stopped before it makes one."""
@@ -226,28 +226,3 @@ class _Settling:
         for key, _ in mine:
             uses[key] = replace(uses[key], reserved=uses[key].reserved + wanted)
         self._reserved[fence] = replace(holds, amount=holds.amount + wanted)
-
-
-def noticed(budget: Budget, use: Use) -> tuple[Use, list[EventType]]:
-    """The use with what there is to tell of it, once a period: that the warning is passed, that nothing is left."""
-    said: list[EventType] = []
-    if not use.warned and due_to_warn(budget, use.spent):
-        use, said = replace(use, warned=True), [*said, EventType.BUDGET_WARNED]
-    if not use.reached and reached(budget, use.spent):
-        use, said = replace(use, reached=True), [*said, EventType.BUDGET_REACHED]
-    return use, said
-
-
-def _event(budget: Budget, use: Use, type_: EventType, about: CostRecord | None) -> dict[str, Any]:
-    return {
-        "project_id": budget.project_id or (None if about is None else about.project_id),
-        "run_id": budget.run_id,
-        "type": type_,
-        "payload": {
-            "budget": budget.named(),
-            "cap": budget.caps(),
-            "spent_usd": f"{use.spent.usd:f}",
-            "spent_tokens": use.spent.tokens,
-            "unpriced_calls": use.spent.unpriced,
-        },
-    }

@@ -24,7 +24,7 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
         if path is not None and path != found.path:
             rows.change(tx, workspace_id, found.id, path=path)
         return found
-    project_id = rows.make(
+    return rows.make(
         tx,
         workspace_id,
         {
@@ -39,9 +39,6 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
             "metadata": {},
         },
     )
-    made = rows.get(tx, workspace_id, project_id)
-    assert made is not None  # noqa: S101 - stored in this transaction
-    return made
 
 
 def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
@@ -70,7 +67,7 @@ def amend(
     values: dict[str, Any] = {}
     if name is not None:
         if not name.strip():
-            raise Refused("A project's name cannot be empty")
+            raise Refused("A project's name cannot be empty", field="name")
         values["name"] = name.strip()
     if description is not None:
         values["description"] = description or None

@@ -44,10 +44,10 @@ def answer(
     is, for the story.
     """
     if not text.strip():
-        raise Refused("The answer is empty")
+        raise Refused("The answer is empty", field="answer")
     if len(text) > LONGEST:
-        raise Refused(f"The answer has {len(text):,} characters; at most {LONGEST:,} are possible")
-    task_rows.lock(tx, workspace_id, [task.id])
+        raise Refused(f"The answer has {len(text):,} characters; at most {LONGEST:,} are possible", field="answer")
+    task_rows.lock(tx, workspace_id, [task.id], nowait=True)  # whose answer it is may have locked what comes later
     found = task_rows.get(tx, workspace_id, task.id)
     waiting = [question for question in rows.of_task(tx, workspace_id, task.id) if question.answered_at is None]
     if found is None or found.state is not TaskState.BLOCKED or not found.reasons & BlockReason.QUESTION or not waiting:

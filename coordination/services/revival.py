@@ -22,7 +22,8 @@ def reopen_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[s
 def _reopen(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]:
     reopened: list[str] = []
     while wave:
-        tasks.lock(tx, workspace_id, sorted(wave))
+        # The caller has locked them, but for those that were canceled just now.
+        tasks.lock(tx, workspace_id, wave, nowait=True)
         moved = [
             each
             for each in wave

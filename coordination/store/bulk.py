@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert
 
-_FEW = 50
+_FEW = 10
 _BLOCK = 500
 
 

@@ -7,12 +7,13 @@ every wait, so that a stopped worker that holds locks cannot stop the others for
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,14 +25,16 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from coordination.domain.calendars import day_of
-from coordination.errors import DatabaseUnavailable
+from coordination.errors import DatabaseUnavailable, Refused
 from coordination.money import ZERO, minus, plus
 from coordination.store.types import iso
 
 T = TypeVar("T")
 
 _BUSY_MS = 30_000
-_TRANSIENT_SQLSTATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"})
+_CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # with what others do at the same time
+_TRANSIENT_SQLSTATES = _CONFLICTS | {"57P01", "57P02", "57P03", "53300", "25P03"}
+_TRIES = 3  # of what met a conflict: one wait for a lock may be longer than the patience
 
 _SQLITE_PLACE = frozenset(
     {
@@ -54,6 +57,7 @@ class Store:
         self.dialect = url.get_backend_name()
         self._write_engine = write_engine
         self._read_engine = read_engine
+        self.refusal: Refused | None = None
         self._writer = threading.RLock() if self.dialect == "sqlite" else None
 
     @property
@@ -63,7 +67,9 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One writing transaction: committed at the end, rolled back on any exception."""
+        """One writing transaction: committed at the end, rolled back on any exception. Raises ``refusal``, if set."""
+        if self.refusal is not None:
+            raise self.refusal
         if self._writer is None:
             with self._opened(self._write_engine) as tx:
                 yield tx
@@ -104,7 +110,7 @@ class Store:
         Raises DatabaseUnavailable when *patience* is used up.
         """
         deadline = time.monotonic() + patience.total_seconds()
-        wait = 0.01
+        wait, conflicts = 0.01, 0
         while True:
             try:
                 with self.write() as tx:
@@ -112,7 +118,9 @@ class Store:
             except (DBAPIError, DatabaseUnavailable) as error:
                 if not is_transient(error):
                     raise
-                if time.monotonic() + wait > deadline:
+                conflict = _is_conflict(error)
+                conflicts += conflict
+                if time.monotonic() + wait > deadline and not (conflict and conflicts < _TRIES):
                     if isinstance(error, DatabaseUnavailable):
                         raise
                     raise self._unavailable(error) from error
@@ -122,6 +130,13 @@ class Store:
     def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
         if isinstance(error, DatabaseUnavailable):
             return error
+        if _is_conflict(error):
+            busy = DatabaseUnavailable(
+                "Others were changing the same rows of the database for too long, and nothing was changed",
+                hint="Try again; coord doctor shows whether the database answers",
+            )
+            busy.__cause__ = error
+            return busy
         cause = getattr(error, "orig", None) or error
         first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         made = DatabaseUnavailable(
@@ -135,6 +150,11 @@ class Store:
         """Close every pooled connection."""
         self._write_engine.dispose()
         self._read_engine.dispose()
+
+
+def _is_conflict(error: BaseException) -> bool:
+    """Whether the server ended a statement for what others were doing: a deadlock, a lock that did not come."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) in _CONFLICTS
 
 
 def _is_of_the_place(error: DBAPIError) -> bool:
@@ -178,6 +198,7 @@ def open_store(url: str, *, pool_size: int = 12) -> Store:
             max_overflow=pool_size,
             pool_timeout=30,
             pool_recycle=3600,
+            pool_use_lifo=True,
             connect_args={
                 "connect_timeout": 5,
                 "application_name": "coordination",
@@ -185,11 +206,15 @@ def open_store(url: str, *, pool_size: int = 12) -> Store:
                 "keepalives_interval": 5,
                 "keepalives_count": 3,
                 "tcp_user_timeout": 20_000,
+                # Whoever stops in the middle of a transaction loses it, and its locks, before others give up waiting.
                 # Without scans of whole tables: a plan that was made while a table was small, or from figures of
                 # that time, would read all of it for hours. What has no index is read whole all the same; up to
                 # PostgreSQL 17 that counts as so dear that it would be compiled first, for a tenth of a second.
-                "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
-                " -c enable_seqscan=off -c jit=off",
+                "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
+                " -c enable_seqscan=off -c jit=off"
+                # The hot statements are long, and written so that one plan fits whatever is asked for: to plan a claim
+                # anew for its values takes twice as long as to execute it.
+                " -c plan_cache_mode=force_generic_plan",
             },
         )
         return Store(
@@ -231,6 +256,14 @@ def _sqlite_engine(url: URL, *, writes: bool) -> Engine:
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+    def on_do_connect(_dialect: object, _record: object, arguments: list[Any], _more: object) -> None:
+        # SQLite gives its further files the mode of this one. One that is there is not opened: to close it would free
+        # the locks that this process holds on it.
+        if writes and arguments and not str(arguments[0]).startswith((":", "file:")):
+            with suppress(OSError):  # SQLite says it better
+                os.close(os.open(arguments[0], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    event.listen(engine, "do_connect", on_do_connect)
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)
     return engine

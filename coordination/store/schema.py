@@ -14,12 +14,15 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     agents,
     artifacts,
     attempts,
+    broker_keys,
     budgets,
     costs,
     events,
     fleet,
     history,
+    host_leases,
     issues,
+    merges,
     metadata,
     output,
     prices,
@@ -31,10 +34,10 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     tasks,
 )
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration this program knows; a test holds it against migrations/versions."""
 
-KNOWN = ("0001", "0002", "0003", "0004", "0005")
+KNOWN = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 WORKS_WITH = "0001"
 """The oldest schema whose programs work on HEAD, as its migration declares; a test holds the two together."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,18 +13,11 @@ from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.domain.work import AgentCall
 from coordination.store.reports.spending import spending
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server
 from tests.support.npm import CLAUDE, npm_program
-from tests.support.processes import Processes
 
 MODEL = "claude-sonnet-4-5"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,12 @@ from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
 from tests.acceptance.test_supervised_loop import Script
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes, until
+from tests.support.fleet import Fleet
+from tests.support.processes import until
 
-COORD = str(Path(sys.executable).with_name("coord"))
+pytestmark = pytest.mark.shared_worker
 
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
+COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 
 @pytest.fixture
@@ -95,7 +91,7 @@ def test_rubbish_is_asked_about_once_more_and_then_left_to_a_person(
         "paint": ["its answer cannot be used: It says either answer or cannot"],
         "lamp": ["taste is not mine"],
     }
-    assert fleet.coord("tasks", "answer", "paint", "red").out == "paint goes on\n"
+    assert fleet.coord("tasks", "answer", "paint", "red").out.startswith("paint goes on (project ")
     run.task("lamp").answer("green")
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert (run.task("paint").output, run.task("lamp").output) == ("painted red", "painted green")

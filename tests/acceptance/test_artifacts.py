@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,15 +12,8 @@ from coordination.artifact_store import ArtifactStore
 from coordination.domain.plans import Backoff, Task
 from coordination.domain.runs import RunState
 from coordination.flows.retain import Ages, retain
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Process, Processes, until
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
+from tests.support.fleet import Fleet
+from tests.support.processes import Process, until
 
 
 def coord(fleet: Fleet, *arguments: str) -> Process:
@@ -32,6 +24,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.smoke
 def test_what_jobs_leave_is_listed_fetched_and_gone_with_their_run(fleet: Fleet) -> None:
     fleet.file("making.py").write_text("def make():\n    open('answer.json', 'w').write('42')\n")
     fleet.worker("-c", "2")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Coord, Said, coord_in
+from tests.support.command import CommandResult, Coord, coord_in
 from tests.support.processes import Processes
 
 HEAD = b"version: 1\nproject: {name: p}\ntasks:\n"
@@ -33,7 +33,7 @@ def coord(tmp_path: Path) -> Coord:
     return coord_in(tmp_path)
 
 
-def one_sentence(said: Said) -> str:
+def one_sentence(said: CommandResult) -> str:
     """What was said, if it is what a person can use."""
     assert said.code == 2, said.err
     assert said.out == ""
@@ -58,7 +58,7 @@ def test_a_broken_plan_is_refused_whole(coord: Coord, tmp_path: Path, what: str)
 
 
 def test_a_plan_that_is_not_there_is_said_so(coord: Coord, tmp_path: Path) -> None:
-    said = one_sentence(coord("run", tmp_path / "none.yaml", code=None))
+    said = one_sentence(coord.process("run", tmp_path / "none.yaml", code=None))
 
     assert "none.yaml" in said
 
@@ -67,7 +67,7 @@ def test_debug_shows_where_it_was_refused(coord: Coord, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_bytes(BROKEN["cycle"][0])
 
-    said = coord("--debug", "run", plan, code=2)
+    said = coord.process("--debug", "run", plan, code=2)
 
     assert "Traceback" in said.err
     assert "PlanError" in said.err

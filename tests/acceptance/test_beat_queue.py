@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import redis
@@ -12,31 +10,21 @@ import redis
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.settings import client_url
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes, until
+from tests.support.fleet import Fleet
+from tests.support.processes import until
+from tests.support.sources import ROOT
 from workers.beat import MOST_WAITING
 
-# Beat as it is shipped, but in a hurry: some minutes of its life in a second.
-HURRIED_BEAT = """
-import sys
-from workers.app import app
-for entry in app.conf.beat_schedule.values():
-    entry["schedule"] = 0.01
-app.Beat(loglevel="INFO", schedule=sys.argv[1], quiet=True).run()
-"""
+pytestmark = pytest.mark.stores("sqlite")
+
 QUEUE = "coord:supervise"
-
-
-@pytest.fixture
-def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet without workers."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def test_the_queue_stays_short_while_no_worker_lives(fleet: Fleet) -> None:
     beats = [
-        fleet.processes.start_python("-c", HURRIED_BEAT, fleet.folder / f"beat-{number}", env=fleet.env)
+        fleet.processes.start_python(
+            "-m", "tests.support.hurried_beat", fleet.folder / f"beat-{number}", env=fleet.env, cwd=ROOT
+        )
         for number in range(2)
     ]
     client = redis.Redis.from_url(client_url(fleet.env["COORD_REDIS_URL"]))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,13 +17,14 @@ from coordination.client import Run
 from coordination.domain.attempts import Outcome
 from coordination.domain.budgets import Scope
 from coordination.domain.chat import ChatCall
-from coordination.domain.plans import BudgetCap, Task
+from coordination.domain.events import EventType
+from coordination.domain.plans import Backoff, BudgetCap, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import BlockReason, TaskState
 from coordination.domain.work import AgentCall
 from coordination.store.queries import costs
 from tests.support.command import coord_in
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server
 from tests.support.processes import Processes, until
 from tests.support.sources import ROOT
@@ -33,12 +33,6 @@ from tests.support.stand_in import DONE, SAID, SESSION, StandIn
 TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
 CALL = (Decimal("0.25") * INPUT_TOKENS + 2 * OUTPUT_TOKENS) / 1_000_000
 """What a call of gpt-5-mini costs, by the list that comes along."""
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def chat(server: ModelServer) -> ChatCall:
@@ -60,6 +54,7 @@ def counted_right(fleet: Fleet) -> None:
     assert all(one.right for one in fleet.co.budgets.check())
 
 
+@pytest.mark.shared_worker
 def test_a_chat_is_stopped_before_the_call_that_its_task_cannot_pay_and_goes_on_when_it_can(fleet: Fleet) -> None:
     add = ToolUse("add", {"a": 1, "b": 1})
     with running_model_server([add, add, add, add, "Fine"]) as server:
@@ -88,6 +83,7 @@ def test_a_chat_is_stopped_before_the_call_that_its_task_cannot_pay_and_goes_on_
     counted_right(fleet)
 
 
+@pytest.mark.shared_worker
 def test_an_agent_that_is_stopped_for_want_of_money_keeps_what_it_had_said(fleet: Fleet) -> None:
     script = (
         'cat >/dev/null; echo \'{"answer": "half of it", "usd": 0.30}\'; '
@@ -111,6 +107,7 @@ def test_an_agent_that_is_stopped_for_want_of_money_keeps_what_it_had_said(fleet
     counted_right(fleet)
 
 
+@pytest.mark.shared_worker
 def test_an_agent_goes_on_in_the_same_conversation_when_there_is_money_again(fleet: Fleet, tmp_path: Path) -> None:
     model = "claude-sonnet-4-5"  # three dollars a million in
     message = {**SAID["message"], "model": model, "usage": {"input_tokens": 100_000}}
@@ -158,6 +155,7 @@ def test_what_a_killed_worker_had_spent_counts_once_and_what_it_had_reserved_com
     counted_right(fleet)
 
 
+@pytest.mark.shared_worker
 def test_a_command_that_passes_its_own_cap_is_stopped_keeps_what_it_printed_and_begins_anew_when_raised(
     fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -190,6 +188,7 @@ def test_a_command_that_passes_its_own_cap_is_stopped_keeps_what_it_printed_and_
     counted_right(fleet)
 
 
+@pytest.mark.shared_worker
 def test_a_command_that_may_not_be_repeated_is_counted_as_it_runs_and_not_stopped(fleet: Fleet) -> None:
     pay = str(spending("0.20")["shell"])
     script = f"{pay}; {pay}; {pay}; sleep 4; echo done"
@@ -218,6 +217,8 @@ def test_what_a_command_had_reported_when_its_worker_was_killed_is_billed_once(f
     counted_right(fleet)
 
 
+@pytest.mark.shared_worker
+@pytest.mark.smoke
 def test_of_forty_jobs_exactly_those_complete_for_which_there_is_money_and_then_all(fleet: Fleet) -> None:
     fleet.worker("-c", "8")
     jobs = [Task(f"t{number:02}", spending("0.05"), estimate={"usd": "0.05"}) for number in range(40)]
@@ -253,7 +254,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"version": 1, "name": "short", "budget": {"usd": 0.2}, "tasks": tasks}))
     told = (
-        r"1 task waits for money, and nothing else of this run can go on:\n"
+        r"1 task waits for a budget, and nothing else of this run can go on:\n"
         r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05. Raise it: coord budgets raise (\S+) USD\n"
     )
     run = processes.start_python(
@@ -272,7 +273,54 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     assert "cost $0.25" in again.output
 
 
+def agent(script: str) -> AgentCall:
+    return AgentCall("custom", "work", command=["/bin/sh", "-c", f"cat >/dev/null; {script}"])
+
+
+@pytest.mark.shared_worker
+def test_agents_that_cost_nothing_start_as_often_as_a_budget_of_starts_allows(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    busy = agent('[ "$COORD_ATTEMPT" != 1 ] || exit 7; echo done')
+    run = fleet.submit(
+        *(Task(key, busy, max_attempts=3, backoff=Backoff(timedelta(0))) for key in "ab"), budget=BudgetCap(starts=3)
+    )
+
+    def settled() -> bool:
+        counts = run.record.counts
+        return counts.get(TaskState.COMPLETED) == 1 and counts.get(TaskState.BLOCKED) == 1
+
+    until(settled, within=timedelta(seconds=60), what="three starts, and a task that waits for the fourth")
+    (waiting,) = [key for key in "ab" if waits_for_money(run, key)]
+    standing = run.budget
+    assert standing is not None
+    assert (standing.spent.starts, standing.left_starts, standing.percent, standing.waiting) == (3, 0, 100, 1)
+    explained = fleet.coord("explain", waiting).out
+    assert "the run's budget of 3 starts has 0 left; this needs 1 start. Raise it: " in explained
+    counted_right(fleet)
+
+    fleet.coord("budgets", "set", "run", run.id, "--starts", "4")
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    counted_right(fleet)
+
+
+def test_the_start_of_an_agent_whose_worker_was_killed_counts_once(fleet: Fleet) -> None:
+    worker = fleet.worker("-c", "2")
+    run = fleet.submit(
+        Task("a", agent('if [ "$COORD_ATTEMPT" = 1 ]; then sleep 60; fi; echo done')), budget=BudgetCap(starts=9)
+    )
+    fleet.await_event(run, EventType.STARTED)
+    os.kill(worker.pid, signal.SIGKILL)
+    fleet.worker("-c", "2")
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    standing = run.budget
+    assert standing is not None
+    assert standing.spent.starts == len(run.task("a").attempts()) == 2
+    counted_right(fleet)
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.full
 def test_the_example_meets_its_cap_is_raised_and_ends(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -287,7 +335,7 @@ def test_the_example_meets_its_cap_is_raised_and_ends(
 
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
-    assert "20 tasks wait for money" in said
+    assert "20 tasks wait for a budget" in said
     before, after = said.split("== coord budgets raise", 1)
     assert [line.split()[3:5] for line in before.splitlines() if line.startswith("run ") and "total" in line] == [
         ["$0.50", "$0.50,"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.store.reports.spending import spending
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.model_server import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -27,23 +26,19 @@ from tests.support.model_server import (
     ToolUse,
     running_model_server,
 )
-from tests.support.processes import Processes, until
+from tests.support.processes import until
+from tests.support.speed import patience
 from workers.runners import stragglers
 
 TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
 SCHEMA = {"type": "object", "properties": {"findings": {"type": "integer"}}, "required": ["findings"]}
 
 
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
-
-
 def chat(server: ModelServer, prompt: str, **more: object) -> ChatCall:
     return ChatCall("openai:gpt-5-mini", prompt, url=f"{server.url}/v1", **more)  # type: ignore[arg-type]
 
 
+@pytest.mark.smoke
 def test_a_plan_with_a_chat_uses_what_came_before_and_its_bill_is_what_was_served(fleet: Fleet) -> None:
     answers = [ToolUse("add", {"a": 1, "b": 1}), ToolUse("final_result", {"findings": 2})]
     with running_model_server(answers) as server:
@@ -83,17 +78,17 @@ def test_a_chat_that_waits_is_canceled_within_two_seconds_and_what_it_used_is_ke
     with running_model_server([ToolUse("add", {"a": 1, "b": 1}), Broken("Well, ", "hang")]) as server:
         fleet.worker("-c", "2")
         run = fleet.submit(Task("ask", chat(server, "Well?", tools=[{"command": [sys.executable, str(TOOLS)]}])))
-        assert server.begun.wait(30)
+        assert server.begun.wait(patience(30))
 
         began = time.monotonic()
         run.cancel()
-        assert server.left.wait(10)
+        assert server.left.wait(patience(10))
         gone = time.monotonic() - began
         assert run.wait(timeout=30) is RunState.CANCELED
 
         (task,) = run.tasks()
         (attempt,) = until(lambda: [one for one in task.attempts() if one.outcome is not None], what="its end")
-    assert gone < 2
+    assert gone < patience(2)
     assert attempt.outcome is Outcome.CANCELED
     with fleet.co.runtime.store.read() as tx:
         (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.sources import ROOT
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:

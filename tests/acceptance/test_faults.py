@@ -1,9 +1,7 @@
 """What users fear, done to real workers: killed, stopped, cut off, flushed, asked to go; on both stores."""
 
 import signal
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,32 +13,22 @@ from coordination.domain.events import EventType
 from coordination.domain.plans import Backoff, Concurrency, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
+from coordination.settings import load_settings
 from coordination.store.queries import costs
 from coordination.store.queries.fleet import live_slots
 from coordination.store.tables.fleet import supervisors
 from coordination.store.types import db_after
-from tests.support.fleet import Fleet, alive, fleet_on, seconds_until
-from tests.support.processes import Processes, until
+from tests.support.apps import app_of
+from tests.support.fleet import Fleet, alive, seconds_until
+from tests.support.processes import until
 from tests.support.redis import RedisServer
+from tests.support.speed import patience
 
 FIRST_HANGS = "echo $$ > pid.$COORD_ATTEMPT; if [ $COORD_ATTEMPT = 1 ]; then sleep 60; fi; echo done by $COORD_ATTEMPT"
 
 
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def pg_fleet(processes: Processes, postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on PostgreSQL."""
-    with fleet_on(processes, postgres_url, redis_url, tmp_path) as made:
-        yield made
-
-
 class TestAKilledWorker:
+    @pytest.mark.smoke
     def test_its_task_runs_again_and_nothing_of_the_first_attempt_is_left(self, fleet: Fleet) -> None:
         first = fleet.worker()
         run = fleet.submit(Task("job", {"shell": FIRST_HANGS}), Task("after", {"shell": "true"}, needs=["job"]))
@@ -55,7 +43,7 @@ class TestAKilledWorker:
         assert task.output == "done by 2"
         assert [attempt.outcome for attempt in task.attempts()] == [Outcome.LOST, Outcome.COMPLETED]
         assert (task.record.losses, task.record.failures) == (1, 0)
-        assert gone_after < 5
+        assert gone_after < patience(5)
 
     def test_a_restart_on_the_same_host_hands_back_at_once_what_it_held(self, fleet: Fleet) -> None:
         long_lease = {"COORD_LEASE_TTL": "10m"}  # so that only the restart can be quick
@@ -84,6 +72,7 @@ class TestAKilledWorker:
 
 
 class TestAStaleWorker:
+    @pytest.mark.smoke
     def test_its_late_result_is_refused_but_its_money_is_recorded(self, fleet: Fleet) -> None:
         first = fleet.worker()
         spend = 'echo "{\\"model\\": \\"m\\", \\"cost_usd\\": 0.25}" >> "$COORD_COSTS"'
@@ -92,7 +81,7 @@ class TestAStaleWorker:
         run = fleet.submit(Task("job", {"shell": script}))
         until(lambda: fleet.file("started.1").exists(), what="the first attempt")
 
-        first.signal(signal.SIGSTOP)
+        fleet.suspend(first)
         fleet.file("go.1").touch()  # the job ends while its worker cannot say so
         fleet.worker()
         until(lambda: fleet.file("started.2").exists(), what="the second attempt")
@@ -122,7 +111,7 @@ class TestAStaleWorker:
         run = fleet.submit(Task("job", {"shell": "setsid sleep 60 & " + FIRST_HANGS}))
         job_pid = int(fleet.await_file("pid.1"))
 
-        first.signal(signal.SIGSTOP)  # it lives, renews nothing, and cannot end its job itself
+        fleet.suspend(first)  # it lives, renews nothing, and cannot end its job itself
         fleet.worker()
         fleet.await_file("pid.2")
 
@@ -130,11 +119,12 @@ class TestAStaleWorker:
         assert run.wait(timeout=20) is RunState.COMPLETED
         first.signal(signal.SIGCONT)
 
-    def test_a_worker_cut_off_from_sql_ends_its_jobs_before_its_lease_does(self, pg_fleet: Fleet) -> None:
-        pg_fleet.worker()
-        run = pg_fleet.submit(Task("job", {"shell": FIRST_HANGS}))
-        job_pid = int(pg_fleet.await_file("pid.1"))
-        url = make_url(pg_fleet.env["COORD_DATABASE_URL"])
+    @pytest.mark.stores("postgres")
+    def test_a_worker_cut_off_from_sql_ends_its_jobs_before_its_lease_does(self, fleet: Fleet) -> None:
+        fleet.worker()
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        job_pid = int(fleet.await_file("pid.1"))
+        url = make_url(fleet.env["COORD_DATABASE_URL"])
         admin_url = url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
 
         with psycopg.connect(admin_url, autocommit=True) as admin:
@@ -149,6 +139,7 @@ class TestAStaleWorker:
 
 
 class TestRedis:
+    @pytest.mark.smoke
     def test_a_flush_in_the_middle_loses_nothing(self, fleet: Fleet) -> None:
         fleet.worker("-c", "2")
         run = fleet.submit(*[Task(f"t{number}", {"shell": "sleep 0.1"}) for number in range(40)])
@@ -175,14 +166,10 @@ class TestRedis:
         assert worker.exit_code is None
         assert all(task.record.attempt == 1 for task in run.tasks())
 
+    @pytest.mark.smoke
     def test_forged_and_malformed_messages_are_refused_and_the_worker_lives(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "2")
-        from celery import Celery
-
-        from coordination.settings import broker_url
-
-        with Celery(broker=broker_url(fleet.env["COORD_REDIS_URL"])) as app:
-            app.conf.broker_transport_options = {"global_keyprefix": "coord:", "priority_steps": [0]}
+        with app_of(load_settings(fleet.env)) as app:
             for arguments in ([], ["x", "y"], [1, [[2, 3]]], [{"a": 1}, None], ["0" * 36, [["1" * 36, 1]]]):
                 app.send_task("coordination.run", arguments, queue="jobs")
             app.send_task("coordination.unknown", [], queue="jobs")
@@ -236,6 +223,7 @@ class TestATickThatHangs:
 
 
 class TestShuttingDown:
+    @pytest.mark.smoke
     def test_a_job_that_outlives_the_grace_is_handed_back_uncharged(self, fleet: Fleet) -> None:
         first = fleet.worker()
         run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
@@ -266,6 +254,7 @@ class TestShuttingDown:
 
 
 class TestJobs:
+    @pytest.mark.smoke
     def test_a_canceled_job_is_gone_within_seconds(self, fleet: Fleet) -> None:
         fleet.worker(COORD_LEASE_HEARTBEAT="1s")
         run = fleet.submit(
@@ -277,10 +266,11 @@ class TestJobs:
         assert run.cancel() == 2
         took = seconds_until(lambda: not alive(job_pid), within=5, what="the end of the job")
 
-        assert took < 3
+        assert took < patience(3)
         assert run.state is RunState.CANCELED
         until(lambda: run.task("job").attempts()[-1].outcome is Outcome.CANCELED, what="the attempt's end")
 
+    @pytest.mark.smoke
     def test_time_out_crash_and_retry_never_take_the_worker_along(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "4")
         quick = Backoff(initial=timedelta(milliseconds=100))
@@ -307,6 +297,7 @@ class TestJobs:
         assert run.task("fine").output == "b"
         assert worker.exit_code is None
 
+    @pytest.mark.smoke
     def test_limits_hold_over_two_workers(self, fleet: Fleet) -> None:
         fleet.worker("-c", "4")
         fleet.worker("-c", "4")

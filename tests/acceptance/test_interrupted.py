@@ -62,6 +62,7 @@ def place(processes: Processes, tmp_path: Path) -> Place:
     return Place(processes, tmp_path)
 
 
+@pytest.mark.smoke
 def test_an_interrupted_run_goes_on_with_resume(place: Place) -> None:
     running = place.coord("run", place.plan)
     job = place.pid_of(1)
@@ -85,6 +86,37 @@ def test_an_interrupted_run_goes_on_with_resume(place: Place) -> None:
         (1, "handed_back"),
         (2, "completed"),
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_twice_leaves_no_job_behind(place: Place, number: signal.Signals) -> None:
+    text = place.plan.read_text()
+    place.plan.write_text(text.replace("'echo $$", '\'trap "" TERM INT HUP; echo $$'))
+    running = place.coord("run", place.plan)
+    job = place.pid_of(1)
+
+    running.signal(number)
+    until(lambda: not json.loads((place.home / "stack.json").read_text())["ready"], what="the stop began")
+    running.signal(number)
+
+    assert running.wait(within=timedelta(seconds=30)) == 130
+    assert not alive(job)
+    assert place.rows("SELECT state FROM tasks WHERE key = 'slow'") == [("queued",)]
+    assert place.rows("SELECT outcome FROM attempts JOIN tasks ON id = task_id WHERE key = 'slow'") == [("lost",)]
+
+
+def test_a_run_says_that_it_waits_for_a_person_who_then_lets_it_go_on(place: Place) -> None:
+    agent = {"agent": "custom", "prompt": "x", "command": ["/bin/sh", "-c", "[ -e go ]"]}
+    task = {"key": "fix", "run": agent, "max_starts": 1, "max_attempts": 3}
+    place.plan.write_text(json.dumps({"version": 1, "project": {"path": str(place.project)}, "tasks": [task]}))
+    running = place.coord("run", place.plan)
+    running.wait_for("Nothing of this run goes on until a person says so")
+    assert "it has started 1 time, as often as max_starts allows" in running.output
+    (place.project / "go").touch()
+
+    assert place.coord("tasks", "retry", "fix").wait(within=timedelta(seconds=30)) == 0
+
+    assert running.wait(within=timedelta(seconds=30)) == 0
 
 
 def test_a_killed_worker_of_the_embedded_stack_costs_moments_not_a_lease(place: Place) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,18 +12,14 @@ import pytest
 
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Process, Processes, until
+from tests.support.fleet import Fleet
+from tests.support.processes import Process, until
 from workers import own_folders
 
-COORD = str(Path(sys.executable).with_name("coord"))
+pytestmark = pytest.mark.stores("sqlite")
+
+COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 WAITS = "echo $COORD_URL > $COORD_TASK_KEY.url; while [ ! -e go ]; do sleep 0.05; done; " + COORD + " task progress x"
-
-
-@pytest.fixture
-def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def folder_of_socket(fleet: Fleet, key: str) -> Path:

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
-
-import pytest
 
 from coordination.domain.limits import Limits
 from coordination.domain.plans import Defaults, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes
+from tests.support.fleet import Fleet
 
 EATS = "def eats():\n    held = []\n    while True:\n        held.append(bytearray(b'x') * (8 << 20))\n"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def test_a_job_that_eats_memory_is_ended_and_its_worker_goes_on(fleet: Fleet) -> None:

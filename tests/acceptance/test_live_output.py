@@ -7,9 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -21,18 +19,12 @@ from coordination.domain.plans import Backoff, Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
 from coordination.store.tables.output import output_chunks
-from tests.support.fleet import Fleet, fleet_on, seconds_until
-from tests.support.processes import Process, Processes, until
+from tests.support.fleet import Fleet, seconds_until
+from tests.support.processes import Process, until
+from tests.support.speed import patience
 
 SAYS_AND_WAITS = "echo begun; echo careful >&2; touch said; while [ ! -e go ]; do sleep 0.05; done; printf over"
-SOON = 2.5  # two seconds, and a little for a machine that does other things
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
+SOON = 2 + patience(0.5)  # two seconds, and a little for a machine that does other things
 
 
 def text(run: Run, key: str, stream: Stream | None = None, attempt: int | None = None) -> str:
@@ -46,7 +38,8 @@ def coord(fleet: Fleet, *arguments: str) -> Process:
 
 def rows(fleet: Fleet) -> int:
     with fleet.co.runtime.store.read() as tx:
-        return tx.execute(select(func.count()).select_from(output_chunks)).scalar_one()
+        of_workspace = output_chunks.c.workspace_id == fleet.co.runtime.workspace_id
+        return tx.execute(select(func.count()).where(of_workspace)).scalar_one()
 
 
 @pytest.mark.parametrize(
@@ -58,6 +51,8 @@ def rows(fleet: Fleet) -> int:
     ],
     ids=["shell", "python", "agent"],
 )
+@pytest.mark.shared_worker
+@pytest.mark.smoke
 def test_output_is_there_while_the_job_runs_and_afterwards(fleet: Fleet, job: dict) -> None:
     fleet.file("saying.py").write_text(
         "import pathlib, sys, time\n\n\ndef say():\n    print('begun')\n    print('careful', file=sys.stderr)\n"
@@ -79,6 +74,7 @@ def test_output_is_there_while_the_job_runs_and_afterwards(fleet: Fleet, job: di
         assert run.task("job").output == "begun\nover"
 
 
+@pytest.mark.shared_worker
 def test_a_short_job_costs_no_row_and_is_shown_all_the_same(fleet: Fleet) -> None:
     fleet.worker("-c", "4")
     run = fleet.submit(*(Task(f"t{number}", {"shell": "echo hi; echo oh >&2"}) for number in range(30)))
@@ -89,6 +85,7 @@ def test_a_short_job_costs_no_row_and_is_shown_all_the_same(fleet: Fleet) -> Non
     assert (text(run, "t7", Stream.OUT), text(run, "t7", Stream.ERR)) == ("hi\n", "oh\n")
 
 
+@pytest.mark.shared_worker
 def test_following_goes_on_into_the_next_attempt_and_ends_with_the_task(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
     command = (
@@ -114,6 +111,7 @@ def test_following_goes_on_into_the_next_attempt_and_ends_with_the_task(fleet: F
         assert "no attempt 1" in of_one.output
 
 
+@pytest.mark.shared_worker
 def test_ctrl_c_ends_following_and_nothing_else(fleet: Fleet) -> None:
     fleet.worker()
     run = fleet.submit(Task("job", {"shell": SAYS_AND_WAITS}))
@@ -141,7 +139,7 @@ def test_what_was_written_survives_the_workers_death(fleet: Fleet) -> None:
     assert text(run, "job") == "by 2\n"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_flood_is_bounded_and_says_what_is_left_out(fleet: Fleet) -> None:
     fleet.worker("-c", "1", COORD_OUTPUT_LIMIT="200000")
     loud = (
@@ -197,6 +195,7 @@ def test_an_agent_is_shown_by_what_it_says_and_its_secrets_are_not(fleet: Fleet)
     assert text(run, "job", Stream.ERR) == "***\n"
 
 
+@pytest.mark.shared_worker
 def test_what_an_agent_said_that_soon_failed_is_there_too(fleet: Fleet) -> None:
     said = [{"id": "c-1"}, {"answer": {"text": "I look at the door"}}, {"answer": {"text": "It is locked"}}]
     script = "; ".join(f"echo {shlex.quote(json.dumps(line))}" for line in said) + "; exit 3"
@@ -218,7 +217,7 @@ def test_an_attempt_that_lost_its_lease_writes_nothing_more(fleet: Fleet) -> Non
     worker = fleet.worker()
     run = fleet.submit(Task("job", {"shell": "while :; do echo by $COORD_ATTEMPT; sleep 0.1; done"}))
     until(lambda: run.task("job").record.attempt and "by 1" in text(run, "job"), what="the first one's word")
-    worker.signal(signal.SIGSTOP)
+    fleet.suspend(worker)
     fleet.worker()
     until(lambda: run.task("job").record.attempt == 2, within=timedelta(seconds=60), what="the second attempt")
     before = text(run, "job", attempt=1)
@@ -231,6 +230,7 @@ def test_an_attempt_that_lost_its_lease_writes_nothing_more(fleet: Fleet) -> Non
 
 
 class TestTheCommand:
+    @pytest.mark.shared_worker
     def test_one_document_or_one_a_line(self, fleet: Fleet) -> None:
         fleet.worker()
         run = fleet.submit(Task("job", {"shell": "echo hi"}))
@@ -243,10 +243,13 @@ class TestTheCommand:
         assert json.loads(whole.output)["pieces"] == [piece]
         assert json.loads(lines.output) == piece
 
+    @pytest.mark.shared_worker
     def test_what_was_never_tried_is_refused_in_one_sentence(self, fleet: Fleet) -> None:
-        fleet.submit(Task("job", {"shell": "echo hi"}))
+        # The module's worker takes what it may: what this one needs keeps it from it.
+        run = fleet.submit(Task("first", {"shell": "sleep 600"}), Task("job", {"shell": "echo hi"}, needs=["first"]))
 
         asked, third = (coord(fleet, "tasks", "logs", "job", *more) for more in ((), ("--attempt", "3")))
+        run.cancel()
 
         assert (asked.wait(), third.wait()) == (2, 2)
         assert asked.output.startswith("coord: job has not been tried yet")

@@ -6,7 +6,6 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,14 @@ from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
 from tests.acceptance.test_agents import MODEL, provider
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.model_server import ToolUse, running_model_server
 from tests.support.npm import CLAUDE, npm_program
-from tests.support.processes import Processes, until
+from tests.support.processes import until
+
+pytestmark = pytest.mark.shared_worker
 
 CLIENT = Path(__file__).parents[1] / "support" / "mcp_client.py"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def calling(*calls: tuple[str, dict[str, Any]]) -> str:
@@ -108,11 +103,14 @@ def test_outside_it_looks_and_inside_too_where_it_is_told_of_the_store(fleet: Fl
     assert json.loads(text)["run"] == run.id
 
 
-def test_a_chat_reports_and_finds_work_with_our_tools(fleet: Fleet) -> None:
+def test_a_chat_reports_and_finds_work_with_our_tools_but_no_command(fleet: Fleet) -> None:
     turns = [
         ToolUse("progress", {"text": "looking"}),
-        ToolUse("discovered", {"key": "later", "shell": "echo mended"}),
+        ToolUse("discovered", {"key": "command", "shell": "touch ran"}),
+        ToolUse("discovered", {"key": "later", "prompt": "Mend it"}),
         "It is well",
+        "mended",
+        "mended",
     ]
     with running_model_server(turns) as server:
         fleet.worker("-c", "2")
@@ -124,14 +122,18 @@ def test_a_chat_reports_and_finds_work_with_our_tools(fleet: Fleet) -> None:
         assert run.wait(timeout=90) is RunState.COMPLETED
 
     assert run.task("look").output == "It is well"
+    assert "which lends none" in str(server.requests[2]["messages"])
+    assert not fleet.file("ran").exists()
     assert "looking" in texts(fleet, run, "look")
     assert (run.task("later").output, run.task("later").record.creator) == ("mended", "task:look")
     assert "with the tools of the MCP server `coord`" in str(server.requests[0]["messages"])
-    assert "How to report" not in str(server.requests[-1]["messages"])  # it has no shell to report from
+    (plain,) = [str(asked["messages"]) for asked in server.requests if "And you?" in str(asked["messages"])]
+    assert "How to report" not in plain  # it has no shell to report from
 
 
 @pytest.mark.network
 @pytest.mark.timeout(400)
+@pytest.mark.own_worker
 def test_claude_code_reports_with_our_tools(
     fleet: Fleet, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

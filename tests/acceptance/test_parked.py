@@ -1,12 +1,10 @@
 """A free slot is never idle while ready work waits, wherever the messages of that work are."""
 
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from coordination.domain.events import EventType
 from coordination.domain.plans import Task
@@ -14,13 +12,6 @@ from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def test_as_many_jobs_run_as_there_are_slots_although_busy_workers_hold_messages(fleet: Fleet) -> None:

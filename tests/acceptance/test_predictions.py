@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
 from coordination.domain.plans import Plan, ProjectRef, Task
 from coordination.domain.runs import RunState
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes
+from tests.support.fleet import Fleet
 
 FOLDER = Path(__file__).resolve().parent.parent / "support" / "job_functions"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def nap(key: str, seconds: float, *needs: str) -> Task:

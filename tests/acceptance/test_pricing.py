@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
 from decimal import Decimal
 from pathlib import Path
-
-import pytest
 
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
 from tests.support.command import Coord
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes
+from tests.support.fleet import Fleet
 
 READS = {
     "format": "jsonl",
@@ -25,12 +22,6 @@ READS = {
     "cached_input_tokens": "cached",
     "cost_usd": "usd",
 }
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def agent(**line: object) -> AgentCall:
@@ -86,6 +77,7 @@ def test_what_an_agent_used_is_in_dollars_at_once_or_after_a_price_is_set_and_on
     assert shown == {"cost_usd": "2.265", "calls": 4, "unpriced_calls": 0}
     assert (run.cost, run.record.unpriced_calls) == (Decimal("2.265"), 0)
     assert run.task("unknown").cost == Decimal("0.2")
+    time.sleep(1.1)  # a worker looks for new prices once a second
     again = fleet.submit(Task("unknown", agent(**{"by": "house-llama", "in": 2_000_000, "out": 0})))
     assert again.wait(timeout=60) is RunState.COMPLETED
     assert (again.cost, again.record.unpriced_calls) == (Decimal("0.2"), 0)

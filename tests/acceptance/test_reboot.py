@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Process, Processes
+from tests.support.fleet import Fleet
+from tests.support.processes import Process
 
 LONG_LEASE = {"COORD_LEASE_TTL": "10m"}  # so that only the start of another worker can be quick
 FIRST_HANGS = "echo $$ > pid.$COORD_ATTEMPT; if [ $COORD_ATTEMPT = 1 ]; then sleep 60; fi; echo done by $COORD_ATTEMPT"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def killed_and_remembered_as(fleet: Fleet, first: Process, **columns: object) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,12 @@ from coordination.client import Run
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes, until
+from tests.support.fleet import Fleet
+from tests.support.processes import until
 
-COORD = str(Path(sys.executable).with_name("coord"))
+pytestmark = pytest.mark.shared_worker
 
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
+COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 
 def scripted(folder: Path, *lines: str, name: str = "agent") -> dict[str, Any]:
@@ -71,6 +68,7 @@ def test_an_agent_is_told_its_task_what_came_before_and_how_to_report(fleet: Fle
     assert run.task("fix").output == "finished"
 
 
+@pytest.mark.smoke
 def test_a_question_stops_the_task_and_its_answer_starts_it_again(fleet: Fleet, tmp_path: Path) -> None:
     fleet.worker("-c", "2")
     ask = 'grep -q "Answer: blue" "$told" || { coord task ask "Which colour?"; exit 0; }'
@@ -84,7 +82,7 @@ def test_a_question_stops_the_task_and_its_answer_starts_it_again(fleet: Fleet, 
     assert (question.question, question.answer, task.record.reasons.names()) == ("Which colour?", None, ["question"])
     assert "Which colour?" in fleet.coord("questions").out
     assert fleet.coord("questions", "--json").json["questions"][0]["key"] == "paint"
-    assert fleet.coord("tasks", "answer", "paint", "blue").out == "paint goes on\n"
+    assert fleet.coord("tasks", "answer", "paint", "blue").out.startswith("paint goes on (project ")
 
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert "Which colour?\n  Answer: blue" in told(tmp_path, "paint", 2)

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import OnDependencyFailure
 from coordination.domain.work import AgentCall
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
+from tests.support.fleet import Fleet
 
 
 def agent(model: str | None, says: str = "done") -> AgentCall:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,19 +14,12 @@ from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.services import archives
 from coordination.store.tables import metadata
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.piles import pile_up
-from tests.support.processes import Processes, until
+from tests.support.processes import until
 
 CLEARS_UP = {"COORD_RETENTION_EVERY": "1s", "COORD_RETENTION_RUNS": "90"}
 OF_RUNS = ("tasks", "attempts", "task_events", "dependencies")
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def old_rows(fleet: Fleet) -> int:
@@ -52,7 +43,7 @@ def story(run: Run) -> list[tuple[Any, ...]]:
     return [(event.cursor, event.type, event.key, event.attempt) for event in run.events(follow=False)]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(240)
 def test_a_plan_runs_to_its_end_while_twenty_thousand_old_rows_go(fleet: Fleet) -> None:
     fleet.file("napping.py").write_text("import time\n\n\ndef nap():\n    time.sleep(0.005)\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,15 @@ from coordination.domain.attempts import Outcome
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.workspaces import Workspace, WorkspaceKind, run_branch
-from tests.support.fleet import Fleet, fleet_on
+from tests.support.fleet import Fleet
 from tests.support.processes import Processes
 from tests.support.services import without_landlock
 from tests.support.sources import ROOT
 from workers.runners import confine
 
-COORD = str(Path(sys.executable).with_name("coord"))
+pytestmark = pytest.mark.stores("sqlite")
+
+COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 WITHOUT_LANDLOCK = """
 import sys
@@ -28,12 +30,6 @@ confine.version = lambda: 0
 from workers.__main__ import main
 sys.exit(main(["-c", "2"]))
 """
-
-
-@pytest.fixture
-def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fleet, tmp_path: Path) -> None:

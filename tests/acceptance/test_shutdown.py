@@ -2,14 +2,17 @@
 
 import json
 import signal
-from collections.abc import Iterator
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import redis
 from sqlalchemy import text
 
 from coordination.domain.attempts import Outcome
+from coordination.domain.events import EventType
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
@@ -17,6 +20,9 @@ from tests.support.command import coord_in
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Process, Processes, until
 from tests.support.redis import RedisServer
+from workers import queues
+
+pytestmark = pytest.mark.stores("sqlite")
 
 POOLS = {"threads": ("-c", "2"), "solo": ("-P", "solo"), "prefork": ("-P", "prefork", "-c", "2")}
 LONG_GRACE = {"COORD_SHUTDOWN_GRACE": "10m"}
@@ -28,20 +34,6 @@ FIRST_HANGS = (
     "echo done by $COORD_ATTEMPT"
 )
 WAITS = "touch began; while [ ! -e go ]; do sleep 0.05; done; echo done by $COORD_ATTEMPT"
-
-
-@pytest.fixture
-def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on SQLite."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def pg_fleet(processes: Processes, postgres_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on PostgreSQL."""
-    with fleet_on(processes, postgres_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def processes_of(task_id: str) -> list[int]:
@@ -85,19 +77,20 @@ def workers_of(fleet: Fleet, task_id: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("pool", POOLS)
 class TestOnEveryPool:
+    @pytest.mark.stores("postgres")
     def test_what_outlives_the_grace_is_handed_back_uncharged_and_its_processes_are_gone(
-        self, pg_fleet: Fleet, pool: str
+        self, fleet: Fleet, pool: str
     ) -> None:
-        worker = pg_fleet.worker(*POOLS[pool])
-        run = pg_fleet.submit(Task("job", {"shell": FIRST_HANGS}))
-        began(pg_fleet)
+        worker = fleet.worker(*POOLS[pool])
+        run = fleet.submit(Task("job", {"shell": FIRST_HANGS}))
+        began(fleet)
         assert len(processes_of(run.task("job").id)) >= 2
 
         code = worker.stop(within=GONE)
 
         assert code == 0
-        assert_handed_back(pg_fleet, run)
-        pg_fleet.worker(*POOLS[pool])
+        assert_handed_back(fleet, run)
+        fleet.worker(*POOLS[pool])
         assert run.wait(timeout=30) is RunState.COMPLETED
         assert run.task("job").output == "done by 2"
 
@@ -127,6 +120,17 @@ class TestOnEveryPool:
 
         assert worker.wait(within=GONE) == 0
         assert_handed_back(fleet, run)
+
+    def test_a_job_hears_an_interrupt_whoever_started_its_worker(self, fleet: Fleet, pool: str) -> None:
+        in_the_background = ("/bin/sh", "-c", 'trap "" INT QUIT; exec "$@"', "sh")
+        command = (*in_the_background, sys.executable, "-m", "workers", *POOLS[pool])
+        fleet.processes.start(*command, env=fleet.env, announces=True).wait_until_ready()
+
+        run = fleet.submit(*[Task(name, {"shell": f"kill -{name} $$; echo deaf"}) for name in ("INT", "QUIT")])
+
+        assert run.wait(timeout=30) is RunState.FAILED
+        codes = [run.task(name).attempts()[0].exit_code for name in ("INT", "QUIT")]
+        assert codes == [-signal.SIGINT, -signal.SIGQUIT]
 
     def test_sigquit_hands_back_at_once(self, fleet: Fleet, pool: str) -> None:
         worker = fleet.worker(*POOLS[pool], **LONG_GRACE)
@@ -159,6 +163,35 @@ def registered(fleet: Fleet) -> list[int]:
     """The pid of each row of ``workers``."""
     with fleet.co.runtime.store.read() as tx:
         return list(tx.execute(text("SELECT pid FROM workers")).scalars())
+
+
+def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet) -> None:
+    """Its message is lost, so Celery's pool does not know of it and ends while it runs."""
+    helper = fleet.worker("-c", "1")
+    hold = fleet.submit(Task("hold", {"shell": "sleep 600"}))
+    fleet.await_event(hold, EventType.STARTED)
+    run = fleet.submit(*[Task(f"job{number}", {"shell": WAITS}) for number in range(3)])
+
+    def rung() -> int:
+        with fleet.co.runtime.store.read() as tx:
+            found = text("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL AND state = 'queued'")
+            return tx.execute(found).scalar_one()
+
+    until(lambda: rung() == 3, what="their doorbells")
+    helper.kill()
+    hold.cancel()
+    redis.Redis.from_url(fleet.env["COORD_REDIS_URL"]).delete(queues.PREFIX + queues.JOBS)
+    worker = fleet.worker("-c", "4", **LONG_GRACE)
+    began(fleet)
+
+    worker.signal(signal.SIGTERM)
+    worker.wait_for("draining")
+    time.sleep(1)  # by now everything else of the worker has ended
+    fleet.file("go").touch()
+
+    assert worker.wait(within=GONE) == 0
+    outcomes = [attempt.outcome for task in run.tasks() for attempt in task.attempts()]
+    assert set(outcomes) == {Outcome.COMPLETED}
 
 
 class TestDraining:
@@ -226,6 +259,7 @@ class TestDraining:
         assert_handed_back(fleet, run)
 
 
+@pytest.mark.stores("sqlite", "postgres")
 class TestRollingRestarts:
     def test_five_during_a_plan_lose_nothing_and_charge_nothing(
         self, processes: Processes, store_url: str, redis_url: str, tmp_path: Path
@@ -254,26 +288,27 @@ class TestRollingRestarts:
 
 
 class TestTheEmbeddedStack:
+    @pytest.mark.full
     def test_down_hands_back_what_outlives_the_grace_and_up_goes_on_with_it(self, tmp_path: Path) -> None:
         coord = coord_in(tmp_path, COORD_SHUTDOWN_GRACE="500ms", COORD_CANCEL_GRACE="1s")
         plan = coord.cwd / "plan.yaml"
         job = {"key": "job", "run": {"shell": FIRST_HANGS}}
         plan.write_text(json.dumps({"version": 1, "project": {"path": str(coord.cwd)}, "tasks": [job]}))
-        coord("up", "--detach")
+        coord.process("up", "--detach")
         try:
             run = coord("submit", plan, "--json").json["run"]
             until((coord.cwd / "began").exists, what="the job's beginning")
             task = coord("runs", "show", run, "--json").json["tasks"][0]["id"]
             assert processes_of(task)
 
-            coord("down")
+            coord.process("down")
 
             shown = coord("tasks", "show", task, "--json").json
             assert processes_of(task) == []
             assert (shown["state"], shown["failures"], shown["losses"]) == ("queued", 0, 0)
-            coord("up", "--detach")
-            coord("resume", run)
+            coord.process("up", "--detach")
+            coord.process("resume", run)
         finally:
-            coord("down")
+            coord.process("down")
         tried = coord("tasks", "show", task, "--json").json["attempts"]
         assert [attempt["outcome"] for attempt in tried] == ["handed_back", "completed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,9 @@ from coordination.domain.plans import Supervision, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import OnDependencyFailure
 from coordination.domain.work import AgentCall
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Processes
+from tests.support.fleet import Fleet
 
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
-
+pytestmark = pytest.mark.shared_worker
 
 RUN = OnDependencyFailure.RUN
 SPENT = {"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.01"}

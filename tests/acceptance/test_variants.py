@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
-from tests.support.fleet import Fleet, alive, fleet_on
-from tests.support.processes import Processes
+from tests.support.fleet import Fleet, alive
+
+pytestmark = pytest.mark.shared_worker
 
 SPENDS = """echo '{"model": "m", "input_tokens": 5, "output_tokens": 1, "cost_usd": "0.25"}' >> "$COORD_COSTS"; """
 
 
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
-
-
+@pytest.mark.smoke
 def test_the_first_to_pass_wins_and_the_others_are_gone_within_two_seconds(fleet: Fleet) -> None:
     fleet.worker("-c", "4")
     slow = {"shell": SPENDS + 'echo $$ > "pid.${COORD_TASK_KEY##*/}"; sleep 600'}

@@ -3,39 +3,34 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from celery import Celery
 
 from coordination.domain.events import EventType
 from coordination.domain.plans import Concurrency, Task
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.local.home import Home
-from coordination.settings import broker_url
+from coordination.settings import load_settings
+from tests.support.apps import app_of
 from tests.support.command import coord_in
-from tests.support.fleet import Fleet, alive, fleet_on
+from tests.support.fleet import Fleet, alive
 from tests.support.processes import Process, Processes, until
 from tests.support.sources import ROOT
+
+pytestmark = pytest.mark.stores("sqlite")
 
 SOON = {"COORD_WATCHDOG": "2s", "COORD_LOG_LEVEL": "info"}
 DEAF = "this worker hears no messages"
 HOLD = "touch started.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done; echo by $COORD_ATTEMPT"
 
 
-@pytest.fixture
-def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
-        yield made
-
-
-def make_deaf(redis_url: str, command: str = "cancel_consumer") -> None:
+def make_deaf(env: Mapping[str, str], command: str = "cancel_consumer") -> None:
     """Let the worker stop taking jobs, by Celery's remote control (which hears a moment after it is ready)."""
-    with Celery(broker=broker_url(redis_url)) as app:
-        app.conf.broker_transport_options = {"global_keyprefix": "coord:"}
+    with app_of(load_settings(env)) as app:
         wanted = {"queue": "jobs"} if command == "cancel_consumer" else {}
         until(
             lambda: app.control.broadcast(command, arguments=wanted, reply=True, timeout=1, limit=1),
@@ -51,7 +46,7 @@ def test_a_deaf_worker_starts_anew_under_its_pid_and_finishes_the_work(fleet: Fl
     worker = fleet.worker("-c", "2", **SOON)
     first = fleet.submit(Task("before", {"shell": "true"}))
     assert first.wait(timeout=20) is RunState.COMPLETED
-    make_deaf(fleet.env["COORD_REDIS_URL"])
+    make_deaf(fleet.env)
 
     run = fleet.submit(Task("a", {"shell": "echo heard"}), Task("b", {"shell": "true"}, needs=["a"]))
 
@@ -69,7 +64,7 @@ def test_a_worker_whose_loop_lost_its_sockets_starts_anew(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "2", "-I", "tests.support.deaf", **soon, PYTHONPATH=str(ROOT))
     first = fleet.submit(Task("before", {"shell": "true"}))
     assert first.wait(timeout=20) is RunState.COMPLETED
-    make_deaf(fleet.env["COORD_REDIS_URL"], "forget_sockets")
+    make_deaf(fleet.env, "forget_sockets")
 
     run = fleet.submit(Task("a", {"shell": "true"}))
 
@@ -82,7 +77,7 @@ def test_a_job_that_runs_meanwhile_goes_on_until_the_grace(fleet: Fleet) -> None
     worker = fleet.worker("-c", "2", **SOON, COORD_SHUTDOWN_GRACE="60s")
     long = fleet.submit(Task("long", {"shell": HOLD}))
     until(lambda: fleet.file("started.1").exists(), what="the job")
-    make_deaf(fleet.env["COORD_REDIS_URL"])
+    make_deaf(fleet.env)
     run = fleet.submit(Task("a", {"shell": "true"}))
 
     worker.wait_for("draining")
@@ -99,7 +94,7 @@ def test_a_job_that_outlives_the_grace_is_handed_back_uncharged(fleet: Fleet) ->
     fleet.worker("-c", "2", **SOON, COORD_SHUTDOWN_GRACE="200ms")
     long = fleet.submit(Task("long", {"shell": f"echo $$ > pid.$COORD_ATTEMPT; {HOLD}"}))
     pid = int(fleet.await_file("pid.1"))
-    make_deaf(fleet.env["COORD_REDIS_URL"])
+    make_deaf(fleet.env)
     run = fleet.submit(Task("a", {"shell": "true"}))
 
     assert run.wait(timeout=30) is RunState.COMPLETED
@@ -116,7 +111,7 @@ def test_one_that_is_told_to_stop_while_it_drains_does_not_come_back(fleet: Flee
     worker = fleet.worker("-c", "2", **SOON, COORD_SHUTDOWN_GRACE="60s")
     long = fleet.submit(Task("long", {"shell": HOLD}))
     until(lambda: fleet.file("started.1").exists(), what="the job")
-    make_deaf(fleet.env["COORD_REDIS_URL"])
+    make_deaf(fleet.env)
     fleet.submit(Task("a", {"shell": "true"}))
     worker.wait_for("draining")
 
@@ -135,7 +130,7 @@ def test_plain_celery_starts_anew_as_well(fleet: Fleet) -> None:
     worker.wait_for("worker process begun")
     first = fleet.submit(Task("before", {"shell": "true"}))
     assert first.wait(timeout=20) is RunState.COMPLETED
-    make_deaf(fleet.env["COORD_REDIS_URL"])
+    make_deaf(fleet.env)
 
     run = fleet.submit(Task("a", {"shell": "true"}))
 
@@ -151,11 +146,11 @@ def test_the_worker_of_an_embedded_stack_stays_the_child_that_its_owner_knows(
     owner.wait_for("stack is up")
     before = Home(coord.home).read()
     assert before is not None
-    make_deaf(before.redis_url)
+    make_deaf({"COORD_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)})
     plan = tmp_path / "plan.yaml"
     plan.write_text("version: 1\ntasks:\n  - key: a\n    run: {shell: echo heard}\n")
 
-    said = coord("run", plan)
+    said = coord.process("run", plan)
 
     assert "1 completed" in said.out
     assert DEAF in Home(coord.home).log("worker").read_text()
@@ -163,7 +158,7 @@ def test_the_worker_of_an_embedded_stack_stays_the_child_that_its_owner_knows(
     assert after is not None
     assert after.services["worker"] == before.services["worker"]
     assert after.services["worker"].alive()
-    coord("down")
+    coord.process("down")
     assert not after.services["worker"].alive()
 
 
@@ -213,7 +208,7 @@ class TestNoRestart:
 
     def test_when_it_is_switched_off(self, fleet: Fleet) -> None:
         worker = fleet.worker("-c", "2", **{**self.ENV, "COORD_WATCHDOG": "0"})
-        make_deaf(fleet.env["COORD_REDIS_URL"])
+        make_deaf(fleet.env)
         fleet.submit(Task("a", {"shell": "true"}))
 
         self.wait_in_vain(worker)

@@ -6,15 +6,7 @@ import re
 
 import pytest
 
-from tests.support.sources import ROOT, pyproject
-
-CLASSIFIER = "Programming Language :: Python :: "
-
-
-def declared_pythons() -> set[str]:
-    return {
-        line.removeprefix(CLASSIFIER) for line in pyproject()["project"]["classifiers"] if line.startswith(CLASSIFIER)
-    }
+from tests.support.sources import ROOT, declared_pythons, pyproject
 
 
 class TestPythonVersions:
@@ -69,10 +61,10 @@ class TestMakefile:
     def test_every_target_it_promises_is_phony_and_described(self) -> None:
         text = (ROOT / "Makefile").read_text()
         phony = set((re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE) or [""])[1].split())
-        described = set(re.findall(r"^([a-z]+):.*## \S", text, re.MULTILINE))
+        described = set(re.findall(r"^([a-z-]+):.*## \S", text, re.MULTILINE))
 
         assert phony == described
-        assert {"demo", "test", "lint", "bench", "clean", "help"} <= phony
+        assert {"demo", "test", "test-all", "lint", "bench", "clean", "help"} <= phony
 
     def test_it_calls_no_script_by_a_path_that_may_hold_a_space(self) -> None:
         assert set(re.findall(r"\.venv/bin/([\w-]+)", (ROOT / "Makefile").read_text())) == {"python"}

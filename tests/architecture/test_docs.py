@@ -146,7 +146,7 @@ def test_the_python_example_of_the_readme_runs(processes: Processes, tmp_path: P
     stack.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_benchmarks_run_from_end_to_end_in_small(processes: Processes) -> None:
     ran = processes.start_python(
         *("-m", "benchmarks", "hops", "submission", "--scale", "0.01", "--rounds", "1"), cwd=ROOT

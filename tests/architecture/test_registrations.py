@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+from celery import Celery
+
+import beat_schedule
 from coordination import errors
 from coordination.cli.exit_codes import EXIT_CODES
-from tests.support.sources import ROOT
-
-LIST_TASKS = """
-import beat_schedule
-from workers.app import app
-app.loader.import_default_modules()
-tables = [value for value in vars(beat_schedule).values() if isinstance(value, dict)]
-for table in [*tables, app.conf.beat_schedule]:
-    for entry in table.values():
-        if isinstance(entry, dict) and "task" in entry:
-            print(entry["task"], entry["task"] in app.tasks)
-"""
+from tests.support.apps import app_of, worker_settings
 
 
 def all_errors(base: type[errors.CoordinationError]) -> set[type[errors.CoordinationError]]:
@@ -27,19 +19,31 @@ def all_errors(base: type[errors.CoordinationError]) -> set[type[errors.Coordina
     return {base, *(kind for kind in below if kind.__module__.startswith(("coordination.", "workers.")))}
 
 
-def test_every_task_that_beat_starts_is_registered() -> None:
-    # In a process of its own: as beat and the workers see it, with nothing that a test has imported.
-    # The app wants to know where its Redis would be; registering tasks does not connect to it.
-    environment = {**os.environ, "COORD_REDIS_URL": "redis://localhost:1/0"}
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Celery]:
+    """An app with its tasks, as beat and the workers have them; nothing of that connects to Redis."""
+    with app_of(worker_settings("", "redis://localhost:1/0", tmp_path)) as made:
+        made.loader.import_default_modules()
+        yield made
 
-    listed = subprocess.run(
-        [sys.executable, "-c", LIST_TASKS], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
 
-    assert listed.returncode == 0, listed.stderr
-    known = dict(line.split() for line in listed.stdout.splitlines())
-    assert known
-    assert set(known.values()) == {"True"}, known
+def test_beat_starts_tasks_of_modules_that_every_worker_imports_and_of_queues_that_it_has(app: Celery) -> None:
+    modules, queues = set(app.conf.include), {queue.name for queue in app.conf.task_queues}
+
+    entries = app.conf.beat_schedule
+
+    assert entries == beat_schedule.BEAT_SCHEDULE
+    assert entries
+    # By module: a task may be registered here only because another test has imported it.
+    assert {type(app.tasks[entry["task"]]).__module__ for entry in entries.values()} <= modules
+    assert {entry["options"]["queue"] for entry in entries.values()} <= queues
+
+
+def test_every_task_has_its_queue(app: Celery) -> None:
+    ours = {name for name, task in app.tasks.items() if type(task).__module__ in app.conf.include}
+
+    assert ours == {"coordination.run", "coordination.tick", "coordination.sweep", "coordination.retain"}
+    assert set(app.conf.task_routes) == ours
 
 
 def test_every_error_code_has_an_exit_code() -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
 
+pytestmark = pytest.mark.full
+
 KEPT = (ROOT / "benchmarks" / "results.json", ROOT / "benchmarks" / "README.md")
 
 
@@ -24,7 +26,7 @@ def test_a_part_that_does_not_exist_is_refused_with_those_that_do(processes: Pro
 
     assert ran.wait() == 2
     assert "there is no part 'hopping'" in ran.output
-    assert "throughput, hops, fan" in ran.output
+    assert "throughput, projects, hops, fan" in ran.output
 
 
 def test_a_bad_workflow_is_refused_in_one_sentence_before_anything_starts(processes: Processes, tmp_path: Path) -> None:
@@ -47,14 +49,14 @@ def test_sizes_that_make_no_sense_are_refused(processes: Processes, option: tupl
     assert "--rounds, --workers and --records are at least 1" in ran.output
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_parts_run_from_end_to_end_in_small(processes: Processes, tmp_path: Path) -> None:
     own = tmp_path / "own.json"
     own.write_text(
         '{"tasks": [{"id": "a", "parents": [], "seconds": 1}, {"id": "b", "parents": ["a"], "seconds": 3}]}',
         encoding="utf-8",
     )
-    parts = ("limits", "workflow", "replay", "one-off", "doorbell", "agents")
+    parts = ("limits", "projects", "workflow", "replay", "one-off", "doorbell", "agents")
 
     ran = processes.start_python("-m", "benchmarks", "--quick", *parts, "--workflow", own, cwd=ROOT)
 
@@ -62,6 +64,9 @@ def test_the_parts_run_from_end_to_end_in_small(processes: Processes, tmp_path: 
     assert [line for line in ran.output.splitlines() if line.startswith("== ")] == [f"== {part}" for part in parts]
     for what in (
         "a commit of one row, reaching the disk",
+        "200 no-op tasks in 4 projects, beside the same plans in one project",
+        "200 no-op tasks in 4 projects, beside one plan in one project",
+        "100 no-op tasks in a new project, beside celery",
         "own: 2 no-op tasks, 1 edges, beside celery",
         "own, durations x 0.25, beside its lower bound",
         "one-off jobs, 40 of as many kinds, beside celery",

@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
     _say(
         f"{report.count} faults ({report.count / max(report.tormented, 1):.1f}/s), {report.tasks} tasks, "
         f"{report.attempts} attempts, {report.lost_attempts} of them lost with their worker, "
-        f"{report.decisions} decisions of a person, {report.tracebacks} tracebacks in logs"
+        f"{report.decisions} decisions of a person, {report.tracebacks} tracebacks in logs, "
+        f"{report.deadlocks} deadlocks"
     )
     for violation in report.violations[:40]:
         _say(f"VIOLATION {violation.kind}: {violation.what}")

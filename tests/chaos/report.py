@@ -61,6 +61,7 @@ class Report:
     unrecorded_usd: str
     ledger_usd: str
     tracebacks: int
+    deadlocks: int
     violations: list[Violation]
 
     @property
@@ -88,6 +89,7 @@ def figures(
     bound: float,
     decisions: int,
     tracebacks: int,
+    deadlocks: int,
 ) -> Report:
     """Count and time everything; a fault alone from which work did not recover within *bound* is a violation too.
 
@@ -126,6 +128,7 @@ def figures(
         unrecorded_usd=str(unrecorded(facts, account)),
         ledger_usd=str(sum(cost.usd or 0 for cost in facts.costs)),
         tracebacks=tracebacks,
+        deadlocks=deadlocks,
         violations=found,
     )
 
@@ -193,8 +196,10 @@ def table(reports: Sequence[dict[str, Any]]) -> str:
         "attempts lost with their worker": sum(report["lost_attempts"] for report in reports),
         "tasks lost": sum(report["lost"] for report in reports),
         "tasks completed twice": sum(report["doubled"] for report in reports),
+        "deadlocks": sum(report.get("deadlocks", 0) for report in reports),
         "other broken promises": sum(
-            len(report["violations"]) - report["lost"] - report["doubled"] for report in reports
+            len(report["violations"]) - report["lost"] - report["doubled"] - report.get("deadlocks", 0)
+            for report in reports
         ),
     }
     lines += ["", "| in all | |", "|---|--:|", *(f"| {name} | {value:,} |" for name, value in sums.items())]

@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -123,7 +123,10 @@ class Run:
             self._await_the_end()
         stack.rest()
         self._violations += self._left_behind()
-        promises = people.acknowledged()
+        deadlocks = stack.deadlocks()
+        self._violations += [Violation(Kind.DEADLOCK, each) for each in deadlocks]
+        hit = frozenset(pid for record in self.records for pid in record.victims)
+        promises = replace(people.acknowledged(), hit=hit)
         self._violations += checker.check(stack.database_url, stack.evidence, promises)
         facts = facts_module.read(stack.database_url)
         epoch = time.time() - _up()
@@ -146,6 +149,7 @@ class Run:
             bound=BOUND,
             decisions=people.decisions,
             tracebacks=_tracebacks(stack.logs),
+            deadlocks=len(deadlocks),
         )
 
     def _torment(self, schedule: Schedule, began: float) -> None:

@@ -20,6 +20,7 @@ import psutil
 
 from tests.chaos.evidence import Tail
 from tests.chaos.servers import Postgres, SmallDisk, Valkey
+from tests.support.postgres import deadlocks_in
 from tests.support.processes import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,6 +273,12 @@ class Stack:
             for line, mode in worker.modes.items():
                 if mode != "pass":
                     worker.network(line, "pass")
+
+    def deadlocks(self) -> list[str]:
+        """What PostgreSQL's log says of each deadlock."""
+        if self.postgres is None:
+            return []
+        return deadlocks_in((self.folder / f"{self.postgres.name}.log").read_text(errors="replace"))
 
     def rest(self) -> None:
         """Nothing is started any more; what runs is asked to end in order."""

@@ -140,22 +140,23 @@ def story(told: Story, tmp_path: Path) -> Story:
     return replace(told, url=f"sqlite:///{copy}", evidence=tmp_path / "evidence", lines=list(told.lines))
 
 
-def sql(statement: str) -> Callable[[Story], None]:
+def sql(*statements: str) -> Callable[[Story], None]:
     """Doctor the store: ``:first`` and so on are the tasks' ids."""
 
     def doctor(story: Story) -> None:
-        values = {key: task_id for key, task_id in story.ids.items() if f":{key}" in statement}
-        story.sql(statement, **values)
+        for statement in statements:
+            values = {key: task_id for key, task_id in story.ids.items() if f":{key}" in statement}
+            story.sql(statement, **values)
 
     return doctor
 
 
-def again(key: str, execution: str) -> Callable[[Story], None]:
+def again(key: str, execution: str, *, attempt: int = 9) -> Callable[[Story], None]:
     """Another execution in the evidence, after all others."""
 
     def doctor(story: Story) -> None:
         for kind in "BE":
-            story.say(kind, key, 9, execution)
+            story.say(kind, key, attempt, execution)
 
     return doctor
 
@@ -232,6 +233,20 @@ DOCTORED = {
             "WHERE type = 'run_finished'"
         ),
     ),
+    "a failure that no job has said": (
+        Kind.CHARGED,
+        sql(
+            "UPDATE attempts SET outcome = 'failed', error = 'killed by SIGKILL' WHERE task_id = :first AND number = 1"
+        ),
+    ),
+    "a task that failed for a lost worker": (
+        Kind.CHARGED,
+        sql(
+            "UPDATE attempts SET outcome = 'lost', output = NULL WHERE task_id = :then",
+            "UPDATE tasks SET state = 'failed' WHERE id = :then",
+        ),
+    ),
+    "one attempt that was executed twice": (Kind.DOUBLED, again("one", "one9", attempt=1)),
     "an effect of a lost attempt beside the next one": (Kind.OVERLAP, late("first1", "first")),
     "an output left by a lost attempt": (
         Kind.FENCE,
@@ -312,7 +327,7 @@ def test_a_persons_retry_of_what_must_not_be_repeated_is_no_violation(story: Sto
 
 
 def test_every_kind_that_a_rule_can_name_has_a_doctored_store() -> None:
-    elsewhere = {Kind.LATE, Kind.LEFT}  # found while the run goes on, not by a rule over the store
+    elsewhere = {Kind.LATE, Kind.LEFT, Kind.DEADLOCK}  # not found by a rule over the store
 
     assert {kind for kind, _ in DOCTORED.values()} == {*Kind} - elsewhere
 

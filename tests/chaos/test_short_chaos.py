@@ -13,7 +13,7 @@ from tests.support.services import missing
 KEPT = Path(os.environ.get("COORD_CHAOS_KEPT", ".coord/chaos"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("store", "seed"), [("sqlite", 101), ("postgresql", 102)])
 def test_every_promise_is_kept_through_a_short_storm(store: str, seed: int) -> None:

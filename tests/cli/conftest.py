@@ -15,10 +15,10 @@ def coord(tmp_path: Path) -> Coord:
     return coord_in(tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def coord_on_each(request: pytest.FixtureRequest, tmp_path: Path) -> Coord:
+@pytest.fixture
+def coord_on_each(request: pytest.FixtureRequest, store_kind: str, tmp_path: Path) -> Coord:
     """``coord`` on SQLite, and on PostgreSQL."""
-    if request.param == "sqlite":
+    if store_kind == "sqlite":
         return coord_in(tmp_path)
     return coord_in(tmp_path, COORD_DATABASE_URL=request.getfixturevalue("postgres_url"))
 

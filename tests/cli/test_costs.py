@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Coord
+from tests.support.refusals import check_refused
 
 
 def line(number: int, cost: str, **more: object) -> str:
@@ -80,7 +81,7 @@ def test_a_bad_line_is_named_and_nothing_of_the_file_is_stored(coord: Coord, tmp
 
     said = coord("costs", "import", path, code=2)
 
-    assert f"{path}:2:" in said.err
+    check_refused(said)
     assert coord("costs", "list", "--json").json == {"costs": []}
 
 

@@ -45,9 +45,10 @@ def test_work_without_a_worker_is_wrong_and_the_remedy_is_named(coord: Coord, pl
     assert codes(coord, code=1) == ["queue_without_workers"]
 
 
+@pytest.mark.full
 def test_a_running_stack_is_well(coord: Coord, plan: Path, processes: Processes) -> None:
     processes.start_python("-m", "coordination.cli", "up", env=coord.environment, cwd=coord.cwd).wait_for("stack is up")
-    coord("run", plan, code=None)
+    coord.process("run", plan, code=None)
 
     assert codes(coord, code=0) == []
 

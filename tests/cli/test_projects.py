@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.command import Coord
+from tests.support.refusals import check_refused
 
 
 def test_a_project_is_one_under_every_spelling_of_its_remote_and_under_an_alias(coord_on_each: Coord) -> None:
@@ -14,7 +15,7 @@ def test_a_project_is_one_under_every_spelling_of_its_remote_and_under_an_alias(
     again = coord("projects", "create", "other", "--remote", "https://example.org/acme/shop", code=2)
     coord("projects", "alias", "shop", "ssh://git@new.example.org:22/acme/store.git")
 
-    assert "already is the project shop" in again.err
+    check_refused(again)
     shown = coord("projects", "show", "new.example.org/acme/store", "--json").json
     assert (shown["name"], shown["status"], shown["description"]) == ("shop", "planning", "sells things")
     assert shown["aliases"] == ["new.example.org/acme/store"]
@@ -80,10 +81,10 @@ def test_a_project_with_open_work_is_not_ended(coord_on_each: Coord, plan: Path)
     coord("projects", "complete", "shop")
     coord("projects", "archive", "shop")
 
-    assert "1 open runs" in refused.err
+    check_refused(refused)
     assert coord("projects", "list", "--json").json["projects"] == []
     assert [one["status"] for one in coord("projects", "list", "--archived", "--json").json["projects"]] == ["archived"]
-    assert "is archived" in coord("submit", plan, code=2).err
+    check_refused(coord("submit", plan, code=2))
 
 
 def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
@@ -126,9 +127,9 @@ def test_settings_are_json_and_null_takes_them_away(coord: Coord) -> None:
     assert (budget["period"], budget["usd"], budget["spent"]["usd"]) == ("month", "2.5", "0")
     assert "$0.00 of $2.50 of the month" in coord("projects", "show", "store").out
     assert [one["scope"] for one in coord("budgets", "list", "--json").json["budgets"]] == ["project"]
-    assert "A budget's period is total, day, month, not 'usd'" in twice.err
+    check_refused(twice)
     assert (shown["model_restrictions"], shown["metadata"]) == ({"allow": ["m"]}, {"owner": "me"})
-    assert "is not JSON" in refused.err
+    check_refused(refused)
 
 
 def test_limits_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
@@ -139,7 +140,7 @@ def test_limits_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
     after = coord("projects", "limit", "shop", "--drop", "project", "--key", "deploy=3", "--json").json
 
     assert {slot["name"]: slot["cap"] for slot in after["limits"]} == {"agent:dave": 2, "key:deploy": 3}
-    assert "is no limit" in coord("projects", "limit", "shop", "--key", "deploy", code=2).err
+    check_refused(coord("projects", "limit", "shop", "--key", "deploy", code=2))
 
 
 def test_gates_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
@@ -160,6 +161,6 @@ def test_gates_are_set_shown_and_taken_away(coord_on_each: Coord) -> None:
         {"run": "ruff check .", "timeout": 3600.0},
         {"run": "pytest -q", "timeout": 3600.0},
     ]
-    assert "A gate needs a command" in wrong.err
-    assert "Either gates or --none" in both.err
+    check_refused(wrong)
+    check_refused(both)
     assert coord("projects", "show", "shop", "--json").json["settings"] == {}

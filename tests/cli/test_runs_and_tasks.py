@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import Coord
+from tests.support.refusals import check_refused
+from tests.support.repositories import Checkout
 
 
+@pytest.mark.full
 def test_a_run_is_found_again_with_its_tasks_outputs_and_what_holds_the_rest(coord: Coord, plan: Path) -> None:
-    coord("run", plan, code=1)
+    coord.process("run", plan, code=1)
 
     (run,) = coord("runs", "list", "--json").json["runs"]
     shown = coord("runs", "show", "three", "--json").json
@@ -27,7 +32,7 @@ def test_a_run_is_found_again_with_its_tasks_outputs_and_what_holds_the_rest(coo
 
 
 def test_a_task_shows_its_attempts_output_log_and_story(coord: Coord, plan: Path) -> None:
-    coord("run", plan, code=1)
+    coord.process("run", plan, code=1)
 
     shown = coord("tasks", "show", "b", "--json").json
 
@@ -41,6 +46,7 @@ def test_a_task_shows_its_attempts_output_log_and_story(coord: Coord, plan: Path
     assert "failed" in coord("tasks", "list", "three").out
 
 
+@pytest.mark.full
 def test_an_output_without_line_ends_does_not_fill_the_screen(coord: Coord, plan: Path) -> None:
     line = "head -c 400000 /dev/zero | tr '\\\\0'"
     plan.write_text(
@@ -53,7 +59,7 @@ tasks:
 """
     )
 
-    shown = coord("run", plan, code=1).out
+    shown = coord.process("run", plan, code=1).out
 
     assert len(shown) < 12_000
     assert "y" * 1_000 in shown
@@ -65,7 +71,26 @@ tasks:
 def test_a_branch_on_which_nothing_is_is_not_offered(coord: Coord, plan: Path) -> None:
     plan.write_text("version: 1\ntasks: [{key: a, workspace: git-worktree, run: {shell: 'true'}}]\n")
 
-    assert "git merge" not in coord("run", plan, code=1).out
+    assert "git merge" not in coord.process("run", plan, code=1).out
+
+
+@pytest.mark.full
+def test_the_changes_of_a_run_are_counted_as_long_as_there_are_any(coord: Coord, tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "shop")
+    plan = checkout.path / "plan.yaml"
+    tasks = "{key: a, run: {shell: 'printf \"1\\n2\\n\" > a.txt; echo >> readme.txt'}}, {key: b, run: {shell: 'true'}}"
+    plan.write_text(f"version: 1\nname: changing\ndefaults: {{workspace: git-worktree}}\ntasks: [{tasks}]\n")
+
+    shown = coord.process("run", plan).out
+    checkout.git("merge", "-q", checkout.branches()[0])
+    merged = coord("runs", "show", "changing").out
+    plan.write_text("version: 1\ntasks: [{key: c, workspace: git-worktree, run: {shell: 'true'}}]\n")
+    nothing = coord.process("run", plan).out
+
+    assert "changes in 2 files (3 lines added, 0 deleted) on coord/" in shown
+    assert "git merge coord/" in shown
+    assert "git merge" not in merged
+    assert "git merge" not in nothing
 
 
 def test_explain_says_through_what_a_task_is_held(coord_on_each: Coord, plan: Path) -> None:
@@ -103,11 +128,12 @@ def test_a_task_is_canceled_retried_and_given_another_priority_by_command(coord:
     assert "is canceled already" in coord("tasks", "cancel", "c").out
     coord("tasks", "retry", "c")
     assert coord("tasks", "show", "c", "--json").json["state"] == "blocked"
-    assert "cannot be retried" in coord("tasks", "retry", "a", code=2).err
+    check_refused(coord("tasks", "retry", "a", code=2))
 
 
+@pytest.mark.full
 def test_a_story_that_is_followed_is_one_document_a_line_until_the_run_has_ended(coord: Coord, plan: Path) -> None:
-    coord("run", plan, code=1)
+    coord.process("run", plan, code=1)
 
     lines = coord("runs", "events", "three", "--follow", "--json").out.splitlines()
     whole = coord("runs", "events", "three", "--json").json["events"]
@@ -125,8 +151,7 @@ def test_what_is_not_there_is_said_with_where_to_look(coord: Coord) -> None:
     ):
         said = coord(*command, code=2)
 
-        assert "There is n" in said.err
-        assert "coord " in said.err
+        check_refused(said)
         assert said.out == ""
 
 

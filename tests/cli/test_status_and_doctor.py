@@ -18,7 +18,7 @@ def test_status_on_a_fresh_machine_says_how_to_begin(coord: Coord) -> None:
 
 def test_status_names_projects_runs_workers_queues_and_cost(coord: Coord, plan: Path, processes: Processes) -> None:
     processes.start_python("-m", "coordination.cli", "up", env=coord.environment, cwd=coord.cwd).wait_for("stack is up")
-    coord("run", plan, code=1)
+    coord.process("run", plan, code=1)
 
     said = coord("status", "--json").json
     people = coord("status").out

@@ -12,6 +12,7 @@ from coordination import Plan, Profile, ProjectRef, Task, connect
 from coordination.client import Coordination
 from coordination.errors import NotFound, Refused
 from coordination.settings import load_settings
+from tests.support.refusals import refuses
 
 MENDER = Profile("dave/vc", runner={"agent": "claude"}, model="m", identity={"role": "mender"}, default=True)
 
@@ -54,7 +55,7 @@ def test_what_it_came_to_is_counted_from_its_tasks(co: Coordination, tmp_path: P
     )
 
     assert co.agents.record("dave/vc").open == 1
-    with pytest.raises(Refused, match="1 open task"):
+    with refuses(Refused):
         co.agents.delete("dave/vc")
     assert names(co) == ["dave/vc"]
 
@@ -72,25 +73,24 @@ def test_what_was_exported_is_imported_all_of_it_or_nothing(co: Coordination) ->
     assert co.agents.export() == document
     assert co.agents.export("ann")["agents"] == document["agents"][:1]
     broken = {**document, "agents": [{"name": "new"}, {"name": "no name"}]}
-    with pytest.raises(Refused, match="'no name' cannot be"):
+    with refuses(Refused, field="name"):
         co.agents.import_(broken)
     assert co.agents.export() == document
 
 
 @pytest.mark.parametrize(
-    ("document", "says"),
+    ("document", "field"),
     [
-        ([], "is no export of agents of version 1"),
-        ({"version": 2, "agents": []}, "is no export of agents of version 1"),
-        ({"version": 1, "agents": "x"}, "holds no list of agents"),
-        ({"version": 1, "agents": [{"name": "a"}, {"name": "a", "model": "b"}]}, "names a twice"),
+        ([], None),
+        ({"version": 2, "agents": []}, None),
+        ({"version": 1, "agents": "x"}, None),
+        ({"version": 1, "agents": [{"name": "a"}, {"name": "a", "model": "b"}]}, None),
     ],
 )
-def test_a_document_that_is_none_is_refused_in_one_sentence(co: Coordination, document: Any, says: str) -> None:
-    with pytest.raises(Refused) as refused:
+def test_a_document_that_is_none_is_refused_in_one_sentence(co: Coordination, document: Any, field: str | None) -> None:
+    with refuses(Refused, field=field):
         co.agents.import_(document)
 
-    assert says in refused.value.sentence()
     assert names(co) == []
 
 

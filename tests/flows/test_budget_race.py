@@ -1,4 +1,4 @@
-"""Sixty-four workers race for the money of one run: no commit ever passes the cap. The database itself looks."""
+"""Many workers race for the money and the starts of one run: no commit ever passes a cap. The database itself looks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from coordination.domain.budgets import Scope
 from coordination.domain.plans import BudgetCap
 from coordination.store.engine import Store
-from coordination.store.queries import budgets, costs, money
-from tests.support.money_race import ESTIMATE, watch
+from coordination.store.queries import budgets, costs, money, starts
+from tests.support.money_race import ESTIMATE, race, watch
 from tests.support.sources import ROOT
 from tests.support.world import World
+
+pytestmark = pytest.mark.own_database
 
 JOBS = int(os.environ.get("COORD_TEST_RACE", "600"))
 """10,000 for the whole of it."""
@@ -25,6 +27,7 @@ PROCESSES, THREADS = 4, 16
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.full
 def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
     world = World(store)
     cap = ESTIMATE * JOBS / 4  # about half of the jobs' true costs
@@ -52,12 +55,34 @@ def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
     assert states.count("blocked") == JOBS - done
 
 
-def test_the_watch_sees_a_cap_that_is_passed(world: World) -> None:
-    world.submit("a", budget=BudgetCap(Decimal(1)))
+@pytest.mark.timeout(300)
+def test_no_commit_ever_passes_a_cap_of_starts(world: World) -> None:
+    cap, keys = 40, [f"t{number}" for number in range(60)]
+    tasks = {key: {"run": {"agent": "claude", "prompt": "x"}} for key in keys}
+    world.submit(*keys, tasks=tasks, budget=BudgetCap(starts=cap))
+    watch(world.store)
+
+    done = race(world.store, world.workspace, world.project_id, seed="s", threads=THREADS)
+
+    with world.store.read() as tx:
+        (one,) = budgets.listed(tx, world.workspace)
+        use = money.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        counted = starts.count(tx, world.workspace, Scope.RUN, world.run_id, since=None)
+    states = list(world.states().values())
+    assert use.spent.starts == counted == cap, "all of them were used that could be"
+    assert states.count("completed") == done <= cap
+    assert states.count("blocked") == len(keys) - done
+
+
+@pytest.mark.parametrize(
+    "passing", ["UPDATE budget_uses SET spent_usd = '1.01'", "UPDATE budget_uses SET spent_starts = 3"]
+)
+def test_the_watch_sees_a_cap_that_is_passed(world: World, passing: str) -> None:
+    world.submit("a", budget=BudgetCap(Decimal(1), starts=2))
     with world.store.write() as tx:
         (one,) = budgets.listed(tx, world.workspace)
         money.lock_uses(tx, world.workspace, [(one.id, "")], make=[(one.id, "")])
     watch(world.store)
 
     with pytest.raises((DBAPIError, IntegrityError), match="was passed"):
-        world.sql("UPDATE budget_uses SET spent_usd = '1.01'")
+        world.sql(passing)

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import Connection
 
 from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.budgets import Amount, Period, Scope, Use, caps_of
+from coordination.domain.budgets import Amount, Period, Scope, Use
+from coordination.domain.caps import caps_of
 from coordination.domain.estimates import Estimate
 from coordination.domain.plans import BudgetCap
 from coordination.domain.tasks import BlockReason
@@ -23,6 +24,8 @@ from coordination.flows.set_budget import remove_budget, set_budget
 from coordination.services import budgets as service
 from coordination.services import ledger
 from coordination.store.queries import budgets, money, projects, tasks
+from tests.support.golden_sentences import check_sentence
+from tests.support.refusals import refuses
 from tests.support.world import World
 
 DIME = Decimal("0.10")
@@ -176,7 +179,7 @@ def test_another_call_like_the_dearest_is_reserved_or_the_job_is_stopped(world: 
     ((fence, why),) = checkpoint(world, "a", spent("0.35", id_="2")).items()
 
     assert fence == (world.ids["a"], 1)
-    assert "this needs $0.35" in why.sentence()
+    check_sentence(why.sentence())
     assert use(world).spent.usd == Decimal("0.70")
     assert use(world).taken.usd <= 1
     counted(world)
@@ -303,23 +306,23 @@ def test_a_budget_set_later_knows_what_was_spent_and_what_runs(world: World) -> 
 
 
 @pytest.mark.parametrize(
-    ("caps", "why"),
+    ("caps", "field"),
     [
-        ({"usd": -1}, "negative"),
-        ({"usd": "NaN"}, "not an amount"),
-        ({"usd": "1e309"}, "not an amount"),
-        ({"usd": "0." + "1" * 31}, "decimal places"),
-        ({"usd": "5 EUR"}, "not an amount"),
-        ({"eur": 5}, "has no 'eur'"),
-        ({}, "says no cap"),
+        ({"usd": -1}, "usd"),
+        ({"usd": "NaN"}, "usd"),
+        ({"usd": "1e309"}, "usd"),
+        ({"usd": "0." + "1" * 31}, "usd"),
+        ({"usd": "5 EUR"}, "usd"),
+        ({"eur": 5}, "eur"),
+        ({}, None),
         ({"usd": 1, "tokens": -5}, "tokens"),
         ({"usd": 1, "warn_at": 0}, "warn_at"),
         ({"usd": 1, "on_exceed": "explode"}, "on_exceed"),
         ({"usd": 1, "on_exceed": "downgrade"}, "downgrade_to"),
     ],
 )
-def test_caps_that_make_no_sense_are_refused(caps: dict[str, Any], why: str) -> None:
-    with pytest.raises(Refused, match=why):
+def test_caps_that_make_no_sense_are_refused(caps: dict[str, Any], field: str | None) -> None:
+    with refuses(Refused, field=field):
         caps_of(caps)
 
 
@@ -328,7 +331,7 @@ def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) 
     world.claim("a", estimator=costing("1"))
     world.finish("a", usage=(spent("0.75"),))
 
-    with pytest.raises(Refused, match=r"\$0.75 are spent.*stays at \$2.00"):
+    with refuses(Refused):
         set_(world, Scope.RUN, world.run_id, usd="0.50")
 
     with world.store.read() as tx:
@@ -421,14 +424,14 @@ def test_what_a_job_has_reserved_itself_is_not_in_its_own_way(world: World) -> N
 
     ((_, why),) = checkpoint(world, "a", spent("0.30", id_="1")).items()
 
-    assert why.sentence() == "the run's budget of $0.50 has $0.20 left; this needs $0.30"
+    check_sentence(why.sentence())
     assert not why.passing
 
 
 def test_an_agent_that_nobody_knows_has_no_budget(world: World) -> None:
     world.submit("a", tasks={"a": {"agent": "ann"}})
 
-    with pytest.raises(NotFound, match="no agent 'amm'"):
+    with refuses(NotFound):
         set_(world, Scope.AGENT, "amm", usd=1)
     set_(world, Scope.AGENT, "ann", usd=1)
 

@@ -24,7 +24,9 @@ from coordination.store.tables.retention import SUMS, chores
 from coordination.store.tables.rollups import rollups as table
 from tests.store.test_ledgers import record
 from tests.support.processes import Processes
+from tests.support.refusals import refuses
 from tests.support.sources import ROOT
+from tests.support.speed import patience
 from tests.support.world import World
 
 BEGIN = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -245,9 +247,9 @@ def test_two_repairs_do_not_mend_the_same_twice(world: World) -> None:
         costs.append(tx, world.workspace, some(20))
         assert retention.begin(tx, world.workspace, SUMS, holder="another", lease=timedelta(minutes=1))
 
-    with pytest.raises(Conflict, match="counting the sums"):
+    with refuses(Conflict):
         check_costs(world.store, world.workspace, repair=True)
-    with pytest.raises(Conflict, match="counting the sums"):
+    with refuses(Conflict):
         set_timezone(world.store, world.workspace, "Asia/Tokyo")
 
     assert kept(world) == set()
@@ -331,10 +333,9 @@ class TestZones:
         write(world, some(5))
         before = kept(world)
 
-        with pytest.raises(Refused, match="no time zone") as refused:
+        with refuses(Refused):
             set_timezone(world.store, world.workspace, "europe/berlin")
 
-        assert refused.value.hint == "Did you mean Europe/Berlin?"
         assert kept(world) == before
         assert right(world)
 
@@ -367,7 +368,7 @@ class TestZones:
             moving.start()
             moving.join(timeout=1.0)
             assert moving.is_alive()
-        moving.join(timeout=30)
+        moving.join(patience(30))
 
         assert right(world)
         assert [row.starts for row in rows(world, "model", "day")] == ["2027-01-01"]

@@ -26,7 +26,10 @@ from coordination.ids import new_id
 from coordination.store.queries import slots
 from coordination.store.tables.events import task_events
 from tests.support.races import claimed_in_batches
+from tests.support.speed import patience
 from tests.support.world import World
+
+pytestmark = pytest.mark.hot_sql
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,7 +121,7 @@ def test_four_processes_claim_the_same_tasks_exactly_once(world: World, store_ur
         assert racer.stdin is not None
         racer.stdin.write(json.dumps(ids) + "\n")
         racer.stdin.flush()
-    outputs = [racer.communicate(timeout=30)[0] for racer in racers]
+    outputs = [racer.communicate(timeout=patience(30))[0] for racer in racers]
 
     got = [tuple(pair) for output in outputs for pair in json.loads(output)]
     assert sorted(got) == sorted((task_id, 1) for task_id in ids)
@@ -143,6 +146,7 @@ def refuse_overuse(world: World) -> None:
         world.sql("ALTER TABLE slots ADD CONSTRAINT no_overuse CHECK (used <= cap)")
 
 
+@pytest.mark.own_database
 def test_no_number_of_claimers_passes_a_cap(world: World) -> None:
     keys = [f"t{n}" for n in range(40)]
     world.submit(

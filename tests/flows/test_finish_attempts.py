@@ -22,6 +22,8 @@ from coordination.store.queries import artifacts
 from coordination.store.tables.costs import costs
 from tests.support.world import LEASE, WINDOW, World
 
+pytestmark = pytest.mark.hot_sql
+
 USAGE = Usage(model="m", input_tokens=5, output_tokens=7, cost_usd=Decimal("0.1"))
 
 

@@ -19,6 +19,8 @@ from coordination.services.endings.rescue import rescue_expired
 from coordination.store.engine import open_store
 from coordination.store.queries import events, runs
 from tests.support.invariants import broken
+from tests.support.refusals import refuses
+from tests.support.speed import patience
 from tests.support.world import World
 
 CANCEL, BLOCK, RUN = OnDependencyFailure.CANCEL, OnDependencyFailure.BLOCK, OnDependencyFailure.RUN
@@ -137,7 +139,7 @@ def test_from_every_state_to_every_sensible_one_the_store_stays_whole(
     state = world.task("x").state
     assert broken(world.store) == []
     if state is target and state is not TaskState.QUEUED:
-        with pytest.raises(IllegalMove, match=f"A task that is {state} cannot be forced to {target}"):
+        with refuses(IllegalMove):
             force(world, "x", target)
         assert world.task("x").state is state
         return
@@ -331,17 +333,15 @@ class TestRefusals:
     def test_no_task_is_forced_into_what_only_happens_to_it(self, world: World, target: str) -> None:
         submit(world)
 
-        with pytest.raises(Refused, match=f"A task cannot be forced to {target}") as refused:
+        with refuses(Refused):
             force(world, "x", target)
-
-        assert "queued, completed, failed or canceled" in refused.value.sentence()
 
     def test_a_reason_is_not_optional_and_only_what_completes_has_an_output(self, world: World) -> None:
         submit(world)
 
-        with pytest.raises(Refused, match="needs a reason"):
+        with refuses(Refused, field="reason"):
             force(world, "x", "failed", reason=" \n")
-        with pytest.raises(Refused, match="Only a completed task has an output"):
+        with refuses(Refused, field="output"):
             force(world, "x", "failed", output="x")
         assert world.story("x") == ["created"]
 
@@ -349,7 +349,7 @@ class TestRefusals:
         submit(world)
         world.ids["ghost"] = new_id()
 
-        with pytest.raises(NotFound, match="There is no task"):
+        with refuses(NotFound):
             force(world, "ghost", "queued")
 
     def test_a_task_of_another_workspace_is_not_there(self, world: World) -> None:
@@ -391,7 +391,7 @@ class TestRaces:
         errors: list[BaseException] = []
 
         def begin(act: Callable[[], Any]) -> None:
-            gate.wait(10)
+            gate.wait(patience(10))
             try:
                 act()
             except CoordinationError as error:
@@ -404,7 +404,7 @@ class TestRaces:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(patience(30))
         assert errors == []
 
     @pytest.mark.parametrize("target", FORCIBLE)

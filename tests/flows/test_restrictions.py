@@ -14,6 +14,7 @@ from coordination.flows.add_found import add_found
 from coordination.flows.simulate_plan import simulate_plan
 from coordination.formats.plan import read_plan
 from coordination.services import projects as project_service
+from tests.support.refusals import refuses
 from tests.support.world import World
 
 HAIKU = {"run": {"agent": "claude", "model": "claude-haiku-4-5", "prompt": "Mend it"}}
@@ -48,14 +49,12 @@ tasks:
 """
     plan, before = read_plan(text, source="plan.yaml"), tasks(shop)
 
-    with pytest.raises(PlanError) as refused:
+    with refuses(PlanError, field="tasks.bad.run", line=4) as refused:
         shop.submit_plan(plan)
 
-    assert (refused.value.source, refused.value.line) == ("plan.yaml", 4)
-    assert "Task 'bad': the project does not allow the model 'claude-opus-4-1'" in refused.value.sentence()
-    assert "allowed: claude-*; denied: *opus*" in refused.value.sentence()
+    assert refused.value.source == "plan.yaml"
     assert tasks(shop) == before
-    with pytest.raises(PlanError, match="does not allow"), shop.store.read() as tx:
+    with refuses(PlanError, field="tasks.bad.run", line=4), shop.store.read() as tx:
         simulate_plan(tx, shop.workspace, plan, shop.project, places=1, live_within=timedelta(1), otherwise=1)
     shop.submit("b", "c", tasks={"b": HAIKU, "c": {"run": {"shell": "ls"}}})
 
@@ -63,9 +62,9 @@ tasks:
 def test_variants_and_supervisors_are_looked_at_too(shop: World) -> None:
     restrict(shop, deny=["*opus*"])
 
-    with pytest.raises(PlanError, match="fix/2"):
+    with refuses(PlanError, field="tasks.fix/2.run"):
         shop.submit("fix", tasks={"fix": {**HAIKU, "variants": [{}, {"model": "opus"}]}})
-    with pytest.raises(PlanError, match="fix/assess"):
+    with refuses(PlanError, field="tasks.fix/assess.run"):
         shop.submit("fix", tasks={"fix": HAIKU}, supervision=Supervision(assess={"agent": "claude", "model": "opus"}))
 
 
@@ -79,7 +78,7 @@ def test_a_found_task_is_refused_and_nothing_of_it_stored(shop: World) -> None:
         found = (Discovered({"key": "found", **task}),)
         shop.store.transact(lambda tx: add_found(tx, shop.workspace, shop.ids["finder"], 1, found))
 
-    with pytest.raises(PlanError, match="does not allow the model 'claude-opus-4-1'"):
+    with refuses(PlanError, field="tasks.found.run"):
         find(**OPUS)
     assert tasks(shop) == before
     find(**HAIKU)
@@ -87,13 +86,13 @@ def test_a_found_task_is_refused_and_nothing_of_it_stored(shop: World) -> None:
 
 
 def test_what_cannot_be_understood_is_refused_when_it_is_said(shop: World) -> None:
-    with pytest.raises(Refused, match="allow must be a list"):
+    with refuses(Refused, field="allow"):
         restrict(shop, allow="claude-*")
-    with pytest.raises(Refused, match="allow names no model"):
+    with refuses(Refused, field="allow"):
         restrict(shop, allow=[])
 
     restrict(shop, allow=["claude-*"])
-    with pytest.raises(Refused, match="no 'denied'"):
+    with refuses(Refused, field="denied"):
         restrict(shop, denied=["x"])
     restrict(shop, allow=None)
 
@@ -103,7 +102,7 @@ def test_what_cannot_be_understood_is_refused_when_it_is_said(shop: World) -> No
 def test_what_was_stored_before_it_was_checked_refuses_plans_until_it_is_mended(shop: World) -> None:
     shop.sql("UPDATE projects SET model_restrictions = '{\"only\": 5}'")
 
-    with pytest.raises(Refused, match="no 'only'"):
+    with refuses(Refused, field="only"):
         shop.submit("b", tasks={"b": OPUS})
     restrict(shop, only=None)
 
@@ -118,5 +117,5 @@ def test_an_agent_by_name_counts_with_its_own_model(shop: World) -> None:
     shop.store.transact(lambda tx: agents.create(tx, shop.workspace, profile))
     restrict(shop, deny=["*opus*"])
 
-    with pytest.raises(PlanError, match="claude-opus-4-1"):
+    with refuses(PlanError, field="tasks.b.run"):
         shop.submit("b", tasks={"b": {"run": {"agent": "bo", "prompt": "x"}}})

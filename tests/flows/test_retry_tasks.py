@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -13,10 +14,12 @@ from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
 from coordination.domain.plans import Backoff
 from coordination.domain.tasks import BlockReason, OnDependencyFailure
 from coordination.errors import IllegalMove, NotFound
+from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retry_tasks import retry_run, retry_task
 from coordination.ids import new_id
 from coordination.store.engine import open_store
 from coordination.store.queries import runs
+from tests.support.refusals import refuses
 from tests.support.world import World
 
 
@@ -48,7 +51,7 @@ def test_what_no_retry_can_mend_fails_at_once(world: World) -> None:
     assert world.states() == {"a": "failed"}
 
 
-def test_a_deferral_is_no_failure_but_has_an_end(world: World) -> None:
+def test_a_deferral_is_no_failure_but_after_many_a_person_must_let_it_go_on(world: World) -> None:
     world.submit("a")
     for _ in range(2):
         world.do("a", outcome=Outcome.DEFERRED)
@@ -59,30 +62,48 @@ def test_a_deferral_is_no_failure_but_has_an_end(world: World) -> None:
 
     world.do("a", outcome=Outcome.DEFERRED)
 
-    assert world.states() == {"a": "failed"}
+    assert world.task("a").reasons == BlockReason.LIMIT
+    assert world.story("a")[-1] == "blocked"
+    assert world.claim("a") == []
+    assert world.retry("a") == {"a"}
+    assert (world.task("a").deferrals, world.task("a").deferred_since) == (0, None)
+    world.do("a")
+    assert world.states() == {"a": "completed"}
 
 
-def test_three_lost_workers_end_a_job_that_kills_them(world: World) -> None:
+def test_three_workers_lost_alone_end_a_job_that_kills_them(world: World) -> None:
     world.submit("a", "b < a", tasks={"a": {"max_attempts": 9}})
 
-    for loss in range(1, MAX_LOSSES + 1):
+    for loss in range(2 + MAX_LOSSES):
         world.claim("a")
-        world.expire("a")
-        world.tick()
+        started = frozenset({(world.ids["a"], loss + 1)} if loss else ())
+        lost = partial(rescue_worker, worker_id=world.worker, started=started, alone=loss > 1)
+        world.store.transact(lost)
         assert world.task("a").losses == loss
 
     assert world.states() == {"a": "failed", "b": "canceled"}
     assert world.task("a").failures == 0
-    assert world.outcomes("a") == ["lost"] * 3
+    assert world.outcomes("a") == ["lost"] * 5
+
+
+def test_a_lease_that_ran_out_is_charged_nothing_however_often(world: World) -> None:
+    world.submit("a", tasks={"a": {"max_attempts": 1}})
+
+    for _ in range(2 * MAX_LOSSES):
+        world.claim("a")
+        world.expire("a")
+        world.tick()
+
+    task = world.task("a")
+    assert (task.state, task.failures, task.losses) == ("queued", 0, 0)
 
 
 def test_a_requeue_of_one_kind_resets_no_count_of_the_other(world: World) -> None:
     world.submit("a", tasks={"a": {"max_attempts": 2}})
-    world.claim("a")
-    world.expire("a")
-    world.tick()
     world.do("a", outcome=Outcome.FAILED)
     world.make_due("a")
+    world.claim("a")
+    world.store.transact(partial(rescue_worker, worker_id=world.worker, started=frozenset({(world.ids["a"], 2)})))
     world.do("a", outcome=Outcome.HANDED_BACK)
 
     assert (world.task("a").losses, world.task("a").failures, world.task("a").attempt) == (1, 1, 3)
@@ -180,10 +201,11 @@ def test_only_what_ended_without_success_can_be_retried(world: World) -> None:
     world.do("a")
 
     for key, state in (("a", "completed"), ("b", "queued")):
-        with pytest.raises(IllegalMove, match=f"that is {state} cannot be retried"):
+        with refuses(IllegalMove) as refused:
             world.retry(key)
+        assert refused.value.state == state
     world.ids["ghost"] = new_id()
-    with pytest.raises(NotFound, match="There is no task"):
+    with refuses(NotFound):
         world.retry("ghost")
 
 

@@ -16,6 +16,8 @@ from coordination.services import projects as project_service
 from coordination.store.queries import projects, runs
 from coordination.store.tables import metadata
 from coordination.store.tables.tasks import tasks
+from tests.support.refusals import refuses
+from tests.support.speed import patience
 from tests.support.world import World, plan_of
 
 
@@ -42,19 +44,19 @@ def test_when_the_last_statement_fails_nothing_is_stored(world: World, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("lines", "sentence"),
+    ("lines", "field"),
     [
-        (("a < b", "b < a"), "a"),
-        (("a < ghost",), "ghost"),
-        (("a", "a"), "a"),
-        (("a", "b < a a"), "twice"),
-        ((), "no tasks"),
+        (("a < b", "b < a"), "tasks.a.needs"),
+        (("a < ghost",), "tasks.a.needs"),
+        (("a", "a"), "tasks.a.key"),
+        (("a", "b < a a"), "tasks.b.needs"),
+        ((), "tasks"),
     ],
 )
-def test_a_plan_that_cannot_run_is_refused_and_nothing_is_stored(world: World, lines, sentence: str) -> None:
+def test_a_plan_that_cannot_run_is_refused_and_nothing_is_stored(world: World, lines, field: str | None) -> None:
     before = counts(world)
 
-    with pytest.raises(PlanError, match=sentence):
+    with refuses(PlanError, field=field):
         world.submit(*lines)
 
     assert counts(world) == before
@@ -77,7 +79,7 @@ def test_a_plan_of_ten_thousand_tasks_is_stored_in_time(world: World) -> None:
 
     world.submit_plan(plan)
 
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < patience(20)
     stored = counts(world)
     assert (stored["tasks"], stored["dependencies"]) == (size, edges)
     assert edges > 14_000
@@ -155,7 +157,7 @@ def test_runs_of_a_project_share_its_ongoing_session(world: World) -> None:
 
 @pytest.mark.parametrize("session", ["nonsense", "0190d6f0-0000-7000-8000-000000000000"])
 def test_a_session_that_is_not_the_projects_is_refused(world: World, session: str) -> None:
-    with pytest.raises(NotFound, match="no session"):
+    with refuses(NotFound):
         world.submit("a", session=session)
 
     assert counts(world)["projects"] == 0
@@ -167,7 +169,7 @@ def test_the_session_of_another_project_is_refused(world: World) -> None:
     with world.store.read() as tx:
         foreign = runs.get(tx, other.workspace, other.run_id).session_id
 
-    with pytest.raises(NotFound, match="no session"):
+    with refuses(NotFound):
         world.submit("a", session=foreign)
 
 
@@ -189,7 +191,7 @@ def test_an_archived_project_takes_no_work_until_it_is_activated(world: World) -
         project_service.set_status(tx, world.workspace, first.project_id, ProjectStatus.ARCHIVED)
     before = counts(world)
 
-    with pytest.raises(Refused, match="The project shop is archived"):
+    with refuses(Refused):
         world.submit("b")
 
     assert counts(world) == before
@@ -232,8 +234,8 @@ class TestWorkspacesAndGates:
             "a",
             "b",
             "c",
-            tasks={"a": {"gates": ["of task", "of plan"]}, "b": {"workspace": "folder"}, "c": {"workspace": "folder"}},
-            defaults=Defaults(workspace={"kind": "git-worktree", "base": "main"}),
+            tasks={"a": {"gates": ["of task", "of plan"]}, "b": {"checkout": "folder"}, "c": {"workspace": "folder"}},
+            defaults=Defaults(checkout={"kind": "git-worktree", "base": "main"}),
             gates=["of plan"],
         )
 
@@ -257,12 +259,12 @@ class TestWorkspacesAndGates:
         assert stored(world, "a") == ({"gates": ["make"]}, "shell:true")
 
     @pytest.mark.parametrize(
-        ("fields", "says"),
+        ("fields", "field"),
         [
-            ({"workspace": "worktree"}, "Task 'a': workspace must be folder or git-worktree"),
-            ({"gates": [""]}, "Task 'a': A gate needs a command"),
+            ({"checkout": "worktree"}, "tasks.a.checkout"),
+            ({"gates": [""]}, "tasks.a.gates"),
         ],
     )
-    def test_what_cannot_be_is_refused(self, world: World, fields: dict, says: str) -> None:
-        with pytest.raises(PlanError, match=says):
+    def test_what_cannot_be_is_refused(self, world: World, fields: dict, field: str | None) -> None:
+        with refuses(PlanError, field=field):
             world.submit("a", tasks={"a": fields})

@@ -20,6 +20,8 @@ from coordination.store.types import db_after
 from tests.support.processes import until
 from tests.support.world import World, plan_of
 
+pytestmark = pytest.mark.hot_sql
+
 
 def supervisor(world: World):
     with world.store.read() as tx:

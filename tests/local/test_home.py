@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from coordination.errors import CoordinationError, SettingsError, StackRunning
+from coordination.errors import SettingsError, StackRunning
 from coordination.local.home import Home, RunningStack
 from coordination.local.processes import ProcessRecord
+from tests.support.refusals import refuses
 from tests.support.services import missing
 
 
@@ -31,25 +33,46 @@ class TestPrepared:
         assert home.folder.stat().st_mode & 0o777 == 0o700
         assert [path.name for path in home.folder.iterdir()] in (["logs", "redis"], ["redis", "logs"])
 
+    @pytest.mark.parametrize("mode", [0o755, 0o750, 0o770, 0o777, 0o711])
+    def test_one_that_was_there_before_is_closed_to_others(self, tmp_path: Path, mode: int) -> None:
+        folder = tmp_path / "home"
+        for open_to_others in (folder, folder / "logs", folder / "redis"):
+            open_to_others.mkdir()
+            open_to_others.chmod(mode)
+
+        home = Home(folder).prepared()
+
+        assert [path.stat().st_mode & 0o777 for path in (home.folder, home.logs, home.redis)] == [0o700] * 3
+
+    def test_a_folder_that_all_users_share_is_refused_and_stays_as_it_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "home"
+        folder.mkdir()
+        folder.chmod(0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+        with refuses(SettingsError, field="COORD_HOME"):
+            Home(folder).prepared()
+
+        assert folder.stat().st_mode & 0o7777 == 0o1777
+        assert not list(folder.iterdir())
+
     def test_a_file_above_it_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
 
-        with pytest.raises(SettingsError) as refused:
+        with refuses(SettingsError, field="COORD_HOME"):
             Home(tmp_path / "file" / "home").prepared()
-
-        assert refused.value.sentence() == (
-            f"{tmp_path / 'file'} is a file where a folder is needed. Set COORD_HOME to a folder that you may write to."
-        )
 
     def test_a_file_in_place_of_a_folder_inside_it_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "logs").touch()
 
-        with pytest.raises(SettingsError, match=f"^{tmp_path / 'logs'} is a file"):
+        with refuses(SettingsError, field="COORD_HOME"):
             Home(tmp_path).prepared()
 
     def test_a_place_where_nobody_can_write(self) -> None:
         # /proc takes no folders, not even from root.
-        with pytest.raises(SettingsError, match=r"^The home folder /proc/coordination cannot be "):
+        with refuses(SettingsError, field="COORD_HOME", varies=r"be (used|written to) \([^)]*\)"):
             Home(Path("/proc/coordination")).prepared()
 
     @pytest.mark.parametrize(
@@ -95,7 +118,7 @@ class TestLock:
         home = Home(tmp_path)
         lock = home.acquire()
 
-        with pytest.raises(StackRunning, match="started by another process"):
+        with refuses(StackRunning):
             home.acquire()
 
         os.close(lock)
@@ -139,5 +162,5 @@ class TestRecord:
         assert home.read() is None
 
     def test_one_that_cannot_be_written_is_one_sentence(self, tmp_path: Path) -> None:
-        with pytest.raises(CoordinationError, match="cannot be used"):
+        with refuses(SettingsError, field="COORD_HOME"):
             Home(tmp_path / "gone").write(record())

@@ -15,6 +15,7 @@ from coordination.errors import RedisUnavailable
 from coordination.local import redis_server, stack
 from coordination.local.home import Home
 from coordination.settings import broker_url, client_url, socket_url
+from tests.support.refusals import refuses
 from tests.support.stacks import settings_in, stand_in
 
 
@@ -56,20 +57,17 @@ class TestTheProgram:
     def test_an_old_one_is_refused_by_name_and_version(self, tmp_path: Path) -> None:
         program(tmp_path, "redis-server", "Redis server v=7.0.15 sha=0")
 
-        with pytest.raises(RedisUnavailable) as refused:
+        with refuses(RedisUnavailable):
             redis_server.server_on_path(str(tmp_path))
-
-        assert f"{tmp_path / 'redis-server'} is Redis 7.0.15, which has known holes" in refused.value.sentence()
-        assert "COORD_REDIS_URL" in refused.value.sentence()
 
     def test_a_program_of_that_name_that_is_something_else(self, tmp_path: Path) -> None:
         program(tmp_path, "valkey-server", "hello")
 
-        with pytest.raises(RedisUnavailable, match="does not tell its version"):
+        with refuses(RedisUnavailable):
             redis_server.server_on_path(str(tmp_path))
 
     def test_none_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(RedisUnavailable, match="neither valkey-server nor redis-server is on PATH"):
+        with refuses(RedisUnavailable):
             redis_server.server_on_path(str(tmp_path))
 
     @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ class TestTheSocket:
         place.parent.chmod(0o755)
 
         try:
-            with pytest.raises(RedisUnavailable, match="is not a folder of this user alone"):
+            with refuses(RedisUnavailable, varies=r"coord-\d+-[0-9a-f]+"):
                 redis_server._socket_place(home, None)
         finally:
             place.parent.rmdir()

@@ -183,13 +183,15 @@ class Reference:
                 task.reasons.discard("paused")
                 task.state = "blocked" if task.reasons else "queued"
 
-    def lose(self, lost: Sequence[tuple[str, int]]) -> None:
+    def lose(self, lost: Sequence[tuple[str, int]], *, suspect: bool = False, alone: bool = False) -> None:
         """These open attempts are given up, because nobody works on them any more."""
         held = [fence for fence in lost if self._holds(*fence)]
         for fence in lost:
             if fence not in held:
                 self.attempts[fence].outcome = "canceled"
         for key, number in held:
+            losses = self.tasks[key].losses
+            self.tasks[key].losses = losses + 1 if alone else max(losses, int(suspect))
             self._end(Report(key, number, "lost"))
         self._settle([key for key, _ in held])
 
@@ -255,15 +257,17 @@ class Reference:
         task = self.tasks[report.key]
         self.attempts[report.key, report.number].outcome = report.outcome
         task.failures += report.outcome in ("failed", "timed_out")
-        task.losses += report.outcome == "lost"
+        task.losses *= report.outcome in ("lost", "handed_back", "completed", "canceled")
         task.deferrals += report.outcome == "deferred"
+        if report.outcome in ("failed", "timed_out"):
+            task.deferrals = 0
         unknown = report.outcome == "lost" or (report.outcome == "handed_back" and report.began)
         if report.outcome == "completed":
             task.state = kind = "completed"
         elif unknown and not task.repeatable:
             task.state = kind = "blocked"
             task.reasons = {"outcome_unknown"}
-        elif (report.outcome == "lost" and task.losses >= MAX_LOSSES) or (
+        elif (report.outcome == "lost" and task.losses > MAX_LOSSES) or (
             report.outcome in ("failed", "timed_out") and (not report.retryable or task.failures >= task.max_attempts)
         ):
             task.state = kind = "failed"

@@ -17,11 +17,12 @@ from sqlalchemy import Connection, event
 
 from coordination.errors import CoordinationError
 from coordination.store.engine import Store
+from tests.support.speed import patience
 
 _here = threading.local()
 
 TO_THE_END = 10_000
-_PATIENCE = 30.0
+_PATIENCE = patience(30.0)
 
 Schedule = Sequence[tuple[str, int]]
 """Who takes how many steps, one after the other; who is left when it ends goes on in the order of names."""

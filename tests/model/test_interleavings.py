@@ -180,6 +180,7 @@ def test_three_transactions_leave_what_some_order_would(stage: Stage, name: str)
         assert result in serial, "\n".join([f"{name}: {schedule}", *played.trace])
 
 
+@pytest.mark.full
 def test_on_sqlite_the_same_pairs_come_one_after_the_other(sqlite_url: str) -> None:
     """Nobody gets a statement in between: whoever begins while another writes waits for the other's end."""
     stage = SqliteStage(sqlite_url)

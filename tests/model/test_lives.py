@@ -191,13 +191,15 @@ class Lives(RuleBasedStateMachine):
             self.world.make_due(key)
 
     @precondition(lambda self: self.seldom(7))
-    @rule(which=st.integers(0, 1))
-    def a_worker_dies(self, which) -> None:
+    @rule(which=st.integers(0, 1), suspect=st.booleans(), alone=st.booleans())
+    def a_worker_dies(self, which, suspect, alone) -> None:
         dead = self.workers[which]
         held = self.model.attempts.items()
-        self.model.lose([fence for fence, at in held if at.worker == dead and at.outcome is None])
+        lost = [fence for fence, at in held if at.worker == dead and at.outcome is None]
+        self.model.lose(lost, suspect=suspect, alone=alone)
+        started = frozenset((self.world.ids[key], number) for key, number in lost) if suspect else frozenset()
 
-        self.store.transact(lambda tx: rescue_worker(tx, dead))
+        self.store.transact(lambda tx: rescue_worker(tx, dead, started=started, alone=alone))
 
         self.workers[which] = self.world.register(new_id())
 

@@ -29,6 +29,7 @@ def tell(found: Found) -> str:
     return found.told()
 
 
+@pytest.mark.full
 def test_three_workers_and_two_tasks_are_safe_and_never_stuck_in_any_interleaving() -> None:
     """One crash and one cut at any moment. Below the floor, some behaviour has fallen out of the model."""
     found = search(Rules())

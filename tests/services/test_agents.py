@@ -11,6 +11,7 @@ from coordination.domain.plans import Defaults
 from coordination.errors import NotFound, PlanError, Refused
 from coordination.services import agents as service
 from coordination.store.queries import agents as rows
+from tests.support.refusals import refuses
 from tests.support.world import World
 
 CLAUDE = {"agent": "claude"}
@@ -40,7 +41,7 @@ def ask(world: World, *wanted: str, **settings: object) -> None:
 def test_a_name_is_taken_once(world: World) -> None:
     made = make(world, "dave/vc", labels=("python",))
 
-    with pytest.raises(Refused, match="There is an agent dave/vc already"):
+    with refuses(Refused):
         make(world, "dave/vc")
 
     assert made.profile.labels == ("python",)
@@ -81,7 +82,7 @@ def test_a_clone_is_another_and_not_the_default(world: World) -> None:
 def test_one_with_open_tasks_is_not_forgotten(world: World) -> None:
     make(world, "a")
     ask(world, "a")
-    with pytest.raises(Refused, match="a has 1 open tasks"):
+    with refuses(Refused):
         world.store.transact(lambda tx: service.delete(tx, world.workspace, "a"))
 
     world.cancel("t0")
@@ -94,10 +95,8 @@ def test_one_with_open_tasks_is_not_forgotten(world: World) -> None:
 def test_an_unknown_name_is_answered_with_the_likeliest(world: World) -> None:
     make(world, "dave/vc")
 
-    with world.store.read() as tx, pytest.raises(NotFound) as refused:
+    with world.store.read() as tx, refuses(NotFound):
         service.find(tx, world.workspace, "dave/cv")
-
-    assert refused.value.hint == "Did you mean 'dave/vc'?"
 
 
 def test_work_is_given_by_name_by_role_by_label_and_to_the_default(world: World) -> None:
@@ -137,21 +136,23 @@ def test_a_job_of_another_kind_is_only_assigned(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("wanted", "field"),
     [
-        ("clod", "There is no agent 'clod'"),
-        ("default", "There is no default agent"),
-        ("role:mender", "No active agent has the role mender"),
-        ("label:python", "No active agent has the label python"),
-        ("asleep", "The agent asleep is inactive"),
-        ("label-only", "The agent label-only has no runner"),
+        ("clod", "tasks.t0.run.agent"),
+        ("default", "tasks.t0.run.agent"),
+        ("role:mender", "tasks.t0.run.agent"),
+        ("label:python", "tasks.t0.run.agent"),
+        ("asleep", "tasks.t0.run.agent"),
+        ("label-only", "tasks.t0.run.agent"),
     ],
 )
-def test_who_cannot_do_it_is_refused_with_the_task_and_nothing_is_stored(world: World, wanted: str, says: str) -> None:
+def test_who_cannot_do_it_is_refused_with_the_task_and_nothing_is_stored(
+    world: World, wanted: str, field: str | None
+) -> None:
     make(world, "asleep", active=False, identity={"role": "mender"}, labels=("python",))
     make(world, "label-only", runner={})
 
-    with pytest.raises(PlanError, match=f"Task 't0': {says}"):
+    with refuses(PlanError, field=field):
         ask(world, wanted)
 
     assert world.sql("SELECT count(*) FROM runs") == [(0,)]
@@ -175,6 +176,6 @@ def test_another_workspace_has_its_own(world: World) -> None:
     other = World(world.store, "elsewhere")
 
     assert names(other) == {}
-    with pytest.raises(PlanError, match="There is no agent"):
+    with refuses(PlanError, field="tasks.t0.run.agent"):
         ask(other, "a")
     make(other, "a")

@@ -9,6 +9,8 @@ from coordination.store.drift import differences
 from coordination.store.engine import Store, open_store
 from coordination.store.migrations import upgrade
 
+pytestmark = pytest.mark.own_database
+
 
 def found(store: Store) -> list[str]:
     with store.read() as tx:

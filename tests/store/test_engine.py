@@ -6,19 +6,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import Connection, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from coordination.errors import DatabaseUnavailable
 from coordination.store import schema
+from coordination.store.driver import rows
 from coordination.store.engine import Store, check_reachable, is_transient, open_store, sqlite_path
 from coordination.store.queries import projects
 from coordination.store.tables.projects import workspaces
+from tests.support.refusals import refuses
+from tests.support.speed import patience
+
+pytestmark = pytest.mark.own_database
 
 LOCKER = """
 import sqlite3, sys
@@ -98,6 +104,51 @@ def test_a_connection_killed_in_the_middle_is_replaced_and_the_work_repeated(pos
     store.close()
 
 
+class TestRowsOfTheDriver:
+    """The statements of claims and ends, which SQLAlchemy only sees when somebody listens."""
+
+    def test_they_are_what_sqlalchemy_gives_whether_or_not_somebody_listens(self, store: Store) -> None:
+        heard: list[str] = []
+
+        def listener(_connection, _cursor, statement: str, *_rest) -> None:
+            heard.append(statement)
+
+        with store.read() as tx:
+            quiet = rows(tx, "SELECT 1, 'two'", {})
+            event.listen(tx.engine, "before_cursor_execute", listener)
+        with store.read() as tx:
+            loud = rows(tx, "SELECT 1, 'two'", {})
+        event.remove(tx.engine, "before_cursor_execute", listener)
+
+        assert quiet == [tuple(row) for row in loud] == [(1, "two")]
+        assert heard[-1] == "SELECT 1, 'two'"
+
+    def test_what_the_database_refuses_is_the_error_of_sqlalchemy(self, store: Store) -> None:
+        with pytest.raises(DBAPIError, match="nothing_here") as raised, store.write() as tx:
+            rows(tx, "SELECT * FROM nothing_here", {})
+
+        assert not is_transient(raised.value)
+        assert names(store) == set()  # the connection serves the next
+
+    def test_a_connection_killed_before_is_replaced_and_the_work_repeated(self, postgres_url: str) -> None:
+        store = open_store(postgres_url)
+        tries = []
+
+        def work(tx: Connection) -> list:
+            backend = tx.execute(text("SELECT pg_backend_pid()")).scalar()
+            tries.append(backend)
+            if len(tries) == 1:
+                plain = make_url(postgres_url).set(drivername="postgresql").render_as_string(hide_password=False)
+                with psycopg.connect(plain, autocommit=True) as other:
+                    other.execute("SELECT pg_terminate_backend(%s, 5000)", [backend])
+            return rows(tx, "SELECT %(n)s::int", {"n": 7})
+
+        assert store.transact(work) == [(7,)]
+        assert len(set(tries)) == 2
+        store.close()
+
+
+@pytest.mark.deadlocks
 def test_one_of_two_in_a_deadlock_is_tried_again(postgres_url: str) -> None:
     store = open_store(postgres_url)
     with store.write() as tx:
@@ -112,7 +163,7 @@ def test_one_of_two_in_a_deadlock_is_tried_again(postgres_url: str) -> None:
             tx.execute(text("SET LOCAL deadlock_timeout = '50ms'"))
             tx.execute(text("UPDATE pair SET n = n + 1 WHERE id = :id"), {"id": first})
             if tries.count(first) == 1:
-                met.wait(10)
+                met.wait(patience(10))
             tx.execute(text("UPDATE pair SET n = n + 1 WHERE id = :id"), {"id": second})
 
         store.transact(work)
@@ -129,6 +180,56 @@ def test_one_of_two_in_a_deadlock_is_tried_again(postgres_url: str) -> None:
     store.close()
 
 
+SEEN = text("SELECT id FROM wanted")
+
+
+class TestALockThatSomebodyElseHolds:
+    @pytest.fixture
+    def held(self, postgres_url: str) -> Iterator[Store]:
+        """A store with a row that another transaction has locked, until that is over."""
+        store, other = open_store(postgres_url), open_store(postgres_url)
+        with store.write() as tx:
+            tx.execute(text("CREATE TABLE wanted (id int PRIMARY KEY)"))
+            tx.execute(text("INSERT INTO wanted VALUES (1)"))
+        with other.write() as tx:
+            tx.execute(text("SELECT id FROM wanted FOR UPDATE"))
+            yield store
+        with store.write() as tx:
+            tx.execute(text("DROP TABLE wanted"))
+        store.close()
+        other.close()
+
+    def test_it_is_waited_for_again_although_one_wait_took_all_patience(self, held: Store) -> None:
+        tries = []
+
+        def work(tx: Connection) -> int:
+            tries.append(1)
+            tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+            return tx.execute(SEEN if len(tries) > 2 else text("SELECT id FROM wanted FOR UPDATE")).scalar_one()
+
+        assert held.transact(work, patience=timedelta(milliseconds=1)) == 1
+
+    def test_the_error_says_that_others_hold_it_and_not_that_the_database_is_away(self, held: Store) -> None:
+        def work(tx: Connection) -> None:
+            tx.execute(text("SET LOCAL lock_timeout = '20ms'"))
+            tx.execute(text("SELECT id FROM wanted FOR UPDATE"))
+
+        with pytest.raises(DatabaseUnavailable) as refused:
+            held.transact(work, patience=timedelta(milliseconds=1))
+
+        assert "Others were changing the same rows" in refused.value.message
+        assert "Try again" in (refused.value.hint or "")
+
+    def test_what_is_not_to_be_waited_for_is_begun_anew(self, held: Store) -> None:
+        tries = []
+
+        def work(tx: Connection) -> int:
+            tries.append(1)
+            return tx.execute(SEEN if len(tries) > 4 else text("SELECT id FROM wanted FOR UPDATE NOWAIT")).scalar_one()
+
+        assert held.transact(work) == 1
+
+
 @pytest.fixture
 def lock_holder(sqlite_url: str):
     """Another process that holds SQLite's writer lock until it is told to let go."""
@@ -139,7 +240,7 @@ def lock_holder(sqlite_url: str):
     assert holder.stdout is not None
     assert holder.stdout.readline() == "locked\n"
     yield holder
-    holder.communicate("let go\n", timeout=10)
+    holder.communicate("let go\n", timeout=patience(60))
 
 
 def test_a_writer_waits_for_the_writer_of_another_process(sqlite_url: str, lock_holder: subprocess.Popen) -> None:
@@ -158,7 +259,7 @@ def test_a_writer_waits_for_the_writer_of_another_process(sqlite_url: str, lock_
     assert not made
     lock_holder.stdin.write("let go\n")
     lock_holder.stdin.flush()
-    writer.join(20)
+    writer.join(patience(20))
 
     assert len(made) == 1
     store.close()
@@ -170,10 +271,9 @@ def test_a_writer_that_waited_long_enough_says_so(
     monkeypatch.setattr("coordination.store.engine._BUSY_MS", 50)
     store = open_store(sqlite_url)
 
-    with pytest.raises(DatabaseUnavailable, match="locked") as caught:
+    with refuses(DatabaseUnavailable, varies="database is locked") as caught:
         store.transact(lambda tx: projects.make_workspace(tx, "x"), patience=timedelta(milliseconds=200))
 
-    assert "\n" not in caught.value.sentence()
     assert is_transient(caught.value)
     store.close()
 
@@ -182,22 +282,18 @@ def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
     store = open_store("postgresql+psycopg://bob:s3cret@127.0.0.1:1/shop")
     began = time.monotonic()
 
-    with pytest.raises(DatabaseUnavailable) as caught:
+    with refuses(DatabaseUnavailable, varies=r"connection.*refused[^.]*") as caught:
         store.transact(lambda _tx: None, patience=timedelta(milliseconds=200))
     with pytest.raises(DatabaseUnavailable):
         check_reachable(store)
 
-    assert time.monotonic() - began < 10
-    sentence = caught.value.sentence()
-    assert "s3cret" not in sentence
-    assert "bob:***@127.0.0.1:1/shop" in sentence
-    assert "\n" not in sentence
-    assert "COORD_DATABASE_URL" in sentence
+    assert time.monotonic() - began < patience(10)
+    assert "s3cret" not in caught.value.sentence()
     store.close()
 
 
 def test_a_database_of_another_make_is_refused() -> None:
-    with pytest.raises(DatabaseUnavailable, match="neither SQLite nor PostgreSQL") as caught:
+    with refuses(DatabaseUnavailable) as caught:
         open_store("mysql+pymysql://bob:s3cret@localhost/shop")
 
     assert "s3cret" not in caught.value.sentence()
@@ -208,11 +304,10 @@ def test_a_file_that_may_not_be_written_is_said_in_a_sentence(sqlite_url: str) -
     open_store(sqlite_url).close()
     store = open_store(f"sqlite:///file:{path}?mode=ro&uri=true")
 
-    with pytest.raises(DatabaseUnavailable, match="readonly database") as caught:
+    with refuses(DatabaseUnavailable) as caught:
         store.transact(lambda tx: projects.make_workspace(tx, "x"))
 
     assert not is_transient(caught.value)
-    assert "this user may write" in caught.value.sentence()
     store.close()
 
 
@@ -223,7 +318,7 @@ def test_a_file_that_is_no_database_is_said_in_a_sentence(tmp_path: Path, conten
         path.write_bytes(content)
     store = open_store(f"sqlite:///{path}")
 
-    with pytest.raises(DatabaseUnavailable, match=r"unable to open|not a database"):
+    with refuses(DatabaseUnavailable):
         check_reachable(store)
     store.close()
 
@@ -241,7 +336,7 @@ def test_postgresql_gives_up_a_lock_that_never_comes(postgres_url: str) -> None:
     store = open_store(postgres_url)
     with store.read() as tx:
         assert tx.execute(text("SHOW lock_timeout")).scalar() == "20s"
-        assert tx.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "1min"
+        assert tx.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "15s"
     store.close()
 
 
@@ -276,3 +371,18 @@ def test_many_may_prepare_a_blank_database_at_once(blank_store_url: str) -> None
     assert schema.current(stores[0]) == schema.HEAD
     for store in stores:
         store.close()
+
+
+def test_a_database_file_is_its_users_alone_wherever_it_is(tmp_path: Path) -> None:
+    place = tmp_path / "shared"
+    place.mkdir()
+    store = open_store(f"sqlite:///{place}/x.db")
+    try:
+        with store.write() as tx:
+            tx.execute(text("CREATE TABLE t (a)"))
+            modes = {path.name: path.stat().st_mode & 0o777 for path in place.iterdir()}
+    finally:
+        store.close()
+
+    assert set(modes.values()) == {0o600}, modes
+    assert "x.db-wal" in modes

@@ -34,6 +34,7 @@ from coordination.flows.change_priority import change_priority
 from coordination.flows.close_runs import close_runs
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.retain import Ages, retain
+from coordination.flows.tick_quiet import tick_quiet
 from coordination.store.engine import Store, open_store
 from coordination.store.queries import (
     attempts,
@@ -41,8 +42,9 @@ from coordination.store.queries import (
     costs,
     events,
     fleet,
-    lookahead,
     output,
+    projects,
+    quiet,
     runs,
     supervisors,
     tasks,
@@ -55,6 +57,8 @@ from coordination.store.tables.runs import runs as run_table
 from coordination.store.types import db_after
 from tests.support.piles import pile_up
 from tests.support.world import LEASE, World
+
+pytestmark = [pytest.mark.own_database, pytest.mark.full]
 
 BIG = {
     "runs": 5_000,
@@ -191,7 +195,7 @@ def work(world: World) -> None:
 
 
 def spending(world: World) -> None:
-    """Jobs with budgets, what is printed while they run, and what could run ahead of their ends."""
+    """Jobs with budgets, and what is printed while they run."""
     capped = [
         Task(f"m{n}", {"shell": "true"}, needs=["m0"] if n > 4 else (), estimate={"usd": "0.01"}) for n in range(8)
     ]
@@ -199,7 +203,6 @@ def spending(world: World) -> None:
     world.claim("m0", "m1", "m2")
     held = [world.ids["m0"], world.ids["t5"]]
     with world.store.write() as tx:
-        lookahead.ahead_of(tx, world.workspace, held, most=50)
         claims.still_rung(tx, world.workspace, held)
         output.write(tx, world.workspace, [(held[0], 1, [Chunk(0, 0, 2, (("out", "hi"),))])])
     used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
@@ -218,12 +221,17 @@ def housekeeping(world: World) -> None:
         begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="me", lease=LEASE)
         assert begun is not None
         supervisors.note_error(tx, begun.workspace_id, begun.project_id, holder="me", error="no", rest=LEASE)
+    for which in ({"every": timedelta(0)}, {"projects": [world.project_id]}):
+        tick_quiet(world.store, ring_again_after=timedelta(minutes=1), **which)
+    with world.store.write() as tx:
+        quiet.end(tx, [world.project_id], state={})
     with world.store.read() as tx:
         supervisors.due(tx, every=timedelta(0))
+        projects.names_of(tx, world.workspace, [world.project_id])
         fleet.live_slots(tx, within=LEASE)
         fleet.busy(tx)
         fleet.unanswered(tx, after=timedelta(0))
-        fleet.expired_on_host(tx, world.project_id, host="here", boot_id="boot", silent_after=timedelta(seconds=30))
+        fleet.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
         fleet.workspaces_of_worker(tx, world.worker)
     world.store.transact(lambda tx: rescue_worker(tx, world.worker))
 

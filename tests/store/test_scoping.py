@@ -24,6 +24,7 @@ from coordination.domain.budgets import Amount, Budget, Period, Reserved, Scope,
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import Sample
 from coordination.domain.events import EventType
+from coordination.domain.merges import Merge
 from coordination.domain.output import Chunk
 from coordination.domain.plans import Concurrency
 from coordination.domain.pricing import Override, Price, Rate
@@ -41,11 +42,14 @@ from coordination.store.queries import agents as agent_queries
 from coordination.store.queries import artifacts as artifact_queries
 from coordination.store.queries import budgets as budget_queries
 from coordination.store.queries import history as history_queries
+from coordination.store.queries import host_leases as lease_queries
+from coordination.store.queries import merges as merge_queries
 from coordination.store.queries import money
 from coordination.store.queries import output as output_queries
 from coordination.store.queries import questions as question_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
+from coordination.store.queries.host_leases import LeaseKind
 from coordination.store.reports import health
 from coordination.store.tables import metadata
 from tests.support.world import World
@@ -55,11 +59,24 @@ WITHOUT_WORKSPACE = {
     "projects.make_workspace",
     "projects.workspaces_here",
     "events.parse_cursor",  # no statements
+    "counters.added",
+    "counters.is_over",
+    "broker_keys.find",  # one for the database: workers of all workspaces read one queue
+    "broker_keys.make",
+    "broker_keys.replace",
     "health.silent_workers",  # of the fleet, which serves all workspaces
     "health.strange_clocks",
     "health.clock_finding",
     "supervisors.due",  # whose turn it is, of all workspaces
+    "supervisors.due_since",
     "supervisors.begin_due_tick",
+    "host_leases.names_on",  # of a machine, which serves all workspaces
+    "host_leases.drop_ended",
+    "host_leases.ended_on",
+    "host_leases.forget",
+    "quiet.lock",  # of all workspaces, too
+    "quiet.end",
+    "quiet.renew",
     "tasks.task_of",
     "claims.claim_of",
     "runs.session_of",
@@ -119,6 +136,10 @@ class Full:
         world.claim("lost", lease=timedelta(seconds=-60))
         with store.write() as tx:
             artifact_queries.add(tx, world.workspace, world.ids["lost"], 1, [Artifact("x", 1, "0", f"of:{name}")])
+            leased = {"host": "here", "kind": LeaseKind.PORT, "name": f"1 of {name}"}
+            lease_queries.add(tx, world.workspace, world.ids["lost"], 1, **leased)
+            merge = Merge(1, "coord/x/run", "0", "1", {"output": f"of:{name}"})
+            merge_queries.put(tx, world.workspace, world.ids["lost"], merge)
             output_queries.write(tx, world.workspace, [(world.ids["lost"], 1, [Chunk(0, 0, 1, (("out", name),))])])
         world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
         store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
@@ -171,8 +192,8 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         ).scalar()
     some: dict[str, Any] = {
         "task_id": ids["lost"], "child_id": ids["next"], "parent_id": ids["done"], "run_id": world.run_id, "project_id": world.project_id,
-        "session_id": session, "worker_id": world.worker, "ids": list(ids.values()), "parents": [ids["done"], ids["lost"]],
-        "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "session_ids": [session],
+        "session_id": session, "worker_id": world.worker, "former_id": world.worker, "ids": list(ids.values()), "parents": [ids["done"], ids["lost"]],
+        "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "project_ids": [world.project_id], "session_ids": [session],
         "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
         "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
         "counts": task_queries.Counts(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
@@ -223,7 +244,7 @@ def _asked(world: World) -> str:
 def _closing(world: World) -> dict[str, Any]:
     return {
         "task": world.ids["lost"], "number": 1, "outcome": "failed", "exit_code": 1, "error": "x", "output": None,
-        "log": None,
+        "log": None, "began": None,
     }  # fmt: skip
 
 
@@ -236,8 +257,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.named": {"name": lambda world: "bo"},
     "agents.records": {"names": lambda world: ["bo"]},
     "artifacts.add": {"made": lambda world: [Artifact("y", 1, "0", "new")]},
+    "merges.put": {"merge": lambda world: Merge(7, "coord/x/run", "0", "1", {})},
+    "merges.unfinished": {"before": lambda world: 2},
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
+    "attempts.lock": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "claims.claim_chosen": {"held": lambda world: {world.ids["next"]: {"slots": []}}},
     "budgets.applying": {"subjects": lambda world: [world.run_id]},
@@ -252,11 +276,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=Period.DAY)]},
     "budgets.remove": {"budget_id": lambda world: world.run_id},
     "money.uses": {"keys": lambda world: [(world.run_id, "")]},
+    "money.lock_free_uses": {"keys": lambda world: [(world.run_id, "")]},
     "money.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
     "money.write_uses": {"changed": lambda world: [Use(world.run_id, "", Amount(Decimal(7)))]},
     "money.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "money.lock_running": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id},
     "money.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reserved(Amount(Decimal(7)))}},
+    "starts.count": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "money.spent": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
@@ -272,6 +298,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "costs.each": {"run_id": lambda world: world.run_id},
     "costs.newest": {"run_id": lambda world: world.run_id},
     "costs.total": {"run_id": lambda world: world.run_id},
+    "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
+    "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
     "events.append": {"rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS}]},
     "events.append_aged": {
@@ -298,6 +326,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.give_back": {"held": lambda world: ["project"]},
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
+    "slots.drop_merge_limits": {"keep": lambda world: []},
     "durations.recent": {"kinds": lambda world: ["shell:true"]},
     "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
     "history.forget": {"age": lambda world: timedelta(days=-1)},
@@ -322,10 +351,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "tasks.hold_for": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
     "tasks.carry": {"carried": lambda world: {"x": 1}},
     "tasks.carry_on": {"carried": lambda world: {"x": 1}},
-    "tasks.find": {"name": lambda world: world.ids["done"]},
+    "names.find_tasks": {"name": lambda world: world.ids["done"]},
+    "names.projects_with": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
-    "agents.make", "artifacts.add", "prices.put",
+    "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.put_new", "costs.append", "dependencies.hold", "history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip

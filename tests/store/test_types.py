@@ -28,6 +28,9 @@ from coordination.store.types import (
     db_now,
     sum_money,
 )
+from tests.support.refusals import check_refusal, refuses
+
+pytestmark = pytest.mark.own_database
 
 metadata = MetaData()
 values = Table(
@@ -107,27 +110,32 @@ def nested(depth: int):
     return value
 
 
+def cause(error: Exception) -> Exception:
+    """The refusal itself, where SQLAlchemy has wrapped it."""
+    return error.orig if isinstance(error, StatementError) else error
+
+
 @pytest.mark.parametrize(
-    ("value", "sentence"),
+    "value",
     [
-        (float("nan"), "NaN or infinity"),
-        ([float("-inf")], "NaN or infinity"),
-        ({1: 2}, "key that is not a text"),
-        ({"a": {None: 1}}, "key that is not a text"),
-        (nested(101), "deeper than 100"),
-        ({"a": object()}, "A object cannot be kept"),
-        ({"a": {1, 2}}, "A set cannot be kept"),
-        (b"bytes", "A bytes cannot be kept"),
-        (10**5_000, "more than a thousand digits"),
-        ("x" * (MAX_JSON_BYTES + 1), "larger than"),
+        float("nan"),
+        [float("-inf")],
+        {1: 2},
+        {"a": {None: 1}},
+        nested(101),
+        {"a": object()},
+        {"a": {1, 2}},
+        b"bytes",
+        10**5_000,
+        "x" * (MAX_JSON_BYTES + 1),
     ],
     ids=["nan", "infinity", "number-key", "none-key", "deep", "object", "set", "bytes", "long-number", "large"],
 )
-def test_what_is_not_json_is_refused_with_a_sentence(sample: Store, value, sentence: str) -> None:
-    with pytest.raises((Refused, StatementError), match=sentence) as caught:
+def test_what_is_not_json_is_refused_with_a_sentence(sample: Store, value) -> None:
+    with pytest.raises((Refused, StatementError)) as caught:
         kept(sample, "body", value)
 
-    assert isinstance(caught.value, Refused) or isinstance(caught.value.orig, Refused)
+    check_refusal(cause(caught.value), Refused)
 
 
 def test_the_deepest_json_that_is_allowed_is_kept(sample: Store) -> None:
@@ -151,8 +159,10 @@ def test_moments_come_back_in_utc(sample: Store) -> None:
 
 
 def test_a_moment_without_offset_is_refused(sample: Store) -> None:
-    with pytest.raises((Refused, StatementError), match="needs its offset"):
+    with pytest.raises((Refused, StatementError)) as caught:
         kept(sample, "at", datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+
+    check_refusal(cause(caught.value), Refused)
 
 
 def test_moments_sort_by_time_whatever_their_offset(sample: Store) -> None:
@@ -213,7 +223,7 @@ def test_when_a_row_cannot_be_made_none_is_stored(sample: Store) -> None:
         yield from ({"id": each, "usd": Decimal(each)} for each in range(700))
         raise Refused("the seven hundredth")
 
-    with pytest.raises(Refused, match="seven hundredth"), sample.write() as tx:
+    with refuses(Refused), sample.write() as tx:
         insert_rows(tx, values, made())
 
     with sample.read() as tx:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 from coordination.client import Coordination, Run
 from coordination.domain.events import Event, EventType
 from coordination.domain.plans import Plan, ProjectRef, Task
+from coordination.ids import new_id
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
+from coordination.store.engine import sqlite_path
 from tests.support.command import Coord
 from tests.support.processes import Process, Processes, until
+from tests.support.redis import running_redis
 
 SHORT_LEASES = {
     "COORD_LEASE_TTL": "3s",
@@ -29,10 +34,10 @@ SHORT_LEASES = {
 class Fleet:
     """Workers that share one database and one Redis, and nothing else."""
 
-    def __init__(self, processes: Processes, database_url: str, redis_url: str, folder: Path) -> None:
+    def __init__(self, processes: Processes, environment: Mapping[str, str], folder: Path) -> None:
         self.processes = processes
         self.folder = folder
-        self.env = self.environment(database_url, redis_url, folder)
+        self.env = dict(environment)
         (folder / "project").mkdir(exist_ok=True)
         self.co = Coordination(open_runtime(load_settings(self.env)))
 
@@ -50,6 +55,22 @@ class Fleet:
     def worker(self, *arguments: str, **env: str) -> Process:
         """A worker that can take jobs."""
         return self.processes.start_worker({**self.env, **env}, *arguments)
+
+    def suspend(self, worker: Process) -> None:
+        """Stop a worker between two writes: one that is stopped in the middle would keep SQLite's only lock."""
+        file = sqlite_path(self.co.runtime.store.url)
+        while True:
+            worker.signal(signal.SIGSTOP)
+            if file is None:
+                return
+            try:
+                with closing(sqlite3.connect(file, timeout=0.2, isolation_level=None)) as look:
+                    look.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                worker.signal(signal.SIGCONT)
+                time.sleep(0.05)
+            else:
+                return
 
     def submit(self, *tasks: Task, **options: object) -> Run:
         """Submit these tasks as a plan of the test's own project."""
@@ -91,11 +112,67 @@ class Fleet:
 @contextmanager
 def fleet_on(processes: Processes, database_url: str, redis_url: str, folder: Path) -> Iterator[Fleet]:
     """A fleet without workers yet."""
-    fleet = Fleet(processes, database_url, redis_url, folder)
+    fleet = Fleet(processes, Fleet.environment(database_url, redis_url, folder), folder)
     try:
         yield fleet
     finally:
         fleet.co.close()
+
+
+class SharedFleet(Fleet):
+    """A fleet whose only worker serves other tests too; the test has a workspace and a project of its own."""
+
+    def __init__(self, stack: SharedStack, folder: Path) -> None:
+        self._stack = stack
+        super().__init__(stack.processes, {**stack.env, "COORD_WORKSPACE": f"test-{new_id()}"}, folder)
+
+    def worker(self, *arguments: str, **env: str) -> Process:
+        """The shared worker; it has more slots than any test asks for."""
+        assert not env, f"a worker with {env} is no shared one: mark the test own_worker"
+        assert arguments in {(), *(("-c", str(slots)) for slots in range(2, SharedStack.SLOTS + 1))}, arguments
+        return self._stack.worker()
+
+
+class SharedStack:
+    """A database, a Redis and one worker for the tests of a module, which neither kill nor configure them."""
+
+    SLOTS = 8
+
+    def __init__(self, database_url: str, redis_url: str, folder: Path) -> None:
+        self.processes = Processes()
+        self.env = {**Fleet.environment(database_url, redis_url, folder), "COORD_WORKSPACES": "*"}
+        self._worker: Process | None = None
+
+    def worker(self) -> Process:
+        """Start the worker, or return it when it runs."""
+        if self._worker is None:
+            self._worker = self.processes.start_worker(self.env, "-c", str(self.SLOTS))
+        assert self._worker.exit_code is None, f"the shared worker has ended\n{self._worker.output}"
+        return self._worker
+
+
+class SharedStacks:
+    """The shared stacks of one module: one for each kind of database, made at its first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stacks: dict[str, SharedStack] = {}
+        self._open = ExitStack()
+
+    def stack(self, kind: str, database: Callable[[Path], AbstractContextManager[str]]) -> SharedStack:
+        """The stack on the database of that kind; *database* makes one below a folder."""
+        if kind not in self._stacks:
+            folder = self._folder / kind
+            folder.mkdir()
+            redis = self._open.enter_context(running_redis())
+            stack = SharedStack(self._open.enter_context(database(folder)), redis.url, folder)
+            self._open.callback(stack.processes.close)
+            self._stacks[kind] = stack
+        return self._stacks[kind]
+
+    def close(self) -> None:
+        """End the workers, then what they work on."""
+        self._open.close()
 
 
 def alive(pid: int) -> bool:

@@ -12,11 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 from coordination.domain.attempts import Claim, Result
+from tests.support.speed import patience
 from workers.runners import stragglers
 from workers.runners.base import Control, ProcessRecord, StopReason
 from workers.runners.registry import Runners
 
-PATIENCE = 60.0
+PATIENCE = patience(60.0)
 FUNCTIONS = Path(__file__).parent / "job_functions"
 
 

@@ -32,11 +32,12 @@ BATCH = 8
 
 _POSTGRES_WATCH = """
 CREATE FUNCTION watch_caps() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE taken numeric; cap numeric;
+DECLARE taken numeric; cap numeric; started bigint; most bigint;
 BEGIN
-    SELECT u.spent_usd + u.reserved_usd, b.usd INTO taken, cap
+    SELECT u.spent_usd + u.reserved_usd, b.usd, u.spent_starts, b.max_starts INTO taken, cap, started, most
     FROM budget_uses u JOIN budgets b ON b.id = u.budget_id WHERE u.budget_id = NEW.budget_id AND u.starts = NEW.starts;
     IF taken > cap THEN RAISE EXCEPTION 'the cap % was passed: %', cap, taken; END IF;
+    IF started > most THEN RAISE EXCEPTION 'the cap of % starts was passed: %', most, started; END IF;
     RETURN NULL;
 END $$;
 CREATE CONSTRAINT TRIGGER watch_caps AFTER INSERT OR UPDATE ON budget_uses
@@ -47,6 +48,7 @@ _SQLITE_WATCH = """
 CREATE TRIGGER watch_caps AFTER UPDATE ON budget_uses
 WHEN round((CAST(NEW.spent_usd AS REAL) + CAST(NEW.reserved_usd AS REAL)) * 1000000)
     > (SELECT round(CAST(usd AS REAL) * 1000000) FROM budgets WHERE id = NEW.budget_id)
+    OR NEW.spent_starts > (SELECT max_starts FROM budgets WHERE id = NEW.budget_id)
 BEGIN SELECT RAISE(ABORT, 'the cap was passed'); END
 """
 
@@ -124,7 +126,7 @@ class Racer:
             lost = self._chance.random() < 0.02
             outcome = Outcome.HANDED_BACK if lost else Outcome.COMPLETED
             self.done += not lost
-            end = decided(claim, Result(outcome), now=datetime.now(UTC))
+            end = decided(claim, Result(outcome, began=not lost or self._chance.random() < 0.5), now=datetime.now(UTC))
             ends.append(replace(end, costs=(cost_of(claim, _call(true), datetime.now(UTC)),)))
         self._store.transact(
             lambda tx: finish_attempts(

@@ -20,26 +20,34 @@ from uuid import uuid4
 
 import psutil
 
+from tests.support.reaper import TAG
+from tests.support.speed import factor, patience
+
 T = TypeVar("T")
 
-_TAG = "PYTEST_PROCESS_OF"
 _PATIENCE = timedelta(seconds=30)
 
 
 def until(look: Callable[[], T], *, within: timedelta = _PATIENCE, what: str = "it") -> T:
-    """The first true answer of *look*; AssertionError when there is none *within* the time.
+    """The first true answer of *look*; AssertionError when there is none *within* the time, scaled for this machine.
 
     For what cannot announce itself (a server's socket, a row that another process writes); prefer a signal.
     """
-    deadline = time.monotonic() + within.total_seconds()
+    deadline = time.monotonic() + patience(within).total_seconds()
     pause = 0.002
     while True:
         if answer := look():
             return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {within.total_seconds():g} s")
+            raise AssertionError(f"{what}: not within {_said(within)}")
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
+
+
+def _said(within: timedelta) -> str:
+    """Return the time limit in words: as the test states it, and by how much it was scaled."""
+    scaled = f" x {factor():g}" if factor() > 1 else ""
+    return f"{within.total_seconds():g} s{scaled}"
 
 
 class Process:
@@ -94,7 +102,7 @@ class Process:
 
     def wait_for(self, pattern: str, *, within: timedelta = _PATIENCE) -> re.Match[str]:
         """The first match of *pattern* in its output; AssertionError when it ends or the time is up before."""
-        deadline = time.monotonic() + within.total_seconds()
+        deadline = time.monotonic() + patience(within).total_seconds()
         with self._more:
             while True:
                 ended = self._popen.poll() is not None and not self._reader.is_alive()
@@ -104,7 +112,7 @@ class Process:
                     raise AssertionError(f"ended with {self.exit_code} before saying {pattern!r}{self._told()}")
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise AssertionError(f"did not say {pattern!r} within {within.total_seconds():g} s{self._told()}")
+                    raise AssertionError(f"did not say {pattern!r} within {_said(within)}{self._told()}")
                 # Woken by every line; the cap is for a process that ends while a child of its holds the pipe.
                 self._more.wait(min(left, 0.5))
 
@@ -113,11 +121,11 @@ class Process:
         if self._ready is None:
             raise AssertionError("started without announces=True")
         heard = b""
-        deadline = time.monotonic() + within.total_seconds()
+        deadline = time.monotonic() + patience(within).total_seconds()
         while b"ready" not in heard:
             readable, _, _ = select.select([self._ready], [], [], max(0.0, deadline - time.monotonic()))
             if not readable:
-                raise AssertionError(f"not ready within {within.total_seconds():g} s{self._told()}")
+                raise AssertionError(f"not ready within {_said(within)}{self._told()}")
             chunk = os.read(self._ready, 64)
             if not chunk:
                 raise AssertionError(f"closed its pipe before it was ready{self._told()}")
@@ -147,9 +155,9 @@ class Process:
     def wait(self, *, within: timedelta = _PATIENCE) -> int:
         """Its exit code, as soon as it has ended by itself."""
         try:
-            return self._popen.wait(within.total_seconds())
+            return self._popen.wait(patience(within).total_seconds())
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs after {within.total_seconds():g} s{self._told()}") from None
+            raise AssertionError(f"still runs after {_said(within)}{self._told()}") from None
 
     def kill(self) -> None:
         """End it at once (SIGKILL) and wait until it is gone; what it has started lives on."""
@@ -222,7 +230,7 @@ class Processes:
 def mark_descendants() -> str:
     """Mark every process that is started from now on, however it detaches itself; the mark is for `leftovers`."""
     tag = uuid4().hex
-    os.environ[_TAG] = tag
+    os.environ[TAG] = tag
     return tag
 
 
@@ -243,7 +251,7 @@ def _descendants(tag: str) -> list[psutil.Process]:
     found = {child.pid: child for child in psutil.Process().children(recursive=True)}
     for process in psutil.process_iter():
         try:
-            if process.environ().get(_TAG) == tag and process.pid != os.getpid():
+            if process.environ().get(TAG) == tag and process.pid != os.getpid():
                 found[process.pid] = process
         except psutil.Error:
             continue

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
+from coordination.domain.merges import Merge
 from coordination.domain.workspaces import run_branch
 from coordination.ids import new_id
 from tests.support.jobs import claim_of
@@ -96,6 +99,30 @@ class Checkout:
         }
 
 
+class MergesInFolder:
+    """Keeps what a store keeps of merges where no job of these tests writes; also for a process that comes after."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, claim: Claim, merge: Merge) -> bool:
+        """Record it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{claim.task_id}.{merge.attempt}").write_text(json.dumps(asdict(merge)))
+        return True
+
+    def unfinished(self, claim: Claim) -> Sequence[Merge]:
+        """What earlier attempts recorded."""
+        found = sorted(self.folder.glob(f"{claim.task_id}.*")) if self.folder.exists() else []
+        merges = [Merge(**json.loads(path.read_text())) for path in reversed(found)]
+        return [merge for merge in merges if merge.attempt < claim.attempt]
+
+    def forget(self, claim: Claim) -> None:
+        """The task has ended."""
+        for path in self.folder.glob(f"{claim.task_id}.*"):
+            path.unlink()
+
+
 class Site:
     """A worker's side: runs attempts of one run on a checkout."""
 
@@ -105,13 +132,15 @@ class Site:
         self.folder = folder
         self.root = folder / "worktrees"
         self.jobs = Jobs(runners, worktrees=self.root, keep=keep)
+        self.merges = MergesInFolder(folder / "merges")
         self.run_id = new_id()
         self.ids: dict[str, str] = {}
         self.events: list[tuple[EventType, dict[str, Any]]] = []
 
     def attempt(self, claim: Claim, control: Control, *, ours: bool = True) -> Result:
         """One attempt to its end; *ours*: whether its lease still holds."""
-        return self.jobs.run(self.runners.runner_for(claim.work), claim, control, Surroundings(ours=lambda: ours))
+        around = Surroundings(ours=lambda: ours, merges=self.merges)
+        return self.jobs.run(self.runners.runner_for(claim.work), claim, control, around)
 
     @property
     def branch(self) -> str:

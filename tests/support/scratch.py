@@ -1,4 +1,4 @@
-"""Folders for the servers of one test process; what a killed test run has left is ended and removed by the next one."""
+"""Folders for the servers of one test process; what killed test processes have left is removed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from pathlib import Path
 
 import psutil
 
-_PREFIX = "coord-tests-"
-_OWNER = "owner"
-
+from tests.support.reaper import OWNER, SCRATCH
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 3 << 30  # bytes; the tests take a fifth of it
@@ -39,9 +37,9 @@ def files_in_memory() -> None:
 def scratch_folder() -> Iterator[Path]:
     """An empty folder with a short path (a socket's name has a hundred characters at most), removed at the end."""
     clear_abandoned()
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH))
     try:
-        (folder / _OWNER).write_text(f"{os.getpid()} {psutil.Process().create_time()}")
+        (folder / OWNER).write_text(f"{os.getpid()} {psutil.Process().create_time()}")
         yield folder
     finally:
         shutil.rmtree(folder)
@@ -49,9 +47,9 @@ def scratch_folder() -> Iterator[Path]:
 
 def clear_abandoned() -> None:
     """End the servers of test processes that are gone, and remove their folders."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*/"):
         try:
-            pid, created = (folder / _OWNER).read_text().split()
+            pid, created = (folder / OWNER).read_text().split()
         except (OSError, ValueError):
             continue  # somebody else's, or one that is being made or removed right now
         if not _lives(int(pid), float(created)):

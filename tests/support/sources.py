@@ -48,3 +48,9 @@ def tree_of(path: Path) -> ast.Module:
 def pyproject() -> dict[str, Any]:
     """pyproject.toml as data."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def declared_pythons() -> set[str]:
+    """Returns the Python versions that the classifiers in pyproject.toml promise."""
+    prefix = "Programming Language :: Python :: "
+    return {line.removeprefix(prefix) for line in pyproject()["project"]["classifiers"] if line.startswith(prefix)}

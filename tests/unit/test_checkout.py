@@ -11,6 +11,7 @@ import pytest
 from coordination import checkout
 from coordination.domain.projects import is_local
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 REMOTE = "git@git.example.org:acme/shop.git"
 
@@ -248,10 +249,49 @@ class TestStates:
         assert is_local(checkout.here(tmp_path).identity)
 
     def test_a_folder_that_is_not_there_is_refused(self, tmp_path):
-        with pytest.raises(Refused, match="no folder"):
+        with refuses(Refused):
             checkout.here(tmp_path / "missing")
 
     def test_names_with_line_breaks_and_dashes_are_only_names(self, make_repository):
         folder = make_repository("-odd\nname", {"origin": REMOTE})
 
         assert checkout.here(folder).root == folder
+
+
+class TestTop:
+    """The top folder alone: asked of git only when the folder may lie elsewhere than before."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch) -> list[Path]:
+        """The folders that git was asked about."""
+        folders: list[Path] = []
+        real = checkout._git
+        monkeypatch.setattr(checkout, "_git", lambda folder, *rest: folders.append(folder) or real(folder, *rest))
+        return folders
+
+    def test_is_asked_once_of_a_repository_that_stays_as_it_is(self, make_repository, asked):
+        folder = make_repository()
+        (folder / "src").mkdir()
+
+        found = [checkout.top(folder / "src") for _ in range(3)]
+
+        assert found == [folder] * 3
+        assert asked == [folder / "src"]
+
+    def test_follows_a_repository_that_is_made_inside_or_goes_away(self, make_repository):
+        folder = make_repository()
+        inner = folder / "src"
+        inner.mkdir()
+        found = [checkout.top(inner)]
+
+        git(inner, "init", "-q")
+        found.append(checkout.top(inner))
+        (inner / ".git").rename(inner / "old")
+        found.append(checkout.top(inner))
+
+        assert found == [folder, inner, folder]
+
+    def test_of_a_plain_folder_is_asked_again_because_it_may_become_one(self, tmp_path, asked):
+        assert [checkout.top(tmp_path), checkout.top(tmp_path)] == [tmp_path, tmp_path]
+
+        assert len(asked) > 1

@@ -26,6 +26,7 @@ EARLIER = (
     Release("0002", "9ed911f9f7732a27cce61020b4fd61cb2f6c0a07"),
     Release("0003", "bae30afccf0fc5ba391a336760feb6de597a75a2"),
     Release("0004", "9052ee46d44930a15ec27339edcf8f9c6c442bed"),
+    Release("0005", "1873aeeadad15cd3065cbd6fb024ea48f9c62652"),
 )
 """Programs that must still work beside today's. With each new migration one joins them: the last commit before it."""
 

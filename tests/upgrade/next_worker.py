@@ -1,4 +1,4 @@
-"""Tomorrow's worker: today's code that knows one migration more, uses what that added, and rings with a field more."""
+"""Tomorrow's worker: today's code that knows one migration more, uses what that added, and sends a field more."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _send_task = app.send_task
 
 
 def _send_more(name: str, args: list[Any], **options: Any) -> Any:
-    workspace_id, rung = args
-    return _send_task(name, [workspace_id, [[*item, "sweet"] for item in rung]], {"flavour": "sweet"}, **options)
+    workspace_id, tasks_of_message = args
+    with_flavour = [[*item, "sweet"] for item in tasks_of_message]
+    return _send_task(name, [workspace_id, with_flavour], {"flavour": "sweet"}, **options)
 
 
 app.send_task = _send_more

@@ -1,21 +1,21 @@
 """Workers of two versions on one store, before, during and after the migration between them; on both stores."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from celery import Celery
 from sqlalchemy import bindparam, text
 
 from coordination.client import Coordination, Run
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
-from coordination.settings import broker_url
+from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import open_store
 from coordination.store.migrations import upgrade
+from tests.support.apps import app_of
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Process, Processes, until
 from tests.support.sources import ROOT
@@ -27,13 +27,6 @@ NEXT_WORKER = Path(__file__).parent / "next_worker.py"
 HELD = "touch held.begun; while [ ! -e go ]; do sleep 0.05; done; echo held"
 # Two of these end only when they run at the same time, so two workers with one slot each must both take one.
 MEET = "touch met.%s; while [ $(ls met.* | wc -l) -lt 2 ]; do sleep 0.05; done"
-
-
-@pytest.fixture
-def fleet(processes: Processes, store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
-    """A fleet on either store."""
-    with fleet_on(processes, store_url, redis_url, tmp_path) as made:
-        yield made
 
 
 def plan() -> list[Task]:
@@ -88,6 +81,7 @@ def next_worker(fleet: Fleet) -> Process:
 
 
 class TestTheNextRelease:
+    @pytest.mark.deadlocks
     def test_todays_workers_go_on_through_its_migration_beside_its_workers(self, fleet: Fleet) -> None:
         fleet.worker("-c", "1")
         run = fleet.submit(*plan())
@@ -136,8 +130,7 @@ class TestTheNextRelease:
         run = fleet.submit(Task("job", {"shell": "echo heard"}))
         task = run.task("job").record
         fleet.co = heard
-        with Celery(broker=broker_url(fleet.env["COORD_REDIS_URL"])) as app:
-            app.conf.broker_transport_options = {"global_keyprefix": "coord:", "priority_steps": [0]}
+        with app_of(load_settings(fleet.env)) as app:
             rung = [[task.id, task.attempt, "sweet"]]
             app.send_task("coordination.run", [fleet.co.runtime.workspace_id, rung], {"version": 2}, queue="jobs")
             worker.wait_for("refused a message.*version")
@@ -161,6 +154,7 @@ class TestAnEarlierRelease:
         return taken_from_history(release, tmp_path / "their program")
 
     @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+    @pytest.mark.deadlocks  # a migration changes whole tables, in an order that no program's statements have
     def test_its_workers_finish_a_plan_beside_todays_through_the_migration(  # noqa: PLR0917 - fixtures
         self,
         release: Release,

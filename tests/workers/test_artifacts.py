@@ -11,6 +11,7 @@ import pytest
 
 from coordination.artifact_store import ArtifactStore, fetch
 from coordination.domain.attempts import Outcome, Result
+from coordination.errors import Unavailable
 from tests.support.jobs import claim_of
 from workers import artifacts
 from workers.artifacts import Terms
@@ -189,3 +190,48 @@ def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path
     assert not made.exists()
     with artifacts.with_folder(claim_of({"shell": "true"}), tmp_path) as placed:
         assert placed.workdir is None
+
+
+@pytest.mark.parametrize("link", ["file", "folder"])
+def test_a_link_to_a_sibling_whose_name_begins_alike_is_refused(
+    folder: Path, terms: Terms, tmp_path: Path, link: str
+) -> None:
+    secret = tmp_path / f"{folder.name}2" / "key"
+    secret.parent.mkdir()
+    secret.write_text("secret")
+    (folder / "x").symlink_to(secret if link == "file" else secret.parent)
+
+    result = kept(folder, terms, "x")
+
+    assert (result.outcome, result.retryable, result.artifacts) == (Outcome.FAILED, False, ())
+    assert "leads out of the job's folder" in (result.error or "")
+
+
+def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: Terms) -> None:
+    for name in ("one", "two"):
+        (folder / name).write_bytes(b"x" * 501)
+
+    alone, together = kept(folder, terms, "one"), kept(folder, terms, "one", "two")
+
+    assert (alone.outcome, together.outcome, together.artifacts) == (Outcome.COMPLETED, Outcome.FAILED, ())
+    assert "COORD_ARTIFACTS_BYTES" in (together.error or "")
+
+
+def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([Unavailable("away"), Unavailable("away")])
+    keep = ArtifactStore.keep
+
+    def loses(self: ArtifactStore, *given: object, **more: object):
+        artifact = keep(self, *given, **more)
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        return artifact
+
+    monkeypatch.setattr(ArtifactStore, "keep", loses)
+    monkeypatch.setattr(artifacts, "_WAITS", (0.01, 0.01))
+
+    result = kept(folder, replace(terms, bytes=12), "report.md")
+
+    assert (result.outcome, [one.size for one in result.artifacts]) == (Outcome.COMPLETED, [9])

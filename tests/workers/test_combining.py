@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.speed import patience
 from workers.combining import Combiner
 
 
@@ -25,7 +26,7 @@ class Book:
         assert self.inside == 1, "two groups at once"
         self.groups.append(list(asked))
         self.entered.set()
-        assert self.gate.wait(30)
+        assert self.gate.wait(patience(30))
         self.inside -= 1
         if any(one < 0 for one in asked):
             raise ValueError(str(asked))
@@ -47,7 +48,7 @@ def test_requests_that_gather_meanwhile_are_carried_out_together() -> None:
     combiner = Combiner(book.carry_out)
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(combiner.ask, 1)
-        assert book.entered.wait(30)
+        assert book.entered.wait(patience(30))
         others = [pool.submit(combiner.ask, number) for number in range(2, 10)]
         while len(combiner._gathered) < 8:
             threading.Event().wait(0.001)
@@ -64,7 +65,7 @@ def test_an_error_reaches_the_thread_whose_request_it_is() -> None:
     combiner = Combiner(book.carry_out)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(combiner.ask, 1)
-        assert book.entered.wait(30)
+        assert book.entered.wait(patience(30))
         good, bad = pool.submit(combiner.ask, 2), pool.submit(combiner.ask, -1)
         while len(combiner._gathered) < 2:
             threading.Event().wait(0.001)
@@ -80,7 +81,7 @@ def test_an_error_of_a_common_kind_reaches_all_at_once() -> None:
     combiner = Combiner(book.carry_out, common=(ConnectionError,))
     with ThreadPoolExecutor(4) as pool:
         pool.submit(combiner.ask, 1)
-        assert book.entered.wait(30)
+        assert book.entered.wait(patience(30))
         both = [pool.submit(combiner.ask, number) for number in (2, 2000)]
         while len(combiner._gathered) < 2:
             threading.Event().wait(0.001)

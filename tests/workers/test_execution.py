@@ -2,79 +2,106 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-BATCH = """
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain import prompts
+from coordination.domain.attempts import Claim, Outcome, Result
+from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
-from workers.execution import Execution
-from workers.held import Held
-from workers.runners.registry import Runners
-
-class Willing(Execution):
-    def _oldest_fresh(self):
-        return 0.0
-
-SHARED = {"python": "x:y"}  # as claims of one statement have it
-
-def together(*, work=SHARED, **options):
-    execution = object.__new__(Willing)
-    execution._runners = Runners()
-    claims = [
-        replace(claim_of({}), key=key, work=work if key == "c" else SHARED, options=options if key == "c" else {})
-        for key in "abcd"
-    ]
-    found, _ = execution._rendered([Held(one, time.monotonic()) for one in claims])
-    execution._runners.close()
-    return "".join(one.key for one in found)
-
-print(together(), together(gates=["true"]), together(workspace={"kind": "git-worktree"}))
-print(together(work={"shell": "true"}), together(work={"unheard": "of"}))
-print(together(work={"python": "x:y", "args": {"a": "{{ task.key }}"}}), together(work={"python": "{{ nothing }}:y"}))
-"""
-
-
-def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(redis_url: str, sqlite_url: str) -> None:
-    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
-
-    told = subprocess.run(
-        [sys.executable, "-c", BATCH], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
-
-    assert told.stdout.split() == ["abcd", "ab", "ab", "ab", "ab", "abcd", "abcd"], told.stderr
-
-
-PROMOTE = """
-from dataclasses import replace
-from tests.support.jobs import claim_of
+from workers.board import keep
 from workers.bundles import Bundle
 from workers.execution import Execution
 from workers.held import Held
+from workers.housekeeping import Housekeeper
+from workers.runners.registry import Runners
 
-def held(key, ahead=None):
-    return Held(replace(claim_of({}), key=key), 0.0, ahead=ahead)
-
-execution = object.__new__(Execution)
-execution._write = lambda *arguments, **more: None  # the database is away
-bundle = Bundle([held("a"), held("d")], sent=0.0)
-bundle.take(1)
-slow = held("b", ahead=1)
-bundle.append([held("c", ahead=1), held("e", ahead=1)])
-execution._promote(bundle, slow)
-print("".join(one.claim.key for one in bundle.take(9)))
-"""
+SHARED = {"python": "x:y"}  # one mapping, as claims of one statement share it
 
 
-def test_when_one_that_ran_ahead_is_slow_others_do_not_run_ahead_of_what_is_written_for_it(
-    redis_url: str, sqlite_url: str
+@pytest.fixture
+def execution(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Execution]:
+    with context_of(worker_settings(sqlite_url, redis_url, tmp_path)) as context:
+        runners = Runners()
+        opened = Execution(context, runners, Housekeeper(context))
+        yield opened
+        opened.close()
+        runners.close()
+
+
+def held(key: str, **fields: Any) -> Held:
+    return Held(replace(claim_of(SHARED), key=key, **fields), time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("work", "options", "together"),
+    [
+        (SHARED, {}, "abcd"),
+        ({"python": "x:y", "args": {"a": "{{ task.key }}"}}, {}, "abcd"),
+        ({"python": "{{ nothing }}:y"}, {}, "abcd"),
+        ({"shell": "true"}, {}, "ab"),
+        ({"unheard": "of"}, {}, "ab"),
+        (SHARED, {"gates": ["true"]}, "ab"),
+        (SHARED, {"workspace": {"kind": "git-worktree"}}, "ab"),
+    ],
+)
+def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
+    execution: Execution, work: Mapping[str, Any], options: Mapping[str, Any], together: str
 ) -> None:
-    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
+    fields = {"c": {"work": work, "options": options}}
+    batch = [held(key, **{"work": SHARED, **fields.get(key, {})}) for key in "abcd"]
 
-    told = subprocess.run(
-        [sys.executable, "-c", PROMOTE], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    claims, refusal = execution._rendered(batch)
 
-    assert told.stdout.split() == ["d"], told.stderr
+    assert "".join(claim.key for claim in claims) == together
+    assert refusal is None
+
+
+def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
+    execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(claim: Claim) -> Claim:
+        if claim.key == "b":
+            raise AssertionError("a bug")
+        return claim
+
+    monkeypatch.setattr(prompts, "rendered", render)
+    a, b = held("a", work={"python": "x:y"}), held("b", work={"python": "x:z"})
+
+    assert [claim.key for claim in execution._rendered([a, b])[0]] == ["a"]
+    claims, result = execution._rendered([b])
+
+    assert claims == []
+    assert result is not None
+    assert (result.outcome, result.error, result.retryable) == (Outcome.FAILED, "AssertionError: a bug", False)
+
+
+def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(execution: Execution) -> None:
+    claims, _ = execution._rendered([held("a"), held("b"), held("c", losses=1), held("d")])
+
+    assert [claim.key for claim in claims] == ["a", "b"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED])
+@pytest.mark.parametrize(("age", "counts"), [(29.0, True), (31.0, False)], ids=["in-time", "lapsed"])
+def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
+    execution: Execution,
+    outcome: Outcome,
+    age: float,
+    counts: bool,  # noqa: FBT001
+) -> None:
+    entry = held("a")
+    entry.renewed -= age
+    bundle = Bundle([entry], sent=0.0)
+    bundle.take(1)
+
+    keep(execution._context, bundle, entry, Result(outcome, exit_code=0, error="whatever"), timedelta(seconds=1))
+
+    ((finish, _),) = bundle.take_finished()
+    assert finish.result.outcome is (outcome if counts else Outcome.LOST)

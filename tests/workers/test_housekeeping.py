@@ -1,83 +1,146 @@
-"""What a worker's housekeeper does by the way."""
+"""What a worker's housekeeper does beside its jobs."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-HOUSE = """
-import gc, sys, time, weakref
+from tests.support.apps import context_of, worker_settings
+from tests.support.processes import until
+from tests.support.publishers import RecordingPublisher
+from tests.support.world import World
 from workers import housekeeping
-housekeeping._TIDY_EVERY, housekeeping._POP_WAIT = float(sys.argv[1]), 0.01
-from coordination.settings import load_settings
-from workers.context import make_context
+from workers.context import Context
+from workers.housekeeping import Housekeeper
+
+THREADS = {"coord-housekeeping", "coord-cancels"}
+
 
 class Node:
-    def __init__(self):
+    """Garbage that only the collector finds."""
+
+    def __init__(self) -> None:
         self.me = self
 
-housekeeper = housekeeping.Housekeeper(make_context(load_settings(), name="worker", slots=1))
-gc.disable()
-gone = weakref.ref(Node())
-housekeeper.start()
-end = time.monotonic() + float(sys.argv[2])
-while gone() is not None and time.monotonic() < end:
-    time.sleep(0.01)
-housekeeper.stop()
-print(gone() is None)
-"""
+
+@pytest.fixture
+def context(store_url: str, redis_url: str, tmp_path: Path) -> Iterator[Context]:
+    with context_of(worker_settings(store_url, redis_url, tmp_path)) as opened:
+        yield opened
 
 
-@pytest.mark.parametrize(("every", "patience", "collected"), [(0.1, 30.0, "True"), (3600.0, 1.0, "False")])
+@pytest.fixture
+def publisher(context: Context) -> RecordingPublisher:
+    assert isinstance(context.publisher, RecordingPublisher)
+    return context.publisher
+
+
+@pytest.fixture
+def sqlite_context(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Context]:
+    with context_of(worker_settings(sqlite_url, redis_url, tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    """Nothing is collected because much was allocated."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class TestNudges:
+    def test_what_has_become_ready_is_enqueued_at_once(self, context: Context, publisher: RecordingPublisher) -> None:
+        world = World(context.store)
+        world.submit("a", "b", "c < a b")
+
+        Housekeeper(context).answer([(world.workspace, world.project_id)])
+
+        assert sorted(publisher.keys) == ["a", "b"]
+        assert {(message.workspace_id, message.project) for message in publisher.messages} == {
+            (world.workspace, "shop")
+        }
+
+    def test_what_was_enqueued_is_not_enqueued_again(self, context: Context, publisher: RecordingPublisher) -> None:
+        world = World(context.store)
+        world.submit("a")
+        housekeeper = Housekeeper(context)
+
+        housekeeper.answer([(world.workspace, world.project_id)])
+        housekeeper.answer([(world.workspace, world.project_id)])
+
+        assert publisher.keys == ["a"]
+
+    def test_the_next_tick_enqueues_what_the_broker_refused(
+        self, context: Context, publisher: RecordingPublisher
+    ) -> None:
+        world = World(context.store)
+        world.submit("a")
+        housekeeper = Housekeeper(context)
+        publisher.refuses = True
+        housekeeper.answer([(world.workspace, world.project_id)])
+        housekeeper.tick(world.workspace, world.project_id)
+        assert publisher.refused == ["a", "a"]
+        publisher.refuses = False
+
+        housekeeper.tick(world.workspace, world.project_id)
+
+        assert publisher.keys == ["a"]
+
+
+@pytest.mark.usefixtures("_no_collector")
+@pytest.mark.parametrize(("every", "patience", "collected"), [(0.1, 30.0, True), (3600.0, 1.0, False)])
 def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
-    every: float, patience: float, collected: str, sqlite_url: str, redis_url: str
+    every: float, patience: float, *, collected: bool, sqlite_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
+    monkeypatch.setattr(housekeeping, "_TIDY_EVERY", every)
+    monkeypatch.setattr(housekeeping, "_POP_WAIT", 0.01)
+    housekeeper = Housekeeper(sqlite_context)
+    gone = threading.Event()
+    node = Node()
+    weakref.finalize(node, gone.set)
+    del node
 
-    told = subprocess.run(
-        [sys.executable, "-c", HOUSE, str(every), str(patience)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env=environment,
-    )
+    housekeeper.start()
+    was_collected = gone.wait(patience)
+    housekeeper.stop()
 
-    assert told.stdout.split()[-1] == collected
-
-
-LEAVING = """
-import threading, time
-from workers import housekeeping
-housekeeping._POP_WAIT = 60
-from coordination.settings import load_settings
-from workers.context import make_context
-
-context = make_context(load_settings(), name="worker", slots=1)
-context.terms = replace(context.terms, sweep=timedelta(minutes=10))
-housekeeper = housekeeping.Housekeeper(context)
-housekeeper.start()
-time.sleep(float(sys.argv[1]))
-housekeeper.stop()
-print([thread.name for thread in threading.enumerate() if thread.name in {"coord-housekeeping", "coord-cancels"}])
-"""
+    assert was_collected is collected
 
 
-@pytest.mark.parametrize("lived", [0.0, 2.0])
-def test_it_ends_at_once_although_it_waits_for_a_nudge(lived: float, sqlite_url: str, redis_url: str) -> None:
-    environment = {**os.environ, "COORD_DATABASE_URL": sqlite_url, "COORD_REDIS_URL": redis_url}
-    program = "import sys\nfrom dataclasses import replace\nfrom datetime import timedelta\n" + LEAVING
+def test_it_waits_for_the_thread_that_wakes_it(sqlite_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken = threading.Event()
+    housekeeper = Housekeeper(sqlite_context)
+    monkeypatch.setattr(housekeeper, "_wake", lambda: time.sleep(0.5) or woken.set())
 
-    told = subprocess.run(
-        [sys.executable, "-c", program, str(lived)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=30,  # half of what it would wait
-        env=environment,
-    )
+    housekeeper.stop()
 
-    assert told.stdout.splitlines()[-1] == "[]"
+    assert woken.is_set()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_it_ends_at_once_although_it_waits_for_a_nudge(
+    *, waits: bool, sqlite_context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "_POP_WAIT", 60)
+    context = sqlite_context
+    context.terms = replace(context.terms, sweep=timedelta(minutes=10))
+    housekeeper = Housekeeper(context)
+    housekeeper.start()
+    if waits:
+        client = context.nudges.client
+        until(lambda: client.info("clients")["blocked_clients"] == 1, what="the housekeeper waits for a nudge")
+    began = time.monotonic()
+
+    housekeeper.stop()
+
+    assert time.monotonic() - began < 30, "half of what it would wait"
+    assert not THREADS & {thread.name for thread in threading.enumerate()}

@@ -2,11 +2,10 @@
 
 from datetime import timedelta
 
-import pytest
-
 from workers.kinds import LARGEST, MOMENT, Kinds
 
 QUICK = timedelta(microseconds=100)
+FUNCTION = "python:jobs:run"
 
 
 def test_a_bundle_doubles_when_all_of_one_were_short_and_has_a_largest_size() -> None:
@@ -66,7 +65,7 @@ def test_kinds_that_were_not_seen_for_long_are_forgotten() -> None:
     for _ in range(10):
         kinds.learn("p", "old", QUICK)
 
-    for number in range(5000):
+    for number in range(10_000):
         kinds.learn("p", f"new {number}", timedelta(seconds=1))
 
     assert kinds.bundle("p", "old") == 1
@@ -106,25 +105,29 @@ def test_what_a_known_kind_does_later_says_nothing_about_strangers() -> None:
     assert kinds.bundle("p", "new") > 1
 
 
-def test_where_tasks_of_a_kind_lead_nowhere_one_looks_seldom_and_soon_again_where_they_led_somewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("workers.kinds.monotonic", lambda: now)
+def test_a_project_begins_with_what_other_projects_have_shown_of_a_kind() -> None:
     kinds = Kinds()
-    assert kinds.worth_a_look("p", "k")
+    for _ in range(100):
+        kinds.learn("p", FUNCTION, QUICK)
 
-    pauses = []
-    for _ in range(6):
-        kinds.looked("p", "k", found=False)
-        began = now
-        while not kinds.worth_a_look("p", "k"):
-            now += 0.005
-        pauses.append(now - began)
+    assert kinds.bundle("q", FUNCTION) == LARGEST
+    kinds.learn("q", FUNCTION, QUICK)
+    assert kinds.bundle("q", FUNCTION) == LARGEST
 
-    assert pauses == pytest.approx([0.02, 0.04, 0.08, 0.16, 0.16, 0.16], abs=0.006)
-    assert kinds.worth_a_look("q", "k")
-    kinds.looked("p", "k", found=True)
-    assert kinds.worth_a_look("p", "k")
-    kinds.looked("p", "k", found=False)
-    assert not kinds.worth_a_look("p", "k")
+
+def test_the_first_word_of_a_shell_command_says_nothing_about_another_project() -> None:
+    kinds = Kinds()
+    for _ in range(100):
+        kinds.learn("p", "shell:make", QUICK)
+
+    assert (kinds.bundle("p", "shell:make"), kinds.bundle("q", "shell:make")) == (LARGEST, 1)
+
+
+def test_a_kind_that_is_long_in_one_project_counts_as_long_where_it_is_new_and_stays_short_where_it_is_short() -> None:
+    kinds = Kinds()
+    for _ in range(100):
+        kinds.learn("p", FUNCTION, QUICK)
+
+    kinds.learn("q", FUNCTION, timedelta(seconds=1))
+
+    assert [kinds.bundle(project, FUNCTION) for project in ("p", "q", "new")] == [LARGEST, 1, 1]

@@ -78,3 +78,9 @@ def test_a_nudge_is_two_names_and_perhaps_more(text: str, read: tuple[str, str] 
 )
 def test_what_is_malformed_in_a_cancel_does_not_hide_the_rest(text: str, read: list[tuple[str, int]]) -> None:
     assert read_cancels(text) == read
+
+
+@pytest.mark.parametrize("text", [f'["{_ID}", "shop"]', f'["shop", "{_ID}"]', f'["{_ID}", ""]'])
+def test_a_nudge_of_which_half_is_no_id_is_none(text: str) -> None:
+    assert read_nudge(f'["{_ID}", "{_ID}"]') == (_ID, _ID)
+    assert read_nudge(text) is None

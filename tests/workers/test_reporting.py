@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from coordination import job
+from coordination.clock import monotonic
 from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.errors import Refused
 from tests.support.jobs import claim_of
-from workers import reporting
+from workers import report_socket, reporting
 from workers.reporting import Report, Reporting
-from workers.runners.base import Control
+from workers.runners import environment, stragglers
+from workers.runners.base import Control, ProcessRecord
 
 DONE = Result(Outcome.COMPLETED, output="its own", exit_code=0)
 
@@ -29,6 +35,7 @@ class Desk:
         self.events: list[Mapping[str, Any]] = []
         self.reporting = Reporting(folder, self._add)
         self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
+        self.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
 
     def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
         if found[0].task.get("key") == "bad":
@@ -42,7 +49,7 @@ class Desk:
         assert self.control.line is not None
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(20)
-            connection.connect(self.control.line.url.removeprefix("unix:"))
+            job._connect(connection, self.control.line.url.removeprefix("unix:"))
             connection.sendall(line)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.makefile("rb").readline()
@@ -82,7 +89,7 @@ def test_garbage_is_answered_in_a_sentence(desk: Desk, report: Report, line: byt
 
 
 def test_what_is_too_long_is_refused(desk: Desk, report: Report) -> None:
-    assert "megabyte" in desk.say("progress", text="x" * reporting.LONGEST_REQUEST)["error"]
+    assert "megabyte" in desk.say("progress", text="x" * report_socket.LONGEST_REQUEST)["error"]
     assert desk.say("ask", question="x" * 20_001)["ok"] is False
     assert report.question is None
 
@@ -187,3 +194,110 @@ def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: Report
     closing.join(20)  # a third of what it would wait
 
     assert not closing.is_alive()
+
+
+class TestNews:
+    def test_the_answer_to_a_report_says_what_the_job_should_know(self, desk: Desk, report: Report) -> None:
+        news = iter(["Others have merged", None])
+        desk.control.news = lambda: next(news)
+
+        assert desk.say("progress", text="x") == {"ok": True, "news": "Others have merged"}
+        assert desk.say("progress", text="y") == {"ok": True}
+
+    def test_what_ends_a_job_is_not_held_up_by_it(self, desk: Desk, report: Report) -> None:
+        desk.control.news = lambda: "news"
+
+        assert desk.say("ask", question="why?") == {"ok": True, "end": True}
+        assert desk.say("fail", why="x") == {"ok": True, "end": True}
+
+
+CLIENT = """
+import json, os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(json.dumps({"token": sys.argv[2], "do": "progress", "text": "x"}).encode() + b"\\n")
+print(connection.makefile().readline())
+"""
+
+IDLE = """
+import socket, sys
+held = []
+for number in range(int(sys.argv[2])):
+    one = socket.socket(socket.AF_UNIX)
+    one.settimeout(5)
+    try:
+        one.connect(sys.argv[1])
+        if number % 2:
+            one.sendall(b"{")
+        held.append(one)
+    except OSError:
+        pass
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def from_another_process(desk: Desk, **env: str) -> Any:
+    """What a process in a session of its own is answered that shows the attempt's token."""
+    assert desk.control.line is not None
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, desk.control.line.url.removeprefix("unix:"), desk.control.line.token],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        start_new_session=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: Report) -> None:
+    mark = environment.attempt_prefix(report.claim.task_id, report.claim.attempt)
+
+    assert "of another attempt" in from_another_process(desk)["error"]
+    assert "of another attempt" in from_another_process(desk, **{environment.MARKER: "other.1.x"})["error"]
+    assert desk.events == []
+    assert from_another_process(desk, **{environment.MARKER: f"{mark}x"}) == {"ok": True}
+
+
+def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: Report) -> None:
+    with desk.reporting.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
+        other.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
+        desk.control.process = None
+        assert "of another attempt" in desk.say("progress", text="x")["error"]
+
+
+def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: Report) -> None:
+    assert desk.control.line is not None
+    address = desk.control.line.url.removeprefix("unix:")
+    with stragglers.inherited(stragglers.job_tag(stragglers.worker_tag("X=idle"), 1)):
+        idle = subprocess.Popen(
+            [sys.executable, "-c", IDLE, address, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    with idle:
+        assert idle.stdout is not None
+        assert idle.stdout.readline() == "held\n"
+        began = monotonic()
+        assert desk.say("progress", text="x") == {"ok": True}
+        assert monotonic() - began < report_socket.FIRST_LINE
+        assert idle.stdin is not None
+        idle.stdin.close()
+
+
+def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken(desk: Desk, report: Report) -> None:
+    assert desk.control.line is not None
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.settimeout(20)
+        silent.connect(desk.control.line.url.removeprefix("unix:"))
+        began = monotonic()
+        assert silent.recv(1) == b""
+        assert monotonic() - began < report_socket.FIRST_LINE + 5
+
+    answers: list[Any] = []
+    threads = [threading.Thread(target=lambda: answers.append(desk.say("progress", text="x"))) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert answers == [{"ok": True}] * 30

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -26,6 +23,7 @@ from workers.runners.agents.custom import Custom
 from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
+from workers.runners.hiding import Secrets
 from workers.runners.output import Capture, clean_text, decode, last_line, without_line_break
 from workers.runners.process import Launcher
 
@@ -52,11 +50,13 @@ class AgentRunner:
             return stopped
         try:
             call, adapter, given = _checked(claim)
+            control.secrets = given
         except Refused as refusal:
             return program.refused(refusal.sentence())
         with environment.Scratch(control.scratch, claim) as scratch:
+            scratch.enclose()
             folder = claim.workdir or scratch.make_folder()
-            if not os.path.isdir(folder):  # noqa: PTH112 - as for a shell
+            if not program.can_be_entered(folder):
                 return program.missing_folder(folder)
             if call.tools:
                 try:
@@ -72,10 +72,9 @@ class AgentRunner:
             variables |= environment.of_line(control.line, variables["PATH"])
             variables["COORD_INPUT"] = scratch.write_input(claim)
             name = start.arguments[0]
-            # A path is seen from where the program starts, as the system does.
-            if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
-                return program.refused(f"{name} is not installed where this worker looks for programs (PATH)")
-            reader = _Reader(adapter, call, control, conversation, given)
+            if (problem := program.program_problem(name, folder=folder, path=variables["PATH"])) is not None:
+                return program.refused(problem)
+            reader = _Reader(adapter, call, control, conversation)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -99,24 +98,25 @@ class AgentRunner:
                     variables=variables,
                     folder=folder,
                     feed=reader.feed,
-                    show=reader.complaints,
+                    show=partial(control.printed, Stream.ERR),
                     stdin=stdin,
+                    write=[folder, *([scratch.folder] if scratch.folder else [])],
                     glance=usage.Following(scratch.costs, reader.reports).look,
                 )
             except (OSError, ValueError) as error:
-                return program.cannot_start(error)
+                return program.cannot_start(error, folder=folder)
         reader.close()
         return reader.result(ran, *usage.read(scratch.costs))
 
 
-def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
+def _checked(claim: Claim) -> tuple[AgentCall, Adapter, Secrets]:
     call = parse_work(claim.work)
     if not isinstance(call, AgentCall):
         raise Refused(f"A {call.kind} job is not for an agent")
     adapter = ADAPTERS.get(call.agent)
     if adapter is None:
         raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
-    given = environment.Secrets([*adapter.passes_on, *call.secrets])
+    given = Secrets(adapter.passes_on, named=call.secrets)
     if missing := [name for name in call.secrets if name not in given.values]:
         raise Refused(
             f"The worker's environment has no {', '.join(missing)}", hint="Set it where the worker is started"
@@ -127,22 +127,14 @@ def _checked(claim: Claim) -> tuple[AgentCall, Adapter, environment.Secrets]:
 class _Reader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        call: AgentCall,
-        control: Control,
-        conversation: Conversation,
-        secrets: environment.Secrets,
-    ) -> None:
+    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, conversation: Conversation) -> None:
         self._adapter = adapter
         self._call = call
         self._control = control
         self._conversation = conversation
-        self._hide = secrets.hide
-        self._words = secrets.hiding(partial(control.printed, Stream.OUT))
-        self.complaints = secrets.hiding(partial(control.printed, Stream.ERR))
-        self._raw = Capture(control.output_limit)
+        self._hide = control.secrets.hide
+        self._said = Capture(control.output_limit)
+        self._words = control.secrets.hiding(self._said.feed)  # before it is shortened
         self._line = bytearray()
         self._too_long = False
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
@@ -152,9 +144,9 @@ class _Reader:
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
-        self._raw.feed(data)
+        self._words(data)
         if self._shape == "text":
-            self._words(data)
+            self._control.printed(Stream.OUT, data)
         elif self._shape == "json":
             self._keep(data)
         elif self._shape == "jsonl":
@@ -171,40 +163,38 @@ class _Reader:
 
     def close(self) -> None:
         """Nothing more comes."""
-        self.complaints.close()
+        self._words.close()
         if self._shape == "text":
-            self._words.close()
-            self.told.result, self.told.ended = without_line_break(self._raw.text()), True
+            self.told.result, self.told.ended = without_line_break(self._said.text()), True
         else:
             self._take()
             if self.told.result is not None:
-                self.told.result = _bounded(self.told.result, self._control.output_limit)
+                self.told.result = _bounded(self._hide(self.told.result), self._control.output_limit)
         for remark in self.told.remarks:
-            self._control.printed(Stream.ERR, f"[agent] {self._hide(remark)}\n".encode())
+            self._control.printed(Stream.ERR, f"[agent] {remark}\n".encode())
 
     def result(self, ran: program.Ran, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
         """How the attempt ended, by its process and by what the agent said."""
         told, retryable = self.told, True
-        outcome, error = program.judge(ran.exit_code, said=last_line(ran.log or self._raw.text(), _ERROR_LIMIT))
+        outcome, error = program.judge(ran.exit_code, said=last_line(ran.log or self._said.text(), _ERROR_LIMIT))
         if ran.interruption is not None:
             outcome, error = ran.interruption.outcome, ran.interruption.error
         elif told.failure is not None:
             outcome, error, retryable = told.failure.outcome, told.failure.sentence, told.failure.retryable
         elif outcome is Outcome.COMPLETED and not told.ended:
             outcome, error = Outcome.FAILED, f"{self._call.agent} ended without saying that it was done"
-        answer = None if told.result is None else self._hide(told.result)
         remarks = [*(f"[agent] {remark}" for remark in told.remarks)]
-        text = self._hide("\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks]))
+        text = "\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks])
         result = Result(
             outcome,
-            output=answer,
+            output=told.result,
             exit_code=ran.exit_code,
-            error=None if error is None else self._hide(error),
+            error=error,
             log=usage.with_warnings(text, warnings) or text or None,
             usage=(*self._conversation.new(told.usage.values(), told.session), *reported),
             retryable=retryable,
         )
-        return self._conversation.end(result, told.session, told.usage.values())
+        return self._control.secrets.hide_in(self._conversation.end(result, told.session, told.usage.values()))
 
     def _keep(self, data: bytes) -> None:
         if len(self._line) + len(data) > LONGEST_LINE:
@@ -222,7 +212,7 @@ class _Reader:
             self.told.remarks.append(f"a line of more than {LONGEST_LINE:,} bytes was left out")
         elif (found := json_line(line)) is None:
             if line.strip():
-                self._show(self._hide(clean_text(decode(line))))
+                self._show(clean_text(decode(line)))
         else:
             try:
                 self._adapter.read(found, self.told, self._call)

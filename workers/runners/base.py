@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -21,6 +22,7 @@ from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.events import EventType
 from coordination.domain.limits import NO_LIMITS, Limits, limits_of
 from coordination.domain.output import Stream
+from workers.runners import hiding
 
 DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
@@ -74,7 +76,9 @@ class Line:
 class Control:
     """One attempt's line between worker and runner; thread-safe. Close it, or use it as a context manager.
 
-    ``line``: where its job may report, if it may.
+    ``secrets``: what its job must not tell, set by the runner that gives it to the job; it is hidden in all that is
+    said over this line. ``line``: where its job may report, if it may. ``process``: the leader of its processes, once
+    there is one. ``news``: asked at a report for what its job should know now.
     ``scratch`` is a folder for the files of running attempts, the same for all of a worker's: made when it is missing,
     and every attempt takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
     function's return value, in bytes. ``limits``: what any job of this worker may use at most.
@@ -101,7 +105,10 @@ class Control:
         self.lost_grace = lost_grace
         self.output_limit = output_limit
         self.limits = limits
+        self.secrets = hiding.NONE
         self.line: Line | None = None
+        self.process: ProcessRecord | None = None
+        self.news: Callable[[], str | None] | None = None
         self._on_started = on_started
         self._on_progress = on_progress
         self._on_event = on_event
@@ -114,6 +121,7 @@ class Control:
         self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
+        self._streams: dict[Stream, hiding.Hiding] = {}
 
     def limits_for(self, claim: Claim) -> Limits:
         """What this job may use: as its plan says, and no more than the worker allows."""
@@ -158,6 +166,7 @@ class Control:
 
     def started(self, process: ProcessRecord) -> None:
         """The job's process runs."""
+        self.process = process
         if self._on_started is not None:
             self._on_started(process)
 
@@ -169,22 +178,25 @@ class Control:
     def event(self, type_: EventType, payload: dict[str, Any]) -> None:
         """Write a line into the task's story."""
         if self._on_event is not None:
-            self._on_event(type_, payload)
+            self._on_event(type_, self.secrets.hide(payload))
 
     def remember(self, left: Mapping[str, Any]) -> None:
         """Leave this to the task's next attempt, even if this one is lost: as ``Result.carry``, at once."""
         if self._on_remember is not None:
-            self._on_remember(left)
+            self._on_remember(self.secrets.hide(left))
 
     def printed(self, stream: Stream, data: bytes) -> None:
-        """Show what the job printed to whoever follows it; what it must not tell was hidden before."""
-        if self._on_output is not None:
-            self._on_output(stream, data)
+        """Show what the job printed to whoever follows it; what may be the beginning of a secret waits for the rest."""
+        if self._on_output is None:
+            return
+        if stream not in self._streams:
+            self._streams[stream] = self.secrets.hiding(partial(self._on_output, stream))
+        self._streams[stream](data)
 
     def spent(self, used: Iterable[Usage]) -> None:
         """All that the job's model calls have used so far: written down now and then, so that no death loses it."""
         if self._on_spent is not None:
-            self._on_spent(tuple(used))
+            self._on_spent(self.secrets.hide_usage(used))
 
     def paid(self) -> bool:
         """Whether what it has spent is settled with its budgets, and another call may be made; else that is hurried."""
@@ -196,7 +208,9 @@ class Control:
         return self._is_paid is not None
 
     def close(self) -> None:
-        """Give the descriptor back; requests to stop are ignored from here on."""
+        """Give the descriptor back, show what waits; requests to stop are ignored from here on."""
+        for stream in self._streams.values():
+            stream.close()
         with self._lock:
             self._closed = True
             if self._wake >= 0:

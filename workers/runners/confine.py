@@ -3,8 +3,10 @@
     python confine.py '{"write": [folders and files], "required": true, "env": {more variables}}' PROGRAM ARGUMENT…
 
 What is given up holds for the program and all that it starts, and cannot be taken back: it gains no privileges by
-set-user-ID programs, makes, changes and removes no file but beneath what is named (Landlock), and reaches no process
-outside with a signal (Linux 6.12 and later). Where that is required and cannot be had, nothing is started.
+set-user-ID programs, makes, changes and removes no file but beneath what is named (Landlock), writes to no terminal
+and no other device but five that keep nothing, changes no limits and priorities of other processes (seccomp), and
+reaches no process outside with a signal (Linux 6.12 and later). As root it keeps none of the privileges over the
+machine itself. Where that is required and cannot be had, nothing is started.
 
 Jobs before this one may have put links and git's own files where it looks. So places are real paths, through no link,
 and what a file says of where git writes counts only where git itself says the same at the other end.
@@ -17,6 +19,7 @@ import errno
 import json
 import os
 import stat
+import struct
 import sys
 
 NOT_STARTED = 126
@@ -31,12 +34,40 @@ _VERSION, _PATH_BENEATH = 1, 1
 
 _WRITE_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 1, 1 << 4, 1 << 5
 _MAKE = 0b1111111 << 6  # devices, folders, files, sockets, pipes, links
+_MAKE_DEVICES = 1 << 6 | 1 << 11  # allowed nowhere: one that root makes is the machine's disk, or a terminal
+_IOCTL_DEVICES = 1 << 15  # from the fifth version on
 _REFER, _TRUNCATE = 1 << 13, 1 << 14  # from the second and the third version on
 _SCOPE_SIGNAL = 1 << 1  # from the sixth version on
 _OF_FILES = _WRITE_FILE | _TRUNCATE
-_DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")]
+_DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
+
+_PR_CAPBSET_DROP = 24
+# CAP_LINUX_IMMUTABLE, _NET_ADMIN, _SYS_MODULE … _MKNOD, _AUDIT_CONTROL, _MAC_OVERRIDE …: none over files and users.
+_OVER_THE_MACHINE = (9, 12, 16, 17, *range(19, 28), 30, *range(32, 41))
 
 _OPENAT2, _NO_LINKS, _HERE = 437, 0x04, -100
+
+_PR_SET_SECCOMP, _FILTER = 22, 2
+_ACTION_AVAILABLE = 2
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_REFUSED, _NO_CALL = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
+
+_TERMINALS = (0x5412, 0x541C, 0x541D)  # TIOCSTI, TIOCLINUX, TIOCCONS
+_WHO_IS_SELF = (0, 1)  # PRIO_PROCESS and PRIO_PGRP; never all processes of a user
+_IO_SELF = (1, 2)  # IOPRIO_WHO_PROCESS and IOPRIO_WHO_PGRP
+
+# By what os.uname() calls the machine: what seccomp calls it, and the numbers of its calls.
+_MACHINES = {
+    "x86_64": (0xC000003E, 317, 16, 302, 141, 251, (203, 144, 142, 314)),
+    "aarch64": (0xC00000B7, 277, 29, 261, 140, 30, (122, 119, 118, 274)),
+}
+"""The calls: seccomp, ioctl, prlimit64, setpriority, ioprio_set, and those whose first argument is the process:
+sched_setaffinity, sched_setscheduler, sched_setparam, sched_setattr.
+"""
+
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_NUMBER, _MACHINE = 0, 4
+_X32 = 0x40000000  # the bit in the numbers of calls with short pointers
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,6 +82,10 @@ class _Ruleset(ctypes.Structure):
 
 class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
 
 
 class _Beneath(ctypes.Structure):
@@ -70,11 +105,18 @@ def give_up_privileges() -> None:
         raise OSError(ctypes.get_errno(), "no_new_privs cannot be set")
 
 
+def give_up_the_machine() -> None:
+    """As root: let no program that is started from here on have privileges over the machine; others have none."""
+    for capability in _OVER_THE_MACHINE:
+        _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused to those who have none to give up
+
+
 def write_only(places: list[str]) -> None:
     """Write nowhere but beneath these, as far as they are there, from now on. OSError where the kernel refuses."""
     known = version()
     handled = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE
     handled |= (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0)  # noqa: PLR2004 - see above
+    handled |= _IOCTL_DEVICES if known >= 5 else 0  # noqa: PLR2004
     scoped = _SCOPE_SIGNAL if known >= 6 else 0  # noqa: PLR2004
     rules = _Ruleset(handled, 0, scoped)
     # An older kernel knows only the beginning.
@@ -83,7 +125,7 @@ def write_only(places: list[str]) -> None:
         _libc.syscall(_CREATE_RULESET, ctypes.byref(rules), ctypes.c_size_t(size), ctypes.c_uint32(0)), "made"
     )
     for place in places:
-        _allow(ruleset, place, handled)
+        _allow(ruleset, place, handled & ~_MAKE_DEVICES & ~_IOCTL_DEVICES)
     for device in _DEVICES:
         _allow(ruleset, os.path.realpath(device), _OF_FILES & handled)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
@@ -112,6 +154,69 @@ def _checked(result: int, what: str) -> int:
         error = ctypes.get_errno()
         raise OSError(error, f"the rules of the sandbox cannot be {what}: {os.strerror(error)}")
     return result
+
+
+def can_refuse_calls() -> bool:
+    """Whether this kernel and this processor have such filters."""
+    known = _MACHINES.get(os.uname().machine)
+    if known is None or sys.maxsize < 2**32:
+        return False
+    action = ctypes.c_uint32(_ERRNO)
+    return int(_libc.syscall(known[1], _ACTION_AVAILABLE, 0, ctypes.byref(action))) == 0
+
+
+def refuse_calls() -> None:
+    """Refuse the system calls that reach other processes and terminals. OSError where the kernel refuses.
+
+    What is refused gets EPERM: putting words into a terminal's input (TIOCSTI, TIOCLINUX), taking over the console
+    (TIOCCONS), and changing limits, priorities, processors and scheduling of any process but the caller's own, which
+    all these calls know as 0. Programs for another kind of processor (32 bits) get ENOSYS for every call.
+    """
+    code = _filter(os.uname().machine)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.cast(buffer, ctypes.c_void_p))
+    if _libc.prctl(_PR_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "the filter of system calls cannot be set")
+
+
+def _filter(machine: str) -> bytes:
+    """The filter, as the kernel's own small machine reads it: each rule jumps over itself when it does not match."""
+    kind, _, ioctl, prlimit64, setpriority, ioprio_set, of_a_process = _MACHINES[machine]
+    code = [
+        *(_step(_LOAD, _MACHINE), _step(_EQUAL, kind, 1, 0), _step(_RETURN, _NO_CALL)),
+        *(_step(_LOAD, _NUMBER), _step(_AT_LEAST, _X32, 0, 1), _step(_RETURN, _NO_CALL)),
+    ]
+    code += _rule(ioctl, [_step(_LOAD, _argument(1)), *_any_of(_TERMINALS)])
+    # Only looking at another's limits is no change: the third argument is where the new ones are.
+    new = [_argument(2), _argument(2) + 4]
+    looks = [_step(_LOAD, new[0]), _step(_EQUAL, 0, 0, 3), _step(_LOAD, new[1]), _step(_EQUAL, 0, 0, 1)]
+    self_only = [_step(_LOAD, _argument(0)), _step(_EQUAL, 0, 1, 0), _step(_RETURN, _REFUSED)]
+    code += _rule(prlimit64, [*looks, _step(_RETURN, _ALLOW), *self_only])
+    for number in of_a_process:
+        code += _rule(number, self_only)
+    for number, kinds in ((setpriority, _WHO_IS_SELF), (ioprio_set, _IO_SELF)):
+        which = [_step(_LOAD, _argument(0)), _step(_EQUAL, kinds[0], 2, 0), _step(_EQUAL, kinds[1], 1, 0)]
+        who = [_step(_LOAD, _argument(1)), _step(_EQUAL, 0, 1, 0), _step(_RETURN, _REFUSED)]
+        code += _rule(number, [*which, _step(_RETURN, _REFUSED), *who])
+    return b"".join([*code, _step(_RETURN, _ALLOW)])
+
+
+def _rule(number: int, body: list[bytes]) -> list[bytes]:
+    """*body* for one call; what it does not refuse is allowed."""
+    return [_step(_LOAD, _NUMBER), _step(_EQUAL, number, 0, len(body) + 1), *body, _step(_RETURN, _ALLOW)]
+
+
+def _any_of(values: tuple[int, ...]) -> list[bytes]:
+    return [step for value in values for step in (_step(_EQUAL, value, 0, 1), _step(_RETURN, _REFUSED))]
+
+
+def _argument(index: int) -> int:
+    """Where the lower half of an argument is: all machines here are little-endian."""
+    return 16 + 8 * index
+
+
+def _step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("<HBBI", code, yes, no, value)
 
 
 def repository_of(folder: str) -> list[str]:
@@ -157,10 +262,15 @@ def main() -> None:
     os.environ.update(asked["env"])
     try:
         give_up_privileges()
+        give_up_the_machine()
         if asked["required"] and version() < ENOUGH:
             _not_started("it would not be confined: the kernel's Landlock is too old, or not there")
         if version():
             write_only(asked["write"] + repository_of("."))
+        if can_refuse_calls():
+            refuse_calls()
+        elif asked["required"]:
+            _not_started("it would not be confined: the kernel does not filter system calls (seccomp)")
     except OSError as error:
         _not_started(f"it would not be confined: {error.strerror}")
     try:

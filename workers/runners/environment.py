@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import importlib.util
 import itertools
 import json
 import os
-import re
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, quote_plus
 
 from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
@@ -35,9 +32,6 @@ _PASSED_ON = frozenset(
     }
 )
 
-_SECRETIVE = re.compile(r"(?i)(key|token|secret|passw|credential)")
-_SHORTEST_SECRET = 8
-
 MARKER = ATTEMPT_MARKER
 
 
@@ -47,78 +41,6 @@ def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {name: value for name, value in source.items() if name in _PASSED_ON or name.startswith("LC_")}
     kept.setdefault("PATH", os.defpath)
     return kept
-
-
-class Secrets:
-    """Variables of the worker's environment that a job is given by name, and whose values nobody else is shown."""
-
-    def __init__(self, names: Iterable[str], environ: Mapping[str, str] | None = None) -> None:
-        source = os.environ if environ is None else environ
-        self.values = {name: source[name] for name in names if name in source}
-        hidden = {value for name, value in self.values.items() if _SECRETIVE.search(name)}
-        forms = {form for value in hidden if len(value) >= _SHORTEST_SECRET for form in _forms(value)}
-        # The longest first: one may be the beginning of another.
-        self._hidden = sorted(forms, key=len, reverse=True)
-
-    def hide(self, text: str) -> str:
-        """*text* without them."""
-        for value in self._hidden:
-            text = text.replace(value, "***")
-        return text
-
-    def hiding(self, feed: Callable[[bytes], None]) -> Hiding:
-        """*feed* for a stream that may hold them, in pieces cut anywhere."""
-        return Hiding(feed, [value.encode(errors="surrogateescape") for value in self._hidden])
-
-
-def _forms(value: str) -> set[str]:
-    """A secret, and how it looks in a header, an address, a JSON text or a dump. No list of such forms is complete."""
-    raw = value.encode(errors="surrogateescape")
-    encoded = {base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode(), raw.hex(), raw.hex().upper()}
-    encoded |= {text.rstrip("=") for text in encoded}
-    written = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    return {value, quote(raw), quote(raw, safe=""), quote_plus(raw)} | encoded | written
-
-
-class Hiding:
-    """Passes a stream on without some values; what may be the beginning of one waits for what follows. Close it."""
-
-    def __init__(self, feed: Callable[[bytes], None], values: Sequence[bytes]) -> None:
-        self._feed = feed
-        self._values = values  # the longest first
-        self._pattern = re.compile(b"|".join(map(re.escape, values))) if values else None
-        self._waiting = b""
-
-    def __call__(self, data: bytes) -> None:
-        """Take what came next."""
-        if self._pattern is None:
-            self._feed(data)
-            return
-        data = self._waiting + data
-        safe = self._begins(data)
-        for found in self._pattern.finditer(data):
-            if found.start() < safe < found.end():
-                safe = found.start()  # a longer one, or one that begins inside it, may follow
-        self._waiting = data[safe:]
-        self._pass_on(data[:safe])
-
-    def close(self) -> None:
-        """Nothing more comes."""
-        data, self._waiting = self._waiting, b""
-        self._pass_on(data)
-
-    def _begins(self, data: bytes) -> int:
-        """Where at the end of *data* a value may have begun."""
-        longest = len(self._values[0]) - 1
-        for start in range(max(len(data) - longest, 0), len(data)):
-            end = data[start:]
-            if any(len(value) > len(end) and value.startswith(end) for value in self._values):
-                return start
-        return len(data)
-
-    def _pass_on(self, data: bytes) -> None:
-        if data:
-            self._feed(data if self._pattern is None else self._pattern.sub(b"***", data))
 
 
 def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
@@ -161,9 +83,10 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
 
 
 class Scratch:
-    """The files of one execution, in a folder that many share; a context manager that takes them away again.
+    """The files of one execution, among those of others; a context manager that takes them away again.
 
-    Nothing is made before it is needed: a short Python job costs the file system nothing.
+    Nothing is made before it is needed: a short Python job costs the file system nothing. ``folder``: of its own, once
+    ``enclose`` has made it.
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
@@ -172,9 +95,25 @@ class Scratch:
         self._stem = f"{root}{os.sep}{self.name}"
         self.costs = self._stem + ".costs.jsonl"
         self._made: list[str] = [self.costs]
+        self.folder: str | None = None
         if root not in _roots:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _roots.add(root)
+
+    def enclose(self) -> str:
+        """Make a folder for what comes from here on, costs included: all that its processes write to in a sandbox."""
+        folder = self._stem + ".own"
+        os.mkdir(folder, mode=0o700)  # noqa: PTH102
+        self._made = [folder]
+        self.folder, self._stem = folder, f"{folder}{os.sep}job"
+        self.costs = self._stem + ".costs.jsonl"
+        return folder
+
+    def move_costs(self, folder: str) -> None:
+        """Expect the file of costs in *folder*, which its process may write to."""
+        self._made.remove(self.costs)
+        self.costs = f"{folder}{os.sep}{self.name}.costs.jsonl"
+        self._made.append(self.costs)
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""

@@ -17,12 +17,14 @@ can tell them apart.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import select
 import socket
 import sys
+import termios
 import time
 import uuid
 from collections import deque
@@ -35,6 +37,7 @@ from coordination.domain.limits import Limits
 from workers.runners import environment
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
+from workers.runners.sandbox import remove
 from workers.runners.watch import Reading
 
 CHILD_MARKER = "COORD_CHILD_ID"
@@ -58,6 +61,7 @@ class Key:
     path: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
     files: int | None = None  # how many it may open
+    workspace: str = ""  # what the code of one has imported and changed is nothing for another
 
 
 class Answers:
@@ -159,16 +163,18 @@ class Printed:
 
 
 class Interpreter:
-    """One warm interpreter, seen from the worker."""
+    """One warm interpreter, seen from the worker. ``place``: where its jobs report costs in a sandbox."""
 
     def __init__(self, key: Key, launcher: Launcher) -> None:
         self.key = key
         self.jobs = 0
         self._batch = 0
+        self.place = launcher.make_place()
         self.born, self.idle_since = time.monotonic(), 0.0
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
+            undo.callback(remove, self.place)
             undo.callback(theirs.close)
             self.output, output_end = _pipe(undo)
             # Both ends of the permits stay here too: those that were not used are taken back.
@@ -190,6 +196,7 @@ class Interpreter:
                 stderr=output_end,
                 pass_on=[theirs.fileno(), self._permits],
                 limits=Limits(files=key.files),
+                write=[key.folder or "/", *([] if self.place is None else [self.place])],
             )
             undo.pop_all()
         theirs.close()
@@ -219,6 +226,10 @@ class Interpreter:
         except BlockingIOError:
             return 0
 
+    def waiting(self) -> int:
+        """How many of the jobs that were sent have not begun."""
+        return int.from_bytes(fcntl.ioctl(self._permits, termios.FIONREAD, bytes(4)), sys.byteorder)
+
     def is_alive(self) -> bool:
         """Whether the process has not exited."""
         waiter = select.poll()
@@ -246,6 +257,7 @@ class Interpreter:
     def close(self) -> int | None:
         """End it now, with everything it started. Returns its exit code."""
         exit_code = self.process.end()
+        remove(self.place)
         self._socket.close()
         for fd in (self.output, self._permits, self._permits_in):
             if fd >= 0:

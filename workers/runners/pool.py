@@ -40,6 +40,11 @@ class Pool:
         self._janitor: threading.Thread | None = None
         self._closed = False
 
+    @property
+    def confined(self) -> bool:
+        """Whether the interpreters are in a sandbox."""
+        return self._launcher.confines
+
     def take(self, key: Key) -> Interpreter:
         """A process for *key*: the one that was idle last, or a new one. Raises OSError when none can be started."""
         while True:

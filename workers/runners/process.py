@@ -46,6 +46,15 @@ class Launcher:
         """What every process started here, and all that these start, carry in their environment."""
         return f"{WORKER_MARKER}={self.worker_id}"
 
+    @property
+    def confines(self) -> bool:
+        """Whether its processes are in a sandbox."""
+        return self._sandbox is not None
+
+    def make_place(self) -> str | None:
+        """A folder that only processes started with it in *write* may change; None without a sandbox."""
+        return None if self._sandbox is None else self._sandbox.make_temporary()
+
     def start(
         self,
         arguments: Sequence[str],
@@ -58,20 +67,22 @@ class Launcher:
         stderr: int,
         pass_on: Sequence[int] = (),
         limits: Limits = NO_LIMITS,
-        write: Sequence[str] = (),
+        write: Sequence[str] | None = None,
     ) -> Process:
         """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
         stands in the record. Of *limits*, those are set that the system keeps for each process. *write*: what it may
-        change in a sandbox besides its folder.
+        change in a sandbox instead of its folder; the repository that this is in it may change in any case.
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
         command, temporary = limited(arguments, limits), None
         if self._sandbox is not None:
             temporary = self._sandbox.make_temporary()
-            command, ordered = self._sandbox.around(command, ordered, temporary=temporary, write=[folder, *write])
+            command, ordered = self._sandbox.around(
+                command, ordered, temporary=temporary, write=[folder] if write is None else write
+            )
         self._warden.start()
         tag = stragglers.job_tag(self._tag, next(self._numbers))
         try:

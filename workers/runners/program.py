@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,14 @@ from workers.runners.watch import Interruption, Watch
 
 TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
 
-# A full machine is no fault of the job's: it waits and is tried again.
-_TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY})
+# A full machine or a server that is away is no fault of the job's: it waits and is tried again.
+_PASSING = frozenset(
+    {
+        *(errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY),
+        *(errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EIO),
+    }
+)
+_LONGEST_NAMED = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +51,19 @@ def run_program(
     show: Callable[[bytes], None] | None = None,
     stdin: int = subprocess.DEVNULL,
     announced: bool = True,
-    write: Sequence[str] = (),
+    write: Sequence[str] | None = None,
     glance: Callable[[], None] | None = None,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
-    *announced*: it is the job itself. *write*: what it may change besides, where it is confined. *glance*: called now
-    and then while it runs. Raises OSError or ValueError when it cannot be started.
+    *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *glance*:
+    called now and then while it runs. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
+    complaints = control.secrets.hiding(err.feed)  # before it is shortened
 
     def complain(data: bytes) -> None:
-        err.feed(data)
+        complaints(data)
         if show is not None:
             show(data)
 
@@ -91,6 +99,7 @@ def run_program(
         finally:
             process.end()
         watch.drain()
+        complaints.close()
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
         interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return Ran(process.exit_code, interruption, err.text())
@@ -120,19 +129,61 @@ def refused(sentence: str) -> Result:
     return Result(Outcome.FAILED, error=sentence, retryable=False)
 
 
+def is_passing(error: OSError | ValueError) -> bool:
+    """Whether what failed may well succeed a little later."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def can_be_entered(folder: str) -> bool:
+    """Whether a job can run there; one system call, on the hot path."""
+    return os.access(f"{folder}/.", os.X_OK)
+
+
+def folder_problem(folder: str) -> str:
+    """Why no job can run in a folder, and what to do."""
+    if os.path.isdir(folder):  # noqa: PTH112 - Path's would raise here
+        return f"The job's folder {folder} may not be entered by the worker's user: give it the permission (chmod)"
+    found = "is no folder" if os.path.lexists(folder) else "does not exist on this machine"
+    return f"The job's folder {folder} {found}: make it, or correct workdir or the project's path"
+
+
 def missing_folder(folder: str) -> Result:
-    """The folder that the job is to run in is not there."""
-    return refused(f"The job's folder {folder} does not exist on this machine")
+    """The folder that the job is to run in is not there, or cannot be entered."""
+    return refused(folder_problem(folder))
 
 
-def cannot_start(error: OSError | ValueError) -> Result:
-    """The process could not be started: by our own fault, which waits, or by the job's."""
+def program_problem(name: str, *, folder: str, path: str) -> str | None:
+    """Why a program cannot be found, and what to do; None when it can. Its path is seen from where it starts."""
+    place = os.path.join(folder, name) if "/" in name else name  # noqa: PTH118 - as the system does
+    if shutil.which(place, path=path) is not None:
+        return None
+    if "/" in name and os.path.isfile(place):  # noqa: PTH113
+        return f"{name} is not executable. Make it so with chmod +x {place}"
+    return f"{name} is not installed where this worker looks for programs (PATH)"
+
+
+def cannot_start(error: OSError | ValueError, *, folder: str = "/") -> Result:
+    """The process could not be started in *folder*: by our own fault, which waits, or by the job's."""
     if isinstance(error, OSError):
-        if error.errno in _TRANSIENT:
-            return Result(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}")
+        if is_passing(error):
+            return Result(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", began=False)
         if error.errno == errno.E2BIG:
             return refused("The command and its environment are longer than the system takes; pass data in a file")
+        if isinstance(error.filename, str):
+            return refused(_start_problem(error, error.filename, folder))
     return refused(f"The job cannot be started: {error}")
+
+
+def _start_problem(error: OSError, name: str, folder: str) -> str:
+    if name == folder:
+        return folder_problem(folder)
+    if error.errno == errno.ENOENT:
+        with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as file:  # noqa: PTH118, PTH123
+            first = file.readline(_LONGEST_NAMED)
+            if first.startswith(b"#!") and (words := first[2:].split()):
+                named = os.fsdecode(words[0])
+                return f"{name} cannot be started: the interpreter {named} that it names in its first line is missing"
+    return f"{name} cannot be started: {(error.strerror or str(error)).lower()}"
 
 
 class _Descriptor:

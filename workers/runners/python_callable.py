@@ -25,17 +25,17 @@ from coordination.domain.output import Stream
 from coordination.domain.work import PythonCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, usage
+from workers.runners.answer import result_of
 from workers.runners.base import Board, Control
 from workers.runners.interpreter import Answers, Interpreter, Key, Printed
 from workers.runners.pool import Pool
-from workers.runners.process import death_sentence
-from workers.runners.program import TRY_LATER_STATUS, cannot_start, missing_folder, refused
-from workers.runners.watch import Interruption, Reading, Watch
+from workers.runners.program import can_be_entered, cannot_start, missing_folder, refused
+from workers.runners.watch import Reading, Watch
 
 _STALE = "stale"
-_OUTCOMES = {"completed": Outcome.COMPLETED, "deferred": Outcome.DEFERRED, "failed": Outcome.FAILED}
 
 _MOMENT = 0.02  # seconds in which a short job answers; after it a job is looked after alone
+_STARTING = 2.0  # seconds in which a new process takes its first job; after it that job is looked after alone
 _LONGEST_PAUSE = 0.001  # between looks at a batch: waking for every answer would cost more than the jobs
 _MOST_SENT = 96_000  # bytes: a batch fits into the channel, so that the two sides never wait for each other
 
@@ -60,7 +60,7 @@ class PythonRunner:
         """Call the function in a process of the pool."""
         if control.stop_reason is not None:
             return Result(control.stop_reason.outcome, error=_STOPPED, began=False)
-        job = _prepared(claim, control, _Places())
+        job = _prepared(claim, control, _Places(), confined=self._pool.confined)
         if isinstance(job, Result):
             return job
         with job.scratch:
@@ -85,7 +85,7 @@ class PythonRunner:
             size = 0
             failed: Result | None = None
             for claim in claims[done:]:
-                job = _prepared(claim, settings, places)
+                job = _prepared(claim, settings, places, confined=self._pool.confined)
                 if isinstance(job, Result):
                     failed = job
                     break
@@ -137,9 +137,9 @@ class _Talk:
         self._answers = Answers(limit)
         self._printed = Printed(interpreter.boundary, limit)
         self._done = 0
-        self._began = time.monotonic()  # when the job that runs now did
+        self._sent = self._began = time.monotonic()  # when the batch was sent, and when the job that runs now began
         self._fit = True  # for another job
-        self._took: float | None = None  # seconds, as the job that was looked after alone said
+        self._took = 0.0  # seconds, of the job that was looked after alone
 
     def alone(self, control: Control) -> Result | None:
         """Run the one job of this batch; None when it did not begin here and may be given to another process."""
@@ -167,11 +167,20 @@ class _Talk:
     def _send(self, jobs: Sequence[_Job]) -> bool:
         self._began = time.monotonic()
         try:
-            self._interpreter.send(self._batch[0].key.path, self._limit, [job.request for job in jobs])
+            self._interpreter.send(self._batch[0].key.path, self._limit, [self._addressed(job) for job in jobs])
         except OSError:
             self._fit = False
             return False
         return True
+
+    def _addressed(self, job: _Job) -> str:
+        """The job's request; in a sandbox, its file of costs is where this process alone may write."""
+        if (place := self._interpreter.place) is None:
+            return job.request
+        job.scratch.move_costs(place)
+        request = json.loads(job.request)
+        request["env"]["COORD_COSTS"] = job.scratch.costs
+        return json.dumps(request)
 
     def _listen(self, first: int, board: Board) -> None:
         """Hear answers while they come fast."""
@@ -184,6 +193,9 @@ class _Talk:
         while self._fit and self._done < len(self._batch):
             left = self._began + _MOMENT - time.monotonic()
             ready = {fd for fd, _ in waiter.poll(left * 1000)} if left > 0 else set()
+            if not ready and self._is_starting():
+                started = self._began = time.monotonic()
+                continue
             if not ready or board.interrupted in ready or interpreter.process.exit_fd in ready:
                 return
             if channel in ready and self._answers.read(channel) is Reading.CLOSED:
@@ -196,6 +208,22 @@ class _Talk:
                 if pause := min(each * (len(self._batch) - self._done), _LONGEST_PAUSE):
                     time.sleep(pause)
 
+    def _is_starting(self) -> bool:
+        """Whether the process is new and has not begun any job: what its start takes says nothing about the jobs."""
+        recent = self._fresh and time.monotonic() - self._sent < _STARTING
+        return recent and self._interpreter.waiting() == len(self._batch)
+
+    def _time_of(self, job: _Job, answer: Mapping[str, Any] | None) -> float:
+        """Seconds that a job took, as it knows best, whatever this thread had to wait for.
+
+        Where every job needs a new process (its environment is its own, or the last one left threads behind), the start
+        is part of what a job costs.
+        """
+        alone = self._fresh and self._done == 0 and (job.key.env or answer is None or "retire" in answer)
+        if answer is None or alone:
+            return time.monotonic() - (self._sent if alone else self._began)
+        return float(answer.get("took", 0.0))
+
     def _take_answers(self, first: int, board: Board) -> None:
         self._began = time.monotonic()
         while self._answers.found and self._fit and self._done < len(self._batch):
@@ -204,12 +232,12 @@ class _Talk:
                 self._fit = False
                 return
             job = self._batch[self._done]
-            result = _result(None, answer, None, self._printed.take(), nonsense=False)
+            result = result_of(None, answer, None, self._printed.take(), nonsense=False)
             if answer.get("spent"):
                 result = _with_usage(result, job)
             else:
                 job.scratch.nothing_spent()
-            took, size = timedelta(seconds=answer.get("took", 0.0)), answer["size"] + len(result.log or "")
+            took, size = timedelta(seconds=self._time_of(job, answer)), answer["size"] + len(result.log or "")
             board.ended(first + self._done, result, took, size)
             self._done += 1
             if "retire" in answer:
@@ -241,11 +269,7 @@ class _Talk:
                 result = self._watch(job, control)
         if result is None:
             return self._done, False
-        # Where every job needs a new process (its environment is its own, or the last one left threads behind), the
-        # start is part of what a job costs; else the job knows best, whatever this thread had to wait for.
-        by_itself = None if self._fresh else self._took
-        took = time.monotonic() - self._began if by_itself is None else by_itself
-        board.ended(first + self._done, result, timedelta(seconds=took))
+        board.ended(first + self._done, result, timedelta(seconds=self._took))
         return self._done + 1, True
 
     def _watch(self, job: _Job, control: Control) -> Result | None:
@@ -267,7 +291,7 @@ class _Talk:
         self._printed.show(partial(control.printed, Stream.OUT))
         interruption = None if self._answers.found else watch.run()
         answer = self._answers.found.popleft() if self._answers.found else None
-        self._took = None if answer is None else answer.get("took")
+        self._took = self._time_of(job, answer)
         self._fit = interruption is None and answer is not None and "retire" not in answer and answer["state"] != _STALE
         if self._fit:
             interpreter.read_output(self._printed)
@@ -278,7 +302,7 @@ class _Talk:
             return None
         if answer is not None and answer.get("traceback"):
             control.printed(Stream.OUT, answer["traceback"].encode(errors="replace"))
-        result = _result(
+        result = result_of(
             interruption,
             answer,
             interpreter.process.exit_code,
@@ -323,7 +347,7 @@ class _Places:
         """The module path of a job in *folder*, or None when there is no such folder."""
         asked = (folder, claim.python_path)
         if asked not in self._known:
-            self._known[asked] = self._look(folder, claim) if os.path.isdir(folder) else None  # noqa: PTH112
+            self._known[asked] = self._look(folder, claim) if can_be_entered(folder) else None
         return self._known[asked]
 
     def _look(self, folder: str, claim: Claim) -> tuple[str, ...]:
@@ -333,7 +357,7 @@ class _Places:
         return tuple(path)
 
 
-def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
+def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool) -> _Job | Result:
     """The job as its interpreter wants it, or why it cannot be run."""
     try:
         work = places.work(claim)
@@ -353,7 +377,9 @@ def _prepared(claim: Claim, control: Control, places: _Places) -> _Job | Result:
         "cwd": folder,
     }
     files = control.limits_for(claim).files
-    key = Key(claim.workdir, path, tuple(sorted(work.env.items())) if work.env else (), files)
+    # In a sandbox a process may write to one folder: a job with a folder of its own has a process of its own.
+    place, env = folder if confined else claim.workdir, tuple(sorted(work.env.items())) if work.env else ()
+    key = Key(place, path, env, files, claim.workspace_id)
     return _Job(claim, key, json.dumps(request), scratch)
 
 
@@ -362,39 +388,3 @@ def _with_usage(result: Result, job: _Job) -> Result:
     if not spent and not warnings:
         return result
     return replace(result, usage=spent, log=usage.with_warnings(result.log or "", warnings))
-
-
-def _result(
-    interruption: Interruption | None,
-    said: Mapping[str, Any] | None,
-    exit_code: int | None,
-    printed: str,
-    *,
-    nonsense: bool,
-) -> Result:
-    if interruption is not None:
-        return Result(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
-    if said is not None:
-        return Result(
-            _OUTCOMES.get(said["state"], Outcome.FAILED),
-            output=said.get("output"),
-            exit_code=said.get("exit_code"),
-            error=said.get("error"),
-            log=_log(printed, said.get("traceback", "")),
-            retryable=said.get("retryable", True),
-        )
-    if nonsense:
-        error = "its process answered what nobody can read: something else wrote on its channel"
-        return Result(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
-    if exit_code == TRY_LATER_STATUS:
-        return Result(Outcome.DEFERRED, exit_code=exit_code, error=f"exit status {exit_code}", log=printed or None)
-    if exit_code is not None and exit_code < 0:
-        error = death_sentence(exit_code)
-    else:
-        error = f"its process ended with exit status {exit_code} before the function returned"
-    return Result(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
-
-
-def _log(printed: str, traceback: str) -> str | None:
-    separator = "\n" if printed and traceback and not printed.endswith("\n") else ""
-    return f"{printed}{separator}{traceback}" or None

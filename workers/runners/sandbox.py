@@ -34,14 +34,15 @@ class Sandbox:
 
     def check(self) -> None:
         """SettingsError when it is required and cannot be had here."""
-        if self._required and confine.version() < confine.ENOUGH:
+        if self._required and not (confine.version() >= confine.ENOUGH and confine.can_refuse_calls()):
             raise SettingsError(
-                "COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs: no Landlock, or an old one",
-                hint="Linux 6.2 or later has it, if lsm= among its boot parameters does not leave it out",
+                "COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs: it lacks Landlock or seccomp",
+                hint="Linux 6.2 or later (x86_64, aarch64) has both, if lsm= among its boot parameters names landlock",
+                field="COORD_REQUIRE_SANDBOX",
             )
 
     def make_temporary(self) -> str:
-        """A folder for the temporary files of one process; ``remove`` takes it away."""
+        """A folder for the files of one process, closed to other jobs; ``remove`` takes it away."""
         return tempfile.mkdtemp(prefix="tmp-", dir=self._scratch)
 
     def around(
@@ -53,7 +54,7 @@ class Sandbox:
         """
         given = environment | dict.fromkeys(_TEMPORARY, temporary)
         late = {name: value for name, value in given.items() if name.startswith(_OF_THE_LOADER)}
-        places = [place for place in (self._scratch, *write, *self._write) if place != "/"]
+        places = [place for place in (temporary, *write, *self._write) if place != "/"]
         order = json.dumps({"write": places, "required": self._required, "env": late})
         early = {name: value for name, value in given.items() if name not in late}
         return [sys.executable, "-I", "-S", "-B", _PROGRAM, order, *arguments], early

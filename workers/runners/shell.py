@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 from coordination.domain.attempts import Claim, Result
@@ -34,8 +33,9 @@ class ShellRunner:
         if not isinstance(work, Shell):
             return program.refused(f"A {work.kind} job is not for the shell")
         with environment.Scratch(control.scratch, claim) as scratch:
+            own = scratch.enclose()
             folder = claim.workdir or scratch.make_folder()
-            if not os.path.isdir(folder):  # noqa: PTH112 - one system call, on the hot path
+            if not program.can_be_entered(folder):
                 return program.missing_folder(folder)
             variables = environment.inherited() | dict(work.env) | environment.of_attempt(claim, scratch)
             variables |= environment.of_line(control.line, variables["PATH"])
@@ -56,10 +56,11 @@ class ShellRunner:
                     folder=folder,
                     feed=said,
                     show=partial(control.printed, Stream.ERR),
+                    write=[folder, own],
                     glance=usage.Following(scratch.costs, control.spent).look,
                 )
             except (OSError, ValueError) as error:
-                return program.cannot_start(error)
+                return program.cannot_start(error, folder=folder)
             spent, warnings = usage.read(scratch.costs)
         outcome, sentence = program.judge(ran.exit_code, said=last_line(ran.log, _ERROR_LIMIT))
         if ran.interruption is not None:

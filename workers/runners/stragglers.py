@@ -60,6 +60,11 @@ starting = threading.Lock()
 def carry_none() -> None:
     """Before this process becomes another program, whatever its threads do."""
     starting.acquire(timeout=1)
+    drop_tag()
+
+
+def drop_tag() -> None:
+    """Take this process's own tag off, so that what it starts has none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         most = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
         resource.setrlimit(resource.RLIMIT_RTTIME, (most, most))

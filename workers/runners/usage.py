@@ -123,7 +123,7 @@ def _usage(record: dict[str, Any]) -> Usage:
         fields = {name: value for name, value in record.items() if name != "usage"} | nested
     model = fields.get("model")
     if not isinstance(model, str) or not model.strip() or len(model) > _LONGEST_NAME:
-        raise Refused("it names no model")
+        raise Refused("it names no model", field="model")
     counts = {name: _count(fields, name) for name in _NUMBERS}
     foreign = fields.get("currency") not in (None, "USD", "usd")
     return Usage(
@@ -149,7 +149,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int | None:
     if isinstance(value, Decimal) and value == value.to_integral_value():
         value = int(value) if abs(value) <= _LARGEST_COUNT else -1
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LARGEST_COUNT:
-        raise Refused(f"{name} is not a number of tokens")
+        raise Refused(f"{name} is not a number of tokens", field=name)
     return value
 
 
@@ -157,10 +157,10 @@ def _cost(value: Any) -> Decimal | None:
     if value is None:
         return None
     if not isinstance(value, str | int | Decimal):
-        raise Refused("cost_usd is not an amount of money")
-    amount = usd(value)
+        raise Refused("cost_usd is not an amount of money", field="cost_usd")
+    amount = usd(value, field="cost_usd")
     if amount < 0:
-        raise Refused("cost_usd is negative")
+        raise Refused("cost_usd is negative", field="cost_usd")
     return amount
 
 
@@ -169,7 +169,7 @@ def _name(fields: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or len(value) > _LONGEST_NAME:
-        raise Refused(f"{name} is not a text of at most {_LONGEST_NAME} characters")
+        raise Refused(f"{name} is not a text of at most {_LONGEST_NAME} characters", field=name)
     return clean_text(value)
 
 
@@ -179,13 +179,13 @@ def _moment(value: Any) -> datetime | None:
     try:
         moment = datetime.fromisoformat(value)
     except (TypeError, ValueError):
-        raise Refused("timestamp is not a moment in ISO 8601") from None
+        raise Refused("timestamp is not a moment in ISO 8601", field="timestamp") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise Refused("timestamp is not a moment in ISO 8601") from None
+        raise Refused("timestamp is not a moment in ISO 8601", field="timestamp") from None
 
 
 def _plain(value: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from celery import shared_task
+
 from workers import lifecycle
-from workers.app import app
 
 
-@app.task(name="coordination.retain", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name="coordination.retain", ignore_result=True)  # type: ignore[untyped-decorator]
 def retain() -> None:
     """A round of retention, unless somebody else is at it or it was done a short while ago."""
     lifecycle.process().housekeeper.clearing.clear()

@@ -1,25 +1,23 @@
-"""The doorbell's other end: have a look at these tasks, and run what is still ready."""
+"""The receiver of what a publisher enqueued: have a look at these tasks, and run what is still ready."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import structlog
+from celery import shared_task
 
-from workers import lifecycle
-from workers.app import app
+from workers import lifecycle, queues
 from workers.messages import read_doorbell
+from workers.signed_channel import refusals
 
-log = structlog.get_logger()
 
-
-@app.task(name="coordination.run", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name="coordination.run", ignore_result=True)  # type: ignore[untyped-decorator]
 def run_tasks(workspace_id: Any = None, tasks: Any = None, *_more: Any, **more: Any) -> None:
     """Claim and run those of *tasks* ([id, attempt] pairs) that are still ready."""
     process = lifecycle.process()
     process.watchdog.heard()
     bell = read_doorbell(workspace_id, tasks, more)
     if isinstance(bell, str):
-        log.warning("refused a message", why=bell)
+        refusals.note(queues.JOBS, bell)
         return
     process.execution.work_off(bell.workspace_id, [task_id for task_id, _ in bell.tasks])

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from celery import shared_task
+
 from coordination.store.queries import supervisors
 from workers import lifecycle, queues
-from workers.app import app
 from workers.tasks.tick import tick
 
 
-@app.task(name="coordination.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name="coordination.sweep", ignore_result=True)  # type: ignore[untyped-decorator]
 def sweep() -> None:
-    """Send a tick to every project whose supervisor is due; workers' own housekeeping catches what this misses."""
+    """Tick what is due: at once where there is nothing to do, by a message where there is.
+
+    Workers' own housekeeping catches what this misses.
+    """
     process = lifecycle.process()
     every = process.context.settings.tick
+    process.housekeeper.tick_quiet()
     with process.context.store.read() as tx:
-        due = supervisors.due(tx, every=every)
+        due = supervisors.due(tx, every=every, workspaces=process.context.workspaces)
     for workspace_id, project_id in due:
         tick.apply_async([workspace_id, project_id], queue=queues.SUPERVISE, expires=every.total_seconds() * 2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery import shared_task
+
 from coordination.ids import is_id
 from workers import lifecycle
-from workers.app import app
 
 
-@app.task(name="coordination.tick", ignore_result=True)  # type: ignore[untyped-decorator]
+@shared_task(name="coordination.tick", ignore_result=True)  # type: ignore[untyped-decorator]
 def tick(workspace_id: Any, project_id: Any) -> None:
     """Tick the project, unless somebody else does or has done so since beat's sweep found it due."""
     if isinstance(workspace_id, str) and isinstance(project_id, str) and is_id(workspace_id) and is_id(project_id):

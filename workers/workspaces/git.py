@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
-from workers.runners.program import run_program
+from workers.runners.program import is_passing, run_program
 from workers.runners.watch import Interruption
 
 QUICK = timedelta(minutes=2)
@@ -29,6 +31,7 @@ LONG = timedelta(minutes=30)
 
 OLDEST = (2, 38)  # the first one that merges without a checkout
 
+_SYSTEM = "Coordination"
 _MOST_OUTPUT = 8 * 1024 * 1024
 _ERROR_LIMIT = 300
 _SETTINGS = (
@@ -41,6 +44,7 @@ _SETTINGS = (
     *("-c", "rerere.enabled=false"),
     *("-c", "submodule.recurse=false"),
     *("-c", "advice.detachedHead=false"),
+    *("-c", "diff.autoRefreshIndex=true"),  # without it, what was only touched counts as changed
     *("-c", "i18n.commitEncoding=UTF-8"),
 )
 # Where the person's own configuration is, if not in the usual place.
@@ -53,12 +57,13 @@ _BUSY = re.compile(
 
 
 class GitFailed(Exception):
-    """git said no. ``transient``: it may well say yes a little later."""
+    """git said no. ``transient``: it may well say yes a little later. ``log``: what the attempt's log is to hold."""
 
-    def __init__(self, sentence: str, *, transient: bool = False) -> None:
+    def __init__(self, sentence: str, *, transient: bool = False, log: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.transient = transient
+        self.log = log
 
 
 class Interrupted(Exception):
@@ -71,10 +76,11 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What git printed, and its exit status."""
+    """What git printed, and its exit status. ``log``: what it printed on stderr."""
 
     code: int
     out: bytes
+    log: str = ""
 
     @property
     def text(self) -> str:
@@ -90,7 +96,8 @@ class Said:
 class Git:
     """git in one folder on behalf of one attempt. Raises Interrupted when the attempt is told to stop.
 
-    *worktrees*: where it makes them, for a launcher that confines: a filter of the repository's may be an agent's.
+    *write*: what it may change besides the repository, where the launcher confines: a filter or a merge driver that the
+    repository names may be a job's. So it is one worktree at most, and never the checkout.
     """
 
     def __init__(
@@ -101,28 +108,42 @@ class Git:
         folder: str | Path,
         variables: Mapping[str, str],
         *,
-        worktrees: Path,
+        write: Sequence[str] = (),
     ) -> None:
         self._launcher = launcher
         self._claim = claim
         self._control = control
         self._folder = str(folder)
         self._variables = dict(variables)
-        self._worktrees = worktrees
+        self._write = tuple(write)
 
     def at(self, folder: str | Path, **variables: str) -> Git:
         """The same in another folder, with these variables too."""
-        return self._with(self._control, folder, {**self._variables, **variables})
+        return self._with(self._control, folder, {**self._variables, **variables}, self._write)
+
+    def writing(self, *places: str | Path) -> Git:
+        """The same, which may change these *places* too."""
+        return self._with(self._control, self._folder, self._variables, (*self._write, *map(str, places)))
 
     def under(self, control: Control) -> Git:
         """The same under other orders: for what has to be done though the attempt is told to stop."""
-        return self._with(control, self._folder, self._variables)
+        return self._with(control, self._folder, self._variables, self._write)
 
-    def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str]) -> Git:
-        return Git(self._launcher, self._claim, control, folder, variables, worktrees=self._worktrees)
+    def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str], write: Sequence[str]) -> Git:
+        return Git(self._launcher, self._claim, control, folder, variables, write=write)
 
-    def __call__(self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False) -> Said:
+    def __call__(
+        self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
+    ) -> Said:
         """Run one command. An exit status that is not 0 is GitFailed, or with *may_fail* an answer up to 1."""
+        if stdin is None:
+            return self._run(arguments, limit, subprocess.DEVNULL, may_fail=may_fail)
+        with tempfile.TemporaryFile() as file:
+            file.write(stdin)
+            file.seek(0)
+            return self._run(arguments, limit, file.fileno(), may_fail=may_fail)
+
+    def _run(self, arguments: tuple[str, ...], limit: timedelta, stdin: int, *, may_fail: bool) -> Said:
         out = bytearray()
 
         def keep(data: bytes) -> None:
@@ -138,30 +159,31 @@ class Git:
                 variables=self._variables,
                 folder=self._folder,
                 feed=keep,
+                stdin=stdin,
                 announced=False,
-                write=[os.path.realpath(self._worktrees)],
+                write=self._write,
             )
         except (OSError, ValueError) as error:
-            raise GitFailed(f"git cannot be started: {error}", transient=True) from None
+            raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
         if ran.interruption is not None:
             if ran.interruption.outcome is Outcome.TIMED_OUT:
                 raise GitFailed(f"git {arguments[0]} {ran.interruption.error}", transient=True)
             raise Interrupted(ran.interruption)
         code = -1 if ran.exit_code is None else ran.exit_code
         if code and not (may_fail and code == 1):
-            said = last_line(_without_hints(ran.log), _ERROR_LIMIT) or f"exit status {code}"
+            said = last_line(_reason(ran.log), _ERROR_LIMIT) or f"exit status {code}"
             raise GitFailed(f"git {arguments[0]}: {said}", transient=code < 0 or bool(_BUSY.search(ran.log)))
-        return Said(code, bytes(out))
+        return Said(code, bytes(out), ran.log)
 
 
-def variables_of(claim: Claim, scratch: environment.Scratch, *, author: str) -> dict[str, str]:
+def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
     """The environment of git for an attempt: of the worker's only what a job may see."""
     own = {name: os.environ[name] for name in _CONFIGURATION if name in os.environ}
     return {
         **environment.inherited(),
         **own,
         **environment.of_attempt(claim, scratch),
-        **identity(author),
+        **identity_of(claim),
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_EDITOR": "true",
         "GIT_LITERAL_PATHSPECS": "1",
@@ -169,14 +191,15 @@ def variables_of(claim: Claim, scratch: environment.Scratch, *, author: str) -> 
     }
 
 
-def identity(author: str) -> dict[str, str]:
+def identity_of(claim: Claim) -> dict[str, str]:
     """Whose a commit is: the agent's; and that the system made it."""
+    author = claim.agent or str(claim.work.get("agent", _SYSTEM))
     plain = re.sub(r"[^\w./ -]+", "", author).strip() or "agent"
     mailbox = re.sub(r"[^A-Za-z0-9]+", ".", plain).strip(".") or "agent"
     return {
         "GIT_AUTHOR_NAME": plain,
         "GIT_AUTHOR_EMAIL": f"{mailbox}@coordination.invalid",
-        "GIT_COMMITTER_NAME": "Coordination",
+        "GIT_COMMITTER_NAME": _SYSTEM,
         "GIT_COMMITTER_EMAIL": "coordination@coordination.invalid",
     }
 
@@ -195,10 +218,12 @@ def require(git: Git, path: str) -> None:
     if found is None or (int(found[1]), int(found[2])) < OLDEST:
         raise Refused(
             f"Worktrees need git {OLDEST[0]}.{OLDEST[1]} or newer; this machine has {said.text[:60]}",
-            hint="Install a newer git, or write workspace: folder",
+            hint="Install a newer git, or write checkout: folder",
         )
     _checked.add(path)
 
 
-def _without_hints(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.startswith(("hint:", "warning:")))
+def _reason(text: str) -> str:
+    """The lines that say what is wrong: "adding files failed" names no file, the line before it does."""
+    passing = ("hint:", "warning:", "fatal: adding files failed", "fatal: updating files failed")
+    return "\n".join(line for line in text.splitlines() if not line.startswith(passing))

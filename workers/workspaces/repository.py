@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from coordination.domain.attempts import Claim
 from coordination.domain.excerpts import excerpt
 from coordination.domain.workspaces import Workspace, run_branch, task_branch
 from coordination.errors import Refused
+from workers import files
+from workers.runners.confine import repository_of as repository_folder
+from workers.runners.program import can_be_entered, folder_problem
 from workers.workspaces.git import Git, GitFailed
 
 _STALE = 60.0  # seconds after which nobody holds a lock on a branch any more: git needs milliseconds
@@ -59,12 +63,26 @@ class Repository:
                 f"The repository {self.common} has no commit yet, so there is nothing to begin from",
                 hint='Commit something there: git commit --allow-empty -m "Begin"',
             )
-        if not self.move(self.branch, base, was=_NOTHING):
+        try:
+            made = self.move(self.branch, base, was=_NOTHING)
+        except GitFailed:
+            self._check_way()
+            raise
+        if not made:
             found = self.head()
             if found is None:
                 raise GitFailed(f"The branch {self.branch} cannot be made", transient=True)
             return found
         return base
+
+    def _check_way(self) -> None:
+        """Refuse where a branch has the name of a folder that the run's branch is in: git cannot have both."""
+        for parent in list(PurePosixPath(self.branch).parents)[:-1]:
+            if self.commit_of(f"refs/heads/{parent}") is not None:
+                raise Refused(
+                    f"The repository {self.common} has a branch {parent}, so the branch {self.branch} cannot be made",
+                    hint=f"Rename it: git branch -m {parent} NAME",
+                )
 
     def move(self, branch: str, commit: str, *, was: str | None = None) -> bool:
         """Set a branch, if it still is where it *was*; whether it is there now. Raises GitFailed when git says no."""
@@ -94,8 +112,8 @@ class Repository:
         """A git that was killed leaves its lock behind, and every later one would stumble over it."""
         path = self.common / f"{ref}.lock"
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink()
+            if time.time() - path.lstat().st_mtime > _STALE:
+                files.unlink(path)
 
 
 def repository_of(git: Git, claim: Claim) -> Repository:
@@ -106,8 +124,8 @@ def repository_of(git: Git, claim: Claim) -> Repository:
             "A git worktree needs a repository, and the project has no folder",
             hint="Submit the plan from a checkout, or write project: {path: …}",
         )
-    if not Path(folder).is_dir():
-        raise Refused(f"The job's folder {folder} does not exist on this machine")
+    if not can_be_entered(folder):
+        raise Refused(folder_problem(folder))
     here = git.at(folder)
     try:
         lines = _places(here)
@@ -116,10 +134,12 @@ def repository_of(git: Git, claim: Claim) -> Repository:
             raise
         raise Refused(
             f"A git worktree needs a repository, and {folder} is in none that can be used: {failed.sentence}",
-            hint="Make one with git init, or write workspace: folder",
+            hint="Make one with git init, or write checkout: folder",
         ) from None
+    # Looked up before the job: what it makes of the link back to the repository leads its own git nowhere else.
+    own = repository_folder(folder) if lines[1] else [os.path.realpath(folder)]
     return Repository(
-        git=here,
+        git=here.writing(*own),
         common=Path(lines[0]),
         top=Path(lines[1]).resolve() if lines[1] else None,
         prefix=lines[2],

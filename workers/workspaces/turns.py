@@ -1,14 +1,18 @@
-"""One after the other: who may merge to a branch now, across threads, processes and the hosts that share a repository.
+"""One after the other: who may merge to a branch now, across the threads and processes that share COORD_WORKTREES.
 
 The lock is the file system's, so it goes with the process that holds it. Tickets say who came first: a ticket is locked
 while somebody waits with it, and one that is not is a dead one's. They are only manners; what excludes is the lock.
+Both are below COORD_WORKTREES, where no job in a sandbox may write, and never in the repository. Workers elsewhere that
+share the repository do not see them: between those only git's own check of where the branch was decides.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -20,25 +24,29 @@ from workers.runners.base import Control
 from workers.runners.watch import Interruption
 from workers.workspaces.git import GitFailed, Interrupted
 
-OURS = "coordination"
-"""The folder in a repository that is ours."""
+LOCKS = ".locks"
+"""The folder below COORD_WORKTREES that has the queues, by repository."""
 
-_QUEUES = "queue"
 _RECORDS = "worktrees"
 _RECORDS_PATIENCE = timedelta(minutes=2)
 _LOCK = "lock"
 _AFTER_ALL = "~"  # sorts behind every ticket
+_BEFORE_ALL = "!"  # sorts before every digit
+_DIGITS = 20
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PAUSE = 0.005  # seconds, times the place in the queue
 _LONGEST_PAUSE = 0.25
 
 
 @contextlib.contextmanager
-def turn(folder: Path, control: Control, *, limit: timedelta) -> Iterator[None]:
+def turn(folder: Path, control: Control, *, limit: timedelta, first: bool = False) -> Iterator[None]:
     """Wait for the turn in *folder*, which is made and taken away again, and have it for the block.
+
+    *first*: before all that wait, but for others that come first.
 
     Raises Interrupted when the attempt is told to stop, GitFailed (transient) when it takes longer than *limit*.
     """
-    ticket, own = _ticket(folder)
+    ticket, own = _ticket(folder, first=first)
     lock = -1
     try:
         deadline = monotonic() + limit.total_seconds()
@@ -58,35 +66,43 @@ def turn(folder: Path, control: Control, *, limit: timedelta) -> Iterator[None]:
                 place.rmdir()
 
 
-def queue_of(common: Path, name: str) -> Path:
-    """The folder for turns called *name* in a repository."""
-    return common / OURS / _QUEUES / name
+def queue_of(root: Path, common: Path, name: str) -> Path:
+    """The folder below *root*, that of all worktrees, for turns called *name* in the repository *common*."""
+    return _queues_of(root, common) / name
 
 
-def records_turn(common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
+def _queues_of(root: Path, common: Path) -> Path:
+    where = hashlib.sha256(os.fsencode(os.path.realpath(common))).hexdigest()
+    return root / LOCKS / where[:_DIGITS]
+
+
+def records_turn(root: Path, common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
     """The turn to make or take away a worktree's record: a git that meets half a record fails."""
-    return turn(queue_of(common, _RECORDS), control, limit=_RECORDS_PATIENCE)
+    return turn(queue_of(root, common, _RECORDS), control, limit=_RECORDS_PATIENCE)
 
 
-def tidy(common: Path) -> None:
+def tidy(root: Path, common: Path) -> None:
     """Take away what the dead left in the queues of a repository; whoever comes next would, if anybody came."""
-    queues = common / OURS / _QUEUES
+    queues = _queues_of(root, common)
     with contextlib.suppress(OSError):
-        for folder in [Path(entry.path) for entry in os.scandir(queues)]:
+        for folder in [Path(entry.path) for entry in os.scandir(queues) if entry.is_dir(follow_symlinks=False)]:
             _before(folder, own=_AFTER_ALL)
             if (lock := _lock(folder)) >= 0:
                 _drop(folder / _LOCK, lock)
             with contextlib.suppress(OSError):
                 folder.rmdir()
         queues.rmdir()
+        queues.parent.rmdir()
 
 
-def _ticket(folder: Path) -> tuple[int, str]:
-    name = f"{time.time_ns():020d}-{uuid4().hex}"
+def _ticket(folder: Path, *, first: bool = False) -> tuple[int, str]:
+    name = f"{time.time_ns():0{_DIGITS}d}-{uuid4().hex}"
+    if first:
+        name = f"{_BEFORE_ALL}{name}"
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(folder / name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
         except FileNotFoundError:
             continue  # somebody was the last to leave
         # Who looks at it before it is locked takes it for a dead one's and tears it up.
@@ -106,10 +122,12 @@ def _before(folder: Path, own: str) -> int:
 
 def _is_dead(ticket: Path) -> bool:
     try:
-        fd = os.open(ticket, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(ticket, _FLAGS)
     except OSError:
         return True
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return True  # not ours, so nobody waits with it; it stays
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -125,7 +143,7 @@ def _lock(folder: Path) -> int:
     """The lock's descriptor, or -1: somebody has it."""
     path = folder / _LOCK
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
     except FileNotFoundError:
         with contextlib.suppress(FileNotFoundError):
             folder.mkdir(parents=True, exist_ok=True)

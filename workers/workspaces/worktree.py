@@ -5,34 +5,51 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordination.domain.attempts import Claim
 from coordination.domain.workspaces import run_slug, slug
 from coordination.errors import Refused
+from workers import files
 from workers.runners.base import Control
-from workers.workspaces import lodging
-from workers.workspaces.git import LONG, Git, GitFailed
+from workers.workspaces import lodging, nested
+from workers.workspaces.git import LONG, Git, GitFailed, identity_of
 from workers.workspaces.lodging import Lodging
+from workers.workspaces.merging import Conflict, Resolving, trial
+from workers.workspaces.nested import NotCollected
 from workers.workspaces.repository import Repository
 from workers.workspaces.turns import records_turn
 
 LODGING = "lodging"
 """Where a task carries the name of the folder in which its last attempt was."""
 
-_MARKER = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
-_UNFINISHED = ("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "AUTO_MERGE", "CHERRY_PICK_HEAD", "REVERT_HEAD")
+_UNFINISHED = (
+    *("MERGE_HEAD", "MERGE_MSG", "MERGE_MODE", "MERGE_AUTOSTASH", "AUTO_MERGE"),
+    *("CHERRY_PICK_HEAD", "REVERT_HEAD"),
+)
+_CLOSED = re.compile(r"could not open directory '(.*?)/?': Permission denied")
 _MOST_NAMED = 20
 _FIELDS_BEFORE_PATH = 10  # of an unmerged entry
 
 
 class Unresolved(Exception):
-    """Conflicts are left in these files."""
+    """Conflicts that nobody has resolved."""
 
-    def __init__(self, paths: list[str]) -> None:
-        super().__init__(", ".join(paths))
-        self.paths = paths
+    def __init__(self, conflicts: Sequence[Conflict]) -> None:
+        named = [str(conflict) for conflict in conflicts[:_MOST_NAMED]]
+        more = len(conflicts) - len(named)
+        super().__init__(", ".join([*named, *([f"and {more} more"] if more else [])]))
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a worktree holds, as a commit and its tree. ``inside``: commits of the repository's worktrees inside it."""
+
+    commit: str
+    tree: str
+    inside: list[str]
 
 
 @dataclass(slots=True)
@@ -44,7 +61,8 @@ class Worktree:
     git: Git
     record: Path
     start: str
-    conflicts: tuple[str, ...] = ()  # files that it began with half merged
+    resolving: Resolving = field(default_factory=Resolving)  # what it began with half merged
+    is_kept: bool = False
 
     @property
     def folder(self) -> str:
@@ -68,41 +86,62 @@ class Worktree:
         self.git("update-ref", "HEAD", base)
         self.start = base
 
-    def merge(self, commit: str) -> list[str]:
-        """Half merge *commit* into it; the files with conflicts."""
-        if self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True).code == 0:
-            return []
-        self.conflicts = tuple(self._unmerged(self._status()))
-        return list(self.conflicts)
+    def merge(self, commit: str) -> bool:
+        """Half merge *commit* into it; whether something is in conflict then, which ``resolving`` describes."""
+        tried = trial(self.git, "HEAD", commit)
+        said = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
+        if said.code and not self._merge_heads():
+            raise GitFailed(f"git could not begin to merge {commit}: files that are not committed may be in the way")
+        self.resolving = Resolving(tried.tree, tried.conflicts, tried.entries)
+        return said.code != 0
 
     def go_on_merging(self, commit: str) -> None:
         """Its next commit has *commit* as a parent too."""
-        (self.record / "MERGE_HEAD").write_text(f"{commit}\n", encoding="ascii")
+        files.write_new(self.record / "MERGE_HEAD", f"{commit}\n".encode())
 
-    def commit(self, message: str) -> str:
-        """Commit all that was changed, as one who has no hooks; the commit that it stands at then.
+    def commit(self, message: str, *, onto: str | None = None, checked: bool = True) -> Snapshot:
+        """Commit all that was changed, as one who has no hooks, on top of HEAD, or of *onto*.
 
-        Raises Unresolved when conflicts are left.
+        Raises Unresolved when conflicts are left, NotCollected for what a commit cannot hold (of repositories inside
+        only when *checked*).
         """
         for lock in self.record.glob("*.lock"):  # whoever held it has been ended with the job
-            lock.unlink(missing_ok=True)
+            files.unlink(lock)
+        self._look_at_all_files(onto or "HEAD")
         status = self._status()
-        doubtful = dict.fromkeys([*self.conflicts, *self._unmerged(status)])
-        if left := [path for path in doubtful if self._has_markers(path)]:
-            raise Unresolved(left[:_MOST_NAMED])
-        head = next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
+        if left := self.resolving.left(self.git, self.lodging.path, self.record, self._unmerged(status)):
+            raise Unresolved(left)
+        head = onto or next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
             raise GitFailed("the worktree is on a branch without commits")
-        merging = self._merge_heads()
-        if merging or any(not word.startswith("#") for word in status):
-            self.git("add", "--all", limit=LONG)
+        place, merging = nested.Place(self.git, self.lodging.path, self.repository.common), self._merge_heads()
+        changed = merging or onto or any(not word.startswith("#") for word in status)
+        with nested.as_files(place, checked=checked) as inside:
+            if changed or inside.found:
+                self.git("add", "--all", "--sparse", limit=LONG)
+        tree = before = self.git("rev-parse", f"{head}^{{tree}}").text
+        if changed or inside.found:
             tree = self.git("write-tree").text
-            if merging or tree != self.git("rev-parse", f"{head}^{{tree}}").text:
-                parents = [word for parent in (head, *merging) for word in ("-p", parent)]
-                head = self.git("commit-tree", tree, *parents, "-m", message).text
+        if merging or tree != before:
+            parents = [word for parent in (head, *merging) for word in ("-p", parent)]
+            head = self.git("commit-tree", tree, *parents, "-m", message).text
+        return Snapshot(head, tree, inside.heads)
+
+    def settle(self) -> None:
+        """End what was begun and is committed now, such as a merge."""
         for name in _UNFINISHED:
-            (self.record / name).unlink(missing_ok=True)
-        return head
+            files.unlink(self.record / name)
+
+    def snapshot(self, message: str) -> str:
+        """A commit of all that is in its folder, conflicts as they are, to take from; nothing of it is checked out."""
+        index = self.record / "coordination-index"
+        apart = self.git.at(self.lodging.path, GIT_INDEX_FILE=str(index))
+        try:
+            apart("read-tree", self.start)
+            apart("add", "--all", limit=LONG)
+            return apart("commit-tree", apart("write-tree").text, "-p", self.start, "-m", message).text
+        finally:
+            files.unlink(index)
 
     def detach(self, commit: str) -> None:
         """Stand at the *commit* that was just made, on no branch: what a gate commits is nobody's."""
@@ -112,15 +151,70 @@ class Worktree:
         """Check out *commit*; files that git ignores stay, such as what was installed or built."""
         self.git("checkout", "--quiet", "--force", "--detach", commit, limit=LONG)
 
+    def gone(self) -> str | None:
+        """What the job has taken away that is needed, and what to do; None when all is there."""
+        if is_gone(self.repository.common):
+            return f"its repository {self.repository.common} is gone: bring it back, then retry the task"
+        if is_gone(self.lodging.path):
+            now = lodging.place_of(self.record)
+            went = f"was moved to {now}" if now not in (None, self.lodging.path) else "is gone"
+            return f"its worktree {self.lodging.path} {went}: a job must leave its folder where it is"
+        if is_gone(self.record / "HEAD"):
+            return f"git's record {self.record} of its worktree {self.lodging.path} is gone: a job must leave it there"
+        return None
+
+    def committed(self) -> str | None:
+        """The commit on the task's branch, if the job has moved that; it is there without the worktree too."""
+        with contextlib.suppress(GitFailed):
+            found = self.repository.commit_of(f"refs/heads/{self.repository.task_branch}")
+            return None if found == self.start else found
+        return None
+
     def remove(self) -> None:
         """Take it away."""
         self.lodging.leave()
 
-    def keep(self, until: float) -> None:
-        """Leave it for people to look at, on no branch."""
+    def keep(self, until: float, *, branch_goes: bool, at: str | None = None) -> None:
+        """Leave it for people to look at, on no branch, at the commit *at* or where it is.
+
+        *branch_goes*: with it goes the task's branch, if no other attempt comes.
+        """
         with contextlib.suppress(GitFailed):
-            self.git("update-ref", "--no-deref", "HEAD", self.git("rev-parse", "HEAD").text)
-        self.lodging.keep(until)
+            self.git("update-ref", "--no-deref", "HEAD", at or self.git("rev-parse", "HEAD").text)
+        self.lodging.keep(until, branch_goes=branch_goes)
+        self.is_kept = True
+
+    def holds_branch(self) -> bool:
+        """Whether the kept worktree stands at what is on the task's branch, or beyond."""
+        with contextlib.suppress(GitFailed):
+            ref = f"refs/heads/{self.repository.task_branch}"
+            tip = self.git("rev-parse", "--quiet", "--verify", ref, may_fail=True)
+            return tip.code != 0 or self.git("merge-base", "--is-ancestor", tip.text, "HEAD", may_fail=True).code == 0
+        return False
+
+    def _look_at_all_files(self, head: str) -> None:
+        """Let git see changes of files that it was told not to look at, and make its index anew if it is broken."""
+        if (self.record / "index").exists():
+            try:
+                words = self.git("ls-files", "-v", "-z", limit=LONG).words
+            except GitFailed as failed:
+                if failed.transient:
+                    raise
+                files.unlink(self.record / "index")
+        if not (self.record / "index").exists():
+            self.git("read-tree", head, limit=LONG)
+            return
+        for option, paths in (
+            ("--no-assume-unchanged", [word[2:] for word in words if word[0].islower()]),
+            # One that is not there was left out, as in a sparse checkout.
+            ("--no-skip-worktree", [word[2:] for word in words if word[0] in "Ss" and self._is_there(word[2:])]),
+        ):
+            if paths:
+                told = b"".join(os.fsencode(path) + b"\0" for path in paths)
+                self.git("update-index", option, "-z", "--stdin", stdin=told, limit=LONG)
+
+    def _is_there(self, path: str) -> bool:
+        return os.path.lexists(self.lodging.path / path)
 
     def _status(self) -> list[str]:
         said = self.git(
@@ -128,22 +222,35 @@ class Worktree:
             *("--untracked-files=normal", "--ignore-submodules=dirty"),
             limit=LONG,
         )
+        if (closed := _CLOSED.search(said.log)) is not None:
+            raise NotCollected(f"{self.lodging.path / closed[1]} may not be read, so its files cannot be committed")
         return said.words
 
     def _unmerged(self, status: list[str]) -> list[str]:
         return [word.split(" ", _FIELDS_BEFORE_PATH)[-1] for word in status if word.startswith("u ")]
 
-    def _has_markers(self, path: str) -> bool:
-        try:
-            return bool(_MARKER.search((self.lodging.path / path).read_bytes()))
-        except OSError:
-            return False  # taken away, which settles it too
-
     def _merge_heads(self) -> list[str]:
         try:
-            return (self.record / "MERGE_HEAD").read_text(encoding="ascii").split()
-        except (OSError, UnicodeDecodeError):
+            return files.read(self.record / "MERGE_HEAD").decode("ascii").split()
+        except (OSError, ValueError):
             return []
+
+
+def message_of(claim: Claim) -> str:
+    """The message of the commits that are made for a task."""
+    subject = " ".join(claim.title.split()) or claim.key
+    return f"{subject}\n\nCoord-Task: {claim.key} {claim.task_id}\nCoord-Run: {claim.run_id}\n"
+
+
+def is_gone(path: Path) -> bool:
+    """Whether it certainly is not there; a file server that does not answer says nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _record_of(place: Lodging) -> Path:
@@ -157,11 +264,18 @@ def _lodging(root: Path, claim: Claim, repository: Repository) -> Lodging:
     """Where an earlier attempt was, if it left that for this one: some agents know a conversation by its folder."""
     run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
     before = str(claim.carried.get(LODGING, ""))
+    owner = {
+        "workspace": claim.workspace_id,
+        "task": claim.task_id,
+        "attempt": claim.attempt,
+        "branch": repository.task_branch,
+        "author": identity_of(claim)["GIT_AUTHOR_EMAIL"],
+    }
     ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
     if ours and not (root / run / before).exists():
         with contextlib.suppress(BlockingIOError):  # somebody is still there
-            return lodging.take(root, run, before, common=repository.common)
-    return lodging.take(root, run, name, common=repository.common)
+            return lodging.take(root, run, before, common=repository.common, owner=owner)
+    return lodging.take(root, run, name, common=repository.common, owner=owner)
 
 
 def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:
@@ -175,10 +289,12 @@ def make(repository: Repository, root: Path, claim: Claim, start: str, control: 
     try:
         repository.move(repository.task_branch, start)
         # --force: an earlier attempt's worktree may still be there, on this machine or another.
-        with records_turn(repository.common, control):
-            repository.git("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
+        with records_turn(place.root, repository.common, control):
+            place.path.mkdir(mode=0o755)  # what git may change has to be there
+            add = repository.git.writing(place.path)
+            add("worktree", "add", "--no-checkout", "--force", str(place.path), repository.task_branch)
         record = _record_of(place)
-        git = repository.git.at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
+        git = repository.git.writing(place.path).at(place.path, GIT_DIR=str(record), GIT_WORK_TREE=str(place.path))
         git("reset", "--quiet", "--hard", limit=LONG)
     except BaseException:
         place.leave()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.budgets import MAX_TOKENS, WARN_AT, Action, caps_of
+from coordination.domain.budgets import WARN_AT, Action
+from coordination.domain.caps import KEYS, MAX_TOKENS, caps_of
 from coordination.domain.plans import BudgetCap
 from coordination.errors import Refused
 from coordination.formats.plan.fields import Fields
-
-BUDGET_KEYS = ("usd", "tokens", "max_unpriced_calls", "on_exceed", "warn_at", "downgrade_to")
 
 
 def read_budget(fields: Fields) -> BudgetCap | None:
@@ -18,11 +17,12 @@ def read_budget(fields: Fields) -> BudgetCap | None:
     inner = fields.inner("budget")
     if inner is None:
         return None
-    inner.only(BUDGET_KEYS)
+    inner.only(KEYS)
     cap = BudgetCap(
         usd=inner.money("usd"),
         on_exceed=inner.text("on_exceed") or Action.BLOCK.value,
         tokens=inner.whole("tokens"),
+        starts=inner.whole("starts"),
         max_unpriced_calls=inner.whole("max_unpriced_calls"),
         warn_at=WARN_AT if (warn_at := inner.whole("warn_at")) is None else warn_at,
         downgrade_to=inner.text("downgrade_to"),
@@ -30,7 +30,7 @@ def read_budget(fields: Fields) -> BudgetCap | None:
     try:
         caps_of(cap.said())
     except Refused as refusal:
-        raise fields.error("budget", refusal.message, hint=refusal.hint) from None
+        raise fields.caused("budget", refusal) from None
     return cap
 
 
@@ -59,6 +59,7 @@ def budget_schema(whose: str) -> dict[str, Any]:
     return {
         "usd": {"type": ["number", "string", "null"], "minimum": 0, "description": f"US dollars for {whose}."},
         "tokens": {**count, "description": f"Tokens for {whose}."},
+        "starts": {**count, "description": f"Starts of agents and chats for {whose}, whatever they end as."},
         "max_unpriced_calls": {**count, "description": "Calls of models whose price is unknown; 0 if usd is given."},
         "on_exceed": {"enum": [*Action, None]},
         "warn_at": {"type": ["integer", "null"], "minimum": 1, "maximum": 100, "description": "Percent of the cap."},

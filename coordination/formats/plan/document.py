@@ -45,8 +45,10 @@ class Document:
             found = None
         return found if isinstance(found, int) else None
 
-    def error(self, message: str, line: int | None = None, *, hint: str | None = None) -> PlanError:
-        return PlanError(message, source=self.source, line=line, hint=hint)
+    def error(
+        self, message: str, line: int | None = None, *, hint: str | None = None, field: str | None = None
+    ) -> PlanError:
+        return PlanError(message, source=self.source, line=line, hint=hint, field=field)
 
 
 def read_document(data: bytes, *, source: str) -> Document:
@@ -171,7 +173,7 @@ class _Builder:
         line = event.start_mark.line + 1
         self._refuse_tag(event)
         if len(self.stack) >= MAX_DEPTH:
-            raise self.document.error(f"Values are nested deeper than {MAX_DEPTH} levels", line)
+            raise _too_deep(self.document, line)
         if self.stack and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None:
             raise self.document.error(
                 "A key must be a text, not a list or a mapping",
@@ -261,9 +263,15 @@ def _explained(error: yaml.YAMLError, text: str, document: Document) -> PlanErro
         if "\t" in indent:
             return document.error("A tab stands in the indentation, where YAML has only spaces", line)
     problem = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read")
+    if "nesting depth" in problem:  # libyaml's own limit, which its look ahead may reach before an event tells of ours
+        return _too_deep(document, line)
     context = getattr(error, "context", None)
     hint = next((hint for sign, hint in _HINTS.items() if sign in problem), None)
     return document.error(f"This is not YAML: {f'{context}, ' if context else ''}{problem}", line, hint=hint)
+
+
+def _too_deep(document: Document, line: int | None) -> PlanError:
+    return document.error(f"Values are nested deeper than {MAX_DEPTH} levels", line)
 
 
 _IN_QUOTES = "Write a text that holds such signs in quotes"

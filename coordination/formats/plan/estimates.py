@@ -23,7 +23,7 @@ def read_estimate(fields: Fields) -> dict[str, Any]:
     try:
         return parse_stated(written)
     except Refused as refused:
-        raise fields.error("estimate", refused.message, hint=refused.hint) from None
+        raise fields.error("estimate", refused.message, hint=refused.hint, field=refused.field) from None
 
 
 def write_estimate(stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from coordination.domain.durations import parse_duration
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem
 from coordination.domain.sizes import parse_size
-from coordination.errors import PlanError, Refused
+from coordination.errors import PlanError, Refused, inside
 from coordination.formats.plan.document import Document
 from coordination.formats.plan.scalars import Unquoted
 from coordination.money import usd
@@ -26,21 +26,40 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class Fields:
-    """The fields of one mapping. ``where`` begins its sentences; ``None`` and a missing key are the same."""
+    """The fields of one mapping. ``where`` begins its sentences; ``None`` and a missing key are the same.
 
-    __slots__ = ("document", "values", "where")
+    ``path``: the mapping's own place in the document, such as ``tasks.fix.run``.
+    """
 
-    def __init__(self, document: Document, values: dict[str, Any], where: str = "") -> None:
+    __slots__ = ("document", "path", "values", "where")
+
+    def __init__(self, document: Document, values: dict[str, Any], where: str = "", path: str = "") -> None:
         self.document = document
         self.values = values
         self.where = where
+        self.path = path
 
     def line(self, key: str) -> int | None:
         return self.document.line_of(self.values, key)
 
-    def error(self, key: str, message: str, *, hint: str | None = None) -> PlanError:
-        """A refusal at the line of *key*."""
-        return self.document.error(f"{self.where}{message}", self.line(key), hint=hint)
+    def error(self, key: str, message: str, *, hint: str | None = None, field: str | None = None) -> PlanError:
+        """Return a refusal at the line of *key*, for it or for another *field* of this mapping."""
+        return self.document.error(
+            f"{self.where}{message}", self.line(key), hint=hint, field=inside(self.path, field or key)
+        )
+
+    def caused(self, key: str, refused: Refused) -> PlanError:
+        """Return *refused*, which the domain raised for the value of *key*, as a refusal at its line."""
+        return self.error(key, refused.message, hint=refused.hint, field=inside(key, refused.field))
+
+    def item_error(self, key: str, index: int, message: str, *, hint: str | None = None) -> PlanError:
+        """Return a refusal at the line of one item of the list under *key*."""
+        line = self.document.line_of(self.values[key], index)
+        return self.document.error(f"{self.where}{message}", line, hint=hint, field=self.place(f"{key}[{index}]"))
+
+    def place(self, key: str) -> str:
+        """Return the place of *key* in the document."""
+        return inside(self.path, key)
 
     def only(self, known: Collection[str], later: Mapping[str, str] | None = None) -> None:
         """Refuse the first key that is not *known*; *later* says of some what there is instead, for now."""
@@ -72,11 +91,8 @@ class Fields:
             raise self.wrong(key, "a list of texts")
         for index, item in enumerate(value):
             if not isinstance(item, str):
-                raise self.document.error(
-                    f"{self.where}{key} must hold texts, not {_named(item)}",
-                    self.document.line_of(value, index),
-                    hint=_in_quotes(item),
-                )
+                message = f"{key} must hold texts, not {_named(item)}"
+                raise self.item_error(key, index, message, hint=_in_quotes(item))
         return tuple(value)
 
     def whole(self, key: str) -> int | None:
@@ -168,7 +184,7 @@ class Fields:
                     line = self.document.line_of(container, at) or self.line(key)
                     message = f"{self.where}{key} holds {item.text}, which may be read as {item.reading}"
                     hint = f'Write "{item.text}" for the text, or {_other_form(item)}'
-                    raise self.document.error(message, line, hint=hint)
+                    raise self.document.error(message, line, hint=hint, field=self.place(key))
                 if isinstance(item, dict | list) and id(item) not in seen:
                     seen.add(id(item))
                     stack.append(item)
@@ -201,7 +217,7 @@ class Fields:
             return None
         if not isinstance(value, dict):
             raise self.wrong(key, "a mapping")
-        return Fields(self.document, value, f"{self.where}{key}: ")
+        return Fields(self.document, value, f"{self.where}{key}: ", self.place(key))
 
 
 def _moment(value: object) -> datetime | None:

@@ -27,7 +27,7 @@ from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.estimates import read_estimate
 from coordination.formats.plan.fields import Fields
 from coordination.formats.plan.supervision import read_questions, read_supervision, read_variants
-from coordination.formats.plan.workspaces import read_gates, read_workspace
+from coordination.formats.plan.workspaces import read_checkout, read_gates
 
 VERSION = 1
 
@@ -37,18 +37,18 @@ PLAN_KEYS = (
 )
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = (
-    *("timeout", "stall_timeout", "max_attempts", "backoff", "on_dependency_failure", "workdir", "agent", "limits"),
-    "workspace",
+    *("timeout", "stall_timeout", "max_attempts", "max_starts", "backoff", "on_dependency_failure", "workdir"),
+    *("agent", "limits", "checkout", "workspace"),
 )
 LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
 CONCURRENCY_KEYS = ("project", "agents", "keys")
 NEED_KEYS = ("key", "kind")
 TASK_KEYS = (
-    *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "backoff", "timeout"),
-    *("stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due", "workdir"),
-    *("criteria", "context", "variants", "supervised", "limits", "outputs", "workspace", "gates", "estimate"),
-    *("budget", "metadata"),
+    *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "max_starts", "backoff"),
+    *("timeout", "stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due"),
+    *("workdir", "criteria", "context", "variants", "supervised", "limits", "outputs", "checkout", "gates"),
+    *("workspace", "estimate", "budget", "metadata"),
 )
 
 
@@ -103,7 +103,7 @@ def resolve_paths(plan: Plan, base: str) -> Plan:
 def _check_version(fields: Fields) -> None:
     if fields.values.get("version") is None:
         raise fields.document.error(
-            "The plan has no version", fields.document.root_line, hint="Begin it with version: 1"
+            "The plan has no version", fields.document.root_line, hint="Begin it with version: 1", field="version"
         )
     version = fields.whole("version")
     if version != VERSION:
@@ -125,12 +125,13 @@ def _defaults(fields: Fields | None) -> Defaults:
         "timeout": fields.duration("timeout"),
         "stall_timeout": fields.duration("stall_timeout"),
         "max_attempts": fields.whole("max_attempts"),
+        "max_starts": fields.whole("max_starts"),
         "backoff": _backoff(fields),
         "on_dependency_failure": fields.choice("on_dependency_failure", OnDependencyFailure),
         "workdir": fields.text("workdir"),
         "agent": fields.text("agent"),
         "limits": _limits(fields),
-        "workspace": read_workspace(fields),
+        "checkout": read_checkout(fields),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -173,33 +174,35 @@ def _tasks(fields: Fields) -> tuple[tuple[Task, ...], dict[str, int]]:
         raise fields.wrong("tasks", "a list of tasks")
     if not items:
         line = fields.line("tasks") or fields.document.root_line
-        raise fields.document.error("The plan has no tasks", line, hint="List them under tasks")
+        raise fields.document.error("The plan has no tasks", line, hint="List them under tasks", field="tasks")
     tasks = []
     lines: dict[str, int] = {}
     for index, item in enumerate(items):
         line = fields.document.line_of(items, index) or 0
-        task = _task(fields.document, item, index + 1, line)
+        task = _task(fields.document, item, index, line)
         if task.key in lines:
             raise fields.document.error(
                 f"The key {excerpt(task.key)} belongs to two tasks, the first in line {lines[task.key]}",
                 line,
                 hint="Every task needs a key of its own",
+                field=f"tasks[{index}].key",
             )
         lines[task.key] = line
         tasks.append(task)
     return tuple(tasks), lines
 
 
-def _task(document: Document, item: object, number: int, line: int) -> Task:
-    where = f"Task number {number}: "
+def _task(document: Document, item: object, index: int, line: int) -> Task:
+    where, path = f"Task number {index + 1}: ", f"tasks[{index}]"
     if not isinstance(item, dict):
-        raise document.error(f"{where}a task is a mapping with the keys key and run", line)
-    fields = Fields(document, item, where)
+        raise document.error(f"{where}a task is a mapping with the keys key and run", line, field=path)
+    fields = Fields(document, item, where, path)
     key = fields.text("key")
     if key is None:
         hint = did_you_mean("key", item) if "key" not in item else None
-        raise document.error(f"{where}it has no key", line, hint=hint or "Every task needs a key of its own")
-    fields.where = f"Task {excerpt(key)}: "
+        hint = hint or "Every task needs a key of its own"
+        raise document.error(f"{where}it has no key", line, hint=hint, field=f"{path}.key")
+    fields.where, fields.path = f"Task {excerpt(key)}: ", f"tasks.{key}"
     fields.only(TASK_KEYS)
     title = fields.text("title")
     repeatable = fields.flag("repeatable")
@@ -214,6 +217,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         parent=fields.text("parent"),
         priority=0 if priority is None else priority,
         max_attempts=fields.whole("max_attempts"),
+        max_starts=fields.whole("max_starts"),
         backoff=_backoff(fields),
         timeout=fields.duration("timeout"),
         stall_timeout=fields.duration("stall_timeout"),
@@ -229,7 +233,7 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
         supervised=fields.flag("supervised") is not False,
         limits=_limits(fields),
         outputs=fields.texts("outputs"),
-        workspace=read_workspace(fields),
+        checkout=read_checkout(fields),
         gates=read_gates(fields),
         budget=read_budget(fields),
         estimate=read_estimate(fields),
@@ -240,11 +244,12 @@ def _task(document: Document, item: object, number: int, line: int) -> Task:
 def _run(fields: Fields, line: int) -> Work:
     value = fields.values.get("run")
     if value is None:
-        raise fields.document.error(f"{fields.where}it has no run", line, hint='Write run: {shell: "…"}')
+        message = f"{fields.where}it has no run"
+        raise fields.document.error(message, line, hint='Write run: {shell: "…"}', field=fields.place("run"))
     if not isinstance(value, dict):
         hint = f"Write run: {{shell: {value!r}}}" if isinstance(value, str) and len(value) < _SHORT else None
         raise fields.wrong("run", f"a mapping with one of the keys {', '.join(KINDS)}", hint)
-    run = Fields(fields.document, value, f"{fields.where}run: ")
+    run = Fields(fields.document, value, f"{fields.where}run: ", fields.place("run"))
     kinds = [kind for kind in KINDS if kind in value]
     if len(kinds) != 1:
         run.only(KINDS if not kinds else (*KINDS, "args", "env"))
@@ -265,7 +270,7 @@ def _run(fields: Fields, line: int) -> Work:
     except Refused as refused:
         if refused.code != Refused.code:
             raise
-        raise run.error(kinds[0], refused.message, hint=refused.hint) from None
+        raise run.error(kinds[0], refused.message, hint=refused.hint, field=refused.field) from None
 
 
 def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
@@ -322,11 +327,8 @@ def _servers(run: Fields) -> tuple[dict[str, Any] | str, ...]:
             servers.append(OURS)
             continue
         if not isinstance(item, dict):
-            line = run.document.line_of(value, index)
-            raise run.document.error(
-                f"{run.where}tools must hold mappings, each with a command or a url, or {OURS}", line
-            )
-        server = Fields(run.document, item, f"{run.where}tools: ")
+            raise run.item_error("tools", index, f"tools must hold mappings, each with a command or a url, or {OURS}")
+        server = Fields(run.document, item, f"{run.where}tools: ", run.place(f"tools[{index}]"))
         server.only(TOOL_KEYS)
         written = {
             "command": list(server.texts("command")),
@@ -348,7 +350,7 @@ def _needs(fields: Fields) -> tuple[str | Dependency, ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, dict):
-        return (_need(fields, value),)
+        return (_need(fields, value, "needs"),)
     if not isinstance(value, list):
         raise fields.wrong("needs", "a key or a list of keys", 'Write keys that look like numbers in quotes: ["1"]')
     needs: list[str | Dependency] = []
@@ -356,22 +358,18 @@ def _needs(fields: Fields) -> tuple[str | Dependency, ...]:
         if isinstance(item, str):
             needs.append(item)
         elif isinstance(item, dict):
-            needs.append(_need(fields, item))
+            needs.append(_need(fields, item, f"needs[{index}]"))
         else:
-            line = fields.document.line_of(value, index)
-            raise fields.document.error(
-                f"{fields.where}needs must hold keys of tasks",
-                line,
-                hint="Write a key that looks like a number in quotes",
-            )
+            hint = "Write a key that looks like a number in quotes"
+            raise fields.item_error("needs", index, "needs must hold keys of tasks", hint=hint)
     return tuple(needs)
 
 
-def _need(fields: Fields, item: dict[str, Any]) -> Dependency:
-    need = Fields(fields.document, item, f"{fields.where}needs: ")
+def _need(fields: Fields, item: dict[str, Any], place: str) -> Dependency:
+    need = Fields(fields.document, item, f"{fields.where}needs: ", fields.place(place))
     need.only(NEED_KEYS)
     key = need.text("key")
     if key is None:
-        raise fields.error("needs", "a mapping in needs has the keys key and kind")
+        raise fields.error("needs", "a mapping in needs has the keys key and kind", field=f"{place}.key")
     kind = need.choice("kind", DependencyKind)
     return Dependency(key) if kind is None else Dependency(key, kind)

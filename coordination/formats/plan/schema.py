@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, estimates, sizes, work, workspaces
+from coordination.domain import chat, durations, estimates, preparation, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
+from coordination.domain.caps import CAPS, KEYS
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
 from coordination.domain.limits import FEWEST_FILES
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
+from coordination.domain.task_limits import MOST_STARTS
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import reader
-from coordination.formats.plan.budgets import BUDGET_KEYS, budget_schema
+from coordination.formats.plan.budgets import budget_schema
 from coordination.formats.plan.fields import MOMENT_PATTERN
 from coordination.formats.plan.supervision import SUPERVISION_KEYS
 
@@ -47,8 +49,8 @@ def plan_schema() -> _Schema:
 
 
 def _budget(whose: str) -> _Schema:
-    caps = [{"required": [name]} for name in ("usd", "tokens", "max_unpriced_calls")]
-    return _optional({**_object(BUDGET_KEYS, **budget_schema(whose)), "anyOf": caps})
+    caps = [{"required": [name]} for name in CAPS]
+    return _optional({**_object(KEYS, **budget_schema(whose)), "anyOf": caps})
 
 
 def _task() -> _Schema:
@@ -92,6 +94,12 @@ def _rules() -> _Schema:
         "timeout": _DURATION,
         "stall_timeout": _DURATION,
         "max_attempts": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_ATTEMPTS},
+        "max_starts": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "maximum": MOST_STARTS,
+            "description": "How often an agent or a chat may start before a person must let it go on.",
+        },
         "backoff": _optional(
             _object(
                 reader.BACKOFF_KEYS,
@@ -112,7 +120,8 @@ def _rules() -> _Schema:
                 output=_SIZE,
             )
         ),
-        "workspace": _workspace(),
+        "checkout": _checkout(),
+        "workspace": {**_checkout(), "deprecated": True, "description": "The old name of checkout."},
     }
 
 
@@ -178,18 +187,34 @@ def _chat() -> _Schema:
     )
 
 
-def _workspace() -> _Schema:
+def _checkout() -> _Schema:
     """Where a task works."""
     merge = _object(workspaces.MERGE_KEYS, required=workspaces.MERGE_KEYS, commit=_SOME_TEXT, task=_SOME_TEXT)
     worktree = _object(
-        workspaces.WORKSPACE_KEYS,
+        workspaces.CHECKOUT_KEYS,
         required=("kind",),
-        kind={"enum": list(workspaces.WorkspaceKind)},
+        kind={"enum": list(workspaces.CheckoutKind)},
         base={**_TEXT, "description": "Where the run's branch begins: a branch, tag or commit. Default: HEAD."},
         keep_failed={**_DURATION, "description": "How long the worktree of a failed attempt is kept."},
         merge={**_optional(merge), "description": "A change that begins half merged; made by the merge queue."},
+        setup={**_TEXT, "description": "A command that installs what the worktree needs, run once per lock file."},
+        lock=_paths("Files whose content says when setup runs again. Default: well-known lock files."),
+        copy=_paths("Files and folders of your checkout that are copied into the worktree."),
+        share=_paths("What setup makes and worktrees link to, to read. Anything else that it makes is copied."),
+        ports={
+            "type": ["integer", "null"],
+            "minimum": 0,
+            "maximum": preparation.MOST_PORTS,
+            "description": "How many free ports the job gets, as PORT, COORD_PORT_1 and so on.",
+        },
+        database=_optional(_object(preparation.DATABASE_KEYS, required=("clone",), clone=_SOME_TEXT, variable=_TEXT)),
     )
-    return {"anyOf": [{"enum": [*workspaces.WorkspaceKind, None]}, worktree]}
+    return {"anyOf": [{"enum": [*workspaces.CheckoutKind, None]}, worktree]}
+
+
+def _paths(description: str) -> _Schema:
+    paths = {"type": "array", "items": _SOME_TEXT, "maxItems": preparation.MOST_NAMES}
+    return {**_optional(paths), "description": description}
 
 
 def _gates() -> _Schema:

@@ -21,7 +21,7 @@ def read_supervision(fields: Fields) -> Supervision | None:
     try:
         return supervision_of(inner.values)
     except Refused as refused:
-        raise fields.error("supervision", refused.message, hint=refused.hint) from None
+        raise fields.caused("supervision", refused) from None
 
 
 def read_questions(fields: Fields) -> dict[str, Any] | None:
@@ -32,7 +32,7 @@ def read_questions(fields: Fields) -> dict[str, Any] | None:
     try:
         return check_supervisor(value, ANSWERER)
     except Refused as refused:
-        raise fields.error(ANSWERER, refused.message, hint=refused.hint) from None
+        raise fields.error(ANSWERER, refused.message, hint=refused.hint, field=refused.field) from None
 
 
 def read_variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
@@ -46,4 +46,7 @@ def read_variants(fields: Fields) -> int | tuple[dict[str, Any], ...]:
         return value
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise fields.wrong("variants", "a number, or a list of what differs", "Write [{agent: claude}, {agent: codex}]")
-    return tuple(Fields(fields.document, {"variant": one}, fields.where).json("variant") for one in value)
+    return tuple(
+        Fields(fields.document, {"variant": one}, fields.where, fields.place(f"variants[{index}]")).json("variant")
+        for index, one in enumerate(value)
+    )

@@ -1,19 +1,21 @@
-"""Workspaces and gates in a plan file, each with its line. What they may be, domain/workspaces says."""
+"""Checkouts and gates in a plan file, each with its line. What they may be, domain/workspaces says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from coordination.domain.plans import BOTH_NAMES, ONE_NAME
+from coordination.domain.preparation import DATABASE_KEYS
 from coordination.domain.workspaces import (
+    CHECKOUT_KEYS,
     GATE_KEYS,
     GATE_TIMEOUT,
     MERGE_KEYS,
-    WORKSPACE_KEYS,
+    Checkout,
     Gate,
-    Workspace,
+    parse_checkout,
     parse_gates,
-    parse_workspace,
 )
 from coordination.errors import Refused
 from coordination.formats.plan.fields import Fields
@@ -21,25 +23,31 @@ from coordination.formats.plan.fields import Fields
 _T = TypeVar("_T")
 
 
-def read_workspace(fields: Fields) -> Workspace | None:
-    """The field ``workspace``: a kind, or a mapping."""
-    value = fields.values.get("workspace")
-    if value is None:
+def read_checkout(fields: Fields) -> Checkout | None:
+    """The field ``checkout``, or ``workspace`` by its old name: a kind, or a mapping."""
+    key = next((name for name in ("checkout", "workspace") if fields.values.get(name) is not None), None)
+    if key is None:
         return None
-    if not isinstance(value, dict | str):
-        raise fields.wrong("workspace", "a kind or a mapping")
+    if key == "checkout" and fields.values.get("workspace") is not None:
+        raise fields.error("workspace", BOTH_NAMES, hint=ONE_NAME)
+    value = fields.values[key]
     if isinstance(value, str):
-        return _understood(fields, "workspace", parse_workspace, value)
-    inner = Fields(fields.document, value, f"{fields.where}workspace: ")
-    inner.only(WORKSPACE_KEYS)
+        return _understood(fields, key, parse_checkout, value)
+    if not isinstance(value, dict):
+        raise fields.wrong(key, "a kind or a mapping")
+    inner = Fields(fields.document, value, f"{fields.where}{key}: ", fields.place(key))
+    inner.only(CHECKOUT_KEYS)
     keep, merge = inner.duration("keep_failed"), inner.inner("merge")
-    written: dict[str, Any] = {"kind": inner.text("kind"), "base": inner.text("base")}
+    written: dict[str, Any] = {name: inner.text(name) for name in ("kind", "base", "setup")}
+    written |= {name: inner.texts(name) for name in ("lock", "copy", "share")}
+    written["ports"] = inner.whole("ports")
     if keep is not None:
         written["keep_failed"] = keep.total_seconds()
-    if merge is not None:
-        merge.only(MERGE_KEYS)
-        written["merge"] = {name: merge.text(name) for name in MERGE_KEYS}
-    return _understood(fields, "workspace", parse_workspace, written)
+    for name, known, part in (("merge", MERGE_KEYS, merge), ("database", DATABASE_KEYS, inner.inner("database"))):
+        if part is not None:
+            part.only(known)
+            written[name] = {key: part.text(key) for key in known}
+    return _understood(fields, key, parse_checkout, written)
 
 
 def read_gates(fields: Fields) -> tuple[Gate, ...]:
@@ -50,9 +58,9 @@ def read_gates(fields: Fields) -> tuple[Gate, ...]:
     if not isinstance(value, list):
         raise fields.wrong("gates", "a command or a list of commands")
     read: list[Any] = []
-    for item in value:
+    for index, item in enumerate(value):
         if isinstance(item, dict):
-            inner = Fields(fields.document, item, f"{fields.where}gates: ")
+            inner = Fields(fields.document, item, f"{fields.where}gates: ", fields.place(f"gates[{index}]"))
             inner.only(GATE_KEYS)
             limit = inner.duration("timeout")
             read.append(Gate(inner.text("run") or "", GATE_TIMEOUT if limit is None else limit, inner.text("name")))
@@ -67,4 +75,7 @@ def _understood(fields: Fields, key: str, parse: Callable[[object], _T], value: 
     try:
         return parse(value)
     except Refused as refused:
-        raise fields.error(key, refused.message, hint=refused.hint) from None
+        place = refused.field
+        if place is not None and key == "workspace":
+            place = place.replace("checkout", key, 1)
+        raise fields.error(key, refused.message, hint=refused.hint, field=place) from None

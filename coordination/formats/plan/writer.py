@@ -14,7 +14,7 @@ from coordination.domain.limits import Limits
 from coordination.domain.plans import Backoff, Dependency, Plan, Task
 from coordination.domain.sizes import write_size
 from coordination.domain.work import parse_work
-from coordination.domain.workspaces import parse_gates, parse_workspace
+from coordination.domain.workspaces import parse_checkout, parse_gates
 from coordination.formats.plan.budgets import write_budget
 from coordination.formats.plan.estimates import write_estimate
 from coordination.formats.plan.reader import VERSION
@@ -82,12 +82,13 @@ def _defaults(plan: Plan) -> dict[str, Any]:
         "timeout": write_duration(rules.timeout),
         "stall_timeout": None if rules.stall_timeout is None else write_duration(rules.stall_timeout),
         "max_attempts": rules.max_attempts,
+        "max_starts": rules.max_starts,
         "backoff": _backoff(rules.backoff),
         "on_dependency_failure": rules.on_dependency_failure.value,
         "workdir": rules.workdir,
         "agent": rules.agent,
         "limits": _limits(rules.limits),
-        "workspace": _workspace(rules.workspace),
+        "checkout": _checkout(rules.checkout),
     }
     return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
 
@@ -102,6 +103,7 @@ def _task(task: Task) -> dict[str, Any]:
         parent=task.parent,
         priority=task.priority or None,
         max_attempts=task.max_attempts,
+        max_starts=task.max_starts,
         backoff=None if task.backoff is None else _backoff(task.backoff),
         timeout=None if task.timeout is None else write_duration(task.timeout),
         stall_timeout=None if task.stall_timeout is None else write_duration(task.stall_timeout),
@@ -117,7 +119,7 @@ def _task(task: Task) -> dict[str, Any]:
         supervised=None if task.supervised else False,
         limits=_limits(task.limits),
         outputs=list(task.outputs),
-        workspace=None if task.workspace is None else _workspace(task.workspace),
+        checkout=None if task.checkout is None else _checkout(task.checkout),
         gates=_gates(task.gates),
         budget=write_budget(task.budget),
         estimate=write_estimate(task.estimate),
@@ -125,11 +127,11 @@ def _task(task: Task) -> dict[str, Any]:
     )
 
 
-def _workspace(written: Any) -> Any:
-    workspace = parse_workspace(written)
-    body = workspace.to_json()
-    if workspace.keep_failed is not None:
-        body["keep_failed"] = write_duration(workspace.keep_failed)
+def _checkout(written: Any) -> Any:
+    checkout = parse_checkout(written)
+    body = checkout.to_json()
+    if checkout.keep_failed is not None:
+        body["keep_failed"] = write_duration(checkout.keep_failed)
     return body if len(body) > 1 else body["kind"]
 
 

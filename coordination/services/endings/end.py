@@ -1,7 +1,6 @@
 """The end of attempts and of tasks, whoever ends them: fence, evidence, slots, events, release of dependants.
 
-Everything here happens in one transaction of the caller. Rows are locked in one order everywhere (tasks by id, then
-slots by name), so that two endings that meet the same children never wait for each other in a ring.
+Everything here happens in one transaction of the caller, and locks rows in the order that ``store.queries`` describes.
 """
 
 from __future__ import annotations
@@ -18,48 +17,73 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
 from coordination.domain.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
-from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure
+from coordination.domain.task_limits import DEFERRAL_LIMIT, limit_reached
+from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure, TaskState
 from coordination.services.endings.records import Ended, Ending
+from coordination.services.endings.stories import event_of, payload_of
 from coordination.store.queries import artifacts, completions, ready, runs, slots
 from coordination.store.queries import attempts as attempt_rows
 from coordination.store.queries import dependencies as edges
 from coordination.store.queries import events as log
 from coordination.store.queries import tasks as rows
+from coordination.store.queries.counters import Counts
 
 
 def end_attempts(
-    tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending], *, close_runs: bool = True
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    endings: Sequence[Ending],
+    *,
+    close_runs: bool = True,
+    deferral_limit: timedelta = DEFERRAL_LIMIT,
 ) -> Ended:
     """End these attempts. A fence that no longer holds changes nothing of its task.
 
-    Without *close_runs* the caller looks whether ``ended_in`` are done, when it knows what else it knows of them.
+    A task that would be tried again, and has reached a limit, waits for a person instead. Without *close_runs* the
+    caller looks whether ``ended_in`` are done, when it knows what else it knows of them.
     """
     done = Ended()
+    lock_ends(tx, workspace_id, endings)
     completing = [ending for ending in endings if isinstance(ending.decision, Complete)]
     others = [ending for ending in endings if not isinstance(ending.decision, Complete)]
     _complete(tx, workspace_id, project_id, completing, done)
-    _move_tasks(tx, workspace_id, others, done)
+    others = [_move_task(tx, workspace_id, ending, done, deferral_limit) for ending in others]
     held = [ending for ending in others if ending.fence in done.fences]
     if held:
         attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
-        log.append(tx, workspace_id, [_event(project_id, ending) for ending in held])
+        log.append(tx, workspace_id, [event_of(project_id, ending) for ending in held])
     for ending in endings:
         if ending.artifacts and ending.fence in done.fences:
             artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)
-    slots.give_back(
-        tx, workspace_id, project_id, [name for one in endings if one.fence in done.fences for name in one.slots]
-    )
-    for ending in endings:
-        if ending.fence not in done.fences:
-            _close_fenced(tx, workspace_id, project_id, ending, done)
+    left = [name for one in endings if one.fence in done.fences for name in one.slots]
+    stale = [one for one in endings if one.fence not in done.fences]
+    attempt_rows.lock(tx, workspace_id, [one.fence for one in stale], nowait=True)  # after those that were completed
+    for ending in stale:
+        left += _close_fenced(tx, workspace_id, ending, done)
     dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
     if dead:
         _propagate(tx, workspace_id, project_id, dead, done)
+    slots.give_back(tx, workspace_id, project_id, left)
     done.closing |= {one.fence for one in endings if one.budgeted and one.fence in done.fences}
     done.ended_in = {one.run_id for one in endings if one.fence in done.fences and _is_final(one.decision)}
     if close_runs:
         close_ended_runs(tx, workspace_id, done)
     return done
+
+
+def lock_ends(tx: Connection, workspace_id: str, endings: Sequence[Ending]) -> None:
+    """Lock the tasks that these ends change, those that wait for them, and then the attempts.
+
+    Nothing to do for completions alone: their one statement locks what it changes.
+    """
+    if all(isinstance(one.decision, Complete) for one in endings):
+        return
+    completing = [one.task_id for one in endings if isinstance(one.decision, Complete)]
+    dead = [one.task_id for one in endings if isinstance(one.decision, GiveUp)]
+    ids = {one.task_id for one in endings}.union(edges.waiting_children(tx, workspace_id, completing))
+    rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)))
+    attempt_rows.lock(tx, workspace_id, [one.fence for one in endings])
 
 
 def close_ended_runs(
@@ -77,7 +101,7 @@ def cancel_tasks(
     A running attempt keeps its lease and its slots until its worker has ended the job, or the lease runs out.
     """
     done = Ended()
-    rows.lock(tx, workspace_id, sorted(ids))
+    rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids))
     canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
     log.append(
         tx,
@@ -111,14 +135,7 @@ def _complete(tx: Connection, workspace_id: str, project_id: str, endings: Seque
             project_id,
             [
                 completions.Completion(
-                    one.task_id,
-                    one.attempt,
-                    one.output,
-                    one.exit_code,
-                    one.error,
-                    one.log,
-                    _payload(one),
-                    one.ahead,
+                    one.task_id, one.attempt, one.output, one.exit_code, one.error, one.log, payload_of(one)
                 )
                 for one in theirs
             ],
@@ -131,81 +148,99 @@ def _complete(tx: Connection, workspace_id: str, project_id: str, endings: Seque
         done.runs_going_on |= {one.run_id for one in freed}
 
 
-def _move_tasks(tx: Connection, workspace_id: str, endings: Sequence[Ending], done: Ended) -> None:
-    for ending in endings:
-        match ending.decision:
-            case Complete():
-                continue
-            case StayCanceled():
-                # The attempt was told to stop, but its task was not canceled: a stray nudge must not strand it.
-                moved = _give_back(tx, workspace_id, ending)
-            case RetryAfter(wait):
-                moved = rows.queue_again(
-                    tx,
-                    workspace_id,
-                    ending.task_id,
-                    attempt=ending.attempt,
-                    wait=wait,
-                    counts=_counts(ending.outcome),
-                    error=ending.error,
-                    carried=ending.carried,
-                )
-            case GiveUp():
-                moved = rows.fail(
-                    tx,
-                    workspace_id,
-                    ending.task_id,
-                    attempt=ending.attempt,
-                    counts=_counts(ending.outcome),
-                    error=ending.error,
-                    carried=ending.carried,
-                )
-            case Wait(reasons):
-                moved = rows.wait(
-                    tx,
-                    workspace_id,
-                    ending.task_id,
-                    attempt=ending.attempt,
-                    counts=rows.Counts(),
-                    reason=reasons,
-                    error=None,
-                    carried=ending.carried,
-                )
-            case AskPerson():
-                moved = rows.wait(
-                    tx,
-                    workspace_id,
-                    ending.task_id,
-                    attempt=ending.attempt,
-                    counts=_counts(ending.outcome),
-                    reason=BlockReason.OUTCOME_UNKNOWN,
-                    error=ending.error,
-                )
-            case _ as never:
-                assert_never(never)
-        if moved:
-            done.fences.add(ending.fence)
-            done.held.add(ending.task_id)
+def _move_task(tx: Connection, workspace_id: str, ending: Ending, done: Ended, deferral_limit: timedelta) -> Ending:
+    """The ending, with what was decided in the end: a limit that is reached lets no attempt follow."""
+    counts = _counts(ending)
+    limit: str | None = None
+    match ending.decision:
+        case Complete():
+            return ending
+        case StayCanceled():
+            # The attempt was told to stop, but its task was not canceled: a stray nudge must not strand it.
+            moved, limit = _try_again(tx, workspace_id, _given_back(ending), timedelta(0), counts, deferral_limit)
+        case RetryAfter(wait):
+            moved, limit = _try_again(tx, workspace_id, ending, wait, counts, deferral_limit)
+        case GiveUp():
+            moved = rows.fail(
+                tx,
+                workspace_id,
+                ending.task_id,
+                attempt=ending.attempt,
+                counts=counts,
+                error=ending.error,
+                carried=ending.carried,
+            )
+        case Wait(reasons):
+            moved = rows.wait(
+                tx,
+                workspace_id,
+                ending.task_id,
+                attempt=ending.attempt,
+                counts=replace(counts, failures=0, deferrals=0, own_end=True),
+                reason=reasons,
+                error=None,
+                carried=ending.carried,
+            )
+        case AskPerson():
+            moved = rows.wait(
+                tx,
+                workspace_id,
+                ending.task_id,
+                attempt=ending.attempt,
+                counts=counts,
+                reason=BlockReason.OUTCOME_UNKNOWN,
+                error=ending.error,
+            )
+        case _ as never:
+            assert_never(never)
+    if moved:
+        done.fences.add(ending.fence)
+        done.held.add(ending.task_id)
+    return ending if limit is None else replace(ending, decision=AskPerson(limit))
 
 
-def _give_back(tx: Connection, workspace_id: str, ending: Ending) -> bool:
-    """Queue a task again whose attempt stopped as canceled although it still held the task; False: it did not."""
-    return rows.queue_again(
+def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
+    tx: Connection, workspace_id: str, ending: Ending, wait: timedelta, counts: Counts, deferral_limit: timedelta
+) -> tuple[bool, str | None]:
+    """Whether the attempt still held its task; and why no other may follow, if none may."""
+    row = rows.queue_again(
         tx,
         workspace_id,
         ending.task_id,
         attempt=ending.attempt,
-        wait=timedelta(0),
-        counts=rows.Counts(),
-        error="it was stopped, although nobody had canceled it",
+        wait=wait,
+        counts=counts,
+        error=ending.error,
+        carried=ending.carried,
+        deferral_limit=deferral_limit,
+    )
+    if row is None or row["state"] != TaskState.BLOCKED:
+        return row is not None, None
+    return True, limit_reached(
+        starts=row["starts"],
+        most=row["max_starts"],
+        deferrals=row["deferrals"],
+        deferred_for=row["now"] - (row["deferred_since"] or row["now"]),
+        consecutive_losses=row["consecutive_losses"],
     )
 
 
-def _counts(outcome: Outcome) -> rows.Counts:
-    return rows.Counts(
+def _given_back(ending: Ending) -> Ending:
+    """An attempt that stopped as canceled although it still held its task."""
+    return replace(ending, error="it was stopped, although nobody had canceled it", carried=None)
+
+
+def _counts(ending: Ending) -> Counts:
+    outcome = ending.outcome
+    # A job that came to an end of its own, whatever it was, did not end its worker.
+    unchanged = outcome in (Outcome.LOST, Outcome.HANDED_BACK, Outcome.CANCELED)
+    return Counts(
         failures=int(outcome in (Outcome.FAILED, Outcome.TIMED_OUT)),
-        losses=int(outcome is Outcome.LOST),
+        losses=ending.losses if unchanged else 0,
         deferrals=int(outcome is Outcome.DEFERRED),
+        started=ending.began,
+        lost=outcome is Outcome.LOST,
+        own_end=outcome in (Outcome.FAILED, Outcome.TIMED_OUT),
     )
 
 
@@ -218,74 +253,27 @@ def _closing(ending: Ending) -> dict[str, Any]:
         "error": ending.error,
         "output": ending.output,
         "log": ending.log,
+        "began": None if ending.began else False,
     }
 
 
-def _close_fenced(tx: Connection, workspace_id: str, project_id: str, ending: Ending, done: Ended) -> None:
-    """The task has moved on. Only an attempt whose end nobody has written yet (a cancel in progress) is closed here."""
+def _close_fenced(tx: Connection, workspace_id: str, ending: Ending, done: Ended) -> list[str]:
+    """The task has moved on. Only an attempt whose end nobody has written yet (a cancel in progress) is closed here.
+
+    The slots that it held.
+    """
     late = ending.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
     closing = replace(ending, outcome=Outcome.CANCELED, output=None) if late else ending
     before = attempt_rows.outcome_of(tx, workspace_id, ending.task_id, ending.attempt)
     if before is not None and before[0] is not None:
-        if before[0] is ending.outcome:
-            done.recorded_before.add(ending.task_id)  # our own commit, whose answer was lost
-        return
+        # Our own commit, whose answer was lost. That an attempt is lost others write as well.
+        if before[0] is ending.outcome and ending.outcome is not Outcome.LOST:
+            done.recorded_before.add(ending.task_id)
+        return []
     was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
-    if was_open:
-        slots.give_back(tx, workspace_id, project_id, held_slots)
-        if ending.budgeted:
-            done.closing.add(ending.fence)
-
-
-_PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it is looked at once
-
-
-def _payload(ending: Ending) -> dict[str, Any]:
-    plain = ending.outcome is Outcome.COMPLETED and isinstance(ending.decision, Complete) and not ending.payload
-    if plain and not ending.error and ending.exit_code is None and ending.question is None:
-        return _PLAIN
-    payload: dict[str, Any] = {**ending.payload, "outcome": ending.outcome.value}
-    if ending.error:
-        payload["error"] = ending.error[:2000]
-    if ending.exit_code is not None:
-        payload["exit_code"] = ending.exit_code
-    if isinstance(ending.decision, RetryAfter) and ending.decision.wait:
-        payload["wait_seconds"] = round(ending.decision.wait.total_seconds(), 3)
-    if isinstance(ending.decision, GiveUp | AskPerson | Wait):
-        payload["why"] = ending.decision.why
-    if isinstance(ending.decision, Wait):
-        payload["reasons"] = ending.decision.reasons.names()
-    if ending.question is not None:
-        payload["question"] = ending.question[:2000]
-    return payload
-
-
-def _event(project_id: str, ending: Ending) -> dict[str, Any]:
-    return {
-        "project_id": project_id,
-        "run_id": ending.run_id,
-        "task_id": ending.task_id,
-        "attempt": ending.attempt,
-        "type": _event_type(ending),
-        "actor": ending.actor,
-        "payload": _payload(ending),
-    }
-
-
-def _event_type(ending: Ending) -> EventType:
-    match ending.decision:
-        case Complete():
-            return EventType.COMPLETED
-        case GiveUp():
-            return EventType.FAILED
-        case AskPerson() | Wait():
-            return EventType.BLOCKED
-        case StayCanceled():
-            return EventType.HANDED_BACK
-        case RetryAfter():
-            if ending.outcome is Outcome.LOST:
-                return EventType.HEARTBEAT_LOST
-            return EventType.HANDED_BACK if ending.outcome is Outcome.HANDED_BACK else EventType.RETRIED
+    if was_open and ending.budgeted:
+        done.closing.add(ending.fence)
+    return held_slots
 
 
 def _is_final(decision: Decision) -> bool:
@@ -293,13 +281,9 @@ def _is_final(decision: Decision) -> bool:
 
 
 def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Counter[str], done: Ended) -> None:
-    """Lower the counters of these children; the cost grows with them, never with the size of the store."""
+    """Lower the counters of these locked children; the cost grows with them, never with the size of the store."""
     if not satisfied:
         return
-    children = sorted(satisfied)
-    if len(children) > 1:  # one row alone cannot be part of a ring
-        for start in range(0, len(children), rows.BATCH):
-            rows.lock(tx, workspace_id, children[start : start + rows.BATCH])
     freed = ready.less_pending(tx, workspace_id, satisfied)
     done.freed += [task_id for task_id, _ in freed]
     done.runs_going_on |= {run_id for _, run_id in freed}
@@ -321,6 +305,8 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
             return
         wants: dict[str, OnDependencyFailure] = {}
         children = sorted(waiting)
+        # They are locked, but for those that began to wait just now.
+        rows.lock(tx, workspace_id, children, nowait=True)
         for start in range(0, len(children), rows.BATCH):
             wants |= rows.policies(tx, workspace_id, children[start : start + rows.BATCH])
         run_anyway = [child for child in children if wants.get(child) is OnDependencyFailure.RUN]
@@ -333,7 +319,6 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
         by_cause: dict[str, list[str]] = {}
         for child in falling:
             by_cause.setdefault(dead[waiting[child][0]], []).append(child)
-        rows.lock(tx, workspace_id, falling)
         for cause, fallen in by_cause.items():
             error = f"{cause}, which it needs, ended without success"
             canceled += [

@@ -9,7 +9,7 @@ from typing import Any
 from coordination.domain.artifacts import Artifact
 from coordination.domain.attempts import Outcome
 from coordination.domain.retry import Decision
-from coordination.store.queries.completions import Freed, Ran
+from coordination.store.queries.completions import Freed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,14 @@ class Ending:
     exit_code: int | None = None
     error: str | None = None
     log: str | None = None
+    losses: int | None = None  # of the task, when this one was lost; None: as before
     slots: tuple[str, ...] = ()
     carried: Mapping[str, Any] | None = None
     question: str | None = None
     payload: dict[str, Any] = field(default_factory=dict)
-    ahead: Ran | None = None
     artifacts: tuple[Artifact, ...] = ()
     budgeted: bool = False  # something may be reserved for it
+    began: bool = True  # its job was really started
 
     @property
     def fence(self) -> tuple[str, int]:
@@ -55,16 +56,3 @@ class Ended:
     maybe_done_runs: set[str] = field(default_factory=set)
     ended_in: set[str] = field(default_factory=set)
     closing: set[tuple[str, int]] = field(default_factory=set)  # attempts of which something may be reserved
-
-    def join(self, other: Ended) -> None:
-        """Add what another ending in the same transaction did."""
-        self.held |= other.held
-        self.fences |= other.fences
-        self.recorded_before |= other.recorded_before
-        self.freed += other.freed
-        self.released += other.released
-        self.closed_runs += other.closed_runs
-        self.runs_going_on |= other.runs_going_on
-        self.maybe_done_runs |= other.maybe_done_runs
-        self.ended_in |= other.ended_in
-        self.closing |= other.closing

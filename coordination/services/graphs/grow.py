@@ -25,10 +25,12 @@ from coordination.domain.tasks import (
     TaskState,
 )
 from coordination.domain.work import Work
+from coordination.domain.workspaces import merge_key, without_merge
 from coordination.errors import NotFound, Refused
 from coordination.formats.plan import read_tasks
 from coordination.ids import new_id
 from coordination.services.graphs import rows
+from coordination.services.graphs.lending import Loan
 from coordination.services.graphs.permitted import check_models
 from coordination.store.bulk import insert_rows
 from coordination.store.queries import budgets, events, ready, runs
@@ -75,12 +77,19 @@ def grow(
         return Grown()
     planned = read_tasks([found.task for found in discovered], source=f"found by {finder.key}")
     planned = tuple(
-        replace(task, role=found.role, supervised=False) if found.role else task
+        replace(task, role=found.role, supervised=False)
+        if found.role
+        else task
+        if found.by_system
+        else replace(task, agent=task.agent or finder.agent)
         for task, found in zip(planned, discovered, strict=True)
     )
     _check_bounds(tx, finder, planned)
+    loan = Loan(tx, finder, discovered)
+    loan.check_words(planned)
     there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
     planned, again = _apart(planned, there, finder)
+    loan.name(planned)
     first = {task.key for task, found in zip(planned, discovered, strict=True) if found.first}
     new = [task for task in planned if task.key not in again]
     plan = Plan(new, defaults=_defaults(finder))
@@ -91,7 +100,7 @@ def grow(
     satisfied = _check_needs(plan.tasks, there, finder, set())
     ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
     if new:
-        _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first)
+        _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first, loan=loan)
     waits_for = [key for key in first if key not in again or there[key].state in OPEN]
     queued = sum(not _waits(task, satisfied) for task in plan.tasks)
     held = False
@@ -216,7 +225,12 @@ def _check_needs(
 def _defaults(finder: Task) -> Defaults:
     written: dict[str, Any] = {"timeout": finder.timeout, "stall_timeout": finder.stall_timeout}
     given = {name: value for name, value in written.items() if value is not None}
-    return Defaults(**given, max_attempts=finder.max_attempts, workdir=finder.workdir)
+    return Defaults(
+        **given,
+        max_attempts=finder.max_attempts,
+        max_starts=finder.max_starts,
+        workdir=finder.workdir,
+    )
 
 
 def _waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
@@ -240,12 +254,15 @@ def _store(
     satisfied: set[tuple[str, str]],
     desk: rows.Chooser,
     first: set[str],
+    loan: Loan,
 ) -> None:
     works, assigned = rows.assignments(plan, works, desk)
     jobs = rows.jobs(works)
     _check_models(tx, finder, plan, jobs)
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
+    if isinstance(workspace := inherited.get("workspace"), Mapping):
+        inherited["workspace"] = without_merge(workspace)
     scope = rows.Scope(
         finder.workspace_id,
         finder.project_id,
@@ -267,6 +284,10 @@ def _store(
     for task, row in zip(plan.tasks, found, strict=True):
         if task.key in first and row["parent_id"] is None:
             row["parent_id"] = finder.id
+        if task.concurrency_key == merge_key(finder.run_id):
+            # The longer a conflict waits, the more others have merged.
+            row["priority"] = min(finder.priority + 1, graph.MAX_PRIORITY)
+    loan.check(plan, found)
     insert_rows(tx, tasks, found)
     told = {(edge["parent_id"], edge["child_id"]) for edge in edges}
     edges += [
@@ -281,7 +302,7 @@ def _store(
         if (finder.id, ids[task.key]) not in told
     ]
     insert_rows(tx, dependencies, edges)
-    budgets.put_new(tx, finder.workspace_id, rows.budgets(scope, ids))
+    budgets.put_new(tx, finder.workspace_id, loan.budgets(plan, ids, rows.budgets(scope, ids)))
     about = {"project_id": finder.project_id, "run_id": finder.run_id, "actor": scope.creator}
     events.append(
         tx,

@@ -26,4 +26,5 @@ def check_models(plan: Plan, bodies: Mapping[str, Mapping[str, Any]], restricted
                 source=plan.source,
                 line=plan.lines.get(task.key),
                 hint="Name another model, or change what is allowed: coord projects change NAME --models KEY=JSON",
+                field=f"tasks.{task.key}.run",
             )

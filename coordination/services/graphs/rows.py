@@ -11,15 +11,17 @@ from typing import Any, Protocol
 from coordination.domain import budgets as budgeting
 from coordination.domain.agents import Profile
 from coordination.domain.budgets import Budget
+from coordination.domain.caps import budget_of, caps_of
 from coordination.domain.estimates import parse_stated
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import VARIANT, WORK
-from coordination.domain.limits import NO_LIMITS
+from coordination.domain.limits import NO_LIMITS, limits_of
 from coordination.domain.plans import Backoff, Plan, Task
+from coordination.domain.task_limits import max_starts
 from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 from coordination.domain.work import AGENTS, IN_WORKTREE, AgentCall, Work, kind_of
-from coordination.domain.workspaces import FOLDER, Gate, Workspace, gates_for, parse_gates, parse_workspace
+from coordination.domain.workspaces import FOLDER, STORED, Checkout, Gate, gates_for, parse_checkout, parse_gates
 from coordination.errors import PlanError, Refused
 from coordination.ids import new_id
 
@@ -60,11 +62,12 @@ def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[M
     """The works with agents put in for their names, and whose each task is, by its key."""
     found, assigned = dict(works), {}
     for task in plan.tasks:
-        work, wanted = works[task.key], task.agent or plan.defaults.agent
+        work, wanted, place = works[task.key], task.agent or plan.defaults.agent, "agent"
         try:
             if wanted and (profile := desk.choose(wanted)) is not None:
                 wanted = profile.name
             if isinstance(work, AgentCall) and work.agent not in AGENTS:
+                place = "run.agent"
                 chosen = desk.choose(work.agent)
                 if chosen is None:
                     known = [*AGENTS, *desk.names]
@@ -73,7 +76,10 @@ def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[M
         except Refused as refused:
             where = f"Task {excerpt(task.key)}: "
             line = plan.lines.get(task.key)
-            raise PlanError(where + refused.message, source=plan.source, line=line, hint=refused.hint) from None
+            field = f"tasks.{task.key}.{place}"
+            raise PlanError(
+                where + refused.message, source=plan.source, line=line, hint=refused.hint, field=field
+            ) from None
         if wanted:
             assigned[task.key] = wanted
     return found, assigned
@@ -130,6 +136,7 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
     if task.not_before is not None and task.not_before > scope.now:
         reasons |= BlockReason.NOT_BEFORE
     options = _options(scope, task, job.kind)
+    max_attempts = task.max_attempts if task.max_attempts is not None else defaults.max_attempts
     return {
         "id": task_id,
         "workspace_id": scope.workspace_id,
@@ -146,7 +153,8 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
         "failures": 0,
         "losses": 0,
         "deferrals": 0,
-        "max_attempts": task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
+        "max_attempts": max_attempts,
+        "max_starts": max_starts(task.max_starts, defaults.max_starts, max_attempts=max_attempts),
         "timeout": task.timeout or defaults.timeout,
         "stall_timeout": task.stall_timeout or defaults.stall_timeout,
         "repeatable": task.repeatable,
@@ -155,11 +163,11 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
         "agent": scope.agents.get(task.key),
         "creator": scope.creator,
         "parent_id": ids[task.parent] if task.parent else None,
-        "kind": job.kind + IN_WORKTREE if "workspace" in options else job.kind,
+        "kind": job.kind + IN_WORKTREE if STORED in options else job.kind,
         "work": job.body,
         "input": dict(task.input) if task.input else _NOTHING,
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
-        "options": _inherited(scope, task) | options if scope.inherited else options,
+        "options": _joined(_inherited(scope, task), options) if scope.inherited else options,
         "due_at": task.due,
         "created_at": scope.now,
         "updated_at": scope.now,
@@ -175,19 +183,29 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
 
 
 def _inherited(scope: Scope, task: Task) -> dict[str, Any]:
-    own = {"workspace"} if task.workspace is not None else set()
+    own = {STORED} if task.checkout is not None else set()
     if task.role and not task.role.keys() & {WORK, VARIANT}:
-        own = {"workspace", "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
+        own = {STORED, "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
     return {name: value for name, value in scope.inherited.items() if name not in own}
+
+
+def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a task that another one found: it adds gates and lowers limits, and takes none away."""
+    joined = {**inherited, **own}
+    if "gates" in inherited and "gates" in own:
+        joined["gates"] = [*inherited["gates"], *(gate for gate in own["gates"] if gate not in inherited["gates"])]
+    if "limits" in inherited and "limits" in own:
+        joined["limits"] = limits_of(own).or_else(limits_of(inherited)).to_json()
+    return joined
 
 
 def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
     plan = scope.plan
     backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
-    workspace = workspace_of(plan, task)
+    checkout = checkout_of(plan, task)
     gates = gates_for(
         kind.partition(":")[0],
-        workspace,
+        checkout,
         project=scope.gates,
         plan=parse_gates(plan.gates),
         task=parse_gates(task.gates),
@@ -195,8 +213,8 @@ def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if task.role:
         options["role"] = dict(task.role)
-    if workspace != FOLDER:
-        options["workspace"] = workspace.to_json()
+    if checkout != FOLDER:
+        options[STORED] = checkout.to_json()
     if gates:
         options["gates"] = [gate.to_json() for gate in gates]
     if limits != NO_LIMITS:
@@ -225,9 +243,9 @@ def _say_more(options: dict[str, Any], task: Task) -> None:
         options["metadata"] = dict(task.metadata)
 
 
-def workspace_of(plan: Plan, task: Task) -> Workspace:
+def checkout_of(plan: Plan, task: Task) -> Checkout:
     """Where a task of the plan works."""
-    return parse_workspace(plan.defaults.workspace if task.workspace is None else task.workspace)
+    return parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
 
 
 def caps(plan: Plan) -> dict[str, int]:
@@ -263,8 +281,8 @@ def budgets(scope: Scope, ids: Mapping[str, str]) -> list[Budget]:
     wanted = [(budgeting.Scope.RUN, scope.run_id, scope.plan.budget)]
     wanted += [(budgeting.Scope.TASK, ids[task.key], task.budget) for task in scope.plan.tasks]
     return [
-        budgeting.budget_of(
-            budgeting.caps_of(cap.said()),
+        budget_of(
+            caps_of(cap.said()),
             Budget(
                 new_id(),
                 which,

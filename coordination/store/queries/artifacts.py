@@ -41,11 +41,8 @@ def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Artifact]:
     return [Artifact(row.path, row.size, row.sha256, row.url) for row in rows]
 
 
-def urls_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[str] | None:
-    """Where all files are that attempts of a run made; None when no task of it was to make any."""
+def of_run(tx: Connection, workspace_id: str, run_id: str) -> bool:
+    """Whether tasks of a run were to leave files: some may be kept that no row names."""
     own = (tasks.c.workspace_id == workspace_id) & (tasks.c.run_id == run_id)
     asked = own & cast(tasks.c.options, Text).like('%"outputs"%')
-    if not tx.execute(select(exists(select(tasks.c.id).where(asked)))).scalar_one():
-        return None
-    rows = tx.execute(select(f.url).join(tasks, tasks.c.id == f.task_id).where(f.workspace_id == workspace_id, own))
-    return list(rows.scalars())
+    return bool(tx.execute(select(exists(select(tasks.c.id).where(asked)))).scalar_one())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -26,6 +26,23 @@ def insert_many(tx: Connection, rows: Sequence[dict[str, Any]], *, lease: timede
     )
 
 
+# Looked up one by one, whatever a planner thinks of the order: see completions.
+_LOCK = """
+SELECT a.task_id FROM unnest(%(ids)s::uuid[], %(numbers)s::int[]) AS wanted (id, number)
+JOIN attempts a ON a.task_id = ANY(ARRAY[wanted.id]) AND a.number = ANY(ARRAY[wanted.number])
+WHERE a.workspace_id = %(workspace)s::uuid ORDER BY a.task_id, a.number FOR UPDATE OF a"""
+_LOCK_NOW = f"{_LOCK} NOWAIT"
+
+
+def lock(tx: Connection, workspace_id: str, fences: Collection[tuple[str, int]], *, nowait: bool = False) -> None:
+    """Lock these (task, number), as ``tasks.lock`` does with tasks."""
+    if tx.dialect.name == "sqlite" or not fences:
+        return
+    ids, numbers = zip(*fences, strict=True)
+    given = {"workspace": workspace_id, "ids": list(ids), "numbers": list(numbers)}
+    tx.exec_driver_sql(_LOCK_NOW if nowait else _LOCK, given).all()
+
+
 _CLOSE = (
     update(attempts)
     .where(
@@ -41,6 +58,7 @@ _CLOSE = (
         error=bindparam("b_error"),
         output=bindparam("b_output"),
         log=bindparam("b_log"),
+        began=bindparam("b_began"),
     )
 )
 
@@ -48,7 +66,7 @@ _CLOSE = (
 def close_many(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
     """Close attempts that the caller holds by their task's fence.
 
-    Each row: task, number, outcome, exit_code, error, output, log.
+    Each row: task, number, outcome, exit_code, error, output, log, began (False: its job was never started; None).
     """
     ordered = sorted(rows, key=lambda row: row["task"])  # as heartbeats lock them
     tx.execute(_CLOSE, [{"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}} for row in ordered])
@@ -59,6 +77,24 @@ def close_one(tx: Connection, workspace_id: str, row: dict[str, Any]) -> tuple[b
     statement = _CLOSE.returning(a.slots)
     found = tx.execute(statement, {"ws": workspace_id, **{f"b_{name}": value for name, value in row.items()}}).first()
     return (False, []) if found is None else (True, list(found.slots or []))
+
+
+def take_over(
+    tx: Connection, workspace_id: str, task_id: str, number: int, *, former_id: str, worker_id: str, lease: timedelta
+) -> bool:
+    """Give an open attempt of the worker *former_id* to another one, with a fresh lease; whether it was there."""
+    moved = tx.execute(
+        update(attempts)
+        .where(
+            a.workspace_id == workspace_id,
+            a.task_id == task_id,
+            a.number == number,
+            a.worker_id == former_id,
+            a.finished_at.is_(None),
+        )
+        .values(worker_id=worker_id, lease_until=db_after(lease.total_seconds()), heartbeat_at=db_now())
+    )
+    return moved.rowcount > 0
 
 
 def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> tuple[Outcome | None, str] | None:
@@ -97,24 +133,26 @@ def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, limit: 
 
 
 def _locked(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[dict[str, Any]]:
-    """Two statements: of a join, a planner with figures from another time reads both tables whole."""
-    found = tx.execute(
-        select(*_OF_ATTEMPT)
-        .where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
-        .order_by(cast(a.task_id, Text))  # not as the key is: with a limit, all of its index may be read in that order
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).mappings()
-    open_now = {row["task_id"]: dict(row) for row in found}
-    if not open_now:
+    """What somebody else has locked is left out: it is being ended. Tasks are locked before their attempts.
+
+    Several statements: of a join, a planner with figures from another time reads both tables whole.
+    """
+    asked = select(*_OF_ATTEMPT).where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
+    # Not in the order of the key: with a limit, all of its index may be read in that order.
+    seen = [row.task_id for row in tx.execute(asked.order_by(cast(a.task_id, Text)).limit(limit))]
+    if not seen:
         return []
-    rows = tx.execute(
+    found = tx.execute(
         select(*_OF_TASK)
-        .where(tasks.c.workspace_id == workspace_id, tasks.c.id.in_(list(open_now)))
+        .where(tasks.c.workspace_id == workspace_id, tasks.c.id.in_(seen))
         .order_by(tasks.c.id)
         .with_for_update(skip_locked=True)
     ).mappings()
-    return [open_now[row["id"]] | dict(row) for row in rows]
+    mine = {row["id"]: dict(row) for row in found}
+    if not mine:
+        return []
+    still = asked.where(a.task_id.in_(list(mine))).order_by(a.task_id).with_for_update(skip_locked=True)
+    return [dict(row) | mine[row["task_id"]] for row in tx.execute(still).mappings()]
 
 
 def unfinished(tx: Connection, workspace_id: str, held: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:

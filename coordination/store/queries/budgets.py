@@ -102,7 +102,7 @@ def find(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: 
         tx.execute(
             select(budgets)
             .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope, b.period == period)
-            .with_for_update()
+            .with_for_update(key_share=True)
         )
         .mappings()
         .one_or_none()
@@ -152,13 +152,13 @@ def get(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: P
     return next((one for one in found if one.period is period), None)
 
 
+_SAID = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to", "set_by")
+
+
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
     """Store a budget, or change the one of its scope, subject and period; the id that it has."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    said = {
-        name: getattr(budget, name)
-        for name in ("usd", "tokens", "unpriced_calls", "action", "warn_percent", "downgrade_to", "set_by")
-    }
+    said = {name: getattr(budget, name) for name in _SAID}
     whose = {name: getattr(budget, name) for name in ("id", "scope", "subject", "period", "project_id", "run_id")}
     statement = (
         make(budgets)
@@ -177,7 +177,7 @@ def put_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
     if new:
         names = (
             *("id", "scope", "subject", "period", "project_id", "run_id"),
-            *("usd", "tokens", "unpriced_calls", "action", "warn_percent", "downgrade_to", "set_by"),
+            *_SAID,
         )
         rows = [{"workspace_id": workspace_id, **{name: getattr(one, name) for name in names}} for one in new]
         tx.execute(budgets.insert(), rows)
@@ -197,6 +197,7 @@ def _budget(row: RowMapping) -> Budget:
         usd=row["usd"],
         tokens=row["tokens"],
         unpriced_calls=row["unpriced_calls"],
+        max_starts=row["max_starts"],
         action=Action(row["action"]),
         warn_percent=row["warn_percent"],
         downgrade_to=row["downgrade_to"],

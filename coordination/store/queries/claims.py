@@ -18,6 +18,8 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import DependencyKind
+from coordination.domain.workspaces import MERGE_KEY
+from coordination.store.driver import rows as rows_of
 from coordination.store.queries.budgets import BUDGETED
 from coordination.store.types import iso
 
@@ -48,7 +50,9 @@ OWNERS = """
 NOT_HELD = "(SELECT 1 FROM attempts a WHERE a.task_id = t.id AND a.outcome IS NULL LIMIT 1) IS NULL"
 _DUE = f"""
     t.state || '' = 'queued' AND {NOT_HELD}"""
-_LIMITED = "EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id)"
+# Conflict tasks of a run work one at a time, whether that limit is stored yet or not.
+_LIMITED = f"""(COALESCE(substr(t.concurrency_key, 1, {len(MERGE_KEY)}), '') = '{MERGE_KEY}'
+        OR EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id))"""
 _UNLIMITED = f"""{_DUE} AND p.status NOT IN ({HELD}) AND NOT {_LIMITED} AND NOT {BUDGETED}"""
 
 
@@ -175,9 +179,9 @@ def _claim(
             "lease": lease.total_seconds(),
             "limit": limit,
         }
-        found = tx.exec_driver_sql(_POSTGRESQL if held is None else _POSTGRESQL_CHOSEN, {**values, **given})
+        found = rows_of(tx, _POSTGRESQL if held is None else _POSTGRESQL_CHOSEN, {**values, **given})
         read = JsonTexts()
-        return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in found.all()]
+        return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in found]
     now = datetime.now(UTC)
     wanted = {
         "workspace": workspace_id,
@@ -185,7 +189,7 @@ def _claim(
         "now": iso(now),
         "limit": -1 if limit is None else limit,
     }
-    rows = tx.exec_driver_sql(_SQLITE_READY if held is None else _SQLITE_CHOSEN, wanted).all()
+    rows = rows_of(tx, _SQLITE_READY if held is None else _SQLITE_CHOSEN, wanted)
     if not rows:
         return []
     mine = {"ids": json.dumps([row[0] for row in rows]), "now": iso(now), "worker": worker_id}
@@ -201,7 +205,7 @@ def _claim(
 class Waiting:
     """A ready task that something limits, locked: what is asked to decide whether it may be claimed.
 
-    ``slots``: its project has limits. ``money``: budgets apply to it.
+    ``slots``: its project has limits, or it is a conflict task. ``money``: budgets apply to it.
     """
 
     id: str
@@ -261,10 +265,10 @@ _SQLITE_WAITING = _WAITING.format(
 def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Waiting]:
     """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
     if tx.dialect.name == "postgresql":
-        rows = tx.exec_driver_sql(_POSTGRESQL_WAITING, {"workspace": workspace_id, "ids": list(ids)}).all()
+        rows = rows_of(tx, _POSTGRESQL_WAITING, {"workspace": workspace_id, "ids": list(ids)})
     else:
         given = {"workspace": workspace_id, "ids": json.dumps(list(ids)), "now": iso(datetime.now(UTC))}
-        rows = tx.exec_driver_sql(_SQLITE_WAITING, given).all()
+        rows = rows_of(tx, _SQLITE_WAITING, given)
     read = JsonTexts()
     return [
         Waiting(

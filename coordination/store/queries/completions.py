@@ -11,35 +11,21 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
 
 from coordination.domain.tasks import BlockReason, DependencyKind
 from coordination.errors import Refused
+from coordination.store.driver import rows as rows_of
 from coordination.store.queries.ready import Ready
 from coordination.store.types import MAX_JSON_BYTES, clean_json, clean_text, iso
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """An attempt that ran before it was claimed: when it began, in seconds before now, and how many tasks it needed.
-
-    Its claim is written with its end, and only if the tasks that it needed complete with it, all of them.
-    """
-
-    age: float
-    pending: int
-    worker_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class Completion:
-    """One attempt that completed its task, with its evidence. ``payload`` is that of its event.
-
-    Those that ran ahead come after what they needed.
-    """
+    """One attempt that completed its task, with its evidence. ``payload`` is that of its event."""
 
     task_id: str
     attempt: int
@@ -48,11 +34,6 @@ class Completion:
     error: str | None
     log: str | None
     payload: dict[str, Any]
-    ahead: Ran | None = None
-
-
-class LostGround(Exception):
-    """Something was run ahead of what turned out not to be held: what ran ahead does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +56,18 @@ _LESS = f"""
     reasons = CASE WHEN t.pending > less.n THEN t.reasons ELSE t.reasons & {_OTHERS} END,
     state = CASE WHEN t.pending <= less.n AND t.reasons = {_ONLY} THEN 'queued' ELSE t.state END"""
 
-# A fence that holds; for what ran ahead: nothing but what it needed held it, and all of that completes here.
+# A fence that holds.
 # "|| ''" keeps the planner from the indexes on states, as in claims. A plan is kept for as long as its connection, also
 # one that was made while few tasks were stored: then whole indexes are read to join them, with all that came since. So
 # rows are looked up one by one: "= ANY(ARRAY[...])" can be neither hashed nor merged, and a LATERAL with FOR UPDATE or
 # OFFSET 0 stays what it is.
-_HELD = f"""(
-        ended.worker IS NULL AND t.attempt = ended.n AND t.state || '' = 'running'
-        OR ended.worker IS NOT NULL AND t.attempt = ended.n - 1 AND t.state || '' = 'blocked' AND t.reasons = {_ONLY}
-            AND t.pending = ended.pending)"""
-_COMPLETED = """
-    state = 'completed', attempt = ended.n, reasons = 0,
-    pending = CASE WHEN ended.worker IS NULL THEN t.pending ELSE 0 END"""
-
-_LAST = 1_000_000_000
+_HELD = "t.attempt = ended.n AND t.state || '' = 'running'"
+_COMPLETED = "state = 'completed', reasons = 0"
 
 _POSTGRESQL = f"""
 WITH ended AS MATERIALIZED (
     SELECT * FROM json_to_recordset(%(rows)s::json) AS x
-        (o int, id uuid, n int, output json, code int, error text, log text, payload json, age float, pending int,
-        worker uuid)
+        (o int, id uuid, n int, output json, code int, error text, log text, payload json)
 ), wanted AS MATERIALIZED (
     SELECT id FROM ended
     UNION
@@ -109,27 +82,19 @@ WITH ended AS MATERIALIZED (
     FROM ended
     WHERE t.id = ANY(ARRAY[ended.id]) AND t.workspace_id = %(workspace)s::uuid AND {_HELD}
         AND (SELECT count(*) FROM locked) > 0 -- first all locks, in their order
-    RETURNING t.id, t.run_id, ended.o, ended.n, ended.output, ended.code, ended.error, ended.log, ended.payload,
-        ended.age, ended.worker
+    RETURNING t.id, t.run_id, ended.o, ended.n, ended.output, ended.code, ended.error, ended.log, ended.payload
 ), closed AS (
     UPDATE attempts a
     SET finished_at = now(), outcome = 'completed', exit_code = done.code, error = done.error, output = done.output,
         log = done.log
     FROM done
     WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = ANY(ARRAY[done.n]) AND a.outcome IS NULL
-        AND done.worker IS NULL
-), opened AS (
-    INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
-        lease_until, finished_at, outcome, exit_code, error, output, log)
-    SELECT id, n, %(workspace)s::uuid, %(project)s::uuid, run_id, worker, now() - make_interval(secs => age), now(),
-        now(), now(), 'completed', code, error, output, log
-    FROM done WHERE worker IS NOT NULL
 ), met AS (
     UPDATE dependencies d SET satisfied_at = now()
     FROM done WHERE d.parent_id = ANY(ARRAY[done.id]) AND d.kind IN ({_HOLDING}) AND d.satisfied_at IS NULL
     RETURNING d.child_id
 ), less AS (
-    SELECT child_id, count(*)::int AS n FROM met WHERE child_id NOT IN (SELECT id FROM ended) GROUP BY child_id
+    SELECT child_id, count(*)::int AS n FROM met GROUP BY child_id
 ), freed AS (
     UPDATE tasks t SET {_LESS}, updated_at = now()
     FROM less WHERE t.id = ANY(ARRAY[less.child_id]) AND t.pending > 0
@@ -139,14 +104,11 @@ WITH ended AS MATERIALIZED (
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, %(project)s::uuid, run_id, id, n, type, actor,
         payload, now()
     FROM (
-        SELECT run_id, id, CASE WHEN line > 1 THEN n END AS n, type, CASE WHEN line > 1 THEN %(actor)s END AS actor,
-            CASE WHEN line = 3 THEN payload END AS payload, o AS task, line
-        FROM done JOIN (VALUES (1, 'unblocked'), (2, 'claimed'), (3, 'completed')) AS story (line, type)
-            ON line = 3 OR worker IS NOT NULL
+        SELECT run_id, id, n, 'completed' AS type, %(actor)s AS actor, payload, o FROM done
         UNION ALL
-        SELECT run_id, id, NULL, 'unblocked', NULL, NULL, {_LAST}, 1 FROM freed WHERE state = 'queued'
+        SELECT run_id, id, NULL, 'unblocked', NULL, NULL, NULL FROM freed WHERE state = 'queued'
     ) AS lines
-    ORDER BY task, line
+    ORDER BY o NULLS LAST
 )
 SELECT id::text, NULL::text, n, NULL::text, NULL::text, NULL::text, NULL::int FROM done
 UNION ALL
@@ -156,8 +118,7 @@ SELECT id::text, run_id::text, attempt + 1, key, title, kind, priority FROM free
 _SQLITE_ENDED = """(
     SELECT value ->> '$.o' AS o, value ->> '$.id' AS id, value ->> '$.n' AS n, value ->> '$.code' AS code,
         value ->> '$.error' AS error, value ->> '$.log' AS log, nullif(value -> '$.output', 'null') AS output,
-        value -> '$.payload' AS payload, value ->> '$.began' AS began, value ->> '$.pending' AS pending,
-        value ->> '$.worker' AS worker
+        value -> '$.payload' AS payload
     FROM json_each(:rows)) AS ended"""
 _SQLITE_DONE = f"""
 UPDATE tasks AS t SET {_COMPLETED}, finished_at = :now, updated_at = :now
@@ -170,24 +131,13 @@ UPDATE attempts AS a
 SET finished_at = :now, outcome = 'completed', exit_code = ended.code, error = ended.error, output = ended.output,
     log = ended.log
 FROM {_SQLITE_ENDED}
-WHERE a.task_id = ended.id AND a.number = ended.n AND a.finished_at IS NULL AND ended.worker IS NULL
-"""
-_SQLITE_OPEN = f"""
-INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
-    lease_until, finished_at, outcome, exit_code, error, output, log)
-SELECT t.id, ended.n, t.workspace_id, t.project_id, t.run_id, ended.worker, ended.began, :now, :now, :now, 'completed',
-    ended.code, ended.error, ended.output, ended.log
-FROM {_SQLITE_ENDED} JOIN tasks AS t ON t.id = ended.id WHERE ended.worker IS NOT NULL
+WHERE a.task_id = ended.id AND a.number = ended.n AND a.finished_at IS NULL
 """
 _SQLITE_TELL = f"""
 INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, payload, created_at)
-SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, CASE WHEN story.o > 1 THEN ended.n END, story.type,
-    CASE WHEN story.o > 1 THEN :actor END, CASE WHEN story.o = 3 THEN ended.payload END, :now
-FROM {_SQLITE_ENDED}
-    JOIN (SELECT 1 AS o, 'unblocked' AS type UNION ALL SELECT 2, 'claimed' UNION ALL SELECT 3, 'completed') AS story
-        ON story.o = 3 OR ended.worker IS NOT NULL
-    JOIN tasks AS t ON t.id = ended.id
-ORDER BY ended.o, story.o
+SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, ended.n, 'completed', :actor, ended.payload, :now
+FROM {_SQLITE_ENDED} JOIN tasks AS t ON t.id = ended.id
+ORDER BY ended.o
 """
 _SQLITE_MEET = f"""
 UPDATE dependencies SET satisfied_at = :now
@@ -212,16 +162,14 @@ def complete(
 ) -> tuple[set[tuple[str, int]], list[Freed]]:
     """Complete the tasks still held by these attempts; the fences that held, and what that released, best first.
 
-    Raises Refused when an output cannot be kept, and LostGround when something that ran ahead must not count, because
-    it or what it needed was not held any more: then nothing may be committed.
+    Raises Refused when an output cannot be kept: then nothing may be committed.
     """
-    now = datetime.now(UTC)
     payloads = {id(one.payload): one.payload for one in completions}  # nearly all share one
     cleaned = {key: clean_json(payload) for key, payload in payloads.items()}
     rows = json.dumps(
         # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
         [
-            _row(number, one, cleaned[id(one.payload)], now)
+            _row(number, one, cleaned[id(one.payload)])
             for number, one in sorted(enumerate(completions), key=lambda pair: pair[1].task_id)
         ],
         ensure_ascii=False,
@@ -235,14 +183,12 @@ def complete(
         held, found = _on_postgresql(tx, scope)
     else:
         held, found = _on_sqlite(tx, scope, completions)
-    if len(held) < len(completions) and any(one.ahead for one in completions):
-        raise LostGround
     freed = [Freed(Ready(row[0], row[2], row[3], row[4], row[5]), row[1], row[6]) for row in found]
     freed.sort(key=lambda one: (-one.priority, one.ready.id))
     return held, freed
 
 
-def _row(number: int, one: Completion, payload: Any, now: datetime) -> dict[str, Any]:
+def _row(number: int, one: Completion, payload: Any) -> dict[str, Any]:
     """What the statements read of one completion; what it does not say is left out, and NULL there."""
     row = {"o": number, "id": one.task_id, "n": one.attempt, "payload": payload}
     if one.output is not None:
@@ -253,20 +199,13 @@ def _row(number: int, one: Completion, payload: Any, now: datetime) -> dict[str,
         row["error"] = clean_text(one.error)
     if one.log is not None:
         row["log"] = clean_text(one.log)
-    if (ran := one.ahead) is not None:
-        row |= {
-            "age": ran.age,
-            "began": iso(now - timedelta(seconds=ran.age)),
-            "pending": ran.pending,
-            "worker": ran.worker_id,
-        }
     return row
 
 
 def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[Any]]:
     held: set[tuple[str, int]] = set()
     freed: list[Any] = []
-    for row in tx.exec_driver_sql(_POSTGRESQL, scope).all():
+    for row in rows_of(tx, _POSTGRESQL, scope):
         if row[1] is None:
             held.add((row[0], row[2]))
         else:
@@ -278,29 +217,18 @@ def _on_sqlite(
     tx: Connection, scope: dict[str, Any], completions: Sequence[Completion]
 ) -> tuple[set[tuple[str, int]], list[Any]]:
     values = {**scope, "now": iso(datetime.now(UTC))}
-    held = {(row[0], row[1]) for row in tx.exec_driver_sql(_SQLITE_DONE, values).all()}
+    held = {(row[0], row[1]) for row in rows_of(tx, _SQLITE_DONE, values)}
     if not held:
         return held, []
     if len(held) < len(completions):
-        if any(one.ahead for one in completions):
-            return held, []
         values["rows"] = json.dumps([row for row in json.loads(values["rows"]) if (row["id"], row["n"]) in held])
     tx.exec_driver_sql(_SQLITE_CLOSE, values)
-    if any(one.ahead for one in completions):
-        tx.exec_driver_sql(_SQLITE_OPEN, values)
     tx.exec_driver_sql(_SQLITE_TELL, values)
-    completed = {task_id for task_id, _ in held}
-    less = Counter(tx.exec_driver_sql(_SQLITE_MEET, values).scalars().all())
-    for task_id in completed & less.keys():
-        del less[task_id]
+    less = Counter(row[0] for row in rows_of(tx, _SQLITE_MEET, values))
     if not less:
         return held, []
     values["less"] = json.dumps(less)
-    freed = [
-        (row[0], row[2], row[3] + 1, *row[4:])
-        for row in tx.exec_driver_sql(_SQLITE_LESS, values).all()
-        if row[1] == "queued"
-    ]
+    freed = [(row[0], row[2], row[3] + 1, *row[4:]) for row in rows_of(tx, _SQLITE_LESS, values) if row[1] == "queued"]
     if freed:
         tx.exec_driver_sql(_SQLITE_SAY, {**values, "ids": json.dumps([row[0] for row in freed])})
     return held, freed

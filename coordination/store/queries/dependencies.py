@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
@@ -56,6 +56,30 @@ def waiting_children(tx: Connection, workspace_id: str, parents: Sequence[str]) 
         for row in rows:
             found.setdefault(row.child_id, []).append(row.parent_id)
     return found
+
+
+_WITH_DEPENDANTS = f"""
+WITH RECURSIVE reached (id, passes) AS (
+    SELECT id, true FROM unnest(%(ids)s::uuid[]) AS given (id)
+    UNION
+    SELECT d.child_id, (SELECT on_dependency_failure = 'cancel' FROM tasks WHERE id = d.child_id)
+    FROM reached JOIN dependencies d ON d.parent_id = ANY(ARRAY[reached.id])
+    WHERE reached.passes AND d.satisfied_at IS NULL AND d.workspace_id = %(workspace)s::uuid
+        AND d.kind IN ({", ".join(f"'{kind}'" for kind in HOLDING)})
+)
+SELECT DISTINCT id::text FROM reached
+"""  # noqa: S608 - names of our own kinds
+
+
+def with_dependants(tx: Connection, workspace_id: str, ids: Collection[str]) -> list[str]:
+    """*ids*, and all that their end without success concerns: what is to be locked before that is written.
+
+    On SQLite, where nothing is locked row by row, only *ids*.
+    """
+    if tx.dialect.name == "sqlite" or not ids:
+        return list(ids)
+    given = {"workspace": workspace_id, "ids": list(ids)}
+    return list(tx.exec_driver_sql(_WITH_DEPENDANTS, given).scalars())
 
 
 def open_count(tx: Connection, workspace_id: str, child_id: str) -> int:

@@ -1,6 +1,6 @@
 """Statements above workspaces: what a worker process does for everything it runs, and which projects are due.
 
-These are the only queries without a workspace: a worker serves all of them, and sees here nothing but ids and times.
+These are the only queries without a workspace: a worker may serve several, and sees here nothing but ids and times.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.domain.attempts import Outcome
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import TaskState
+from coordination.store.queries import one_of
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import supervisors, workers
 from coordination.store.tables.projects import projects, workspaces
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_after, db_now
+from coordination.store.types import commit_order, db_after, db_now
 
 w, a, t, s = workers.c, attempts.c, tasks.c, supervisors.c
 
@@ -54,12 +57,26 @@ def clock(tx: Connection) -> datetime:
     return tx.execute(select(db_now())).scalar_one()
 
 
+def transaction(tx: Connection) -> int:
+    """The number of this transaction, by which ``is_committed`` knows it; 0 on SQLite, where no answer gets lost."""
+    return int(tx.execute(select(commit_order())).scalar_one())
+
+
+_STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
+
+
+def is_committed(tx: Connection, number: int) -> bool | None:
+    """Whether the transaction of that number was committed; None while it goes on. On PostgreSQL only."""
+    status = tx.execute(_STATUS, {"number": str(number)}).scalar()
+    return None if status == "in progress" else status == "committed"
+
+
 def register(tx: Connection, row: dict[str, Any]) -> None:
     """A worker process begins its life."""
     tx.execute(insert(workers).values(**row))
 
 
-# Locked in the order in which ends close them, so that a heartbeat and an end never wait for each other in a ring.
+# In the order in which ends lock them.
 _HELD = (
     select(a.task_id, a.number)
     .where(
@@ -67,7 +84,7 @@ _HELD = (
         a.finished_at.is_(None),
         tuple_(a.task_id, a.number).in_(bindparam("held", expanding=True)),
     )
-    .order_by(a.task_id)
+    .order_by(a.task_id, a.number)
     .with_for_update()
 )
 _RENEW = (
@@ -134,14 +151,13 @@ def stop(tx: Connection, worker_id: str) -> None:
 
 
 def stop_silent(tx: Connection, *, after: timedelta) -> list[str]:
-    """Declare workers dead that have not been heard of; their names."""
+    """Declare workers dead that have not been heard of; their names. Who is just being heard of is left out."""
+    unheard = select(w.id).where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
+    ids = list(tx.execute(unheard.with_for_update(skip_locked=True)).scalars())
+    if not ids:
+        return []
     return list(
-        tx.execute(
-            update(workers)
-            .where(w.stopped_at.is_(None), w.heartbeat_at < db_after(-after.total_seconds()))
-            .values(stopped_at=db_now())
-            .returning(w.name)
-        ).scalars()
+        tx.execute(update(workers).where(w.id.in_(ids)).values(stopped_at=db_now()).returning(w.name)).scalars()
     )
 
 
@@ -190,6 +206,11 @@ def live(tx: Connection, *, within: timedelta) -> list[RowMapping]:
     )
 
 
+def ids(tx: Connection) -> set[str]:
+    """The ids of all workers that are remembered."""
+    return set(tx.execute(select(w.id)).scalars())
+
+
 def live_slots(tx: Connection, *, within: timedelta) -> int:
     """How many jobs the living, not draining workers can run at once."""
     return (
@@ -232,9 +253,12 @@ _UNHEARD = (
 )
 
 
-def unheard(tx: Connection, *, after: timedelta) -> int:
-    """The same, without those that no worker may take now: their project is on hold, or an attempt has not ended."""
-    return tx.execute(_UNHEARD, {"age": after.total_seconds()}).scalar_one()
+def unheard(tx: Connection, *, after: timedelta, workspaces: Sequence[str] | None = None) -> int:
+    """The same, without those that no worker may take now: their project is on hold, or an attempt has not ended.
+
+    *workspaces*: only of these.
+    """
+    return tx.execute(_UNHEARD.where(one_of(t.workspace_id, workspaces)), {"age": after.total_seconds()}).scalar_one()
 
 
 def on_host(tx: Connection, *, host: str, boot_id: str) -> list[tuple[str, int]]:
@@ -262,19 +286,38 @@ def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str
     )
 
 
-def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
-    """The workspaces in which a worker holds open attempts."""
-    return list(
-        tx.execute(select(a.workspace_id).where(a.worker_id == worker_id, a.finished_at.is_(None)).distinct()).scalars()
+def has_ended_a_job(tx: Connection, worker_id: str) -> bool:
+    """Whether an attempt of that worker came to an end of its own, good or bad."""
+    own = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    return (
+        tx.execute(select(a.task_id).where(a.worker_id == worker_id, a.outcome.in_(own)).limit(1)).first() is not None
     )
 
 
-def parked(tx: Connection, *, rung_before: timedelta, limit: int) -> list[tuple[str, str]]:
-    """(workspace, task) of queued, due tasks whose doorbell went out that long ago and that nobody claimed."""
+def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
+    """The workspaces in which a worker holds open attempts."""
+    return list(
+        tx.execute(
+            select(a.workspace_id)
+            .where(a.worker_id == worker_id, a.finished_at.is_(None))
+            .distinct()
+            .order_by(a.workspace_id)
+        ).scalars()
+    )
+
+
+def parked(
+    tx: Connection, *, rung_before: timedelta, limit: int, workspaces: Sequence[str] | None = None
+) -> list[tuple[str, str]]:
+    """(workspace, task) of queued, due tasks whose doorbell went out that long ago and that nobody claimed.
+
+    *workspaces*: only of these.
+    """
     rows = tx.execute(
         select(t.workspace_id, t.id)
         .where(
             t.state == TaskState.QUEUED,
+            one_of(t.workspace_id, workspaces),
             t.rung_at.is_not(None),
             t.rung_at < db_after(-rung_before.total_seconds()),
             or_(t.not_before.is_(None), t.not_before <= db_now()),
@@ -285,23 +328,30 @@ def parked(tx: Connection, *, rung_before: timedelta, limit: int) -> list[tuple[
     return [(row.workspace_id, row.id) for row in rows]
 
 
-def expired_on_host(
-    tx: Connection, project_id: str, *, host: str, boot_id: str, silent_after: timedelta
-) -> list[tuple[str, int, str | None]]:
-    """(task, number, worker) of the project's open attempts that ran on this host and whose lease has run out.
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """An open attempt whose lease has run out; *silent*: nothing was heard of its worker either."""
 
-    The worker is named only when it has been silent for that long: then nothing of what it started may go on.
-    """
+    task_id: str
+    number: int
+    worker_id: str
+    host: str
+    boot_id: str
+    silent: bool
+
+
+def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list[Expired]:
+    """The project's open attempts whose lease has run out, of workers that are known."""
     silent = w.heartbeat_at < db_after(-silent_after.total_seconds())
     rows = tx.execute(
-        select(a.task_id, a.number, case((silent, a.worker_id)).label("silent_worker"))
+        select(a.task_id, a.number, a.worker_id, w.host, w.boot_id, case((silent, 1), else_=0))
         .join(workers, w.id == a.worker_id)
-        .where(
-            a.project_id == project_id,
-            a.finished_at.is_(None),
-            a.lease_until < db_now(),
-            w.host == host,
-            w.boot_id == boot_id,
-        )
+        .where(a.project_id == project_id, a.finished_at.is_(None), a.lease_until < db_now())
     )
-    return [(row.task_id, row.number, row.silent_worker) for row in rows]
+    return [Expired(*row[:5], silent=bool(row[5])) for row in rows]
+
+
+def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
+    """Lock a worker's row, so that its heartbeat waits; whether nothing was heard of it for that long."""
+    silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))
+    return tx.execute(silent.with_for_update()).first() is not None

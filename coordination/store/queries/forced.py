@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, or_, select, update
 
 from coordination.domain.tasks import NO_REASON, BlockReason, Task, TaskState
+from coordination.store.queries.counters import FRESH
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
 from coordination.store.tables.attempts import attempts
@@ -51,11 +52,7 @@ def seize(tx: Connection, workspace_id: str, task: Task) -> int | None:
 
 def queue(tx: Connection, workspace_id: str, task: Task) -> bool:
     """Queue a task, whatever its state, with fresh counts; whether it still was as *task* says."""
-    statement = (
-        _as_seen(workspace_id, task)
-        .values(**_FRESH, state=TaskState.QUEUED, failures=0, losses=0, deferrals=0)
-        .returning(t.id)
-    )
+    statement = _as_seen(workspace_id, task).values(**_FRESH, **FRESH, state=TaskState.QUEUED).returning(t.id)
     return tx.execute(statement).first() is not None
 
 

@@ -1,6 +1,6 @@
 """Statements on money: what is spent and reserved of budgets, what each attempt has reserved, and who waits for it.
 
-Counters are locked last, after tasks, attempts and slots, and in one order, so that nobody waits in a ring.
+Counters are locked after tasks, attempts and slots, by budget and period.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from coordination.domain.budgets import Amount, Reserved, Scope, Use, reserved_of
 from coordination.domain.sums import DAY
 from coordination.domain.tasks import BlockReason
+from coordination.store.queries.counters import PAID
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.budgets import budget_uses, budgets
 from coordination.store.tables.costs import UNPRICED, costs
@@ -38,7 +39,7 @@ r = rollups.c
 _SKEW = timedelta(days=1)  # what the clock of whoever made a call may be off
 _COUNTS = (
     *("spent_usd", "reserved_usd", "spent_tokens", "reserved_tokens"),
-    *("spent_unpriced", "reserved_unpriced"),
+    *("spent_unpriced", "reserved_unpriced", "spent_starts"),
 )
 
 
@@ -79,12 +80,19 @@ def lock_uses(
     return found
 
 
-def _locked(tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+def lock_free_uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+    """Those of the same that nobody else has locked."""
+    return _locked(tx, workspace_id, sorted(set(keys)), skip_locked=True)
+
+
+def _locked(
+    tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], *, skip_locked: bool = False
+) -> dict[tuple[str, str], Use]:
     rows = tx.execute(
         select(budget_uses)
         .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
         .order_by(u.budget_id, u.starts)
-        .with_for_update()
+        .with_for_update(skip_locked=skip_locked)
     )
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 
@@ -118,6 +126,7 @@ def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> Non
             "reserved_tokens": one.reserved.tokens,
             "spent_unpriced": one.spent.unpriced,
             "reserved_unpriced": one.reserved.unpriced,
+            "spent_starts": one.spent.starts,
             "warned": one.warned,
             "reached": one.reached,
         }
@@ -187,7 +196,8 @@ def _archived(tx: Connection, workspace_id: str, scope: Scope, subject: str, sin
 class Holding:
     """An attempt and what it has reserved; ``reserved`` None: nothing was ever reserved for it, or it was given back.
 
-    ``finished``: it has ended.
+    ``finished``: it has ended. ``began`` False: before its job was started. ``paid``: its job asks a model; only
+    ``lock_running`` says so.
     """
 
     task_id: str
@@ -197,6 +207,8 @@ class Holding:
     started_at: datetime
     finished: bool
     reserved: Reserved | None
+    began: bool = True
+    paid: bool = False
 
 
 _HOLDING = (a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved)
@@ -205,14 +217,15 @@ _HOLDING = (a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finishe
 # Written by hand, because every end of a job with a budget asks it.
 _LOCK_POSTGRESQL = """
 SELECT a.task_id::text, a.number, a.project_id::text, a.run_id::text, a.started_at, a.finished_at IS NOT NULL,
-    a.reserved::text
+    a.reserved::text, a.began
 FROM unnest(%(ids)s::uuid[], %(numbers)s::int[]) AS wanted (id, number)
 JOIN attempts a ON a.task_id = ANY(ARRAY[wanted.id]) AND a.number = ANY(ARRAY[wanted.number])
 WHERE a.workspace_id = %(workspace)s::uuid
 ORDER BY a.task_id, a.number FOR UPDATE OF a
 """
 _LOCK_SQLITE = """
-SELECT a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at IS NOT NULL, a.reserved
+SELECT a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at IS NOT NULL, a.reserved,
+    a.began
 FROM json_each(:wanted) AS wanted JOIN attempts a ON a.task_id = wanted.value ->> 0 AND a.number = wanted.value ->> 1
 WHERE a.workspace_id = :workspace
 """
@@ -233,11 +246,14 @@ def lock_holdings(
         rows = tx.exec_driver_sql(_LOCK_SQLITE, {"workspace": workspace_id, "wanted": json.dumps(wanted)}).all()
     known: dict[str | None, Reserved | None] = {None: None}  # most have reserved the same
     found = {}
-    for task_id, number, project_id, run_id, started_at, finished, text_ in rows:
+    for task_id, number, project_id, run_id, started_at, finished, text_, began_ in rows:
         if text_ not in known:
             known[text_] = reserved_of(json.loads(text_))
-        began = datetime.fromisoformat(started_at) if isinstance(started_at, str) else started_at
-        found[task_id, number] = Holding(task_id, number, project_id, run_id, began, bool(finished), known[text_])
+        moment = datetime.fromisoformat(started_at) if isinstance(started_at, str) else started_at
+        began = began_ is None or bool(began_)
+        found[task_id, number] = Holding(
+            task_id, number, project_id, run_id, moment, bool(finished), known[text_], began=began
+        )
     return found
 
 
@@ -259,7 +275,7 @@ def lock_running(tx: Connection, workspace_id: str, scope: Scope, subject: str) 
         case _ as never:
             assert_never(never)
     rows = tx.execute(
-        select(*_HOLDING)
+        select(*_HOLDING, select(t.id).where(t.id == a.task_id, PAID).exists().label("paid"))
         .where(a.workspace_id == workspace_id, a.finished_at.is_(None), where)
         .order_by(a.task_id, a.number)
         .with_for_update()
@@ -361,7 +377,7 @@ def _use(row: RowMapping) -> Use:
     return Use(
         row["budget_id"],
         row["starts"],
-        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"]),
+        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
         Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
         warned=row["warned_at"] is not None,
         reached=row["reached_at"] is not None,
@@ -377,4 +393,5 @@ def _holding(row: RowMapping) -> Holding:
         row["started_at"],
         finished=row["finished_at"] is not None,
         reserved=None if row["reserved"] is None else reserved_of(row["reserved"]),
+        paid=row["paid"],
     )

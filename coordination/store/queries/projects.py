@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -57,18 +58,19 @@ def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | N
     return None if row is None else project_of(row)
 
 
-def make(tx: Connection, workspace_id: str, row: dict[str, Any]) -> str:
-    """Store a project unless its identity is taken meanwhile; the id of the project that has the identity now."""
-    insert_ = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    tx.execute(
-        insert_(projects)
-        .values(workspace_id=workspace_id, **row)
-        .on_conflict_do_nothing(index_elements=["workspace_id", "identity"])
-    )
-    found: str = tx.execute(
-        select(p.id).where(p.workspace_id == workspace_id, p.identity == row["identity"])
-    ).scalar_one()
-    return found
+_MAKE = {
+    name: insert_(projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"]).returning(projects)
+    for name, insert_ in (("postgresql", pg_insert), ("sqlite", sqlite_insert))
+}
+
+
+def make(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
+    """Store a project unless its identity is taken meanwhile; the project that has the identity now."""
+    made = tx.execute(_MAKE[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
+    if made is None:
+        taken = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
+        made = tx.execute(taken).mappings().one()
+    return project_of(made)
 
 
 def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
@@ -77,9 +79,13 @@ def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
     return None if row is None else project_of(row)
 
 
-def name_of(tx: Connection, workspace_id: str, project_id: str) -> str | None:
-    """What people call the project, or None."""
-    return tx.execute(select(p.name).where(p.workspace_id == workspace_id, p.id == project_id)).scalar()
+_NAMES = select(p.id, p.name).where(p.workspace_id == bindparam("ws"), p.id.in_(bindparam("ids", expanding=True)))
+
+
+def names_of(tx: Connection, workspace_id: str, project_ids: Collection[str]) -> dict[str, str]:
+    """What people call these projects, by id."""
+    rows = tx.execute(_NAMES, {"ws": workspace_id, "ids": list(project_ids)})
+    return {row.id: row.name for row in rows}
 
 
 def listed(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:

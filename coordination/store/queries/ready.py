@@ -13,9 +13,11 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     Select,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     func,
     literal,
     or_,
@@ -54,42 +56,72 @@ def hold_back(tx: Connection, workspace_id: str, ids: Sequence[str], reason: Blo
     )
 
 
-def _lifted(reason: BlockReason, *where: Any) -> Any:
+def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
+    return t.state == TaskState.BLOCKED, t.reasons.op("&")(literal(int(reason))) != 0
+
+
+def _lift(tx: Connection, reason: BlockReason, ids: Sequence[str]) -> list[RowMapping]:
+    """Take *reason* away from these locked tasks."""
     left = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
-    return (
-        update(tasks)
-        .where(t.state == TaskState.BLOCKED, t.reasons.op("&")(literal(int(reason))) != 0, *where)
-        .values(
-            reasons=left,
-            state=case((left == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
-            updated_at=db_now(),
+    found: list[RowMapping] = []
+    for start in range(0, len(ids), BATCH):
+        statement = (
+            update(tasks)
+            .where(t.id.in_(ids[start : start + BATCH]))
+            .values(
+                reasons=left,
+                state=case((left == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
+                updated_at=db_now(),
+            )
+            .returning(t.id, t.state, t.run_id)
         )
-        .returning(t.id, t.state, t.run_id)
-    )
+        found += tx.execute(statement).mappings()
+    return found
 
 
 def lift(tx: Connection, workspace_id: str, project_id: str, reason: BlockReason) -> list[RowMapping]:
     """Take *reason* away from all blocked tasks of the project; what was touched, with the state it has now."""
-    return list(tx.execute(_lifted(reason, t.workspace_id == workspace_id, t.project_id == project_id)).mappings())
+    where = t.workspace_id == workspace_id, t.project_id == project_id
+    # Not in the order of the key, of which a planner may read all of the index.
+    waiting = select(t.id).where(*_blocked_for(reason), *where).order_by(cast(t.id, Text)).with_for_update()
+    return _lift(tx, reason, list(tx.execute(waiting).scalars()))
 
 
 def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> list[RowMapping]:
-    """Take *reason* away from these tasks; what was touched, with the state it has now."""
-    return list(tx.execute(_lifted(reason, t.workspace_id == workspace_id, t.id.in_(ids))).mappings())
+    """Take *reason* away from these tasks; what was touched, with the state it has now.
+
+    Those that another transaction has locked are left out.
+    """
+    return _lift(tx, reason, _free(tx, *_blocked_for(reason), t.workspace_id == workspace_id, t.id.in_(ids)))
+
+
+def keys_held(tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int) -> list[str]:
+    """The keys of a run's tasks that one of these reasons holds."""
+    return list(
+        tx.execute(
+            select(t.key)
+            .where(
+                t.workspace_id == workspace_id,
+                t.run_id == run_id,
+                t.state == TaskState.BLOCKED,
+                t.reasons.op("&")(literal(int(reason))) != 0,
+            )
+            .order_by(t.id)
+            .limit(most)
+        ).scalars()
+    )
 
 
 def lift_due(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
-    """Take "not before" away from tasks whose start time has come."""
-    return list(
-        tx.execute(
-            _lifted(
-                BlockReason.NOT_BEFORE,
-                t.workspace_id == workspace_id,
-                t.project_id == project_id,
-                t.not_before <= db_now(),
-            )
-        ).mappings()
-    )
+    """Take "not before" away from tasks whose start time has come; the same."""
+    where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
+    due = _free(tx, *_blocked_for(BlockReason.NOT_BEFORE), *where)
+    return _lift(tx, BlockReason.NOT_BEFORE, due)
+
+
+def _free(tx: Connection, *where: Any) -> list[str]:
+    """Ids of tasks, locked now; for what comes round again, and so may leave out what somebody else has locked."""
+    return list(tx.execute(select(t.id).where(*where).with_for_update(skip_locked=True)).scalars())
 
 
 _satisfied: BindParameter[int] = bindparam("satisfied")
@@ -205,24 +237,27 @@ def mark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
 
 
 def unmark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
-    """Take the note back: these wait in SQL again (a full slot, or a claim that was refused)."""
-    tx.execute(
-        update(tasks)
-        .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state == TaskState.QUEUED)
-        .values(rung_at=None)
-    )
+    """Take the note back: these wait in SQL again (a full slot, or a claim that was refused).
+
+    Not of those that another transaction has locked, to claim or to end them.
+    """
+    _unmark(tx, _free(tx, t.workspace_id == workspace_id, t.id.in_(ids), t.state == TaskState.QUEUED))
 
 
 def unmark_unanswered(tx: Connection, workspace_id: str, project_id: str, *, age: timedelta) -> int:
     """Take the note back from queued tasks whose doorbell went out longer than *age* ago: nobody came; how many."""
-    return tx.execute(
-        update(tasks)
-        .where(
-            t.project_id == project_id,
-            t.workspace_id == workspace_id,
-            t.state == TaskState.QUEUED,
-            t.rung_at.is_not(None),
-            t.rung_at < db_after(-age.total_seconds()),
-        )
-        .values(rung_at=None)
-    ).rowcount
+    ids = _free(
+        tx,
+        t.project_id == project_id,
+        t.workspace_id == workspace_id,
+        t.state == TaskState.QUEUED,
+        t.rung_at.is_not(None),
+        t.rung_at < db_after(-age.total_seconds()),
+    )
+    _unmark(tx, ids)
+    return len(ids)
+
+
+def _unmark(tx: Connection, ids: Sequence[str]) -> None:
+    for start in range(0, len(ids), BATCH):
+        tx.execute(update(tasks).where(t.id.in_(ids[start : start + BATCH])).values(rung_at=None))

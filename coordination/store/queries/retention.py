@@ -37,6 +37,7 @@ from coordination.store.tables.attempts import attempts
 from coordination.store.tables.costs import costs
 from coordination.store.tables.events import task_events
 from coordination.store.tables.issues import issues
+from coordination.store.tables.merges import merges
 from coordination.store.tables.output import output_chunks
 from coordination.store.tables.retention import chores, removals
 from coordination.store.tables.runs import runs, sessions
@@ -178,7 +179,7 @@ def issues_of(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
 def mark(tx: Connection, workspace_id: str, run_id: str, *, age: timedelta) -> bool:
     """Mark a run as on its way out, if it is still ended and old; whether this did it."""
     old = and_(r.workspace_id == workspace_id, r.id == run_id, r.finished_at < db_after(-age.total_seconds()))
-    if tx.execute(select(r.id).where(old).with_for_update()).first() is None:
+    if tx.execute(select(r.id).where(old).with_for_update(key_share=True)).first() is None:
         return False
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     statement = make(removals).values(run_id=run_id, workspace_id=workspace_id).on_conflict_do_nothing()
@@ -215,9 +216,10 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
         # In the order of the index, which so is read from its beginning and no further than the limit.
         some = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
         ids = list(tx.execute(some.order_by(tasks.c.run_id, tasks.c.state).limit(room())).scalars())
+        tx.execute(select(tasks.c.id).where(tasks.c.id.in_(ids)).order_by(tasks.c.id).with_for_update())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
             done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
-        for table in (output_chunks, artifacts, attempts):
+        for table in (output_chunks, artifacts, merges, attempts):
             done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
         # Only with room left is it certain that nothing refers to these any more.
         done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
@@ -276,6 +278,7 @@ def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
         "tasks": count(tasks, tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id),
         "attempts": count(attempts, attempts.c.task_id.in_(own)),
         "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
+        "merges": count(merges, merges.c.task_id.in_(own)),
         "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
         "task_events": count(task_events, task_events.c.workspace_id == workspace_id, task_events.c.run_id == run_id),
@@ -293,6 +296,7 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
         (dependencies, dependencies.c.child_id.in_(own), tuple(dependencies.primary_key.columns)),
         (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
         (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
+        (merges, merges.c.task_id.in_(own), tuple(merges.primary_key.columns)),
         (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
         (task_events, task_events.c.run_id == run_id, (task_events.c.txid, task_events.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, select, update
 
 from coordination.domain.expansion import KIND_OF_CHOICE, VARIANTS
 from coordination.domain.runs import Run, state_of
@@ -22,7 +22,6 @@ from coordination.store.types import db_now
 
 r = runs.c
 
-_SHORTEST = 4  # letters of an id that name a run
 _BATCH = 500
 
 
@@ -41,8 +40,20 @@ def note(tx: Connection, workspace_id: str, run_id: str, what: dict[str, Any]) -
     """Add this to what the system keeps with the run."""
     known = metadata_of(tx, workspace_id, run_id)
     if known | what != known:
-        changed = update(runs).where(r.workspace_id == workspace_id, r.id == run_id)
-        tx.execute(changed.values(metadata=known | what))
+        mine = r.workspace_id == workspace_id, r.id == run_id
+        # Not waited for: runs are locked last, and this comes before.
+        tx.execute(select(r.id).where(*mine).with_for_update(nowait=True, key_share=True))
+        tx.execute(update(runs).where(*mine).values(metadata=known | what))
+
+
+_OF_THEM = (r.workspace_id == bindparam("ws"), r.id.in_(bindparam("runs", expanding=True)), r.finished_at.is_(None))
+_CANDIDATES = select(r.id).where(*_OF_THEM).order_by(r.id).with_for_update(key_share=True)
+_CLOSE = (
+    update(runs)
+    .where(*_OF_THEM, ~exists(select(tasks.c.id).where(tasks.c.run_id == r.id, tasks.c.state.in_(OPEN))))
+    .values(finished_at=db_now())
+    .returning(r.id, r.project_id, r.session_id)
+)
 
 
 def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> list[RowMapping]:
@@ -50,19 +61,8 @@ def close_if_done(tx: Connection, workspace_id: str, run_ids: Sequence[str]) -> 
     if not run_ids:
         return []
     # Whoever reopens a run has its row until the commit: the open tasks are looked for only when nobody has.
-    candidates = select(r.id).where(r.workspace_id == workspace_id, r.id.in_(run_ids), r.finished_at.is_(None))
-    unended = list(tx.execute(candidates.order_by(r.id).with_for_update()).scalars())
-    if not unended:
-        return []
-    still_open = exists(select(tasks.c.id).where(tasks.c.run_id == r.id, tasks.c.state.in_(OPEN)))
-    return list(
-        tx.execute(
-            update(runs)
-            .where(r.workspace_id == workspace_id, r.id.in_(unended), r.finished_at.is_(None), ~still_open)
-            .values(finished_at=db_now())
-            .returning(r.id, r.project_id, r.session_id)
-        ).mappings()
-    )
+    unended = list(tx.execute(_CANDIDATES, {"ws": workspace_id, "runs": run_ids}).scalars())
+    return list(tx.execute(_CLOSE, {"ws": workspace_id, "runs": unended}).mappings()) if unended else []
 
 
 def unfinished(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
@@ -80,7 +80,7 @@ def reopen(tx: Connection, workspace_id: str, run_id: str) -> bool:
     The row is locked even when it has none: an end that is being written now must see the retried task. Raises
     NotFound for a run that retention is deleting.
     """
-    tx.execute(select(r.id).where(r.workspace_id == workspace_id, r.id == run_id).with_for_update())
+    tx.execute(select(r.id).where(r.workspace_id == workspace_id, r.id == run_id).with_for_update(key_share=True))
     if (
         tx.execute(
             select(removals.c.run_id).where(removals.c.workspace_id == workspace_id, removals.c.run_id == run_id)
@@ -204,21 +204,6 @@ def listed(
     return [_run(tx, row) for row in rows.all()]
 
 
-def find(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[str]:
-    """Ids of runs by id, by the start or the end of an id, or by name (newest first)."""
-    from sqlalchemy import Text, cast, or_
-
-    plain = "".join(letter for letter in name.lower() if letter in "0123456789abcdef-")
-    matches = [r.name == name]
-    if plain == name.lower() and len(plain) >= _SHORTEST:
-        matches += [cast(r.id, Text).like(plain + "%"), cast(r.id, Text).like("%" + plain)]
-    return list(
-        tx.execute(
-            select(r.id).where(and_(r.workspace_id == workspace_id, or_(*matches))).order_by(r.id.desc()).limit(limit)
-        ).scalars()
-    )
-
-
 def _run(tx: Connection, row: RowMapping) -> Run:
     numbers = counts(tx, row["workspace_id"], row["id"])
     waiting = 0
@@ -294,12 +279,11 @@ def list_sessions(
 
 
 def touch_session(tx: Connection, workspace_id: str, session_ids: Sequence[str]) -> None:
-    """Note that these sessions were active now."""
-    tx.execute(
-        update(sessions)
-        .where(sessions.c.workspace_id == workspace_id, sessions.c.id.in_(session_ids))
-        .values(last_activity_at=db_now())
-    )
+    """Note that these sessions were active now; one that somebody else has locked is being noted by that."""
+    mine = select(sessions.c.id).where(sessions.c.workspace_id == workspace_id, sessions.c.id.in_(session_ids))
+    free = list(tx.execute(mine.with_for_update(skip_locked=True, key_share=True)).scalars())
+    if free:
+        tx.execute(update(sessions).where(sessions.c.id.in_(free)).values(last_activity_at=db_now()))
 
 
 def session_of(row: RowMapping) -> Session:

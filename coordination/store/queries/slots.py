@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, case, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.domain.workspaces import MERGE_KEY, merge_key
 from coordination.store.tables.attempts import attempts, slots
 
 s = slots.c
@@ -28,9 +29,12 @@ def lock(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
     return {row.name: row.cap - row.used for row in rows}
 
 
+_FREE = select(s.name, s.cap, s.used).where(s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"))
+
+
 def free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
     """Free places by slot name, as they look now (no lock)."""
-    rows = tx.execute(select(s.name, s.cap, s.used).where(s.workspace_id == workspace_id, s.project_id == project_id))
+    rows = tx.execute(_FREE, {"ws": workspace_id, "project": project_id})
     return {row.name: row.cap - row.used for row in rows}
 
 
@@ -55,8 +59,12 @@ def take(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[str
 
 
 def give_back(tx: Connection, workspace_id: str, project_id: str, held: Sequence[str]) -> None:
-    """Give back the places that ended attempts held (a name once per place)."""
+    """Give back the places that ended attempts held (a name once per place).
+
+    All slots of the project are locked, as in claims: a claim may follow in the same transaction.
+    """
     if held:
+        lock(tx, workspace_id, project_id)
         _move(tx, workspace_id, project_id, Counter(held), -1)
 
 
@@ -102,6 +110,22 @@ def drop(tx: Connection, workspace_id: str, project_id: str, name: str) -> bool:
             delete(slots).where(s.workspace_id == workspace_id, s.project_id == project_id, s.name == name)
         ).rowcount
         > 0
+    )
+
+
+def drop_merge_limits(tx: Connection, workspace_id: str, project_id: str, *, keep: Sequence[str]) -> None:
+    """Remove the limits of conflict tasks that nobody holds, but for those of the runs *keep*: each has one of its own.
+
+    The caller has locked all slots of the project. A claim stores one anew where it is missing.
+    """
+    tx.execute(
+        delete(slots).where(
+            s.workspace_id == workspace_id,
+            s.project_id == project_id,
+            s.name.startswith(f"key:{MERGE_KEY}", autoescape=True),
+            s.name.not_in([f"key:{merge_key(run_id)}" for run_id in keep]),
+            s.used == 0,
+        )
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.supervision import Supervisor
+from coordination.store.queries import one_of
 from coordination.store.tables.fleet import supervisors
 from coordination.store.types import db_after, db_now
 
@@ -20,32 +21,49 @@ s = supervisors.c
 
 def ensure(tx: Connection, workspace_id: str, project_id: str, *, session_key: str, lifetime: timedelta) -> None:
     """Start the project's supervisor if it has none, wake it under the new session key if it has ended."""
-    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    fresh: dict[str, Any] = {
-        "session_key": session_key,
-        "started_at": db_now(),
-        "heartbeat_at": db_now(),
-        "expires_at": db_after(lifetime.total_seconds()),
-        "error": None,
+    values = {
+        "project": project_id,
+        "ws": workspace_id,
+        "key": session_key,
+        "lifetime": lifetime.total_seconds(),
+        "nothing": {},
     }
-    ended = s.ended_at.is_not(None)
+    tx.execute(_ENSURE[tx.dialect.name], values)
+
+
+def _ensure(make: Any) -> Any:
     statement = make(supervisors).values(
-        project_id=project_id, workspace_id=workspace_id, state={}, strategy={}, submissions=1, **fresh
+        project_id=bindparam("project"),
+        workspace_id=bindparam("ws"),
+        state=bindparam("nothing", type_=s.state.type),
+        strategy=bindparam("nothing", type_=s.state.type),
+        submissions=1,
+        session_key=bindparam("key"),
+        started_at=db_now(),
+        heartbeat_at=db_now(),
+        expires_at=db_after(bindparam("lifetime")),
+        error=None,
     )
+    ended = s.ended_at.is_not(None)
     kept = {
         name: case((ended, statement.excluded[name]), else_=supervisors.c[name])
         for name in ("session_key", "started_at", "heartbeat_at", "expires_at", "error")
     }
-    tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=["project_id"],
-            set_={**kept, "ended_at": None, "submissions": s.submissions + 1},
-            where=s.workspace_id == workspace_id,
-        )
+    return statement.on_conflict_do_update(
+        index_elements=["project_id"],
+        set_={**kept, "ended_at": None, "submissions": s.submissions + 1},
+        where=s.workspace_id == bindparam("ws"),
     )
 
 
-_RESTS = or_(s.tick_until.is_(None), s.tick_until < db_now())
+_ENSURE = {
+    "postgresql": _ensure(pg_insert),
+    "sqlite": _ensure(sqlite_insert),
+}  # made once: that costs more than they do
+
+
+RESTS = or_(s.tick_until.is_(None), s.tick_until < db_now())
+"""Nobody ticks it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +77,18 @@ class Begun:
     submissions: int
 
 
-def _due(every: timedelta) -> ColumnElement[bool]:
-    return and_(s.ended_at.is_(None), s.heartbeat_at < db_after(-every.total_seconds()), _RESTS)
+def due_since(every: timedelta) -> ColumnElement[bool]:
+    """Alive, not ticked for that long, and nobody ticks it now."""
+    return and_(s.ended_at.is_(None), s.heartbeat_at < db_after(-every.total_seconds()), RESTS)
 
 
-def due(tx: Connection, *, every: timedelta) -> list[tuple[str, str]]:
-    """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now."""
-    rows = tx.execute(select(s.workspace_id, s.project_id).where(_due(every)).order_by(s.heartbeat_at).limit(1000))
+def due(tx: Connection, *, every: timedelta, workspaces: Sequence[str] | None = None) -> list[tuple[str, str]]:
+    """(workspace, project) of live supervisors that have not ticked for that long and are not ticking now.
+
+    *workspaces*: only of these.
+    """
+    wanted = (due_since(every), one_of(s.workspace_id, workspaces))
+    rows = tx.execute(select(s.workspace_id, s.project_id).where(*wanted).order_by(s.heartbeat_at).limit(1000))
     return [(row.workspace_id, row.project_id) for row in rows]
 
 
@@ -76,17 +99,20 @@ def begin_tick(
 
     *every*: None as well when it was ticked less than that ago, since it was read that it is due.
     """
-    wanted = and_(s.ended_at.is_(None), _RESTS) if every is None else _due(every)
+    wanted = and_(s.ended_at.is_(None), RESTS) if every is None else due_since(every)
     return _begin(tx, (s.workspace_id == workspace_id, s.project_id == project_id, wanted), holder=holder, lease=lease)
 
 
-def begin_due_tick(tx: Connection, *, every: timedelta, holder: str, lease: timedelta) -> Begun | None:
-    """Take the tick's lease of the project that has waited longest, of any workspace; None when none is due.
+def begin_due_tick(
+    tx: Connection, *, every: timedelta, holder: str, lease: timedelta, workspaces: Sequence[str] | None = None
+) -> Begun | None:
+    """Take the tick's lease of the project that has waited longest, of any or of these workspaces; None: none is due.
 
     One statement, and on PostgreSQL it skips what others are about to take: any number of processes share what is due
     among them, and none ticks what another has just ticked.
     """
-    longest = select(s.project_id).where(_due(every)).order_by(s.heartbeat_at).limit(1)
+    wanted = (due_since(every), one_of(s.workspace_id, workspaces))
+    longest = select(s.project_id).where(*wanted).order_by(s.heartbeat_at).limit(1)
     longest = longest.with_for_update(skip_locked=True)
     return _begin(tx, [s.project_id == longest.scalar_subquery()], holder=holder, lease=lease)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -11,13 +10,16 @@ from sqlalchemy import (
     Connection,
     RowMapping,
     bindparam,
+    case,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
 )
 
+from coordination.domain.task_limits import DEFERRAL_LIMIT
 from coordination.domain.tasks import (
     MOVES,
     NO_REASON,
@@ -29,8 +31,9 @@ from coordination.domain.tasks import (
     TaskMove,
     TaskState,
 )
+from coordination.store.queries.counters import FRESH, Counts, added, is_over
 from coordination.store.tables.tasks import tasks
-from coordination.store.types import db_after, db_now
+from coordination.store.types import Reasons, db_after, db_now
 
 BATCH = 500
 
@@ -41,10 +44,8 @@ t = tasks.c
 
 
 def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> Any:
-    return (
-        update(tasks)
-        .where(t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state.in_(MOVES[move][0]))
-        .returning(t.id)
+    return update(tasks).where(
+        t.workspace_id == workspace_id, t.id == task_id, t.attempt == attempt, t.state.in_(MOVES[move][0])
     )
 
 
@@ -53,13 +54,7 @@ def _leaving(statement: Any, carried: Mapping[str, Any] | None) -> Any:
     return statement if carried is None else statement.values(carried=dict(carried))
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What an ended attempt adds to its task's counters."""
-
-    failures: int = 0
-    losses: int = 0
-    deferrals: int = 0
+_IN_LIMITS = (t.id, t.state, t.starts, t.max_starts, t.deferrals, t.deferred_since, t.consecutive_losses)
 
 
 def queue_again(
@@ -72,19 +67,23 @@ def queue_again(
     counts: Counts,
     error: str | None,
     carried: Mapping[str, Any] | None = None,
-) -> bool:
-    """Running back to queued after *wait*; whether this attempt still held it."""
+    deferral_limit: timedelta = DEFERRAL_LIMIT,
+) -> RowMapping | None:
+    """Running back to queued after *wait*, or to blocked when it has reached a limit; None: this attempt lost it.
+
+    The state and the counters that it has then, and ``now``.
+    """
+    over = is_over(counts, deferral_limit)
     statement = _fenced(TaskMove.RETRY_LATER, workspace_id, task_id, attempt).values(
-        state=TaskState.QUEUED,
+        state=case((over, TaskState.BLOCKED.value), else_=TaskState.QUEUED.value),
+        reasons=case((over, literal(BlockReason.LIMIT, Reasons)), else_=literal(NO_REASON, Reasons)),
         rung_at=None,
-        not_before=db_after(wait.total_seconds()) if wait else None,
-        failures=t.failures + counts.failures,
-        losses=t.losses + counts.losses,
-        deferrals=t.deferrals + counts.deferrals,
+        not_before=case((over, None), else_=db_after(wait.total_seconds())) if wait else None,
+        **added(counts),
         error=error,
         updated_at=db_now(),
     )
-    return tx.execute(_leaving(statement, carried)).first() is not None
+    return tx.execute(_leaving(statement, carried).returning(*_IN_LIMITS, db_now().label("now"))).mappings().first()
 
 
 def fail(
@@ -99,15 +98,9 @@ def fail(
 ) -> bool:
     """Running to failed; whether this attempt still held it."""
     statement = _fenced(TaskMove.FAIL, workspace_id, task_id, attempt).values(
-        state=TaskState.FAILED,
-        failures=t.failures + counts.failures,
-        losses=t.losses + counts.losses,
-        deferrals=t.deferrals + counts.deferrals,
-        error=error,
-        finished_at=db_now(),
-        updated_at=db_now(),
+        state=TaskState.FAILED, **added(counts), error=error, finished_at=db_now(), updated_at=db_now()
     )
-    return tx.execute(_leaving(statement, carried)).first() is not None
+    return tx.execute(_leaving(statement, carried).returning(t.id)).first() is not None
 
 
 def wait(
@@ -121,16 +114,16 @@ def wait(
     error: str | None,
     carried: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Running to blocked for *reason*; whether this attempt still held it."""
+    """Running to blocked for *reason*, and for a limit that it has reached; whether this attempt still held it."""
+    both = literal(reason | BlockReason.LIMIT, Reasons)
     statement = _fenced(TaskMove.WAIT, workspace_id, task_id, attempt).values(
         state=TaskState.BLOCKED,
-        reasons=reason,
-        failures=t.failures + counts.failures,
-        losses=t.losses + counts.losses,
+        reasons=case((is_over(counts), both), else_=literal(reason, Reasons)),
+        **added(counts),
         error=error,
         updated_at=db_now(),
     )
-    return tx.execute(_leaving(statement, carried)).first() is not None
+    return tx.execute(_leaving(statement, carried).returning(t.id)).first() is not None
 
 
 _LOCK = (
@@ -141,12 +134,15 @@ _LOCK = (
 )
 
 
-def lock(tx: Connection, workspace_id: str, ids: Iterable[str]) -> None:
-    """Lock these rows in id order, so that two that lock the same children never wait for each other in a ring."""
+_LOCK_NOW = _LOCK.with_for_update(nowait=True)
+
+
+def lock(tx: Connection, workspace_id: str, ids: Iterable[str], *, nowait: bool = False) -> None:
+    """Lock these rows in id order. *nowait*: fail, to be begun anew, when somebody else has one: for late locks."""
     if tx.dialect.name != "sqlite":  # its one writer has the whole file
-        ordered = sorted(ids)
+        ordered, statement = sorted(set(ids)), _LOCK_NOW if nowait else _LOCK
         for start in range(0, len(ordered), BATCH):
-            tx.execute(_LOCK, {"ws": workspace_id, "ids": ordered[start : start + BATCH]}).all()
+            tx.execute(statement, {"ws": workspace_id, "ids": ordered[start : start + BATCH]}).all()
 
 
 def cancel(
@@ -187,9 +183,7 @@ def reopen(tx: Connection, workspace_id: str, task_id: str, *, pending: int) -> 
             state=MOVES[move][1],
             reasons=BlockReason.DEPENDENCIES if pending else NO_REASON,
             pending=pending,
-            failures=0,
-            losses=0,
-            deferrals=0,
+            **FRESH,
             rung_at=None,
             not_before=None,
             cancel_cause=None,
@@ -200,6 +194,12 @@ def reopen(tx: Connection, workspace_id: str, task_id: str, *, pending: int) -> 
         .returning(t.id)
     )
     return tx.execute(statement).first() is not None
+
+
+def count_anew(tx: Connection, workspace_id: str, task_id: str) -> None:
+    """Forget the counters of a blocked task."""
+    mine = (t.workspace_id == workspace_id, t.id == task_id, t.state == TaskState.BLOCKED)
+    tx.execute(update(tasks).where(*mine).values(**FRESH))
 
 
 def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -219,20 +219,8 @@ def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[Task]:
     return [task_of(row) for row in rows.mappings()]
 
 
-def find(tx: Connection, workspace_id: str, name: str, *, run_id: str | None = None, limit: int = 2) -> list[Task]:
-    """Tasks by id, unique start of an id, or key (the newest run's first)."""
-    where = [t.workspace_id == workspace_id]
-    if run_id is not None:
-        where.append(t.run_id == run_id)
-    from sqlalchemy import Text, cast
-
-    matches = or_(t.key == name, cast(t.id, Text).like(name.replace("%", "").replace("_", "") + "%"))
-    rows = tx.execute(select(tasks).where(*where, matches).order_by(t.run_id.desc(), t.id.desc()).limit(limit))
-    return [task_of(row) for row in rows.mappings()]
-
-
 def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -> dict[str, Task]:
-    """Those of a run's tasks that have these keys, by key; locked, so that none of them ends meanwhile."""
+    """Those of a run's tasks that have these keys, by key; locked (late), so that none of them ends meanwhile."""
     found: list[Task] = []
     for start in range(0, len(keys), BATCH):
         statement = (
@@ -241,7 +229,7 @@ def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -
             .order_by(t.id)
         )
         if tx.dialect.name != "sqlite":
-            statement = statement.with_for_update()
+            statement = statement.with_for_update(nowait=True)
         found += map(task_of, tx.execute(statement).mappings())
     return {task.key: task for task in found}
 
@@ -299,16 +287,17 @@ def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limi
     return [task_of(row) for row in rows.mappings()]
 
 
+_OPEN_STATES = (
+    select(t.state)
+    .where(t.workspace_id == bindparam("ws"), t.run_id == bindparam("run"), t.state.in_(OPEN))
+    .order_by(t.run_id, t.state)  # as the index on them has it, whatever the planner's figures say
+    .limit(bindparam("most"))
+)
+
+
 def open_states(tx: Connection, workspace_id: str, run_id: str, *, limit: int = 65) -> list[str]:
     """The states of up to *limit* open tasks of a run."""
-    return list(
-        tx.execute(
-            select(t.state)
-            .where(t.workspace_id == workspace_id, t.run_id == run_id, t.state.in_(OPEN))
-            .order_by(t.run_id, t.state)  # as the index on them has it, whatever the planner's figures say
-            .limit(limit)
-        ).scalars()
-    )
+    return list(tx.execute(_OPEN_STATES, {"ws": workspace_id, "run": run_id, "most": limit}).scalars())
 
 
 def open_ids(tx: Connection, workspace_id: str, run_id: str) -> list[str]:
@@ -380,6 +369,10 @@ def task_of(row: RowMapping) -> Task:
         failures=row["failures"],
         losses=row["losses"],
         deferrals=row["deferrals"],
+        deferred_since=row["deferred_since"],
+        starts=row["starts"],
+        max_starts=row["max_starts"],
+        consecutive_losses=row["consecutive_losses"],
         max_attempts=row["max_attempts"],
         timeout=row["timeout"],
         stall_timeout=row["stall_timeout"],

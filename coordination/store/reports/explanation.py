@@ -11,8 +11,11 @@ from sqlalchemy import Connection, RowMapping, select
 
 from coordination.domain.budgets import Short
 from coordination.domain.excerpts import many
+from coordination.domain.leases import MAX_DEFERRALS
 from coordination.domain.projects import ProjectStatus
+from coordination.domain.task_limits import limit_reached
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
+from coordination.domain.workspaces import merge_key, run_branch
 from coordination.store.queries import attempts, fleet, projects, ready, slots, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
@@ -25,10 +28,11 @@ _MOST = 1000
 
 _WORDS = {
     BlockReason.APPROVAL: "a person must approve it",
-    BlockReason.BUDGET: "no money is left in a budget that applies to it",
+    BlockReason.BUDGET: "nothing is left in a budget that applies to it",
     BlockReason.POLICY: "a policy in force stops it",
     BlockReason.RESERVATION: "a file that it needs is reserved by somebody else",
     BlockReason.QUESTION: "its agent asked a question and waits for the answer (coord questions)",
+    BlockReason.LIMIT: "it was tried as often as it may be; let it go on with: coord tasks retry",
     BlockReason.OUTCOME_UNKNOWN: "it must not be repeated, and its worker was lost: nobody knows whether it was done",
 }
 
@@ -83,6 +87,9 @@ class TaskExplanation:
         }
 
 
+_ALONE = "alone in a process of its own, because a worker died while it ran"
+
+
 def explain_task(
     tx: Connection,
     workspace_id: str,
@@ -107,14 +114,19 @@ def explain_task(
         found += _queue(tx, workspace_id, task, live_within, window)
     if task.state is TaskState.BLOCKED:
         return TaskExplanation(task, f"blocked ({', '.join(task.reasons.names())})", tuple(found))
-    return TaskExplanation(task, "queued, held up" if found else "ready: the next free worker takes it", tuple(found))
+    if found:
+        return TaskExplanation(task, "queued, held up", tuple(found))
+    alone = f", and runs it {_ALONE}" if task.losses else ""
+    return TaskExplanation(task, f"ready: the next free worker takes it{alone}")
 
 
 def _running(tx: Connection, workspace_id: str, task: Task) -> str:
     attempt = attempts.latest(tx, workspace_id, task.id)
     if attempt is None:
         return "running"
-    return f"running since {_when(attempt.started_at)}, attempt {attempt.number} on {attempt.worker or 'a worker'}"
+    alone = f", {_ALONE}" if task.losses else ""
+    where = attempt.worker or "a worker"
+    return f"running since {_when(attempt.started_at)}, attempt {attempt.number} on {where}{alone}"
 
 
 def _dependencies(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
@@ -179,16 +191,29 @@ def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> I
     if project is not None and (held or BlockReason.PAUSED in task.reasons):
         name = project.name
         yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
-    yield from _reasons(task.reasons & ~BlockReason.BUDGET, task.not_before)
+    yield from _reasons(task.reasons & ~(BlockReason.BUDGET | BlockReason.LIMIT), task.not_before)
+    if BlockReason.LIMIT in task.reasons:
+        yield Blocker("limit", f"{_limit(task, now)}; let it go on with: coord tasks retry {task.key}")
     if BlockReason.BUDGET in task.reasons:
-        there = "waits for money, of which there is enough now: it goes on by itself"
+        there = "waits for a budget, in which there is enough now: it goes on by itself"
         yield Blocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
     if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
-        yield Blocker(
-            "back_off",
-            f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else ""),
-            until=task.not_before,
-        )
+        again = f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else "")
+        if task.deferred_since is not None:
+            again += f" (asked for later {task.deferrals} of {MAX_DEFERRALS} times, since {_when(task.deferred_since)})"
+        yield Blocker("back_off", again, until=task.not_before)
+
+
+def _limit(task: Task, now: datetime) -> str:
+    """Which limit the task has reached, and how its last attempt ended."""
+    words = limit_reached(
+        starts=task.starts,
+        most=task.max_starts,
+        deferrals=task.deferrals,
+        deferred_for=now - (task.deferred_since or now),
+        consecutive_losses=task.consecutive_losses,
+    )
+    return f"{words}; the last time: {task.error}" if task.error else words
 
 
 def _supervisor(tx: Connection, workspace_id: str, task: Task) -> Iterator[Blocker]:
@@ -218,6 +243,9 @@ def _queue(
     for slot in slots.listed(tx, workspace_id, task.project_id):
         if slot["name"] in wanted and slot["used"] >= slot["cap"]:
             users = ", ".join(_holders(tx, workspace_id, task.project_id, slot["name"])) or "nothing any more"
+            if slot["name"] == f"key:{merge_key(task.run_id)}":
+                yield Blocker("merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}")
+                continue
             yield Blocker("slot", f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}")
     free = fleet.live_slots(tx, within=live_within)
     if free == 0:

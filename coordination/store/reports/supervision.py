@@ -47,23 +47,30 @@ def _counts(tx: Connection, workspace_id: str, project_id: str) -> Counter[str]:
 def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, Any]:
     """The stored state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
     counts = _counts(tx, workspace_id, project_id)
-    todo = counts.get(TaskState.QUEUED, 0) + counts.get(TaskState.BLOCKED, 0)
     wave = tx.execute(
         select(t.key)
         .where(t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.QUEUED)
         .order_by(t.priority.desc(), t.id)
         .limit(_NEXT_WAVE)
     ).scalars()
+    return _state(counts, active=len(_active(tx, workspace_id, project_id)), wave=list(wave))
+
+
+def _state(counts: Counter[str], *, active: int, wave: list[str]) -> dict[str, Any]:
     return {
         "tasksTotal": sum(counts.values()),
-        "tasksCompleted": counts.get(TaskState.COMPLETED, 0),
-        "tasksInProgress": counts.get(TaskState.RUNNING, 0),
-        "tasksTodo": todo,
-        "tasksFailed": counts.get(TaskState.FAILED, 0),
-        "tasksCanceled": counts.get(TaskState.CANCELED, 0),
-        "activeAgents": len(_active(tx, workspace_id, project_id)),
-        "nextWave": list(wave),
+        "tasksCompleted": counts[TaskState.COMPLETED],
+        "tasksInProgress": counts[TaskState.RUNNING],
+        "tasksTodo": counts[TaskState.QUEUED] + counts[TaskState.BLOCKED],
+        "tasksFailed": counts[TaskState.FAILED],
+        "tasksCanceled": counts[TaskState.CANCELED],
+        "activeAgents": active,
+        "nextWave": wave,
     }
+
+
+NO_WORK = _state(Counter(), active=0, wave=[])
+"""The stored state of a project without open work."""
 
 
 def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Table objects and constraints, one file a noun. Foreign keys are by name, so no table imports another.
 
-Every row belongs to a workspace; only ``workspaces`` itself and the fleet's ``workers`` stand above them.
+Every row belongs to a workspace; only ``workspaces`` itself, the fleet's ``workers``, and what its
+machines lend (``host_leases``) stand above them.
 """
 
 from sqlalchemy import ForeignKeyConstraint, MetaData

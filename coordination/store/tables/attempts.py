@@ -1,6 +1,6 @@
 """Attempts: one row per execution, holding the lease while it runs and the evidence afterwards."""
 
-from sqlalchemy import CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Boolean, CheckConstraint, Column, Float, ForeignKey, Index, Integer, Table, text
 
 from coordination.domain.attempts import Outcome
 from coordination.store.tables import checked_on_sqlite, metadata
@@ -28,6 +28,7 @@ attempts = Table(
     Column("pg_start", Float),
     Column("finished_at", UtcTime),
     Column("outcome", Str),
+    Column("began", Boolean),  # False: it ended before its job was started; else NULL
     Column("exit_code", Integer),
     Column("error", Str),
     Column("output", Json),

@@ -1,6 +1,6 @@
-"""Caps on money, tokens and calls without a price, and what is spent and reserved of each, period by period."""
+"""Caps on money, tokens, calls without a price and starts, and what is spent and reserved, period by period."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, UniqueConstraint, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Money, Str, UtcTime, db_now
@@ -15,9 +15,10 @@ budgets = Table(
     Column("scope", Str, nullable=False),
     Column("subject", Str, nullable=False),  # whose it is: an id, or the name of an agent
     Column("period", Str, nullable=False),
-    Column("usd", Money),  # NULL, as of the next two: no cap
+    Column("usd", Money),  # NULL, as of the next three: no cap
     Column("tokens", BigInteger),
     Column("unpriced_calls", BigInteger),
+    Column("max_starts", BigInteger),
     Column("action", Str, nullable=False),
     Column("warn_percent", Integer),
     Column("downgrade_to", Str),
@@ -40,6 +41,7 @@ budget_uses = Table(
     Column("reserved_tokens", BigInteger, nullable=False),
     Column("spent_unpriced", BigInteger, nullable=False),
     Column("reserved_unpriced", BigInteger, nullable=False),
+    Column("spent_starts", BigInteger, nullable=False, server_default=text("0")),  # from each claim on
     Column("warned_at", UtcTime),
     Column("reached_at", UtcTime),
     postgresql_with={"fillfactor": "50"},  # rewritten in place again and again

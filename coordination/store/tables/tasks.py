@@ -13,6 +13,7 @@ from sqlalchemy import (
     text,
 )
 
+from coordination.domain.task_limits import DEFAULT_MAX_STARTS
 from coordination.domain.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
 from coordination.store.tables import checked_on_sqlite, metadata
 from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
@@ -44,8 +45,12 @@ tasks = Table(
     Column("rung_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
     Column("not_before", UtcTime),
     Column("failures", Integer, nullable=False),  # attempts that failed or timed out
-    Column("losses", Integer, nullable=False),  # attempts whose worker was lost
+    Column("losses", Integer, nullable=False),  # suspicion that its job ends workers, see domain.retry
     Column("deferrals", Integer, nullable=False),  # attempts that asked for later
+    Column("deferred_since", UtcTime),  # the first of the deferrals that are counted
+    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money, whatever came
+    Column("consecutive_losses", Integer, nullable=False, server_default=text("0")),
+    Column("max_starts", Integer, nullable=False, server_default=text(str(DEFAULT_MAX_STARTS))),
     Column("max_attempts", Integer, nullable=False),
     Column("timeout", Seconds),
     Column("stall_timeout", Seconds),

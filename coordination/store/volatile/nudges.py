@@ -1,8 +1,8 @@
 """Nudges over Redis: "have a look at this project" (one listener takes it) and "stop this attempt" (all hear it).
 
 Keys (prefix ``coord:``):
-    coord:nudges   list   JSON [workspace id, project id]; a worker's housekeeper pops and ticks the project
-    coord:cancels  pub/sub  JSON [[task id, attempt], …]; the worker that runs one of them ends it
+    coord:nudges   list   JSON [workspace id, project id, signature]; a worker's housekeeper pops and ticks the project
+    coord:cancels  pub/sub  JSON [[task id, attempt], …, signature]; the worker that runs one of them ends it
     coord:wake:WORKER  list  one element, for seconds: this worker ends, and its housekeeper need not wait for a nudge
 Losing any of them costs at most one sweep: supervisors tick and heartbeats tell without them.
 """
@@ -10,13 +10,15 @@ Losing any of them costs at most one sweep: supervisors tick and heartbeats tell
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordination.errors import RedisUnavailable
+from coordination.store.volatile.signatures import Signatures
 
 NUDGES = "coord:nudges"
 CANCELS = "coord:cancels"
@@ -32,8 +34,10 @@ def wake_key(worker_id: str) -> str:
 class Nudges:
     """One Redis client, made on first use; every verb swallows nothing and waits at most a few seconds."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, signatures: Signatures) -> None:
+        """*signatures*: made with the key of the database that the nudges are about."""
         self.url = url
+        self.signatures = signatures
         self._client: redis.Redis | None = None
 
     @property
@@ -47,25 +51,27 @@ class Nudges:
                 health_check_interval=15,
                 retry=Retry(NoBackoff(), 1),
                 decode_responses=True,
+                encoding_errors="replace",  # what others put there
             )
         return self._client
 
     def nudge(self, projects: Iterable[tuple[str, str]]) -> None:
         """Ask some worker to look at these (workspace, project) pairs now. Raises RedisUnavailable."""
-        bodies = [json.dumps(pair) for pair in projects]
+        bodies = [self.signatures.sign(NUDGES, json.dumps(pair)) for pair in projects]
         if bodies:
             self._send(lambda pipe: (pipe.lpush(NUDGES, *bodies), pipe.ltrim(NUDGES, 0, _MOST_NUDGES)))
 
     def cancel(self, attempts: Sequence[tuple[str, int]]) -> None:
         """Tell whoever runs these (task, attempt) pairs to end them now. Raises RedisUnavailable."""
         if attempts:
-            body = json.dumps(list(attempts))
+            body = self.signatures.sign(CANCELS, json.dumps(list(attempts)))
             self._send(lambda pipe: pipe.publish(CANCELS, body))
 
     def wake(self, worker_id: str) -> None:
         """Let a worker's listeners stop waiting. Raises RedisUnavailable."""
         key = wake_key(worker_id)
-        self._send(lambda pipe: (pipe.lpush(key, ""), pipe.expire(key, _WAKES_FOR), pipe.publish(CANCELS, "[]")))
+        nothing = self.signatures.sign(CANCELS, "[]")
+        self._send(lambda pipe: (pipe.lpush(key, ""), pipe.expire(key, _WAKES_FOR), pipe.publish(CANCELS, nothing)))
 
     def ping(self) -> None:
         """One trip to Redis, or RedisUnavailable with a sentence."""
@@ -74,13 +80,30 @@ class Nudges:
         except redis.RedisError as error:
             raise unavailable(self.url, error) from error
 
-    def _send(self, fill: object) -> None:
+    def _send(self, fill: Callable[[Any], object]) -> None:
         try:
-            with self.client.pipeline(transaction=False) as pipe:
-                fill(pipe)  # type: ignore[operator]
-                pipe.execute()
+            try:
+                self._try(fill)
+            except redis.ResponseError as error:
+                if not self.mended(error):
+                    raise
+                self._try(fill)
         except redis.RedisError as error:
             raise unavailable(self.url, error) from error
+
+    def _try(self, fill: Callable[[Any], object]) -> None:
+        with self.client.pipeline(transaction=False) as pipe:
+            fill(pipe)
+            pipe.execute()
+
+    def mended(self, error: redis.ResponseError, worker_id: str | None = None) -> bool:
+        """Whether *error* came of a key that should be a list, and is deleted now: nobody of ours wrote it."""
+        keys = [NUDGES] if worker_id is None else [NUDGES, wake_key(worker_id)]
+        wrong = [key for key in keys if self.client.type(key) not in {"list", "none"}]
+        if "WRONGTYPE" not in str(error) or not wrong:
+            return False
+        self.client.delete(*wrong)
+        return True
 
     def close(self) -> None:
         """Close the pooled connections."""

@@ -39,6 +39,7 @@ class Attempt(NamedTuple):
     number: int
     outcome: str | None
     output: Any
+    error: str | None
     lease_until: datetime
     finished_at: datetime | None
 
@@ -93,11 +94,13 @@ def read(url: str) -> Facts:
     """Read the whole store; both databases give the same."""
     attempts: dict[str, list[Attempt]] = defaultdict(list)
     for row in _rows(
-        url, "SELECT task_id, number, outcome, output, lease_until, finished_at FROM attempts ORDER BY task_id, number"
+        url,
+        "SELECT task_id, number, outcome, output, error, lease_until, finished_at "
+        "FROM attempts ORDER BY task_id, number",
     ):
-        task, number, outcome, output, lease, finished = row
+        task, number, outcome, output, error, lease, finished = row
         attempts[str(task)].append(
-            Attempt(str(task), number, outcome, _json(url, output), _moment(lease), _moment(finished))
+            Attempt(str(task), number, outcome, _json(url, output), error, _moment(lease), _moment(finished))
         )
     parents: dict[str, list[str]] = defaultdict(list)
     unsatisfied = set()

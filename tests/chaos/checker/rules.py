@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -14,7 +15,6 @@ from tests.chaos.evidence import Account, Execution
 _TERMINAL = {"completed", "failed", "canceled"}
 _KNOWN_END = {"completed", "failed", "timed_out", "deferred", "handed_back"}  # the worker itself wrote it
 _MICRO = Decimal("0.000001")
-_SHORT = "noop-"
 
 
 class Kind(StrEnum):
@@ -22,6 +22,7 @@ class Kind(StrEnum):
 
     LOST = "lost"
     DOUBLED = "doubled"
+    CHARGED = "charged for what others did"
     OVERLAP = "overlap"
     FENCE = "fenced write left a trace"
     EARLY = "released too early"
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     ORPHAN = "refers to nothing"
     LATE = "later than promised"
     LEFT = "left behind"
+    DEADLOCK = "deadlock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,15 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What was agreed outside the store: acknowledged runs (id -> number of tasks), limits by project's name."""
+    """What is known outside the store: acknowledged runs (id -> number of tasks), limits by project's name.
+
+    ``hit``: processes that faults have killed themselves.
+    """
 
     runs: Mapping[str, int] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     keys: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    hit: AbstractSet[int] = frozenset()
 
 
 Rule = Callable[[Facts, Account, Promises], Iterator[Violation]]
@@ -128,11 +134,29 @@ def attempts_never_overlap(facts: Facts, account: Account, promises: Promises) -
                     f"{key} ({task}): attempt {latest.attempt} ({latest.name}, {_at(latest)}) had an effect after "
                     f"attempt {execution.attempt} ({execution.name}, {_at(execution)}) had begun",
                 )
-            if execution.attempt in numbers and not key.startswith(_SHORT):
+            if execution.attempt in numbers:
                 yield Violation(Kind.DOUBLED, f"{key} ({task}): attempt {execution.attempt} was executed twice")
             numbers.add(execution.attempt)
             if latest is None or execution.last > latest.last:
                 latest = execution
+
+
+def only_failures_are_charged(facts: Facts, account: Account, promises: Promises) -> Iterator[Violation]:
+    """An attempt failed because its job said so, or because its own process was killed; a task, by such an attempt."""
+    for task in facts.tasks.values():
+        name = f"{task.key} ({task.id})"
+        executions = {execution.attempt: execution for execution in account.by_task.get(task.id, [])}
+        rows = facts.attempts.get(task.id, [])
+        for attempt in rows:
+            if attempt.outcome not in {"failed", "timed_out"}:
+                continue
+            ran = executions.get(attempt.number)
+            # Of an interpreter that was killed before its job said anything nobody knows the pid.
+            said = "SIGKILL" in str(attempt.error) if ran is None else ran.end == "F" or ran.pid in promises.hit
+            if not said:
+                yield Violation(Kind.CHARGED, f"attempt {attempt.number} of {name}: {attempt.outcome}, {attempt.error}")
+        if task.state == "failed" and rows and rows[-1].outcome not in {"failed", "timed_out"}:
+            yield Violation(Kind.CHARGED, f"{name} failed with an attempt that was {rows[-1].outcome}: {task.error}")
 
 
 def _at(execution: Execution) -> str:
@@ -284,6 +308,7 @@ RULES: tuple[Rule, ...] = (
     every_task_ended_once,
     acknowledged_runs_are_there,
     attempts_never_overlap,
+    only_failures_are_charged,
     fenced_writes_leave_no_trace,
     released_only_when_due,
     limits_are_kept,

@@ -9,11 +9,12 @@ import pytest
 from coordination.domain.plans import Concurrency, Plan, Task
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.hold_project import hold_project
+from coordination.flows.rescue_worker import rescue_worker
 from coordination.flows.submit_plan import Origin, Submitted, submit_plan
 from coordination.ids import new_id
 from coordination.store.engine import Store
 from coordination.store.queries import fleet, projects, tasks
-from coordination.store.reports.explanation import Blocker, explain_task
+from coordination.store.reports.explanation import Blocker, TaskExplanation, explain_task
 
 LIVE = timedelta(seconds=30)
 
@@ -35,11 +36,33 @@ def a_worker(store: Store, slots: int = 4) -> str:
     return worker
 
 
-def held_by(store: Store, ws: str, task_id: str) -> list[Blocker]:
+def explained(store: Store, ws: str, task_id: str) -> TaskExplanation:
     with store.read() as tx:
         task = tasks.get(tx, ws, task_id)
         assert task is not None
-        return list(explain_task(tx, ws, task, live_within=LIVE).blockers)
+        return explain_task(tx, ws, task, live_within=LIVE)
+
+
+def held_by(store: Store, ws: str, task_id: str) -> list[Blocker]:
+    return list(explained(store, ws, task_id).blockers)
+
+
+def verdict(store: Store, ws: str, task_id: str) -> str:
+    return explained(store, ws, task_id).verdict
+
+
+def test_a_suspect_is_said_to_run_alone_and_why(store: Store, ws: str) -> None:
+    worker, another = a_worker(store), a_worker(store)
+    task_id = submitted(store, ws, Plan([Task("a", {"shell": "true"})])).task_ids["a"]
+    store.transact(lambda tx: claim_tasks(tx, ws, [task_id], worker_id=worker, lease=LIVE))
+    store.transact(lambda tx: rescue_worker(tx, worker, started=frozenset({(task_id, 1)})))
+
+    waiting = verdict(store, ws, task_id)
+    store.transact(lambda tx: claim_tasks(tx, ws, [task_id], worker_id=another, lease=LIVE))
+
+    alone = "alone in a process of its own, because a worker died while it ran"
+    assert waiting == f"ready: the next free worker takes it, and runs it {alone}"
+    assert verdict(store, ws, task_id).endswith(f"attempt 2 on w, {alone}")
 
 
 def test_a_full_limit_is_named_with_who_uses_it(store: Store, ws: str) -> None:

@@ -14,6 +14,8 @@ from coordination.store.reports import health
 from tests.store.test_query_plans import piled, read_whole, recorded  # noqa: F401 - piled is a fixture
 from tests.support.world import World
 
+pytestmark = pytest.mark.full
+
 AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 
 

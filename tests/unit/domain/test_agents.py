@@ -12,6 +12,7 @@ from coordination.domain.agents import Choice, Profile, checked, choice_of, prof
 from coordination.domain.chat import ChatCall
 from coordination.domain.work import AgentCall
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 WHOLE = Profile(
     "dave/vc",
@@ -34,41 +35,41 @@ def test_what_is_exported_is_imported_again(profile: Profile) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("body", "field"),
     [
-        ({}, "needs a name"),
-        ({"name": ""}, "cannot be an agent's name"),
-        ({"name": "a/b/c"}, "cannot be an agent's name"),
-        ({"name": "-a"}, "cannot be an agent's name"),
-        ({"name": 5}, "cannot be an agent's name"),
-        ({"name": "a" * 201}, "cannot be an agent's name"),
-        ({"name": "claude"}, "means something else"),
-        ({"name": "default"}, "means something else"),
-        ({"name": "a", "modell": "x"}, "no 'modell'"),
-        ({"name": "a", "model": 5}, "model must be a text"),
-        ({"name": "a", "objective": "x" * 20_001}, "objective must be a text of at most 20,000"),
-        ({"name": "a", "labels": "python"}, "labels must be a list"),
-        ({"name": "a", "labels": [1]}, "labels must be a list"),
-        ({"name": "a", "identity": []}, "identity must be a mapping"),
-        ({"name": "a", "identity": {"mood": "good"}}, "identity has no 'mood'"),
-        ({"name": "a", "identity": {"role": 5}}, "identity.role must be a text"),
-        ({"name": "a", "active": "yes"}, "active must be true or false"),
-        ({"name": "a", "active": False, "default": True}, "default agent must be active"),
-        ({"name": "a", "runner": "claude"}, "runner must be a mapping"),
-        ({"name": "a", "runner": {"args": []}}, "runner.agent is None"),
-        ({"name": "a", "runner": {"chat": "openai:m", "args": []}}, "runner has no 'args'"),
-        ({"name": "a", "runner": {"chat": "gpt"}}, "'gpt' names no model"),
-        ({"name": "a", "runner": {"chat": "openai:m", "prompt": "x"}}, "runner has no 'prompt'"),
-        ({"name": "a", "runner": {"agent": "dave/vc"}}, "runner.agent is 'dave/vc'"),
-        ({"name": "a", "runner": {"agent": "claude", "prompt": "x"}}, "runner has no 'prompt'"),
-        ({"name": "a", "runner": {"agent": "custom"}}, "needs its command"),
-        ({"name": "a", "runner": {"agent": "claude", "env": {"API_KEY": "sk-12345678"}}}, "what stands in a plan"),
-        ({"name": "a", "objective": "do {{ needs.a.output }}"}, "holds no templates"),
-        ({"name": "a", "objective": "nul\0"}, "NUL"),
+        ({}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "a/b/c"}, "name"),
+        ({"name": "-a"}, "name"),
+        ({"name": 5}, "name"),
+        ({"name": "a" * 201}, "name"),
+        ({"name": "claude"}, "name"),
+        ({"name": "default"}, "name"),
+        ({"name": "a", "modell": "x"}, "modell"),
+        ({"name": "a", "model": 5}, "model"),
+        ({"name": "a", "objective": "x" * 20_001}, "objective"),
+        ({"name": "a", "labels": "python"}, "labels"),
+        ({"name": "a", "labels": [1]}, "labels"),
+        ({"name": "a", "identity": []}, "identity"),
+        ({"name": "a", "identity": {"mood": "good"}}, "identity.mood"),
+        ({"name": "a", "identity": {"role": 5}}, "identity.role"),
+        ({"name": "a", "active": "yes"}, "active"),
+        ({"name": "a", "active": False, "default": True}, "default"),
+        ({"name": "a", "runner": "claude"}, "runner"),
+        ({"name": "a", "runner": {"args": []}}, "runner.agent"),
+        ({"name": "a", "runner": {"chat": "openai:m", "args": []}}, "runner.args"),
+        ({"name": "a", "runner": {"chat": "gpt"}}, "runner.chat"),
+        ({"name": "a", "runner": {"chat": "openai:m", "prompt": "x"}}, "runner.prompt"),
+        ({"name": "a", "runner": {"agent": "dave/vc"}}, "runner.agent"),
+        ({"name": "a", "runner": {"agent": "claude", "prompt": "x"}}, "runner.prompt"),
+        ({"name": "a", "runner": {"agent": "custom"}}, "runner.command"),
+        ({"name": "a", "runner": {"agent": "claude", "env": {"API_KEY": "sk-12345678"}}}, "runner.env"),
+        ({"name": "a", "objective": "do {{ needs.a.output }}"}, None),
+        ({"name": "a", "objective": "nul\0"}, None),
     ],
 )
-def test_what_does_not_hold_is_refused(body: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(Refused, match=sentence):
+def test_what_does_not_hold_is_refused(body: dict[str, Any], field: str | None) -> None:
+    with refuses(Refused, field=field):
         profile_of(body)
 
 
@@ -115,7 +116,7 @@ def test_an_agent_that_is_chatted_with_is_told_who_it_is_beforehand() -> None:
     )
     assert replace(profile, model="gpt-2").call(AgentCall("ann", "x")).chat == "openai:gpt-2"
     assert profile.call(AgentCall("ann", "x", model="gpt-3")).chat == "openai:gpt-3"
-    with pytest.raises(Refused, match="a chat takes no args"):
+    with refuses(Refused, field="args"):
         profile.call(AgentCall("ann", "x", args=["--fast"]))
 
 
@@ -124,5 +125,5 @@ def test_an_agent_of_whom_nothing_is_said_adds_nothing_to_the_prompt() -> None:
 
 
 def test_an_agent_without_a_runner_runs_nothing() -> None:
-    with pytest.raises(Refused, match="has no runner"):
+    with refuses(Refused, field="runner"):
         checked(Profile("a")).call(AgentCall("a", "x"))

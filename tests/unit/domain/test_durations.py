@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from coordination.domain.durations import LONGEST, parse_duration, show_duration, write_duration
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 
 @pytest.mark.parametrize(
@@ -52,10 +53,8 @@ def test_a_written_duration_is_read(written, seconds):
     ],
 )
 def test_what_is_no_duration_is_refused_and_says_how_to_write_one(written):
-    with pytest.raises(Refused) as refused:
+    with refuses(Refused):
         parse_duration(written)
-
-    assert "1h30m" in refused.value.sentence()
 
 
 def test_a_long_text_is_not_repeated_in_its_refusal():

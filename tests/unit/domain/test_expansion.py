@@ -11,6 +11,7 @@ from coordination.domain.expansion import check_supervisor, expanded, supervisio
 from coordination.domain.judgements import read_analysis, read_answer, read_assessment
 from coordination.domain.plans import Plan, Supervision, Task
 from coordination.errors import PlanError, Refused
+from tests.support.refusals import refuses
 
 AGENT = {"agent": "claude", "prompt": "Mend {{ needs.find.output }}", "args": ["--fast"], "secrets": ["KEY"]}
 
@@ -61,27 +62,26 @@ def test_the_loop_surrounds_agents_only_and_those_that_want_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variants", "says"),
+    ("variants", "field"),
     [
-        (1, "from 2 to 16"),
-        (17, "from 2 to 16"),
-        (True, "a number or a list"),
-        ("two", "a number or a list"),
-        ([{"model": "m"}], "from 2"),
-        ([{}, 5], "maps keys of run"),
-        ([{}, {"colour": "red"}], "colour"),
-        ([{}, {"agent": "custom"}], "command"),
-        ([{}, {"shell": "true"}], "no key 'prompt'"),
+        (1, "tasks.fix.variants"),
+        (17, "tasks.fix.variants"),
+        (True, "tasks.fix.variants"),
+        ("two", "tasks.fix.variants"),
+        ([{"model": "m"}], "tasks.fix.variants"),
+        ([{}, 5], "tasks.fix.variants"),
+        ([{}, {"colour": "red"}], "tasks.fix.variants"),
+        ([{}, {"agent": "custom"}], "tasks.fix.variants"),
+        ([{}, {"shell": "true"}], "tasks.fix.variants"),
     ],
 )
-def test_variants_that_make_no_job_are_refused_with_the_task(variants: Any, says: str) -> None:
-    with pytest.raises(PlanError, match="Task 'fix'") as caught:
+def test_variants_that_make_no_job_are_refused_with_the_task(variants: Any, field: str | None) -> None:
+    with refuses(PlanError, field=field):
         parts(Task("fix", AGENT, needs=["find"], variants=variants))
-    assert says in caught.value.sentence()
 
 
 def test_a_part_cannot_have_the_key_of_another_task() -> None:
-    with pytest.raises(PlanError, match="another task is 'fix/1'"):
+    with refuses(PlanError, field="tasks.fix.variants"):
         parts(Task("fix", AGENT, needs=["find"], variants=2), Task("fix/1", {"shell": "true"}))
 
 
@@ -118,24 +118,24 @@ def test_an_assessment_is_found_in_what_surrounds_it(answer: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "field"),
     [
-        (None, "no JSON object"),
-        ("no", "no JSON object"),
-        ("[1]", "no JSON object"),
-        ("{" * 10_000, "no JSON object"),
-        ({}, "strategy must be a text"),
-        ({**GOOD, "risks": "many"}, "risks must be a list"),
-        ({**GOOD, "subtasks": {"key": "a"}}, "subtasks must be a list"),
-        ({**GOOD, "subtasks": [{"key": "a b", "title": "t", "prompt": "p"}]}, "no key"),
-        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 2}, "Two of subtasks"),  # type: ignore[index]
-        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 11}, "at most 10"),  # type: ignore[index]
-        ({**GOOD, "subtasks": [{"key": "a", "title": "t", "prompt": "p", "needs": ["b"]}]}, "not one of those before"),
-        ({**GOOD, "subtasks": [{"key": "a", "title": "t"}]}, "prompt must be a text"),
+        (None, None),
+        ("no", None),
+        ("[1]", None),
+        ("{" * 10_000, None),
+        ({}, "strategy"),
+        ({**GOOD, "risks": "many"}, "risks"),
+        ({**GOOD, "subtasks": {"key": "a"}}, "subtasks"),
+        ({**GOOD, "subtasks": [{"key": "a b", "title": "t", "prompt": "p"}]}, None),
+        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 2}, None),  # type: ignore[index]
+        ({**GOOD, "subtasks": [GOOD["subtasks"][0]] * 11}, "subtasks"),  # type: ignore[index]
+        ({**GOOD, "subtasks": [{"key": "a", "title": "t", "prompt": "p", "needs": ["b"]}]}, None),
+        ({**GOOD, "subtasks": [{"key": "a", "title": "t"}]}, "prompt"),
     ],
 )
-def test_what_is_no_assessment_is_refused_in_a_sentence(answer: Any, says: str) -> None:
-    with pytest.raises(Refused, match=says):
+def test_what_is_no_assessment_is_refused_in_a_sentence(answer: Any, field: str | None) -> None:
+    with refuses(Refused, field=field):
         read_assessment(answer)
 
 
@@ -152,17 +152,17 @@ def test_a_question_is_answered_or_it_is_said_why_it_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "field"),
     [
-        ("blue", "no JSON object"),
-        ({}, "either answer or cannot"),
-        ({"answer": "a", "cannot": "b"}, "either answer or cannot"),
-        ({"answer": " "}, "answer must be a text"),
-        ({"answer": 5}, "answer must be a text"),
-        ({"answer": "x" * 20_001}, "at most 20,000 characters"),
-        ({"cannot": None}, "cannot must be a text"),
+        ("blue", None),
+        ({}, None),
+        ({"answer": "a", "cannot": "b"}, None),
+        ({"answer": " "}, "answer"),
+        ({"answer": 5}, "answer"),
+        ({"answer": "x" * 20_001}, "answer"),
+        ({"cannot": None}, "cannot"),
     ],
 )
-def test_what_is_no_answer_is_refused_in_a_sentence(answer: Any, says: str) -> None:
-    with pytest.raises(Refused, match=says):
+def test_what_is_no_answer_is_refused_in_a_sentence(answer: Any, field: str | None) -> None:
+    with refuses(Refused, field=field):
         read_answer(answer)

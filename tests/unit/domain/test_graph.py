@@ -24,6 +24,7 @@ from coordination.domain.plans import (
 )
 from coordination.domain.tasks import DependencyKind
 from coordination.errors import PlanError
+from tests.support.refusals import refuses
 
 ECHO = {"shell": "echo hello"}
 
@@ -37,8 +38,8 @@ def plan(*tasks, **more):
     return Plan(tasks, source="plan.yaml", lines=lines, **more)
 
 
-def refusal(*tasks, **more):
-    with pytest.raises(PlanError) as refused:
+def refusal(*tasks, field, line=None, **more):
+    with refuses(PlanError, field=field, line=line) as refused:
         graph.check(plan(*tasks, **more))
     return refused.value
 
@@ -57,12 +58,12 @@ def test_a_sound_plan_passes():
 
 class TestKeys:
     def test_no_tasks(self):
-        assert "no tasks" in refusal().sentence()
+        assert refusal(field="tasks").source == "plan.yaml"
 
     def test_too_many_tasks(self):
         one = task("a")
 
-        with pytest.raises(PlanError, match=f"at most {MAX_TASKS:,}"):
+        with refuses(PlanError, field="tasks"):
             graph.check(Plan([one] * (MAX_TASKS + 1)))
 
     @pytest.mark.parametrize("key", ["", "a b", "a\n", "-x", "a\0", "a;b", "x" * (MAX_KEY + 1), None, 5])
@@ -71,50 +72,46 @@ class TestKeys:
             graph.check(Plan([task(key)]))
 
     def test_a_repeated_key_names_both_tasks(self):
-        with pytest.raises(PlanError, match="number 1 and 3 have the same key 'a'"):
+        with refuses(PlanError, field="tasks.a.key"):
             graph.check(Plan([task("a"), task("b"), task("a")]))
 
 
 class TestNeeds:
     def test_an_unknown_task_is_refused_with_line_and_the_likely_one(self):
-        error = refusal(task("lint"), task("fix", "lnt"))
+        error = refusal(task("lint"), task("fix", "lnt"), field="tasks.fix.needs", line=20)
 
-        assert error.sentence() == (
-            "plan.yaml:20: Task 'fix': it needs 'lnt', which is not in the plan. Did you mean 'lint'?"
-        )
-        assert (error.source, error.line) == ("plan.yaml", 20)
+        assert error.source == "plan.yaml"
 
     def test_a_task_cannot_need_itself(self):
-        assert "needs itself" in refusal(task("a", "a")).message
+        refusal(task("a", "a"), field="tasks.a.needs", line=10)
 
     def test_a_task_is_needed_once(self):
-        assert "twice" in refusal(task("a"), task("b", "a", Dependency("a", DependencyKind.RELATED))).message
+        twice = task("b", "a", Dependency("a", DependencyKind.RELATED))
+
+        refusal(task("a"), twice, field="tasks.b.needs", line=20)
 
     def test_one_text_is_not_a_list_of_letters(self):
-        assert "Write ['lint']" in refusal(task("lint"), Task("fix", ECHO, needs="lint")).sentence()
+        refusal(task("lint"), Task("fix", ECHO, needs="lint"), field="tasks.fix.needs", line=20)
 
     def test_an_unknown_parent_is_refused(self):
-        assert "parent 'epci'" in refusal(task("epic"), task("a", parent="epci")).message
+        refusal(task("epic"), task("a", parent="epci"), field="tasks.a.parent", line=20)
 
     def test_parents_do_not_go_round(self):
-        assert "a -> b -> a" in refusal(task("a", parent="b"), task("b", parent="a")).message
+        refusal(task("a", parent="b"), task("b", parent="a"), field="tasks.a.parent", line=10)
 
 
 class TestCycles:
     def test_the_whole_cycle_is_named_and_nothing_beside_it(self):
-        error = refusal(task("start"), task("a", "b", "start"), task("b", "c"), task("c", "a"), task("tail", "a"))
+        cycle = (task("a", "b", "start"), task("b", "c"), task("c", "a"))
 
-        assert "a -> b -> c -> a" in error.message
-        assert "tail" not in error.message
-        assert error.line == 20
+        refusal(task("start"), *cycle, task("tail", "a"), field="tasks.a.needs", line=20)
 
     def test_a_long_cycle_is_cut(self):
         count = 100_000
         tasks = [task(f"t{i}", f"t{(i + 1) % count}") for i in range(count)]
 
-        error = refusal(*tasks)
+        error = refusal(*tasks, field="tasks.t0.needs", line=10)
 
-        assert "more …" in error.message
         assert len(error.message) < 500
 
     @pytest.mark.parametrize("kind", [DependencyKind.RELATED, DependencyKind.DISCOVERED_FROM])
@@ -122,9 +119,7 @@ class TestCycles:
         graph.check(plan(task("a", "b"), task("b", Dependency("a", kind))))
 
     def test_a_parent_child_dependency_holds_back(self):
-        error = refusal(task("a", "b"), task("b", Dependency("a", DependencyKind.PARENT_CHILD)))
-
-        assert "a -> b -> a" in error.message
+        refusal(task("a", "b"), task("b", Dependency("a", DependencyKind.PARENT_CHILD)), field="tasks.a.needs", line=10)
 
     def test_the_order_is_that_of_the_plan_where_nothing_else_is_said(self):
         order = graph.topological_order(plan(task("c"), task("b", "d"), task("a"), task("d", "a")))
@@ -151,119 +146,117 @@ class TestCycles:
         tasks = [task(f"t{i}", *([f"t{i - 1}"] if i else [])) for i in range(count)]
         tasks[first] = replace(tasks[first], needs=(*tasks[first].needs, f"t{last}"))
 
-        with pytest.raises(PlanError, match="need each other"):
+        with pytest.raises(PlanError) as refused:
             graph.check(plan(*tasks))
+
+        assert str(refused.value.field).endswith(".needs")
 
 
 class TestFields:
     def test_a_title_of_100_000_characters_is_named_but_not_repeated(self):
-        error = refusal(task("a", title="x" * 100_000))
+        error = refusal(task("a", title="x" * 100_000), field="tasks.a.title", line=10)
 
-        assert "title has 100,000 characters, at most 500" in error.message
         assert len(error.sentence()) < 300
 
     @pytest.mark.parametrize(
-        ("change", "says"),
+        ("change", "field"),
         [
-            ({"title": " "}, "title is empty"),
-            ({"title": "a\x1b[2J"}, "one line without control characters"),
-            ({"title": "a\0b"}, "NUL"),
-            ({"title": "\ud800"}, "surrogate"),
-            ({"title": 5}, "title must be a text"),
-            ({"max_attempts": 0}, "max_attempts"),
-            ({"max_attempts": True}, "max_attempts"),
-            ({"timeout": timedelta(0)}, "timeout must be longer than zero"),
-            ({"timeout": timedelta(days=99_999)}, "timeout"),
-            ({"timeout": 30}, "timeout"),
-            ({"stall_timeout": timedelta(seconds=-1)}, "stall_timeout"),
-            ({"backoff": Backoff(factor=0.5)}, "backoff.factor"),
-            ({"backoff": Backoff(factor=float("nan"))}, "backoff.factor"),
-            ({"backoff": Backoff(initial=timedelta(-1))}, "backoff.initial"),
-            ({"priority": 1.5}, "priority"),
-            ({"priority": 10**10}, "priority"),
-            ({"repeatable": "no"}, "repeatable"),
-            ({"on_dependency_failure": "explode"}, "on_dependency_failure can be cancel, block, run"),
-            ({"not_before": datetime(2030, 1, 1)}, "offset from UTC"),  # noqa: DTZ001 - the mistake itself
-            ({"due": "tomorrow"}, "due must be a moment"),
-            ({"input": {"x": float("nan")}}, "input holds nan"),
-            ({"input": {"x": {1, 2}}}, "input holds a set"),
-            ({"input": {"x": [{5: 1}]}}, "key 5 at x[0]"),
-            ({"input": {"x": "\0"}}, "NUL"),
-            ({"input": [1]}, "input must map names"),
-            ({"metadata": {"x": datetime(2030, 1, 1, tzinfo=UTC)}}, "metadata holds a datetime"),
-            ({"agent": ""}, "agent is empty"),
-            ({"concurrency_key": "x" * 1000}, "concurrency_key has 1,000 characters"),
-            ({"workdir": "a\0"}, "workdir"),
-            ({"limits": {"memory": 5}}, "limits must be Limits"),
-            ({"estimate": {"usd": -1}}, "estimate.usd must be an amount that is not negative"),
-            ({"estimate": {"cost": 1}}, "estimate has no 'cost'"),
-            ({"limits": Limits(memory=0)}, "limits.memory must be a whole number from 1"),
-            ({"limits": Limits(memory=True)}, "limits.memory"),
-            ({"limits": Limits(files=3)}, "limits.files must be a whole number from 16"),
-            ({"limits": Limits(cpu=timedelta(milliseconds=5))}, "limits.cpu must be from one second"),
-            ({"limits": Limits(output=-1)}, "limits.output"),
-            ({"outputs": "report.md"}, "outputs must be a list of paths"),
-            ({"outputs": [""]}, "outputs must hold paths"),
-            ({"outputs": [5]}, "outputs must hold paths"),
-            ({"outputs": ["/etc/passwd"]}, "outputs holds '/etc/passwd', which is not inside the job's folder"),
-            ({"outputs": ["a/../../b"]}, "not inside the job's folder"),
-            ({"outputs": ["a\0"]}, "outputs holds a path with control characters"),
-            ({"outputs": ["x" * 1_001]}, "outputs holds a path of 1,001 characters"),
-            ({"outputs": ["x"] * 101}, "outputs names 101 paths; at most 100"),
-            ({"run": {"shell": "echo \0"}}, "its job holds a NUL"),
-            ({"run": {"shell": "  "}}, "needs a command"),
-            ({"run": {"python": "no colon"}}, "package.module:function"),
-            ({"run": {"python": "a:b", "args": {"x": object()}}}, "holds a object"),
-            ({"run": {"shell": "x", "env": {"A=B": "c"}}}, "env"),
-            ({"run": lambda: None}, "could not import"),
-            ({"run": 5}, "not int"),
+            ({"title": " "}, "tasks.bad.title"),
+            ({"title": "a\x1b[2J"}, "tasks.bad.title"),
+            ({"title": "a\0b"}, "tasks.bad.title"),
+            ({"title": "\ud800"}, "tasks.bad.title"),
+            ({"title": 5}, "tasks.bad.title"),
+            ({"max_attempts": 0}, "tasks.bad.max_attempts"),
+            ({"max_attempts": True}, "tasks.bad.max_attempts"),
+            ({"timeout": timedelta(0)}, "tasks.bad.timeout"),
+            ({"timeout": timedelta(days=99_999)}, "tasks.bad.timeout"),
+            ({"timeout": 30}, "tasks.bad.timeout"),
+            ({"stall_timeout": timedelta(seconds=-1)}, "tasks.bad.stall_timeout"),
+            ({"backoff": Backoff(factor=0.5)}, "tasks.bad.backoff.factor"),
+            ({"backoff": Backoff(factor=float("nan"))}, "tasks.bad.backoff.factor"),
+            ({"backoff": Backoff(initial=timedelta(-1))}, "tasks.bad.backoff.initial"),
+            ({"priority": 1.5}, "tasks.bad.priority"),
+            ({"priority": 10**10}, "tasks.bad.priority"),
+            ({"repeatable": "no"}, "tasks.bad.repeatable"),
+            ({"on_dependency_failure": "explode"}, "tasks.bad.on_dependency_failure"),
+            ({"not_before": datetime(2030, 1, 1)}, "tasks.bad.not_before"),  # noqa: DTZ001 - the mistake itself
+            ({"due": "tomorrow"}, "tasks.bad.due"),
+            ({"input": {"x": float("nan")}}, "tasks.bad.input"),
+            ({"input": {"x": {1, 2}}}, "tasks.bad.input"),
+            ({"input": {"x": [{5: 1}]}}, "tasks.bad.input"),
+            ({"input": {"x": "\0"}}, "tasks.bad.input"),
+            ({"input": [1]}, "tasks.bad.input"),
+            ({"metadata": {"x": datetime(2030, 1, 1, tzinfo=UTC)}}, "tasks.bad.metadata"),
+            ({"agent": ""}, "tasks.bad.agent"),
+            ({"concurrency_key": "x" * 1000}, "tasks.bad.concurrency_key"),
+            ({"workdir": "a\0"}, "tasks.bad.workdir"),
+            ({"limits": {"memory": 5}}, "tasks.bad.limits"),
+            ({"estimate": {"usd": -1}}, "tasks.bad.estimate.usd"),
+            ({"estimate": {"cost": 1}}, "tasks.bad.estimate.cost"),
+            ({"limits": Limits(memory=0)}, "tasks.bad.limits"),
+            ({"limits": Limits(memory=True)}, "tasks.bad.limits"),
+            ({"limits": Limits(files=3)}, "tasks.bad.limits"),
+            ({"limits": Limits(cpu=timedelta(milliseconds=5))}, "tasks.bad.limits"),
+            ({"limits": Limits(output=-1)}, "tasks.bad.limits"),
+            ({"outputs": "report.md"}, "tasks.bad.outputs"),
+            ({"outputs": [""]}, "tasks.bad.outputs"),
+            ({"outputs": [5]}, "tasks.bad.outputs"),
+            ({"outputs": ["/etc/passwd"]}, "tasks.bad.outputs"),
+            ({"outputs": ["a/../../b"]}, "tasks.bad.outputs"),
+            ({"outputs": ["a\0"]}, "tasks.bad.outputs"),
+            ({"outputs": ["x" * 1_001]}, "tasks.bad.outputs"),
+            ({"outputs": ["x"] * 101}, "tasks.bad.outputs"),
+            ({"run": {"shell": "echo \0"}}, "tasks.bad.run"),
+            ({"run": {"shell": "  "}}, "tasks.bad.run.shell"),
+            ({"run": {"python": "no colon"}}, "tasks.bad.run.python"),
+            ({"run": {"python": "a:b", "args": {"x": object()}}}, "tasks.bad.run"),
+            ({"run": {"shell": "x", "env": {"A=B": "c"}}}, "tasks.bad.run.env"),
+            ({"run": lambda: None}, "tasks.bad.run"),
+            ({"run": 5}, "tasks.bad.run"),
         ],
     )
-    def test_a_bad_value_is_refused_at_its_task(self, change, says):
-        error = refusal(task("ok"), task("bad", **change))
-
-        assert says in error.sentence()
-        assert "'bad'" in error.message
-        assert error.line == 20
+    def test_a_bad_value_is_refused_at_its_task(self, change, field):
+        with refuses(PlanError, field=field, line=20):
+            graph.check(plan(task("ok"), task("bad", **change)))
 
     def test_a_value_that_contains_itself_is_refused(self):
         loop = []
         loop.append(loop)
 
-        assert "contains itself" in refusal(task("a", input={"x": loop})).message
+        refusal(task("a", input={"x": loop}), field="tasks.a.input", line=10)
 
     @pytest.mark.parametrize(
-        ("more", "says"),
+        ("more", "field"),
         [
-            ({"defaults": Defaults(max_attempts=0)}, "defaults: max_attempts"),
-            ({"defaults": Defaults(timeout=timedelta(0))}, "defaults: timeout"),
-            ({"defaults": Defaults(limits=Limits(files=1))}, "defaults: limits.files"),
+            ({"defaults": Defaults(max_attempts=0)}, "defaults.max_attempts"),
+            ({"defaults": Defaults(timeout=timedelta(0))}, "defaults.timeout"),
+            ({"defaults": Defaults(limits=Limits(files=1))}, "defaults.limits"),
             ({"concurrency": Concurrency(project=0)}, "concurrency.project"),
             ({"concurrency": Concurrency(keys={"deploy": -1})}, "concurrency.keys.deploy"),
-            ({"budget": BudgetCap(Decimal(-1))}, "cannot be negative"),
-            ({"budget": BudgetCap(Decimal("NaN"))}, "not an amount of money"),
-            ({"budget": BudgetCap(1.5)}, "an exact amount"),
-            ({"budget": BudgetCap()}, "no cap"),
-            ({"budget": BudgetCap(Decimal(1), "explode")}, "on_exceed"),
-            ({"name": "a\nb"}, "name must be one line"),
+            ({"budget": BudgetCap(Decimal(-1))}, "budget.usd"),
+            ({"budget": BudgetCap(Decimal("NaN"))}, "budget.usd"),
+            ({"budget": BudgetCap(1.5)}, "budget"),
+            ({"budget": BudgetCap()}, "budget"),
+            ({"budget": BudgetCap(Decimal(1), "explode")}, "budget.on_exceed"),
+            ({"name": "a\nb"}, "name"),
             ({"python_path": ["\0"]}, "python_path"),
         ],
     )
-    def test_a_bad_rule_of_the_plan_is_refused(self, more, says):
-        assert says in refusal(task("a"), **more).message
+    def test_a_bad_rule_of_the_plan_is_refused(self, more, field):
+        with refuses(PlanError, field=field):
+            graph.check(plan(task("a"), **more))
 
     def test_a_template_that_uses_a_task_that_is_not_needed_is_refused_at_its_line(self):
-        error = refusal(task("lint"), task("fix", run={"shell": "echo {{ needs.lint.output }}"}))
+        uses_it = task("fix", run={"shell": "echo {{ needs.lint.output }}"})
 
-        assert "does not need 'lint'" in error.message
-        assert error.line == 20
+        refusal(task("lint"), uses_it, field="tasks.fix.run", line=20)
 
     def test_the_output_of_a_merely_related_task_cannot_be_used(self):
         related = Dependency("lint", DependencyKind.RELATED)
 
-        error = refusal(task("lint"), task("fix", related, run={"shell": "echo {{ needs.lint.output }}"}))
+        uses_it = task("fix", related, run={"shell": "echo {{ needs.lint.output }}"})
 
-        assert "does not need 'lint'" in error.message
+        refusal(task("lint"), uses_it, field="tasks.fix.run", line=20)
 
 
 class TestCost:
@@ -276,6 +269,7 @@ class TestCost:
 
         assert spent < 1.0  # a tenth of it on a quiet machine
 
+    @pytest.mark.full
     def test_a_chain_as_deep_as_the_plan_is_large_needs_no_stack(self):
         count = 100_000
         chain = plan(*(task(f"t{i}", *([f"t{i + 1}"] if i + 1 < count else [])) for i in range(count)))
@@ -296,5 +290,5 @@ class TestOneJobOfManyTasks:
     def test_a_template_of_it_is_checked_against_the_needs_of_each_task(self):
         uses_a = {"shell": "echo {{ needs.a.output }}"}
 
-        with pytest.raises(PlanError, match="'c'"):
+        with refuses(PlanError, field="tasks.c.run"):
             graph.check(Plan([Task("a", ECHO), Task("b", uses_a, needs=["a"]), Task("c", uses_a)]))

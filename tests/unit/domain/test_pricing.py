@@ -29,6 +29,7 @@ from coordination.domain.pricing import (
     tokens_of,
 )
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 AT = datetime(2027, 1, 1, tzinfo=UTC)
 MINI = Price(Rate(Decimal("0.25")), Rate(Decimal(2)), cached_input=Rate(Decimal("0.025")))
@@ -214,10 +215,8 @@ class TestWhatPeopleSay:
         ],
     )
     def test_what_is_no_price_is_refused_in_one_sentence(self, said: str) -> None:
-        with pytest.raises(Refused, match="is no price of cached input tokens") as refusal:
+        with refuses(Refused, field="cached_input"):
             checked_price({"input": "1", "cached_input": said})
-
-        assert "dollars per million tokens" in refusal.value.sentence()
 
     @pytest.mark.parametrize(
         ("said", "meant"),
@@ -232,7 +231,7 @@ class TestWhatPeopleSay:
 
     @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 201, "\0"])
     def test_a_name_that_is_none_is_refused(self, name: str) -> None:
-        with pytest.raises(Refused, match="no name of a model"):
+        with refuses(Refused, field="model"):
             checked_model(name)
 
     def test_a_name_is_compared_in_small_letters(self) -> None:

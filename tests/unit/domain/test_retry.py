@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordination.domain.attempts import Discovered, Outcome, Result
-from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
+from coordination.domain.leases import MAX_LOSSES
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import (
     AskPerson,
@@ -18,6 +18,7 @@ from coordination.domain.retry import (
     RetryAfter,
     StayCanceled,
     decide,
+    losses_after,
     wait_before,
     wait_of,
 )
@@ -41,16 +42,26 @@ def test_failures_wait_longer_each_time_and_then_end(outcome: Outcome) -> None:
     assert isinstance(decision(outcome, failures=1, max_attempts=1), GiveUp)
 
 
-def test_losses_are_counted_apart_and_end_at_three() -> None:
+def test_losses_are_counted_apart_and_end_after_three_alone() -> None:
     assert decision(Outcome.LOST, losses=1, failures=2, max_attempts=1) == NOW
-    assert decision(Outcome.LOST, losses=MAX_LOSSES - 1) == NOW
-    assert isinstance(decision(Outcome.LOST, losses=MAX_LOSSES), GiveUp)
+    assert decision(Outcome.LOST, losses=MAX_LOSSES) == NOW
+    assert isinstance(decision(Outcome.LOST, losses=1 + MAX_LOSSES), GiveUp)
     assert isinstance(decision(Outcome.LOST, losses=1, repeatable=False), AskPerson)
 
 
-def test_deferrals_wait_and_end_some_day() -> None:
-    assert decision(Outcome.DEFERRED, deferrals=2) == RetryAfter(timedelta(seconds=6))
-    assert isinstance(decision(Outcome.DEFERRED, deferrals=MAX_DEFERRALS), GiveUp)
+@pytest.mark.parametrize(
+    ("losses", "suspect", "alone", "after"),
+    [
+        *((0, False, False, 0), (0, True, False, 1), (1, True, False, 1), (1, False, False, 1), (1, True, True, 2)),
+        *((3, False, True, 4), (3, True, False, 3)),
+    ],
+)
+def test_only_a_loss_alone_adds_to_a_suspicion(losses: int, suspect: bool, alone: bool, after: int) -> None:  # noqa: FBT001
+    assert losses_after(losses, suspect=suspect, alone=alone) == after
+
+
+def test_deferrals_wait_and_are_charged_to_nobody() -> None:
+    assert decision(Outcome.DEFERRED, deferrals=2, failures=9) == RetryAfter(timedelta(seconds=6))
 
 
 def test_the_rest_is_as_its_name_says() -> None:

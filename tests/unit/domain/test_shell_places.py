@@ -1,6 +1,5 @@
 """Places of values in a shell command: judged as real shells read them."""
 
-import shlex
 import subprocess
 
 import pytest
@@ -28,6 +27,32 @@ SAFE = [
     "> @ cat",
     "bash -c 'echo \"$1\"' _ @",
     "grep -c @ file",
+    "sh -e script.sh @",
+    "bash -o pipefail -c 'echo \"$1\"' _ @",
+    "sh -c 'echo x'; echo @",
+    "echo @ | grep -v sh",
+    "echo @ | python3 -c 'import sys'",
+    "echo @ | sed -n 5p | sort",
+    "echo @; echo y | sh",
+    "python -m tool -c @",
+    "python3 tool.py --name @",
+    "awk -v name=@ '{print name}' file",
+    "perl -ne 'print' @",
+    "env FOO=@ tool @",
+    "timeout @ tool",
+    "timeout 5 tool @",
+    "sudo -u @ tool",
+    "nice -n 5 tool @",
+    "xargs -n 1 tool @",
+    "find . -name @ -exec grep x {} +",
+    "docker build -t @ .",
+    "git commit -m @",
+    "echo sh -c; echo @",
+    "test -n @",
+    "export X=@",
+    "make @",
+    "psql @",
+    "ls /usr/bin/sh @",
 ]
 UNSAFE = {
     "@": "own name",
@@ -54,6 +79,73 @@ UNSAFE = {
     "eval echo @": "by eval",
     "/bin/sh -ec @": "by sh",
     "[[ @ -eq 1 ]]": "by [[",
+    "sh -c @": "by sh",
+    "bash -ce @": "by bash",
+    "sh -c -- @": "by sh",
+    "sh -c -e @": "by sh",
+    "sh -o errexit -c @": "by sh",
+    "bash +x -c @": "by bash",
+    "'sh' -c @": "by sh",
+    '"/bin/sh" -c @': "by sh",
+    "s\\h -c @": "by sh",
+    "sh -c x@": "by sh",
+    "sh -c 'echo '@": "by sh",
+    "sh @": "by sh",
+    "sh -s @": "by sh",
+    '"$SHELL" -c @': "by",
+    "env sh -c @": "by sh",
+    "env -i A=b sh -c @": "by sh",
+    "env -S @": "own name",
+    "env @": "own name",
+    "timeout 5 @": "own name",
+    "xargs @": "own name",
+    "timeout 5 sh -c @": "by sh",
+    "sudo -u ada bash -lc @": "by bash",
+    "exec sh -c @": "by sh",
+    "A=b sh -c @": "by sh",
+    "xargs sh -c @": "by sh",
+    "find . -exec sh -c @ +": "by",
+    "find . -exec @ +": "by find",
+    "docker exec box sh -c @": "by sh",
+    "chroot /x busybox sh -c @": "by sh",
+    "ssh host @": "by ssh",
+    "timeout 5 ssh host @": "by ssh",
+    "su - ada -c @": "by su",
+    "watch @": "by watch",
+    "python3 -c @": "by python3",
+    "python3.12 -Ic @": "by python3.12",
+    "perl -we @": "by perl",
+    "perl -e 'x' -e @": "by perl",
+    "ruby -e @": "by ruby",
+    "node --eval @": "by node",
+    "node --eval=@": "by node",
+    "php -r @": "by php",
+    "awk @ file": "by awk",
+    "sed s/x/@/ file": "by sed",
+    "sqlite3 -cmd @ x.db": "by sqlite3",
+    "psql -c @": "by psql",
+    "tar --to-command=@ -xf x": "by tar",
+    "source @": "by source",
+    ". @": "by .",
+    "echo @ | sh": "by sh",
+    "echo @ |\n sh": "by sh",
+    "echo @ | tr a b | sudo bash -s": "by bash",
+    "(echo @; echo y) | sh": "by sh",
+    "{ echo @; } | sh": "by sh",
+    "for i in @; do echo $i; done | sh": "by sh",
+    "echo @ | xargs sh -c": "by sh",
+    "echo @ | python3 -": "by python3",
+    "echo @ | ssh host": "by ssh",
+    "sh <<< @": "by sh",
+    "sh < @": "by sh",
+    'sh -c "$(echo @)"': "by sh",
+    'eval "$(echo @)"': "by eval",
+    "source <(echo @)": "by source",
+    "bash <(echo @)": "by bash",
+    "echo @ | tee >(sh)": "by sh",
+    "$(echo @) x": "own name",
+    "[ -v @ ]": "by [",
+    "read @": "by read",
 }
 PIECES = st.sampled_from(
     [
@@ -106,9 +198,9 @@ def test_no_value_in_an_accepted_place_ever_runs(tmp_path_factory, pieces, attac
     folder = tmp_path_factory.mktemp("shell")
 
     subprocess.run(
-        [shell, "-c", command.replace(MARK, shlex.quote(attack))],
+        [shell, "-c", command.replace(MARK, '"${VALUE}"')],
         cwd=folder,
-        env={"PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin", "VALUE": attack},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=20,
@@ -116,3 +208,8 @@ def test_no_value_in_an_accepted_place_ever_runs(tmp_path_factory, pieces, attac
     )
 
     assert not (folder / "pwned").exists()
+
+
+@pytest.mark.parametrize("command", ["echo a#b @", "echo ''#b @", "echo # a comment\necho @"])
+def test_a_comment_begins_with_a_word_and_ends_with_its_line(command):
+    assert refusal(command.replace("@", MARK)) is None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from coordination.domain.calendars import begins, day_of
 from coordination.domain.spans import Span, span
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))
 
@@ -35,15 +36,15 @@ def test_what_people_write(since, until, found):
     "bad", ["", "soon", "2027-13", "2027-02-30", "2027-1", "27-01-01", "2027-01-01T25:00", "\u0662027-01"]
 )
 def test_what_is_no_time_is_refused(bad):
-    with pytest.raises(Refused, match="no month, day or time"):
+    with refuses(Refused):
         span(bad)
-    with pytest.raises(Refused, match="no month, day or time"):
+    with refuses(Refused):
         span(None, bad)
 
 
 def test_an_end_before_its_beginning_is_refused():
     for since, until in (("2027-02", "2027-01"), ("2027-01-03T00:00:00Z", "2027-01-01"), ("2027-01-02", "2027-01-01")):
-        with pytest.raises(Refused, match="is before"):
+        with refuses(Refused):
             span(since, until)
 
 

@@ -1,13 +1,15 @@
 """Templates: outputs of earlier tasks in later ones, checked early, rendered within limits, never run as commands."""
 
+import contextlib
 import subprocess
 import sys
 import time
 
 import pytest
 
-from coordination.domain import templates
+from coordination.domain import template_sandbox, templates
 from coordination.errors import Refused
+from tests.support.refusals import refuses
 
 NEEDS = {
     "lint": {"state": "completed", "output": "it's; $(rm -rf x)"},
@@ -59,7 +61,7 @@ class TestAgents:
         text = "{{ needs.nobody.output }}"
         job = {"agent": "claude", "prompt": "x", place: [text] if place in {"args", "command"} else text}
 
-        with pytest.raises(Refused, match=f"^{place}"):
+        with refuses(Refused):
             templates.check_work(job, needs={"lint"})
 
 
@@ -81,7 +83,7 @@ class TestChats:
 
     @pytest.mark.parametrize("place", ["chat", "prompt", "system"])
     def test_a_mistake_in_any_of_them_is_found_without_values(self, place):
-        with pytest.raises(Refused, match=f"^{place}"):
+        with refuses(Refused):
             templates.check_work({"chat": "a:b", "prompt": "x", place: "{{ needs.nobody.output }}"}, needs={"lint"})
 
 
@@ -161,38 +163,54 @@ class TestCommands:
     def test_a_value_is_one_word_whatever_it_holds(self, value, shell, tmp_path):
         needs = {"a": {"state": "completed", "output": value}}
 
-        text = templates.render(
+        work = templates.render(
             {"shell": "printf '%s|' {{ needs.a.output }} x{{ needs.a.output }}y"}, needs=needs, context=CONTEXT
-        )["shell"]
-        done = subprocess.run([shell, "-c", text], cwd=tmp_path, capture_output=True, text=True, check=True)
+        )
+        done = subprocess.run(
+            [shell, "-c", work["shell"]],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin"} | work["env"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
 
         assert done.stdout == f"{value}|x{value}y|"
         assert list(tmp_path.iterdir()) == []
 
-    def test_numbers_and_objects_are_words_too(self):
-        assert command('echo {{ needs.items.output }} {{ needs["my-key"].output }}') == (
-            """echo 5 '{"n": [1, null, true]}'"""
-        )
+    def test_a_value_never_stands_in_the_command_itself(self):
+        work = {"shell": 'echo {{ needs.items.output }} x{{ needs["my-key"].output }}', "env": {"A": "b"}}
+
+        assert rendered(work) == {
+            "shell": 'echo "${COORD_VALUE_1}" x"${COORD_VALUE_2}"',
+            "env": {"A": "b", "COORD_VALUE_1": "5", "COORD_VALUE_2": '{"n": [1, null, true]}'},
+        }
+
+    @pytest.mark.parametrize("start", ["sh -c", "timeout 5 bash -ec", "eval", "echo x | xargs sh -c", "python3 -c"])
+    def test_a_value_that_would_be_a_script_is_refused_when_checked_and_when_rendered(self, start):
+        for place in ("{{ run.id }}", "x{{ run.id }}", '"$(echo {{ run.id }})"'):
+            with refuses(Refused):
+                templates.check_work({"shell": f"{start} {place}"}, needs=[])
+            with refuses(Refused):
+                command(f"{start} {place}")
 
     @pytest.mark.parametrize(
         "text", ["echo '{{ run.id }}'", 'echo "{{ run.id }}"', "{{ run.id }}", "echo ${{ run.id }}"]
     )
     def test_a_place_that_quoting_does_not_protect_is_refused_when_checked_and_when_rendered(self, text):
-        with pytest.raises(Refused) as checked:
+        with refuses(Refused):
             templates.check_work({"shell": text}, needs=[])
-        with pytest.raises(Refused, match="'me'"):
+        with refuses(Refused):
             command(text)
 
-        assert "pass it on by env" in checked.value.sentence()
-
     def test_a_quote_that_opens_in_one_branch_is_seen_when_rendered(self):
-        with pytest.raises(Refused, match="inside quotes"):
+        with refuses(Refused):
             command("{% if input.x %}echo '{% endif %}{{ run.id }}'")
 
     def test_a_nul_character_of_an_output_never_reaches_a_command(self):
         needs = {"a": {"state": "completed", "output": "x\0y"}}
 
-        with pytest.raises(Refused, match="NUL"):
+        with refuses(Refused):
             templates.render({"shell": "echo {{ needs.a.output }}"}, needs=needs, context=CONTEXT)
 
 
@@ -220,7 +238,7 @@ class TestLimits:
     def test_what_would_never_end_or_never_fit_is_refused_soon(self, text):
         started = time.process_time()
 
-        with pytest.raises(Refused, match="'me'"):
+        with refuses(Refused):
             arg(text)
 
         assert time.process_time() - started < 20
@@ -246,42 +264,62 @@ class TestLimits:
 
     @pytest.mark.parametrize("text", ["{{ 1 / 0 }}", "{{ 1 + 'a' }}", "{{ none < 1 }}", "{{ [1, 'a'] | sort }}"])
     def test_a_calculation_that_fails_is_a_sentence(self, text):
-        with pytest.raises(Refused, match="The template in args of task 'me'"):
+        with refuses(Refused):
             arg(text)
 
     @pytest.mark.parametrize("text", ["{{ nope }}", "{{ input.nope }}", "x {{ needs.gone.output }}"])
     def test_an_undefined_name_is_a_sentence(self, text):
-        with pytest.raises(Refused, match=r"'me'.*('nope'|'gone')"):
+        with refuses(Refused):
             arg(text)
+
+
+VALUES = ("needs.items.output", 'needs["my-key"].output', "needs.lint.output", "input.x", "needs", "none")
+ARGUMENTS = ("", "(1)", "(-1)", "('x')", "('state')", "(none)", "(input.x)", "(1, true)", "('x', 'y', 1)")
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        "name",
+        [name for name in sorted(template_sandbox.Sandbox(template_sandbox.Budget(), str).filters) if " " not in name],
+    )
+    def test_whatever_a_filter_raises_becomes_one_sentence(self, name):
+        for value in VALUES:
+            for given in ARGUMENTS:
+                text = f"{{{{ {value}|{name}{given} }}}}"
+                for render in (arg, command, lambda text: templates.fill(text, {**CONTEXT, "needs": NEEDS})):
+                    with contextlib.suppress(Refused):
+                        render(text)  # anything else that it raises fails the test
+
+    def test_a_bare_assertion_is_named(self):
+        with refuses(Refused):
+            arg("{{ needs.lint.output|truncate(1) }}")
 
 
 class TestCheck:
     @pytest.mark.parametrize(
-        ("text", "says"),
+        "text",
         [
-            ("{{ needs.lnt.output }}", "Did you mean 'lint'?"),
-            ("{{ needs.other.output }}", "Add it to the task's needs"),
-            ("{{ needs.lint.outptu }}", "needs.lint has state and output"),
-            ("{{ needs.my-key.output }}", 'written like this: needs["my-key"].output'),
-            ("{{ needs.a/b.output }}", "read as a calculation"),
-            ("{{ needs.1.output }}", "does not need '1'"),
-            ("{{ ned.lint }}", "Did you mean 'needs'?"),
-            ("{{ run.idd }}", "run has no 'idd', only id"),
-            ("{{ .Names }}", "{% raw %}"),
-            ("{{ print }}", "there is no print"),
-            ("a\nb {{ x y }}", "line 2 of the text"),
-            ("{{ run.id | uper }}", "Did you mean 'upper'?"),
-            ("{{ 1 is evn }}", "Did you mean 'even'?"),
-            ("{{ run.id", "cannot be read"),
-            ("{% endfor %}", "endfor"),
-            ("{{ x() }}", "only range(…) can be called"),
+            "{{ needs.lnt.output }}",
+            "{{ needs.other.output }}",
+            "{{ needs.lint.outptu }}",
+            "{{ needs.my-key.output }}",
+            "{{ needs.a/b.output }}",
+            "{{ needs.1.output }}",
+            "{{ ned.lint }}",
+            "{{ run.idd }}",
+            "{{ .Names }}",
+            "{{ print }}",
+            "a\nb {{ x y }}",
+            "{{ run.id | uper }}",
+            "{{ 1 is evn }}",
+            "{{ run.id",
+            "{% endfor %}",
+            "{{ x() }}",
         ],
     )
-    def test_a_mistake_is_found_without_values(self, text, says):
-        with pytest.raises(Refused) as refused:
+    def test_a_mistake_is_found_without_values(self, text):
+        with refuses(Refused):
             templates.check_template(text, needs=NEEDS)
-
-        assert says in refused.value.sentence()
 
     @pytest.mark.parametrize(
         "text",
@@ -298,5 +336,5 @@ class TestCheck:
         templates.check_template(text, needs=NEEDS)
 
     def test_the_place_of_a_bad_template_is_named(self):
-        with pytest.raises(Refused, match=r"args\.x\[1\]"):
+        with refuses(Refused):
             templates.check_work({"python": "a:b", "args": {"x": ["a", "{{ nope }}"]}}, needs=[])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from coordination.errors import FormatError
 from coordination.formats.beads import read_issues, write_issues
+from tests.support.refusals import refuses
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 REAL = ["beads-385c0c0-issues.jsonl", "vc-f0d2be6-issues.jsonl"]
@@ -182,53 +183,52 @@ class TestDialects:
 
 class TestBadLines:
     @pytest.mark.parametrize(
-        ("bad", "why"),
+        ("bad", "field"),
         [
-            (b"{", "not JSON"),
-            (b'{"id":"b","title":"t"} trailing', "not JSON"),
-            (b"[1]", "JSON object"),
-            (b'"text"', "JSON object"),
-            (b'{"title":"t"}', "no id"),
-            (b'{"id":"","title":"t"}', "no id"),
-            (b'{"id":7,"title":"t"}', "id must be a text"),
-            (b'{"id":"b"}', "no title"),
-            (b'{"id":"b","title":7}', "title must be a text"),
-            (b'{"id":"b","title":"t","status":1}', "status must be a text"),
-            (b'{"id":"b","title":"t","priority":"1"}', "priority must be a whole number"),
-            (b'{"id":"b","title":"t","priority":1.5}', "priority must be a whole number"),
-            (b'{"id":"b","title":"t","priority":1e999}', "priority must be a whole number"),
-            (b'{"id":"b","title":"t","priority":true}', "priority must be a whole number"),
-            (b'{"id":"b","title":"t","pinned":"yes"}', "pinned must be true or false"),
-            (b'{"id":"b","title":"t","labels":"x"}', "labels must be a list"),
-            (b'{"id":"b","title":"t","labels":[1]}', "label must be a text"),
-            (b'{"id":"b","title":"t","created_at":"yesterday"}', "created_at must be a time"),
-            (b'{"id":"b","title":"t","dependencies":{}}', "dependencies must be a list"),
-            (b'{"id":"b","title":"t","dependencies":["a"]}', "dependency is a JSON object"),
-            (b'{"id":"b","title":"t","dependencies":[{"type":"blocks"}]}', "no depends_on_id"),
-            (b'{"id":"b","title":"t","dependencies":[{"depends_on_id":"a"}]}', "no type"),
-            (b'{"issue_id":"a","depends_on_id":"b"}', "no type"),
-            (b'{"issue_id":"a","what":"ever"}', "neither an issue"),
-            (b'{"id":"a","title":"again"}', "already used in line 1"),
-            (b'{"id":"b","ts":"2025-11-01T00:00:00Z","by":"dave"}', "deletion"),
-            (b'{"id":"b","title":"a\\u0000b"}', "NUL"),
-            (b'{"id":"b","title":"a\0b"}', "not JSON"),
-            (b'{"id":"b","title":"\\ud800"}', "surrogate"),
-            (b'{"id":"b","title":"\xff"}', "not UTF-8"),
-            (b'{"id":"b","title":"t","x":NaN}', "NaN"),
-            (b'{"id":"b","title":"t","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nests too deep"),
-            (b'{"id":"b","title":"t","x":' + b"9" * 5000 + b"}", "not JSON"),
+            (b"{", None),
+            (b'{"id":"b","title":"t"} trailing', None),
+            (b"[1]", None),
+            (b'"text"', None),
+            (b'{"title":"t"}', "id"),
+            (b'{"id":"","title":"t"}', "id"),
+            (b'{"id":7,"title":"t"}', "id"),
+            (b'{"id":"b"}', "title"),
+            (b'{"id":"b","title":7}', "title"),
+            (b'{"id":"b","title":"t","status":1}', "status"),
+            (b'{"id":"b","title":"t","priority":"1"}', "priority"),
+            (b'{"id":"b","title":"t","priority":1.5}', "priority"),
+            (b'{"id":"b","title":"t","priority":1e999}', "priority"),
+            (b'{"id":"b","title":"t","priority":true}', "priority"),
+            (b'{"id":"b","title":"t","pinned":"yes"}', "pinned"),
+            (b'{"id":"b","title":"t","labels":"x"}', "labels"),
+            (b'{"id":"b","title":"t","labels":[1]}', "labels"),
+            (b'{"id":"b","title":"t","created_at":"yesterday"}', "created_at"),
+            (b'{"id":"b","title":"t","dependencies":{}}', "dependencies"),
+            (b'{"id":"b","title":"t","dependencies":["a"]}', "dependencies"),
+            (b'{"id":"b","title":"t","dependencies":[{"type":"blocks"}]}', "depends_on_id"),
+            (b'{"id":"b","title":"t","dependencies":[{"depends_on_id":"a"}]}', "type"),
+            (b'{"issue_id":"a","depends_on_id":"b"}', "type"),
+            (b'{"issue_id":"a","what":"ever"}', None),
+            (b'{"id":"a","title":"again"}', "id"),
+            (b'{"id":"b","ts":"2025-11-01T00:00:00Z","by":"dave"}', None),
+            (b'{"id":"b","title":"a\\u0000b"}', None),
+            (b'{"id":"b","title":"a\0b"}', None),
+            (b'{"id":"b","title":"\\ud800"}', None),
+            (b'{"id":"b","title":"\xff"}', None),
+            (b'{"id":"b","title":"t","x":NaN}', None),
+            (b'{"id":"b","title":"t","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
+            (b'{"id":"b","title":"t","x":' + b"9" * 5000 + b"}", None),
         ],
     )
-    def test_refuses_the_file_and_names_the_line(self, bad, why):
-        with pytest.raises(FormatError, match=why) as refusal:
+    def test_refuses_the_file_and_names_the_line(self, bad, field):
+        with refuses(FormatError, field=field, line=2) as refusal:
             read_issues(line("a").encode() + b"\n" + bad + b"\n" + line("c").encode(), source="issues.jsonl")
 
-        assert refusal.value.line == 2
-        assert str(refusal.value).startswith("issues.jsonl:2: ")
         assert refusal.value.hint
         assert len(refusal.value.sentence()) < 300
 
 
+@pytest.mark.full
 def test_a_hundred_thousand_issues_take_a_few_times_what_their_json_takes():
     body = "x" * 200
     dependencies = [{"issue_id": "a", "depends_on_id": "b", "type": "blocks", "metadata": "{}"}]

@@ -16,6 +16,7 @@ from coordination.domain.costs import CostRecord, correction_id
 from coordination.errors import FormatError
 from coordination.formats.costs_jsonl import read_costs, write_costs
 from coordination.ids import new_id
+from tests.support.refusals import refuses
 
 NESTED = (
     b'{"id":"de7ab834-6660-495c-93df-46b22e1aa44e","usage":{"model":"claude-sonnet-4-6","input_tokens":324,'
@@ -113,43 +114,40 @@ class TestRead:
         assert [record.id for record in first] == ["0", "1", "2"]
 
     @pytest.mark.parametrize(
-        ("bad", "why"),
+        ("bad", "field"),
         [
-            (b"{", "not JSON"),
-            (b"[]", "JSON object"),
-            (b"\xff", "not UTF-8"),
-            (FLAT.replace(b'"2fe9e123"', b"7"), "id must be a text"),
-            (FLAT.replace(b'"2fe9e123"', b'""'), "no id"),
-            (FLAT.replace(b'"model"', b'"modle"'), "no model"),
-            (FLAT.replace(b"2fe9e123", b"x" * 501), "id is longer than 500"),
-            (FLAT.replace(b"anthropic/claude-sonnet-4", b"x" * 501), "model is longer than 500"),
-            (FLAT.replace(b"b9b607f9", b"x" * 501), "session_id is longer than 500"),
-            (NEWER.replace(b"khata", b"x" * 501), "agent_alias is longer than 500"),
-            (FLAT.replace(b"2537", b"-1"), "input_tokens must be"),
-            (FLAT.replace(b"2537", b"1.5"), "input_tokens must be"),
-            (FLAT.replace(b"2537", b"9223372036854775808"), "input_tokens must be"),
-            (FLAT.replace(b"0.029736", b'"1"'), "cost_usd must be a number"),
-            (FLAT.replace(b"0.029736", b"-0.1"), "cannot be negative"),
-            (FLAT.replace(b"0.029736", b"NaN"), "NaN"),
-            (FLAT.replace(b"0.029736", b"1e99"), "not an amount"),
-            (FLAT.replace(b"2026-01-21T", b"soon "), "timestamp must be a time"),
+            (b"{", None),
+            (b"[]", None),
+            (b"\xff", None),
+            (FLAT.replace(b'"2fe9e123"', b"7"), "id"),
+            (FLAT.replace(b'"2fe9e123"', b'""'), "id"),
+            (FLAT.replace(b'"model"', b'"modle"'), "model"),
+            (FLAT.replace(b"2fe9e123", b"x" * 501), "id"),
+            (FLAT.replace(b"anthropic/claude-sonnet-4", b"x" * 501), "model"),
+            (FLAT.replace(b"b9b607f9", b"x" * 501), "session_id"),
+            (NEWER.replace(b"khata", b"x" * 501), "agent_alias"),
+            (FLAT.replace(b"2537", b"-1"), "input_tokens"),
+            (FLAT.replace(b"2537", b"1.5"), "input_tokens"),
+            (FLAT.replace(b"2537", b"9223372036854775808"), "input_tokens"),
+            (FLAT.replace(b"0.029736", b'"1"'), "cost_usd"),
+            (FLAT.replace(b"0.029736", b"-0.1"), "cost_usd"),
+            (FLAT.replace(b"0.029736", b"NaN"), None),
+            (FLAT.replace(b"0.029736", b"1e99"), "cost_usd"),
+            (FLAT.replace(b"2026-01-21T", b"soon "), "timestamp"),
             (NEWER.replace(b"false", b'"no"'), "pricing_available"),
-            (FLAT.replace(b'"id"', b'"coordination":{"task_id":"x"},"id"'), "is no id"),
-            (FLAT.replace(b"sonnet", b"\\u0000"), "NUL"),
-            (FLAT.replace(b'"id"', b'"coordination":{"corrects":5},"id"'), "corrects must be a text"),
-            (FLAT.replace(b'"id"', b'"coordination":{"extra":[]},"id"'), "extra must be an object"),
-            (FLAT.replace(b'"id"', b'"coordination":{"extra":{"a":1e400}},"id"'), "too large"),
+            (FLAT.replace(b'"id"', b'"coordination":{"task_id":"x"},"id"'), "coordination.task_id"),
+            (FLAT.replace(b"sonnet", b"\\u0000"), None),
+            (FLAT.replace(b'"id"', b'"coordination":{"corrects":5},"id"'), "corrects"),
+            (FLAT.replace(b'"id"', b'"coordination":{"extra":[]},"id"'), "coordination.extra"),
+            (FLAT.replace(b'"id"', b'"coordination":{"extra":{"a":1e400}},"id"'), "coordination.extra"),
         ],
     )
-    def test_a_bad_line_is_named(self, bad, why):
+    def test_a_bad_line_is_named(self, bad, field):
         records = read_costs([NESTED, b"\n", bad], source="costs.jsonl")
         next(records)
 
-        with pytest.raises(FormatError, match=why) as refusal:
+        with refuses(FormatError, field=field, line=3):
             next(records)
-
-        assert refusal.value.line == 3
-        assert str(refusal.value).startswith("costs.jsonl:3: ")
 
 
 class TestWrite:
@@ -220,3 +218,24 @@ class TestWrite:
         [back] = read_costs(write_costs([record], shape))
 
         assert (back.cost_usd, back.model) == (cost, model)
+
+
+def test_a_time_with_an_offset_is_the_same_moment_in_utc_and_one_without_is_in_utc():
+    lines = [
+        FLAT.replace(b"2026-01-21T10:37:08.529651Z", time) for time in (b"2026-03-26T23:30:00-05:00", b"2026-03-27")
+    ]
+
+    early, naive = read_costs(lines)
+
+    assert early.occurred_at == datetime(2026, 3, 27, 4, 30, tzinfo=UTC)
+    assert naive.occurred_at == datetime(2026, 3, 27, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("line", [NESTED, FLAT, NESTED.replace(b'"usage":{', b'"usage":{"currency":"EUR",')])
+def test_an_amount_in_another_currency_is_refused_wherever_it_says_so(line):
+    euros = line if b"EUR" in line else line.replace(b"{", b'{"currency":"EUR",', 1)
+
+    with pytest.raises(FormatError) as refused:
+        list(read_costs([euros]))
+
+    assert "only US dollars" in refused.value.sentence()

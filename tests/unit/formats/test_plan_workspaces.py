@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coordination.domain import graph
-from coordination.errors import PlanError
-from coordination.formats.plan import read_plan
+from coordination.domain.plans import Defaults, Task
+from coordination.domain.preparation import Database, Preparation
+from coordination.domain.workspaces import FOLDER, Checkout, CheckoutKind, parse_checkout
+from coordination.errors import PlanError, Refused
+from coordination.formats.plan import read_plan, write_plan
+from tests.support.refusals import refuses
 
 
 def with_task(*lines: str) -> str:
@@ -16,45 +22,126 @@ def with_task(*lines: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "says"),
+    ("text", "line", "field"),
     [
-        (with_task("workspace: worktree"), 5, "Did you mean 'git-worktree'?"),
-        (with_task("workspace:", "  kind: git-worktree", "  bass: main"), 7, "Did you mean 'base'?"),
-        (with_task("workspace:", "  kind: git-worktree", "  keep_failed: soon"), 7, "is not a duration"),
-        (with_task("workspace:", "  kind: git-worktree", "  base: on"), 7, "write it in quotes"),
-        (with_task("workspace: {base: main}"), 5, "must be folder or git-worktree"),
-        (with_task("workspace: [folder]"), 5, "workspace must be a kind or a mapping"),
-        (with_task("gates: 5"), 5, "gates must be a command or a list of commands"),
-        (with_task("gates: [5]"), 5, "gates must hold commands"),
-        (with_task("gates:", "  - make", "  - {run: make, timeout: soon}"), 7, "is not a duration"),
-        (with_task("gates: [{timeout: 5m}]"), 5, "A gate needs a command"),
-        (with_task("gates: [{run: make, if: always}]"), 5, "the key 'if' is unknown"),
+        (with_task("checkout: worktree"), 5, "tasks.a.checkout"),
+        (with_task("checkout:", "  kind: git-worktree", "  bass: main"), 7, "tasks.a.checkout.bass"),
+        (with_task("checkout:", "  kind: git-worktree", "  keep_failed: soon"), 7, "tasks.a.checkout.keep_failed"),
+        (with_task("checkout:", "  kind: git-worktree", "  base: on"), 7, "tasks.a.checkout.base"),
+        (with_task("checkout: {base: main}"), 5, "tasks.a.checkout"),
+        (with_task("checkout: [folder]"), 5, "tasks.a.checkout"),
+        (with_task("gates: 5"), 5, "tasks.a.gates"),
+        (with_task("gates: [5]"), 5, "tasks.a.gates"),
+        (with_task("gates:", "  - make", "  - {run: make, timeout: soon}"), 7, "tasks.a.gates[1].timeout"),
+        (with_task("gates: [{timeout: 5m}]"), 5, "tasks.a.gates"),
+        (with_task("gates: [{run: make, if: always}]"), 5, "tasks.a.gates[0].if"),
         (
-            with_task("workspace: {kind: git-worktree, base: a}")
-            + "  - {key: c, run: {shell: ls}, workspace: {kind: git-worktree, base: b}}\n",
+            with_task("checkout: {kind: git-worktree, base: a}")
+            + "  - {key: c, run: {shell: ls}, checkout: {kind: git-worktree, base: b}}\n",
             6,
-            "cannot begin at both 'a' and 'b'",
+            "tasks.c.checkout.base",
         ),
     ],
 )
-def test_the_sentence_names_line_and_remedy(text: str, line: int, says: str) -> None:
-    with pytest.raises(PlanError) as refused:
+def test_the_sentence_names_line_and_remedy(text: str, line: int, field: str | None) -> None:
+    with refuses(PlanError, field=field, line=line):
         graph.check(read_plan(text.encode(), source="plan.yaml"))
-
-    assert says in refused.value.sentence()
-    assert refused.value.line == line
 
 
 @pytest.mark.parametrize(
-    ("head", "says"),
+    ("head", "field"),
     [
-        ("defaults: {workspace: tree}", "defaults: "),
-        ("gates: [7]", "gates must hold commands"),
-        ("gates: {run: make}", "gates must be a command or a list"),
+        ("defaults: {checkout: tree}", "defaults.checkout"),
+        ("gates: [7]", "gates"),
+        ("gates: {run: make}", "gates"),
     ],
 )
-def test_so_does_the_one_for_the_whole_plan(head: str, says: str) -> None:
-    with pytest.raises(PlanError, match=says) as refused:
+def test_so_does_the_one_for_the_whole_plan(head: str, field: str | None) -> None:
+    with refuses(PlanError, field=field, line=2):
         read_plan(f"version: 1\n{head}\ntasks: [{{key: a, run: {{shell: ls}}}}]\n".encode(), source="plan.yaml")
 
-    assert refused.value.line == 2
+
+class TestTheOldKey:
+    def test_workspace_is_read_as_checkout_and_written_by_its_new_name(self) -> None:
+        old = read_plan(
+            f"version: 1\ndefaults: {{workspace: git-worktree}}\n{with_task('workspace: folder')[11:]}".encode(),
+            source="plan.yaml",
+        )
+
+        assert (old.defaults.checkout, old.tasks[0].checkout) == (Checkout(CheckoutKind.GIT_WORKTREE), FOLDER)
+        assert "workspace" not in write_plan(old)
+        assert replace(old.tasks[0], key="b").checkout == FOLDER
+
+    @pytest.mark.parametrize(
+        ("text", "line", "field"),
+        [
+            (with_task("checkout: folder", "workspace: folder"), 6, "tasks.a.workspace"),
+            (with_task("workspace: {kind: git-worktree, base: -x}"), 5, "tasks.a.workspace.base"),
+        ],
+    )
+    def test_both_names_at_once_and_mistakes_are_refused_by_the_name_that_stands_there(
+        self, text: str, line: int, field: str
+    ) -> None:
+        with refuses(PlanError, field=field, line=line):
+            read_plan(text.encode(), source="plan.yaml")
+
+    def test_python_accepts_it_too_but_not_both(self) -> None:
+        assert Task("a", {"shell": "ls"}, workspace="git-worktree").checkout == "git-worktree"
+        assert Defaults(workspace="git-worktree").checkout == "git-worktree"
+        with refuses(Refused, field="workspace"):
+            Task("a", {"shell": "ls"}, checkout="folder", workspace="git-worktree")
+        with refuses(Refused, field="workspace"):
+            Defaults(checkout="git-worktree", workspace="git-worktree")
+
+
+READY = "setup: uv sync, lock: [uv.lock], copy: [.env, conf/local], share: [.venv], ports: 3"
+
+
+class TestPreparation:
+    def test_all_keys_are_read_and_written(self) -> None:
+        written = "kind: git-worktree, database: {clone: 'sqlite:///dev.db', variable: DB}, " + READY
+
+        plan = read_plan(with_task(f"checkout: {{{written}}}").encode(), source="plan.yaml")
+
+        checkout = plan.tasks[0].checkout
+        assert isinstance(checkout, Checkout)
+        assert checkout.prepare == Preparation(
+            "uv sync", ("uv.lock",), (".env", "conf/local"), (".venv",), 3, Database("sqlite:///dev.db", "DB")
+        )
+        assert parse_checkout(checkout.to_json()) == checkout
+        assert read_plan(write_plan(plan).encode(), source="plan.yaml").tasks[0].checkout == checkout
+
+    @pytest.mark.parametrize(
+        ("keys", "field"),
+        [
+            ("setup: ''", "setup"),
+            ("setup: 5", "setup"),
+            ("copy: .env", "copy"),
+            ("copy: [../secrets]", "copy"),
+            ("copy: [/etc/passwd]", "copy"),
+            ("copy: ['.']", "copy"),
+            ("copy: [.git/config]", "copy"),
+            ("share: [.venv]", "share"),
+            ("lock: [uv.lock]", "lock"),
+            ("setup: make, copy: [a], share: [a/b]", "share"),
+            ("ports: 101", "ports"),
+            ("ports: -1", "ports"),
+            ("database: {}", "database.clone"),
+            ("database: {clone: 'mysql://u:geheim@h/x'}", "database.clone"),
+            ("database: {clone: 'sqlite://'}", "database.clone"),
+            ("database: {clone: 'postgresql://u:geheim@h/'}", "database.clone"),
+            ("database: {clone: 'sqlite:///x', variable: 'a b'}", "database.variable"),
+            ("database: {klone: x}", "database.klone"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_with_its_place_and_without_a_password(self, keys: str, field: str) -> None:
+        text = with_task(f"checkout: {{kind: git-worktree, {keys}}}")
+
+        with refuses(PlanError, field=f"tasks.a.checkout.{field}", line=5) as refusal:
+            read_plan(text.encode(), source="plan.yaml")
+
+        assert "geheim" not in str(refusal.value)
+
+    def test_a_folder_is_not_prepared(self) -> None:
+        with refuses(PlanError, field="tasks.a.checkout", line=5):
+            read_plan(with_task("checkout: {kind: folder, setup: make}").encode(), source="plan.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import psutil
@@ -12,16 +11,6 @@ import pytest
 from tests.support.processes import Processes, until
 from tests.support.scratch import clear_abandoned, scratch_folder
 from tests.support.sources import ROOT
-
-OWNER = """
-import subprocess, sys, signal
-from tests.support.scratch import scratch_folder
-with scratch_folder() as folder:
-    pause = [sys.executable, "-c", "import signal; signal.pause()"]
-    server = subprocess.Popen(pause, cwd=folder, start_new_session=True)
-    print(server.pid, folder, flush=True)
-    signal.pause()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +27,7 @@ def test_a_folder_is_gone_with_its_block() -> None:
 
 
 def test_what_a_killed_run_left_is_ended_and_removed(processes: Processes) -> None:
-    run = processes.start(sys.executable, "-c", OWNER, env={"PYTHONPATH": str(ROOT), "TMPDIR": os.environ["TMPDIR"]})
+    run = processes.start_python("-m", "tests.support.server_owner", env={"TMPDIR": os.environ["TMPDIR"]}, cwd=ROOT)
     said = run.wait_for(r"^(\d+) (.+)$")
     server, folder = psutil.Process(int(said[1])), Path(said[2])
 

@@ -19,6 +19,8 @@ import pytest
 from coordination.domain.attempts import Claim, Outcome, Result
 from tests.support.jobs import FUNCTIONS, claim_of
 from tests.support.processes import until
+from tests.support.speed import patience
+from workers.runners import interpreter, python_callable
 from workers.runners.base import Control, StopReason
 from workers.runners.interpreter import Answers, Interpreter, Key, Printed
 from workers.runners.registry import Runners
@@ -195,12 +197,52 @@ def test_an_import_in_a_warm_process_is_no_part_of_how_long_the_job_took(
     assert board.took[0] < 0.3
 
 
-def test_a_process_that_had_to_be_started_is_part_of_how_long_its_job_took(
-    runners: Runners, board: Board, tmp_path: Path
-) -> None:
-    run(runners, board, [slow_import(tmp_path, "first")])
+START = 1.0  # seconds
 
-    assert board.took[0] > 0.3
+
+@pytest.fixture
+def _slow_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new process takes so long to start."""
+    program = tmp_path / "slow.py"
+    again = f"import runpy, time\ntime.sleep({START})\nrunpy.run_path({interpreter._PROGRAM!r}, run_name='__main__')\n"
+    program.write_text(again)
+    monkeypatch.setattr(interpreter, "_PROGRAM", str(program))
+    monkeypatch.setattr(python_callable, "_STARTING", 60.0)
+    monkeypatch.setattr(python_callable, "_MOMENT", START / 2)
+
+
+@pytest.mark.usefixtures("_slow_start")
+def test_the_start_of_a_process_singles_out_no_job_and_counts_for_none(runners: Runners, board: Board) -> None:
+    ran = run(runners, board, [call("say") for _ in range(3)])
+
+    assert (ran, board.alone) == (3, [])
+    assert max(board.took.values()) < START / 2
+
+
+@pytest.mark.usefixtures("_slow_start")
+@pytest.mark.parametrize(
+    "claim",
+    [call("leave_child"), claim_of({"python": "job_functions:say", "env": {"OWN": "1"}})],
+    ids=["it is fit for no other", "it has the environment of one job"],
+)
+def test_the_start_of_a_process_counts_where_every_job_needs_one(runners: Runners, board: Board, claim: Claim) -> None:
+    run(runners, board, [claim])
+
+    assert board.took[0] > START
+
+
+@pytest.mark.usefixtures("_slow_start")
+def test_a_process_that_does_not_start_in_time_is_looked_after_with_its_first_job(
+    runners: Runners, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(python_callable, "_STARTING", 0.0)
+    monkeypatch.setattr(python_callable, "_MOMENT", 0.02)
+
+    ran = run(runners, board, [call("say") for _ in range(3)])
+
+    assert (ran, board.alone) == (1, [0])
+    assert board.results[0].outcome is Outcome.COMPLETED
+    assert board.took[0] < START / 2
 
 
 def test_costs_are_read_for_the_job_that_reported_them(runners: Runners, board: Board) -> None:
@@ -265,7 +307,7 @@ def test_a_permit_of_a_later_batch_is_none_for_what_was_withdrawn(runners: Runne
         jobs = [json.dumps({"target": f"job_functions:{name}", "args": args, **shared}) for name, args in calls]
         interpreter.send([str(FUNCTIONS)], 1000, jobs)
 
-    send(("nap", {"seconds": 0.5}), ("say", {"text": "withdrawn"}))
+    send(("nap", {"seconds": patience(0.5)}), ("say", {"text": "withdrawn"}))
     until(lambda: _permits(interpreter) == 1, what="the first job begins")
     assert interpreter.withdraw() == 1
     send(("say", {"text": "next"}))  # while the first one runs, so that its permit is the next to be found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from coordination.errors import SettingsError
 from tests.support.jobs import Bench
+from tests.support.refusals import refuses
 from tests.support.services import missing, without_landlock
 from workers.runners import confine
 from workers.runners.registry import Runners
@@ -77,7 +79,7 @@ def test_it_changes_its_folder_and_its_own_files(confined: Bench, place: Path) -
         "ln ../precious here && echo 1 > here",
         "setsid sh -c 'echo 1 > ../precious' && cat ../outside",
         "(setsid sh -c 'echo 1 > ../precious' &) ; sleep 0.2; exit 1",
-        f"{sys.executable} -c \"import os; os.remove('../precious')\"",
+        f"{shlex.quote(sys.executable)} -c \"import os; os.remove('../precious')\"",
     ],
 )
 def test_it_changes_nothing_else(confined: Bench, place: Path, command: str) -> None:
@@ -239,29 +241,36 @@ WITHOUT = """
 import sys
 sys.path.insert(0, {folder!r})
 import confine
-confine.version = lambda: 0
+confine.version = lambda: {version}
+confine.can_refuse_calls = lambda: {refuses}
 sys.argv[1:] = [{order!r}, "/bin/sh", "-c", "echo ran"]
 confine.main()
 """
 
 
+@pytest.mark.parametrize(("version", "refuses", "said"), [(0, True, "Landlock"), (6, False, "seccomp")])
 @pytest.mark.parametrize(("required", "printed"), [(True, ""), (False, "ran\n")])
-def test_without_the_kernels_help_it_is_not_begun_where_that_is_required(*, required: bool, printed: str) -> None:
+def test_without_the_kernels_help_it_is_not_begun_where_that_is_required(
+    *, required: bool, printed: str, version: int, refuses: bool, said: str
+) -> None:
+    version = min(version, confine.version())
     order = json.dumps({"write": [], "required": required, "env": {}})
-    program = WITHOUT.format(folder=str(Path(confine.__file__).parent), order=order)
+    folder = str(Path(confine.__file__).parent)
+    program = WITHOUT.format(folder=folder, order=order, version=version, refuses=refuses)
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout == printed
-    assert (done.returncode, "Landlock" in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
+    assert (done.returncode, said in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize(("version", "seccomp"), [(0, True), (2, True), (6, False)])
 def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, *, seccomp: bool
 ) -> None:
     monkeypatch.setattr(confine, "version", lambda: version)
+    monkeypatch.setattr(confine, "can_refuse_calls", lambda: seccomp)
 
     Sandbox(tmp_path).check()
-    with pytest.raises(SettingsError, match="COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs"):
+    with refuses(SettingsError, field="COORD_REQUIRE_SANDBOX"):
         Sandbox(tmp_path, required=True).check()

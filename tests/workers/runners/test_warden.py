@@ -13,36 +13,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import until
+from tests.support.speed import patience
 from workers.runners import stragglers
 from workers.runners.warden import Warden
 
 ROOT = Path(__file__).parents[3]
 
-WORKER = """
-import sys, threading
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.support.jobs import Bench
-from workers.runners.registry import Runners
-
-runners = Runners()
-bench = Bench(runners, Path(sys.argv[2]))
-jobs = [
-    bench.start({"shell": "setsid sleep 600 & sleep 0.1; echo ready; trap '' TERM; sleep 600"}),
-    bench.start({"shell": "setsid env -i sleep 600 & sleep 0.1; echo ready; sleep 600"}),
-    bench.start({"python": "job_functions:wait_with_daemon"}),
-    bench.start({"python": "job_functions:stubborn"}),
-]
-for job in jobs:
-    job.moved.wait()
-print(runners.launcher.marker, runners.launcher._warden.pid, flush=True)
-"""
-
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], bytes, int]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(ROOT), str(tmp_path / "scratch")],
+        [sys.executable, "-m", "tests.support.jobs_of_worker", str(tmp_path / "scratch")],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -146,9 +128,28 @@ def test_a_warden_that_stands_still_does_not_hold_up_its_worker() -> None:
         warden.register(4_000_000, 1)
         warden.forget(4_000_000)
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < patience(10)
     until(lambda: warden.pid not in (None, first), what="the next warden")
     warden.close()
+
+
+def test_the_next_warden_is_told_of_groups_that_run_already() -> None:
+    warden = Warden("NOBODY_HAS=this")
+    warden.start()
+    first = warden.pid
+    assert first is not None
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})
+    warden.register(sleeper.pid, stragglers.start_time(sleeper.pid) or 0)
+    os.kill(first, signal.SIGKILL)
+    until(lambda: warden.pid not in (None, first), what="the next warden")
+
+    warden.close()
+
+    try:
+        assert sleeper.wait(10) == -signal.SIGKILL
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def _parent(pid: int) -> int | None:

@@ -64,7 +64,7 @@ def test_a_variant_of_which_nobody_could_say_whether_it_was_first_is_only_merged
     work = agent("""echo '{"model": "m", "input_tokens": 5, "output_tokens": 1}' >> "$COORD_COSTS"; echo a > a.txt""")
     claim = site.claim("make", work)
     with site.control() as control:
-        around = Surroundings(ours=lambda: True, lost=lost)
+        around = Surroundings(ours=lambda: True, merges=site.merges, lost=lost)
         first = site.jobs.run(site.runners.runner_for(claim.work), claim, control, around)
 
     second = site.again("make", agent("echo twice >> a.txt"), first)
@@ -130,7 +130,8 @@ class TestConflicts:
         assert parse_workspace(task["workspace"]).merge is not None
         assert parse_gates(task["gates"])
         prompt = templates.fill(task["run"]["prompt"], {})
-        for piece in ("- readme.txt", "-hello\n+theirs", "-hello\n+ours", "Say ours {{ now }}"):
+        made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
+        for piece in ("bring them together", "- readme.txt (content)", f"commit {made[:12]}", "Say ours {{ now }}"):
             assert piece in prompt
         assert parse_work(task["run"]).to_json()["env"] == {"A": "b"}
         templates.check_work(task["run"], needs=())
@@ -150,9 +151,11 @@ class TestConflicts:
         assert (result.outcome, (result.error or "")[-6:]) == (Outcome.DEFERRED, "n\N{REPLACEMENT CHARACTER}.txt")
         (found,) = result.discovered
         assert json_problem([dict(found.task), result.error, dict(result.carry)]) is None
-        assert "+theirs" in found.task["run"]["prompt"]
-        left = site.run(found.task["key"], agent("true"), workspace=found.task["workspace"])
-        assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt"
+        assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in found.task["run"]["prompt"]
+        read = {**agent("true"), "command": ["cat"]}
+        left = site.run(found.task["key"], read, workspace=found.task["workspace"])
+        assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt (add/add)"
+        assert "+theirs" in str(left.output)
 
     def test_when_that_is_done_the_first_one_completes_without_running_again(
         self, site: Site, checkout: Checkout, other: str
@@ -217,7 +220,7 @@ class TestConflicts:
         result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), workspace=merge["workspace"])
         again = site.again(merge["key"], agent("echo all > readme.txt"), result, workspace=merge["workspace"])
 
-        assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+        assert result.outcome is Outcome.DEFERRED
         assert "has moved on" in result.carry["feedback"]
         assert again.outcome is Outcome.COMPLETED
         assert checkout.shows("readme.txt", on=site.branch) == "all"

@@ -18,6 +18,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from tests.support.repositories import Checkout, Site, merged_meanwhile
 from tests.support.sources import ROOT
+from tests.support.speed import patience
 from workers.workspaces import lodging
 
 SCRIPT = ROOT / "tests" / "support" / "killed_attempt.py"
@@ -49,7 +50,7 @@ def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: An
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("way", ["alone", "merged"])
 def test_wherever_a_worker_is_killed_the_next_attempt_ends_right(runners, tmp_path: Path, way: str) -> None:
     merging = way == "merged"
@@ -113,31 +114,17 @@ def test_twenty_that_merge_at_once_from_three_processes_all_land(
     runners, checkout: Checkout, tmp_path: Path, processes
 ) -> None:
     site = Site(runners, checkout, tmp_path / "site")
-    gates = ["test -e readme.txt"]
+    gate = "test -e readme.txt"
     site.run("begin", "true")
     others = [
         processes.start_python(
-            "-c",
-            "import sys; sys.argv[1:] = []\n"
-            "from concurrent.futures import ThreadPoolExecutor\n"
-            "from pathlib import Path\n"
-            "from tests.support.repositories import Checkout, Site\n"
-            "from workers.runners.registry import Runners\n"
-            "checkout = object.__new__(Checkout)\n"
-            f"checkout.path = Path({str(checkout.path)!r})\n"
-            f"site = Site(Runners(), checkout, Path({str(tmp_path / 'site')!r}))\n"
-            f"site.run_id = {site.run_id!r}\n"
-            f"run = lambda key: site.run(key, f'echo {{key}} > {{key}}.txt', gates={gates!r})\n"
-            f"keys = [f'p{number}-{{each}}' for each in range(6)]\n"
-            "with ThreadPoolExecutor(6) as pool:\n"
-            "    print(*[result.outcome for result in pool.map(run, keys)])\n"
-            "site.runners.close()\n",
-            env={"PYTHONPATH": str(ROOT)},
+            *("-m", "tests.support.merging_worker", checkout.path, tmp_path / "site", site.run_id, f"p{number}", gate),
+            cwd=ROOT,
         )
         for number in range(2)
     ]
     with ThreadPoolExecutor(8) as pool:
-        mine = list(pool.map(lambda n: site.run(f"m{n}", f"echo {n} > m{n}.txt", gates=gates), range(8)))
+        mine = list(pool.map(lambda n: site.run(f"m{n}", f"echo {n} > m{n}.txt", gates=[gate]), range(8)))
 
     for other in others:
         assert other.wait() == 0, other.output
@@ -172,7 +159,7 @@ def test_two_attempts_of_one_task_never_both_merge(site: Site, checkout: Checkou
 
     second = site.run("a", APPEND, attempt=2, stored=False)
     (place / "go").write_text("")
-    assert late.wait(60)
+    assert late.wait(patience(60))
     thread.join()
 
     assert second.outcome is Outcome.COMPLETED

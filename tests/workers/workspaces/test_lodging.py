@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from coordination.domain.attempts import Claim
 from tests.support.repositories import Checkout, Site
-from workers.workspaces import lodging
+from workers.runners.base import Control
+from workers.runners.environment import Scratch
+from workers.workspaces import lodging, worktree
+from workers.workspaces.git import Git, variables_of
+from workers.workspaces.lodging import TaskEnd
+from workers.workspaces.repository import repository_of
 
 DAY = timedelta(days=1)
 
@@ -39,6 +46,58 @@ def test_what_somebody_works_in_stays_and_what_a_dead_worker_left_goes(checkout:
     assert lodging.sweep(root, keep=DAY) == 0
     assert lodging.sweep(root, keep=DAY, now=later) == 1
     assert (checkout.worktrees(), list(root.iterdir())) == ([], [])
+
+
+def test_what_belongs_to_a_completed_task_goes_early(runners, checkout: Checkout, tmp_path: Path) -> None:
+    site = Site(runners, checkout, tmp_path / "site", keep=DAY)
+    for key in ("done", "failed", "open"):
+        site.run(key, "exit 1")
+    ends = {
+        site.ids["done"]: TaskEnd(completed=True, attempt=2),
+        site.ids["failed"]: TaskEnd(completed=False, attempt=1),
+    }
+    asked: list[str] = []
+
+    def ends_of(owners: Mapping[str, Sequence[str]]) -> dict[str, TaskEnd]:
+        asked.extend(task for tasks in owners.values() for task in tasks)
+        return ends
+
+    assert lodging.sweep(site.root, keep=DAY, ends=ends_of) == 1
+
+    assert sorted(asked) == sorted(site.ids.values())
+    assert [Path(path).name for path in checkout.worktrees()] == ["failed.1", "open.1"]
+
+
+def test_what_a_lost_attempt_left_goes_with_its_branch_when_its_task_has_ended(
+    runners, checkout: Checkout, tmp_path: Path
+) -> None:
+    site = Site(runners, checkout, tmp_path / "site", keep=DAY)
+    for key in ("last", "followed", "open"):
+        claim = site.claim(key, "true")
+        with site.control() as control:
+            lost = worktree.make(
+                repository_of(git_for(site, claim, control), claim),
+                site.root,
+                claim,
+                checkout.git("rev-parse", "HEAD"),
+                control,
+            )
+        os.close(lost.lodging._fd)  # as the end of its process does
+    ends = {
+        site.ids["last"]: TaskEnd(completed=False, attempt=1),
+        site.ids["followed"]: TaskEnd(completed=False, attempt=2),
+    }
+
+    assert lodging.sweep(site.root, keep=DAY, ends=lambda _: ends) == 2
+
+    assert [Path(path).name for path in checkout.worktrees()] == ["open.1"]
+    assert [name.rpartition("/")[2] for name in checkout.branches()] == ["followed", "open"]
+
+
+def git_for(site: Site, claim: Claim, control: Control) -> Git:
+    with Scratch(control.scratch, claim) as scratch:
+        variables = variables_of(claim, scratch)
+    return Git(site.runners.launcher, claim, control, "/", variables)
 
 
 def test_a_torn_note_a_vanished_repository_and_strange_files_harm_nothing(checkout: Checkout, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from tests.support.processes import Processes, until
 from tests.support.sources import ROOT
+from tests.support.speed import patience
 from workers.runners.base import Control, StopReason
 from workers.workspaces import turns
 from workers.workspaces.git import GitFailed, Interrupted
@@ -41,10 +42,30 @@ def test_turns_come_in_the_order_in_which_they_were_asked_for(tmp_path: Path) ->
             until(lambda wanted=number + 3: len(list(folder.iterdir())) == wanted, what="another ticket")
         assert order == []
     for thread in threads:
-        thread.join(30)
+        thread.join(patience(30))
 
     assert order == list(range(8))
     assert not folder.exists()
+
+
+def test_who_comes_first_goes_before_all_that_wait(tmp_path: Path) -> None:
+    folder = tmp_path / "queue"
+    order: list[int] = []
+    threads = []
+
+    def work(number: int) -> None:
+        with turn(folder, control(tmp_path), limit=LONG, first=number >= 2):
+            order.append(number)
+
+    with turn(folder, control(tmp_path), limit=LONG):
+        for number in range(4):
+            threads.append(threading.Thread(target=work, args=(number,)))
+            threads[-1].start()
+            until(lambda wanted=number + 3: len(list(folder.iterdir())) == wanted, what="another ticket")
+    for thread in threads:
+        thread.join(patience(30))
+
+    assert order == [2, 3, 0, 1]
 
 
 def test_many_never_have_it_at_once(tmp_path: Path) -> None:
@@ -64,7 +85,7 @@ def test_many_never_have_it_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(patience(60))
 
     assert most == 1
 
@@ -89,18 +110,7 @@ def test_who_waits_hears_that_it_must_stop_and_gives_up_in_time(tmp_path: Path) 
 
 def test_a_holder_that_is_killed_holds_nobody_up(tmp_path: Path, processes: Processes) -> None:
     folder = tmp_path / "queue"
-    holder = processes.start_python(
-        "-c",
-        "import time\n"
-        "from datetime import timedelta\n"
-        "from pathlib import Path\n"
-        "from workers.runners.base import Control\n"
-        "from workers.workspaces.turns import turn\n"
-        f"with turn(Path({str(folder)!r}), Control(scratch=Path('/nowhere')), limit=timedelta(seconds=9)):\n"
-        "    print('has it')\n"
-        "    time.sleep(600)\n",
-        env={"PYTHONPATH": str(ROOT)},
-    )
+    holder = processes.start_python("-m", "tests.support.queue_holder", folder, cwd=ROOT)
     holder.wait_for("has it")
     with pytest.raises(GitFailed), turn(folder, control(tmp_path), limit=timedelta(milliseconds=50)):
         pass

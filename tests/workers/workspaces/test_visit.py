@@ -13,6 +13,7 @@ from coordination.domain.attempts import Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.workspaces import task_branch
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
+from tests.support.speed import patience
 from workers.runners.base import StopReason
 
 
@@ -198,6 +199,41 @@ class TestTheOwner:
         assert checkout.git("cat-file", "blob", f"{site.branch}:b.bin") == "zber"
 
 
+class TestWhatAJobTakesAway:
+    @pytest.mark.parametrize("work", ["shell", "agent"])
+    def test_its_own_worktree(self, runners, checkout: Checkout, tmp_path: Path, work: str) -> None:
+        site = Site(runners, checkout, tmp_path / "site", keep=timedelta(days=1))
+        script = 'rm -rf "$PWD"; echo done'
+
+        result = site.run("a", agent(script) if work == "agent" else script)
+
+        assert (result.outcome, result.retryable, result.began) == (Outcome.FAILED, True, True)
+        assert str(site.root) in (result.error or "")
+        assert "is gone: a job must leave its folder where it is" in (result.error or "")
+        assert "kept until" not in (result.log or "")
+        assert (site.files_left(), checkout.worktrees(), checkout.branches()) == ([], [], [site.branch])
+
+    def test_the_repository(self, runners, tmp_path: Path) -> None:
+        checkout = Checkout(tmp_path / "shop")
+        site = Site(runners, checkout, tmp_path / "site")
+
+        result = site.run("a", f"rm -rf '{checkout.path}'; echo more > more.txt")
+
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+        assert f"its repository {checkout.path}/.git is gone" in (result.error or "")
+        assert not checkout.path.exists()
+        again = site.run("a", "true")
+        assert (again.outcome, again.retryable) == (Outcome.FAILED, False)
+
+    def test_the_record_of_its_worktree(self, runners, tmp_path: Path) -> None:
+        checkout = Checkout(tmp_path / "shop")
+        site = Site(runners, checkout, tmp_path / "site")
+
+        result = site.run("a", f"rm -rf '{checkout.path}/.git/worktrees'; echo more > more.txt")
+
+        assert result.outcome is Outcome.FAILED
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -253,8 +289,9 @@ class TestRefusals:
 
         result = site.run("a", "true")
 
-        assert result.outcome is Outcome.FAILED
-        assert "'refs/heads/coord' exists" in (result.error or "")
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+        assert "has a branch coord" in (result.error or "")
+        assert "git branch -m coord NAME" in (result.error or "")
 
     def test_a_git_that_is_too_old_says_which_one_is_needed(
         self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -395,9 +432,9 @@ class TestStopping:
         with site.control(on_started=lambda _: started.set()) as control:
             thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
             thread.start()
-            assert started.wait(30)
+            assert started.wait(patience(30))
             control.stop(reason)
-            thread.join(60)
+            thread.join(patience(60))
 
         assert [result.outcome for result in results] == [outcome]
         assert checkout.worktrees() == []
@@ -417,7 +454,7 @@ class TestStopping:
             thread.join(0.01)
             assert thread.is_alive()
         control.stop(StopReason.SHUTDOWN)
-        thread.join(60)
+        thread.join(patience(60))
         (first,) = results
 
         second = site.again("a", agent("touch ran-again"), first, gates=["cat a.txt"])
@@ -458,14 +495,23 @@ class TestKeeping:
         site = Site(runners, checkout, tmp_path / "kept", keep=timedelta(days=3))
 
         result = site.run("a", "echo half > a.txt; exit 3")
-        again = site.run("a", "echo whole > a.txt", attempt=2)
 
         place = site.root / site.run_id[-12:] / "a.1"
         assert (place / "a.txt").read_text() == "half\n"
         assert str(place) in (result.log or "")
         assert [payload["kept"] for _, payload in site.events if "kept" in payload] == [str(place)]
-        assert again.outcome is Outcome.COMPLETED
         assert checkout.worktrees() == [str(place)]
+        assert checkout.branches() == [site.branch]
+
+    def test_it_goes_when_a_later_attempt_completes(self, runners, checkout: Checkout, tmp_path: Path) -> None:
+        site = Site(runners, checkout, tmp_path / "kept", keep=timedelta(days=3))
+        site.run("a", "exit 3")
+        site.run("a.1", "exit 3")
+
+        again = site.run("a", "echo whole > a.txt", attempt=2)
+
+        assert again.outcome is Outcome.COMPLETED
+        assert [Path(path).name for path in checkout.worktrees()] == ["a.1.1"]
         assert checkout.branches() == [site.branch]
 
     def test_the_plan_says_for_how_long(self, runners, checkout: Checkout, tmp_path: Path) -> None:

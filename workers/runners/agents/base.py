@@ -123,7 +123,7 @@ class Transcript:
 
     def fail(self, sentence: object, *, status: object = None, lost_connection: bool = False) -> None:
         """It gave up. Without a *status*, one that stands in the sentence counts."""
-        text = one_line(clean_text(str(sentence or "it gave no reason")), _LONGEST_SENTENCE)
+        text = one_line(self._hide(clean_text(str(sentence or "it gave no reason"))), _LONGEST_SENTENCE)
         number = status if isinstance(status, int) and not isinstance(status, bool) else None
         if number is None and (found := _STATUS.search(str(sentence))):
             number = int(found[1])

@@ -40,7 +40,7 @@ class Form:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._schema = dict(schema)
         if problem := _unsafe(self._schema):
-            raise Refused(f"schema cannot be checked: {problem}")
+            raise Refused(f"schema cannot be checked: {problem}", field="schema")
         try:
             Draft202012Validator.check_schema(self._schema)
         except SchemaError as error:
@@ -83,7 +83,7 @@ class Form:
         try:
             error = best_match(self._validator.iter_errors(value))
         except (Unresolvable, RecursionError) as unusable:
-            raise Refused(f"schema cannot be checked: {one_line(str(unusable), _LONGEST)}") from None
+            raise Refused(f"schema cannot be checked: {one_line(str(unusable), _LONGEST)}", field="schema") from None
         if error is not None:
             place = "/".join(map(str, error.absolute_path))
             raise Misfit(one_line(error.message, _LONGEST) + (f" (at {place})" if place else ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from typing import Any
 
@@ -35,6 +36,12 @@ def make_model(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Mo
         ) from None
     except (UserError, ValueError, TypeError) as error:
         raise Refused(f"{call.chat} cannot be used: {error}") from None
+
+
+def import_provider(call: ChatCall) -> None:
+    """Import what `make_model` needs for the provider of *call*. It takes a second or more, so no loop should do it."""
+    with contextlib.suppress(ImportError, ValueError):  # make_model says what is missing
+        infer_provider_class(call.provider)
 
 
 def _provider(call: ChatCall, access: Access, client: httpx2.AsyncClient) -> Provider[Any]:

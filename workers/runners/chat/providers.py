@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from coordination.domain.chat import ChatCall
 from coordination.domain.excerpts import did_you_mean
 from coordination.errors import Refused
-from workers.runners.environment import Secrets
+from workers.runners.hiding import Secrets
 
 COMPATIBLE = ("openai", "openai-chat", "openai-responses")
 """Providers whose protocol many servers speak."""

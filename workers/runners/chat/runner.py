@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
@@ -19,6 +17,7 @@ from workers.runners.base import Control
 from workers.runners.chat.loop import Loop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
 from workers.runners.chat.servers import Servers
+from workers.runners.hiding import Secrets
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
 from workers.runners.watch import Interruption
@@ -37,14 +36,15 @@ class ChatRunner:
         """Hold the conversation to its end."""
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
-        began = time.monotonic()
         try:
             call, secrets = _checked(claim)
+            control.secrets = secrets
             reached = access(call, secrets)
             conversation, told = _prepared(call, control, secrets)
         except Refused as refusal:
             return program.refused(refusal.sentence())
-        if claim.workdir is not None and not os.path.isdir(claim.workdir):  # noqa: PTH112 - as for a shell
+        began = time.monotonic()  # what the first chat of a process imports is not of its time
+        if claim.workdir is not None and not program.can_be_entered(claim.workdir):
             return program.missing_folder(claim.workdir)
         with (
             environment.Scratch(control.scratch, claim) as scratch,
@@ -63,16 +63,18 @@ class ChatRunner:
             )
             servers.fast = interruption is not None and interruption.outcome is Outcome.LOST
         spent, warnings = usage.read(scratch.costs)
-        log = secrets.hide("\n".join(filter(None, [servers.log(), *(f"[chat] {one}" for one in told.remarks)])))
-        return _result(
+        log = "\n".join(filter(None, [servers.log(), *(f"[chat] {one}" for one in told.remarks)]))
+        if told.result is not None:
+            told.result = _bounded(secrets.hide(told.result), control.output_limit)
+        result = _result(
             interruption,
             told,
-            conversation.value,
-            hide=secrets.hide,
+            clean_json(conversation.value),
             limit=control.output_limit,
             usage=(*told.usage.values(), *spent),
             log=usage.with_warnings(log, warnings) or None,
         )
+        return secrets.hide_in(result)
 
     def close(self) -> None:
         """End the loop."""
@@ -91,7 +93,7 @@ class ChatRunner:
         return interruption
 
 
-def _checked(claim: Claim) -> tuple[ChatCall, environment.Secrets]:
+def _checked(claim: Claim) -> tuple[ChatCall, Secrets]:
     call = parse_work(claim.work)
     if not isinstance(call, ChatCall):
         raise Refused(f"A {call.kind} job is not a chat")
@@ -99,7 +101,7 @@ def _checked(claim: Claim) -> tuple[ChatCall, environment.Secrets]:
         *call.secrets,
         *(name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())),
     ]
-    secrets = environment.Secrets([*needs_of(call).names, *named])
+    secrets = Secrets(needs_of(call).names, named=named)
     if missing := [name for name in named if name not in secrets.values]:
         raise Refused(
             f"The worker's environment has no {', '.join(missing)}", hint="Set it where the worker is started"
@@ -109,12 +111,14 @@ def _checked(claim: Claim) -> tuple[ChatCall, environment.Secrets]:
     return call, secrets
 
 
-def _prepared(call: ChatCall, control: Control, secrets: environment.Secrets) -> tuple[Any, Transcript]:
+def _prepared(call: ChatCall, control: Control, secrets: Secrets) -> tuple[Any, Transcript]:
     try:
         from workers.runners.chat.conversation import Conversation
         from workers.runners.chat.forms import Form
+        from workers.runners.chat.making import import_provider
     except ImportError as error:
         raise Refused(f"This worker cannot hold chats: {error.name or error} is not installed", hint=_WITHOUT) from None
+    import_provider(call)
     told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
     form = Form(call.schema) if call.schema else None
     return Conversation(call, told, form, limit=control.output_limit, paid=control.paid), told
@@ -125,18 +129,17 @@ def _result(
     told: Transcript,
     value: Any,
     *,
-    hide: Callable[[str], str],
     limit: int,
     usage: tuple[Any, ...],
     log: str | None,
 ) -> Result:
     """How the attempt ended."""
     outcome, error, retryable = Outcome.COMPLETED, None, True
-    output = _hidden(value, hide) if told.result is None else hide(_bounded(told.result, limit))
+    output = value if told.result is None else told.result
     if interruption is not None:
-        outcome, error, output = interruption.outcome, interruption.error, _partial(told, hide, limit)
+        outcome, error, output = interruption.outcome, interruption.error, told.result
     elif told.failure is not None:
-        outcome, error, retryable = told.failure.outcome, hide(told.failure.sentence), told.failure.retryable
+        outcome, error, retryable = told.failure.outcome, told.failure.sentence, told.failure.retryable
     elif not told.ended:
         outcome, error = Outcome.FAILED, "the conversation ended without an answer"
     elif told.result is None and (size := len(json.dumps(output).encode())) > limit:
@@ -145,24 +148,7 @@ def _result(
     return Result(outcome, output=output, error=error, log=log, usage=usage, retryable=retryable)
 
 
-def _partial(told: Transcript, hide: Callable[[str], str], limit: int) -> str | None:
-    return None if told.result is None else hide(_bounded(told.result, limit))
-
-
 def _bounded(text: str, limit: int) -> str:
     kept = Capture(limit)
     kept.feed(text.encode("utf-8", errors="replace"))
     return kept.text()
-
-
-def _hidden(value: Any, hide: Callable[[str], str]) -> Any:
-    """A JSON value without secrets, and without what no database can hold."""
-    match value:
-        case str():
-            return hide(value)
-        case list():
-            return [_hidden(item, hide) for item in value]
-        case dict():
-            return {hide(name): _hidden(item, hide) for name, item in value.items()}
-        case _:
-            return clean_json(value)

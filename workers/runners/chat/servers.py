@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,10 @@ from coordination.domain.chat import OURS
 from coordination.errors import Refused
 from workers.runners import environment
 from workers.runners.base import Control
+from workers.runners.hiding import Secrets
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, Process, death_sentence
+from workers.runners.program import program_problem
 
 _GRACE = 0.5  # seconds to end after the end of its input, and again after SIGTERM
 
@@ -66,7 +67,7 @@ def _close_all(fds: list[int]) -> None:
 class Server:
     """One MCP server of a chat: a program with its pipes, or an address with a token."""
 
-    def __init__(self, body: Mapping[str, Any], secrets: environment.Secrets, *, limit: int) -> None:
+    def __init__(self, body: Mapping[str, Any], secrets: Secrets, *, limit: int) -> None:
         self.command: Sequence[str] = body.get("command", ())
         self.url: str | None = body.get("url")
         self.env: Mapping[str, str] = body.get("env", {})
@@ -75,6 +76,7 @@ class Server:
         self.pipes: Pipes | None = None
         self.process: Process | None = None
         self.printed = Capture(limit)
+        self.complaints = secrets.hiding(self.printed.feed)  # before it is shortened
 
     @property
     def headers(self) -> dict[str, str]:
@@ -86,9 +88,7 @@ class Server:
 class Servers:
     """All of one attempt; a context manager that leaves nothing running."""
 
-    def __init__(
-        self, launcher: Launcher, bodies: Sequence[Mapping[str, Any] | str], secrets: environment.Secrets
-    ) -> None:
+    def __init__(self, launcher: Launcher, bodies: Sequence[Mapping[str, Any] | str], secrets: Secrets) -> None:
         self._launcher = launcher
         self._bodies = bodies
         self._secrets = secrets
@@ -102,14 +102,15 @@ class Servers:
         programs = [server for server in self.all if server.command]
         if not programs:
             return
+        own = scratch.enclose()
         folder = claim.workdir or scratch.make_folder()
         common = environment.inherited() | dict(env) | environment.of_attempt(claim, scratch)
         common["COORD_INPUT"] = scratch.write_input(claim)
         for server in programs:
             variables = common | server.secrets | dict(server.env)
             name = server.command[0]
-            if shutil.which(str(Path(folder, name)) if "/" in name else name, path=variables["PATH"]) is None:
-                raise Refused(f"{name} is not installed where this worker looks for programs (PATH)")
+            if (problem := program_problem(name, folder=folder, path=variables["PATH"])) is not None:
+                raise Refused(problem)
             server.pipes = Pipes()
             server.process = self._launcher.start(
                 server.command,
@@ -119,6 +120,7 @@ class Servers:
                 stdin=server.pipes.its_input,
                 stdout=server.pipes.its_output,
                 stderr=server.pipes.its_errors,
+                write=[folder, own],
             )
             server.pipes.started()
             if server is programs[0]:
@@ -131,7 +133,9 @@ class Servers:
         return {"name": OURS, "command": environment.our_server(), "env": {k: told[k] for k in told if k != "PATH"}}
 
     def log(self) -> str:
-        """What they printed on stderr."""
+        """What they printed on stderr; nothing more comes."""
+        for server in self.all:
+            server.complaints.close()
         return "\n".join(text for server in self.all if (text := server.printed.text().rstrip("\n")))
 
     def __enter__(self) -> Self:

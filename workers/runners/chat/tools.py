@@ -179,7 +179,7 @@ async def _piped(server: Server, moved: Callable[[], None]) -> AsyncIterator[Any
     lines = asyncio.StreamReader(limit=LONGEST_LINE)
 
     def complain(data: bytes) -> None:
-        server.printed.feed(data)
+        server.complaints(data)
         moved()
 
     with contextlib.ExitStack() as files:

@@ -15,6 +15,7 @@ import pytest
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
 from tests.support.jobs import Bench
+from tests.support.speed import patience
 from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
 from workers.runners.agent import LONGEST_LINE
 from workers.runners.base import StopReason
@@ -51,7 +52,7 @@ def test_what_it_used_is_told_when_it_is_stopped(bench: Bench, stand_in: StandIn
     said = threading.Event()
     heard = {"on_event": lambda _, payload: said.set() if "text" in payload else None}
     job = bench.start(claude(stand_in(SESSION, SAID, then="sleep 600")), control=heard)
-    assert said.wait(30)
+    assert said.wait(patience(30))
 
     job.stop(StopReason.CANCELED)
 
@@ -127,6 +128,28 @@ def test_a_path_of_the_program_is_seen_from_the_jobs_folder(bench: Bench, stand_
 
     assert bench.run(claude(["./agent"]), workdir=str(tmp_path)).output == "All done"
     assert "./agent is not installed" in (bench.run(claude(["./agent"])).error or "")
+
+
+@pytest.mark.parametrize(
+    ("mode", "text", "says"),
+    [
+        (0o644, "#!/bin/sh\n", "is not executable. Make it so with chmod +x"),
+        (0o755, "#!/no/such/interpreter\n", "cannot be started: the interpreter /no/such/interpreter that it names"),
+        (0o755, "\x7fELF", "cannot be started: "),
+    ],
+    ids=["mode", "interpreter", "format"],
+)
+def test_a_program_that_is_there_and_cannot_be_started_says_why(
+    bench: Bench, tmp_path: Path, mode: int, text: str, says: str
+) -> None:
+    program = tmp_path / "tool"
+    program.write_text(text)
+    program.chmod(mode)
+
+    result = bench.run({"agent": "custom", "prompt": "x", "command": [str(program)]})
+
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+    assert f"{program} {says}" in (result.error or "")
 
 
 def test_a_program_that_is_not_there_is_named(bench: Bench) -> None:

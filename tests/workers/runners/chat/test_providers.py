@@ -66,7 +66,7 @@ class TestKeys:
 
         from workers.runners.chat.http import make_client
         from workers.runners.chat.making import make_model
-        from workers.runners.environment import Secrets
+        from workers.runners.hiding import Secrets
 
         names = KNOWN[name].names
         values = dict.fromkeys(KNOWN[name].keys, "key-0123456789")

@@ -1,0 +1,155 @@
+"""Which words of one shell command would be read as a script: by a shell, another interpreter, or the shell itself.
+
+A value that stands as a plain word does no harm as an argument of a program. As the text of ``sh -c``, of ``eval``, of
+``python -c`` or of ``ssh`` it would run, whatever starts that program: ``env``, ``timeout 5``, ``xargs``, a pipe.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+MARK = "\0"
+"""Stands for one value. No text of a plan may contain it."""
+
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+
+_SHELL = re.compile(r"(ba|da|k|mk|pdk|z|c|tc|fi|ya|r|rba|x?on)?sh|ash|nu|pwsh|powershell")
+_INTERPRETER = re.compile(
+    r"(python|pypy|perl|ruby|node|nodejs|deno|bun|php|lua|luajit|tclsh|expect|osascript|Rscript|julia|groovy|guile"
+    r"|elixir|ghci?|[gmn]?awk|g?sed)[\d.]*"
+)
+"""Programs that take a script from their command line, a file or their input."""
+
+_CLIENT = re.compile(r"(psql|sqlite3|mysql|mariadb|gdb|vim?|nvim|ex|emacs|git|scala|erl|irb|octave|tmux|screen)[\d.]*")
+"""Programs that take one by an option, and otherwise words of another kind."""
+
+_SCRIPT_IN_OPTION = re.compile(r"--?(e|c|E|r|p|pe|ne|eval|exec|execute|expression|command|print|run|source)|-\w*[ceE]")
+_COMMAND_IN_OPTION = re.compile(r"--?([\w-]+-)?(exec|execdir|ok|okdir|command|cmd|eval|shell|rsh|split-string)")
+# They run, or compute with, the text of their words: in bash even a number's place can hold a command.
+_EVALUATING = frozenset(
+    {
+        *("eval", "trap", "alias", "let", "[[", "declare", "typeset", "source", ".", "bind", "complete", "compgen"),
+        *("mapfile", "readarray", "read", "getopts", "unset", "fc", "coproc", "script", "at", "batch"),
+    }
+)
+_ELSEWHERE = frozenset(
+    {"eval", "ssh", "slogin", "rsh", "sshpass", "autossh", "mosh", "su", "runuser", "watch", "parallel"}
+)
+# They start the command that their words name.
+_STARTING = frozenset(
+    {
+        *("env", "timeout", "nice", "ionice", "setsid", "sudo", "doas", "stdbuf", "chroot", "unshare", "nsenter"),
+        *("xargs", "flock", "strace", "ltrace", "taskset", "chrt", "setpriv", "prlimit", "systemd-run", "busybox"),
+        *("toybox", "caffeinate", "unbuffer", "entr", "bwrap", "firejail", "proot", "fakeroot", "xvfb-run", "numactl"),
+    }
+)
+# They do so behind words of their own.
+_STARTING_LATER = frozenset(
+    {
+        *("find", "fd", "docker", "podman", "nerdctl", "kubectl", "lxc", "machinectl", "uv", "uvx", "poetry", "pipenv"),
+        *("npx", "npm", "conda", "nix", "nix-shell", "vagrant", "multipass", "wsl", "make"),
+    }
+)
+_TAKES_A_WORD_FIRST = frozenset({"timeout", "flock", "taskset", "chrt", "chroot"})
+_FREE = frozenset(["time", "exec", "command", "builtin", "nohup"])
+# After these words a command still begins.
+LEADING = frozenset(["if", "then", "elif", "else", "while", "until", "do", "!", "{"]) | _FREE
+
+_TAKE_A_WORD = re.compile(
+    r"-[ugnksILdDoP]|--(user|group|adjustment|kill-after|signal|max-args|max-procs|replace|chdir)"
+)
+
+
+def leads(word: str) -> bool:
+    """Whether a command still begins after this word."""
+    return word in LEADING or bool(ASSIGNMENT.match(word))
+
+
+def problem(words: Sequence[str], *, fed: bool) -> str | None:
+    """Why a value in *words* would run, as the rest of a sentence; None when it would not.
+
+    *words*: of one simple command, without the quotes around them; a value is a MARK in one of them. *fed*: what the
+    command reads on its standard input holds a value.
+    """
+    begin = next((at for at, word in enumerate(words) if not leads(word)), len(words))
+    words = words[begin:]
+    marked = any(MARK in word for word in words)
+    if not words or not (marked or fed):
+        return None
+    names = [word.rpartition("/")[2] for word in words]
+    if MARK in words[0] or (names[0] in _STARTING and _starts_a_value(names[0], words)):
+        return "stands where the command's own name is expected"
+    name = next(_evaluating(words, names, fed=fed), None)
+    return None if name is None else f"would be read as commands by {name}"
+
+
+def _evaluating(words: Sequence[str], names: Sequence[str], *, fed: bool) -> Iterator[str]:
+    """The programs that would run a value."""
+    starting = names[0] in _STARTING or names[0] in _STARTING_LATER
+    if names[0] in _EVALUATING:
+        yield names[0]
+    yield from (name for name in (names if starting else names[:1]) if name in _ELSEWHERE)
+    yield from (names[0] for before, word in pairwise(words) if MARK in word and _is_run(names[0], before, word))
+    for at, (name, word) in enumerate(zip(names, words, strict=True)):
+        if _takes_scripts(name, word):
+            sure = (at == 0 or starting) and not _CLIENT.fullmatch(name) and not word.startswith(("$", "`"))
+            if _runs(words[at + 1 :], fed=fed, sure=sure, shell=_SHELL.fullmatch(name) is not None):
+                yield name
+
+
+def _takes_scripts(name: str, word: str) -> bool:
+    known = _SHELL.fullmatch(name) or _INTERPRETER.fullmatch(name) or _CLIENT.fullmatch(name)
+    return known is not None or word.startswith(("$", "`"))
+
+
+def _is_run(name: str, before: str, word: str) -> bool:
+    """Whether the value in *word* is given by an option that means a command, of whatever program."""
+    option, equals, _ = word.partition("=")
+    if _COMMAND_IN_OPTION.fullmatch(before) or (equals and _COMMAND_IN_OPTION.fullmatch(option)):
+        return True
+    return before == "-v" and name in {"[", "test", "printf"}
+
+
+def _starts_a_value(name: str, words: Sequence[str]) -> bool:
+    """Whether a value is the command that another one starts."""
+    skip = name in _TAKES_A_WORD_FIRST
+    for before, word in pairwise(words):
+        if ASSIGNMENT.match(word) or _TAKE_A_WORD.fullmatch(before):
+            continue
+        if word.startswith("-"):
+            if MARK in word and name == "env":
+                return True
+        elif skip:
+            skip = False
+        else:
+            return MARK in word or (name == "env" and before == "-S")
+    return False
+
+
+def _runs(words: Sequence[str], *, fed: bool, sure: bool, shell: bool) -> bool:
+    """Whether a value is the script of an interpreter that gets *words*.
+
+    The first word that is no option is its script, or names the file of it; what follows are arguments. *sure*: it
+    is started by this command, where else its name may be just a word.
+    """
+    in_option, before = False, ""
+    for at, word in enumerate(words):
+        option = word.startswith(("-", "+")) and len(word) > 1
+        of_option = re.fullmatch(r"[-+]\w*[oO]" if shell else r"-[vFWXd]", before) is not None
+        before = word
+        if of_option and not shell:
+            continue
+        if MARK in word:
+            return sure or in_option
+        if option:
+            in_option = in_option or _SCRIPT_IN_OPTION.fullmatch(word.partition("=")[0]) is not None
+        elif word != "-" and not of_option:
+            return not shell and in_option and _again(words[at + 1 :])
+    return fed and sure
+
+
+def _again(words: Sequence[str]) -> bool:
+    """Whether a value follows one more option with a script: perl and sed take several."""
+    return any(MARK in word and before in {"-e", "--expression"} for before, word in pairwise(words))

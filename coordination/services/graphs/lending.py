@@ -1,0 +1,135 @@
+"""What the tasks that an attempt reports may do: at most what that attempt may (``domain.authority``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Discovered
+from coordination.domain.authority import AUTHORITY, Rights, lend, rights_of
+from coordination.domain.budgets import Action, Budget, Scope
+from coordination.domain.excerpts import excerpt
+from coordination.domain.expansion import VARIANT, WORK
+from coordination.domain.limits import limits_of
+from coordination.domain.plans import Plan
+from coordination.domain.plans import Task as Planned
+from coordination.domain.tasks import Task
+from coordination.domain.work import PAID_KINDS
+from coordination.domain.workspaces import MERGE_KEY, without_merge
+from coordination.errors import PlanError, Refused, inside
+from coordination.ids import new_id
+from coordination.store.queries import budgets
+
+_CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
+
+
+class Loan:
+    """The rights of one attempt, the *finder*, lent to the tasks that it reports."""
+
+    def __init__(self, tx: Connection, finder: Task, discovered: Sequence[Discovered]) -> None:
+        self._finder = finder
+        self._held = _rights(finder, next((found.work for found in discovered if found.work is not None), finder.work))
+        self._by_system = [found.by_system for found in discovered]
+        self._chosen: dict[str, bool] = {}
+        self._budgets = budgets.of_subject(tx, finder.workspace_id, Scope.TASK, finder.id)
+
+    def check_words(self, planned: Sequence[Planned]) -> None:
+        """Refuse what only a plan or the system may say of the tasks that were discovered, in their order."""
+        for task, by_system in zip(planned, self._by_system, strict=True):
+            if by_system:
+                continue
+            if (task.concurrency_key or "").startswith(MERGE_KEY):
+                raise _problem(task.key, Refused("Only the merge queue uses this key", field="concurrency_key"))
+            if not task.supervised and WORK in self._finder.options.get("role", {}):
+                why = "The job that reports it is supervised, and so is what it reports"
+                raise _problem(task.key, Refused(why, hint="Leave supervised out", field="supervised"))
+
+    def name(self, planned: Sequence[Planned]) -> None:
+        """Take the keys under which the tasks that were discovered are stored, in their order."""
+        self._chosen = {task.key: by_system for task, by_system in zip(planned, self._by_system, strict=True)}
+
+    def _is_reported(self, task: Planned) -> bool:
+        """Whether a job said what the task does. Parts have keys below that of their task."""
+        if task.role and not task.role.keys() & {WORK, VARIANT}:
+            return False
+        above = [key for key in self._chosen if task.key == key or task.key.startswith(f"{key}/")]
+        return not self._chosen[max(above, key=len)] if above else True
+
+    def check(self, plan: Plan, found: Sequence[dict[str, Any]]) -> None:
+        """Refuse rows of new tasks that go beyond what is lent; the others note it, for the claim to check again."""
+        chosen = replace(self._held, work=None, agent=None)
+        for task, row in zip(plan.tasks, found, strict=True):
+            held = self._held if self._is_reported(task) else chosen
+            try:
+                lend(held, _asked(row))
+            except Refused as refused:
+                raise _problem(task.key, refused) from None
+            row["options"] = {**row["options"], AUTHORITY: held.to_json()}
+
+    def budgets(self, plan: Plan, ids: Mapping[str, str], stated: Sequence[Budget]) -> list[Budget]:
+        """The budgets of the new tasks: those *stated*, which must not exceed the finder's, and its caps for the rest.
+
+        Raises PlanError for one that is larger.
+        """
+        if not self._budgets:
+            return list(stated)
+        own = {(one.subject, one.period): one for one in stated}
+        made = list(stated)
+        for task in plan.tasks:
+            for cap in self._budgets:
+                mine = own.get((ids[task.key], cap.period))
+                if mine is None:
+                    made.append(replace(cap, id=new_id(), subject=ids[task.key]))
+                    continue
+                made[made.index(mine)] = self._within(task.key, mine, cap)
+        return made
+
+    def _within(self, key: str, mine: Budget, cap: Budget) -> Budget:
+        values: dict[str, Any] = {}
+        for name in _CAPS:
+            most, wanted = getattr(cap, name), getattr(mine, name)
+            if most is not None and wanted is not None and wanted > most:
+                why = f"Its budget is larger than that of {self._finder.key} ({cap.caps()})"
+                raise _problem(key, Refused(why, hint="Leave budget out to have the same", field="budget"))
+            values[name] = most if wanted is None else wanted
+        if cap.action is not Action.WARN and mine.action is Action.WARN:
+            values["action"] = cap.action
+        return replace(mine, **values)
+
+
+def _rights(finder: Task, work: Mapping[str, Any]) -> Rights:
+    before = rights_of(finder.options)
+    folders = [*(() if before is None else before.folders), *(() if finder.workdir is None else (finder.workdir,))]
+    workspace = finder.options.get("workspace")
+    return Rights(
+        work,
+        tuple(dict.fromkeys(folders)),
+        without_merge(workspace) if isinstance(workspace, Mapping) else {},
+        finder.timeout,
+        finder.stall_timeout,
+        limits_of(finder.options),
+        finder.agent,
+        finder.max_starts,
+    )
+
+
+def _asked(row: Mapping[str, Any]) -> Rights:
+    paid = any(kind in row["work"] for kind in PAID_KINDS)
+    return Rights(
+        row["work"],
+        () if row["workdir"] is None else (row["workdir"],),
+        row["options"].get("workspace", {}),
+        row["timeout"],
+        row["stall_timeout"],
+        limits_of(row["options"]),
+        row["agent"],
+        row["max_starts"] if paid else None,
+    )
+
+
+def _problem(key: str, refused: Refused) -> PlanError:
+    field = inside(f"tasks.{key}", refused.field)
+    return PlanError(f"Task {excerpt(key)}: {refused.message}", hint=refused.hint, field=field)

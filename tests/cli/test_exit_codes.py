@@ -1,0 +1,116 @@
+"""Exit codes: 0 only when a run has completed, 1 for every other end, 2 for what is refused, 130 when interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.cli import exit_codes, main, work
+from coordination.cli.embedded import Surroundings
+from coordination.client import Coordination
+from coordination.domain.tasks import OnDependencyFailure
+from coordination.errors import CoordinationError
+from coordination.runtime import open_runtime
+from coordination.store.engine import open_store
+from tests.support.command import Coord
+from tests.support.stacks import settings_in
+from tests.support.world import World
+
+HERE = Surroundings(redis_url=None, owned=False, problem=lambda: None)
+
+
+@pytest.fixture
+def world(sqlite_url: str) -> Iterator[World]:
+    """The workspace that the command line takes when none is named."""
+    opened = open_store(sqlite_url)
+    yield World(opened)
+    opened.close()
+
+
+@pytest.fixture
+def co(world: World, sqlite_url: str, tmp_path: Path) -> Iterator[Coordination]:
+    """The API on the same store, with no Redis."""
+    with Coordination(open_runtime(settings_in(tmp_path / "home", database_url=sqlite_url))) as opened:
+        yield opened
+
+
+def completed(world: World) -> None:
+    world.submit("a", "b < a")
+    world.do("a", "b")
+
+
+def failed(world: World) -> None:
+    world.submit("a", "b")
+    world.do("a")
+    world.fail("b")
+
+
+def canceled(world: World) -> None:
+    world.submit("a", "b")
+    world.do("a")
+    world.cancel("b")
+
+
+def stuck(world: World) -> None:
+    world.submit("a", "b < a", tasks={"b": {"on_dependency_failure": OnDependencyFailure.BLOCK}})
+    world.fail("a")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [(completed, 0), (failed, 1), (canceled, 1), (stuck, 1)],
+)
+def test_a_run_that_is_followed_to_its_end_exits_with_what_it_came_to(
+    world: World, co: Coordination, end: Callable[[World], None], code: int
+) -> None:
+    end(world)
+    run = co.run(world.run_id)
+
+    exit_codes = [work._follow(run, HERE, as_json=as_json) for as_json in (False, True)]
+
+    assert (run.state.value, exit_codes) == (end.__name__, [code, code])
+
+
+def every_error(of: type[CoordinationError] = CoordinationError) -> Iterator[type[CoordinationError]]:
+    yield of
+    for further in of.__subclasses__():
+        yield from every_error(further)
+
+
+def test_every_error_of_ours_is_a_refusal_but_the_plain_one_and_the_end_of_a_stack() -> None:
+    codes = {error.code for error in every_error() if error.__module__.startswith("coordination.")}
+
+    assert codes == set(exit_codes.EXIT_CODES)
+    assert {code: exit_codes.EXIT_CODES[code] for code in codes if exit_codes.EXIT_CODES[code] != 2} == {
+        "error": 1,
+        "stack_gone": 1,
+    }
+
+
+def test_an_interruption_and_a_bug_have_exit_codes_of_their_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    codes = []
+    monkeypatch.setattr(main.collector, "settle", lambda: None)  # this process goes on
+    for app in (interrupted, broken):
+        monkeypatch.setattr(main, "app", app)
+        codes.append(main.main())
+
+    assert codes == [130, 70]
+    assert "this is a bug" in capsys.readouterr().err
+
+
+def test_what_is_refused_exits_with_two(coord: Coord, plan: Path) -> None:
+    plan.write_text("version: 1\ntasks: [{key: a, needs: [b], run: {shell: 'true'}}]\n")
+
+    assert "is not in the plan" in coord("check", plan, code=2).err
+    assert "cannot be read" in coord("check", plan.with_name("nowhere.yaml"), code=2).err
+    assert "nope" in coord("runs", "show", "nope", code=2).err

@@ -1,0 +1,100 @@
+"""Budgets that begin anew, and several at once: what counts in which period, and which of them stops a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+from coordination.domain.attempts import Usage
+from coordination.domain.budgets import Amount, Budget, Period, Scope, Use
+from coordination.domain.caps import caps_of
+from coordination.domain.costs import CostRecord
+from coordination.domain.estimates import Estimate
+from coordination.domain.plans import BudgetCap
+from coordination.flows.checkpoint_costs import checkpoint_costs
+from coordination.flows.finish_attempts import cost_of
+from coordination.flows.set_budget import set_budget
+from coordination.services import budgets as service
+from coordination.services import ledger
+from coordination.store.queries import money
+from tests.support.world import World
+
+
+def dime(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estimate]:
+    """Every job is expected to cost ten cents."""
+    return {row["id"]: Estimate(Decimal("0.10"), 0, 0, "plan") for row in rows}
+
+
+def cap(world: World, scope: Scope, subject: str, period: Period = Period.TOTAL, **caps: Any) -> Budget:
+    return world.store.transact(
+        lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
+    )
+
+
+def use(world: World, budget: Budget) -> Use:
+    """What the budget's present period came to."""
+    with world.store.read() as tx:
+        starts, _ = service.period_of(tx, world.workspace, budget)
+        return money.uses(tx, world.workspace, [(budget.id, starts)]).get((budget.id, starts), Use(budget.id, starts))
+
+
+def cost(world: World, key: str, dollars: str, id_: str, at: datetime) -> CostRecord:
+    return cost_of(world.claims[key], Usage("m", input_tokens=1, cost_usd=Decimal(dollars), id=id_), at)
+
+
+def test_what_an_attempt_spends_after_midnight_counts_on_the_day_of_its_claim(world: World) -> None:
+    world.submit("a")
+    budget = cap(world, Scope.PROJECT, world.project_id, Period.DAY, usd=1)
+    world.claim("a", estimator=dime)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+
+    world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, [cost(world, "a", "0.04", "late", tomorrow)]))
+
+    assert use(world, budget).spent == Amount(Decimal("0.04"), 1)
+    assert use(world, budget).reserved.usd == Decimal("0.06")
+
+
+@pytest.mark.parametrize("short", [Scope.PROJECT, Scope.RUN])
+def test_any_budget_that_has_too_little_stops_a_running_job(world: World, short: Scope) -> None:
+    world.submit("a")
+    for scope, subject in ((Scope.PROJECT, world.project_id), (Scope.RUN, world.run_id)):
+        cap(world, scope, subject, usd="0.25" if scope is short else 9)
+    world.claim("a", estimator=dime)
+    record = cost(world, "a", "0.15", "1", datetime.now(UTC))
+
+    stops = world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, [record]))
+
+    assert {fence: lack.budget.scope for fence, lack in stops.items()} == {(world.ids["a"], 1): short}
+
+
+def test_a_budget_of_a_day_counts_nothing_of_the_days_before(world: World) -> None:
+    world.submit("a")
+    world.claim("a", estimator=dime)
+    now = datetime.now(UTC)
+    records = [
+        replace(cost(world, "a", dollars, id_, at), task_id=None, attempt=None)
+        for dollars, id_, at in (("3.00", "old", now - timedelta(days=2)), ("0.20", "new", now))
+    ]
+    world.store.transact(lambda tx: ledger.record(tx, world.workspace, records))
+
+    day = cap(world, Scope.PROJECT, world.project_id, Period.DAY, usd=1)
+    total = cap(world, Scope.PROJECT, world.project_id, usd=9)
+
+    assert use(world, day).spent.usd == Decimal("0.20")
+    assert use(world, total).spent.usd == Decimal("3.20")
+
+
+def test_a_tick_lets_only_as_many_go_on_as_there_is_money_for(world: World) -> None:
+    world.submit("a", "b", "c", budget=BudgetCap(Decimal("0.05")))
+    assert world.claim("a", "b", "c", estimator=dime) == []
+    cap(world, Scope.RUN, world.run_id, usd="0.25")
+
+    world.tick(estimator=dime)
+
+    assert sorted(world.states().values()) == ["blocked", "queued", "queued"]

@@ -1,0 +1,164 @@
+"""Tasks that an attempt reports may do at most what it may: checked when they are added, with what is stored."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from coordination.domain.attempts import Discovered
+from coordination.domain.authority import AUTHORITY
+from coordination.domain.budgets import Scope
+from coordination.domain.limits import Limits
+from coordination.domain.plans import BudgetCap, Supervision
+from coordination.errors import PlanError
+from coordination.flows.add_found import add_found
+from coordination.store.queries import budgets, tasks
+from tests.support.refusals import refuses
+from tests.support.world import World
+
+AGENT = {"agent": "claude", "prompt": "Mend it", "model": "haiku", "secrets": ["TEAM_KEY"]}
+WORKTREE = {"kind": "git-worktree", "base": "main"}
+
+
+def report(world: World, finder: str, key: str = "x", *, run: Any = None, **fields: Any) -> None:
+    """What the running *finder* reports is added to its run."""
+    one = Discovered({"key": key, "run": run or {"shell": "true"}, **fields})
+    attempt = world.claims[finder].attempt
+    world.store.transact(lambda tx: add_found(tx, world.workspace, world.ids[finder], attempt, [one]))
+    learn(world)
+
+
+def learn(world: World) -> None:
+    with world.store.read() as tx:
+        world.ids |= {task.key: task.id for task in tasks.of_run(tx, world.workspace, world.run_id)}
+
+
+@pytest.mark.parametrize(
+    ("finder", "task", "field"),
+    [
+        ({}, {"workdir": "/srv"}, "workdir"),
+        ({}, {"workdir": ".."}, "workdir"),
+        ({"workdir": "api"}, {"workdir": "/srv/shop"}, "workdir"),
+        ({}, {"run": AGENT}, "run"),
+        ({}, {"run": {"shell": "x", "env": {"PATH": "/srv/shop"}}}, "run.env"),
+        ({}, {"timeout": "5h"}, "timeout"),
+        ({"limits": {"files": 64}}, {"limits": {"files": 128}}, "limits"),
+        ({}, {"agent": "bob"}, "agent"),
+        ({}, {"concurrency_key": "merge coord/run"}, "concurrency_key"),
+        ({}, {"workspace": {"kind": "git-worktree", "base": "main"}}, "workspace"),
+        ({"workspace": WORKTREE}, {"workspace": "folder"}, "workspace"),
+        ({"workspace": WORKTREE}, {"workspace": {**WORKTREE, "base": "other"}}, "workspace"),
+        (
+            {"workspace": WORKTREE},
+            {"workspace": {**WORKTREE, "merge": {"commit": "a" * 40, "task": "a"}}},
+            "workspace.merge",
+        ),
+        ({"run": AGENT}, {"run": {**AGENT, "secrets": ["TEAM_KEY", "OTHER_KEY"]}}, "run.secrets"),
+        ({"run": AGENT}, {"run": {**AGENT, "command": ["sh"]}}, "run.command"),
+        ({"run": AGENT}, {"run": AGENT, "max_starts": 21}, "max_starts"),
+        ({"budget": BudgetCap(usd=Decimal(1))}, {"budget": {"usd": 2}}, "budget"),
+    ],
+)
+def test_a_report_beyond_the_rights_of_its_job_is_refused_and_changes_nothing(
+    world: World, finder: dict[str, Any], task: dict[str, Any], field: str
+) -> None:
+    if "limits" in finder:
+        finder = {**finder, "limits": Limits(**finder["limits"])}
+    world.submit("a", tasks={"a": finder})
+    world.claim("a")
+
+    with refuses(PlanError, field=f"tasks.x.{field}"):
+        report(world, "a", **task)
+
+    learn(world)
+    assert set(world.ids) == {"a"}
+
+
+def test_a_variant_is_compared_too(world: World) -> None:
+    world.submit("a", tasks={"a": {"run": AGENT}})
+    world.claim("a")
+
+    with refuses(PlanError, field="tasks.x/2.run.agent"):
+        report(world, "a", run=AGENT, variants=[{}, {"agent": "codex"}])
+
+
+def test_what_is_reported_in_turn_is_bounded_by_the_whole_chain(world: World) -> None:
+    world.submit("a", tasks={"a": {"workdir": "api"}})
+    world.claim("a")
+    report(world, "a", "b", workdir="v2")
+    world.claim("b")
+
+    for place in ("/srv/shop/api", "/srv/shop", "../v3"):
+        with refuses(PlanError, field="tasks.c.workdir"):
+            report(world, "b", "c", workdir=place)
+    report(world, "b", "c", workdir="deep")
+
+    assert world.task("c").options[AUTHORITY]["folders"] == ["/srv/shop/api", "/srv/shop/api/v2"]
+    assert world.task("c").workdir == "/srv/shop/api/v2/deep"
+
+
+def test_gates_and_limits_are_added_to_those_of_the_finder_and_never_taken_away(world: World) -> None:
+    finder = {"run": AGENT, "gates": ["make test"], "limits": Limits(memory=1_000, files=64)}
+    world.submit("a", tasks={"a": finder})
+    world.claim("a")
+
+    report(world, "a", run=AGENT, gates=["true"], limits={"files": 32})
+
+    options = world.task("x").options
+    assert options["gates"] == ["make test", "true"]
+    assert options["limits"] == {"memory": 1_000, "files": 32}
+
+
+def test_it_has_the_budget_and_the_agent_of_its_finder(world: World) -> None:
+    world.submit("a", tasks={"a": {"run": AGENT, "agent": "ann", "budget": BudgetCap(usd=Decimal(2), tokens=50)}})
+    world.claim("a")
+
+    report(world, "a", run=AGENT)
+    report(world, "a", "y", run=AGENT, budget={"usd": 1, "on_exceed": "warn"})
+
+    with world.store.read() as tx:
+        (x,), (y,) = (budgets.of_subject(tx, world.workspace, Scope.TASK, world.ids[key]) for key in ("x", "y"))
+    assert (x.usd, x.tokens, world.task("x").agent) == (2, 50, "ann")
+    assert (y.usd, y.tokens, y.action.value) == (1, 50, "block")
+
+
+def test_a_supervised_job_reports_supervised_work(world: World) -> None:
+    world.submit("a", tasks={"a": {"run": AGENT}}, supervision=Supervision(assess={"agent": "codex"}))
+    world.do("a/assess", output={"strategy": "s"})
+    world.claim("a")
+
+    with refuses(PlanError, field="tasks.x.supervised"):
+        report(world, "a", run=AGENT, supervised=False)
+    report(world, "a", run=AGENT)
+
+    assert world.task("x/assess").work["agent"] == "codex"
+
+
+def test_the_work_that_a_judge_sends_back_is_that_of_the_plan_and_its_own_reports_are_its_own(world: World) -> None:
+    world.submit("a", tasks={"a": {"run": AGENT}}, supervision=Supervision(analyze={"agent": "gemini"}))
+    world.do("a/work")
+    world.claim("a")
+
+    with refuses(PlanError, field="tasks.x/work.run.agent"):
+        report(world, "a", run=AGENT)
+    world.finish("a", discovered=(Discovered({"key": "a/more", "run": AGENT}, by_system=True),))
+
+    learn(world)
+    assert world.task("a/more/work").work["agent"] == "claude"
+
+
+def test_a_job_is_compared_as_it_ran_and_templates_stand_for_nothing_else(world: World) -> None:
+    shown = {**AGENT, "args": ["--add-dir", "{{ input.place }}"]}
+    world.submit("a", tasks={"a": {"run": shown, "input": {"place": "docs"}}})
+    world.claim("a")
+    ran = {**AGENT, "args": ["--add-dir", "docs"]}
+
+    def find(key: str, run: Any, **more: Any) -> None:
+        one = Discovered({"key": key, "run": run, **more}, work=ran)
+        world.store.transact(lambda tx: add_found(tx, world.workspace, world.ids["a"], 1, [one]))
+
+    find("same", ran)
+    with refuses(PlanError, field="tasks.other.run.args"):
+        find("other", shown, input={"place": "/"})

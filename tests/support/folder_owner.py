@@ -1,0 +1,17 @@
+"""A program that takes a folder of its own below the one it is given, prints its path, and lives until it is killed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+from workers.own_folders import IN_HOME, take
+
+if __name__ == "__main__":
+    own = take(Path(sys.argv[1]), IN_HOME)
+    (own.path / "d").mkdir()
+    (own.path / "d" / "file").touch()
+    sys.stdout.write(f"{own.path}\n")
+    sys.stdout.flush()
+    signal.pause()

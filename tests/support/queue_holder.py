@@ -1,0 +1,17 @@
+"""A program that takes a turn in the queue that it is given, says so, and keeps it until it is killed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from workers.runners.base import Control
+from workers.workspaces.turns import turn
+
+if __name__ == "__main__":
+    with turn(Path(sys.argv[1]), Control(scratch=Path("/nowhere")), limit=timedelta(seconds=9)):
+        sys.stdout.write("has it\n")
+        sys.stdout.flush()
+        signal.pause()

@@ -1,0 +1,373 @@
+"""Everything that changes a store, at once and at random, on a few small graphs whose rows all of it wants.
+
+Workers (threads of this process) claim, end, fail, find and lose tasks, and beat; people submit, cancel, retry, force,
+reorder, hold, resume and set budgets; supervisors tick; retention deletes what has ended.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+from sqlalchemy import event, select, text
+from sqlalchemy.exc import DBAPIError
+
+from coordination.domain.attempts import Claim, Discovered, Outcome, Result, Usage
+from coordination.domain.budgets import Scope
+from coordination.domain.caps import caps_of
+from coordination.domain.events import EventType
+from coordination.domain.leases import LeaseTerms
+from coordination.domain.plans import BudgetCap, Concurrency
+from coordination.domain.tasks import OnDependencyFailure, TaskState
+from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.flows.add_found import add_found
+from coordination.flows.cancel_work import cancel_run, cancel_task
+from coordination.flows.change_priority import change_priority
+from coordination.flows.checkpoint_costs import checkpoint_costs
+from coordination.flows.claim_tasks import claim_tasks
+from coordination.flows.finish_attempts import Finish, cost_of, decided, finish_attempts
+from coordination.flows.force_tasks import force_task
+from coordination.flows.hold_project import hold_project, resume_project
+from coordination.flows.rescue_worker import rescue_worker
+from coordination.flows.retain import Ages, retain
+from coordination.flows.retry_tasks import retry_run, retry_task
+from coordination.flows.set_budget import set_budget
+from coordination.flows.submit_plan import submit_plan
+from coordination.flows.tick_supervisor import tick_supervisor
+from coordination.ids import new_id
+from coordination.services import windows
+from coordination.store.engine import Store
+from coordination.store.queries import fleet, ready
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.runs import runs
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_after
+from tests.support.world import World, plan_of
+from workers.heartbeat import Heartbeat, write_notes
+from workers.held import HeldAttempts
+from workers.live import Live
+from workers.runners.base import ProcessRecord
+
+LEASE = timedelta(seconds=2)
+_PROJECTS = ("example.org/acme/shop", "example.org/acme/site")
+_GRAPH = [
+    "leaf1 < mid1 mid2 mid3",  # children before what they need: ids are not in the order of the graph
+    "leaf2 < mid2 mid3 mid4",
+    "leaf3 < mid1 mid4",
+    "mid1 < root1 root2",
+    "mid2 < root1 root2 root3",
+    "mid3 < root2 root3",
+    "mid4 < root3 root4",
+    *("root1", "root2", "root3", "root4", "alone1", "alone2"),
+]
+
+
+@contextmanager
+def refused_by_the_server(store: Store) -> Iterator[list[str]]:
+    """The statements that the server ended because of a deadlock or a lock that never came, with its words."""
+    found: list[str] = []
+
+    def note(context: Any) -> None:
+        said = str(context.original_exception)
+        if "deadlock detected" in said or "lock timeout" in said:
+            found.append(f"{said}\n{context.statement}")
+
+    event.listen(store._write_engine, "handle_error", note)
+    try:
+        yield found
+    finally:
+        event.remove(store._write_engine, "handle_error", note)
+
+
+class Traffic:
+    """Actors on one project of *world*; each has a random order of its own, drawn from *seed*."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.done: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.unavailable: list[str] = []
+        self.accidents: list[BaseException] = []
+        self._seed = seed
+        self._until = 0.0
+        self._lock = threading.Lock()
+        self._projects: list[str] = []
+        chance = random.Random(seed)  # noqa: S311 - a schedule, no secret
+        for _ in range(6):
+            self._submit(chance)
+        self._budget(chance)
+
+    def flow(self, seconds: float, *, workers: int = 3) -> None:
+        """Let all of it happen for that long."""
+        self._until = time.monotonic() + seconds
+        people: list[Callable[[random.Random], None]] = [
+            self._submit,
+            self._cancel,
+            self._cancel,
+            self._cancel_run,
+            self._retry,
+            self._retry,
+            self._retry_run,
+            self._force,
+            self._force,
+            self._prioritize,
+            self._hold,
+            self._budget,
+        ]
+        sweeps: list[Callable[[random.Random], None]] = [self._tick, self._expire, self._retain]
+        actors = [partial(self._act, each, number) for number, each in enumerate([people, people, sweeps, sweeps])]
+        for number in range(workers):
+            one = Worker(self, number)
+            actors += [one.work, one.work, one.beat]
+        threads = [threading.Thread(target=self._guarded, args=(actor,)) for actor in actors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    @property
+    def goes_on(self) -> bool:
+        return time.monotonic() < self._until and not self.accidents
+
+    def once(self, what: str, act: Callable[[], object]) -> None:
+        """Do this, and count it; a refusal is an answer like any other."""
+        try:
+            act()
+        except (DatabaseUnavailable, DBAPIError) as error:
+            with self._lock:
+                self.unavailable.append(f"{what}: {str(error).splitlines()[0]}")
+        except CoordinationError as error:
+            with self._lock:
+                self.refused[f"{what}: {type(error).__name__}"] += 1
+        else:
+            with self._lock:
+                self.done[what] += 1
+
+    def _guarded(self, actor: Callable[[], None]) -> None:
+        try:
+            actor()
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            self.accidents.append(error)
+
+    def _act(self, acts: list[Callable[[random.Random], None]], number: int) -> None:
+        chance = random.Random(f"{self._seed} {number}")  # noqa: S311
+        while self.goes_on:
+            act = chance.choice(acts)
+            self.once(act.__name__.strip("_"), partial(act, chance))
+            time.sleep(chance.random() * 0.01)
+
+    def any_task(self, chance: random.Random, *states: str) -> str | None:
+        """A task of the newest runs, in one of these states if any are named."""
+        with self.world.store.read() as tx:
+            newest = select(runs.c.id).order_by(runs.c.id.desc()).limit(4)
+            found = select(tasks.c.id).where(tasks.c.run_id.in_(newest))
+            ids = list(tx.execute(found.where(tasks.c.state.in_(states)) if states else found).scalars())
+        return chance.choice(ids) if ids else None
+
+    def _any_run(self, chance: random.Random) -> str:
+        with self.world.store.read() as tx:
+            return chance.choice(list(tx.execute(select(runs.c.id).order_by(runs.c.id.desc()).limit(4)).scalars()))
+
+    def _submit(self, chance: random.Random) -> None:
+        more = {f"root{number}": {"on_dependency_failure": OnDependencyFailure.RUN} for number in (1, 2)}
+        more |= {"mid2": {"on_dependency_failure": OnDependencyFailure.RUN}, "leaf3": {"concurrency_key": "deploy"}}
+        plan = plan_of(
+            *_GRAPH,
+            tasks=more | {"alone1": {"concurrency_key": "deploy"}},
+            concurrency=Concurrency(project=12, keys={"deploy": 2}),
+            budget=BudgetCap(usd=Decimal(1000)) if chance.random() < 0.5 else None,
+        )
+        origin = self.world.origin(identity=chance.choice(_PROJECTS))
+        made = self.world.store.transact(lambda tx: submit_plan(tx, self.world.workspace, plan, origin))
+        with self._lock:
+            self._projects = sorted({*self._projects, made.project_id})
+
+    def _cancel(self, chance: random.Random) -> None:
+        if (one := self.any_task(chance)) is not None:
+            self._write(lambda tx: cancel_task(tx, self.world.workspace, one, actor="ann", why="no"))
+
+    def _cancel_run(self, chance: random.Random) -> None:
+        one = self._any_run(chance)
+        self._write(lambda tx: cancel_run(tx, self.world.workspace, one, actor="ann", why="no"))
+
+    def _retry(self, chance: random.Random) -> None:
+        if (one := self.any_task(chance, "failed", "canceled")) is not None:
+            self._write(lambda tx: retry_task(tx, self.world.workspace, one, actor="ann"))
+
+    def _retry_run(self, chance: random.Random) -> None:
+        one = self._any_run(chance)
+        self._write(lambda tx: retry_run(tx, self.world.workspace, one, actor="ann"))
+
+    def _force(self, chance: random.Random) -> None:
+        if (one := self.any_task(chance)) is not None:
+            target = chance.choice([TaskState.QUEUED, TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED])
+            self._write(lambda tx: force_task(tx, self.world.workspace, one, target, actor="ann", reason="so"))
+
+    def _prioritize(self, chance: random.Random) -> None:
+        if (one := self.any_task(chance, "queued", "blocked", "running")) is not None:
+            number = chance.randrange(100)
+            self._write(lambda tx: change_priority(tx, self.world.workspace, one, number, actor="ann"))
+
+    def _hold(self, chance: random.Random) -> None:
+        scope = self.world.workspace, chance.choice(self._projects)
+        self._write(lambda tx: hold_project(tx, *scope))
+        time.sleep(chance.random() * 0.02)
+        self._write(lambda tx: resume_project(tx, *scope, actor="ann"))
+
+    def _budget(self, chance: random.Random) -> None:
+        scope = chance.choice([Scope.WORKSPACE, Scope.PROJECT])
+        subject = chance.choice(self._projects) if scope is Scope.PROJECT else None
+        caps = caps_of({"usd": Decimal(1000 + chance.randrange(100)), "max_unpriced_calls": 100_000})
+        self._write(lambda tx: set_budget(tx, self.world.workspace, caps, scope=scope, subject=subject, actor="ann"))
+
+    def _tick(self, chance: random.Random) -> None:
+        tick_supervisor(
+            self.world.store,
+            self.world.workspace,
+            chance.choice(self._projects),
+            holder=new_id(),
+            window=30,
+            ring_again_after=timedelta(milliseconds=50),
+            rest=timedelta(0),
+        )
+
+    def _expire(self, chance: random.Random) -> None:
+        one = self.any_task(chance, "running")
+        gone = attempts.c.task_id == one, attempts.c.finished_at.is_(None)
+        self._write(lambda tx: tx.execute(attempts.update().where(*gone).values(lease_until=db_after(-1.0))))
+
+    def _retain(self, _chance: random.Random) -> None:
+        ages = Ages(timedelta(milliseconds=1), timedelta(0), timedelta(milliseconds=500))
+        retain(self.world.store, self.world.workspace, ages, rest=lambda _s: not self.goes_on, batch=20)
+
+    def _write(self, act: Callable[[Any], object]) -> None:
+        self.world.store.transact(act)
+
+
+class Worker:
+    """One worker process: two threads that claim and end, and a heartbeat."""
+
+    def __init__(self, traffic: Traffic, number: int) -> None:
+        self._traffic, self._world = traffic, traffic.world
+        self._store = self._world.store
+        self._id = self._world.register(new_id())
+        self._held = HeldAttempts()
+        row = {"id": self._id, "name": str(number), "host": "here", "boot_id": "b", "pid": 1, "slots": 8}
+        terms = LeaseTerms(ttl=LEASE, heartbeat=LEASE / 4)
+        self._heartbeat = Heartbeat(self._store, self._held, row | {"version": "0"}, terms=terms)
+
+    def work(self) -> None:
+        chance = random.Random(f"{self._id}")  # noqa: S311
+        while self._traffic.goes_on:
+            claims: list[Claim] = []
+            self._traffic.once("claim", partial(self._claim, chance, claims))
+            if not claims:
+                time.sleep(0.002)
+                continue
+            held = self._held.add(claims, sent=time.monotonic())
+            for one in held:
+                one.live = Live(100_000, began=0.0)
+                one.live.feed("out", b"working\n")
+                one.moved = True
+                one.process = ProcessRecord(1, 1, 1, "A=b")
+                self._held.note(one, EventType.PROGRESS, {"said": "something"})
+                self._held.remember(one, {"kept": chance.random()})
+            if chance.random() < 0.3:
+                self._traffic.once("checkpoint", partial(self._checkpoint, claims))
+            if chance.random() < 0.2:
+                found = Discovered({"key": f"seen-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root1"]})
+                self._traffic.once("find", partial(self._find, chance.choice(claims), found))
+            time.sleep(chance.random() * 0.02)
+            if chance.random() < 0.15:
+                self._traffic.once("rescue", lambda: self._store.transact(lambda tx: rescue_worker(tx, self._id)))
+            chance.shuffle(held)
+            ends = [(self._decided(chance, one.claim), self._held.ending(one)) for one in held]
+            for project_id in sorted({one.project_id for one in claims}):
+                mine = [one for one in ends if one[0].claim.project_id == project_id]
+                more: list[Claim] = []
+                self._traffic.once("end", partial(self._end, project_id, mine, more))
+                if more:
+                    rest = [(decided(one, Result(Outcome.COMPLETED), now=datetime.now(UTC)), []) for one in more]
+                    self._traffic.once("go on", partial(self._end, project_id, rest, []))
+            self._held.drop(*claims)
+
+    def beat(self) -> None:
+        while self._traffic.goes_on:
+            self._traffic.once("beat", self._heartbeat.beat)
+            self._traffic.once("notes", self._heartbeat.write_notes)
+            self._traffic.once("stop silent", self._stop_silent)
+            time.sleep(0.015)
+
+    def _stop_silent(self) -> None:
+        self._store.transact(lambda tx: fleet.stop_silent(tx, after=timedelta(milliseconds=200)))
+
+    def _claim(self, chance: random.Random, claims: list[Claim]) -> None:
+        with self._store.read() as tx:
+            queued = list(tx.execute(select(tasks.c.id).where(tasks.c.state == "queued").limit(60)).scalars())
+        ids = chance.sample(queued, min(len(queued), chance.choice((1, 3, 8))))
+        if ids:
+            claims += self._store.transact(
+                lambda tx: claim_tasks(tx, self._world.workspace, ids, worker_id=self._id, lease=LEASE)
+            )
+
+    def _checkpoint(self, claims: list[Claim]) -> None:
+        records = [cost_of(one, Usage("m", 1, 1, cost_usd=Decimal("0.001")), datetime.now(UTC)) for one in claims]
+        self._store.transact(lambda tx: checkpoint_costs(tx, self._world.workspace, records))
+
+    def _find(self, claim: Claim, found: Discovered) -> None:
+        self._store.transact(lambda tx: add_found(tx, self._world.workspace, claim.task_id, claim.attempt, [found]))
+
+    def _decided(self, chance: random.Random, claim: Claim) -> Finish:
+        outcomes = [Outcome.COMPLETED] * 5 + [Outcome.FAILED] * 2 + [Outcome.DEFERRED, Outcome.HANDED_BACK]
+        outcome = chance.choice(outcomes)
+        more: dict[str, Any] = {}
+        if outcome is Outcome.COMPLETED and chance.random() < 0.2:
+            task = {"key": f"more-{new_id()[-8:]}", "run": {"shell": "true"}, "needs": ["root4", "alone2"]}
+            more["discovered"] = (Discovered(task),)
+        if outcome is Outcome.FAILED:
+            more |= {"error": "no", "retryable": chance.random() < 0.3}
+        usage = (Usage("m", 1, 1, cost_usd=Decimal("0.002")),) if chance.random() < 0.5 else ()
+        result = Result(outcome, usage=usage, **more)
+        return decided(claim, result, now=datetime.now(UTC), took=timedelta(seconds=1))
+
+    def _end(self, project_id: str, ends: list[Any], more: list[Claim]) -> None:
+        def work(tx: Any) -> Any:
+            if any(notes for _, notes in ends):
+                said = [(finish.claim, notes) for finish, notes in ends if notes]
+                write_notes(tx, self._world.workspace, self._id, said)
+            return finish_attempts(
+                tx,
+                self._world.workspace,
+                project_id,
+                [finish for finish, _ in ends],
+                worker_id=self._id,
+                window=30,
+                bundle=lambda _kind: 8,
+                claim=partial(claim_tasks, tx, self._world.workspace, worker_id=self._id, lease=LEASE, wait=False),
+                hungry=1,
+            )
+
+        finished = self._store.transact(work)
+        more += [one for share in finished.shares for one in share]
+        if finished.ring:  # as when the broker is away
+            ids = [one.id for one in finished.ring]
+            self._store.transact(lambda tx: ready.unmark_rung(tx, self._world.workspace, ids))
+        self._store.transact(
+            lambda tx: windows.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)
+        )
+
+
+def hurry_deadlocks(store: Store) -> None:
+    """Let the server look for deadlocks at once: a second each is long. Connections opened from now on do so."""
+    with store.write() as tx:
+        name = tx.execute(text("SELECT current_database()")).scalar_one()
+        tx.execute(text(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '20ms'"))
+    store.close()

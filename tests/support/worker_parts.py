@@ -1,0 +1,54 @@
+"""The parts of a worker process, wired in this process on a real store and a real Redis; no thread is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.support.apps import app_of, worker_settings
+from tests.support.world import World
+from workers import execution, housekeeping
+from workers.context import make_context
+from workers.publisher import CeleryPublisher
+from workers.runners.registry import Runners
+
+
+class WorkerParts:
+    """A context, an execution and a housekeeper, and a world whose claims are this worker's."""
+
+    def __init__(self, store_url: str, redis_url: str, folder: Path) -> None:
+        self._open = ExitStack()
+        settings = worker_settings(store_url, redis_url, folder)
+        self.app = self._open.enter_context(app_of(settings))
+        self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
+        self.housekeeping, self.execution_module = housekeeping, execution
+        self.runners = Runners()
+        self.housekeeper = housekeeping.Housekeeper(self.context)
+        self.execution = execution.Execution(self.context, self.runners, self.housekeeper)
+        self.world = World(self.context.store)
+        self.world.worker = self.world.register(self.context.worker_id)
+
+    def queued_messages(self) -> int:
+        """How many messages wait in the queue of jobs."""
+        return int(self.context.nudges.client.llen("coord:jobs"))
+
+    def close(self) -> None:
+        """End what the parts have opened."""
+        self.execution.close()
+        self.runners.close()
+        self.context.own.close()
+        self.context.nudges.close()
+        self.context.store.close()
+        self._open.close()
+
+
+@contextmanager
+def worker_parts(store_url: str, redis_url: str, folder: Path) -> Iterator[WorkerParts]:
+    """Wire the parts, and close them at the end of the block."""
+    parts = WorkerParts(store_url, redis_url, folder)
+    try:
+        yield parts
+    finally:
+        parts.close()

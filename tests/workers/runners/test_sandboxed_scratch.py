@@ -1,0 +1,97 @@
+"""In a sandbox, what a job reports and keeps while it runs is out of reach of the other jobs of its worker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.attempts import Outcome
+from tests.support.jobs import Bench
+from workers.runners import confine
+from workers.runners.registry import Runners
+from workers.runners.sandbox import Sandbox
+
+pytestmark = pytest.mark.skipif(confine.version() < confine.ENOUGH, reason="the kernel cannot confine")
+
+SPENT = json.dumps({"model": "m", "cost_usd": "4.99"})
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Iterator[Bench]:
+    runners = Runners(sandbox=Sandbox(tmp_path / "scratch", required=True))
+    bench = Bench(runners, tmp_path / "scratch")
+    yield bench
+    runners.close()
+    assert bench.left_behind() == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    return folder
+
+
+def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: Bench, place: Path) -> None:
+    scratch = confined.scratch
+    (scratch / "bin").mkdir()
+    for name in ("other.costs.jsonl", "bin/coord", "reports.sock"):
+        (scratch / name).write_text("")
+    command = (
+        f"for file in {scratch}/other.costs.jsonl {scratch}/bin/coord {scratch}/reports.sock {scratch}/new; do"
+        f" echo '{SPENT}' >> $file || echo no; rm -f $file || echo no; done 2>&1 | grep -c '^no'"
+    )
+
+    result = confined.run({"shell": command}, workdir=str(place))
+
+    assert result.output in ("7", "8")  # rm -f is content with what was never there
+    assert [(scratch / name).read_text() for name in ("other.costs.jsonl", "bin/coord", "reports.sock")] == [""] * 3
+    assert not (scratch / "new").exists()
+
+
+@pytest.mark.parametrize("workdir", [True, False])
+def test_a_command_reports_its_own_costs_and_has_its_files(confined: Bench, place: Path, workdir: bool) -> None:  # noqa: FBT001
+    command = f"echo '{SPENT}' >> $COORD_COSTS && test -s $COORD_INPUT && echo x > here && echo y > $TMPDIR/y"
+
+    result = confined.run({"shell": command}, workdir=str(place) if workdir else None)
+
+    assert (result.outcome, [str(one.cost_usd) for one in result.usage]) == (Outcome.COMPLETED, ["4.99"])
+    assert list(confined.scratch.iterdir()) == []
+
+
+def test_functions_report_their_own_costs_and_not_those_of_others(confined: Bench, place: Path) -> None:
+    (place / "spending.py").write_text(
+        "import os, pathlib\n"
+        "from coordination.job import record_usage\n"
+        "def spend():\n"
+        "    record_usage(model='m', cost_usd='4.99')\n"
+        "    pathlib.Path('here').write_text('x')\n"
+        "def forge(scratch):\n"
+        "    done = []\n"
+        "    for folder in [scratch, *(os.path.join(scratch, name) for name in os.listdir(scratch))]:\n"
+        "        try:\n"
+        "            open(os.path.join(folder, 'forged'), 'w')\n"
+        "            done.append(folder)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    return len(done)\n"
+    )
+    other = confined.scratch / "tmp-other"
+    other.mkdir()
+
+    for workdir in (str(place), None, str(place)):
+        spent = confined.run({"python": "spending:spend"}, workdir=workdir, python_path=(str(place),))
+        assert (spent.outcome, [str(one.cost_usd) for one in spent.usage]) == (Outcome.COMPLETED, ["4.99"]), spent.error
+    forged = confined.run(
+        {"python": "spending:forge", "args": {"scratch": str(confined.scratch)}},
+        workdir=str(place),
+        python_path=(str(place),),
+    )
+
+    assert forged.outcome is Outcome.COMPLETED, forged.error
+    assert list(other.iterdir()) == []
+    assert not (confined.scratch / "forged").exists()
+    assert forged.output <= 3  # its own places

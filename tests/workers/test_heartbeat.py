@@ -1,0 +1,558 @@
+"""The heartbeat: it renews every lease, stops what was canceled or taken away, and goes on whatever one round meets."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, select
+
+from coordination.clock import monotonic
+from coordination.domain.attempts import Claim, Usage
+from coordination.domain.events import EventType
+from coordination.domain.leases import LeaseTerms
+from coordination.domain.output import Chunk
+from coordination.domain.tasks import TaskState
+from coordination.errors import DatabaseUnavailable
+from coordination.flows.force_tasks import force_task
+from coordination.ids import new_id
+from coordination.store.engine import Store
+from coordination.store.queries import events, fleet, output
+from coordination.store.tables.fleet import workers
+from tests.support.broken_stores import Around, Away, Failing, Unanswered
+from tests.support.world import World
+from workers import heartbeat as module
+from workers.heartbeat import Heartbeat
+from workers.held import Held, HeldAttempts, Note, Unwritten
+from workers.live import Live
+from workers.purse import Purse
+from workers.runners.base import Control, ProcessRecord, StopReason
+
+pytestmark = pytest.mark.hot_sql
+
+TERMS = LeaseTerms()
+PATIENCE = 8.0  # seconds, less than a period of TERMS: what comes within it does not wait for the next regular beat
+ROW = ("id", "name", "host", "boot_id", "pid", "slots", "version")
+
+
+class NoPrices:
+    def one(self, _claim: Claim, used: Usage) -> Usage:
+        return used
+
+
+class Bench:
+    """A heartbeat on a real store, and the attempts that its worker runs, each with its control."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.attempts = HeldAttempts()
+        self.controls: dict[str, Control] = {}
+        self.entries: dict[str, Held] = {}
+        self.heartbeat = self.heartbeat_on(world.store)
+
+    def heartbeat_on(self, store: Store, *, terms: LeaseTerms = TERMS) -> Heartbeat:
+        with self.world.store.read() as tx:
+            row = tx.execute(select(workers).where(workers.c.id == self.world.worker)).mappings().one()
+        return Heartbeat(store, self.attempts, {name: row[name] for name in ROW}, terms=terms)
+
+    def run(self, *keys: str, sent: float | None = None) -> None:
+        """Claim these tasks, just now unless *sent* says when, and let each have a job that can be asked to stop."""
+        assert self.world.claim(*keys) == list(keys)
+        for key in keys:
+            (entry,) = self.attempts.add([self.world.claims[key]], sent=monotonic() if sent is None else sent)
+            self.controls[key] = Control(scratch=self.folder)
+            self.entries[key] = entry
+            self.attempts.attach(entry, self.controls[key])
+
+    def reason(self, key: str) -> StopReason | None:
+        return self.controls[key].stop_reason
+
+    def lease(self, key: str) -> timedelta:
+        """How long the lease of the task's latest attempt still lasts by the database's clock."""
+        with self.world.store.read() as tx:
+            now = fleet.clock(tx)
+        until = self.world.attempts(key)[-1].lease_until
+        assert until is not None
+        return until - now
+
+    def close(self) -> None:
+        for control in self.controls.values():
+            control.close()
+
+
+@pytest.fixture
+def world(store: Store) -> World:
+    return World(store)
+
+
+@pytest.fixture
+def bench(world: World, tmp_path: Path) -> Iterator[Bench]:
+    opened = Bench(world, tmp_path)
+    yield opened
+    opened.close()
+
+
+class TestRenewal:
+    def test_a_beat_makes_each_lease_last_for_the_whole_time_again(self, bench: Bench) -> None:
+        bench.world.submit("a", "b", "c")
+        bench.run("a", "b")
+        bench.world.claim("c", worker=bench.world.register(new_id()))
+        bench.world.sql("UPDATE attempts SET lease_until = started_at")
+
+        bench.heartbeat.beat()
+
+        for key in "ab":
+            assert timedelta(seconds=20) < bench.lease(key) <= TERMS.ttl
+            assert bench.reason(key) is None
+        assert bench.lease("c") <= timedelta(0), "another worker's lease"
+
+    def test_one_that_is_renewed_too_late_is_stopped_as_lost(self, bench: Bench) -> None:
+        bench.world.submit("a", "b")
+        bench.run("a", sent=monotonic() - 31)
+        bench.run("b", sent=monotonic() - 29)
+
+        bench.heartbeat.beat()
+
+        assert (bench.reason("a"), bench.reason("b")) == (StopReason.LEASE_LOST, None)
+
+    def test_more_attempts_than_one_statement_carries_are_renewed(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_BATCH", 2)
+        keys = [f"t{number}" for number in range(5)]
+        bench.world.submit(*keys)
+        bench.run(*keys)
+        bench.world.sql("UPDATE attempts SET lease_until = started_at")
+
+        bench.heartbeat.beat()
+
+        assert all(bench.lease(key) > timedelta(seconds=20) for key in keys)
+        assert {bench.reason(key) for key in keys} == {None}
+
+    def test_a_lease_is_believed_from_when_its_renewal_was_sent(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The database may have written it at any moment since then."""
+        now = 1000.0
+        monkeypatch.setattr(module, "monotonic", lambda: now)
+        bench.world.submit("a")
+        bench.run("a", sent=980.0)
+
+        class Slow(Around):
+            @contextmanager
+            def write(self) -> Iterator[Connection]:
+                nonlocal now
+                now += 7.0
+                with self.store.write() as tx:
+                    yield tx
+                now += 7.0
+
+        bench.heartbeat_on(Slow(bench.world.store)).beat()
+
+        assert bench.entries["a"].renewed == 1000.0
+
+    def test_a_beat_that_failed_has_renewed_nothing(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a", sent=980.0)
+
+        with pytest.raises(DatabaseUnavailable):
+            bench.heartbeat_on(Away(bench.world.store)).beat()
+
+        assert bench.entries["a"].renewed == 980.0
+        assert bench.reason("a") is None
+
+    def test_progress_is_written_with_the_beat(self, bench: Bench) -> None:
+        bench.world.submit("a", "b")
+        bench.run("a", "b")
+        bench.entries["a"].moved = True
+
+        bench.heartbeat.beat()
+
+        assert bench.world.attempts("a")[0].progress_at is not None
+        assert bench.world.attempts("b")[0].progress_at is None
+
+
+class TestAnAttemptThatIsNotOursAnyMore:
+    def test_one_whose_lease_ran_out_and_that_was_rescued_is_stopped_as_lost(self, bench: Bench) -> None:
+        bench.world.submit("a", "b")
+        bench.run("a", "b")
+        bench.world.expire("a")
+        bench.world.tick()
+
+        bench.heartbeat.beat()
+
+        assert bench.reason("a") is StopReason.LEASE_LOST
+        assert bench.reason("b") is None
+
+    def test_one_whose_task_another_worker_has_claimed_is_stopped_and_renews_no_lease_of_the_other(
+        self, bench: Bench
+    ) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        bench.world.expire("a")
+        bench.world.tick()
+        bench.world.claim("a", worker=bench.world.register(new_id()), lease=timedelta(seconds=3))
+
+        bench.heartbeat.beat()
+
+        assert bench.reason("a") is StopReason.LEASE_LOST
+        assert bench.lease("a") <= timedelta(seconds=3)
+
+    def test_one_above_which_an_operator_has_set_the_state_is_stopped_as_lost(self, bench: Bench) -> None:
+        """Its row is still open, so that nothing starts beside it; but the task has another attempt by now."""
+        bench.world.submit("a")
+        bench.run("a")
+        before = bench.entries["a"].renewed
+        bench.world.store.transact(
+            lambda tx: force_task(
+                tx, bench.world.workspace, bench.world.ids["a"], TaskState.COMPLETED, actor="ann", reason="by hand"
+            )
+        )
+
+        bench.heartbeat.beat()
+
+        assert bench.reason("a") is StopReason.LEASE_LOST
+        assert bench.entries["a"].renewed == before
+
+    def test_one_that_was_canceled_is_stopped_without_a_message_and_keeps_its_lease_while_it_ends(
+        self, bench: Bench
+    ) -> None:
+        bench.world.submit("a", "b")
+        bench.run("a", "b")
+        bench.world.cancel("a")
+
+        bench.heartbeat.beat()
+
+        assert bench.reason("a") is StopReason.CANCELED
+        assert bench.reason("b") is None
+        assert bench.lease("a") > timedelta(seconds=20)
+
+    def test_one_that_was_canceled_and_retried_since_is_stopped_too(self, bench: Bench) -> None:
+        """The next attempt waits until this one is over."""
+        bench.world.submit("a")
+        bench.run("a")
+        bench.world.cancel("a")
+        bench.world.retry("a")
+        assert bench.world.states() == {"a": "queued"}
+
+        bench.heartbeat.beat()
+
+        assert bench.reason("a") is StopReason.CANCELED
+        assert bench.world.claim("a") == [], "its job still runs"
+
+
+class TestTheWorkersOwnRow:
+    def row(self, bench: Bench) -> dict[str, object]:
+        with bench.world.store.read() as tx:
+            return dict(tx.execute(select(workers).where(workers.c.id == bench.world.worker)).mappings().one())
+
+    def age(self, bench: Bench) -> timedelta:
+        with bench.world.store.read() as tx:
+            return fleet.clock(tx) - self.row(bench)["heartbeat_at"]  # type: ignore[operator,no-any-return]
+
+    def test_a_beat_shows_that_the_worker_lives_and_what_its_own_clock_says(self, bench: Bench) -> None:
+        bench.world.sql("UPDATE workers SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
+        assert self.row(bench)["clock_at"] is None
+
+        bench.heartbeat.beat()
+
+        assert self.age(bench) < timedelta(seconds=20)
+        assert self.row(bench)["clock_at"] is not None
+
+    def test_a_worker_that_was_taken_for_dead_lives_again_with_its_next_beat(self, bench: Bench) -> None:
+        bench.world.sql("UPDATE workers SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
+        with bench.world.store.write() as tx:
+            assert len(fleet.stop_silent(tx, after=TERMS.ttl * 3)) == 1
+
+        bench.heartbeat.beat()
+
+        assert self.row(bench)["stopped_at"] is None
+        assert self.age(bench) < timedelta(seconds=20)
+
+    def test_a_worker_that_was_forgotten_registers_again_and_keeps_its_leases(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        before = self.row(bench)
+        bench.world.sql("DELETE FROM workers")
+
+        bench.heartbeat.beat()
+
+        assert {name: self.row(bench)[name] for name in ROW} == {name: before[name] for name in ROW}
+        assert bench.reason("a") is None
+        assert bench.lease("a") > timedelta(seconds=20)
+
+
+class TestNotes:
+    def story(self, bench: Bench, key: str) -> list[tuple[str, object]]:
+        with bench.world.store.read() as tx:
+            lines = events.tail(tx, bench.world.workspace, task_id=bench.world.ids[key])
+        return [(line.type.value, line.payload) for line in lines]
+
+    def test_events_processes_output_and_what_is_left_are_written_in_one_round(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        entry = bench.entries["a"]
+        entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
+        entry.live = Live(1 << 16, began=float("-inf"))
+        entry.live.feed("stdout", b"hello\n")
+        bench.attempts.note(entry, EventType.STARTED, {"pid": 41}, at=990.0)
+        bench.attempts.remember(entry, {"step": 2})
+        monkeypatch.setattr(module, "monotonic", lambda: 1000.0)
+
+        bench.heartbeat.write_notes()
+
+        assert self.story(bench, "a")[-1] == ("started", {"pid": 41})
+        assert [tuple(row) for row in bench.world.sql("SELECT pgid, pg_start FROM attempts")] == [(42, 4300.0)]
+        assert bench.world.task("a").carried == {"step": 2}
+        with bench.world.store.read() as tx:
+            chunks = output.of_attempt(tx, bench.world.workspace, bench.world.ids["a"], 1)
+            now = fleet.clock(tx)
+            (happened,) = [
+                line.at
+                for line in events.tail(tx, bench.world.workspace, task_id=bench.world.ids["a"])
+                if line.type is EventType.STARTED
+            ]
+        assert chunks == [Chunk(0, 0, 6, (("stdout", "hello\n"),))]
+        assert timedelta(seconds=10) <= now - happened < timedelta(seconds=30), "as long ago as it happened"
+        assert entry.live.due(0.0) == [], "it is not written again"
+
+    def test_an_attempt_that_was_taken_away_adds_nothing_to_the_story_of_the_next_one(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        entry = bench.entries["a"]
+        entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
+        bench.attempts.note(entry, EventType.STARTED, {})
+        bench.attempts.remember(entry, {"step": 2})
+        bench.world.expire("a")
+        bench.world.tick()
+        bench.world.claim("a", worker=bench.world.register(new_id()))
+
+        bench.heartbeat.write_notes()
+
+        assert "started" not in [line for line, _ in self.story(bench, "a")]
+        assert bench.world.task("a").carried == {}
+        assert [tuple(row) for row in bench.world.sql("SELECT pgid FROM attempts")] == [(None,), (None,)]
+
+    def speak(self, bench: Bench, key: str, **payload: object) -> None:
+        entry = bench.entries[key]
+        entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
+        bench.attempts.note(entry, EventType.PROGRESS, payload)
+        bench.attempts.remember(entry, {"step": 2})
+
+    def progress(self, bench: Bench, key: str) -> list[dict[str, object] | None]:
+        return [payload for line, payload in self.story(bench, key) if line == "progress"]
+
+    def test_nothing_is_lost_by_a_write_that_fails(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        self.speak(bench, "a", said="one")
+        heartbeat = bench.heartbeat_on(Failing(bench.world.store, DatabaseUnavailable("away"), times=1))
+        with pytest.raises(DatabaseUnavailable):
+            heartbeat.write_notes()
+        self.speak(bench, "a", said="two")
+
+        heartbeat.write_notes()
+        heartbeat.write_notes()
+
+        assert self.progress(bench, "a") == [{"said": "one"}, {"said": "two"}]
+        assert [tuple(row) for row in bench.world.sql("SELECT pgid, pg_start FROM attempts")] == [(42, 4300.0)]
+        assert bench.world.task("a").carried == {"step": 2}
+
+    def test_what_could_not_be_written_goes_with_the_end(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        self.speak(bench, "a", said="one")
+        with pytest.raises(DatabaseUnavailable):
+            bench.heartbeat_on(Away(bench.world.store)).write_notes()
+
+        notes = bench.attempts.ending(bench.entries["a"])
+
+        assert [note.payload for note in notes if isinstance(note, Note)] == [{"said": "one"}]
+
+    @pytest.mark.stores("postgres")
+    def test_events_whose_commit_was_not_answered_are_written_once(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        self.speak(bench, "a", said="one")
+        heartbeat = bench.heartbeat_on(Unanswered(bench.world.store))
+        with pytest.raises(DatabaseUnavailable):
+            heartbeat.write_notes()
+        self.speak(bench, "a", said="two")
+
+        heartbeat.write_notes()
+
+        assert self.progress(bench, "a") == [{"said": "one"}, {"said": "two"}]
+
+    @pytest.mark.stores("postgres")
+    def test_events_whose_commit_never_came_are_written_again(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        self.speak(bench, "a", said="one")
+        heartbeat = bench.heartbeat_on(Unanswered(bench.world.store, commits=False))
+        with pytest.raises(DatabaseUnavailable):
+            heartbeat.write_notes()
+
+        heartbeat.write_notes()
+
+        assert self.progress(bench, "a") == [{"said": "one"}]
+
+    def test_what_cannot_be_stored_is_nobody_elses_loss(self, bench: Bench) -> None:
+        bench.world.submit("a", "b")
+        bench.run("a", "b")
+        bench.attempts.note(bench.entries["a"], EventType.PROGRESS, {"said": object()})
+        self.speak(bench, "b", said="two")
+
+        bench.heartbeat.write_notes()
+        self.speak(bench, "a", said="three")
+        bench.heartbeat.write_notes()
+
+        assert self.progress(bench, "b") == [{"said": "two"}]
+        assert self.progress(bench, "a") == [{"said": "three"}]
+
+    def test_progress_that_could_not_be_written_comes_again(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        bench.entries["a"].moved = True
+        heartbeat = bench.heartbeat_on(Failing(bench.world.store, DatabaseUnavailable("away"), times=1))
+        with pytest.raises(DatabaseUnavailable):
+            heartbeat.beat()
+
+        heartbeat.beat()
+
+        assert bench.world.attempts("a")[-1].progress_at is not None
+
+    def test_output_that_could_not_be_written_comes_again(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        live = bench.entries["a"].live = Live(1 << 16, began=float("-inf"))
+        live.feed("stdout", b"hello\n")
+        with pytest.raises(DatabaseUnavailable):
+            bench.heartbeat_on(Away(bench.world.store)).write_notes()
+
+        bench.heartbeat.write_notes()
+
+        with bench.world.store.read() as tx:
+            assert len(output.of_attempt(tx, bench.world.workspace, bench.world.ids["a"], 1)) == 1
+
+
+class TestTheLoop:
+    """In its own thread, as in a worker; its pause is made short, its period is not."""
+
+    @pytest.fixture(autouse=True)
+    def _short_pauses(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "_NOTES_EVERY", 0.02)
+
+    @contextmanager
+    def running(self, heartbeat: Heartbeat) -> Iterator[None]:
+        heartbeat.start()
+        try:
+            yield
+        finally:
+            heartbeat.stop()
+
+    @pytest.mark.parametrize("error", [DatabaseUnavailable("away"), RuntimeError("a bug")], ids=["away", "bug"])
+    def test_a_beat_that_failed_is_repeated_soon_and_not_a_whole_period_later(
+        self, bench: Bench, error: Exception
+    ) -> None:
+        store = Failing(bench.world.store, error, times=2)
+        bench.world.submit("a")
+        bench.run("a")
+
+        with self.running(bench.heartbeat_on(store)):
+            assert store.succeeded.wait(PATIENCE)
+
+        assert store.failed == 2
+        assert bench.entries["a"].renewed > 0
+
+    def test_rounds_are_as_far_apart_as_they_are_to_be_whatever_one_of_them_takes(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next beat is due in the next round, not in the one after it: a short lease has no time for that."""
+        monkeypatch.setattr(module, "_NOTES_EVERY", 0.5)
+        begun: list[float] = []
+        over = threading.Event()
+
+        class Noted(Around):
+            @contextmanager
+            def write(self) -> Iterator[Connection]:
+                begun.append(time.monotonic())
+                if len(begun) > 4:
+                    over.set()
+                if len(begun) < 3:
+                    time.sleep(0.1)
+                    raise DatabaseUnavailable("away")
+                with self.store.write() as tx:
+                    yield tx
+
+        terms = LeaseTerms(ttl=timedelta(seconds=1.5), heartbeat=timedelta(seconds=0.5))
+        with self.running(bench.heartbeat_on(Noted(bench.world.store), terms=terms)):
+            assert over.wait(PATIENCE)
+
+        apart = [later - earlier for earlier, later in itertools.pairwise(begun[:5])]
+        assert min(apart) < 0.9, apart
+        assert sorted(apart)[2] < 0.9, f"all but one, on a machine that does much else: {apart}"
+
+    def test_a_beat_that_succeeded_is_followed_by_the_next_one_after_a_whole_period(self, bench: Bench) -> None:
+        rounds = Rounds(20)
+        store = Failing(bench.world.store, RuntimeError("not raised"), times=0)
+        heartbeat = Heartbeat(store, rounds, {"id": bench.world.worker}, terms=TERMS)
+
+        with self.running(heartbeat):
+            assert rounds.over.wait(PATIENCE)
+
+        assert store.succeeded.is_set()
+        assert store.writes == 1
+
+    def test_what_a_job_waits_for_is_written_before_the_next_round(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_NOTES_EVERY", 600.0)
+        slow = LeaseTerms(ttl=timedelta(hours=1), heartbeat=timedelta(minutes=10))
+        bench.world.submit("a")
+        bench.run("a")
+        entry = bench.entries["a"]
+        entry.claim = replace(entry.claim, budgeted=True)
+        purse = entry.purse = Purse(entry.claim, NoPrices())  # type: ignore[arg-type]
+        purse.spent([Usage("m", input_tokens=10, cost_usd=Decimal("0.5"))])
+        store = Failing(bench.world.store, RuntimeError("not raised"), times=0)
+
+        with self.running(bench.heartbeat_on(store, terms=slow)):
+            bench.attempts.hurry.set()
+            assert store.succeeded.wait(PATIENCE)
+
+        assert [tuple(row) for row in bench.world.sql("SELECT total_tokens FROM costs")] == [(10,)]
+        assert purse.settled
+
+    def test_a_worker_that_stops_renews_nothing_any_more(self, bench: Bench) -> None:
+        heartbeat = bench.heartbeat_on(bench.world.store)
+        heartbeat.start()
+
+        heartbeat.stop()
+
+        assert not [thread for thread in threading.enumerate() if thread.name in {"coord-heartbeat", "coord-fence"}]
+
+
+class Rounds(HeldAttempts):
+    """Attempts of nobody, and how often the loop has come round: ``over`` is set after *many* times."""
+
+    def __init__(self, many: int) -> None:
+        super().__init__()
+        self.left = many
+        self.over = threading.Event()
+
+    def unwritten(self) -> Unwritten:
+        self.left -= 1
+        if self.left <= 0:
+            self.over.set()
+        return super().unwritten()

@@ -1,0 +1,288 @@
+"""What a worker process knows of its attempts: which leases to renew, which ran out, and who must stop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.domain.events import EventType
+from tests.support.jobs import claim_of
+from workers import held as module
+from workers.held import Held, HeldAttempts
+from workers.runners.base import Control, ProcessRecord, StopReason
+
+FENCE = timedelta(seconds=25)
+TTL = timedelta(seconds=30)
+PROCESS = ProcessRecord(pid=7, pgid=7, start_time=70, marker="A=b")
+
+
+class Clock:
+    """The clock of the process, moved by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def attempts() -> HeldAttempts:
+    return HeldAttempts()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    with Control(scratch=tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def wake() -> Iterator[int]:
+    descriptor = os.eventfd(0, os.EFD_NONBLOCK)
+    yield descriptor
+    os.close(descriptor)
+
+
+def add(attempts: HeldAttempts, key: str = "a", *, sent: float = 1000.0, **changes: object) -> Held:
+    (entry,) = attempts.add([replace(claim_of({}), key=key, **changes)], sent=sent)  # type: ignore[arg-type]
+    return entry
+
+
+def key_of(entry: Held) -> tuple[str, int]:
+    return entry.claim.task_id, entry.claim.attempt
+
+
+def is_readable(descriptor: int) -> bool:
+    try:
+        return os.eventfd_read(descriptor) > 0
+    except BlockingIOError:
+        return False
+
+
+class TestLeases:
+    def test_a_lease_is_overdue_when_the_last_renewal_was_sent_longer_ago_than_the_limit(
+        self, attempts: HeldAttempts, clock: Clock
+    ) -> None:
+        entry = add(attempts, sent=clock.now)
+
+        clock.now += 24.9
+        assert attempts.overdue(FENCE) == []
+        clock.now += 0.2
+        assert attempts.overdue(FENCE) == [key_of(entry)]
+
+    def test_a_renewal_counts_from_when_it_was_sent(self, attempts: HeldAttempts, clock: Clock) -> None:
+        entry = add(attempts, sent=clock.now)
+        clock.now += 30
+
+        attempts.renewed(key_of(entry), sent=1010.0, ttl=TTL)
+
+        assert entry.renewed == 1010.0
+        assert attempts.overdue(timedelta(seconds=19)) == [key_of(entry)]
+        assert attempts.overdue(timedelta(seconds=21)) == []
+
+    def test_a_renewal_that_is_heard_of_late_takes_nothing_back(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts, sent=1000.0)
+        attempts.renewed(key_of(entry), sent=1020.0, ttl=TTL)
+
+        attempts.renewed(key_of(entry), sent=1010.0, ttl=TTL)
+
+        assert entry.renewed == 1020.0
+
+    def test_one_that_was_not_renewed_in_time_has_lapsed_for_good(self, attempts: HeldAttempts, clock: Clock) -> None:
+        entry = add(attempts, sent=clock.now)
+        assert not attempts.has_lapsed(entry, TTL)
+
+        clock.now += 31
+        assert attempts.has_lapsed(entry, TTL), "before the next renewal, too"
+
+        assert not attempts.renewed(key_of(entry), sent=clock.now, ttl=TTL)
+        assert not attempts.renewed(key_of(entry), sent=clock.now + 1, ttl=TTL)
+        assert attempts.has_lapsed(entry, TTL)
+
+    def test_what_has_ended_is_neither_renewed_nor_counted(self, attempts: HeldAttempts) -> None:
+        first, second = add(attempts), add(attempts)
+
+        attempts.drop(first.claim)
+
+        assert (attempts.keys(), attempts.count()) == ([key_of(second)], 1)
+        assert not attempts.stop(key_of(first), StopReason.CANCELED)
+
+
+class TestOrders:
+    def test_an_order_reaches_the_job_that_runs(self, attempts: HeldAttempts, control: Control) -> None:
+        entry = add(attempts)
+        attempts.attach(entry, control)
+
+        assert attempts.stop(key_of(entry), StopReason.CANCELED)
+
+        assert control.stop_reason is StopReason.CANCELED
+
+    def test_an_order_that_came_before_the_job_began_is_passed_on(
+        self, attempts: HeldAttempts, control: Control
+    ) -> None:
+        entry = add(attempts)
+        attempts.stop(key_of(entry), StopReason.LEASE_LOST)
+
+        attempts.attach(entry, control)
+
+        assert control.stop_reason is StopReason.LEASE_LOST
+
+    def test_an_order_for_another_attempt_of_the_task_stops_nothing(
+        self, attempts: HeldAttempts, control: Control
+    ) -> None:
+        entry = add(attempts, attempt=2)
+        attempts.attach(entry, control)
+
+        assert not attempts.stop((entry.claim.task_id, 1), StopReason.CANCELED)
+
+        assert control.stop_reason is None
+
+    def test_an_order_for_a_job_whose_end_is_being_written_comes_too_late(
+        self, attempts: HeldAttempts, control: Control
+    ) -> None:
+        entry = add(attempts)
+        attempts.attach(entry, control)
+        attempts.ending(entry)
+
+        assert not attempts.stop(key_of(entry), StopReason.CANCELED)
+
+        assert (entry.gone, control.stop_reason) == (None, None)
+
+    def test_a_batch_is_woken_by_an_order_for_one_of_its_jobs(self, attempts: HeldAttempts, wake: int) -> None:
+        first, second = add(attempts), add(attempts)
+        attempts.watch([first, second], wake)
+        assert not is_readable(wake)
+
+        attempts.stop(key_of(second), StopReason.CANCELED)
+
+        assert is_readable(wake)
+        assert (first.gone, second.gone) == (None, StopReason.CANCELED)
+
+    def test_a_batch_is_woken_by_an_order_that_came_before_it_was_watched(
+        self, attempts: HeldAttempts, wake: int
+    ) -> None:
+        entry = add(attempts)
+        attempts.stop(key_of(entry), StopReason.CANCELED)
+
+        attempts.watch([entry], wake)
+
+        assert is_readable(wake)
+
+    def test_a_worker_that_leaves_asks_every_attempt_to_end(self, attempts: HeldAttempts) -> None:
+        entries = [add(attempts) for _ in range(3)]
+
+        attempts.stop_all(StopReason.SHUTDOWN)
+
+        assert [entry.gone for entry in entries] == [StopReason.SHUTDOWN] * 3
+
+
+class TestReports:
+    def test_an_event_is_handed_out_until_it_is_written(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        attempts.note(entry, EventType.STARTED, {"pid": 7}, at=5.0)
+        attempts.landed(attempts.unwritten())
+
+        found = attempts.unwritten()
+        attempts.note(entry, EventType.PROGRESS, {})
+        attempts.wrote(found)
+        attempts.landed(found)
+
+        ((owner, notes),) = found.notes
+        assert owner is entry
+        assert [(note.type, note.payload, note.at) for note in notes] == [(EventType.STARTED, {"pid": 7}, 5.0)]  # type: ignore[union-attr]
+        assert [note.type for note in attempts.ending(entry)] == [EventType.PROGRESS]  # type: ignore[union-attr]
+        assert not attempts.unwritten()
+
+    def test_an_end_takes_with_it_what_is_still_being_written_when_that_takes_long(
+        self, attempts: HeldAttempts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_IN_FLIGHT", 0.01)
+        entry = add(attempts)
+        attempts.note(entry, EventType.STARTED, {})
+        found = attempts.unwritten()
+
+        notes = attempts.ending(entry)
+
+        attempts.wrote(found)
+        assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
+
+    def test_an_end_waits_for_what_is_being_written_and_leaves_it_out(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        attempts.note(entry, EventType.STARTED, {})
+        found = attempts.unwritten()
+
+        def write() -> None:
+            attempts.wrote(found)
+            attempts.landed(found)
+
+        writer = threading.Timer(0.1, write)
+        writer.start()
+        notes = attempts.ending(entry)
+        writer.join()
+
+        assert notes == []
+
+    def test_while_nothing_can_be_written_the_oldest_events_go(
+        self, attempts: HeldAttempts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MOST_NOTES", 3)
+        entry = add(attempts)
+
+        for number in range(5):
+            attempts.note(entry, EventType.PROGRESS, {"number": number})
+
+        assert [note.payload["number"] for note in attempts.ending(entry)] == [2, 3, 4]  # type: ignore[union-attr]
+
+    def test_an_event_that_was_not_written_goes_with_the_end(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        attempts.note(entry, EventType.STARTED, {})
+
+        notes = attempts.ending(entry)
+
+        assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
+        assert not attempts.unwritten()
+
+    def test_a_process_is_handed_out_until_it_is_written(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        entry.process = PROCESS
+        attempts.landed(attempts.unwritten())
+
+        found = attempts.unwritten()
+        attempts.wrote(found)
+
+        assert found.processes == [(entry.claim, PROCESS)]
+        assert not attempts.unwritten()
+
+    def test_progress_is_handed_out_once_for_each_move(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        add(attempts)
+        entry.moved = True
+
+        assert attempts.take_moved() == [key_of(entry)]
+        assert attempts.take_moved() == []
+        attempts.moved_still([key_of(entry)])
+        assert attempts.take_moved() == [key_of(entry)], "it could not be written"
+
+    def test_all_that_an_attempt_leaves_is_handed_out_again_when_there_is_more(self, attempts: HeldAttempts) -> None:
+        entry = add(attempts)
+        attempts.remember(entry, {"a": 1})
+        first = attempts.unwritten()
+        assert first.left == [(entry.claim, {"a": 1})]
+
+        attempts.remember(entry, {"b": 2})
+        attempts.wrote(first)
+
+        second = attempts.unwritten()
+        assert second.left == [(entry.claim, {"a": 1, "b": 2})]
+        attempts.wrote(second)
+        assert not attempts.unwritten()

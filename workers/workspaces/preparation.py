@@ -1,0 +1,337 @@
+"""Makes a worktree ready to work before its job begins: files of the person's checkout, and what a setup command makes.
+
+What is brought in is never committed: what git does not ignore already is excluded by a file of excludes that only
+this worktree's git commands and its job are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Self
+
+from coordination.clock import monotonic
+from coordination.domain.attempts import Claim, Outcome
+from coordination.domain.durations import show_duration
+from coordination.domain.events import EventType
+from coordination.domain.excerpts import excerpt
+from coordination.domain.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
+from coordination.errors import Refused
+from workers.runners import environment
+from workers.runners.base import Control
+from workers.runners.output import Capture, one_line
+from workers.runners.process import Launcher, death_sentence
+from workers.runners.program import run_program
+from workers.surroundings import Lends
+from workers.workspaces import warm
+from workers.workspaces.git import LONG, GitFailed, Interrupted, identity_of
+from workers.workspaces.warm import Warm, is_inside, make_parents
+from workers.workspaces.worktree import Worktree
+
+SETUP_LIMIT = timedelta(minutes=30)
+_EXCLUDES = "coordination-excludes"
+_KEPT = 64 * 1024  # bytes of the setup's output
+_LAST_LINES = 20
+_NAMED = 120
+_AT_ONCE = 500  # paths of one cp
+_SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\*?[ "})
+
+
+@dataclass(slots=True)
+class Ready:
+    """What a worktree was given. ``variables`` yield to those of the plan, ``own`` do not. Close it at the end."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    own: dict[str, str] = field(default_factory=dict)
+    _warm: Warm | None = None
+    _lends: Lends | None = None
+
+    def lend(self, what: Preparation, lends: Lends | None) -> None:
+        """Give the job the ports and the database that it is to have. Raises Unavailable or Refused."""
+        if lends is None or not (what.ports or what.database):
+            return
+        self._lends = lends
+        self.variables |= port_variables(lends.ports(what.ports) if what.ports else ())
+        if what.database is not None:
+            self.own[what.database.variable] = lends.database(what.database)
+
+    def environment(self, claim: Claim) -> dict[str, str]:
+        """The variables of the claimed job, with those of its worktree."""
+        return {**self.variables, **claim.work.get("env", {}), **self.own}
+
+    def _work(self, claim: Claim) -> dict[str, Any]:
+        work = {**claim.work, "env": self.environment(claim)}
+        if secrets := claim.work.get("secrets"):
+            work["secrets"] = [name for name in secrets if name not in self.own]  # a copy goes before its original
+        return work
+
+    def around(self, claim: Claim) -> Claim:
+        """The claim of a job that has these variables."""
+        return replace(claim, work=self._work(claim))
+
+    def inside(self, place: Worktree, claim: Claim) -> Claim:
+        """The claim of a job that runs in *place* with these variables; what it commits itself is its agent's."""
+        own = identity_of(claim)
+        own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
+        work = self._work(claim)
+        work["env"] = own | work["env"]
+        path = tuple(map(place.counterpart, claim.python_path))
+        return replace(claim, workdir=place.folder, work=work, python_path=path)
+
+    def keep(self, until: float) -> None:
+        """The worktree stays until then, in seconds since 1970, so what it links to has to stay too."""
+        if self._warm is not None:
+            self._warm.touch(until)
+
+    def close(self) -> None:
+        """Nobody works there any more."""
+        if self._lends is not None:
+            self._lends.give_back()
+        if self._warm is not None:
+            self._warm.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """Prepares one worktree for one attempt."""
+
+    place: Worktree
+    claim: Claim
+    what: Preparation
+    launcher: Launcher
+    control: Control
+
+    @property
+    def root(self) -> Path:
+        """The folder of all worktrees: there is one below it for each run."""
+        return self.place.lodging.path.parents[1]
+
+    def run(self, ready: Ready) -> None:
+        """Prepare it, and note in *ready* what has to be given back.
+
+        Raises Refused for what cannot be brought in, GitFailed when the setup command or git fails, Interrupted,
+        OSError.
+        """
+        if self.what == NO_PREPARATION:
+            return
+        what, top = self.what, self.place.lodging.path
+        brought = [self._copied(name) for name in what.copy]
+        if what.setup is not None:
+            share = [self._from_top(name) for name in what.share]
+            ready._warm = found = warm.take(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
+            if found.about is None:
+                entries = list(self._set_up(what.setup, brought, share))
+                found.fill(top, entries, share, self._copy)
+            else:
+                entries = found.bring_into(top, share, self._copy)
+                self.control.event(EventType.PROGRESS, {"setup": one_line(what.setup, _NAMED), "warm": True})
+            brought += entries
+        if brought:
+            ready.own = self._exclude()
+
+    # --- copies of the person's files
+
+    def _copied(self, name: str) -> str:
+        """Copy a file or folder from the person's checkout; its path from the top of the worktree."""
+        source = Path(str(self.claim.workdir))
+        for part in PurePosixPath(name).parts:
+            source = source / part
+            if source.is_symlink():
+                raise Refused(
+                    f"checkout.copy names {excerpt(name)}, and {source} is a link",
+                    hint="Name the file itself, by a path without links",
+                )
+        if not source.exists():
+            raise Refused(
+                f"checkout.copy names {excerpt(name)}, and there is no {source}",
+                hint="Make it, or take it out of checkout.copy",
+            )
+        inside, top = self._from_top(name), self.place.lodging.path
+        target = top / inside
+        if os.path.lexists(target):
+            raise Refused(
+                f"checkout.copy names {excerpt(name)}, which is committed, so the worktree has it already",
+                hint="Take it out of checkout.copy",
+            )
+        make_parents(top, inside)
+        try:
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True)
+            else:
+                shutil.copy2(source, target)
+        except shutil.Error as error:
+            first = error.args[0][0][2] if error.args and error.args[0] else error
+            raise Refused(f"checkout.copy names {excerpt(name)}, which cannot be copied: {first}") from None
+        return inside
+
+    def _from_top(self, name: str) -> str:
+        return str(PurePosixPath(self.place.repository.prefix, name))
+
+    # --- the setup command
+
+    def _digest(self, setup: str) -> str:
+        """What the result of the setup command depends on."""
+        system = os.uname()
+        parts = [
+            [setup, sorted(self.what.share), self.place.repository.prefix],
+            [str(self.place.repository.common), system.sysname, system.machine],
+            [[str(path.relative_to(self.place.lodging.path)), _hash(path)] for path in self._lock_files()],
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def _lock_files(self) -> list[Path]:
+        """The files that are named; else lock files in the task's folder or the nearest above it; else manifests."""
+        folder, top = Path(self.place.folder), self.place.lodging.path
+        if self.what.lock:
+            for name in self.what.lock:
+                if not _is_file(folder / name):
+                    raise Refused(
+                        f"checkout.lock names {excerpt(name)}, and the commit that the task begins at has no such file",
+                        hint="Name committed files, or leave checkout.lock out",
+                    )
+            return [folder / name for name in self.what.lock]
+        above = [folder, *(place for place in folder.parents if place.is_relative_to(top))]
+        for known in (LOCK_FILES, MANIFESTS):
+            for place in above:
+                if found := [place / name for name in known if _is_file(place / name)]:
+                    return found
+        return []
+
+    def _set_up(self, setup: str, brought: Sequence[str], share: Sequence[str]) -> Iterator[str]:
+        """Run the command here; the paths of what it has made."""
+        began = monotonic()
+        out = Capture(min(_KEPT, self.control.output_limit))
+        with environment.Scratch(self.control.scratch, self.claim) as scratch:
+            ran = run_program(
+                self.launcher,
+                ["/bin/sh", "-c", f"exec 2>&1\n{setup}"],
+                replace(self.claim, timeout=SETUP_LIMIT, stall_timeout=None),
+                self.control,
+                variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
+                folder=self.place.folder,
+                feed=out.feed,
+                announced=False,
+            )
+        took = timedelta(seconds=monotonic() - began)
+        name = one_line(setup, _NAMED)
+        why = _problem(ran.exit_code)
+        if ran.interruption is not None:
+            if ran.interruption.outcome is not Outcome.TIMED_OUT:
+                raise Interrupted(ran.interruption)
+            why = ran.interruption.error
+        told = {"setup": name, "passed": why is None, "took": round(took.total_seconds(), 3)}
+        self.control.event(EventType.PROGRESS, told if why is None else told | {"why": why})
+        if why is not None:
+            last = "\n".join(out.text().rstrip().splitlines()[-_LAST_LINES:])
+            log = f"[setup {name}] {why} ({show_duration(took)})\n{last}".rstrip()
+            raise GitFailed(f"setup {name!r} failed: {why}", log=log)
+        made = self.place.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
+        for name in share:
+            self._check_made(name, made)
+        for path in made:
+            yield from self._without(path.rstrip("/"), brought)
+
+    def _check_made(self, name: str, made: Sequence[str]) -> None:
+        top = self.place.lodging.path
+        if not any(is_inside(name, path) for path in made) or not (top / name).exists():
+            raise Refused(
+                f"checkout.share names {excerpt(name)}, which the setup command did not make",
+                hint="Name what it makes and git does not track, such as .venv or node_modules",
+            )
+        if any((top / above).is_symlink() for above in PurePosixPath(name).parents):
+            raise Refused(
+                f"checkout.share names {excerpt(name)}, to which a link leads", hint="Name it by a path without links"
+            )
+
+    def _without(self, path: str, brought: Sequence[str]) -> Iterator[str]:
+        """The parts of *path* that are not among what was *brought* there before."""
+        if any(is_inside(path, name) for name in brought):
+            return
+        if not any(is_inside(name, path) for name in brought):
+            yield path
+            return
+        for child in sorted(os.listdir(self.place.lodging.path / path)):  # noqa: PTH208 - names
+            yield from self._without(f"{path}/{child}", brought)
+
+    def _copy(self, places: Sequence[Path], folder: Path) -> None:
+        """Copy with all attributes, sharing blocks where the file system can."""
+        with environment.Scratch(self.control.scratch, self.claim) as scratch:
+            for start in range(0, len(places), _AT_ONCE):
+                ran = run_program(
+                    self.launcher,
+                    ["cp", "-a", "--", *map(str, places[start : start + _AT_ONCE]), f"{folder}/"],
+                    replace(self.claim, timeout=SETUP_LIMIT, stall_timeout=None),
+                    self.control,
+                    variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
+                    folder=str(self.place.lodging.path),
+                    feed=lambda _: None,
+                    announced=False,
+                    write=[os.path.realpath(self.root)],
+                )
+                if ran.interruption is not None:
+                    raise Interrupted(ran.interruption)
+                if ran.exit_code:
+                    said = (ran.log.strip().splitlines() or ["no message"])[-1]
+                    raise GitFailed(f"What the setup command made cannot be copied: {said}")
+
+    # --- what git must not see, and what people want to see
+
+    def _exclude(self) -> dict[str, str]:
+        """Exclude what git would take for the task's own; the variables with which git does not."""
+        strange = self.place.git("ls-files", "--others", "--exclude-standard", "--directory", "-z", limit=LONG).words
+        if not strange:
+            return {}
+        ours = self.place.record / _EXCLUDES
+        lines = [f"/{name.translate(_SPECIAL)}" for name in strange if "\n" not in name]
+        ours.write_text("\n".join([*self._persons_excludes(), *lines, ""]), encoding="utf-8", errors="surrogateescape")
+        number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
+        config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(ours)}
+        mine = {"GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ours), "GIT_CONFIG_COUNT": "1"}
+        self.place.git = self.place.git.at(self.place.lodging.path, **mine)
+        return config | {"GIT_CONFIG_COUNT": str(number + 1)}
+
+    def _persons_excludes(self) -> list[str]:
+        """The lines of the person's own file of excludes, which ours stands in for."""
+        said = self.place.git("config", "--type=path", "--get", "core.excludesFile", may_fail=True)
+        base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - a text
+        path = Path(said.text or f"{base}/git/ignore")
+        try:
+            return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError:
+            return []
+
+
+def _problem(exit_code: int | None) -> str | None:
+    if exit_code == 0:
+        return None
+    if exit_code is None:
+        return "it did not end"
+    return death_sentence(exit_code) if exit_code < 0 else f"exit status {exit_code}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

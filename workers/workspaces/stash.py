@@ -1,0 +1,92 @@
+"""Finds the stashes that one attempt made: all worktrees of a repository share one list."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers import files
+from workers.runners.base import Control
+from workers.workspaces.git import LONG, Git, GitFailed
+from workers.workspaces.turns import records_turn
+
+if TYPE_CHECKING:
+    from workers.workspaces.history import History
+    from workers.workspaces.worktree import Worktree
+
+REF = "refs/stash"
+_SUBJECT = re.compile(r"(?:WIP on|On) (.*?): ")
+_NO_BRANCH = "(no branch)"
+_WITH_UNTRACKED = 3  # parents: the commit it was made on, the index, the untracked files
+
+
+def entries(git: Git, refs: Collection[str] | None = None) -> dict[str, str]:
+    """The commits on the list, the newest first, with what the list says of each. *refs*: those that are there."""
+    if REF not in refs if refs is not None else git("rev-parse", "--quiet", "--verify", REF, may_fail=True).code:
+        return {}
+    words = git("log", "-g", "-z", "--format=%H %gs", REF, "--").words
+    return {commit: said for commit, _, said in (word.partition(" ") for word in words)}
+
+
+def is_from(place: Worktree, commit: str, past: History, *, author: str, alone: bool) -> bool:
+    """Whether *commit* was stashed in the worktree, where *past* has happened.
+
+    The task's branch is checked out in no other worktree. On another branch the author counts, where HEAD was, and the
+    reset that git does when it stashes; on none, that no other attempt of the author was there (*alone*).
+    """
+    by, moment, parents, subject = place.git("log", "-1", "--format=%ce%n%ct%n%P%n%s", commit).text.split("\n", 3)
+    match = _SUBJECT.match(subject)
+    branch = _NO_BRANCH if match is None else match[1]
+    if branch.startswith("coord/"):
+        return branch == place.repository.task_branch
+    if by != author or parents.split(" ")[0] not in {place.start, *past.places}:
+        return False
+    if branch == _NO_BRANCH:
+        return alone
+    return any(abs(reset - int(moment)) <= 1 for reset in past.resets)
+
+
+def autostash(record: Path) -> list[str]:
+    """What a merge that stopped has put aside."""
+    try:
+        return files.read(record / "MERGE_AUTOSTASH").decode("ascii").split()
+    except (OSError, ValueError):
+        return []
+
+
+def as_change(place: Worktree, commit: str) -> str:
+    """A commit with what is stashed as *commit*, untracked files included, on top of where it was made."""
+    git = place.git
+    parents = git("rev-parse", f"{commit}^@").text.split()
+    tree = git("rev-parse", f"{commit}^{{tree}}").text
+    if len(parents) >= _WITH_UNTRACKED:
+        index = place.record / "index.stash"
+        own = git.at(place.lodging.path, GIT_INDEX_FILE=str(index))
+        try:
+            own("read-tree", tree, limit=LONG)
+            untracked = git("ls-tree", "-r", "-z", "--full-tree", parents[2], limit=LONG).out
+            own("update-index", "-z", "--index-info", stdin=untracked, limit=LONG)
+            tree = own("write-tree").text
+        finally:
+            files.unlink(index)
+    return git("commit-tree", tree, "-p", parents[0], "-m", "stash").text
+
+
+def drop(place: Worktree, commits: Collection[str]) -> None:
+    """Take *commits* off the list, and nothing else: an entry of somebody else's that went meanwhile is put back."""
+    if not commits:
+        return
+    git = place.git
+    with records_turn(place.lodging.root, place.repository.common, Control(scratch=place.record)):
+        for commit in commits:
+            there = entries(git)
+            if commit not in there:
+                continue
+            with contextlib.suppress(GitFailed):
+                git("stash", "drop", "--quiet", f"stash@{{{list(there).index(commit)}}}")
+            after = entries(git)
+            for lost in [other for other in reversed(there) if other != commit and other not in after]:
+                git("stash", "store", "--message", there[lost], lost)
