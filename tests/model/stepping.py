@@ -27,8 +27,8 @@ _PATIENCE = patience(30.0)
 Schedule = Sequence[tuple[str, int]]
 """Who takes how many steps, one after the other; who is left when it ends goes on in the order of names."""
 
-Blocked = Callable[[Sequence["Actor"]], bool]
-"""Whether all of these wait for locks that others hold."""
+Blocked = Callable[[Sequence["Actor"], Sequence["Actor"]], bool]
+"""Whether all of the first wait for locks that others hold; the second stand at their gates or have ended."""
 
 
 class Stuck(AssertionError):
@@ -41,6 +41,7 @@ class Actor:
     def __init__(self, name: str, work: Callable[[], Any], changed: threading.Condition, trace: list[str]) -> None:
         self.name = name
         self.pid: int | None = None  # of the connection it used last
+        self.doing = ""  # the statement, commit or rollback that it was let through to last
         self.result: Any = None
         self.error: BaseException | None = None
         self.stopped = self.over = False
@@ -62,7 +63,13 @@ class Actor:
             if not self._changed.wait_for(lambda: self._go, timeout=_PATIENCE * 4):
                 raise Stuck(f"{self.name} was forgotten before: {statement}")
             self._go = self.stopped = False
+            self.doing = statement
             self._trace.append(f"{self.name}: {' '.join(statement.split())[:110]}")
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether it has begun a transaction that it has not ended."""
+        return not self.over and self.doing not in {"", "COMMIT", "ROLLBACK"}
 
     def go(self) -> None:
         """Give it one turn."""
@@ -97,15 +104,22 @@ def gates(*stores: Store) -> Iterator[None]:
     def commit(connection: Connection) -> None:
         _stop(connection, "COMMIT")
 
+    def rollback(_connection: Connection) -> None:
+        actor = getattr(_here, "actor", None)
+        if actor is not None:
+            actor.doing = "ROLLBACK"
+
     for store in stores:
         event.listen(store._write_engine, "before_cursor_execute", statement)
         event.listen(store._write_engine, "commit", commit)
+        event.listen(store._write_engine, "rollback", rollback)
     try:
         yield
     finally:
         for store in stores:
             event.remove(store._write_engine, "before_cursor_execute", statement)
             event.remove(store._write_engine, "commit", commit)
+            event.remove(store._write_engine, "rollback", rollback)
 
 
 def _stop(connection: Connection, statement: str) -> None:
@@ -144,8 +158,9 @@ def play(  # noqa: C901 - the stage and what happens on it
                 if changed.wait_for(lambda: all(actor.at_rest for actor in actors.values()), timeout=0.002):
                     return
             busy = [actor for actor in actors.values() if not actor.at_rest]
-            anyone = any(actor.at_rest and not actor.over for actor in actors.values())
-            if busy and anyone and blocked(busy) and not any(actor.at_rest for actor in busy):
+            resting = [actor for actor in actors.values() if actor.at_rest]
+            anyone = any(not actor.over for actor in resting)
+            if busy and anyone and blocked(busy, resting) and not any(actor.at_rest for actor in busy):
                 waited = True
                 return
             if time.monotonic() > until:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, permutations
@@ -52,8 +52,8 @@ class Stage:
         for store in (self.store, *self.own.values()):
             store.close()
 
-    def blocked(self, actors: list[Actor]) -> bool:
-        """Whether they all wait for each other's locks."""
+    def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
+        """Whether all who are busy wait for others' locks."""
         raise NotImplementedError
 
     def act(self, scene: Scene, schedule: Schedule) -> tuple[Result, Played]:
@@ -102,8 +102,8 @@ class PostgresStage(Stage):
         self._watch.close()
         super().close()
 
-    def blocked(self, actors: list[Actor]) -> bool:
-        pids = [actor.pid for actor in actors]
+    def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:  # noqa: ARG002 - the server says
+        pids = [actor.pid for actor in busy]
         waiting = self._watch.execute(
             "SELECT count(*) FROM unnest(%s::int[]) pid WHERE cardinality(pg_blocking_pids(pid)) > 0", [pids]
         ).fetchone()
@@ -111,7 +111,7 @@ class PostgresStage(Stage):
 
 
 class SqliteStage(Stage):
-    """Each actor has a store of its own, as in a process of its own. SQLite does not say who waits: time tells."""
+    """Each actor has a store of its own, as in a process of its own. SQLite does not say who waits: there is one lock."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -120,9 +120,10 @@ class SqliteStage(Stage):
     def store_of(self, name: str) -> Store:
         return self.own.setdefault(name, open_store(self._url))
 
-    def blocked(self, actors: list[Actor]) -> bool:
-        with actors[0]._changed:
-            return not actors[0]._changed.wait_for(lambda: any(actor.at_rest for actor in actors), timeout=0.03)
+    def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
+        return all(actor.doing.startswith("BEGIN") for actor in busy) and any(
+            actor.in_transaction for actor in resting
+        )
 
 
 @pytest.fixture

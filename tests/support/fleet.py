@@ -110,9 +110,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet_on(processes: Processes, database_url: str, redis_url: str, folder: Path) -> Iterator[Fleet]:
-    """A fleet without workers yet."""
-    fleet = Fleet(processes, Fleet.environment(database_url, redis_url, folder), folder)
+def fleet_on(processes: Processes, database_url: str, redis_url: str, folder: Path, **env: str) -> Iterator[Fleet]:
+    """A fleet without workers yet; *env* is added to what its processes are told."""
+    fleet = Fleet(processes, {**Fleet.environment(database_url, redis_url, folder), **env}, folder)
     try:
         yield fleet
     finally:

@@ -29,6 +29,10 @@ HELD = "touch held.begun; while [ ! -e go ]; do sleep 0.05; done; echo held"
 MEET = "touch met.%s; while [ $(ls met.* | wc -l) -lt 2 ]; do sleep 0.05; done"
 
 
+UNHURRIED = {"COORD_LEASE_TTL": "30s"}
+"""For tests in which no job may be lost: a machine that stands still for a while takes none away."""
+
+
 def plan() -> list[Task]:
     """A plan that is in its middle until the file ``go`` is there, and whose end needs two workers."""
     return [
@@ -62,6 +66,16 @@ def counted(fleet: Fleet) -> dict[str, int]:
     with fleet.co.runtime.store.read() as tx:
         names = ("runs", "tasks", "dependencies", "task_events")
         return {name: tx.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}  # noqa: S608
+
+
+def lease(fleet: Fleet, run_id: str) -> str:
+    """Until when the job that runs now is its worker's, as stored."""
+    wanted = text(
+        "SELECT CAST(a.lease_until AS TEXT) FROM attempts a JOIN tasks t ON t.id = a.task_id "
+        "WHERE t.run_id = :run AND a.finished_at IS NULL"
+    )
+    with fleet.co.runtime.store.read() as tx:
+        return str(tx.execute(wanted, {"run": run_id}).scalar_one())
 
 
 def migrate(url: str) -> None:
@@ -166,15 +180,18 @@ class TestAnEarlierRelease:
         request: pytest.FixtureRequest,
     ) -> None:
         url = request.getfixturevalue(f"blank_{kind}_url")
-        theirs = Theirs(processes, earlier, Fleet.environment(url, redis_url, tmp_path), tmp_path)
+        environment = {**Fleet.environment(url, redis_url, tmp_path), **UNHURRIED}
+        theirs = Theirs(processes, earlier, environment, tmp_path)
         theirs.coord("migrate")
         old = theirs.worker()
         run_id = theirs.submit(plan())
         theirs.await_file("held.begun")
 
         assert migrated_to_today(url) == release.schema
-        with fleet_on(processes, url, redis_url, tmp_path) as fleet:
+        with fleet_on(processes, url, redis_url, tmp_path, **UNHURRIED) as fleet:
+            leased = lease(fleet, run_id)
             fleet.worker("-c", "1")
+            until(lambda: lease(fleet, run_id) > leased, what="a heartbeat of their worker on today's schema")
             fleet.file("go").touch()
 
             run = fleet.co.run(run_id)
