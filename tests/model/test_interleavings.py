@@ -102,7 +102,7 @@ class PostgresStage(Stage):
         self._watch.close()
         super().close()
 
-    def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:  # noqa: ARG002 - the server says
+    def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
         pids = [actor.pid for actor in busy]
         waiting = self._watch.execute(
             "SELECT count(*) FROM unnest(%s::int[]) pid WHERE cardinality(pg_blocking_pids(pid)) > 0", [pids]
@@ -111,7 +111,7 @@ class PostgresStage(Stage):
 
 
 class SqliteStage(Stage):
-    """Each actor has a store of its own, as in a process of its own. SQLite does not say who waits: there is one lock."""
+    """Each actor has a store of its own, as in a process of its own. SQLite does not say who waits; it has one lock."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -121,9 +121,7 @@ class SqliteStage(Stage):
         return self.own.setdefault(name, open_store(self._url))
 
     def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
-        return all(actor.doing.startswith("BEGIN") for actor in busy) and any(
-            actor.in_transaction for actor in resting
-        )
+        return all(actor.doing.startswith("BEGIN") for actor in busy) and any(actor.in_transaction for actor in resting)
 
 
 @pytest.fixture
