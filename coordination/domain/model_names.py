@@ -113,6 +113,12 @@ def mixed(model: str) -> bool:
     return _MIXED.search(model) is not None
 
 
+def without_region(model: str) -> str:
+    """A name as Bedrock writes it, without the region and the maker before it; another name as it is."""
+    named = _AT_BEDROCK.fullmatch(model)
+    return named["model"] if named else model
+
+
 def spellings(provider: str, model: str) -> tuple[str, ...]:
     """The name, and what is left of it without what makes no other model of it: dates, versions, regions."""
     found = [model]
