@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coordination.domain.pricing import Unknown, key_of
 
@@ -51,10 +51,13 @@ _AT_BEDROCK = re.compile(rf"((?P<region>{_REGIONS})\.)?(?P<vendor>{_VENDORS})\.(
 _ARN = re.compile(r"arn:(?P<where>aws[a-z-]*):bedrock:(?P<place>[a-z0-9-]*):[0-9]*:(?P<kind>[a-z-]+)/(?P<id>.+)")
 _NAMED = ("foundation-model", "inference-profile")
 _PLACE = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
-_VERTEX = re.compile(r"(projects/[^/]+/locations/[^/]+/)?publishers/[^/]+/models/(?P<model>[^/]+)")
+_VERTEX = re.compile(
+    r"(projects/[^/]+/locations/(?P<place>[^/]+)/)?publishers/(?P<maker>[^/]+)/models/(?P<model>[^/]+)"
+)
 
 FREE = ":free"
-_LONG = "[1m]"
+_FREE_THERE = re.compile(f"[^/:]+/[^/:]+{FREE}")
+_LONG = "[1m]"  # Claude Code's mark for the long context
 
 _DATED = re.compile(r"[-@](20[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]|20[0-9]{2}-(0[1-9]|1[0-2])-[0-3][0-9])$")
 _COMPACT = re.compile("-(20[0-9]{2})(0[1-9]|1[0-2])([0-3][0-9])$")
@@ -70,6 +73,8 @@ _ENDS = {
     BEDROCK: (re.compile(":[0-9]$"), re.compile("-v[0-9]$")),
     "mistral": (re.compile("-2[0-9](0[1-9]|1[0-2])$"),),
 }
+
+_OTHER_REGION = "the price list does not know what it costs in that region"
 
 # Their tokens are pictures or sound too, which cost more than text, and records do not tell them apart.
 _MIXED = re.compile(
@@ -91,9 +96,13 @@ class Reading:
 def read(name: str) -> Reading | Unknown:
     """Whose model a name means and what it is called there, or why that cannot be known."""
     text = key_of(name)
-    if text.endswith(_LONG) and "claude" in text:  # Claude Code's mark for the long context
-        found = read(text.removesuffix(_LONG))
-        return found if isinstance(found, Unknown) else Reading(found.provider, found.model, found.slug, long=True)
+    if not text.endswith(_LONG) or "claude" not in text:
+        return _plain(text)
+    found = _plain(text.removesuffix(_LONG))
+    return found if isinstance(found, Unknown) else replace(found, long=True)
+
+
+def _plain(text: str) -> Reading | Unknown:
     said, mark, rest = _parted(text)
     provider = _PROVIDERS.get(said, said) if mark or said else None
     if provider == AZURE:
@@ -105,7 +114,7 @@ def read(name: str) -> Reading | Unknown:
     slug = text if mark == "/" else None
     if provider == GOOGLE:
         return _at_google(rest, slug)
-    return Reading(provider, rest, slug, free=provider == OPENROUTER and rest.endswith(FREE))
+    return Reading(provider, rest, slug, free=provider == OPENROUTER and _FREE_THERE.fullmatch(rest) is not None)
 
 
 def mixed(model: str) -> bool:
@@ -159,13 +168,15 @@ def _at_bedrock(model: str) -> Reading | Unknown:
     named = _AT_BEDROCK.fullmatch(model)
     elsewhere = place and not re.match("us-(east|west)", place)
     if elsewhere and (place.startswith("us-gov") or named is None or named["vendor"] != "anthropic"):
-        return Unknown("the price list does not know what it costs in that region")
+        return Unknown(_OTHER_REGION)
     return Reading(BEDROCK, model)
 
 
 def _at_google(model: str, slug: str | None) -> Reading | Unknown:
     """A model of Gemini's API or of Vertex AI: its id, with or without the path before it."""
     path = _VERTEX.fullmatch(model)
+    if path and path["maker"] == "anthropic" and path["place"] not in (None, "global"):
+        return Unknown(_OTHER_REGION)  # a tenth more than what the list has, for most of these models
     model = path["model"] if path else model.removeprefix("models/")
     if model.startswith("projects/"):
         return Unknown("it is the name of an endpoint at Vertex AI, which does not say which model that is")

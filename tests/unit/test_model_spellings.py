@@ -10,6 +10,8 @@ from decimal import Decimal
 import pytest
 from genai_prices.data import providers
 from genai_prices.types import ModelPrice, TieredPrices
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordination import price_list
 from coordination.domain.attempts import Usage
@@ -79,6 +81,19 @@ def test_a_model_that_is_named_as_in_the_list_has_its_own_price_or_none() -> Non
             assert found.price.is_free() or found.price.input == rate(price.input_mtok), called
 
     assert known > 0.8 * len(LISTED)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*":/@.-", "[1m]", ":free", "claude", "arn:aws:bedrock:", "us.", "anthropic.", "ft:", "models/"]
+        )
+        | st.text(max_size=4),
+        max_size=12,
+    ).map("".join)
+)
+def test_no_name_breaks_it(name: str) -> None:
+    assert isinstance(price_list.quote(name, AT), Quote | Unknown)
 
 
 def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
