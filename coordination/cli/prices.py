@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,7 +88,8 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
             print_json({"model": model, "known": False, "why": found.why})
             return
         print(f"There is no price of {model}: {found.why}.")
-        print("A price of your own: coord prices set MODEL --input USD --output USD")
+        where = "" if project is None else f" --project {shlex.quote(project)}"
+        print(f"Set one with: coord prices set {shlex.quote(model)} --input USD --output USD{where}")
         return
     if as_json:
         rates = _rates(found.price)

@@ -70,6 +70,10 @@ class Price:
             return own
         return self.rate({"reasoning": "output", "cache_write_1h": "cache_write"}.get(kind, "input"))
 
+    def has_steps(self) -> bool:
+        """Whether a long call costs more for each token."""
+        return any(rate.steps for kind in KINDS if (rate := self.rate(kind)) is not None)
+
     def is_free(self) -> bool:
         """Whether a call costs nothing, whatever it uses."""
         rates = [rate for kind in KINDS if (rate := self.rate(kind)) is not None]
@@ -85,11 +89,15 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A model's price, who says so (``genai-prices 0.2.3``, ``override``), and what the model is called there."""
+    """A model's price, who says so (``genai-prices 0.2.3``, ``override``), and what the model is called there.
+
+    *long*: its name says that its calls may be long ones (``[1m]``).
+    """
 
     price: Price
     by: str
     called: str
+    long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,8 @@ def tokens_of(used: Usage | CostRecord) -> Tokens | Unknown:
 
 def priced(tokens: Tokens, quote: Quote) -> Priced | Unknown:
     """The exact cost of *tokens*. What was added up over several calls has the rates of short ones."""
+    if tokens.summed and quote.long and quote.price.has_steps():
+        return Unknown("long calls of it cost more, and how long each call was is not told")
     length = 0 if tokens.summed else tokens.all_input
     total, rates = ZERO, {}
     for kind in KINDS:

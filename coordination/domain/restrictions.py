@@ -1,8 +1,10 @@
 """Which models the jobs of a project may use: names with wildcards that are allowed, and that are denied. Pure.
 
 A pattern is compared with the name as the job writes it (``openai:gpt-5-mini``, ``openai/gpt-5-mini``, ``opus``), and
-with what is left of it without the provider in front. Capitals do not matter. What is denied is not allowed by any
-other pattern. A job without a model, a command or a function, is not concerned.
+with what is left of it without the provider in front (``claude-haiku-4-5`` of ``us.anthropic.claude-haiku-4-5``). It
+always means the name that is written like it, whatever its characters; a bracket that names a variant (``[1m]``) stands
+for itself beside wildcards too. Capitals do not matter. What is denied is not allowed by any other pattern. A job
+without a model, a command or a function, is not concerned.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from itertools import zip_longest
 from typing import Any
 
 from coordination.domain.excerpts import did_you_mean, excerpt
+from coordination.domain.model_names import without_region
 from coordination.errors import Refused
 
 KEYS = ("allow", "deny")
@@ -25,6 +28,8 @@ _SHOWN = 6
 _HINT = (
     'Write coord projects change NAME --models \'allow=["claude-*", "openai:gpt-5-*"]\' --models \'deny=["*opus*"]\''
 )
+
+_VARIANT = re.compile(r"\[([0-9]+[km]|[^\[\]]*=[^\[\]]*)\]")  # claude-opus-4-6[1m], composer-2.5[fast=true]
 
 _OPTION = re.compile(r"--?[a-z-]*model(=(?P<value>.*))?", re.IGNORECASE | re.DOTALL)
 _SHORT = ("codex", "gemini", "opencode")  # where -m names a model; elsewhere it may be anything
@@ -88,16 +93,22 @@ def refusal(work: Mapping[str, Any], restrictions: Restrictions, *, rendered: bo
 
 def _may(name: str, restrictions: Restrictions) -> bool:
     forms = _forms(name)
-    if any(fnmatchcase(form, pattern.lower()) for pattern in restrictions.deny for form in forms):
+    if any(_means(pattern, form) for pattern in restrictions.deny for form in forms):
         return False
     allow = restrictions.allow
-    return allow is None or any(fnmatchcase(form, pattern.lower()) for pattern in allow for form in forms)
+    return allow is None or any(_means(pattern, form) for pattern in allow for form in forms)
+
+
+def _means(pattern: str, form: str) -> bool:
+    text = pattern.lower()
+    return form == text or fnmatchcase(form, _VARIANT.sub(r"[[]\1]", text))
 
 
 def _forms(name: str) -> list[str]:
     """The name, the same with a colon after its provider, and what stands behind each mark in it."""
     whole = name.strip().lower()
     behind = [whole[mark.end() :] for mark in re.finditer("[:/]", whole)]
+    behind += [short for each in (whole, *behind) if (short := without_region(each)) != each]
     return [whole, re.sub("/", ":", whole, count=1), *(form for form in behind if form)]
 
 

@@ -40,6 +40,7 @@ def test_a_price_is_looked_up_set_and_taken_back(coord_on_each: Coord) -> None:
     assert "more than 200,000 tokens" in coord("prices", "show", "claude-sonnet-4-5").out
     missing = coord("prices", "show", UNKNOWN)
     assert "There is no price of house-llama: it is not in the price list." in missing.out
+    assert "Set one with: coord prices set house-llama --input USD --output USD" in missing.out
     assert coord("prices", "show", UNKNOWN, "--json").json["known"] is False
 
     coord("prices", "set", "GPT-5-mini", "--input", "1.25", "--output", "10", "--cached-input", "0.125")
@@ -57,6 +58,19 @@ def test_a_price_is_looked_up_set_and_taken_back(coord_on_each: Coord) -> None:
     check_refused(coord("prices", "delete", "gpt-5-mini", code=2))
     coord("prices", "delete", "GPT-5-MINI", "-p", "shop")
     assert coord("prices", "list", "--json").json["prices"] == []
+
+
+def test_a_name_with_brackets_is_shown_with_a_command_that_a_shell_takes(coord: Coord) -> None:
+    coord("projects", "create", "shop", code=None)
+    name = "claude-sonnet-4-20250514[1m]"
+
+    shown = coord("prices", "show", name, "--project", "shop").out
+
+    assert f"There is no price of {name}: the list has no price for its long context." in shown
+    assert f"coord prices set '{name}' --input USD --output USD --project shop" in shown
+    coord("prices", "set", name, "--input", "6", "--output", "22.5", "--project", "shop")
+    assert coord("prices", "show", name, "-p", "shop", "--json").json["usd_per_million_tokens"]["input"] == "6"
+    assert coord("prices", "show", name, "--json").json["known"] is False
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,16 @@ def tasks(world: World) -> int:
     return len(world.sql("SELECT id FROM tasks"))
 
 
+def test_a_model_with_brackets_in_its_name_is_denied_and_allowed_by_that_name(shop: World) -> None:
+    long = {"run": {"agent": "claude", "model": "claude-sonnet-4-5[1m]", "prompt": "Mend it"}}
+    restrict(shop, deny=["claude-sonnet-4-5[1m]"])
+    with refuses(PlanError, field="tasks.b.run"):
+        shop.submit("b", tasks={"b": long})
+
+    restrict(shop, allow=["claude-sonnet-4-5[1m]"], deny=None)
+    shop.submit("b", tasks={"b": long})
+
+
 def test_a_plan_is_refused_with_the_line_of_its_task_and_what_is_allowed(shop: World) -> None:
     restrict(shop, allow=["claude-*"], deny=["*opus*"])
     text = b"""version: 1

@@ -26,7 +26,6 @@ AT = datetime(2026, 11, 1, tzinfo=UTC)
         ("openai:gpt-5-mini", "openai/gpt-5-mini"),
         ("openai/gpt-5-mini", "openai/gpt-5-mini"),
         ("openai-responses:gpt-5-mini", "openai/gpt-5-mini"),
-        ("azure:gpt-5-mini", "azure/gpt-5-mini"),
         ("claude-sonnet-4-5-20250929", "anthropic/claude-sonnet-4-5"),
         ("anthropic/claude-sonnet-4-5", "anthropic/claude-sonnet-4-5"),
         ("google-gla:gemini-2.5-pro", "google/gemini-2.5-pro"),
@@ -47,7 +46,7 @@ def test_a_model_is_found_by_its_name(model: str, called: str) -> None:
     [
         *("", "m", "unknown", "codex-default", "gpt-99", "my-gpt-5-mini", "openai:", ":gpt-5-mini", "/gpt-5-mini"),
         *("mylocal:gpt-5-mini", "my-openai-proxy/gpt-5-mini", "ollama/qwen3", "deepseek-r1:14b", "mistral:7b"),
-        *("openai:claude-sonnet-4-5", "ft:gpt-4o-mini-2024-07-18:acme::1", "x" * 200, "gpt-5-mini\0"),
+        *("openai:claude-sonnet-4-5", "ft:gpt-4.1-2025-04-14:acme::1", "x" * 200, "gpt-5-mini\0"),
         "github-copilot/gpt-4o",  # in the list, without a price
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -43,6 +44,16 @@ def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: 
     assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
     assert first.extra["prices"] == {"of": "openai/gpt-5-mini", "input": "0.25"}
     assert (second, third) == given.usage[1:]
+
+
+def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_none(
+    store: Store, place: dict[str, str]
+) -> None:
+    names = ("us.anthropic.claude-3-haiku-20240307-v1:0", "openrouter/qwen/qwen3-coder:free", "azure/gpt-4o")
+
+    costs = spent(Prices(store), *(replace(CALL, model=name) for name in names), **place)
+
+    assert costs == [Decimal("0.25"), 0, None]
 
 
 def test_a_price_that_is_set_counts_within_a_second(

@@ -1,0 +1,139 @@
+"""Names of models as they stand in logs: each has the price of the model that it means, or none; never another's."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from genai_prices.data import providers
+from genai_prices.types import ModelPrice, TieredPrices
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordination import price_list
+from coordination.domain.attempts import Usage
+from coordination.domain.pricing import PriceBook, Priced, Quote, Rate, Unknown
+from tests.support.sources import ROOT
+
+AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
+LISTED = {f"{provider.id}/{model.id}": model for provider in providers for model in provider.models}
+
+with (ROOT / "tests/data/model-names.tsv").open(newline="") as file:
+    TABLE = [(row["name"], row["model"]) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def rate(listed: object) -> Rate | None:
+    """A rate of the list as ours, read here for itself: this test must not trust what it tests."""
+    if isinstance(listed, TieredPrices):
+        return Rate(listed.base, tuple((tier.start, tier.price) for tier in listed.tiers))
+    return listed if listed is None else Rate(Decimal(str(listed)))
+
+
+def test_the_table_is_one_of_names_that_the_list_knows_and_of_names_that_nobody_can() -> None:
+    meant = {model for _, model in TABLE if model not in ("unknown", "free")}
+
+    assert len(TABLE) >= 300
+    assert len({name for name, _ in TABLE}) == len(TABLE)
+    # A newer list may leave models out; a table of models that were never in it would prove nothing.
+    assert len(meant & LISTED.keys()) > 0.9 * len(meant) > 80
+
+
+@pytest.mark.parametrize(("name", "model"), TABLE)
+def test_a_name_has_the_price_of_the_model_that_it_means_or_none(name: str, model: str) -> None:
+    found = price_list.quote(name, AT)
+
+    if model == "free":
+        assert isinstance(found, Quote), found
+        assert found.price.is_free()
+    elif model == "unknown" or model not in LISTED:
+        assert isinstance(found, Unknown), found
+        assert found.why
+    else:
+        assert isinstance(found, Quote), found
+        price: ModelPrice = LISTED[model].get_prices(AT)
+        assert found.called == model
+        assert (found.price.input, found.price.output) == (rate(price.input_mtok), rate(price.output_mtok))
+        assert found.price.cached_input == rate(price.cache_read_mtok)
+
+
+def test_no_name_that_is_longer_than_a_model_s_has_its_price() -> None:
+    for called, model in [*LISTED.items()][::4]:
+        provider = called.partition("/")[0]
+        for name in (f"{provider}:{model.id}-zz", f"{provider}/{model.id}0", f"zz-{model.id}", f"zz/{model.id}"):
+            found = price_list.quote(name, AT)
+            assert isinstance(found, Unknown) or found.called.lower() == name.replace(":", "/", 1).lower(), (
+                name,
+                found,
+            )
+
+
+def test_a_model_that_is_named_as_in_the_list_has_its_own_price_or_none() -> None:
+    known = 0
+    for called, model in LISTED.items():
+        found = price_list.quote(called.replace("/", ":", 1), AT)
+        if isinstance(found, Quote):
+            known += 1
+            price: ModelPrice = model.get_prices(AT)
+            assert found.called == called or found.price.is_free(), (called, found)
+            assert found.price.is_free() or found.price.input == rate(price.input_mtok), called
+
+    assert known > 0.8 * len(LISTED)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [*":/@.-", "[1m]", ":free", "claude", "arn:aws:bedrock:", "us.", "anthropic.", "ft:", "models/"]
+        )
+        | st.text(max_size=4),
+        max_size=12,
+    ).map("".join)
+)
+def test_no_name_breaks_it(name: str) -> None:
+    assert isinstance(price_list.quote(name, AT), Quote | Unknown)
+
+
+def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
+    found = price_list.quote("openrouter/qwen/qwen3-coder:free", AT)
+
+    assert isinstance(found, Quote)
+    assert (found.by, found.called) == ("OpenRouter's :free", "openrouter/qwen/qwen3-coder:free")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("azure/gpt-4o", "deployment at Azure"),
+        ("deepseek/deepseek-r1:free", "only OpenRouter's models may be :free"),
+        ("deepseek/deepseek-r1", "call it openrouter/deepseek/deepseek-r1 or deepseek:deepseek-r1"),
+        ("gpt-4o-realtime-preview", "text, sound or pictures"),
+        ("claude-sonnet-4-20250514[1m]", "long context"),
+        ("arn:aws:bedrock:us-east-1:1:application-inference-profile/x", "ARN"),
+        ("bedrock/ap-south-1/meta.llama3-70b-instruct-v1:0", "in that region"),
+        ("projects/p/locations/l/endpoints/1", "endpoint at Vertex AI"),
+        ("house:gpt-5-mini", "does not know its provider"),
+    ],
+)
+def test_what_is_unknown_says_why(name: str, why: str) -> None:
+    found = price_list.quote(name, AT)
+
+    assert isinstance(found, Unknown)
+    assert why in found.why
+
+
+def test_calls_with_a_long_context_have_their_rate_and_none_where_their_length_is_not_told() -> None:
+    book = PriceBook(listed=price_list.quote)
+    one = Usage("claude-sonnet-4-5[1m]", input_tokens=300_000, output_tokens=0)
+    summed = replace(one, extra={"summed": True})
+
+    priced = book.priced(one, None, AT)
+    assert isinstance(priced, Priced)
+    assert priced.usd == Decimal("1.8")
+    unknown = book.priced(summed, None, AT)
+    assert isinstance(unknown, Unknown)
+    assert "how long each call was is not told" in unknown.why
+    assert isinstance(book.priced(replace(summed, model="claude-sonnet-4-5"), None, AT), Priced)
+    assert isinstance(book.priced(replace(summed, model="claude-opus-4-6[1m]"), None, AT), Priced)
