@@ -67,7 +67,7 @@ class TestClean:
     @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
     @pytest.mark.parametrize("rich", [False, True])
     def test_a_terminal_of_another_encoding_shows_what_it_can(
-        self, monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes, errors: str, rich: bool
+        self, monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes, errors: str, *, rich: bool
     ) -> None:
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
         monkeypatch.setattr(sys, "stdout", stream)
@@ -89,7 +89,7 @@ class TestClean:
         monkeypatch.setattr(sys, "stdout", stream)
 
         with terminal.cleaned():
-            print(terminal.json_text(value))
+            sys.stdout.write(terminal.json_text(value))
             sys.stdout.flush()
 
         assert json.loads(stream.buffer.getvalue().decode(encoding)) == value  # type: ignore[attr-defined]
