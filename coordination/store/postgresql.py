@@ -44,6 +44,7 @@ _UNLESS_NAMED = {
 }
 _OTHERS_NAMES = {"search_path", "schema", "currentschema"}
 _LOOKS = 5
+_PLAIN = re.compile(r"\w+")
 _SET = re.compile(r"(?:-c\s*|--)(?P<name>[A-Za-z_][\w.-]*)=(?P<value>(?:\\.|\S)*)\s*", re.DOTALL)
 
 
@@ -90,14 +91,29 @@ def engine_of(address: Address, *, pool_size: int) -> Engine:
         connect_args=address.arguments,
     )
     if address.each:
-        calls = ", ".join(["set_config(%s, %s, true)"] * len(address.each))
-        values = tuple(text for pair in address.each.items() for text in pair)
+        statement = _local(address.each)
 
         def on_begin(connection: Connection) -> None:
-            connection.exec_driver_sql(f"SELECT {calls}", values)
+            connection.exec_driver_sql(statement)
 
         event.listen(engine, "begin", on_begin)
     return engine
+
+
+def _local(settings: dict[str, str]) -> str:
+    """One trip that sets *settings* for the present transaction; without parameters, so that nothing is planned.
+
+    ``set_config`` where a value may be a list, which SET would take for one name.
+    """
+    plain = [f"SET LOCAL {name} = {_literal(value)}" for name, value in settings.items() if _PLAIN.fullmatch(value)]
+    lists = {name: value for name, value in settings.items() if not _PLAIN.fullmatch(value)}
+    calls = ", ".join(f"set_config({_literal(name)}, {_literal(value)}, true)" for name, value in lists.items())
+    return "; ".join([*plain, *([f"SELECT {calls}"] if calls else [])]).replace("%", "%%")
+
+
+def _literal(value: str) -> str:
+    quoted = value.replace("'", "''")
+    return f"'{quoted}'" if "\\" not in quoted else "E'" + quoted.replace("\\", "\\\\") + "'"
 
 
 class Pooling(StrEnum):

@@ -98,6 +98,23 @@ def test_tables_are_made_where_the_search_path_says(plain_url: str, threshold: s
         store.close()
 
 
+@pytest.mark.stores("postgres")
+@pytest.mark.parametrize("threshold", ["", "&prepare_threshold=none"])
+def test_settings_of_the_url_reach_every_transaction_as_they_are(plain_url: str, threshold: str) -> None:
+    options = r"-c my.odd=50%25_it's_a\\b\ c -c search_path=a,\ public --work-mem=3MB"
+    store = open_store(store_url(f"{plain_url}&options={options.replace(' ', '%20')}{threshold}"))
+    try:
+        for opened in (store.write, store.read, store.write):
+            with opened() as tx:
+                found = [
+                    tx.execute(text(f"SHOW {name}")).scalar_one()
+                    for name in ("my.odd", "search_path", "work_mem", "lock_timeout", "timezone")
+                ]
+            assert found == [r"50%_it's_a\b c", "a, public", "3MB", "20s", "UTC"]
+    finally:
+        store.close()
+
+
 def test_a_password_in_the_options_is_not_shown() -> None:
     store = open_store(store_url("postgresql://ada:s3cret@h/d?password=s3cret2&sslpassword=s3cret3"))
 
