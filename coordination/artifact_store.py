@@ -21,6 +21,7 @@ from coordination.ids import new_id
 
 _CHUNK = 1 << 20
 _LONGEST_NAME = 200  # bytes of one name in a folder, of 255 that most file systems have
+_LONGEST_PATH = 2_000  # bytes of all names of a file, of 4,096 that Linux opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class ArtifactStore:
 
         *more* is told of every piece, and may raise.
         """
-        url = "/".join([self.url.rstrip("/"), *map(_safe, [*place, *path.split("/")])])
+        names = _names(path)
+        url = "/".join([self.url.rstrip("/"), *map(_safe, place), *names])
         files, where = _opened(url)
         what = f"The artifact {path} cannot be kept at {self.url}"
         if _is_folder(files):
             with _answered(what):
-                _check_no_links(where, len(place) + len(path.split("/")))
+                _check_no_links(where, len(place) + len(names))
         with _answered(what), _opened_for_writing(files, where) as target:
             size, sha256 = _copy(source, target, more)
             _to_disk(target)
@@ -151,6 +153,12 @@ def _to_disk(target: Any) -> None:
     target.flush()
     with contextlib.suppress(UnsupportedOperation, AttributeError):
         os.fsync(target.fileno())
+
+
+def _names(path: str) -> list[str]:
+    """The names of folders and file under which *path* is kept; one digest for a path that is too long for Linux."""
+    names = list(map(_safe, path.split("/")))
+    return names if sum(map(len, names)) + len(names) <= _LONGEST_PATH else [hashlib.sha256(path.encode()).hexdigest()]
 
 
 def _safe(name: str) -> str:

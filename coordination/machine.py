@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
+import sys
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
@@ -14,6 +17,7 @@ ATTEMPT_MARKER = "COORD_ATTEMPT_ID"
 WORKER_MARKER = "COORD_WORKER_PROCESS"
 """The same of all that a worker has started: its id."""
 
+_TERMINAL = "coord_terminal"  # an option of -X: the encoding of what is printed
 _SET_DUMPABLE = 4  # PR_SET_DUMPABLE of <sys/prctl.h>
 
 
@@ -71,3 +75,21 @@ def job_processes() -> dict[int, tuple[str, int]]:
         if marked and number.isdecimal() and int(entry.parent.name) != os.getpid():
             found[int(entry.parent.name)] = (task_id, int(number))
     return found
+
+
+def speak_utf8(environment: Mapping[str, str] = os.environ) -> None:
+    """Begin this process anew in Python's UTF-8 mode where the locale has another encoding; else do nothing.
+
+    Names of files, arguments and variables are UTF-8 in plans and in the database, whatever the locale of one machine
+    says. What is printed stays in the encoding that the locale names. *environment*: what the new life is given.
+    """
+    if told := sys._xoptions.get(_TERMINAL):  # noqa: SLF001 - the documented way to options of one's own
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding=str(told))
+        return
+    if sys.getfilesystemencoding().lower() in ("utf-8", "utf8") or not sys.executable:
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    arguments = ["-X", "utf8", "-X", f"{_TERMINAL}={encoding}", *sys.orig_argv[1:]]
+    os.execve(sys.executable, [sys.executable, *arguments], environment)  # noqa: S606 - our own interpreter, no shell

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
+_OF_SQLITE = frozenset({"timeout", "cached_statements"})
+
 
 def masked(url: str) -> str:
     """*url* with its password replaced by asterisks; whatever is in doubt is hidden too."""
@@ -95,16 +97,43 @@ def store_url(text: str) -> str:
         return _sqlite_url(rest)
     if not separator or scheme not in {"postgresql", "postgres", "postgresql+psycopg"}:
         raise ValueError
-    try:
-        parts = urlsplit(f"postgresql://{rest}")
-        _ = parts.port  # parsed only when asked for
-    except ValueError:
-        raise ValueError(
-            "its host or port cannot be read; special characters in a password are written as %XX"
-        ) from None
-    if parts.fragment:
+    if "#" in rest:
         raise ValueError("it has a bare '#'; special characters in a password are written as %XX")
-    return f"postgresql+psycopg://{rest}"
+    where, _, query = rest.partition("?")
+    authority, slash, name = where.partition("/")
+    who, at, servers = authority.rpartition("@")
+    hosts = [_host_and_port(server) for server in servers.split(",")]
+    options = _options(query)
+    if len(hosts) > 1 or hosts[0][0].startswith(("/", "@")):
+        # A socket's folder or several servers have no place in front of a path; libpq takes them as options, too.
+        named: dict[str, str] = {"host": ",".join(host for host, _ in hosts)}
+        if any(port for _, port in hosts):
+            named["port"] = ",".join(port for _, port in hosts)
+        options = [*((key, value) for key, value in named.items() if key not in dict(options)), *options]
+        servers, slash = "", "/"
+    query = urlencode(options, quote_via=quote)
+    return f"postgresql+psycopg://{_quoted(who)}{at}{servers}{slash}{name}{'?' if query else ''}{query}"
+
+
+def _quoted(who: str) -> str:
+    """User and password with every special character written as %XX, also an @ that was pasted in as it is."""
+    return ":".join(quote(unquote(part), safe="") for part in who.split(":", 1)) if who else ""
+
+
+def _host_and_port(server: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]*)(?::(?P<port>\d{0,5}))?", server, re.ASCII)
+    if found is None:
+        raise ValueError("its host or port cannot be read; special characters in a password are written as %XX")
+    return unquote(found["host"]).strip("[]"), found["port"] or ""
+
+
+def _options(query: str) -> list[tuple[str, str]]:
+    """The options behind the question mark as libpq reads them: a plus is one, but between words of ``options``."""
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    return [
+        (key, unquote(value.replace("+", " ") if key == "options" else value))
+        for key, value in ((unquote(name), text) for name, _, text in pairs)
+    ]
 
 
 def _sqlite_url(rest: str) -> str:
@@ -112,5 +141,7 @@ def _sqlite_url(rest: str) -> str:
     path = unquote(written.removeprefix("/"))
     if not written.startswith("/") or path in {"", ":memory:"}:
         raise ValueError("it names no file, and a database in memory cannot be shared by several processes")
+    if strangers := {name for name, _ in parse_qsl(query, keep_blank_values=True)} - _OF_SQLITE:
+        raise ValueError(f"the URL of a file has no option {', '.join(sorted(strangers))}")
     file = Path(path).expanduser().absolute()
     return f"sqlite:///{quote(os.path.normpath(file), safe='/')}{question}{query}"

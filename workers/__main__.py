@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
+from coordination import surrounding_variables
 from coordination.errors import CoordinationError
-from coordination.machine import keep_private
+from coordination.machine import keep_private, speak_utf8
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
+    speak_utf8(surrounding_variables.complete())
     keep_private()
     try:
         from workers.app import app

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from coordination.artifact_store import ArtifactStore
-from coordination.domain.artifacts import Artifact, outputs_of
+from coordination.domain.artifacts import LONGEST_PATH, Artifact, kept_name, outputs_of
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.excerpts import excerpt
 from coordination.domain.sizes import show_size
@@ -70,7 +70,7 @@ def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, 
         retryable = not isinstance(error, Refused)
         return replace(result, outcome=Outcome.FAILED, error=error.sentence(), retryable=retryable)
     except OSError as error:
-        return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {error}")
+        return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {kept_name(str(error))}")
     return replace(result, artifacts=made)
 
 
@@ -89,7 +89,7 @@ def _found(root: str, outputs: Iterable[str], terms: Terms) -> list[str]:
                 )
         if not there:
             raise Unavailable(f"Its output {excerpt(wanted)} is missing: the job left no such file in its folder")
-    return list(found)
+    return sorted(found, key=lambda path: kept_name(path) != path)  # names that need no other form keep theirs
 
 
 def _matches(root: str, wanted: str) -> Iterator[str]:
@@ -117,7 +117,7 @@ def _below(folder: str, name: str) -> str:
 def _check_inside(root: str, path: str, name: str) -> None:
     real = os.path.realpath(path)
     if real != root and not real.startswith(root.rstrip("/") + "/"):
-        raise Refused(f"Its output {excerpt(name)} leads out of the job's folder, to {real}")
+        raise Refused(f"Its output {excerpt(name)} leads out of the job's folder, to {kept_name(real)}")
 
 
 class _Copying:
@@ -129,15 +129,16 @@ class _Copying:
         self._control = control
         self._terms = terms
         self._copied = 0
+        self._names: set[str] = set()
 
     def keep(self, path: str) -> Artifact:
         """Copy one file; a store that cannot be reached is waited for, half a minute in all."""
         waits = iter(_WAITS)
+        name = self._name(path)
         while True:
             before = self._copied
             try:
                 with self._opened(path) as source:
-                    name = self._control.secrets.hide(path)
                     return self._terms.store.keep(source, name, place=self._place, more=self._count)
             except Unavailable:
                 self._copied = before
@@ -145,6 +146,18 @@ class _Copying:
                     raise
                 if self._control.wait(timedelta(seconds=wait)) is not None:
                     raise _Stopped from None
+
+    def _name(self, path: str) -> str:
+        name = kept_name(self._control.secrets.hide(path), self._names)
+        if name in self._names:  # names that differed only in a secret
+            name = kept_name(f"{name}~{len(self._names)}", self._names)
+        if (size := len(name.encode())) > LONGEST_PATH:
+            raise Refused(
+                f"Its output {excerpt(name)} has a path of {size:,} bytes; at most {LONGEST_PATH:,} can be kept",
+                hint="Let the job pack deep folders into one file",
+            )
+        self._names.add(name)
+        return name
 
     def _count(self, size: int) -> None:
         if self._control.stop_requested:

@@ -51,7 +51,8 @@ def import_beads(
     from coordination.cli.options import whereabouts
     from coordination.flows.import_issues import import_issues
 
-    issues = issues_in(file)
+    notes: list[str] = []
+    issues = issues_in(file, notes)
     with connected() as co:
         place = whereabouts(co, project)
         done = co.runtime.store.transact(
@@ -60,9 +61,10 @@ def import_beads(
             )
         )
     if as_json:
-        print_json({"project": done.project, "issues": done.issues, "replaced": done.replaced})
+        print_json({"project": done.project, "issues": done.issues, "replaced": done.replaced, "notes": notes})
     else:
         instead = f", in place of {done.replaced}" if done.replaced else ""
+        _show_notes(notes)
         print(f"{done.project} has {many(done.issues, 'issue')} of {file}{instead}. See: coord ready")
 
 
@@ -129,19 +131,34 @@ def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
 
 def submit(co: Coordination, plan: Plan, path: Path) -> Run:
     """Store the plan, the file's issues, and which task works which off, in one transaction."""
-    return co.submit(plan, issues=issues_in(path))
+    return co.submit(plan, issues=issues_in(path, []))
 
 
-def issues_in(path: Path) -> list[Issue]:
-    """The issues of a file, checked to its last line."""
+def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
+    """The issues of a file, checked to its last line.
+
+    Sentences on dependencies that are not taken as they stand are added to *notes*; without it they go to stderr.
+    """
     from coordination.errors import Refused
-    from coordination.formats.beads import read_issues
+    from coordination.formats.beads import MOST_BYTES, read_issues
+    from coordination.formats.jsonl import lines
 
+    said: list[str] = [] if notes is None else notes
     try:
         with path.open("rb") as file:
-            return read_issues(file, source=str(path))
+            issues = read_issues(lines(file, most=MOST_BYTES), source=str(path), note=said.append)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    if notes is None:
+        _show_notes(said)
+    return issues
+
+
+def _show_notes(notes: Sequence[str]) -> None:
+    for one in notes[:_MOST_LEFT_OUT]:
+        print(one, file=sys.stderr)
+    if len(notes) > _MOST_LEFT_OUT:
+        print(f"and {len(notes) - _MOST_LEFT_OUT:,} more lines like these", file=sys.stderr)
 
 
 def moment_of(text: str | None) -> datetime:

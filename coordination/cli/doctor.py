@@ -134,6 +134,10 @@ def _database(settings: Settings) -> Iterator[Check]:
             yield Check("database", Verdict.NOTE if own else Verdict.WRONG, f"{path} does not exist yet", hint)
             return
         try:
+            if (pooler := _pooler(store)) is not None:
+                yield pooler
+                if pooler.verdict is Verdict.WRONG:
+                    return  # what is asked next may fail or not, as sessions come
             schema.require(store)
         except CoordinationError as error:
             yield Check("database", Verdict.WRONG, error.message, error.hint)
@@ -144,6 +148,32 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield from _lent(settings, store)
     finally:
         store.close()
+
+
+def _pooler(store: Store) -> Check | None:
+    """Whether the URL fits what stands before PostgreSQL; None where nothing does."""
+    from coordination.store.postgresql import PREPARE, Pooling
+
+    found = store.pooling()
+    if found is Pooling.TRANSACTION and not store.pooled:
+        said = store.url.query.get(PREPARE)
+        url = f"its URL says {PREPARE}={said}" if said else f"its URL does not say {PREPARE}=none"
+        return Check(
+            "pooler",
+            Verdict.WRONG,
+            f"one lends a session of the server to each transaction, but {url}, so statements are prepared for others",
+            f"Add {PREPARE}=none to COORD_DATABASE_URL",
+        )
+    if found is not Pooling.NONE:
+        return Check("pooler", Verdict.OK, f"one stands before the database, in {found} mode")
+    if store.pooled:
+        return Check(
+            "pooler",
+            Verdict.NOTE,
+            f"none stands before the database, yet its URL says {PREPARE}=none: every statement is planned anew",
+            f"Leave {PREPARE} out where no pooler is",
+        )
+    return None
 
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:

@@ -37,6 +37,7 @@ from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
 from coordination.cli.terminal import cleaned
 from coordination.errors import CoordinationError
+from coordination.machine import speak_utf8
 
 app = typer.Typer(
     name="coord",
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Without *argv* the arguments and the whole process are the program's own.
     """
     if argv is None:
+        speak_utf8()
         collector.settle()
     with cleaned():
         return _run(argv)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from coordination.cli.names import OfRun, TaskName, found_task, place_of
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
+from coordination.cli.texts import read_text
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,10 +49,7 @@ def answer(
     if (text is None) == (file is None):
         raise Refused("Give the answer, or --file")
     if file is not None:
-        try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Refused(f"{file} cannot be read: {error}") from None
+        text = read_text(file)
     with connected() as co:
         task = found_task(co, name, run)
         ready, place = task.answer(text or ""), place_of(co, task)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from coordination.cli.terminal import json_text
+from coordination.cli.texts import read_text
 from coordination.errors import Refused
 from coordination.job import NotReported, report
 
@@ -72,7 +72,7 @@ def done(
     as_json: Annotated[bool, typer.Option("--json", help="It is JSON")] = False,
 ) -> None:
     """Say what the task gives to those that need it. It counts as done when the job ends well."""
-    text = _read(file) if file is not None else output
+    text = read_text(file) if file is not None else output
     if text is None:
         raise Refused("Say what it gives, or --file")
     value: Any = text
@@ -114,17 +114,10 @@ def _task(
 
 def _from_file(path: Path) -> list[Any]:
     try:
-        found = json.loads(_read(path))
+        found = json.loads(read_text(path))
     except ValueError as error:
         raise Refused(f"{path} is not JSON: {error}") from None
     return found if isinstance(found, list) else [found]
-
-
-def _read(path: Path) -> str:
-    try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path} cannot be read: {error}") from None
 
 
 def _report(do: str, **said: Any) -> dict[str, Any]:

@@ -5,15 +5,20 @@ put a command where the next paste finds it; a mark that turns the direction of 
 So all that is written to stdout and stderr is cleaned where it is written, and no command has to think of it. Styles
 of our own come from ``console``, which cleans the texts and writes past that. ``raw`` is for what a person asked for
 as it is.
+
+A terminal or a pipe with another encoding than UTF-8 shows what it can: our own marks in ASCII, other letters as
+escapes; JSON then has the escapes of JSON, so that it stays what it is.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
 from coordination.domain.printable import KEPT, clean
 
@@ -21,9 +26,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_PLAIN = "coordination-plain"
+_IN_ASCII = {"✓": "+", "✗": "x", "·": "-", "…": "...", "→": "->", "–": "-", "—": "-", "‘": "'", "’": "'"}  # noqa: RUF001
+
+
+def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """A codec's answer to letters that its encoding does not have."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    shown = "".join(_IN_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in missing)
+    return shown, error.end
+
+
+codecs.register_error(_PLAIN, _in_plain)
+
+
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """*value* as JSON in which whatever ``clean`` would take away is escaped, so that nothing of it is lost."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=not _has_every_letter(sys.stdout), indent=indent)
     if all(line.isprintable() for line in text.split("\n")):
         return text
     return "".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text)
@@ -36,12 +57,7 @@ class _Cleaned:
         self.raw = stream
 
     def write(self, text: str) -> int:
-        cleaned = clean(text)
-        try:
-            self.raw.write(cleaned)
-        except UnicodeEncodeError:  # a terminal without Unicode shows what it can
-            encoding = self.raw.encoding or "ascii"
-            self.raw.write(cleaned.encode(encoding, "backslashreplace").decode(encoding))
+        self.raw.write(clean(text))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -56,11 +72,28 @@ class _Cleaned:
 def cleaned() -> Iterator[None]:
     """Clean what is written to stdout and stderr meanwhile."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast("TextIO", _Cleaned(raw(stream))) for stream in before)
+    behind = [raw(stream) for stream in before]
+    strict = [(stream, stream.errors) for stream in behind if _may_fail(stream)]
+    for stream, _ in strict:
+        stream.reconfigure(errors=_PLAIN)
+    sys.stdout, sys.stderr = (cast("TextIO", _Cleaned(stream)) for stream in behind)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        for stream, errors in strict:
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
+
+
+def _may_fail(stream: TextIO) -> TypeGuard[io.TextIOWrapper]:
+    """Whether a letter that the stream's encoding lacks would end the command, or come out as a bare escape."""
+    return isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace")
+
+
+def _has_every_letter(stream: TextIO) -> bool:
+    """Whether the encoding is one of Unicode's; a stream without one keeps texts."""
+    return not (encoding := stream.encoding) or codecs.lookup(encoding).name.startswith("utf")
 
 
 def raw(stream: TextIO) -> TextIO:

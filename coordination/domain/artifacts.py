@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MOST_PATTERNS = 100
 _LONGEST = 1_000
+LONGEST_PATH = 2_000  # bytes: an index of a database holds no longer ones
+_DIGEST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,18 @@ def _path_problem(path: object) -> str | None:
     if path.startswith(("/", "~/")) or ".." in path.split("/"):
         return f"holds {path!r}, which is not inside the job's folder"
     return None
+
+
+def kept_name(path: str, taken: Container[str] = ()) -> str:
+    """The name under which a file at *path* is kept: as it is, with bytes that are not UTF-8 written as ``\\xe9``.
+
+    Where another file of the attempt has that name (*taken*), a digest of the real one tells them apart.
+    """
+    real = path.encode("utf-8", "surrogateescape")
+    name = real.decode("utf-8", "backslashreplace")
+    if name not in taken:
+        return name
+    return f"{name}~{hashlib.sha256(real).hexdigest()[:_DIGEST]}"
 
 
 def is_inside(path: str) -> bool:

@@ -8,6 +8,7 @@ An identity is ``host[:port]/path``: ``git@host:org/repo.git``, ``https://host/o
 * the path keeps every group at any depth; ``.git`` and slashes at its ends go, as do ``.`` and ``..``;
 * the path's case is kept, except on the public forges that ignore it themselves: elsewhere ``Shop`` and ``shop``
   may be two repositories;
+* the addresses of one repository on a public forge become one (``domain/forges.py``);
 * a path on this machine is no shared name: ``local:/srv/git/shop``, with the machine's tag when it is known.
 
 ``identity_of`` takes identities too and gives them back unchanged. For that, ``host:22/org/repo`` without a user
@@ -26,6 +27,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
+from coordination.domain.forges import CASE_BLIND, canonical, decodes_short_form
 from coordination.errors import Refused
 
 
@@ -77,19 +79,6 @@ _LONGEST = 2000
 # The ports that a protocol means anyway.
 _PORTS = {"ssh": 22, "git": 9418, "http": 80, "https": 443, "ftp": 21, "ftps": 990, "rsync": 873}
 
-# Forges that treat Org/Repo and org/repo as one repository.
-_CASE_BLIND = frozenset({"github.com", "gitlab.com", "bitbucket.org", "codeberg.org"})
-
-# Other names under which a forge answers for the same repositories: its web name, its SSH behind port 443.
-_SAME_HOST = {
-    ("www.github.com", None): ("github.com", None),
-    ("ssh.github.com", 443): ("github.com", None),
-    ("www.gitlab.com", None): ("gitlab.com", None),
-    ("altssh.gitlab.com", 443): ("gitlab.com", None),
-    ("www.bitbucket.org", None): ("bitbucket.org", None),
-    ("altssh.bitbucket.org", 443): ("bitbucket.org", None),
-}
-
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]*::")  # git's name for the program that speaks a protocol
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -123,7 +112,7 @@ def local_identity(path: str, machine: str = "") -> str:
         path = "/" + (path[0].upper() + path[1:]).replace("\\", "/")
     if not path.startswith("/"):
         raise Refused(f"{path!r} is not a whole path", hint="Give the path from the root on")
-    return f"{LOCAL}{_tag(machine)}{_path(path, path, local=True)}"
+    return f"{LOCAL}{_tag(machine)}{_path(path, path)}"
 
 
 def short_name(identity: str) -> str:
@@ -157,7 +146,7 @@ def _identity(text: str, remote: str, machine: str) -> str:
         found = _TAG.fullmatch(text)
         if found is None:
             raise _refused(remote)
-        path = _path(_decoded(found["path"], remote), remote, local=True)
+        path = _path(_decoded(found["path"], remote), remote)
         return f"{LOCAL}{found['tag'] or _tag(machine)}{path}"
     if helper := _HELPER.match(text):
         return _identity(text[helper.end() :], remote, machine)
@@ -178,9 +167,11 @@ def _of_url(scheme: str, rest: str, remote: str, machine: str) -> str:
         return local_identity(_decoded(share, remote), machine)
     if plain not in _PORTS:
         raise _refused(remote)
-    authority, _, path = _before_query(_split_authority(rest)[1]).partition("/")
+    user, behind = _split_authority(rest)
+    authority, _, path = _before_query(behind).partition("/")
     host, port = _host_and_port(authority, remote)
-    return _joined(host, None if port == _PORTS[plain] else port, _decoded(path, remote), remote)
+    port = None if port == _PORTS[plain] else port
+    return _joined(host, port, _decoded(path, remote), remote, user=unquote(user) if plain == "ssh" else "")
 
 
 def _of_short(text: str, remote: str) -> str:
@@ -198,19 +189,28 @@ def _of_short(text: str, remote: str) -> str:
         encoded = not colon or with_port
         authority, path = (before, behind) if encoded else (name, rest[len(name) + 1 :])
     host, port = _host_and_port(authority, remote)
-    return _joined(host, port, _decoded(_before_query(path), remote) if encoded else path, remote)
+    if encoded or decodes_short_form(host):
+        path = _decoded(_before_query(path), remote)
+    return _joined(host, port, path, remote, user=user)
 
 
-def _joined(host: str, port: int | None, path: str, remote: str) -> str:
+def _joined(host: str, port: int | None, path: str, remote: str, *, user: str) -> str:
     if port == _PORTS["ssh"]:
         port = None  # whatever the text looked like: nothing else answers there
-    host, port = _SAME_HOST.get((host, port), (host, port))
-    clean = _path(path, remote, fold=host in _CASE_BLIND)
+    host, port, parts = canonical(host, port, _parts(path, remote), user.partition(":")[0])
+    if host in CASE_BLIND:
+        parts = _named([part.lower() for part in parts], remote)
+    clean = _quoted(parts, remote)
     return f"{host}:{port}{clean}" if port is not None else f"{host}{clean}"
 
 
-def _path(path: str, remote: str, *, local: bool = False, fold: bool = False) -> str:
-    """The path in its one spelling, with a slash in front: every group kept, no .git, no dots, one percent-encoding."""
+def _path(path: str, remote: str) -> str:
+    """The path of a folder in its one spelling, with a slash in front."""
+    return _quoted(_parts(path, remote, local=True), remote)
+
+
+def _parts(path: str, remote: str, *, local: bool = False) -> list[str]:
+    """The parts of a path in its one spelling: every group kept, no .git, no dots."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":
@@ -218,13 +218,22 @@ def _path(path: str, remote: str, *, local: bool = False, fold: bool = False) ->
                 raise _refused(remote)
             del parts[-1:]
         elif part not in ("", "."):
-            parts.append(part.lower() if fold else part)
+            parts.append(part)
+    return _named(parts, remote, local=local)
+
+
+def _named(parts: list[str], remote: str, *, local: bool = False) -> list[str]:
+    """*parts* without .git at their end; Refused when nothing is left that names a repository."""
     while parts and parts[-1].endswith(".git"):
         parts[-1] = parts[-1].removesuffix(".git")
         if not parts[-1]:
             parts.pop()
     if not parts and not local:
         raise _refused(remote)
+    return parts
+
+
+def _quoted(parts: list[str], remote: str) -> str:
     try:
         return "/" + quote("/".join(parts), safe=_PATH_SAFE, errors="surrogateescape")
     except UnicodeEncodeError:

@@ -3,17 +3,22 @@
 One JSON object per line, in any order. Beside issues a file may hold a header (``_schema``), memories (``_type``), and,
 in dumps of its tables, dependencies, labels and comments on lines of their own: these go to the issue that they
 name, everything else that is no issue stays behind the issue it was found behind. What is written is what was read,
-line by line, except line ends, blank lines and a byte order mark. The whole file is refused for one bad line.
+line by line, except line ends, blank lines and a byte order mark.
+
+What has no meaning is passed over, and noted with its line: a dependency that names nothing or its own issue. One
+without a type holds like ``blocks``, the strictest. Everything else that cannot be understood refuses the whole file,
+since to drop it could make work ready that is not, or lose it in an export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from coordination.domain.issues.record import Issue, IssueDependency
+from coordination.domain.excerpts import excerpt
+from coordination.domain.issues.record import BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD, Issue, IssueDependency
 from coordination.errors import FormatError, Refused
 from coordination.formats import jsonl
 from coordination.formats.jsonl import shown
@@ -22,13 +27,22 @@ _EARLIEST = datetime.min.replace(tzinfo=UTC)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 _HINT = "Nothing was taken from the file; repair or remove the line"
 
+MOST_BYTES = 16_000_000
+"""Of one line."""
+
+_NOT_ON_ITSELF = frozenset({BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD})
 _DEPENDENCY = frozenset({"issue_id", "depends_on_id"})
 _DELETION = frozenset({"id", "ts", "by"})
 
 
-def read_issues(data: bytes | Iterable[bytes], *, source: str | None = None) -> list[Issue]:
-    """Every issue of a file (its bytes, or its lines), in its order. FormatError names file and line."""
-    reader = _Reader(source)
+def read_issues(
+    data: bytes | Iterable[bytes], *, source: str | None = None, note: Callable[[str], None] | None = None
+) -> list[Issue]:
+    """Every issue of a file (its bytes, or its lines), in its order. FormatError names file and line.
+
+    *note* gets a sentence, with file and line, for each dependency that is not taken as it stands.
+    """
+    reader = _Reader(source, note)
     for number, line in enumerate(data.split(b"\n") if isinstance(data, bytes) else data, start=1):
         reader.take(number, line)
     return reader.issues()
@@ -65,8 +79,9 @@ class _Draft:
 class _Reader:
     """What was read so far of one file."""
 
-    def __init__(self, source: str | None) -> None:
+    def __init__(self, source: str | None, note: Callable[[str], None] | None) -> None:
         self.source = source
+        self._note = note
         self.drafts: dict[str, _Draft] = {}
         self.lines: dict[str, int] = {}
         self.loose: list[str] = []  # before the first issue
@@ -79,6 +94,8 @@ class _Reader:
         return [draft.finished() for draft in self.drafts.values()]
 
     def take(self, number: int, line: bytes) -> None:
+        if len(line) > MOST_BYTES:
+            self._refuse(number, f"the line is longer than {MOST_BYTES:,} bytes")
         try:
             found = jsonl.parsed(number, line)
         except Refused as refused:
@@ -121,7 +138,9 @@ class _Reader:
             # called wisp for a few versions
             ephemeral=self._flag(number, record, "ephemeral") or record.get("wisp") is True,
             dependencies=tuple(
-                self._dependency(number, edge, issue_id) for edge in self._list(number, record, "dependencies")
+                edge
+                for one in self._list(number, record, "dependencies")
+                if (edge := self._dependency(number, one, issue_id)) is not None
             ),
         )
         self.drafts[issue_id] = self.last = _Draft(issue, before=self.loose)
@@ -147,21 +166,31 @@ class _Reader:
             return
         draft.behind.append(text)
         if record.keys() >= _DEPENDENCY:
-            draft.dependencies.append(self._dependency(0, record, draft.issue.id))
+            edge = self._dependency(None, record, draft.issue.id)
+            draft.dependencies.extend([] if edge is None else [edge])
         elif "label" in record:
             draft.labels.append(record["label"])
 
     def _keep(self, text: str) -> None:
         (self.loose if self.last is None else self.last.behind).append(text)
 
-    def _dependency(self, number: int, edge: object, issue_id: str) -> IssueDependency:
+    def _dependency(self, number: int | None, edge: object, issue_id: str) -> IssueDependency | None:
+        """An edge, or None for one that says nothing. *number* None: of a line that was judged before."""
         if not isinstance(edge, dict):
             self._refuse(number, f"a dependency is a JSON object, not {shown(edge)}", field="dependencies")
+        source = self._text(number, edge, "issue_id") or issue_id
         target = self._text(number, edge, "depends_on_id")
         kind = self._text(number, edge, "type")
-        if not target or not kind:
-            missing = "type" if target else "depends_on_id"
-            self._refuse(number, f"a dependency of {issue_id!r} has no {missing}", field=missing)
+        if not target or not target.strip():
+            self._say(number, f"a dependency of {excerpt(source)} names no issue, and was left out")
+            return None
+        if target == source and (kind or BLOCKS) in _NOT_ON_ITSELF:
+            self._say(number, f"{excerpt(source)} depends on itself, and that dependency was left out")
+            return None
+        if not kind:
+            self._say(
+                number, f"the dependency of {excerpt(source)} on {excerpt(target)} has no type: it counts as blocks"
+            )
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:
@@ -169,13 +198,13 @@ class _Reader:
             except (ValueError, RecursionError):
                 metadata = None
         return IssueDependency(
-            issue_id=self._text(number, edge, "issue_id") or issue_id,
+            issue_id=source,
             depends_on_id=target,
-            type=kind,
+            type=kind or BLOCKS,
             metadata=metadata if isinstance(metadata, dict) else {},
         )
 
-    def _text(self, number: int, record: Mapping[str, Any], name: str) -> str | None:
+    def _text(self, number: int | None, record: Mapping[str, Any], name: str) -> str | None:
         value = record.get(name)
         if value is not None and not isinstance(value, str):
             self._refuse(number, f"{name} must be a text, not {shown(value)}", field=name)
@@ -229,5 +258,9 @@ class _Reader:
         except OverflowError:  # the zero time of other languages, east of Greenwich
             return _EARLIEST if moment.year == _EARLIEST.year else _LATEST
 
-    def _refuse(self, number: int, why: str, *, field: str | None = None) -> NoReturn:
+    def _say(self, number: int | None, what: str) -> None:
+        if self._note is not None and number is not None:
+            self._note(f"{self.source or 'the file'}:{number}: {what}.")
+
+    def _refuse(self, number: int | None, why: str, *, field: str | None = None) -> NoReturn:
         raise FormatError(why, source=self.source, line=number, hint=_HINT, field=field)

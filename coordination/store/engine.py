@@ -27,7 +27,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from coordination.domain.calendars import day_of
 from coordination.errors import DatabaseUnavailable, Refused
 from coordination.money import ZERO, minus, plus
+from coordination.store.postgresql import POOLER_HINT, Pooling, address_of, engine_of, pooling_of
 from coordination.store.types import iso
+from coordination.urls import masked
 
 T = TypeVar("T")
 
@@ -47,13 +49,16 @@ _SQLITE_PLACE = frozenset(
     }
 )
 _PLACE_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
+_OF_POOLERS = frozenset({"26000", "42P05"})  # a prepared statement that another session has, or that is there already
+_NO_SCHEMA = "3F000"
 
 
 class Store:
     """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries what is transient."""
 
-    def __init__(self, url: URL, write_engine: Engine, read_engine: Engine) -> None:
+    def __init__(self, url: URL, write_engine: Engine, read_engine: Engine, *, pooled: bool = False) -> None:
         self.url = url
+        self.pooled = pooled
         self.dialect = url.get_backend_name()
         self._write_engine = write_engine
         self._read_engine = read_engine
@@ -63,7 +68,7 @@ class Store:
     @property
     def shown_url(self) -> str:
         """The URL with its password masked."""
-        return self.url.render_as_string(hide_password=True)
+        return masked(self.url.render_as_string(hide_password=False))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -139,12 +144,24 @@ class Store:
             return busy
         cause = getattr(error, "orig", None) or error
         first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        made = DatabaseUnavailable(
-            f"The database {self.shown_url} cannot be used: {first}",
-            hint="Check that it runs, that COORD_DATABASE_URL names it, and that this user may write to it",
-        )
+        state = getattr(cause, "sqlstate", None)
+        hint = "Check that it runs, that COORD_DATABASE_URL names it, and that this user may write to it"
+        if state in _OF_POOLERS or "startup parameter" in first:
+            hint = POOLER_HINT
+        elif state == _NO_SCHEMA:
+            hint = "Create the schema that the search_path in COORD_DATABASE_URL names"
+        made = DatabaseUnavailable(f"The database {self.shown_url} cannot be used: {first}", hint=hint)
         made.__cause__ = error
         return made
+
+    def pooling(self) -> Pooling:
+        """What stands between us and a PostgreSQL server; DatabaseUnavailable when it cannot be asked."""
+        if self.dialect != "postgresql":
+            return Pooling.NONE
+        try:
+            return pooling_of(self._write_engine)
+        except (DBAPIError, PoolTimeout) as error:
+            raise self._unavailable(error) from error
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -163,7 +180,7 @@ def _is_of_the_place(error: DBAPIError) -> bool:
     if isinstance(original, sqlite3.DatabaseError) and hasattr(original, "sqlite_errorcode"):
         return original.sqlite_errorcode & 0xFF in _SQLITE_PLACE
     state = getattr(original, "sqlstate", None) or ""
-    return state in _PLACE_SQLSTATES
+    return state in _PLACE_SQLSTATES or state in _OF_POOLERS or state == _NO_SCHEMA
 
 
 def is_transient(error: BaseException) -> bool:
@@ -191,35 +208,10 @@ def open_store(url: str, *, pool_size: int = 12) -> Store:
     if backend == "sqlite":
         return Store(parsed, _sqlite_engine(parsed, writes=True), _sqlite_engine(parsed, writes=False))
     if backend == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(
-            parsed,
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_timeout=30,
-            pool_recycle=3600,
-            pool_use_lifo=True,
-            connect_args={
-                "connect_timeout": 5,
-                "application_name": "coordination",
-                "keepalives_idle": 10,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20_000,
-                # Whoever stops in the middle of a transaction loses it, and its locks, before others give up waiting.
-                # Without scans of whole tables: a plan that was made while a table was small, or from figures of
-                # that time, would read all of it for hours. What has no index is read whole all the same; up to
-                # PostgreSQL 17 that counts as so dear that it would be compiled first, for a tenth of a second.
-                "options": "-c lock_timeout=20s -c idle_in_transaction_session_timeout=15s -c timezone=UTC"
-                " -c enable_seqscan=off -c jit=off"
-                # The hot statements are long, and written so that one plan fits whatever is asked for: to plan a claim
-                # anew for its values takes twice as long as to execute it.
-                " -c plan_cache_mode=force_generic_plan",
-            },
-        )
-        return Store(
-            parsed, engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        )
+        address = address_of(parsed)
+        engine = engine_of(address, pool_size=pool_size)
+        reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        return Store(parsed, engine, reading, pooled=address.pooled)
     raise DatabaseUnavailable(
         f"{parsed.render_as_string(hide_password=True)} is neither SQLite nor PostgreSQL",
         hint="Set COORD_DATABASE_URL to sqlite:///path or postgresql://user:password@host/name",

@@ -184,3 +184,32 @@ def test_explain_names_every_blocker_of_an_issue_and_its_way(coord: Coord, tmp_p
     }
     assert "blocked directly by x-1 (open)" in people
     assert "through x-2" in people
+
+
+def test_a_dependency_that_names_nothing_keeps_no_file_out_and_is_named(coord: Coord, tmp_path: Path) -> None:
+    nothing = [{"issue_id": "x-2", "depends_on_id": "", "type": "blocks"}]
+    file = written(
+        tmp_path / "issues.jsonl", [{"id": "x-1", "title": "a"}, *[{**CHAIN[1], "dependencies": nothing * 30}]]
+    )
+
+    done = coord("import", "beads", file)
+    as_json = coord("import", "beads", file, "--json")
+
+    assert done.err.splitlines()[0] == f"{file}:2: a dependency of 'x-2' names no issue, and was left out."
+    assert done.err.splitlines()[-1] == "and 10 more lines like these"
+    assert len(as_json.json["notes"]) == 30
+    assert [one["id"] for one in coord("ready", "--json").json["ready"]] == ["x-1", "x-2"]
+    coord("export", "beads", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_bytes() == file.read_bytes()
+
+
+def test_a_file_whose_parents_go_round_is_imported_and_nobody_waits_for_ever(coord: Coord, tmp_path: Path) -> None:
+    ring = [
+        {"id": one, "title": one, "dependencies": [{"issue_id": one, "depends_on_id": up, "type": "parent-child"}]}
+        for one, up in (("a", "b"), ("b", "c"), ("c", "a"))
+    ]
+
+    coord("import", "beads", written(tmp_path / "issues.jsonl", ring))
+
+    assert {one["id"] for one in coord("ready", "--json").json["ready"]} == {"a", "b", "c"}
+    assert "ready" in coord("explain", "a").out

@@ -54,14 +54,45 @@ class TestClean:
         assert obeyed(text) == []
         assert "ä 👩" in text
 
-    def test_a_terminal_without_unicode_shows_what_it_can(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    @pytest.mark.parametrize(
+        ("encoding", "shown"),
+        [
+            ("ascii", b"done + caf\\xe9 \\U0001f469 \\u0130..."),
+            ("latin-1", b"done + caf\xe9 \\U0001f469 \\u0130..."),
+            ("cp1252", b"done + caf\xe9 \\U0001f469 \\u0130\x85"),
+            ("iso8859-9", b"done + caf\xe9 \\U0001f469 \xdd..."),
+            ("utf-16-le", "done ✓ café 👩 İ…".encode("utf-16-le")),
+        ],
+    )
+    @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+    @pytest.mark.parametrize("rich", [False, True])
+    def test_a_terminal_of_another_encoding_shows_what_it_can(
+        self, monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes, errors: str, *, rich: bool
+    ) -> None:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
+        monkeypatch.setattr(sys, "stdout", stream)
 
         with terminal.cleaned():
-            sys.stdout.write("done ✓\n")
+            if rich:
+                terminal.console(highlight=False).print("done ✓ café 👩 İ…", end="")
+            else:
+                sys.stdout.write("done ✓ café 👩 İ…")
             sys.stdout.flush()
 
-        assert sys.stdout.buffer.getvalue() == b"done \\u2713\n"
+        assert stream.buffer.getvalue() == shown  # type: ignore[attr-defined]
+        assert stream.errors == errors
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+    def test_json_stays_json_in_every_encoding(self, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+        value = {"said": "✓ café 👩 İ… ‘x’", "é": ["\x85"]}  # noqa: RUF001
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        with terminal.cleaned():
+            sys.stdout.write(terminal.json_text(value))
+            sys.stdout.flush()
+
+        assert json.loads(stream.buffer.getvalue().decode(encoding)) == value  # type: ignore[attr-defined]
 
     def test_styles_of_a_console_stay_and_those_in_its_texts_go(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdout", io.StringIO())

@@ -16,6 +16,7 @@ from tests.support.jobs import claim_of
 from workers import artifacts
 from workers.artifacts import Terms
 from workers.runners.base import Control, StopReason
+from workers.runners.hiding import Secrets
 
 DONE = Result(Outcome.COMPLETED, output="done", log="said")
 
@@ -121,6 +122,79 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms:
     result = kept(folder, terms, "pipe")
 
     assert (result.outcome, result.error) == (Outcome.FAILED, "Its output 'pipe' is no file.")
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_files_of_every_name_are_kept_apart_and_come_back(
+    folder: Path, tmp_path: Path, terms: Terms, scheme: str
+) -> None:
+    terms = replace(terms, store=ArtifactStore(f"{scheme}://{tmp_path}/kept"), most=40)
+    (folder / "all").mkdir()
+    names = {
+        b"caf\xe9.txt": "caf\\xe9.txt~2593d8cb",
+        b"caf\\xe9.txt": "caf\\xe9.txt",
+        b"\xff\xfe": "\\xff\\xfe",
+        b"a\nb": "a\nb",
+        b"-rf": "-rf",
+        b"a:b?c*[x].txt": "a:b?c*[x].txt",
+        b"50%41 #x::y": "50%41 #x::y",
+        b"Readme": "Readme",
+        b"README": "README",
+        "\u00e9".encode(): "\u00e9",
+        "e\u0301".encode(): "e\u0301",
+        b"CON": "CON",
+        b"nul.txt": "nul.txt",
+        b" blank ": " blank ",
+        b"...": "...",
+        b"~": "~",
+        b"x" * 255: "x" * 255,
+        "\u00fc".encode() * 127: "\u00fc" * 127,
+        b"\x1b[31m": "\x1b[31m",
+    }
+    for name in names:
+        Path(os.fsdecode(os.fsencode(folder) + b"/all/" + name)).write_bytes(name)
+
+    result = kept(folder, terms, "all")
+
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+    assert {one.path.removeprefix("all/") for one in result.artifacts} == set(names.values())
+    for one in result.artifacts:
+        assert names[fetch(one, tmp_path / "got").read_bytes()] == one.path.removeprefix("all/")
+
+
+def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: Terms, tmp_path: Path) -> None:
+    (folder / "all").mkdir()
+    for secret in ("s3cret-one", "s3cret-two"):
+        (folder / "all" / f"of {secret}").write_text(secret)
+    claim = claim_of({"shell": "true"}, options={"outputs": ["all"]})
+
+    tokens = {"A_TOKEN": "s3cret-one", "B_TOKEN": "s3cret-two"}
+
+    with Control(scratch=tmp_path) as control:
+        control.secrets = Secrets(tokens, environ=tokens)
+        result = artifacts.kept(claim, str(folder), DONE, control=control, terms=terms)
+
+    assert result.outcome is Outcome.COMPLETED
+    assert len({one.path for one in result.artifacts}) == 2
+    assert not any("s3cret" in one.path for one in result.artifacts)
+
+
+def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(folder: Path, tmp_path: Path, terms: Terms) -> None:
+    terms = replace(terms, store=ArtifactStore(f"file://{tmp_path}/kept"))
+    part = "\u00fc" * 90
+    deep = folder / "deep" / "/".join([part] * 10)
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("kept")
+    deeper = folder / "deeper" / "/".join([part] * 15)
+    deeper.mkdir(parents=True)
+    (deeper / "file").write_text("kept")
+
+    near, far = kept(folder, terms, "deep"), kept(folder, terms, "deeper")
+
+    (made,) = near.artifacts
+    assert fetch(made, tmp_path / "got").read_text() == "kept"
+    assert (far.outcome, far.retryable) == (Outcome.FAILED, False)
+    assert "has a path of 2,726 bytes; at most 2,000 can be kept" in (far.error or "")
 
 
 def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: Terms) -> None:

@@ -49,6 +49,25 @@ ONE_PROJECT = [
     "git.example.org:22/acme/shop",
 ]
 
+ONE_ON_AZURE = [
+    "git@ssh.dev.azure.com:v3/acme/My%20Project/shop",
+    "ssh://git@ssh.dev.azure.com/v3/acme/My%20Project/shop",
+    "ssh://git@ssh.dev.azure.com:22/v3/acme/My%20Project/shop.git",
+    "https://dev.azure.com/acme/My%20Project/_git/shop",
+    "https://dev.azure.com/acme/My Project/_git/Shop/",
+    "https://acme@dev.azure.com/acme/My%20Project/_git/shop",
+    "https://acme:t0ken@dev.azure.com:443/acme/My%20Project/_git/shop",
+    "https://dev.azure.com/acme/My%20Project/_git/_optimized/shop",
+    "https://dev.azure.com/acme/My%20Project/_git/_full/shop",
+    "https://acme.visualstudio.com/My%20Project/_git/shop",
+    "https://acme.visualstudio.com/DefaultCollection/My%20Project/_git/shop",
+    "acme@vs-ssh.visualstudio.com:v3/acme/My%20Project/shop",
+    "ssh://acme@vs-ssh.visualstudio.com/v3/acme/My%20Project/shop",
+    "ssh://acme@vs-ssh.visualstudio.com:22/DefaultCollection/My%20Project/_ssh/shop",
+    "ssh://acme@acme.visualstudio.com:22/My%20Project/_git/shop",
+    "ssh://acme@acme.visualstudio.com:22/My%20Project/_ssh/shop",
+]
+
 host_names = st.from_regex(r"[a-z][a-z0-9]{0,8}(-[a-z0-9]{1,4})?(\.[a-z][a-z0-9]{1,6}){1,2}", fullmatch=True)
 segments = st.from_regex(r"[a-zA-Z_~][a-zA-Z0-9_~+-]{0,8}(\.[a-z]{1,3})?", fullmatch=True).filter(
     lambda text: not text.lower().endswith(".git")
@@ -102,11 +121,43 @@ class TestIdentity:
         [
             ("ssh://git@ssh.github.com:443/acme/shop.git", "git@github.com:acme/shop.git"),
             ("https://www.github.com/acme/shop", "git@github.com:acme/shop.git"),
+            ("git@ssh.github.com:acme/shop.git", "git@github.com:acme/shop.git"),
+            ("https://github.com/Acme/Shop.GIT", "git@github.com:acme/shop.git"),
             ("ssh://git@altssh.gitlab.com:443/a/b/c.git", "https://gitlab.com/a/b/c"),
+            ("git@altssh.gitlab.com:a/b/c.git", "https://gitlab.com/a/b/c"),
+            ("ssh://git@altssh.bitbucket.org:443/t/r.git", "https://me@bitbucket.org/t/r"),
+            ("https://gist.github.com/dave/0123abcd", "git@gist.github.com:0123ABCD.git"),
         ],
     )
     def test_a_forge_that_answers_under_a_second_name_is_one_forge(self, other, plain):
         assert identity_of(other) == identity_of(plain)
+
+    @pytest.mark.parametrize("remote", ONE_ON_AZURE)
+    def test_every_address_of_an_azure_repository_names_the_one_project(self, remote):
+        identity = identity_of(remote)
+
+        assert identity == "dev.azure.com/acme/my%20project/_git/shop"
+        assert identity_of(identity) == identity
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("https://dev.azure.com/acme/a/_git/shop", "https://dev.azure.com/other/a/_git/shop"),
+            ("https://dev.azure.com/acme/a/_git/shop", "https://dev.azure.com/acme/b/_git/shop"),
+            ("https://dev.azure.com/acme/_git/a", "https://dev.azure.com/acme/_git/b"),
+            ("https://acme.visualstudio.com/_git/shop", "https://other.visualstudio.com/_git/shop"),
+            ("git@ssh.dev.azure.com:v3/acme/a/shop", "git@ssh.dev.azure.com:v3/other/a/shop"),
+            ("ssh://acme@vs-ssh.visualstudio.com/a/_ssh/shop", "ssh://other@vs-ssh.visualstudio.com/a/_ssh/shop"),
+            ("https://azure.corp.example/tfs/a/_git/shop", "https://dev.azure.com/tfs/a/_git/shop"),
+            ("ssh://git@github.com:2222/a/b", "ssh://git@github.com/a/b"),
+            ("https://ssh.github.com:8443/a/b", "https://github.com/a/b"),
+            ("https://gist.github.com/dave/0123abcd", "https://gist.github.com/dave/0123abce"),
+            ("https://gist.github.com/dave/0123abcd", "https://github.com/dave/0123abcd"),
+        ],
+    )
+    def test_two_repositories_of_forges_stay_two_projects(self, one, other):
+        assert identity_of(one) != identity_of(other)
+        assert identity_of(identity_of(one)) == identity_of(one)
 
     @pytest.mark.parametrize(
         ("remote", "identity"),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.errors import FormatError
-from coordination.formats.beads import read_issues, write_issues
+from coordination.formats.beads import MOST_BYTES, read_issues, write_issues
 from tests.support.refusals import refuses
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -181,6 +181,74 @@ class TestDialects:
         assert read_issues(nothing) == []
 
 
+def edge(target, kind="blocks", source="b"):
+    return {"issue_id": source, "depends_on_id": target, "type": kind}
+
+
+class TestDependenciesThatSayNothing:
+    @pytest.mark.parametrize(
+        ("broken", "apart"),
+        [
+            (edge(""), False),
+            (edge(" "), False),
+            (edge(None), False),
+            ({"type": "blocks"}, False),
+            ({}, False),
+            (edge(""), True),
+            (edge(None), True),
+        ],
+    )
+    def test_one_that_names_no_issue_is_left_out_and_noted_and_kept_for_the_export(self, broken, apart):
+        lines = [line("a"), line("b", dependencies=[edge("a"), *([] if apart else [broken])])]
+        if apart:
+            lines.insert(1, json.dumps(broken))
+        notes = []
+
+        issues = read_issues("\n".join(lines).encode(), source="issues.jsonl", note=notes.append)
+
+        assert [(one.depends_on_id, one.type) for one in issues[1].dependencies] == [("a", "blocks")]
+        assert notes == ["issues.jsonl:2: a dependency of 'b' names no issue, and was left out."]
+        assert sorted(b"".join(write_issues(issues)).decode().splitlines()) == sorted(lines)
+        assert again(issues) == issues
+
+    @pytest.mark.parametrize("kind", ["blocks", "conditional-blocks", "parent-child", None, ""])
+    def test_one_on_its_own_issue_is_left_out_and_noted(self, kind):
+        notes = []
+
+        (issue,) = read_issues(line("b", dependencies=[edge("b", kind)]).encode(), note=notes.append)
+
+        assert issue.dependencies == ()
+        assert notes == ["the file:1: 'b' depends on itself, and that dependency was left out."]
+
+    def test_an_issue_may_wait_for_its_own_children(self):
+        (issue,) = read(line("b", dependencies=[edge("b", "waits-for"), edge("b", "related")]))
+
+        assert [one.type for one in issue.dependencies] == ["waits-for", "related"]
+
+    @pytest.mark.parametrize("kind", [None, ""])
+    def test_one_without_a_type_blocks(self, kind):
+        notes = []
+
+        _, issue = read_issues(f"{line('a')}\n{line('b', dependencies=[edge('a', kind)])}".encode(), note=notes.append)
+
+        assert [(one.depends_on_id, one.type) for one in issue.dependencies] == [("a", "blocks")]
+        assert notes == ["the file:2: the dependency of 'b' on 'a' has no type: it counts as blocks."]
+
+    def test_unknown_types_and_statuses_targets_elsewhere_and_repetitions_are_taken_as_they_are(self):
+        edges = [edge("a", "mentions"), edge("gone"), edge("external:x:y"), edge("a"), edge("a")]
+        notes = []
+
+        _, issue = read_issues(
+            f"{line('a', status='shelved', issue_type='spike')}\n{line('b', dependencies=edges)}".encode(),
+            note=notes.append,
+        )
+
+        assert [(one.depends_on_id, one.type) for one in issue.dependencies] == [
+            (one["depends_on_id"], one["type"]) for one in edges
+        ]
+        assert notes == []
+
+
 class TestBadLines:
     @pytest.mark.parametrize(
         ("bad", "field"),
@@ -205,9 +273,12 @@ class TestBadLines:
             (b'{"id":"b","title":"t","created_at":"yesterday"}', "created_at"),
             (b'{"id":"b","title":"t","dependencies":{}}', "dependencies"),
             (b'{"id":"b","title":"t","dependencies":["a"]}', "dependencies"),
-            (b'{"id":"b","title":"t","dependencies":[{"type":"blocks"}]}', "depends_on_id"),
-            (b'{"id":"b","title":"t","dependencies":[{"depends_on_id":"a"}]}', "type"),
-            (b'{"issue_id":"a","depends_on_id":"b"}', "type"),
+            (b'{"id":"b","title":"t","dependencies":[{"depends_on_id":7}]}', "depends_on_id"),
+            (b'{"id":"b","title":"t","dependencies":[{"depends_on_id":"a","type":7}]}', "type"),
+            (b'{"issue_id":"a","depends_on_id":7}', "depends_on_id"),
+            (b"<<<<<<< HEAD", None),
+            ('{"id":"b","title":"t"}'.encode("utf-16"), None),
+            (b'{"id":"b","title":"t","x":"' + b"x" * MOST_BYTES + b'"}', None),
             (b'{"issue_id":"a","what":"ever"}', None),
             (b'{"id":"a","title":"again"}', "id"),
             (b'{"id":"b","ts":"2025-11-01T00:00:00Z","by":"dave"}', None),
