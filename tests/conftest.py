@@ -201,7 +201,8 @@ def fleet(request: pytest.FixtureRequest, store_kind: str, processes: Processes,
     """A fleet without workers; the test runs once on each kind of database.
 
     In a module with the mark ``shared_worker`` its worker, database and Redis are those of the module, and the test
-    has a workspace of its own, unless it has the mark ``own_worker``.
+    has a workspace of its own, unless it has the mark ``own_worker``. Leases last longer than a test may take, but with
+    the mark ``expiring``.
     """
     from tests.support.fleet import SharedFleet, fleet_on
 
@@ -212,7 +213,8 @@ def fleet(request: pytest.FixtureRequest, store_kind: str, processes: Processes,
         fleet.co.close()
         return
     redis_url = request.getfixturevalue("redis_url")
-    with fleet_on(processes, request.getfixturevalue("store_url"), redis_url, tmp_path) as fleet:
+    expiring = request.node.get_closest_marker("expiring") is not None
+    with fleet_on(processes, request.getfixturevalue("store_url"), redis_url, tmp_path, expiring=expiring) as fleet:
         yield fleet
 
 

@@ -52,5 +52,5 @@ def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int
             tx, workspace_id, [{**about, "type": EventType.PROGRESS, "actor": "variants", "payload": payload}]
         )
     others = [part.id for part in tasks.parts(tx, workspace_id, whole.id) if part.state in OPEN and part.id != mine.id]
-    canceled, _ = cancel_tasks(tx, workspace_id, whole.project_id, others, actor="variants", why=why)
+    canceled, _ = cancel_tasks(tx, workspace_id, whole.project_id, others, actor="variants", why=why, late=True)
     return Choice(True, why, canceled)

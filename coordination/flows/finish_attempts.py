@@ -132,8 +132,10 @@ def finish_attempts(
     endings = [_ending(finish, worker_id) for finish in finishes]
     ended = end_attempts(tx, workspace_id, project_id, endings, close_runs=False, deferral_limit=deferral_limit)
     _learn(tx, workspace_id, project_id, finishes, ended)
-    grown = _grow(tx, workspace_id, finishes, ended)
     room = _settle(tx, workspace_id, project_id, finishes, ended)
+    if any(one.result.discovered for one in finishes):
+        slots.lock(tx, workspace_id, project_id)  # a claim may follow in here, and these may lock their run
+    grown = _grow(tx, workspace_id, finishes, ended)
     waits = {
         ending.task_id: ending.decision.wait
         for ending in endings

@@ -71,7 +71,8 @@ def force_task(
     if output is not None and target is not TaskState.COMPLETED:
         raise Refused(f"Only a completed task has an output; {target} has none", field="output")
     released = rows.dependants_not_begun(tx, workspace_id, task_id)
-    tasks.lock(tx, workspace_id, [*released, *dependencies.with_dependants(tx, workspace_id, [task_id])])
+    # What it had released may wait for it again, and is canceled with it then.
+    tasks.lock(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, [task_id, *released]))
     if target is TaskState.QUEUED:
         rows.waive_needs(tx, workspace_id, task_id)
     task = tasks.get(tx, workspace_id, task_id)
@@ -90,7 +91,7 @@ def force_task(
     elif target is TaskState.CANCELED:
         if task.finished_at is not None:
             _sure(rows.queue(tx, workspace_id, task))
-        cancel_tasks(tx, workspace_id, task.project_id, [task_id], actor=actor, why=reason)
+        cancel_tasks(tx, workspace_id, task.project_id, [task_id], actor=actor, why=reason, late=True)
     else:
         _end(tx, task, target, actor=actor, reason=reason, output=output)
     _keep_going(tx, task, actor, reopened, lifetime)
@@ -130,7 +131,7 @@ def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: s
         error=None if completes else f"forced: {reason}",
         payload={"forced": True},
     )
-    end_attempts(tx, task.workspace_id, task.project_id, [ending])
+    end_attempts(tx, task.workspace_id, task.project_id, [ending], late=True)
 
 
 def _take_releases_back(tx: Connection, task: Task) -> None:

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from coordination.services import ledger
 from coordination.services.endings.end import close_ended_runs
-from coordination.services.endings.records import Ended
 from coordination.services.endings.rescue import rescue_worker as end_attempts_of
 from coordination.started_jobs import Started
 from coordination.store.queries import fleet
@@ -23,10 +22,11 @@ def rescue_worker(
     *started*: the attempts whose jobs it was at when it died, which are suspected; None: nobody knows. *alone*: it
     ran this one job only, and nothing else died with it: then the job is to blame.
     """
-    found: list[tuple[str, dict[str, Ended]]] = []
-    for workspace_id in fleet.workspaces_of_worker(tx, worker_id):
-        while ended := end_attempts_of(tx, workspace_id, worker_id, started=started, alone=alone):
-            found.append((workspace_id, ended))
+    fleet.lock(tx, worker_id)
+    found = [
+        (workspace_id, end_attempts_of(tx, workspace_id, worker_id, started=started, alone=alone))
+        for workspace_id in fleet.workspaces_of_worker(tx, worker_id)
+    ]
     touched: dict[tuple[str, str], None] = {}
     for workspace_id, ended in found:  # all slots come before any money, see store.queries
         ledger.settle(tx, workspace_id, [], closing={fence for one in ended.values() for fence in one.closing})

@@ -128,6 +128,7 @@ def agent(folder: Path, key: str, *lines: str) -> AgentCall:
     return AgentCall("custom", f"Be {key}", command=[str(path)])
 
 
+@pytest.mark.expiring
 @pytest.mark.parametrize("state", [*STATES, "shallow"])
 def test_every_change_lands_once_and_the_persons_checkout_is_as_it_was(
     fleet: Fleet, tmp_path: Path, state: str

@@ -79,6 +79,7 @@ def test_a_missing_output_fails_the_task_and_a_retry_mends_it(fleet: Fleet) -> N
     assert (fleet.folder / "here" / "common").read_text() == "2\n"
 
 
+@pytest.mark.expiring
 def test_a_worker_that_dies_while_it_copies_lists_nothing_of_that(fleet: Fleet) -> None:
     large = 600_000_000
     command = f"if [ $COORD_ATTEMPT = 1 ]; then truncate -s {large} a; else rm a; echo hi > a; fi"

@@ -128,6 +128,7 @@ def test_an_agent_goes_on_in_the_same_conversation_when_there_is_money_again(fle
     counted_right(fleet)
 
 
+@pytest.mark.expiring
 def test_what_a_killed_worker_had_spent_counts_once_and_what_it_had_reserved_comes_back(fleet: Fleet) -> None:
     answers = [ToolUse("add", {"a": 1, "b": 1}), ToolUse("sh", {"command": "echo $$ > pid; exec sleep 600"}), "Again"]
     with running_model_server(answers) as server:
@@ -202,6 +203,7 @@ def test_a_command_that_may_not_be_repeated_is_counted_as_it_runs_and_not_stoppe
     counted_right(fleet)
 
 
+@pytest.mark.expiring
 def test_what_a_command_had_reported_when_its_worker_was_killed_is_billed_once(fleet: Fleet) -> None:
     pay = str(spending("0.20")["shell"])
     script = f'{pay}; if [ "$COORD_ATTEMPT" = 1 ]; then sleep 60; fi; echo done'
@@ -303,6 +305,7 @@ def test_agents_that_cost_nothing_start_as_often_as_a_budget_of_starts_allows(fl
     counted_right(fleet)
 
 
+@pytest.mark.expiring
 def test_the_start_of_an_agent_whose_worker_was_killed_counts_once(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "2")
     run = fleet.submit(

@@ -39,6 +39,7 @@ def test_a_long_job_in_a_bundle_keeps_no_short_one_waiting(fleet: Fleet) -> None
     assert all(task.record.failures == task.record.losses == 0 for task in handed_back)
 
 
+@pytest.mark.expiring
 def test_a_worker_killed_in_the_middle_of_bundles_loses_and_doubles_nothing(fleet: Fleet) -> None:
     first = fleet.worker("-c", "4")
     folder = fleet.file("napping.py").parent
@@ -109,6 +110,7 @@ def test_a_chain_of_short_jobs_runs_in_its_order(fleet: Fleet) -> None:
         assert story.index(before) < story.index((f"t{number}", EventType.UNBLOCKED)) < story.index(after)
 
 
+@pytest.mark.expiring
 def test_every_execution_is_an_attempt_with_a_number_of_its_own_although_workers_are_killed(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "2")
     folder = known_to_be_short(fleet)

@@ -110,6 +110,7 @@ def test_a_provider_that_refuses_for_good_ends_it_and_a_busy_one_does_not(fleet:
     assert (second.record.deferrals, second.record.failures) == (1, 0)
 
 
+@pytest.mark.expiring
 def test_what_a_killed_worker_left_of_a_chat_is_gone_and_it_runs_again(fleet: Fleet) -> None:
     answers = [ToolUse("sh", {"command": "echo $$ > pid; exec sleep 600"}), "Again"]
     with running_model_server(answers) as server:

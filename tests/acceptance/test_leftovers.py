@@ -44,6 +44,7 @@ def held_by(worker: Process) -> set[Path]:
     return held
 
 
+@pytest.mark.expiring
 def test_nothing_of_a_killed_worker_is_left_once_another_starts(fleet: Fleet) -> None:
     first = fleet.worker("-c", "1")
     fleet.submit(Task("a", {"shell": WAITS}))
@@ -67,6 +68,7 @@ def test_nothing_of_a_killed_worker_is_left_once_another_starts(fleet: Fleet) ->
     assert not [path for path in of_living if path.exists()]
 
 
+@pytest.mark.expiring
 def test_a_living_worker_clears_up_without_another_start(fleet: Fleet) -> None:
     first = fleet.worker("-c", "1")
     fleet.worker(COORD_RETENTION_EVERY="1s")
@@ -79,6 +81,7 @@ def test_a_living_worker_clears_up_without_another_start(fleet: Fleet) -> None:
     until(lambda: not [path for path in of_dead if path.exists()], what="the dead worker's folders are gone")
 
 
+@pytest.mark.expiring
 def test_a_killed_pool_of_processes_leaves_nothing_either(fleet: Fleet, tmp_path: Path) -> None:
     (temporary := tmp_path / "temporary").mkdir()
     pool = fleet.worker("-P", "prefork", "-c", "2", TMPDIR=str(temporary))

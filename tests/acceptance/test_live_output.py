@@ -125,6 +125,7 @@ def test_ctrl_c_ends_following_and_nothing_else(fleet: Fleet) -> None:
     assert run.wait(timeout=30) is RunState.COMPLETED
 
 
+@pytest.mark.expiring
 def test_what_was_written_survives_the_workers_death(fleet: Fleet) -> None:
     worker = fleet.worker()
     run = fleet.submit(Task("job", {"shell": "echo by $COORD_ATTEMPT; [ $COORD_ATTEMPT = 1 ] && sleep 60; true"}))
@@ -213,6 +214,7 @@ def test_what_an_agent_said_that_soon_failed_is_there_too(fleet: Fleet) -> None:
     assert text(run, "job") == "I look at the door\nIt is locked\n"
 
 
+@pytest.mark.expiring
 def test_an_attempt_that_lost_its_lease_writes_nothing_more(fleet: Fleet) -> None:
     worker = fleet.worker()
     run = fleet.submit(Task("job", {"shell": "while :; do echo by $COORD_ATTEMPT; sleep 0.1; done"}))

@@ -30,7 +30,7 @@ def job():
 @pytest.fixture
 def fleet(processes: Processes, sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Fleet]:
     """A fleet in a project that has the job."""
-    with fleet_on(processes, sqlite_url, redis_url, tmp_path) as made:
+    with fleet_on(processes, sqlite_url, redis_url, tmp_path, expiring=True) as made:
         (tmp_path / "project" / "outliving.py").write_text(JOBS)
         yield made
 

@@ -60,4 +60,4 @@ def test_a_message_is_not_in_vain_because_somebody_held_a_row_for_a_moment(
 
         assert run.wait(timeout=60) is RunState.COMPLETED
 
-        assert time.monotonic() - free_at < 1.2  # who looks for parked work comes later
+        assert time.monotonic() - free_at < 30  # who looks for parked work comes after a minute

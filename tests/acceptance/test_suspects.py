@@ -7,6 +7,8 @@ import signal
 import time
 from datetime import timedelta
 
+import pytest
+
 from coordination.domain.attempts import Outcome
 from coordination.domain.events import EventType
 from coordination.domain.leases import MAX_LOSSES
@@ -15,6 +17,8 @@ from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
+
+pytestmark = pytest.mark.expiring
 
 ONCE = Defaults(max_attempts=1)
 KILLER = {"shell": "echo $PPID >> parents; sleep 0.5; kill -KILL $PPID; sleep 60"}

@@ -78,6 +78,7 @@ def test_two_workers_on_one_redis_each_do_their_own(fleet: Fleet, submit: Submit
     assert len(workers_of(runs["alice"]) | workers_of(runs["bob"])) == 2, "none of them was taken for deaf"
 
 
+@pytest.mark.expiring
 def test_what_a_dead_worker_held_waits_for_a_worker_of_its_workspace(fleet: Fleet, submit: Submit) -> None:
     dead = fleet.worker("-c", "1", COORD_WORKSPACE="bob")
     held = submit("bob", Task("held", {"shell": "touch begun.$COORD_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done"}))
@@ -85,7 +86,7 @@ def test_what_a_dead_worker_held_waits_for_a_worker_of_its_workspace(fleet: Flee
     fleet.worker("-c", "2", COORD_WORKSPACE="alice")
     os.kill(dead.pid, signal.SIGKILL)
     assert submit("alice", job("a")).wait(timeout=30) is RunState.COMPLETED
-    time.sleep(5)  # longer than a lease
+    time.sleep(fleet.co.runtime.settings.leases().ttl.total_seconds() + 2)
     assert not fleet.file("begun.2").exists()
 
     fleet.worker("-c", "1", COORD_WORKSPACE="bob")

@@ -114,6 +114,7 @@ def test_short_python_jobs_with_gates_never_run_together(fleet: Fleet, checkout:
     assert [name for name in names if name.startswith("w")] == ["w0", "w1", "w2", "w3"]
 
 
+@pytest.mark.expiring
 def test_a_worker_killed_in_the_middle_leaves_nothing_that_is_in_the_way(fleet: Fleet, checkout: Checkout) -> None:
     worker = fleet.worker("-c", "2", COORD_WORKTREES_KEPT="1s", COORD_RETENTION_EVERY="1s")
     mark = fleet.folder / "mark"

@@ -104,7 +104,7 @@ class TestADeadWorker:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         few = attempts.lock_of_worker
-        monkeypatch.setattr(attempts, "lock_of_worker", lambda *scope: few(*scope, limit=2))
+        monkeypatch.setattr(attempts, "lock_of_worker", lambda *scope: few(*scope, page=2))
         keys = [f"t{number}" for number in range(5)]
         world.submit(*keys)
         world.claim(*keys)

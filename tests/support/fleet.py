@@ -1,4 +1,4 @@
-"""Real workers on a real store and broker, with short leases, and a client beside them."""
+"""Real workers on a real store and broker, with short terms, and a client beside them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ from coordination.store.engine import sqlite_path
 from tests.support.command import Coord
 from tests.support.processes import Process, Processes, until
 from tests.support.redis import running_redis
+from tests.support.speed import patience
+
+UNHURRIED = {"COORD_LEASE_TTL": "60s"}
+"""For tests in which no job may be lost: a machine that stands still for a while takes none away."""
+
+EXPIRING = {"COORD_LEASE_TTL": f"{patience(3000):.0f}ms"}
+"""For tests that wait until a lease has run out; longer where the machine is slower."""
 
 SHORT_LEASES = {
-    "COORD_LEASE_TTL": "3s",
+    **EXPIRING,
     "COORD_LEASE_HEARTBEAT": "500ms",
     "COORD_SWEEP": "500ms",
     "COORD_TICK": "500ms",
@@ -47,6 +54,7 @@ class Fleet:
         (folder / "home").mkdir(exist_ok=True)
         return {
             **SHORT_LEASES,
+            **UNHURRIED,
             "COORD_DATABASE_URL": database_url,
             "COORD_REDIS_URL": redis_url,
             "COORD_HOME": str(folder / "home"),
@@ -110,9 +118,12 @@ class Fleet:
 
 
 @contextmanager
-def fleet_on(processes: Processes, database_url: str, redis_url: str, folder: Path, **env: str) -> Iterator[Fleet]:
-    """A fleet without workers yet; *env* is added to what its processes are told."""
-    fleet = Fleet(processes, {**Fleet.environment(database_url, redis_url, folder), **env}, folder)
+def fleet_on(
+    processes: Processes, database_url: str, redis_url: str, folder: Path, *, expiring: bool = False
+) -> Iterator[Fleet]:
+    """A fleet without workers yet; *expiring*: with leases that run out in the test."""
+    leases = EXPIRING if expiring else {}
+    fleet = Fleet(processes, {**Fleet.environment(database_url, redis_url, folder), **leases}, folder)
     try:
         yield fleet
     finally:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, select, text, update
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.plans import Plan, Task
@@ -116,14 +117,25 @@ class World:
         claim = self.claims[key] if isinstance(key, str) else key
         return decided(claim, Result(outcome, **fields), now=datetime.now(UTC), took=took)
 
-    def write(self, *finishes: Finish) -> Finished:
-        """Write ends in one transaction."""
+    def write(self, *finishes: Finish, hungry: bool = False) -> Finished:
+        """Write ends in one transaction; *hungry*: and claim there what the worker goes on with."""
         project_id = finishes[0].claim.project_id
-        return self.store.transact(
-            lambda tx: finish_attempts(
-                tx, self.workspace, project_id, finishes, worker_id=self.worker, window=WINDOW, bundle=lambda _kind: 1
+
+        def work(tx: Connection) -> Finished:
+            claim = partial(claim_tasks, tx, self.workspace, worker_id=self.worker, lease=LEASE, wait=False)
+            return finish_attempts(
+                tx,
+                self.workspace,
+                project_id,
+                finishes,
+                worker_id=self.worker,
+                window=WINDOW,
+                bundle=lambda _kind: 1,
+                claim=claim,
+                hungry=int(hungry),
             )
-        )
+
+        return self.store.transact(work)
 
     def finish(self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Finished:
         """End one attempt."""

@@ -29,10 +29,6 @@ HELD = "touch held.begun; while [ ! -e go ]; do sleep 0.05; done; echo held"
 MEET = "touch met.%s; while [ $(ls met.* | wc -l) -lt 2 ]; do sleep 0.05; done"
 
 
-UNHURRIED = {"COORD_LEASE_TTL": "30s"}
-"""For tests in which no job may be lost: a machine that stands still for a while takes none away."""
-
-
 def plan() -> list[Task]:
     """A plan that is in its middle until the file ``go`` is there, and whose end needs two workers."""
     return [
@@ -180,7 +176,7 @@ class TestAnEarlierRelease:
         request: pytest.FixtureRequest,
     ) -> None:
         url = request.getfixturevalue(f"blank_{kind}_url")
-        environment = {**Fleet.environment(url, redis_url, tmp_path), **UNHURRIED}
+        environment = Fleet.environment(url, redis_url, tmp_path)
         theirs = Theirs(processes, earlier, environment, tmp_path)
         theirs.coord("migrate")
         old = theirs.worker()
@@ -188,7 +184,7 @@ class TestAnEarlierRelease:
         theirs.await_file("held.begun")
 
         assert migrated_to_today(url) == release.schema
-        with fleet_on(processes, url, redis_url, tmp_path, **UNHURRIED) as fleet:
+        with fleet_on(processes, url, redis_url, tmp_path) as fleet:
             leased = lease(fleet, run_id)
             fleet.worker("-c", "1")
             until(lambda: lease(fleet, run_id) > leased, what="a heartbeat of their worker on today's schema")

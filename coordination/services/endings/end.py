@@ -37,14 +37,15 @@ def end_attempts(
     *,
     close_runs: bool = True,
     deferral_limit: timedelta = DEFERRAL_LIMIT,
+    late: bool = False,
 ) -> Ended:
     """End these attempts. A fence that no longer holds changes nothing of its task.
 
     A task that would be tried again, and has reached a limit, waits for a person instead. Without *close_runs* the
-    caller looks whether ``ended_in`` are done, when it knows what else it knows of them.
+    caller looks whether ``ended_in`` are done, when it knows what else it knows of them. *late*: see ``lock_ends``.
     """
     done = Ended()
-    lock_ends(tx, workspace_id, endings)
+    lock_ends(tx, workspace_id, endings, late=late)
     completing = [ending for ending in endings if isinstance(ending.decision, Complete)]
     others = [ending for ending in endings if not isinstance(ending.decision, Complete)]
     _complete(tx, workspace_id, project_id, completing, done)
@@ -72,18 +73,19 @@ def end_attempts(
     return done
 
 
-def lock_ends(tx: Connection, workspace_id: str, endings: Sequence[Ending]) -> None:
+def lock_ends(tx: Connection, workspace_id: str, endings: Sequence[Ending], *, late: bool = False) -> None:
     """Lock the tasks that these ends change, those that wait for them, and then the attempts.
 
-    Nothing to do for completions alone: their one statement locks what it changes.
+    Nothing to do for completions alone: their one statement locks what it changes. *late*: the caller has locked
+    tasks already, so that others are not waited for.
     """
     if all(isinstance(one.decision, Complete) for one in endings):
         return
     completing = [one.task_id for one in endings if isinstance(one.decision, Complete)]
     dead = [one.task_id for one in endings if isinstance(one.decision, GiveUp)]
     ids = {one.task_id for one in endings}.union(edges.waiting_children(tx, workspace_id, completing))
-    rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)))
-    attempt_rows.lock(tx, workspace_id, [one.fence for one in endings])
+    rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)), nowait=late)
+    attempt_rows.lock(tx, workspace_id, [one.fence for one in endings], nowait=late)
 
 
 def close_ended_runs(
@@ -94,14 +96,15 @@ def close_ended_runs(
 
 
 def cancel_tasks(
-    tx: Connection, workspace_id: str, project_id: str, ids: Sequence[str], *, actor: str, why: str
+    tx: Connection, workspace_id: str, project_id: str, ids: Sequence[str], *, actor: str, why: str, late: bool = False
 ) -> tuple[list[tuple[str, int]], Ended]:
     """Cancel open tasks and what depends on them as it asks to be treated; (id, attempt) of those canceled by this.
 
     A running attempt keeps its lease and its slots until its worker has ended the job, or the lease runs out.
+    *late*: as in ``lock_ends``.
     """
     done = Ended()
-    rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids))
+    rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids), nowait=late)
     canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
     log.append(
         tx,

@@ -29,19 +29,19 @@ def rescue_expired(tx: Connection, workspace_id: str, project_id: str) -> Ended:
 def rescue_worker(
     tx: Connection, workspace_id: str, worker_id: str, *, started: Started | None = None, alone: bool = False
 ) -> dict[str, Ended]:
-    """End attempts of a worker that is known to be dead, without waiting for its leases; by project, a bounded batch.
+    """End all attempts of a worker that is known to be dead, without waiting for its leases; by project.
 
-    *started*: those whose jobs it was at; None: nobody knows. *alone*: it ran nothing else, and nothing else died.
-    The caller does the same as after ``rescue_expired``.
+    Called once in a transaction: whoever holds slots waits for no more tasks. *started*: those whose jobs it was at;
+    None: nobody knows. *alone*: it ran nothing else, and nothing else died. The caller does the same as after
+    ``rescue_expired``.
     """
     found = attempts.lock_of_worker(tx, workspace_id, worker_id)
     by_project: dict[str, list[dict[str, Any]]] = {}
     for row in found:
         by_project.setdefault(row["project_id"], []).append(row)
     why = "its worker process died"
-    lock_ends(
-        tx, workspace_id, [_ending(row, why, started, alone=alone) for row in found]
-    )  # of all projects, before any slot
+    endings = [_ending(row, why, started, alone=alone) for row in found]
+    lock_ends(tx, workspace_id, endings, late=True)  # of all projects, before any slot
     return {
         project_id: _lost(tx, workspace_id, project_id, rows, why=why, started=started, alone=alone)
         for project_id, rows in sorted(by_project.items())
@@ -61,7 +61,7 @@ def _lost(
     if not found:
         return Ended()
     endings = [_ending(row, why, started, alone=alone) for row in found]
-    return end_attempts(tx, workspace_id, project_id, endings, close_runs=False)
+    return end_attempts(tx, workspace_id, project_id, endings, close_runs=False, late=True)
 
 
 def _ending(row: dict[str, Any], why: str, started: Started | None, *, alone: bool) -> Ending:

@@ -19,11 +19,16 @@ Three rules make this hold. A statement that changes several rows locks them fir
 ``slots.lock``, ``money.lock_uses``), or is written so that it locks them in their order. What turns out late to be
 needed, against the order, is not waited for: ``NOWAIT`` makes the statement fail, and ``Store.transact`` begins anew.
 What comes round again (ticks, marks, sessions, rescues, claims) leaves out what others have locked: ``SKIP LOCKED``.
+What has begun so may hold any of those rows, so all further ones are late.
+
+Who rescues what a worker held locks the worker's row first, and then waits for no task and no attempt; heartbeats,
+which hold attempts, lock it last.
 
 A row that others refer to (runs, sessions, budgets, projects) is locked ``FOR NO KEY UPDATE`` (``key_share``): the
 foreign keys of new rows take a key-share lock on it, in any order, and must not wait for it.
 
-``tests/flows/test_lock_order.py`` lets all transactions meet; a deadlock in PostgreSQL's log fails any test run.
+``tests/flows/test_lock_order.py`` lets all transactions meet and looks at the order of every one's locks; a deadlock in
+PostgreSQL's log fails any test run.
 """
 
 from __future__ import annotations

@@ -124,22 +124,32 @@ _OF_TASK = (
 
 def lock_expired(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
     """Open attempts of the project whose lease has run out by the database's clock, with their tasks; locked."""
-    return _locked(tx, workspace_id, limit, a.project_id == project_id, a.lease_until < db_now())
+    which = a.project_id == project_id, a.lease_until < db_now()
+    return _locked(tx, workspace_id, _seen(tx, workspace_id, limit, *which), *which)
 
 
-def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, limit: int = 200) -> list[dict[str, Any]]:
-    """Open attempts of a worker that is known to be gone, with their tasks; locked."""
-    return _locked(tx, workspace_id, limit, a.worker_id == worker_id)
+def lock_of_worker(tx: Connection, workspace_id: str, worker_id: str, *, page: int = 200) -> list[dict[str, Any]]:
+    """All open attempts of a worker that is known to be gone, with their tasks; locked, a page at a time."""
+    found: list[dict[str, Any]] = []
+    mine, after = a.worker_id == worker_id, ""
+    while seen := _seen(tx, workspace_id, page, mine, cast(a.task_id, Text) > after):
+        found += _locked(tx, workspace_id, seen, mine)
+        after = seen[-1]
+    return found
 
 
-def _locked(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[dict[str, Any]]:
+def _seen(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[str]:
+    """The tasks of some open attempts, as they look now."""
+    asked = select(a.task_id).where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
+    # Not in the order of the key: with a limit, all of its index may be read in that order.
+    return list(tx.execute(asked.order_by(cast(a.task_id, Text)).limit(limit)).scalars())
+
+
+def _locked(tx: Connection, workspace_id: str, seen: Sequence[str], *which: Any) -> list[dict[str, Any]]:
     """What somebody else has locked is left out: it is being ended. Tasks are locked before their attempts.
 
     Several statements: of a join, a planner with figures from another time reads both tables whole.
     """
-    asked = select(*_OF_ATTEMPT).where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which)
-    # Not in the order of the key: with a limit, all of its index may be read in that order.
-    seen = [row.task_id for row in tx.execute(asked.order_by(cast(a.task_id, Text)).limit(limit))]
     if not seen:
         return []
     found = tx.execute(
@@ -151,7 +161,12 @@ def _locked(tx: Connection, workspace_id: str, limit: int, *which: Any) -> list[
     mine = {row["id"]: dict(row) for row in found}
     if not mine:
         return []
-    still = asked.where(a.task_id.in_(list(mine))).order_by(a.task_id).with_for_update(skip_locked=True)
+    still = (
+        select(*_OF_ATTEMPT)
+        .where(a.workspace_id == workspace_id, a.finished_at.is_(None), *which, a.task_id.in_(list(mine)))
+        .order_by(a.task_id)
+        .with_for_update(skip_locked=True)
+    )
     return [dict(row) | mine[row["task_id"]] for row in tx.execute(still).mappings()]
 
 

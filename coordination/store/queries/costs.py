@@ -39,12 +39,13 @@ def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
         first.setdefault(record.id, record)
     if not first:
         return []
+    ordered = sorted(first.values(), key=attrgetter("id"))  # who writes the same ones waits for them in this order
     if tx.dialect.name == "postgresql" and len(first) >= _MANY:
-        columns = zip(*map(_values, first.values()), strict=True)
+        columns = zip(*map(_values, ordered), strict=True)
         values = {"workspace_id": [workspace_id] * len(first)} | dict(zip(_FIELDS, columns, strict=True))
         new = insert_new(tx, costs, values, now="recorded_at", returning="id")
     else:
-        rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in first.values()]
+        rows = [dict(zip(_COLUMNS, (workspace_id, *_values(record)), strict=True)) for record in ordered]
         make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
         # One statement for any number of rows, so that it is compiled once; PostgreSQL's driver counts none itself.
         statement = make(costs).on_conflict_do_nothing().returning(c.id)

@@ -351,6 +351,11 @@ def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list
     return [Expired(*row[:5], silent=bool(row[5])) for row in rows]
 
 
+def lock(tx: Connection, worker_id: str) -> None:
+    """Lock a worker's row: one transaction at a time rescues what it held."""
+    tx.execute(select(w.id).where(w.id == worker_id).with_for_update())
+
+
 def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     """Lock a worker's row, so that its heartbeat waits; whether nothing was heard of it for that long."""
     silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))

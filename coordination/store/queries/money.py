@@ -76,7 +76,8 @@ def lock_uses(
             .on_conflict_do_nothing(),
             [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],
         )
-        found = _locked(tx, workspace_id, wanted)
+        # Whoever makes one of these too waits for this transaction, and may hold what has been made meanwhile.
+        found = _locked(tx, workspace_id, wanted, nowait=True)
     return found
 
 
@@ -86,13 +87,13 @@ def lock_free_uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, 
 
 
 def _locked(
-    tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], *, skip_locked: bool = False
+    tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], **how: Any
 ) -> dict[tuple[str, str], Use]:
     rows = tx.execute(
         select(budget_uses)
         .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
         .order_by(u.budget_id, u.starts)
-        .with_for_update(skip_locked=skip_locked)
+        .with_for_update(**how)
     )
     return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
 

@@ -216,10 +216,12 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
         # In the order of the index, which so is read from its beginning and no further than the limit.
         some = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
         ids = list(tx.execute(some.order_by(tasks.c.run_id, tasks.c.state).limit(room())).scalars())
+        # Locked in the order of all: what was printed, then tasks, then attempts.
+        done["output_chunks"] = _delete_of(tx, output_chunks, output_chunks.c.task_id, ids, room())
         tx.execute(select(tasks.c.id).where(tasks.c.id.in_(ids)).order_by(tasks.c.id).with_for_update())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
             done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
-        for table in (output_chunks, artifacts, merges, attempts):
+        for table in (artifacts, merges, attempts):
             done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
         # Only with room left is it certain that nothing refers to these any more.
         done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
@@ -251,11 +253,12 @@ def _delete(tx: Connection, table: Table, *where: ColumnElement[bool]) -> int:
 
 
 def _delete_of(tx: Connection, table: Table, column: ColumnElement[Any], ids: Sequence[str], limit: int) -> int:
-    """Delete at most *limit* rows of a table with a key of several columns."""
+    """Delete at most *limit* rows of a table with a key of several columns, locked in its order."""
     if not ids or limit <= 0:
         return 0
     key = tuple(table.primary_key.columns)
-    found = tx.execute(select(*key).where(column.in_(ids)).order_by(column).limit(limit)).all()
+    order = key if column is key[0] else (column, key[0])
+    found = tx.execute(select(*key).where(column.in_(ids)).order_by(*order).limit(limit).with_for_update()).all()
     if not found:
         return 0
     # SQLite finds no index for whole keys; for the first column of each it does.

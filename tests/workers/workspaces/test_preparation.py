@@ -177,7 +177,18 @@ class TestSetup:
         assert [path.suffix for path in (site.root / warm.FOLDER).iterdir()] == [".lock"]
         assert completed(prepared("fix", "cat deps/lib/a", attempt=2)) == "1"
 
-    def test_that_waits_for_another_ends_when_it_is_told_to(self, site: Site, locked: Checkout, tmp_path: Path) -> None:
+    def test_that_waits_for_another_ends_when_it_is_told_to(
+        self, site: Site, locked: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        to_fill, waits = warm._to_fill, threading.Event()
+
+        def tried(path: Path, fd: int) -> warm.Warm | None:
+            found = to_fill(path, fd)
+            if found is None:
+                waits.set()
+            return found
+
+        monkeypatch.setattr(warm, "_to_fill", tried)
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"touch {mark}; sleep 60"}
         said: list[Result] = []
@@ -186,8 +197,7 @@ class TestSetup:
                 claim = site.claim(key, "true", workspace=checkout)
                 threading.Thread(target=lambda c=claim, o=control: said.append(site.attempt(c, o))).start()
                 _until(mark.exists)
-            _until(lambda: len(site.events) == 2)  # both have a worktree
-            time.sleep(0.3)
+            assert waits.wait(patience(20))
             second.stop(StopReason.CANCELED)
             _until(lambda: len(said) == 1)
             first.stop(StopReason.CANCELED)

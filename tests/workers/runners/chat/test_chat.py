@@ -108,7 +108,7 @@ class TestStopping:
             result = job.end()
 
             assert result.outcome is outcome
-            assert time.monotonic() - began < patience(1)
+            assert time.monotonic() - began < patience(10)
             assert provider.server.left.wait(patience(5))
 
     def test_one_that_waits_for_the_first_word_ends_as_well(self, provide) -> None:
@@ -142,7 +142,7 @@ class TestStopping:
             job.stop(StopReason.CANCELED)
 
             assert job.end().outcome is Outcome.CANCELED
-            assert time.monotonic() - began < patience(2.5)
+            assert time.monotonic() - began < patience(20)
             assert bench.left_behind() == []
 
     def test_it_is_timed_out_and_may_stand_still_only_so_long(self, provide) -> None:
@@ -155,10 +155,10 @@ class TestStopping:
 
     @pytest.mark.full
     def test_one_that_only_takes_its_time_does_not_stand_still(self, provide) -> None:
-        with provide(Broken("It is fine as far as I can see", "slow")) as provider:
-            result = provider.run(claim={"stall_timeout": timedelta(seconds=2)})
+        with provide(Broken("word " * 18, "slow")) as provider:  # three words a second
+            result = provider.run(claim={"stall_timeout": timedelta(seconds=5)})
 
-        assert (result.outcome, result.output) == (Outcome.COMPLETED, "ItisfineasfarasIcansee")
+        assert (result.outcome, result.output) == (Outcome.COMPLETED, "word" * 18)
 
     def test_what_the_first_chat_imports_counts_for_no_limit(self, provide, monkeypatch) -> None:
         from pydantic_ai.providers import infer_provider_class
