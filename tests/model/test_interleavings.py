@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from itertools import groupby, permutations
 from typing import Any
@@ -14,12 +15,15 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from coordination.domain.budgets import Budget, Scope
 from coordination.ids import new_id
 from coordination.store.engine import Store, open_store
+from coordination.store.queries import budgets, money
 from tests.model.picture import Picture, flaws, take
 from tests.model.profiles import DEEP
 from tests.model.scenes import SCENES, THREE, Scene
 from tests.model.stepping import TO_THE_END, Actor, Played, Schedule, gates, play
+from tests.support.traffic import refused_by_the_server
 from tests.support.world import World
 
 pytestmark = pytest.mark.timeout(3600 if DEEP else 300)
@@ -177,6 +181,29 @@ def test_three_transactions_leave_what_some_order_would(stage: Stage, name: str)
         result, played = stage.act(scene, schedule)
 
         assert result in serial, "\n".join([f"{name}: {schedule}", *played.trace])
+
+
+def test_counters_that_several_make_at_once(stage: Stage) -> None:
+    """One has made the first while another, which waits to make it too, holds the second, which a third has made."""
+    world = World(stage.store, name=new_id())
+    first, second = (Budget(new_id(), Scope.AGENT, name, usd=Decimal(1)) for name in ("ann", "bob"))
+    with stage.store.write() as tx:
+        budgets.put_new(tx, world.workspace, [first, second])
+
+    def use(*wanted: Budget) -> Callable[[], int]:
+        keys = [(one.id, "") for one in wanted]
+        return lambda: len(stage.store.transact(lambda tx: money.lock_uses(tx, world.workspace, keys, make=keys)))
+
+    works = {"one": use(first, second), "three": use(first, second), "two": use(second)}
+    # "two" has made the second; "one" looked before that, makes the first and waits; "three" finds the second.
+    schedule = [("two", 3), ("one", 2), ("two", TO_THE_END), ("three", 2), ("one", 1)]
+
+    with gates(stage.store), refused_by_the_server(stage.store) as refused:
+        played = play(works, schedule, stage.blocked)
+
+    assert played.results == {"one": 2, "three": 2, "two": 1}
+    assert played.waited
+    assert refused == [], "\n".join(played.trace)
 
 
 @pytest.mark.full
