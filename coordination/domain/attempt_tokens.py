@@ -14,13 +14,11 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from coordination.errors import Refused
-from coordination.ids import is_id
 
 LONGEST = 4096
 """Characters of a token; what is longer is refused before anything is computed."""
@@ -28,7 +26,9 @@ LONGEST = 4096
 _VERSION = "coord1"
 _LABEL = b"coordination: tokens of attempts, version 1"
 _SHAPE = re.compile(r"(coord1\.[A-Za-z0-9_-]+)\.([0-9a-f]{64})", re.ASCII)
-_FIELDS = {"workspace": str, "project": str, "task": str, "attempt": int, "agent": (str, type(None)), "scopes": list}
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_IDS = ("workspace", "project", "task")
+_FIELDS = {*_IDS, "attempt", "agent", "scopes"}
 _MOST_ATTEMPTS = 2**31
 
 
@@ -41,6 +41,7 @@ class Scope(StrEnum):
 
 
 EVERYTHING = frozenset(Scope)
+_SCOPES = {str(scope) for scope in Scope}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,24 +114,26 @@ def _claims(text: str) -> AttemptClaims:
         said = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError, RecursionError):
         raise TokenRefused("The token's claims cannot be read") from None
-    if not isinstance(said, dict) or said.keys() != _FIELDS.keys() or not _has_types(said):
+    if not isinstance(said, dict) or said.keys() != _FIELDS or not _has_types(said):
         raise TokenRefused("The token's claims have other fields than those of this version")
-    scopes: Collection[Any] = said["scopes"]
-    if not all(isinstance(scope, str) and scope in set(Scope) for scope in scopes):
-        raise TokenRefused("The token has a scope that this version does not know")
     return AttemptClaims(
         said["workspace"],
         said["project"],
         said["task"],
         said["attempt"],
         said["agent"],
-        frozenset(map(Scope, scopes)),
+        frozenset(map(Scope, said["scopes"])),
     )
 
 
 def _has_types(said: dict[str, Any]) -> bool:
-    if not all(isinstance(said[name], kind) for name, kind in _FIELDS.items()):
-        return False
-    if not all(is_id(said[name]) for name in ("workspace", "project", "task")):
-        return False
-    return not isinstance(said["attempt"], bool) and 0 < said["attempt"] < _MOST_ATTEMPTS
+    number, agent, scopes = said["attempt"], said["agent"], said["scopes"]
+    return (
+        all(isinstance(said[name], str) and _ID.fullmatch(said[name]) for name in _IDS)
+        and isinstance(number, int)
+        and not isinstance(number, bool)
+        and 0 < number < _MOST_ATTEMPTS
+        and (agent is None or isinstance(agent, str))
+        and isinstance(scopes, list)
+        and all(isinstance(scope, str) and scope in _SCOPES for scope in scopes)
+    )
