@@ -377,5 +377,5 @@ class Execution:
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
         failed = decided(finish.claim, refused, now=utc_now(), took=finish.took)
-        end = (replace(failed, costs=finish.costs), list[Said]())
+        end = (replace(failed, costs=finish.costs, written=finish.written), list[Said]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))
