@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
+from coordination.callers import check_caller
 from coordination.errors import CoordinationError
 from coordination.machine import keep_private
+from coordination.settings import load_settings
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
     keep_private()
     try:
+        check_caller(load_settings().database_url)
         from workers.app import app
     except CoordinationError as error:
         sys.stderr.write(f"coord worker: {error.sentence()}\n")

@@ -27,6 +27,7 @@ from celery.worker import state
 from sqlalchemy import Connection
 
 from coordination import collector, started_jobs
+from coordination.callers import check_process
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
@@ -124,6 +125,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
         context = make_context(settings, name=name, slots=slots, publisher=publisher)
         sandbox = _sandbox(context)
         _wait_for_schema(context)
+        check_process(context.store, helper=alone)
         if (names := settings.served()) is not None:
             context.workspaces = context.store.transact(lambda tx: tuple(_ids_of(tx, names)))
         with context.store.write() as tx:
