@@ -63,10 +63,10 @@ def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("how", ["", "env -i PATH=$PATH setsid -w"])
+@pytest.mark.parametrize("how", ["env", "setsid -w env -i PATH=$PATH"])
 def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, how: str) -> None:
     worker = fleet.worker("-c", "2")
-    python = f"{how or 'env'} PYTHONPATH={ROOT} {told(fleet)} timeout 60 {sys.executable} -P -m"
+    python = f"{how} PYTHONPATH={ROOT} {told(fleet)} timeout 60 {sys.executable} -P -m"
     lines = [f'{python} {one} >> said 2>&1 < /dev/null; echo "$? {one}" >> codes' for one in PROGRAMS]
     run = fleet.submit(Task("a", {"shell": "\n".join(lines)}))
 
