@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 _SOCKET = "reports.sock"
 _LONGEST_ADDRESS = 100  # the system takes 107 bytes for a socket's
-_LONGEST_NAME = 20
+_LONGEST_NAME = 10  # of an attempt's folder, with the signs between
 _LINK = "w"
 
 

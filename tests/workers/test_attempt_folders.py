@@ -1,4 +1,4 @@
-"""Folders of attempts, their sockets and tokens: gone with a worker that was killed, and signed with the store's key."""
+"""Attempts' folders and sockets go with their worker, also a killed one; their tokens have the store's key."""
 
 from __future__ import annotations
 
@@ -42,9 +42,11 @@ with folders.make() as folder:
 
 @pytest.mark.parametrize("deep", [False, True], ids=["short", "too long for a socket"])
 def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
-    tmp_path: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch, deep: bool  # noqa: FBT001
+    tmp_path_factory: pytest.TempPathFactory,
+    processes: Processes,
+    deep: bool,  # noqa: FBT001
 ) -> None:
-    root = tmp_path / ("x" * 100 if deep else "home")
+    root = tmp_path_factory.mktemp("x") / ("x" * 100 if deep else "y")
     owner = processes.start_python("-c", KILLED, root, cwd=ROOT)
     address = Path(owner.wait_for(r"^listens at (/.+)$")[1])
     link = own_folders.TEMPORARY in address.parents and address.parents[2].name.startswith(IN_TEMPORARY)
