@@ -19,13 +19,20 @@ from coordination.machine import WORKER_MARKER, carries_tag
 from coordination.store.engine import Store
 from coordination.store.queries import fleet
 
+HELPERS = ".helpers"
+"""How the mark of processes ends that a worker starts to run a job alone; their jobs have marks of their own."""
+
 _DEEPEST = 256
 _HINT = "A job reports with coord task; let a person run this command outside of the job"
 
 
-def refusal_for_jobs(store: Store) -> Refused | None:
-    """Why this process may not change *store*: it is one of a job that runs for it. None for everybody else."""
-    named = {worker_id.partition(".")[0] for worker_id in _workers_above(os.environ)}
+def refusal_for_jobs(store: Store, *, helper: bool = False) -> Refused | None:
+    """Why this process may not change *store*: it is one of a job that runs for it. None for everybody else.
+
+    *helper*: it may also be one that a worker has started to run a job alone.
+    """
+    marks = _workers_above(os.environ)
+    named = {one.partition(".")[0] for one in marks if not (helper and one.endswith(HELPERS))}
     tag = _own_tag()
     if not named and tag is None:
         return None
@@ -39,14 +46,19 @@ def refusal_for_jobs(store: Store) -> Refused | None:
     return Refused("A job of this store changes nothing in it but by its reports", hint=_HINT)
 
 
-def check_caller(database_url: str) -> None:
+def check_process(store: Store, *, helper: bool = False) -> None:
+    """Refuse to go on in a process of a job that runs for *store*."""
+    if (refused := refusal_for_jobs(store, helper=helper)) is not None:
+        raise refused
+
+
+def check_caller(database_url: str, *, helper: bool = False) -> None:
     """Refuse to go on in a process of a job that runs for that store."""
     from coordination.store.engine import open_store
 
     store = open_store(database_url)
     try:
-        if (refused := refusal_for_jobs(store)) is not None:
-            raise refused
+        check_process(store, helper=helper)
     finally:
         store.close()
 

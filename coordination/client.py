@@ -96,9 +96,10 @@ class Coordination(Accounting, Foreseen, Staffed):
         return Run(self, submitted.run_id)
 
     def run(self, name: str, *, project: str | None = None) -> Run:
-        """The run with that id, unique part of an id, or name (the newest, of *project* if given); NotFound or Refused.
+        """The run with that id, or that unique part of an id or name (the newest) in a project; NotFound or Refused.
 
-        A part of an id has at least four letters.
+        *project*: which one; None: that of the current folder, and where that is in none, whichever alone has such a
+        run. A part of an id has at least four letters.
         """
         project_id = self.project(project).id if project else None
         return Run(self, find_run(self.runtime, name, project_id=project_id))
@@ -110,7 +111,7 @@ class Coordination(Accounting, Foreseen, Staffed):
             return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
 
     def task(self, name: str, *, project: str | None = None) -> TaskHandle:
-        """The task with that id, unique part of an id, or key (of the newest run, of *project* if given)."""
+        """The task with that id, or that unique part of an id or key (of the newest run) in a project: see ``run``."""
         project_id = self.project(project).id if project else None
         return TaskHandle(self, find_task(self.runtime, name, project_id=project_id))
 

@@ -120,6 +120,8 @@ def report(do: str, /, **said: Any) -> dict[str, Any]:
             connection.sendall(line)
             with connection.makefile("rb") as answers:
                 answer = json.loads(answers.readline())
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise NotReported("Nobody listens: this attempt has ended, or its worker has") from None
     except (OSError, ValueError) as error:
         raise NotReported(f"The worker cannot be reached: {error}") from None
     if not isinstance(answer, dict) or answer.get("ok") is not True:

@@ -1,46 +1,83 @@
-"""What people call runs and tasks: a key, a name, an id, or a part of one that fits nothing else."""
+"""What people call runs and tasks: a key, a name, an id, or a part of one that fits nothing else.
+
+An id names a run or a task of the whole workspace. Everything else is looked for in the project that is given, or in
+the one that the current folder belongs to. Where that is none, it has to fit in one project alone.
+"""
 
 from __future__ import annotations
 
+from coordination import checkout
 from coordination.domain.excerpts import excerpt
+from coordination.domain.projects import Project
 from coordination.domain.tasks import Task
-from coordination.errors import NotFound, Refused
-from coordination.ids import SHORTEST_PART
+from coordination.errors import CoordinationError, NotFound, Refused
+from coordination.ids import SHORTEST_PART, is_id
 from coordination.runtime import Runtime
-from coordination.store.queries import names
+from coordination.store.queries import names, projects
+
+_RUNS, _TASKS = "See: coord runs list", "See: coord tasks list RUN"
+_ELSEWHERE = "Give its id, or name the project or run that it is of; see: coord runs list"
 
 
 def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> str:
-    """The id of the run with that id, name (the newest, of the project if one is given), or unique part of an id.
+    """The id of the run with that id, name (the newest of the project), or unique part of an id.
 
-    NotFound, or Refused for what names none, or several.
+    *project_id*: the project; None: the one that the current folder belongs to. NotFound, or Refused for what names
+    none, or several.
     """
     _check(name, "run")
+    here = None if project_id is not None or is_id(name) else project_here(runtime)
     with runtime.store.read() as tx:
-        found = names.find_runs(tx, runtime.workspace_id, name, project_id=project_id)
+        found = names.find_runs(tx, runtime.workspace_id, name, project_id=here.id if here else project_id)
+        owners: list[str] = []
+        if here is None and project_id is None and not is_id(name):
+            owners = names.projects_with_run(tx, runtime.workspace_id, name)
     if not found:
-        raise NotFound(f"There is no run {excerpt(name)}", hint="See: coord runs list")
+        raise NotFound(f"There is no run {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _RUNS)
+    if len(owners) > 1:
+        raise Refused(f"Several projects have a run {excerpt(name)}", hint=_ELSEWHERE)
     if len(found) > 1:
-        raise _ambiguous(name, "runs", found, "See: coord runs list")
+        raise _ambiguous(name, "runs", found, _RUNS)
     return found[0]
 
 
 def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project_id: str | None = None) -> Task:
-    """The task with that id, key (of the newest run, of the project if one is given), or unique part of an id.
+    """The task with that id, key (of the newest run of the project that has it), or unique part of an id.
 
+    *run_id*, *project_id*: of that run, of that project; without both, of the one that the current folder belongs to.
     NotFound, or Refused for what names none, or several.
     """
     _check(name, "task")
+    anywhere = run_id is None and project_id is None and not is_id(name)
+    here = project_here(runtime) if anywhere else None
     with runtime.store.read() as tx:
-        found = names.find_tasks(tx, runtime.workspace_id, name, run_id=run_id, project_id=project_id)
-    if not found:
-        raise NotFound(
-            f"The run {run_id} has no task {excerpt(name)}" if run_id else f"There is no task {excerpt(name)}",
-            hint=f"See: coord tasks list {run_id or 'RUN'}",
+        found = names.find_tasks(
+            tx, runtime.workspace_id, name, run_id=run_id, project_id=here.id if here else project_id
         )
+        owners = names.projects_with(tx, runtime.workspace_id, name) if anywhere and here is None else []
+    if not found:
+        if run_id is not None:
+            raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")
+        raise NotFound(f"There is no task {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _TASKS)
+    if len(owners) > 1:
+        raise Refused(f"Several projects have a task {excerpt(name)}", hint=_ELSEWHERE)
     if len(found) > 1:
-        raise _ambiguous(name, "tasks", [task.id for task in found], "See: coord tasks list RUN")
+        raise _ambiguous(name, "tasks", [task.id for task in found], _TASKS)
     return found[0]
+
+
+def project_here(runtime: Runtime) -> Project | None:
+    """The project that the current folder belongs to, if the workspace knows it."""
+    try:
+        here = checkout.here()
+    except (CoordinationError, OSError):
+        return None  # a folder that is gone, or may not be looked at
+    with runtime.store.read() as tx:
+        return projects.by_identity(tx, runtime.workspace_id, here.identity)
+
+
+def _in(project: Project | None) -> str:
+    return f" in the project {project.name}, which you stand in" if project else ""
 
 
 def _check(name: str, what: str) -> None:

@@ -60,7 +60,8 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     """
     store = open_store(settings.database_url)
     try:
-        if migrate:
+        store.refusal = refusal_for_jobs(store)
+        if migrate and store.refusal is None:
             schema.prepare(store)
             complete_sums(store)
         else:
@@ -69,7 +70,6 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
             workspace_id = projects.workspace_named(tx, settings.workspace)
         if workspace_id is None:
             workspace_id = store.transact(lambda tx: projects.make_workspace(tx, settings.workspace))
-        store.refusal = refusal_for_jobs(store)
     except BaseException:
         store.close()
         raise

@@ -6,8 +6,10 @@ import os
 import sys
 
 from coordination import surrounding_variables
+from coordination.callers import check_caller
 from coordination.errors import CoordinationError
 from coordination.machine import keep_private, speak_utf8
+from coordination.settings import load_settings
 
 
 def main(arguments: list[str]) -> int:
@@ -15,6 +17,7 @@ def main(arguments: list[str]) -> int:
     speak_utf8(surrounding_variables.complete())
     keep_private()
     try:
+        check_caller(load_settings().database_url)
         from workers.app import app
     except CoordinationError as error:
         sys.stderr.write(f"coord worker: {error.sentence()}\n")

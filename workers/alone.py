@@ -12,10 +12,12 @@ import signal
 import sys
 import threading
 
+from coordination.callers import check_caller
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.errors import CoordinationError
 from coordination.machine import host, keep_private
+from coordination.settings import load_settings
 from coordination.store.queries import attempts
 from workers import lifecycle
 from workers.isolation import JOB, LENGTH
@@ -31,11 +33,12 @@ def main() -> int:
     keep_private()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, _leave_to_the_parent)  # not ignored, which jobs would inherit
-    # Or the warden of its jobs, which has to outlive it, would be taken for one of its parent's processes.
-    stragglers.drop_tag()
     answers = os.dup(1)
     os.dup2(2, 1)  # whatever prints here prints to the log
     try:
+        check_caller(load_settings().database_url, helper=True)  # while it still has the tag of who started it
+        # Or the warden of its jobs, which has to outlive it, would be taken for one of its parent's processes.
+        stragglers.drop_tag()
         from workers.app import app
 
         app.set_current()

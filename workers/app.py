@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -15,6 +16,7 @@ from kombu.entity import Exchange, Queue
 
 import beat_schedule
 from coordination import surrounding_variables
+from coordination.callers import check_process
 from coordination.errors import SettingsError
 from coordination.local.home import Home
 from coordination.services.broker_keys import signatures_at
@@ -129,7 +131,8 @@ def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "global_keyprefix": queues.PREFIX,
-            SIGNATURES: name_of(signatures_at(settings.database_url)),
+            # Whoever may not change the store sends nothing either, as celery -A workers.app control would.
+            SIGNATURES: name_of(signatures_at(settings.database_url, check=partial(check_process, helper=True))),
         },
         "worker_send_task_events": False,
         "task_send_sent_event": False,

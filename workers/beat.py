@@ -11,7 +11,9 @@ from typing import Any
 import structlog
 from celery.beat import PersistentScheduler
 
+from coordination.callers import check_caller
 from coordination.machine import keep_private
+from coordination.settings import load_settings
 
 log = structlog.get_logger()
 
@@ -24,6 +26,7 @@ class Scheduler(PersistentScheduler):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         keep_private()
+        check_caller(load_settings().database_url)
         super().__init__(*args, **kwargs)
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - Celery's signature

@@ -27,6 +27,7 @@ from coordination.flows.close_runs import close_runs
 from coordination.flows.finish_attempts import Finish, Finished, decided
 from coordination.store.queries import ready, tasks
 from workers import artifacts, supervising
+from workers.attempt_folders import AttemptFolders
 from workers.board import BatchBoard, keep, make_control
 from workers.bundles import Bundle, BundleWatch
 from workers.context import Context
@@ -38,13 +39,14 @@ from workers.jobs import Jobs
 from workers.merge_records import MergesInStore
 from workers.prompting import Prompting
 from workers.rendering import rendered
-from workers.reporting import Reporting
+from workers.reporting import Report, Reporting
 from workers.restrictions import ModelRules
 from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
 from workers.surroundings import Surroundings
 from workers.telling import Told
+from workers.token_issuer import TokenIssuer
 from workers.writing import Ending, Writing, Written
 
 log = structlog.get_logger()
@@ -82,7 +84,8 @@ class Execution:
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._rules = ModelRules(context.store)
-        self._reporting = Reporting(context.scratch, self._add_found)
+        self._folders = AttemptFolders(context.scratch)
+        self._reporting = Reporting(self._add_found, TokenIssuer(context.store).issue)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
 
@@ -240,23 +243,9 @@ class Execution:
             early = self._rules.ended(claim) or supervising.before(claim, control)
             if early is not None:
                 return early
-            with (
-                artifacts.with_folder(claim, control.scratch) as placed,
-                self._reporting.of(claim, control) as report,
-            ):
-                told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
-                surroundings = Surroundings(
-                    ours=lambda: not self._is_stale(held),
-                    merges=self._merges,
-                    lost=partial(self._lost_to, claim),
-                    keeps=lambda folder, result: artifacts.kept(
-                        placed, folder, result, control=control, terms=self._artifacts
-                    ),
-                    lends=Lender(
-                        self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch
-                    ),
-                )
-                result = self._jobs.run(told, placed, control, surroundings)
+            with self._folders.make() as own, self._reporting.of(claim, control, own) as report:
+                control.scratch = own.path
+                result = self._run_reporting(held, claim, control, report)
             return self._won(claim, result)
         except Refused as refusal:
             return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
@@ -264,6 +253,20 @@ class Execution:
             # A bulkhead: a bug of a runner costs its attempt, not the worker.
             log.exception("the runner failed", task=claim.key, project=claim.project)
             return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+
+    def _run_reporting(self, held: Held, claim: Claim, control: Control, report: Report) -> Result:
+        with artifacts.with_folder(claim, control.scratch) as placed:
+            told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
+            surroundings = Surroundings(
+                ours=lambda: not self._is_stale(held),
+                merges=self._merges,
+                lost=partial(self._lost_to, claim),
+                keeps=lambda folder, result: artifacts.kept(
+                    placed, folder, result, control=control, terms=self._artifacts
+                ),
+                lends=Lender(self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch),
+            )
+            return self._jobs.run(told, placed, control, surroundings)
 
     def _add_found(self, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
         """Add what a running job found; a tick rings for it."""
@@ -299,6 +302,7 @@ class Execution:
         if self._isolation is not None:
             self._isolation.close()
         self._reporting.close()
+        self._folders.close()
 
     def _relieve(self, bundle: Bundle) -> bool:
         """If the job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
@@ -373,5 +377,5 @@ class Execution:
         refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
         failed = decided(finish.claim, refused, now=utc_now(), took=finish.took)
-        end = (replace(failed, costs=finish.costs), list[Said]())
+        end = (replace(failed, costs=finish.costs, written=finish.written), list[Said]())
         return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))

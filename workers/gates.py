@@ -49,7 +49,6 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
     """Run *gates* in *folder*, until one does not pass. Raises OSError or ValueError when one cannot be started."""
     said: list[str] = []
     with environment.Scratch(control.scratch, claim) as scratch:
-        own = scratch.enclose()
         failure: tuple[Gate, str, str] | None = None
         interruption: Interruption | None = None
         for gate in gates:
@@ -68,7 +67,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
                 folder=folder,
                 feed=out.feed,
                 announced=False,
-                write=[folder, own],
+                write=control.places(folder),
             )
             took = timedelta(seconds=monotonic() - began)
             interruption = ran.interruption

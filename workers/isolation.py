@@ -20,6 +20,7 @@ from typing import Self
 import structlog
 
 from coordination import surrounding_variables
+from coordination.callers import HELPERS
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.errors import DatabaseUnavailable
@@ -52,7 +53,7 @@ class Isolation:
         self._context = context
         # Without a sandbox: a helper is a worker, its jobs have theirs. The name begins as this worker's, by which
         # others find what it has started; tags are made of all of it, and must not be those of this worker's jobs.
-        self._launcher = Launcher(f"{context.worker_id}.helpers")
+        self._launcher = Launcher(f"{context.worker_id}{HELPERS}")
         self._places = threading.BoundedSemaphore(_MOST)
 
     def run(self, held: Held) -> Result | None:

@@ -27,6 +27,7 @@ from celery.worker import state
 from sqlalchemy import Connection
 
 from coordination import collector, started_jobs
+from coordination.callers import check_process
 from coordination.clock import monotonic
 from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
@@ -34,7 +35,7 @@ from coordination.machine import boot_id, host, keep_private
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
-from coordination.store.queries import fleet, projects
+from coordination.store.queries import fleet, projects, serving
 from workers import own_folders, queues, restart
 from workers.app import close_home, redis_of
 from workers.context import Context, make_context, scratch_of
@@ -124,8 +125,10 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
         context = make_context(settings, name=name, slots=slots, publisher=publisher)
         sandbox = _sandbox(context)
         _wait_for_schema(context)
+        check_process(context.store, helper=alone)
         if (names := settings.served()) is not None:
             context.workspaces = context.store.transact(lambda tx: tuple(_ids_of(tx, names)))
+            context.row["version"] = serving.version_for(context.row["version"], names)
         with context.store.write() as tx:
             fleet.register(tx, context.row)
             if alone:

@@ -1,19 +1,22 @@
-"""The socket on which jobs report: who is at the other end, and a limited number of connections for each job.
+"""The sockets on which jobs report: who is at the other end, and a limited number of connections for each job.
 
-A connection is counted for the job that the process at its other end carries the tag of, so that what one job opens
-and leaves idle keeps no other job from reporting.
+Each attempt has a socket of its own; one thread listens on those of a whole worker. A connection is counted for the job
+that the process at its other end carries the tag of, so that what one job opens and leaves idle keeps no other job from
+reporting.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
+import select
 import socket
-import socketserver
 import struct
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +44,9 @@ FIRST_LINE = 2.0
 _WHOLE_LINE = 10.0
 _PATIENCE = 30.0
 _CHUNK = 1 << 16
+_BACKLOG = 64
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+_PAUSE = 0.05
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -118,37 +124,118 @@ class _Places:
             del counts[job]
 
 
-class Server(socketserver.ThreadingUnixStreamServer):
-    """Answers one line with one line of JSON. *answer* gets the line and who sent it."""
+Answer = Callable[[bytes, Peer], dict[str, Any]]
+"""Gets a line and who sent it, and returns what is answered."""
 
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 64
 
-    def __init__(self, path: str, answer: Callable[[bytes, Peer], dict[str, Any]]) -> None:
+class Listener:
+    """The socket of one attempt."""
+
+    def __init__(self, path: str, answer: Answer) -> None:
         self.answer = answer
-        self.places = _Places()
-        super().__init__(path, _Handler)
-        os.chmod(path, 0o600)  # noqa: PTH101
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self.socket.bind(path)
+            os.chmod(path, 0o600)  # noqa: PTH101
+            self.socket.listen(_BACKLOG)
+        except BaseException:
+            self.socket.close()
+            raise
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as socketserver calls it
-        """A bulkhead: what goes wrong with one job's report is nobody else's matter."""
-        log.error("a report could not be answered", exc_info=True)  # noqa: LOG014 - in its except block
 
+class Server:
+    """Answers one line with one line of JSON, on the sockets of all attempts of a process.
 
-class _Handler(socketserver.BaseRequestHandler):
-    server: Server
+    Its thread begins with the first socket. It only accepts: each connection has a short thread of its own.
+    """
 
-    def handle(self) -> None:
-        """One request, one answer."""
-        connection: socket.socket = self.request
-        with contextlib.suppress(OSError):
-            peer = _peer(connection)
-            with self.server.places.of(peer.job) as place:
-                if not place or not (line := _line_from(connection)):
-                    return
-                connection.settimeout(_WHOLE_LINE)
-                connection.sendall(json.dumps(self.server.answer(line, peer)).encode() + b"\n")
+    def __init__(self) -> None:
+        self._places = _Places()
+        self._lock = threading.Lock()
+        self._listeners: dict[int, Listener] = {}
+        self._waiter: select.epoll | None = None
+        self._wake = -1
+        self._thread: threading.Thread | None = None
+
+    def listen(self, path: str, answer: Answer) -> Listener:
+        """Listen on a new socket at *path*. Raises OSError."""
+        listener = Listener(path, answer)
+        with self._lock:
+            if self._waiter is None:
+                self._waiter = select.epoll()
+                self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                self._waiter.register(self._wake, select.EPOLLIN)
+                self._thread = threading.Thread(
+                    target=self._serve, args=(self._waiter, self._wake), name="reporting", daemon=True
+                )
+                self._thread.start()
+            fd = listener.socket.fileno()
+            self._listeners[fd] = listener
+            self._waiter.register(fd, select.EPOLLIN)
+        return listener
+
+    def stop(self, listener: Listener) -> None:
+        """Listen no more on this one; may be repeated. What was accepted is still answered."""
+        with self._lock:
+            if self._listeners.pop(listener.socket.fileno(), None) is not None and self._waiter is not None:
+                self._waiter.unregister(listener.socket.fileno())
+            listener.socket.close()
+
+    def close(self) -> None:
+        """Listen no more at all."""
+        with self._lock:
+            thread, waiter, wake = self._thread, self._waiter, self._wake
+            self._thread = self._waiter = None
+            left = list(self._listeners.values())
+            self._listeners.clear()
+        if thread is None or waiter is None:
+            return
+        os.eventfd_write(wake, 1)
+        thread.join()
+        waiter.close()
+        os.close(wake)
+        for listener in left:
+            listener.socket.close()
+
+    def _serve(self, waiter: select.epoll, wake: int) -> None:
+        while True:
+            ready = [fd for fd, _ in waiter.poll()]
+            if wake in ready:
+                return
+            for fd in ready:
+                self._accept(fd)
+
+    def _accept(self, fd: int) -> None:
+        with self._lock:  # so that the number is not another socket's by now
+            listener, full = self._listeners.get(fd), False
+            if listener is None:
+                return
+            connection: socket.socket | None
+            try:
+                connection, _ = listener.socket.accept()
+            except OSError as error:
+                connection, full = None, error.errno in _FULL
+        if connection is None:
+            if full:
+                time.sleep(_PAUSE)  # the socket stays ready: without a pause this thread would spin
+            return
+        try:
+            threading.Thread(target=self._handle, args=(connection, listener.answer), daemon=True).start()
+        except RuntimeError:  # no more threads
+            connection.close()
+
+    def _handle(self, connection: socket.socket, answer: Answer) -> None:
+        """One request, one answer. A bulkhead: what goes wrong with one job's report is nobody else's matter."""
+        try:
+            with connection, contextlib.suppress(OSError):
+                peer = _peer(connection)
+                with self._places.of(peer.job) as place:
+                    if not place or not (line := _line_from(connection)):
+                        return
+                    connection.settimeout(_WHOLE_LINE)
+                    connection.sendall(json.dumps(answer(line, peer)).encode() + b"\n")
+        except Exception:
+            log.exception("a report could not be answered")
 
 
 def _line_from(connection: socket.socket) -> bytes:

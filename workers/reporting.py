@@ -1,24 +1,19 @@
 """Where running jobs report: progress, questions, tasks that they found, a failure of their own judgement.
 
-One socket per worker process, made when the first job needs it. Each attempt has a token, good for as long as the
-attempt runs; whoever holds it speaks for the attempt, and for nothing else. A request and its answer are one line of
-JSON each.
+Each attempt has a socket of its own, in its folder, made when its job first needs one and gone with the attempt, and a
+token. Both have to fit, and the process at the other end has to be one of the attempt's. A request and its answer are
+one line of JSON each.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
-import os
-import secrets
-import shutil
-import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -32,9 +27,8 @@ from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
 from coordination.domain.templates import literal
 from coordination.errors import CoordinationError, Refused
-from workers import own_folders
-from workers.own_folders import OwnFolder
-from workers.report_socket import LONGEST_REQUEST, Peer, Server
+from workers.attempt_folders import AttemptFolder
+from workers.report_socket import LONGEST_REQUEST, Listener, Peer, Server
 from workers.runners.base import Control, Line
 
 log = structlog.get_logger()
@@ -42,10 +36,6 @@ log = structlog.get_logger()
 MOST_REPORTS = 2_000
 """Of one attempt; what comes after is refused."""
 
-_CALL_AGAIN = 0.02
-_LOOK = 60.0  # seconds; who closes it calls
-_SOCKET = "reports.sock"
-_LONGEST_PATH = 100  # the system takes 107 bytes for a socket's
 _LONGEST_TEXT = 2_000
 
 Add = Callable[[Claim, tuple[Discovered, ...]], Mapping[str, str]]
@@ -82,91 +72,54 @@ class Report:
 
 
 class Reporting:
-    """The reports of one worker process's jobs."""
+    """The reports of one worker process's jobs. *issue* makes an attempt's token."""
 
-    def __init__(self, folder: Path, add: Add) -> None:
-        self._folder = folder
+    def __init__(self, add: Add, issue: Callable[[Claim], str]) -> None:
         self._add = add
+        self._issue = issue
         self._lock = threading.Lock()
-        self._reports: dict[str, Report] = {}
-        self._server: Server | None = None
-        self._address = ""
-        self._short: OwnFolder | None = None
-        self._programs: str | None = None
+        self._reports: dict[int, Report] = {}
+        self._server = Server()
 
     @contextlib.contextmanager
-    def of(self, claim: Claim, control: Control) -> Iterator[Report]:
-        """While this attempt runs, it may report; *control* tells its job where."""
-        token = secrets.token_hex(16)
+    def of(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[Report]:
+        """While this attempt runs, it may report; *control* opens the socket when its job is told where."""
         report = Report(claim, control)
+        listeners: list[Listener] = []
+
+        def open_line() -> Line:
+            token, address = self._issue(claim), folder.address()
+            listeners.append(self._server.listen(address, partial(self._answer, report, token)))
+            return Line(f"unix:{address}", token, folder.programs())
+
+        control.offer_line(open_line)
         with self._lock:
-            self._reports[token] = report
+            self._reports[id(report)] = report
         try:
-            control.line = Line(self._start(), token, self._programs)
             yield report
         finally:
+            control.offer_line(None)
+            for listener in listeners:
+                self._server.stop(listener)
             with self._lock:
-                del self._reports[token]
+                del self._reports[id(report)]
 
     def close(self) -> None:
         """Listen no more."""
-        with self._lock:
-            server, self._server = self._server, None
-        if server is not None:
-            ending = threading.Thread(target=server.shutdown, daemon=True)
-            ending.start()
-            while ending.is_alive():  # it looks whether it is to end when somebody comes
-                with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
-                    caller.settimeout(_CALL_AGAIN)
-                    caller.connect(self._address)
-                ending.join(timeout=_CALL_AGAIN)
-            server.server_close()
-            with contextlib.suppress(OSError):
-                os.unlink(self._address)  # noqa: PTH108
-        if self._short is not None:
-            self._short.close()
+        self._server.close()
 
-    def _start(self) -> str:
-        with self._lock:
-            if self._server is None:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                path = str(self._folder / _SOCKET)
-                if len(os.fsencode(path)) > _LONGEST_PATH:
-                    self._short = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
-                    path = str(self._short.path / _SOCKET)
-                self._server = Server(path, self._answer)
-                self._address = path
-                self._programs = self._program()
-                serve = partial(self._server.serve_forever, poll_interval=_LOOK)
-                threading.Thread(target=serve, name="reporting", daemon=True).start()
-            return f"unix:{self._address}"
-
-    def _program(self) -> str | None:
-        """A folder with ``coord`` in it, for jobs whose PATH has none."""
-        if shutil.which("coord") is not None:
-            return None
-        ours = Path(sys.executable).with_name("coord")
-        folder = self._folder / "bin"
-        if not folder.exists() and ours.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                (folder / "coord").symlink_to(ours)
-        return str(folder)
-
-    def _answer(self, line: bytes, peer: Peer) -> dict[str, Any]:
-        if len(line) > LONGEST_REQUEST:
-            return _refusal("The report is longer than a megabyte")
+    def _answer(self, report: Report, token: str, line: bytes, peer: Peer) -> dict[str, Any]:
         try:
-            asked = json.loads(line)
-        except (ValueError, RecursionError):
-            return _refusal("That is not a line of JSON")
-        if not isinstance(asked, dict) or not isinstance(token := asked.get("token"), str):
-            return _refusal("The request has no token")
+            asked = _request(line)
+            if not hmac.compare_digest(asked["token"].encode(errors="replace"), token.encode()):
+                return _refusal("The token is not that of the attempt whose socket this is")
+        except Refused as refused:
+            return _refusal(refused.message)
         with self._lock:
-            report = self._reports.get(token)
+            is_open = id(report) in self._reports
             others = [one.control for one in self._reports.values() if one is not report]
-        if report is None:
-            return _refusal("The token is of no attempt that runs here: it has ended")
+        if not is_open:
+            return _refusal("The token's attempt has ended")
         if not peer.belongs_to(report.claim, report.control, others):
             log.warning("a report came from a process of another job", task=report.claim.key, pid=peer.pid)
             return _refusal("The token is of another attempt than the process that reports")
@@ -264,6 +217,19 @@ _HEAR = frozenset({"progress", "discovered", "done", "context"})
 
 _NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
 """Or questions could lead to questions without end."""
+
+
+def _request(line: bytes) -> dict[str, Any]:
+    """The request of a line, which has a token. Raises Refused."""
+    if len(line) > LONGEST_REQUEST:
+        raise Refused("The report is longer than a megabyte")
+    try:
+        asked = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Refused("That is not a line of JSON") from None
+    if not isinstance(asked, dict) or not isinstance(asked.get("token"), str):
+        raise Refused("The request has no token")
+    return asked
 
 
 def _verb(asked: Mapping[str, Any]) -> str:

@@ -62,7 +62,8 @@ class ModelRules:
 def check_authority(claim: Claim) -> None:
     """Refuse a task that a job reported if it goes beyond what that job may. *claim*: as stored, not rendered.
 
-    Folders are compared by their real paths, here and now: a job may have made a link since the task was added.
+    Folders are compared by their real paths, here and now: a job may have made a link since the task was added. The
+    priority is not: it has had its effect, and a person may have raised it.
     """
     held = rights_of(claim.options)
     if held is None:
@@ -75,6 +76,7 @@ def check_authority(claim: Claim) -> None:
         claim.stall_timeout,
         limits_of(claim.options),
         claim.agent,
+        max_attempts=claim.max_attempts,
     )
     lend(replace(held, folders=[os.path.realpath(place) for place in held.folders]), asked, models=False)
 

@@ -178,12 +178,13 @@ def _pooler(store: Store) -> Check | None:
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
     from coordination.domain.runs import RunState
-    from coordination.store.queries import fleet, projects
+    from coordination.store.queries import fleet, projects, serving
     from coordination.store.reports import overview
 
     with store.read() as tx:
         workspace_id = projects.workspace_named(tx, settings.workspace)
         living = overview.living(tx, within=settings.lease_ttl)
+        serves = not workspace_id or bool(serving.live_for(tx, workspace_id, within=settings.lease_ttl))
         unanswered = fleet.unanswered(tx, after=_UNANSWERED)
         found = (
             overview.overview(
@@ -195,7 +196,10 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
     # A run that is stuck waits for a person; no worker can help it.
     moving = {run.project_id for run in found.runs if run.state is RunState.OPEN} if found else set()
     waiting = [line for line in found.projects if line.id in moving] if found else []
-    if living:
+    if living and waiting and not serves:
+        what = f"{len(living)} alive, none runs jobs of the workspace {settings.workspace}, and work waits"
+        yield Check("workers", Verdict.WRONG, what, f"Run: COORD_WORKSPACES={settings.workspace} coord worker")
+    elif living:
         places = sum(worker.slots for worker in living)
         yield Check("workers", Verdict.OK, f"{len(living)} alive with {places} places")
     elif waiting:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 
 def prepare_store(settings: Settings) -> None:
-    """The home folder and the schema, made or brought up to date."""
+    """The home folder and the schema, made or brought up to date. Refused in a process of a job of that store."""
+    from coordination.callers import check_caller
     from coordination.flows.check_costs import complete_sums
     from coordination.local.home import Home
     from coordination.store import schema
     from coordination.store.engine import open_store
 
+    check_caller(settings.database_url)
     if not settings.sources.get("database_url"):
         Home(settings.home).prepared()
     store = open_store(settings.database_url)

@@ -15,6 +15,7 @@ EXIT_CODES: dict[str, int] = {
     "plan_error": REFUSED,
     "format_error": REFUSED,
     "settings_error": REFUSED,
+    "token_refused": REFUSED,
     "not_found": REFUSED,
     "conflict": REFUSED,
     "illegal_move": REFUSED,

@@ -64,10 +64,13 @@ def worker(context: typer.Context) -> None:
 def beat(context: typer.Context) -> None:
     """Run Celery's beat with our schedule; any number of them is safe."""
     from coordination import surrounding_variables
+    from coordination.callers import check_caller
     from coordination.local.home import Home
     from coordination.settings import load_settings
 
-    home = Home(load_settings().home).prepared()
+    settings = load_settings()
+    check_caller(settings.database_url)
+    home = Home(settings.home).prepared()
     schedule = ["--schedule", str(home.beat_schedule)]
     surrounding_variables.put_aside()
     _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])

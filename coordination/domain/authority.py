@@ -42,7 +42,8 @@ class Rights:
 
     *work*: the stored job; None as what is held: the job is not compared, because a plan or the system chose it.
     *folders*: absolute paths that the task's folder has to be in, all of them; empty: a temporary folder.
-    *workspace*: as stored, empty for a folder. *agent*: the agent that the task counts for.
+    *workspace*: as stored, empty for a folder. *agent*: the agent that the task counts for. *priority*, *max_attempts*,
+    *max_starts*: None is not compared.
     """
 
     work: Mapping[str, Any] | None
@@ -53,6 +54,8 @@ class Rights:
     limits: Limits = NO_LIMITS
     agent: str | None = None
     max_starts: int | None = None
+    max_attempts: int | None = None
+    priority: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As stored in the options of the task that they are lent to. Prompts and commands are left out."""
@@ -65,6 +68,8 @@ class Rights:
             "limits": self.limits.to_json(),
             "agent": self.agent,
             "max_starts": self.max_starts,
+            "max_attempts": self.max_attempts,
+            "priority": self.priority,
         }
         return {name: value for name, value in said.items() if value not in (None, [], {})}
 
@@ -83,6 +88,8 @@ def rights_of(options: Mapping[str, Any]) -> Rights | None:
         limits_of(found),
         found.get("agent"),
         found.get("max_starts"),
+        found.get("max_attempts"),
+        found.get("priority"),
     )
 
 
@@ -152,12 +159,14 @@ def _check_amounts(held: Rights, asked: Rights) -> None:
                 hint=f"Leave {name} out to have the same",
                 field=name,
             )
-    if held.max_starts is not None and asked.max_starts is not None and asked.max_starts > held.max_starts:
-        raise Refused(
-            f"Its max_starts is {asked.max_starts:,}, and that of the job that reports it is {held.max_starts:,}",
-            hint="Leave max_starts out to have the same",
-            field="max_starts",
-        )
+    for name in ("max_starts", "max_attempts", "priority"):
+        most, wanted = getattr(held, name), getattr(asked, name)
+        if most is not None and wanted is not None and wanted > most:
+            raise Refused(
+                f"Its {name} is {wanted:,}, and that of the job that reports it is {most:,}",
+                hint=f"Set at most {most:,}" if name == "priority" else f"Leave {name} out to have the same",
+                field=name,
+            )
     if asked.limits != asked.limits.within(held.limits):
         raise Refused(
             "Its limits are wider than those of the job that reports it",

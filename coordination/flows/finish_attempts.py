@@ -303,8 +303,11 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         carried={**claim.carried, **result.carry} if result.carry else None,
         question=result.question,
         artifacts=result.artifacts,
-        # A budget that was set after the claim counts it as a start, and gets that back.
-        budgeted=claim.budgeted or (not result.began and asks_a_model(claim.work)),
+        # A budget that was set after the claim counts it as a start, and gets that back; and what a heartbeat has
+        # reserved of it for another call, when it wrote down what was spent.
+        budgeted=claim.budgeted
+        or bool(finish.written or finish.costs)
+        or (not result.began and asks_a_model(claim.work)),
         began=result.began,
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy.exc import DBAPIError
 
 from coordination.store import schema
@@ -15,12 +17,17 @@ def signatures_in(store: Store) -> Signatures:
     return Signatures(lambda: _key_of(store))
 
 
-def signatures_at(database_url: str) -> Signatures:
-    """Signatures with the key of this database; it is opened for each look at the key, and nothing is kept open."""
+def signatures_at(database_url: str, *, check: Callable[[Store], None] | None = None) -> Signatures:
+    """Signatures with the key of this database; it is opened for each look at the key, and nothing is kept open.
+
+    *check*: called with the store first; what it raises, a CoordinationError, is why there is no key.
+    """
 
     def read() -> bytes:
         store = open_store(database_url, pool_size=1)
         try:
+            if check is not None:
+                check(store)
             return _key_of(store)
         finally:
             store.close()

@@ -12,6 +12,7 @@ from coordination.domain.runs import RunState
 from coordination.machine import carries_tag
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet
+from tests.support.sources import ROOT
 from workers.runners import stragglers
 
 pytestmark = pytest.mark.shared_worker
@@ -27,6 +28,16 @@ VERBS = (
     "prices set m --input 1 --output 1",
     "submit plan.yaml",
 )
+"""Some; that each command decides is in tests/cli/test_job_callers.py."""
+
+PROGRAMS = (
+    "workers",
+    "workers.alone",
+    "celery -A workers.app worker -P solo",
+    "celery -A workers.app beat",
+    "celery -A workers.app control shutdown",
+)
+"""What administers the store without our command line, as arguments of ``python -m``."""
 
 
 def told(fleet: Fleet) -> str:
@@ -49,6 +60,22 @@ def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet)
     assert said.count("changes nothing in it but by its reports") == len(VERBS), said
     assert run.task("a").output == "looked"
     assert len(fleet.co.runs()) == 1
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("how", ["env", "setsid -w env -i PATH=$PATH"])
+def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, how: str) -> None:
+    worker = fleet.worker("-c", "2")
+    python = f"{how} PYTHONPATH={ROOT} {told(fleet)} timeout 60 {sys.executable} -P -m"
+    lines = [f'{python} {one} >> said 2>&1 < /dev/null; echo "$? {one}" >> codes' for one in PROGRAMS]
+    run = fleet.submit(Task("a", {"shell": "\n".join(lines)}))
+
+    assert run.wait(timeout=300) is RunState.COMPLETED
+
+    said, codes = fleet.file("said").read_text(), fleet.file("codes").read_text().splitlines()
+    assert [line for line in codes if line.split()[0] in ("0", "124")] == [], said
+    assert said.count("changes nothing in it but by its reports") >= len(PROGRAMS), said
+    assert worker.exit_code is None
 
 
 @pytest.mark.parametrize(

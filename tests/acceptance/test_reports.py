@@ -160,7 +160,7 @@ def test_bad_reports_are_refused_in_one_sentence_and_change_nothing(fleet: Fleet
         "'a b' cannot be a key",
         "Give it a key",
         "is not JSON",
-        "of no attempt that runs here",
+        "not that of the attempt whose socket this is",
         '"key": "a"',
     ):
         assert words in said, words

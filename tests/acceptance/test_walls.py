@@ -138,3 +138,15 @@ def test_a_stack_of_another_workspace_is_refused_in_one_sentence(processes: Proc
     assert "runs jobs of alice, and none of bob" in refused.err
     assert "COORD_WORKSPACES" in refused.err
     assert coord.process("run", plan).code == 0
+
+
+def test_explain_and_doctor_say_that_no_worker_runs_jobs_of_the_workspace(fleet: Fleet, submit: Submit) -> None:
+    fleet.worker("-c", "1", COORD_WORKSPACE="alice")
+    submit("bob", job("a"))
+    coord = coord_in(fleet.folder, **{**fleet.env, "COORD_WORKSPACE": "bob"})
+
+    explained = coord("explain", "a").out
+    said = coord("doctor", code=None).out
+
+    assert "no living worker runs jobs of the workspace bob" in explained
+    assert "none runs jobs of the workspace bob, and work waits" in said

@@ -95,5 +95,5 @@ def test_where_no_project_is_a_key_must_be_of_one_project_alone(shop: Callable[[
 
     refused = nowhere("tasks", "cancel", "build", code=REFUSED)
 
-    assert "Several projects have a task build" in refused.err
+    assert "Several projects have a task 'build'" in refused.err
     assert "project b" in nowhere("tasks", "priority", "only-b", "5").out

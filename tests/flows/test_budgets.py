@@ -463,3 +463,37 @@ def test_an_import_of_very_many_sessions_counts_too(world: World) -> None:
 
     assert use(world, Scope.PROJECT).spent.usd == 30
     counted(world)
+
+
+@pytest.mark.parametrize("later", [(), ("0.02",)], ids=["all was written before", "the end brings more"])
+def test_what_a_heartbeat_reserved_for_a_budget_that_was_set_later_comes_back_at_the_end(
+    world: World, later: tuple[str, ...]
+) -> None:
+    world.submit("a", "b")
+    assert world.claim("a") == ["a"]
+    assert not world.claims["a"].budgeted
+    set_(world, Scope.RUN, world.run_id, usd=1)
+    written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
+    world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
+    assert use(world).reserved.usd == Decimal("0.03")
+
+    rest = tuple(cost_of(world.claims["a"], spent(usd), datetime.now(UTC)) for usd in later)
+    world.write(replace(world.decide("a"), costs=rest, written=written))
+
+    assert use(world).reserved == Amount()
+    assert use(world).spent.usd == Decimal("0.03") + sum(map(Decimal, later), Decimal(0))
+    counted(world)
+
+
+def test_it_comes_back_from_a_canceled_attempt_too(world: World) -> None:
+    world.submit("a")
+    world.claim("a")
+    set_(world, Scope.RUN, world.run_id, usd=1)
+    written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
+    world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
+
+    world.cancel("a")
+    world.write(replace(world.decide("a", Outcome.CANCELED), written=written))
+
+    assert use(world).reserved == Amount()
+    counted(world)

@@ -58,6 +58,9 @@ def learn(world: World) -> None:
         ({"run": AGENT}, {"run": {**AGENT, "secrets": ["TEAM_KEY", "OTHER_KEY"]}}, "run.secrets"),
         ({"run": AGENT}, {"run": {**AGENT, "command": ["sh"]}}, "run.command"),
         ({"run": AGENT}, {"run": AGENT, "max_starts": 21}, "max_starts"),
+        ({"max_attempts": 3}, {"max_attempts": 4}, "max_attempts"),
+        ({"priority": 5}, {"priority": 6}, "priority"),
+        ({"priority": -5}, {"priority": 1}, "priority"),
         ({"budget": BudgetCap(usd=Decimal(1))}, {"budget": {"usd": 2}}, "budget"),
     ],
 )
@@ -74,6 +77,27 @@ def test_a_report_beyond_the_rights_of_its_job_is_refused_and_changes_nothing(
 
     learn(world)
     assert set(world.ids) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("finder", "task", "stored"),
+    [
+        ({}, {}, (0, 1)),
+        ({"priority": 5, "max_attempts": 3}, {}, (0, 3)),
+        ({"priority": 5, "max_attempts": 3}, {"priority": 5, "max_attempts": 1}, (5, 1)),
+        ({"priority": -5}, {}, (-5, 1)),
+        ({"priority": -5}, {"priority": -7}, (-7, 1)),
+    ],
+)
+def test_it_runs_no_earlier_and_is_tried_no_more_often_than_its_finder(
+    world: World, finder: dict[str, Any], task: dict[str, Any], stored: tuple[int, int]
+) -> None:
+    world.submit("a", tasks={"a": finder})
+    world.claim("a")
+
+    report(world, "a", **task)
+
+    assert (world.task("x").priority, world.task("x").max_attempts) == stored
 
 
 def test_a_variant_is_compared_too(world: World) -> None:

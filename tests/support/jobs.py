@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from coordination.domain.attempts import Claim, Result
 from tests.support.speed import patience
+from workers.attempt_folders import AttemptFolders
 from workers.runners import stragglers
 from workers.runners.base import Control, ProcessRecord, StopReason
 from workers.runners.registry import Runners
@@ -80,6 +81,7 @@ class Bench:
         self.runners = runners
         self.scratch = scratch
         scratch.mkdir()
+        self.folders = AttemptFolders(scratch)
 
     def start(
         self,
@@ -106,7 +108,8 @@ class Bench:
             job.control.stop(stopped)
 
         def run() -> None:
-            with job.control:
+            with self.folders.make() as own, job.control:
+                job.control.scratch = own.path
                 job.result = runner.run(claim, job.control)
 
         job.thread = threading.Thread(target=run)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.errors import Refused
 from tests.support.jobs import claim_of
 from workers import report_socket, reporting
+from workers.attempt_folders import AttemptFolders
 from workers.reporting import Report, Reporting
 from workers.runners import environment, stragglers
 from workers.runners.base import Control, ProcessRecord
@@ -33,9 +36,20 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.added: list[tuple[Discovered, ...]] = []
         self.events: list[Mapping[str, Any]] = []
-        self.reporting = Reporting(folder, self._add)
+        self.folders = AttemptFolders(folder)
+        self.reporting = Reporting(self._add, lambda claim: f"token of {claim.task_id}")
         self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
         self.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
+
+    @contextlib.contextmanager
+    def of(self, claim: Claim, control: Control | None = None) -> Iterator[Report]:
+        """While this attempt runs."""
+        with self.folders.make() as own, self.reporting.of(claim, control or self.control, own) as report:
+            yield report
+
+    def close(self) -> None:
+        self.reporting.close()
+        self.folders.close()
 
     def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
         if found[0].task.get("key") == "bad":
@@ -64,12 +78,12 @@ class Desk:
 def desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path)
     yield made
-    made.reporting.close()
+    made.close()
 
 
 @pytest.fixture
 def report(desk: Desk) -> Iterator[Report]:
-    with desk.reporting.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"}), desk.control) as made:
+    with desk.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"})) as made:
         yield made
 
 
@@ -94,10 +108,65 @@ def test_what_is_too_long_is_refused(desk: Desk, report: Report) -> None:
     assert report.question is None
 
 
-def test_a_token_is_good_for_as_long_as_its_attempt(desk: Desk) -> None:
-    with desk.reporting.of(claim_of({"shell": "true"}), desk.control):
-        assert desk.say("progress", text="x")["ok"]
-    assert "it has ended" in desk.say("progress", text="x")["error"]
+def test_a_line_is_good_for_as_long_as_its_attempt(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with desk.of(claim_of({"shell": "true"})):
+        line = desk.control.line
+        assert line is not None
+        monkeypatch.setenv("COORD_URL", line.url)
+        monkeypatch.setenv("COORD_TOKEN", line.token)
+        job.progress("x")
+    with pytest.raises(job.NotReported, match="this attempt has ended"):
+        job.progress("x")
+    assert desk.control.line is None
+
+
+def test_no_socket_is_opened_for_a_job_that_does_not_ask_where_to_report(desk: Desk, tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with desk.of(claim_of({"chat": "openai:x", "prompt": "x"})):
+        assert [list(folder.iterdir()) for folder in tmp_path.iterdir()] == [[]]
+        assert threading.active_count() == threads
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_all(desk: Desk, tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        lines = []
+        for _ in range(20):
+            control = Control(scratch=tmp_path)
+            stack.enter_context(desk.of(claim_of({"shell": "true"}), control))
+            assert control.line is not None
+            lines.append(control.line)
+        sockets = [Path(line.url.removeprefix("unix:")) for line in lines]
+        assert sorted(path.parent.name for path in sockets) == sorted(path.name for path in tmp_path.iterdir())
+        assert {stat.S_IMODE(path.parent.stat().st_mode) for path in sockets} == {0o700}
+        assert {stat.S_IMODE(path.stat().st_mode) for path in sockets} == {0o600}
+        assert len({line.token for line in lines}) == 20
+        assert threading.active_count() == threads + 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report: Report) -> None:
+    other = Control(scratch=desk.control.scratch)
+    with desk.of(claim_of({"shell": "true"}), other):
+        assert other.line is not None
+        mine = desk.control.line
+        assert mine is not None
+        wrong = desk.send(json.dumps({"token": other.line.token, "do": "progress", "text": "x"}).encode() + b"\n")
+
+        assert "not that of the attempt" in wrong["error"]
+        assert desk.events == []
+    assert desk.say("progress", text="x") == {"ok": True}
+
+
+def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, tmp_path: Path) -> None:
+    with desk.folders.make() as own:
+        deep = own.path / "deep"
+        deep.mkdir()
+        (deep / "file").write_text("x")
+        deep.chmod(0o500)
+        (own.path / "link").symlink_to("/etc")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +246,13 @@ def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: Repor
 
 
 def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> None:
-    desk = Desk(tmp_path / ("x" * 120))
-    with desk.reporting.of(claim_of({"shell": "true"}), desk.control):
+    root = tmp_path / ("x" * 120)
+    root.mkdir()
+    desk = Desk(root)
+    with desk.of(claim_of({"shell": "true"})):
         assert desk.say("progress", text="x")["ok"]
-    desk.reporting.close()
+        assert "reports.sock" in [path.name for folder in root.iterdir() for path in folder.iterdir()]
+    desk.close()
 
 
 def test_it_tells_what_the_task_is(desk: Desk, report: Report) -> None:
@@ -262,7 +334,7 @@ def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: R
 
 
 def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: Report) -> None:
-    with desk.reporting.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
+    with desk.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
         other.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
         desk.control.process = None
         assert "of another attempt" in desk.say("progress", text="x")["error"]

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.attempts import Claim, Outcome
+from coordination.domain.authority import AUTHORITY, Rights
 from coordination.domain.work import ChatCall, Shell
+from coordination.errors import Refused
 from coordination.store.engine import Store, open_store
+from tests.support.jobs import claim_of
+from tests.support.refusals import refuses
 from tests.support.world import World, watched
-from workers.restrictions import ModelRules
+from workers.restrictions import ModelRules, check_authority
 
 
 @pytest.fixture
@@ -93,3 +97,11 @@ def test_without_the_database_it_waits_and_is_charged_nothing(store: Store, clai
     assert ended is not None
     assert (ended.outcome, ended.began) == (Outcome.DEFERRED, False)
     gone.close()
+
+
+def test_a_reported_task_with_more_attempts_than_its_reporter_is_refused_at_the_claim() -> None:
+    lent = {AUTHORITY: Rights({"shell": ""}, ("/srv",), max_attempts=2, priority=0, agent="dave/vc").to_json()}
+
+    check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=2, options=lent, timeout=None))
+    with refuses(Refused, field="max_attempts"):
+        check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=3, options=lent, timeout=None))

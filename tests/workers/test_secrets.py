@@ -55,7 +55,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.all: list[Any] = []
         self.printed = bytearray()
-        self.reporting = Reporting(folder, self._add)
+        self.reporting = Reporting(self._add, lambda _: "token")
         self.control = Control(
             scratch=folder,
             on_event=lambda type_, payload: self.all.append((type_, payload)),

@@ -54,7 +54,6 @@ class AgentRunner:
         except Refused as refusal:
             return program.refused(refusal.sentence())
         with environment.Scratch(control.scratch, claim) as scratch:
-            scratch.enclose()
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
                 return program.missing_folder(folder)
@@ -100,7 +99,7 @@ class AgentRunner:
                     feed=reader.feed,
                     show=partial(control.printed, Stream.ERR),
                     stdin=stdin,
-                    write=[folder, *([scratch.folder] if scratch.folder else [])],
+                    write=control.places(folder),
                     glance=usage.Following(scratch.costs, reader.reports).look,
                 )
             except (OSError, ValueError) as error:

@@ -77,10 +77,10 @@ class Control:
     """One attempt's line between worker and runner; thread-safe. Close it, or use it as a context manager.
 
     ``secrets``: what its job must not tell, set by the runner that gives it to the job; it is hidden in all that is
-    said over this line. ``line``: where its job may report, if it may. ``process``: the leader of its processes, once
-    there is one. ``news``: asked at a report for what its job should know now.
-    ``scratch`` is a folder for the files of running attempts, the same for all of a worker's: made when it is missing,
-    and every attempt takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
+    said over this line. ``process``: the leader of its processes, once there is one. ``news``: asked at a report for
+    what its job should know now.
+    ``scratch``: the attempt's own folder, which goes with it; for a batch, that of the worker, made when it is missing,
+    from which every job takes its own files away again. ``output_limit`` bounds what is kept of each stream, and a
     function's return value, in bytes. ``limits``: what any job of this worker may use at most.
     """
 
@@ -106,7 +106,6 @@ class Control:
         self.output_limit = output_limit
         self.limits = limits
         self.secrets = hiding.NONE
-        self.line: Line | None = None
         self.process: ProcessRecord | None = None
         self.news: Callable[[], str | None] | None = None
         self._on_started = on_started
@@ -117,11 +116,28 @@ class Control:
         self._on_spent = on_spent
         self._is_paid = is_paid
         self._lock = threading.Lock()
+        self._line: Line | None = None
+        self._open_line: Callable[[], Line] | None = None
         self._asked = threading.Event()
         self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
         self._streams: dict[Stream, hiding.Hiding] = {}
+
+    def offer_line(self, open_line: Callable[[], Line] | None) -> None:
+        """Let the job report from here on, over what *open_line* opens once it is needed; None: no more."""
+        self._line, self._open_line = None, open_line
+
+    @property
+    def line(self) -> Line | None:
+        """Where the job may report, if it may: opened when a runner first asks. Raises OSError."""
+        if self._line is None and self._open_line is not None:
+            self._line = self._open_line()
+        return self._line
+
+    def places(self, folder: str) -> list[str]:
+        """Return all places that this attempt's processes may change in a sandbox: *folder* and the attempt's own."""
+        return [folder, str(self.scratch)]
 
     def limits_for(self, claim: Claim) -> Limits:
         """What this job may use: as its plan says, and no more than the worker allows."""

@@ -85,8 +85,7 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
 class Scratch:
     """The files of one execution, among those of others; a context manager that takes them away again.
 
-    Nothing is made before it is needed: a short Python job costs the file system nothing. ``folder``: of its own, once
-    ``enclose`` has made it.
+    Nothing is made before it is needed: a short Python job costs the file system nothing.
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
@@ -95,19 +94,11 @@ class Scratch:
         self._stem = f"{root}{os.sep}{self.name}"
         self.costs = self._stem + ".costs.jsonl"
         self._made: list[str] = [self.costs]
-        self.folder: str | None = None
         if root not in _roots:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if len(_roots) >= _MOST_ROOTS:  # each attempt may have one of its own
+                _roots.clear()
             _roots.add(root)
-
-    def enclose(self) -> str:
-        """Make a folder for what comes from here on, costs included: all that its processes write to in a sandbox."""
-        folder = self._stem + ".own"
-        os.mkdir(folder, mode=0o700)  # noqa: PTH102
-        self._made = [folder]
-        self.folder, self._stem = folder, f"{folder}{os.sep}job"
-        self.costs = self._stem + ".costs.jsonl"
-        return folder
 
     def move_costs(self, folder: str) -> None:
         """Expect the file of costs in *folder*, which its process may write to."""
@@ -182,3 +173,4 @@ class Scratch:
 _PROCESS = secrets.token_hex(6)  # asking the system anew for every job would cost more than a short job
 _numbers = itertools.count()
 _roots: set[Path] = set()
+_MOST_ROOTS = 64

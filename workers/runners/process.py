@@ -68,18 +68,20 @@ class Launcher:
         pass_on: Sequence[int] = (),
         limits: Limits = NO_LIMITS,
         write: Sequence[str] | None = None,
+        temporary_in: str | None = None,
     ) -> Process:
         """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
         stands in the record. Of *limits*, those are set that the system keeps for each process. *write*: what it may
         change in a sandbox instead of its folder; the repository that this is in it may change in any case.
+        *temporary_in*: where its folder for temporary files is made there, if not in the worker's.
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
         command, temporary = limited(arguments, limits), None
         if self._sandbox is not None:
-            temporary = self._sandbox.make_temporary()
+            temporary = self._sandbox.make_temporary(temporary_in)
             command, ordered = self._sandbox.around(
                 command, ordered, temporary=temporary, write=[folder] if write is None else write
             )

@@ -80,6 +80,7 @@ def run_program(
             stderr=err_writing.fd,
             limits=limits,
             write=write,
+            temporary_in=str(control.scratch),
         )
         out_writing.close()
         err_writing.close()

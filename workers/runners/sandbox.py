@@ -41,9 +41,9 @@ class Sandbox:
                 field="COORD_REQUIRE_SANDBOX",
             )
 
-    def make_temporary(self) -> str:
+    def make_temporary(self, within: str | None = None) -> str:
         """A folder for the files of one process, closed to other jobs; ``remove`` takes it away."""
-        return tempfile.mkdtemp(prefix="tmp-", dir=self._scratch)
+        return tempfile.mkdtemp(prefix="tmp-", dir=os.path.realpath(within) if within else self._scratch)
 
     def around(
         self, arguments: Sequence[str], environment: dict[str, str], *, temporary: str, write: Sequence[str]

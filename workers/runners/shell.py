@@ -33,7 +33,6 @@ class ShellRunner:
         if not isinstance(work, Shell):
             return program.refused(f"A {work.kind} job is not for the shell")
         with environment.Scratch(control.scratch, claim) as scratch:
-            own = scratch.enclose()
             folder = claim.workdir or scratch.make_folder()
             if not program.can_be_entered(folder):
                 return program.missing_folder(folder)
@@ -56,7 +55,7 @@ class ShellRunner:
                     folder=folder,
                     feed=said,
                     show=partial(control.printed, Stream.ERR),
-                    write=[folder, own],
+                    write=control.places(folder),
                     glance=usage.Following(scratch.costs, control.spent).look,
                 )
             except (OSError, ValueError) as error:

@@ -287,6 +287,8 @@ def _store(
         if task.concurrency_key == merge_key(finder.run_id):
             # The longer a conflict waits, the more others have merged.
             row["priority"] = min(finder.priority + 1, graph.MAX_PRIORITY)
+        elif not row["priority"]:  # as of one that says none
+            row["priority"] = min(finder.priority, 0)
     loan.check(plan, found)
     insert_rows(tx, tasks, found)
     told = {(edge["parent_id"], edge["child_id"]) for edge in edges}

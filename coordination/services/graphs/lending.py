@@ -60,7 +60,7 @@ class Loan:
 
     def check(self, plan: Plan, found: Sequence[dict[str, Any]]) -> None:
         """Refuse rows of new tasks that go beyond what is lent; the others note it, for the claim to check again."""
-        chosen = replace(self._held, work=None, agent=None)
+        chosen = replace(self._held, work=None, agent=None, max_attempts=None, priority=None)
         for task, row in zip(plan.tasks, found, strict=True):
             held = self._held if self._is_reported(task) else chosen
             try:
@@ -113,6 +113,8 @@ def _rights(finder: Task, work: Mapping[str, Any]) -> Rights:
         limits_of(finder.options),
         finder.agent,
         finder.max_starts,
+        finder.max_attempts,
+        finder.priority,
     )
 
 
@@ -127,6 +129,8 @@ def _asked(row: Mapping[str, Any]) -> Rights:
         limits_of(row["options"]),
         row["agent"],
         row["max_starts"] if paid else None,
+        row["max_attempts"],
+        row["priority"],
     )
 
 

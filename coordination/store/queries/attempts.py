@@ -105,6 +105,27 @@ def outcome_of(tx: Connection, workspace_id: str, task_id: str, number: int) -> 
     return None if row is None else (Outcome(row.outcome) if row.outcome else None, row.worker_id)
 
 
+def running(tx: Connection, workspace_id: str, task_id: str, number: int) -> RowMapping | None:
+    """Return project_id, run_id and agent of an attempt that runs and still holds its task; None for every other."""
+    t = tasks.c
+    return (
+        tx.execute(
+            select(a.project_id, a.run_id, t.agent)
+            .join(tasks, (t.id == a.task_id) & (t.workspace_id == a.workspace_id))
+            .where(
+                a.workspace_id == workspace_id,
+                a.task_id == task_id,
+                a.number == number,
+                a.finished_at.is_(None),
+                t.attempt == number,
+                t.state == TaskState.RUNNING,
+            )
+        )
+        .mappings()
+        .first()
+    )
+
+
 _OF_ATTEMPT = (a.task_id, a.number, a.worker_id, a.slots, a.pgid, a.pg_start, a.reserved)
 _OF_TASK = (
     tasks.c.id,

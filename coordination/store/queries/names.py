@@ -17,7 +17,7 @@ def find_runs(
     tx: Connection, workspace_id: str, name: str, *, project_id: str | None = None, limit: int = 3
 ) -> list[str]:
     """Ids of the runs that *name* may mean: one by its id or its name (the newest; of the project, if one is given),
-    else those whose ids begin or end with it.
+    else those whose ids begin or end with it (of the project, if one is given).
     """
     where, part = [r.workspace_id == workspace_id], id_part(name)
     called = r.name == name if project_id is None else and_(r.name == name, r.project_id == project_id)
@@ -26,6 +26,8 @@ def find_runs(
     if newest is not None or part is None:
         return [] if newest is None else [newest]
     like = or_(cast(r.id, Text).like(part + "%"), cast(r.id, Text).like("%" + part))
+    if project_id is not None:
+        where.append(r.project_id == project_id)
     return list(tx.execute(select(r.id).where(*where, like).order_by(r.id.desc()).limit(limit)).scalars())
 
 
@@ -39,7 +41,7 @@ def find_tasks(
     limit: int = 3,
 ) -> list[Task]:
     """The tasks that *name* may mean: one by its id or its key (of the newest run; of the project, if one is given),
-    else those whose ids begin or end with it. All of the run, if one is given.
+    else those whose ids begin or end with it (of the project, if one is given). All of the run, if one is given.
     """
     where, part = [t.workspace_id == workspace_id], id_part(name)
     if run_id is not None:
@@ -50,6 +52,8 @@ def find_tasks(
     rows = tx.execute(asked).mappings().all()
     if not rows and part is not None:
         like = or_(cast(t.id, Text).like(part + "%"), cast(t.id, Text).like("%" + part))
+        if project_id is not None:
+            where.append(t.project_id == project_id)
         rows = tx.execute(select(tasks).where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
     return [task_of(row) for row in rows]
 
@@ -58,3 +62,9 @@ def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 2
     """Ids of projects that have a task with this key."""
     where = (t.workspace_id == workspace_id, t.key == key)
     return list(tx.execute(select(t.project_id).where(*where).distinct().limit(limit)).scalars())
+
+
+def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[str]:
+    """Ids of projects that have a run with this name."""
+    where = (r.workspace_id == workspace_id, r.name == name)
+    return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())

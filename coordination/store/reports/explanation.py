@@ -16,7 +16,7 @@ from coordination.domain.projects import ProjectStatus
 from coordination.domain.task_limits import limit_reached
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.domain.workspaces import merge_key, run_branch
-from coordination.store.queries import attempts, fleet, projects, ready, slots, supervisors
+from coordination.store.queries import attempts, fleet, projects, ready, serving, slots, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
 from coordination.store.tables.attempts import attempts as attempt_rows
@@ -247,12 +247,20 @@ def _queue(
                 yield Blocker("merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}")
                 continue
             yield Blocker("slot", f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}")
-    free = fleet.live_slots(tx, within=live_within)
-    if free == 0:
+    ours = serving.live_for(tx, workspace_id, within=live_within)
+    free, at_work = sum(row["slots"] for row in ours), fleet.busy(tx)
+    if free == 0 and (others := fleet.live_slots(tx, within=live_within)):
+        name = serving.name_of(tx, workspace_id)
+        yield Blocker(
+            "no_worker",
+            f"no living worker runs jobs of the workspace {name}: the {many(others, 'place')} that there are run jobs"
+            f" of others; start one with: COORD_WORKSPACES={name} coord worker",
+        )
+    elif free == 0:
         yield Blocker(
             "no_worker", "no worker is alive; start one with: coord up (or coord worker, beside a server's Redis)"
         )
-    elif (busy := sum(fleet.busy(tx).values())) >= free:
+    elif (busy := sum(at_work.get(row["id"], 0) for row in ours)) >= free:
         yield Blocker(
             "busy", f"all {free} places of the living workers are taken ({many(busy, 'job runs', 'jobs run')})"
         )

@@ -15,7 +15,7 @@ from coordination.domain.health import Finding, some
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds, SupervisorStatus, status_of
 from coordination.domain.tasks import OPEN, BlockReason, TaskState
-from coordination.store.queries import fleet, supervisors
+from coordination.store.queries import fleet, serving, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.tables.attempts import attempts, slots
 from coordination.store.tables.fleet import workers
@@ -351,8 +351,9 @@ def clock_finding(machine: str, ahead: timedelta, *, who: str = "of this machine
 
 def nobody_works(tx: Connection, workspace_id: str, *, patience: Patience, messages: int | None) -> Iterator[Finding]:
     """Work or messages, and no worker that takes any. ``messages``: what waits in Redis, None when that is unknown."""
-    if fleet.live_slots(tx, within=patience.lease):
+    if any(row["slots"] for row in serving.live_for(tx, workspace_id, within=patience.lease)):
         return
+    others = fleet.live_slots(tx, within=patience.lease)
     ready = tx.execute(
         select(t.key)
         .where(t.workspace_id == workspace_id, t.state == TaskState.QUEUED)
@@ -360,12 +361,12 @@ def nobody_works(tx: Connection, workspace_id: str, *, patience: Patience, messa
         .limit(_NAMED + 1)
     ).scalars()
     waiting = list(ready)
-    if waiting or messages:
+    if waiting or (messages and not others):  # with others alive, the messages may be for them
         what = f"tasks are ready ({some(waiting, len(waiting))})" if waiting else f"{messages} messages wait in Redis"
         yield Finding(
             "queue_without_workers",
             "queue jobs",
-            f"{what[0].upper()}{what[1:]}, and no worker is alive",
+            f"{what[0].upper()}{what[1:]}, and no worker {'of their workspace ' if others else ''}is alive",
             "Start one with: coord up, or coord worker",
         )
 

@@ -14,6 +14,7 @@ from coordination.errors import Refused
 from tests.support.refusals import refuses
 
 HOUR = timedelta(hours=1)
+AMOUNTS: dict[str, Any] = {"max_starts": 3, "max_attempts": 2, "priority": 5}
 SHELL = {"shell": "make", "env": {"MODE": "fast"}}
 AGENT = {
     "agent": "claude",
@@ -35,11 +36,11 @@ CHAT = {
 
 
 def held(work: Any, **more: Any) -> Rights:
-    return Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), max_starts=3, **more)
+    return Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), **AMOUNTS, **more)
 
 
 def asked(work: Any, **more: Any) -> Rights:
-    return replace(Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), max_starts=3), **more)
+    return replace(Rights(work, ("/srv/shop",), timeout=HOUR, limits=Limits(memory=1_000), **AMOUNTS), **more)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,8 @@ def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, fi
         ({"limits": Limits(memory=2_000)}, "limits"),
         ({"limits": Limits()}, "limits"),
         ({"max_starts": 4}, "max_starts"),
+        ({"max_attempts": 3}, "max_attempts"),
+        ({"priority": 6}, "priority"),
         ({"agent": "bob"}, "agent"),
         ({"workspace": {"kind": "git-worktree", "base": "main"}}, "workspace"),
         ({"workspace": {"kind": "git-worktree", "merge": {"commit": "a", "task": "b"}}}, "workspace.merge"),

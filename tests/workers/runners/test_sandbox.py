@@ -55,7 +55,7 @@ def test_it_changes_its_folder_and_its_own_files(confined: Bench, place: Path) -
     outcome, said = shell(
         confined,
         "echo 1 > a && mkdir -p b/c && mv a b/c/d && rm -r b && echo y > /dev/null && "
-        'echo {} >> "$COORD_COSTS" && echo x > "$TMPDIR/x" && mktemp && echo 2 > "$TMPDIR/../../cache/z"',
+        'echo {} >> "$COORD_COSTS" && echo x > "$TMPDIR/x" && mktemp && echo 2 > "$TMPDIR/../../../cache/z"',
         place,
     )
 

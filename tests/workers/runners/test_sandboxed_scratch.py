@@ -36,20 +36,23 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: Bench, place: Path) -> None:
-    scratch = confined.scratch
-    (scratch / "bin").mkdir()
-    for name in ("other.costs.jsonl", "bin/coord", "reports.sock"):
-        (scratch / name).write_text("")
-    command = (
-        f"for file in {scratch}/other.costs.jsonl {scratch}/bin/coord {scratch}/reports.sock {scratch}/new; do"
-        f" echo '{SPENT}' >> $file || echo no; rm -f $file || echo no; done 2>&1 | grep -c '^no'"
-    )
+    with confined.folders.make() as other:
+        (other.path / "bin").mkdir()
+        names = ("x.costs.jsonl", "bin/coord", "reports.sock")
+        for name in names:
+            (other.path / name).write_text("")
+        targets = [*(str(other.path / name) for name in names), str(other.path / "new"), str(confined.scratch / "new")]
+        command = (
+            f"for file in {' '.join(targets)}; do"
+            f" echo '{SPENT}' >> $file || echo no; rm -f $file || echo no; done 2>&1 | grep -c '^no'"
+        )
 
-    result = confined.run({"shell": command}, workdir=str(place))
+        result = confined.run({"shell": command}, workdir=str(place))
 
-    assert result.output in ("7", "8")  # rm -f is content with what was never there
-    assert [(scratch / name).read_text() for name in ("other.costs.jsonl", "bin/coord", "reports.sock")] == [""] * 3
-    assert not (scratch / "new").exists()
+        assert result.output in ("8", "9", "10")  # rm -f is content with what was never there
+        assert [(other.path / name).read_text() for name in names] == [""] * 3
+        assert not (other.path / "new").exists()
+    assert list(confined.scratch.iterdir()) == []
 
 
 @pytest.mark.parametrize("workdir", [True, False])

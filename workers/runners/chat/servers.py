@@ -102,7 +102,6 @@ class Servers:
         programs = [server for server in self.all if server.command]
         if not programs:
             return
-        own = scratch.enclose()
         folder = claim.workdir or scratch.make_folder()
         common = environment.inherited() | dict(env) | environment.of_attempt(claim, scratch)
         common["COORD_INPUT"] = scratch.write_input(claim)
@@ -120,7 +119,8 @@ class Servers:
                 stdin=server.pipes.its_input,
                 stdout=server.pipes.its_output,
                 stderr=server.pipes.its_errors,
-                write=[folder, own],
+                write=control.places(folder),
+                temporary_in=str(control.scratch),
             )
             server.pipes.started()
             if server is programs[0]:

@@ -1,0 +1,58 @@
+"""Work that waits for a worker of its workspace is said to, although workers of other workspaces live."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+
+from coordination.store.queries import serving
+from coordination.store.reports import health
+from coordination.store.reports.explanation import explain_task
+from coordination.store.tables.fleet import workers
+from tests.support.world import World
+
+LIVE = timedelta(minutes=1)
+PATIENCE = health.Patience(stuck=LIVE, lease=LIVE, late=LIVE)
+
+
+@pytest.fixture
+def waiting(world: World) -> World:
+    """A workspace called default with a task that is ready, and one worker."""
+    world.submit("a")
+    return world
+
+
+def serve(world: World, names: list[str] | None) -> None:
+    """The one worker runs jobs of these workspaces."""
+    with world.store.write() as tx:
+        tx.execute(update(workers).values(version=serving.version_for("1.0", names)))
+
+
+def blockers(world: World) -> list[tuple[str, str]]:
+    with world.store.read() as tx:
+        found = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
+    return [(one.kind, one.detail) for one in found.blockers]
+
+
+@pytest.mark.parametrize("names", [None, ["default"], ["other", "default"]])
+def test_a_worker_of_the_workspace_takes_the_task(waiting: World, names: list[str] | None) -> None:
+    serve(waiting, names)
+
+    assert blockers(waiting) == []
+    with waiting.store.read() as tx:
+        assert list(health.nobody_works(tx, waiting.workspace, patience=PATIENCE, messages=None)) == []
+
+
+@pytest.mark.parametrize("names", [["other"], ["default2", "a"]])
+def test_workers_of_other_workspaces_only_are_said_to_be_such(waiting: World, names: list[str]) -> None:
+    serve(waiting, names)
+
+    ((kind, detail),) = blockers(waiting)
+    assert kind == "no_worker"
+    assert "no living worker runs jobs of the workspace default" in detail
+    assert "COORD_WORKSPACES=default coord worker" in detail
+    with waiting.store.read() as tx:
+        (finding,) = health.nobody_works(tx, waiting.workspace, patience=PATIENCE, messages=None)
+    assert "no worker of their workspace is alive" in finding.sentence

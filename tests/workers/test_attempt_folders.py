@@ -1,0 +1,129 @@
+"""Attempts' folders and sockets go with their worker, also a killed one; their tokens have the store's key."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain.attempt_tokens import Scope, TokenRefused, verify
+from coordination.domain.attempts import Claim
+from coordination.domain.expansion import ANSWER
+from coordination.errors import DatabaseUnavailable
+from coordination.services import broker_keys
+from coordination.services.attempt_tokens import check_token, make_token_key
+from coordination.store.engine import Store
+from tests.support.processes import Processes
+from tests.support.sources import ROOT
+from tests.support.world import World
+from workers import own_folders, token_issuer
+from workers.attempt_folders import AttemptFolders
+from workers.own_folders import IN_HOME, IN_TEMPORARY, clear
+from workers.token_issuer import TokenIssuer, claims_of
+
+KILLED = """
+import signal, sys
+from pathlib import Path
+from workers.attempt_folders import AttemptFolders
+from workers.own_folders import IN_HOME, take
+from workers.report_socket import Server
+
+folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), Server()
+with folders.make() as folder:
+    server.listen(folder.address(), lambda line, peer: {})
+    (folder.path / "file").touch()
+    print("listens at", folder.address(), flush=True)
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["short", "too long for a socket"])
+def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
+    tmp_path_factory: pytest.TempPathFactory,
+    processes: Processes,
+    deep: bool,  # noqa: FBT001
+) -> None:
+    root = tmp_path_factory.mktemp("x") / ("x" * 100 if deep else "y")
+    owner = processes.start_python("-c", KILLED, root, cwd=ROOT)
+    address = Path(owner.wait_for(r"^listens at (/.+)$")[1])
+    link = own_folders.TEMPORARY in address.parents and address.parents[2].name.startswith(IN_TEMPORARY)
+    assert (address.exists(), link) == (True, deep)
+
+    owner.kill()
+    assert clear(root, IN_HOME) == 1
+    clear(own_folders.TEMPORARY, IN_TEMPORARY)
+
+    assert not address.exists()
+    assert list(root.iterdir()) == []
+
+
+def test_a_job_that_finds_coord_on_its_path_gets_no_other(tmp_path: Path) -> None:
+    folders = AttemptFolders(tmp_path)
+    folders.program = None
+    with folders.make() as folder:
+        assert folder.programs() is None
+        folders.program = Path(sys.executable)
+        bin_ = folder.programs()
+        assert bin_ is not None
+        assert (Path(bin_) / "coord").resolve() == Path(sys.executable).resolve()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def world(store: Store) -> World:
+    world = World(store)
+    world.submit("a", tasks={"a": {"agent": "bob"}})
+    world.claim("a")
+    return world
+
+
+def test_the_token_of_an_attempt_is_accepted_by_the_store(world: World) -> None:
+    token = TokenIssuer(world.store).issue(world.claims["a"])
+
+    with world.store.read() as tx:
+        found = check_token(tx, token, workspace_id=world.workspace, scope=Scope.DISCOVER)
+    assert (found.task_id, found.attempt, found.agent) == (world.ids["a"], 1, "bob")
+
+
+def test_attempts_that_start_after_the_key_was_replaced_have_tokens_with_the_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer = TokenIssuer(world.store)
+    former = issuer.issue(world.claims["a"])
+    broker_keys.rotate(world.store)
+    monkeypatch.setattr(token_issuer, "_FRESH", 0.0)
+
+    token = issuer.issue(world.claims["a"])
+
+    with world.store.read() as tx:
+        assert check_token(tx, token, workspace_id=world.workspace, scope=Scope.REPORT)
+        with pytest.raises(TokenRefused):
+            check_token(tx, former, workspace_id=world.workspace, scope=Scope.REPORT)
+
+
+def test_who_answers_a_question_may_neither_ask_nor_add_work(world: World) -> None:
+    claim: Claim = world.claims["a"]
+    claim.options["role"] = {ANSWER: "x"}  # type: ignore[index]
+
+    assert claims_of(claim).scopes == {Scope.REPORT}
+    key = world.store.transact(make_token_key)
+    assert verify(key, TokenIssuer(world.store).issue(claim)).scopes == {Scope.REPORT}
+
+
+def test_while_the_database_is_away_the_last_known_key_signs_or_a_token_counts_nowhere_else(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise DatabaseUnavailable("The database is away")
+
+    monkeypatch.setattr(token_issuer, "_FRESH", 0.0)
+    known, unknown = TokenIssuer(world.store), TokenIssuer(world.store)
+    token = known.issue(world.claims["a"])
+    monkeypatch.setattr(token_issuer, "token_key", away)
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "random")
+
+    assert known.issue(world.claims["a"]) == token
+    assert unknown.issue(world.claims["a"]) == "random"
