@@ -82,7 +82,7 @@ class Execution:
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._rules = ModelRules(context.store)
-        self._reporting = Reporting(context.scratch, self._add_found)
+        self._reporting = Reporting(context.scratch, self._add_found, runners.launcher.show)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)
 

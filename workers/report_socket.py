@@ -65,7 +65,8 @@ class Peer:
         return stragglers.is_marked(self.pid, [os.fsencode(mark)]) is True
 
 
-def _peer(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end, by number as this process knows them, also where that is in namespaces of its own."""
     said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(said)
     try:
@@ -143,7 +144,7 @@ class _Handler(socketserver.BaseRequestHandler):
         """One request, one answer."""
         connection: socket.socket = self.request
         with contextlib.suppress(OSError):
-            peer = _peer(connection)
+            peer = peer_of(connection)
             with self.server.places.of(peer.job) as place:
                 if not place or not (line := _line_from(connection)):
                     return

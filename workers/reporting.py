@@ -84,8 +84,10 @@ class Report:
 class Reporting:
     """The reports of one worker process's jobs."""
 
-    def __init__(self, folder: Path, add: Add) -> None:
+    def __init__(self, folder: Path, add: Add, show: Callable[[str], None] = lambda _: None) -> None:
+        """*show*: lets the processes of jobs see a place, where they see only what they are shown."""
         self._folder = folder
+        self._show = show
         self._add = add
         self._lock = threading.Lock()
         self._reports: dict[str, Report] = {}
@@ -137,6 +139,8 @@ class Reporting:
                 self._server = Server(path, self._answer)
                 self._address = path
                 self._programs = self._program()
+                for place in filter(None, (path, self._programs)):
+                    self._show(place)
                 serve = partial(self._server.serve_forever, poll_interval=_LOOK)
                 threading.Thread(target=serve, name="reporting", daemon=True).start()
             return f"unix:{self._address}"
