@@ -141,15 +141,15 @@ def _head(job: socket.socket) -> tuple[bytes, bytes]:
     """The head of a request, and what came after it. OSError where it does not come in time."""
     deadline = monotonic() + _HEAD_PATIENCE
     data = b""
-    while b"\r\n\r\n" not in data:
-        if len(data) > _HEAD:
-            raise Refusal("431 Request Header Fields Too Large", "The head of the request is too long")
+    while b"\r\n\r\n" not in data and len(data) <= _HEAD:
         job.settimeout(max(deadline - monotonic(), 0.001))
         more = job.recv(_CHUNK)
         if not more:
             raise Refusal("400 Bad Request", "The request is not complete")
         data += more
     head, _, rest = data.partition(b"\r\n\r\n")
+    if len(head) > _HEAD:
+        raise Refusal("431 Request Header Fields Too Large", "The head of the request is too long")
     return head, rest
 
 

@@ -57,7 +57,7 @@ def place_of(text: str) -> Place:
     host, separator, port = text.rpartition(":")
     if not separator or not _PORT.fullmatch(port) or not 1 <= int(port) <= _LAST_PORT:
         raise ValueError(f"{text} does not end with a port")
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and "%" not in host:
         return str(ipaddress.IPv6Address(host[1:-1])), int(port)
     return host_of(host), int(port)
 

@@ -78,7 +78,9 @@ def test_it_does_not_read_what_is_hidden(hiding: Bench, home: Path, tmp_path: Pa
     assert (outcome, "ermission denied" in said, "secret" in said) == (Outcome.FAILED, True, False), said
 
 
-@pytest.mark.parametrize("how", ["ln ../token here && cat here", "mv ../token here && cat here", "ln -s ../token here; cat here"])
+@pytest.mark.parametrize(
+    "how", ["ln ../token here && cat here", "mv ../token here && cat here", "ln -s ../token here; cat here"]
+)
 def test_no_other_name_opens_it(hiding: Bench, tmp_path: Path, how: str) -> None:
     outcome, said = shell(hiding, how, tmp_path / "user" / "place")
 
