@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +31,17 @@ def needs_bubblewrap() -> str:
     if problem is not None or program is None:
         missing("bubblewrap", problem)
     return program
+
+
+ORDINARY, STRICT = {"COORD_REQUIRE_SANDBOX": "1"}, {"COORD_SANDBOX": "strict"}
+
+
+def needs(sandbox: Mapping[str, str]) -> None:
+    """Skip the test where that sandbox, as a worker is told of it, cannot be had."""
+    if sandbox == STRICT:
+        needs_bubblewrap()
+    elif confine.version() < confine.ENOUGH or not confine.can_refuse_calls():
+        without_landlock()
 
 
 def strict_sandbox(

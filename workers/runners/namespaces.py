@@ -33,8 +33,7 @@ _CONFIGURATION = (
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "gitconfig", "shells", "profile", "profile.d", "bash.bashrc"),
     *("inputrc", "terminfo", "fonts", "magic", "java", "java-17-openjdk", "java-21-openjdk", "nodejs", "python3"),
 )
-PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the job's own
-"""Folders that are empty at first, may be written to, and go with the process."""
+_PRIVATE_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the job's own
 
 _PACKAGES = ("site-packages", "dist-packages")
 
@@ -52,6 +51,14 @@ class Seen:
     write: Sequence[str]
     read: Sequence[str]
     hide: Sequence[str]
+
+
+def private_places(own: Iterable[str]) -> list[str]:
+    """Folders that are empty at first, may be written to, and go with the process.
+
+    Not those that *own* places lie in: what a job writes beside its folder is to be refused, not lost.
+    """
+    return [place for place in _PRIVATE_PLACES if not any(f"{one}/".startswith(f"{place}/") for one in own)]
 
 
 class Namespaces:
@@ -105,7 +112,7 @@ class _Mounts:
         self.same: dict[str, list[int]] = {}
         self._kinds = {place: _RO for place in _SYSTEM if not os.path.islink(place)}  # noqa: PTH114
         self._given = frozenset(self._kinds)
-        self._kinds |= dict.fromkeys(PRIVATE, _PRIVATE)
+        self._kinds |= dict.fromkeys(_PRIVATE_PLACES, _PRIVATE)
         self._kinds |= dict.fromkeys(hidden, _HIDDEN)
 
     def add(self, place: str, kind: str, *, checked: bool = False) -> None:
@@ -155,7 +162,7 @@ def _system() -> Iterator[str]:
         if os.path.exists(f"/etc/{name}"):  # noqa: PTH110
             yield from ("--ro-bind", f"/etc/{name}", f"/etc/{name}")
     yield from ("--proc", "/proc", "--dev", "/dev")
-    for place in PRIVATE:
+    for place in _PRIVATE_PLACES:
         yield from ("--tmpfs", place)
     if os.path.isabs(home := os.environ.get("HOME", "")) and home != "/":  # noqa: PTH117
         yield from ("--dir", home)

@@ -15,7 +15,7 @@ from typing import Any
 
 from coordination.errors import SettingsError
 from workers.runners import confine
-from workers.runners.namespaces import PRIVATE, Namespaces, Seen, program_places
+from workers.runners.namespaces import Namespaces, Seen, private_places, program_places
 
 _PROGRAM = str(Path(confine.__file__))
 # What would load a job's code into our program, before it has given up anything.
@@ -148,7 +148,7 @@ class Sandbox:
         except BaseException:
             os.close(status)
             raise
-        order["write"] = [*places, *PRIVATE]
+        order["write"] = [*places, *private_places(places)]
         return Confined([*command, *_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early, status)
 
     def _is_hidden(self, place: str) -> bool:
