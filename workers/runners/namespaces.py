@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import coordination
+from coordination import machine
 from workers.runners import confine
 
 _FORWARD = str(Path(__file__).with_name("forward.py"))
@@ -171,7 +171,7 @@ def _system() -> Iterator[str]:
 @functools.cache
 def program_places() -> tuple[str, ...]:
     """The folders of this Python, of its packages, and of ours."""
-    ours = (Path(coordination.__file__ or "").resolve().parent, Path(confine.__file__).resolve().parents[1])
+    ours = (Path(machine.__file__).resolve().parent, Path(confine.__file__).resolve().parents[1])
     python = (sys.prefix, sys.base_prefix, *map(os.path.realpath, (sys.prefix, sys.base_prefix)))
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     packages = [place for place in sys.path if place in named or Path(place).name in _PACKAGES]
