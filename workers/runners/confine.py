@@ -52,8 +52,9 @@ _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
 
 _PR_CAPBSET_DROP = 24
-# CAP_LINUX_IMMUTABLE, _NET_ADMIN, _SYS_MODULE … _MKNOD, _AUDIT_CONTROL, _MAC_OVERRIDE …: none over files and users.
-_OVER_THE_MACHINE = (9, 12, 16, 17, *range(19, 28), 30, *range(32, 41))
+# CAP_DAC_READ_SEARCH (opens files by number, wherever they lie), _LINUX_IMMUTABLE, _NET_ADMIN, _SYS_MODULE … _MKNOD,
+# _AUDIT_CONTROL, _MAC_OVERRIDE …: no other one over files and users.
+_OVER_THE_MACHINE = (2, 9, 12, 16, 17, *range(19, 28), 30, *range(32, 41))
 
 _OPENAT2, _NO_LINKS, _HERE = 437, 0x04, -100
 
@@ -339,6 +340,7 @@ def reach_the_network(strict: dict[str, Any]) -> None:
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         os.environ[name] = os.environ[name.lower()] = url
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1,::1"
+    os.environ["NODE_USE_ENV_PROXY"] = "1"
     program = str(os.getpid())
     between = os.fork()
     if between == 0:

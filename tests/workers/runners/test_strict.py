@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import signal
@@ -160,6 +161,31 @@ def test_it_is_confined_by_the_kernel_too(strict: Bench, place: Path) -> None:
 
     assert (words["NoNewPrivs"], words["Seccomp"]) == ("1", "2")
     assert [bit for bit in (12, 16, 17, 19, 21, 22, 27) if int(words["CapEff"], 16) >> bit & 1] == []
+
+
+BY_HANDLE = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+mount = os.open({mount!r}, os.O_RDONLY)
+found = libc.open_by_handle_at(mount, {handle!r}, os.O_RDONLY)
+print(os.read(found, 100) if found >= 0 else os.strerror(ctypes.get_errno()))
+"""
+
+
+def test_no_file_is_opened_by_its_number(strict: Bench, place: Path) -> None:
+    """Root could open any file of a file system that it sees one folder of."""
+    precious = place.parent / "precious"
+    precious.write_text("secret")
+    handle, number = ctypes.create_string_buffer(136), ctypes.c_int()
+    handle[:4] = (128).to_bytes(4, "little")
+    libc = ctypes.CDLL(None, use_errno=True)
+    named = libc.name_to_handle_at(-100, os.fsencode(precious), handle, ctypes.byref(number), 0)
+
+    assert named == 0
+    _, said = shell(strict, python(BY_HANDLE.format(mount=str(place), handle=handle.raw)), place)
+
+    assert "secret" not in said
+    assert "not permitted" in said
 
 
 @pytest.mark.parametrize("where", ["repository", "repository/below", "worktree"])
