@@ -142,7 +142,10 @@ def write_only(places: list[str], *, hide: list[str], read: list[str]) -> None:
     for place in places:
         _allow(ruleset, place, handled & ~_MAKE_DEVICES & ~_IOCTL_DEVICES)
     for place in read if hide else ():
-        _allow(ruleset, place, _READ_FILE)
+        try:
+            _allow(ruleset, place, _READ_FILE)
+        except OSError:  # what a link leads to has to be named itself
+            continue
     for device in _DEVICES:
         _allow(ruleset, os.path.realpath(device), _OF_FILES & handled)
     _allow_reading_all_but(ruleset, hide)
@@ -339,25 +342,22 @@ def reach_the_network(strict: dict[str, Any]) -> None:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         os.environ[name] = os.environ[name.lower()] = url
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "localhost,127.0.0.1,::1"
-    os.environ["NODE_USE_ENV_PROXY"] = "1"
+    own = "localhost,127.0.0.1,::1"
+    os.environ.update(NO_PROXY=own, no_proxy=own, NODE_USE_ENV_PROXY="1")
     program = str(os.getpid())
     between = os.fork()
     if between == 0:
         try:
             if os.fork() == 0:
-                listening = os.dup(listener.fileno())
-                nothing = os.open("/dev/null", os.O_RDWR)
-                for fd in range(3):
-                    os.dup2(nothing, fd)
-                os.dup2(listening, 3)
+                nothing, listening = os.open("/dev/null", os.O_RDWR), os.dup(listener.fileno())
+                for fd, kept in enumerate((nothing, nothing, nothing, listening)):
+                    os.dup2(kept, fd)
                 os.closerange(4, os.sysconf("SC_OPEN_MAX"))
                 words = [sys.executable, "-I", "-S", "-B", strict["forward"], strict["proxy"], program]
                 os.execv(words[0], words)  # noqa: S606 - as above
         finally:
             os._exit(0)
     os.waitpid(between, 0)
-    listener.close()
 
 
 def main() -> None:
@@ -386,7 +386,8 @@ def main() -> None:
     try:
         os.execvp(arguments[0], arguments)  # noqa: S606 - that is what this is for
     except OSError as error:
-        _not_started(f"{arguments[0]} cannot be started: {error.strerror}")
+        hint = "" if strict is None else "; what it needs has to be named in COORD_SANDBOX_READ"
+        _not_started(f"{arguments[0]} cannot be started: {error.strerror}{hint}")
 
 
 def _not_started(why: str) -> None:

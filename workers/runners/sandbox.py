@@ -138,7 +138,7 @@ class Sandbox:
         visible = [*self._read, *read]
         order: dict[str, Any] = {"write": places, "required": self._required, "env": late}
         if self._namespaces is None:
-            own = (*visible, *program_places(), *([] if os.path.islink(folder) else [folder]))  # noqa: PTH114
+            own = (*visible, *program_places(), folder)
             order |= {"hide": self._hide, "read": [place for place in own if self._is_hidden(place)]}
             return Confined([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
         status = os.memfd_create("bwrap")

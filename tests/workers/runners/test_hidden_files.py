@@ -121,6 +121,21 @@ def test_functions_do_not_read_it_either(hiding: Bench, tmp_path: Path) -> None:
     assert (other.outcome, other.output) == (Outcome.COMPLETED, "open to read")
 
 
+def test_a_module_path_that_is_a_link_below_it_stops_no_job_and_opens_nothing(hiding: Bench, home: Path) -> None:
+    place = home / "worktrees" / "one"
+    (place / "job.py").write_text("def look(path):\n    return open(path).read()\n")
+    (place / "library").symlink_to(home / "bin")
+    job = {"workdir": str(place), "python_path": (str(place), str(place / "library"), str(home / "scratch"))}
+    (place / "out").symlink_to(home)
+    out = {"workdir": str(place), "python_path": (str(place), str(place / "out"))}
+
+    same = hiding.run({"python": "job:look", "args": {"path": "job.py"}}, **job)
+    hidden = hiding.run({"python": "job:look", "args": {"path": "out/redis.conf"}}, **out)
+
+    assert same.outcome is Outcome.COMPLETED, same.error
+    assert "PermissionError" in (hidden.error or "")
+
+
 def test_git_in_a_worktree_below_it_works(hiding: Bench, home: Path, tmp_path: Path) -> None:
     repository = tmp_path / "user" / "place"
     me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]

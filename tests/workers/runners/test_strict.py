@@ -240,7 +240,9 @@ def test_a_job_that_is_told_to_end_tidies_up(strict: Bench, place: Path) -> None
     )
     job.stop(StopReason.CANCELED)
 
-    assert job.end().outcome is Outcome.CANCELED
+    result = job.end()
+
+    assert (result.outcome, result.exit_code) == (Outcome.CANCELED, 3)  # bwrap has not died of the signal
     assert (place / "said").read_text() == "bye\n"
 
 
@@ -306,6 +308,29 @@ def test_its_processes_carry_the_marks_that_the_worker_looks_for(strict: Bench, 
 
     assert len(found) >= 3  # bwrap, its first process inside, the job
     assert sessions == {job.processes[0].pid}
+
+
+def test_a_program_that_is_not_seen_is_said_so(strict: Bench, place: Path) -> None:
+    program = place.parent / "tool"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o755)
+
+    result = strict.run({"agent": "custom", "prompt": "x", "command": [str(program)]}, workdir=str(place))
+
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, confine.NOT_STARTED)
+    assert "what it needs has to be named in COORD_SANDBOX_READ" in (result.error or "")
+
+
+def test_a_link_shows_nothing_that_it_leads_to(strict: Bench, place: Path) -> None:
+    (place.parent / "secrets").mkdir()
+    (place.parent / "secrets" / "key").write_text("secret")
+    (place / "library").symlink_to(place.parent / "secrets")
+    (place / "job.py").write_text("def look(path):\n    return open(path).read()\n")
+    job = {"python": "job:look", "args": {"path": "library/key"}}
+
+    result = strict.run(job, workdir=str(place), python_path=(str(place), str(place / "library")))
+
+    assert (result.outcome, "FileNotFoundError" in (result.error or "")) == (Outcome.FAILED, True), result.error
 
 
 def test_python_jobs_are_in_namespaces_too(strict: Bench, place: Path) -> None:
