@@ -148,7 +148,9 @@ def test_the_password_of_a_database_is_not_shown(fleet: Fleet, checkout: Checkou
 
 
 @pytest.mark.stores("sqlite")
-@pytest.mark.parametrize("sandbox", [ORDINARY, STRICT], ids=["ordinary", "strict"])
+@pytest.mark.parametrize(
+    "sandbox", [pytest.param(ORDINARY, id="ordinary"), pytest.param(STRICT, id="strict", marks=pytest.mark.full)]
+)
 def test_a_prepared_worktree_works_in_a_sandbox_which_keeps_jobs_from_what_is_shared(
     fleet: Fleet, checkout: Checkout, sandbox: dict[str, str]
 ) -> None:

@@ -90,8 +90,8 @@ CONFINED, STRICT = " in a sandbox", " in the strict sandbox"
 
 @pytest.fixture(
     params=[
-        *("shell", "python", "agent", "chat"),
-        *(f"{kind}{place}" for kind in ("shell", "python") for place in (CONFINED, STRICT)),
+        *("shell", "python", "agent", "chat", f"shell{CONFINED}", f"python{CONFINED}"),
+        *(pytest.param(f"{kind}{STRICT}", marks=pytest.mark.full) for kind in ("shell", "python")),
     ]
 )
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:

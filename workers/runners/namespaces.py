@@ -84,9 +84,10 @@ class Namespaces:
         for place in seen.read:
             with contextlib.suppress(OSError):  # what a link leads to has to be named itself
                 mounts.add(place, _RO, checked=True)
-        for place in (seen.folder, *_checkout(seen.folder)):
+        top = _checkout(seen.folder)
+        for place in (seen.folder, *top):
             mounts.add(place, _RO, checked=True)
-        for place in (*seen.write, *confine.repository_of(seen.folder)):
+        for place in (*seen.write, *(confine.repository_of(seen.folder) if top else ())):
             mounts.add(place, _RW, checked=True)
         command = [self._program, "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         command += [] if self._network else ["--unshare-net"]
@@ -181,15 +182,21 @@ def program_places() -> tuple[str, ...]:
 
 def _of_path() -> Iterator[str]:
     """The folders in which the worker looks for programs, but for those that hold all of the home folder."""
-    home = os.environ.get("HOME", "")
     for place in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        if os.path.isabs(place) and not f"{home}/".startswith(f"{place.rstrip('/')}/"):  # noqa: PTH117
+        if os.path.isabs(place) and not _holds_the_home_folder(place):  # noqa: PTH117
             yield os.path.normpath(place)
 
 
+def _holds_the_home_folder(place: str) -> bool:
+    return f"{os.environ.get('HOME', '')}/".startswith(f"{place.rstrip('/')}/")
+
+
 def _checkout(folder: str) -> list[str]:
-    """The top of the checkout that a folder is in: what is missing from it would look deleted to git."""
+    """The top of the checkout that a folder is in: what is missing from it would look deleted to git.
+
+    A repository of all of the home folder is none of a project.
+    """
     for place in (Path(folder), *Path(folder).parents):
         if os.path.lexists(place / ".git"):
-            return [str(place)]
+            return [] if _holds_the_home_folder(str(place)) else [str(place)]
     return []

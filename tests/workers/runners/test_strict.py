@@ -207,6 +207,23 @@ def test_it_commits_to_the_repository_that_it_works_in(strict: Bench, tmp_path: 
     assert (outcome, said.split()) == (Outcome.COMPLETED, ["second", "A", added]), said
 
 
+def test_a_repository_of_the_whole_home_folder_is_not_shown(
+    tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    git("init", "-q", folder=tmp_path)
+    (tmp_path / "precious").write_text("secret")
+    runners = Runners(sandbox=strict_sandbox(tmp_path / "scratch"))
+    bench = Bench(runners, tmp_path / "scratch")
+
+    _, said = shell(bench, "cat ../precious; ls -A ..; echo bad > ../.git/new", place)
+    runners.close()
+
+    assert "secret" not in said
+    assert ".git" not in said.split()
+    assert not (tmp_path / ".git" / "new").exists()
+
+
 def test_what_is_hidden_within_its_folder_is_empty(tmp_path: Path, place: Path) -> None:
     home, database = place / "home", place / "store.db"
     (home / "scratch").mkdir(parents=True)
