@@ -121,7 +121,9 @@ class SqliteStage(Stage):
         return self.own.setdefault(name, open_store(self._url))
 
     def blocked(self, busy: Sequence[Actor], resting: Sequence[Actor]) -> bool:
-        return all(actor.doing.startswith("BEGIN") for actor in busy) and any(actor.in_transaction for actor in resting)
+        return all(actor.doing.startswith("BEGIN") for actor in busy) and any(
+            actor.in_transaction for actor in resting
+        )
 
 
 @pytest.fixture
