@@ -29,7 +29,8 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt
 _CONFIGURATION = (
     *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "resolv.conf", "gai.conf", "services", "protocols"),
     *("localtime", "timezone", "locale.alias", "locale.conf", "default/locale", "os-release", "debian_version"),
-    *("ssl", "ca-certificates", "ca-certificates.conf", "pki", "crypto-policies", "alternatives", "mime.types"),
+    *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "pki/ca-trust", "pki/tls/certs", "pki/tls/cert.pem"),
+    *("ca-certificates", "ca-certificates.conf", "crypto-policies", "alternatives", "mime.types"),
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "gitconfig", "shells", "profile", "profile.d", "bash.bashrc"),
     *("inputrc", "terminfo", "fonts", "magic", "java", "java-17-openjdk", "java-21-openjdk", "nodejs", "python3"),
 )
@@ -112,6 +113,7 @@ class _Mounts:
     def __init__(self, hidden: Iterable[str]) -> None:
         self.same: dict[str, list[int]] = {}
         self._kinds = {place: _RO for place in _SYSTEM if not os.path.islink(place)}  # noqa: PTH114
+        self._kinds |= {f"/etc/{name}": _RO for name in _CONFIGURATION}
         self._given = frozenset(self._kinds)
         self._kinds |= dict.fromkeys(_PRIVATE_PLACES, _PRIVATE)
         self._kinds |= dict.fromkeys(hidden, _HIDDEN)
@@ -136,7 +138,7 @@ class _Mounts:
             kind = seen[place]
             around = next((seen[str(one)] for one in Path(place).parents if str(one) in seen), None)
             if kind == _HIDDEN:
-                if around in (_RO, _RW):
+                if around in (_RO, _RW) or place in self._given:
                     yield from _hidden(place)
             elif kind in (_RO, _RW) and place not in self._given and around not in (kind, _RW):
                 yield from ("--bind" if kind == _RW else "--ro-bind", place, place)

@@ -92,6 +92,17 @@ def test_files_outside_are_invisible(strict: Bench, place: Path) -> None:
     assert not {"neighbour", ".ssh", "home"} & set(said.split())
 
 
+def test_of_the_configuration_it_sees_no_keys_and_nothing_that_is_hidden(tmp_path: Path, place: Path) -> None:
+    runners = Runners(sandbox=strict_sandbox(tmp_path / "scratch", hide=["/etc/hosts", "/usr/share"]))
+    bench = Bench(runners, tmp_path / "scratch")
+
+    _, said = shell(bench, "ls -d /etc/ssl/private /etc/pki/tls/private /etc/ssh; cat /etc/hosts; ls /usr/share", place)
+    runners.close()
+
+    assert said.count("No such file") == 3
+    assert len(said.strip().splitlines()) == 3, said
+
+
 def test_it_reads_and_changes_what_is_named(strict: Bench, place: Path) -> None:
     outcome, said = shell(
         strict, "cat ../models/file ../cache/file && echo kept > ../cache/x && ! echo bad > ../models/x", place
