@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can become n
 NOBODY = 65_534
 
 RUN = """
-import json, os, select, sys
+import json, os, select, sys, uuid
 from pathlib import Path
 from workers.runners.namespaces import Namespaces
 from workers.runners.process import Launcher
@@ -43,7 +43,7 @@ reading, writing = os.pipe()
 process = launcher.start(
     ["/bin/sh", "-c", asked["command"]],
     markers=["COORD_ATTEMPT_ID"],
-    environment={"COORD_ATTEMPT_ID": "task.1.x", "PATH": "/usr/bin:/bin"},
+    environment={"COORD_ATTEMPT_ID": f"{uuid.uuid4()}.1.x", "PATH": "/usr/bin:/bin"},
     folder=asked["folder"],
     stdout=writing,
     stderr=writing,
