@@ -37,7 +37,7 @@ def confine_jobs(context: Context) -> Confinement:
     settings = context.settings
     if not settings.confines:
         return Confinement()
-    found = Confinement()
+    confinement = Confinement()
     namespaces = None
     if settings.sandbox == STRICT:
         if (program := find_program()) is None:
@@ -48,11 +48,13 @@ def confine_jobs(context: Context) -> Confinement:
             )
         network = settings.network()
         if network.reach is Reach.LISTED:
-            found.proxy = ConnectProxy(context.scratch, network)
+            confinement.proxy = ConnectProxy(context.scratch, network)
         namespaces = Namespaces(
-            program, network=network.reach is Reach.ON, proxy=None if found.proxy is None else found.proxy.path
+            program,
+            network=network.reach is Reach.ON,
+            proxy=None if confinement.proxy is None else confinement.proxy.path,
         )
-    found.sandbox = Sandbox(
+    confinement.sandbox = Sandbox(
         context.scratch,
         settings.writable(),
         read=[*settings.readable(), str(context.worktrees / FOLDER)],
@@ -61,11 +63,11 @@ def confine_jobs(context: Context) -> Confinement:
         namespaces=namespaces,
     )
     try:
-        found.sandbox.check()
+        confinement.sandbox.check()
     except SettingsError:
-        found.close()
+        confinement.close()
         raise
-    return found
+    return confinement
 
 
 def _secret(settings: Settings, store: Store) -> list[str]:

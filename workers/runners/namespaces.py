@@ -42,7 +42,7 @@ _RO, _RW, _HIDDEN, _PRIVATE = "ro", "rw", "hidden", "private"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class View:
     """What one process sees besides the system and the programs. *folder*: where it starts, with its checkout.
 
     *write* and *read*: folders and files, by paths without links. *hide*: what it does not see, wherever that lies.
@@ -72,27 +72,27 @@ class Namespaces:
         self._programs = [place for place in (*program_places(), *_of_path()) if os.path.exists(place)]  # noqa: PTH110
         self._system = list(_system())
 
-    def around(self, arguments: Sequence[str], seen: Seen, *, status: int) -> tuple[list[str], dict[str, Any]]:
+    def around(self, arguments: Sequence[str], view: View, *, status: int) -> tuple[list[str], dict[str, Any]]:
         """The command that becomes bwrap, and what ``confine`` has to look over. OSError for a link among the places.
 
         *status*: a descriptor to which bwrap writes whether the program was started, see ``was_started``.
         """
-        mounts = _Mounts(seen.hide)
+        mounts = _Mounts(view.hide)
         for place in self._programs:
             mounts.add(place, _RO)
         if self._proxy is not None:
             mounts.add(self._proxy, _RO)
-        for place in seen.read:
+        for place in view.read:
             with contextlib.suppress(OSError):  # what a link leads to has to be named itself
                 mounts.add(place, _RO, checked=True)
-        top = _checkout(seen.folder)
-        for place in (seen.folder, *top):
+        top = _checkout(view.folder)
+        for place in (view.folder, *top):
             mounts.add(place, _RO, checked=True)
-        for place in (*seen.write, *(confine.repository_of(seen.folder) if top else ())):
+        for place in (*view.write, *(confine.repository_of(view.folder) if top else ())):
             mounts.add(place, _RW, checked=True)
         command = [self._program, "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         command += [] if self._network else ["--unshare-net"]
-        command += [*self._system, *mounts.arguments(), "--chdir", seen.folder, "--json-status-fd", str(status), "--"]
+        command += [*self._system, *mounts.arguments(), "--chdir", view.folder, "--json-status-fd", str(status), "--"]
         order = {"same": mounts.same, "proxy": self._proxy, "forward": _FORWARD}
         return [*command, *arguments], order
 
@@ -114,7 +114,7 @@ class _Mounts:
         self.same: dict[str, list[int]] = {}
         self._kinds = {place: _RO for place in _SYSTEM if not os.path.islink(place)}  # noqa: PTH114
         self._kinds |= {f"/etc/{name}": _RO for name in _CONFIGURATION}
-        self._given = frozenset(self._kinds)
+        self._static = frozenset(self._kinds)
         self._kinds |= dict.fromkeys(_PRIVATE_PLACES, _PRIVATE)
         self._kinds |= dict.fromkeys(hidden, _HIDDEN)
 
@@ -133,14 +133,14 @@ class _Mounts:
 
     def arguments(self) -> Iterator[str]:
         """bwrap's, the outer places first."""
-        seen = self._kinds
-        for place in sorted(seen, key=lambda one: (one.count("/"), one)):
-            kind = seen[place]
-            around = next((seen[str(one)] for one in Path(place).parents if str(one) in seen), None)
+        kinds = self._kinds
+        for place in sorted(kinds, key=lambda one: (one.count("/"), one)):
+            kind = kinds[place]
+            around = next((kinds[str(one)] for one in Path(place).parents if str(one) in kinds), None)
             if kind == _HIDDEN:
-                if around in (_RO, _RW) or place in self._given:
+                if around in (_RO, _RW) or place in self._static:
                     yield from _hidden(place)
-            elif kind in (_RO, _RW) and place not in self._given and around not in (kind, _RW):
+            elif kind in (_RO, _RW) and place not in self._static and around not in (kind, _RW):
                 yield from ("--bind" if kind == _RW else "--ro-bind", place, place)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from coordination.errors import SettingsError
 from workers.runners import confine
-from workers.runners.namespaces import Namespaces, Seen, private_places, program_places
+from workers.runners.namespaces import Namespaces, View, private_places, program_places
 
 _PROGRAM = str(Path(confine.__file__))
 # What would load a job's code into our program, before it has given up anything.
@@ -143,8 +143,8 @@ class Sandbox:
             return Confined([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
         status = os.memfd_create("bwrap")
         try:
-            seen = Seen(folder, places, visible, self._hide)
-            command, order["strict"] = self._namespaces.around([], seen, status=status)
+            view = View(folder, places, visible, self._hide)
+            command, order["strict"] = self._namespaces.around([], view, status=status)
         except BaseException:
             os.close(status)
             raise
