@@ -10,7 +10,6 @@ and a refusal is one sentence that names the variable, not a dump of a validatio
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -18,24 +17,22 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from coordination.domain.durations import parse_duration, write_duration
+from coordination import setting_values as kinds
+from coordination.domain.durations import write_duration
 from coordination.domain.leases import LeaseTerms
 from coordination.domain.limits import FEWEST_FILES, Limits
+from coordination.domain.network import Network, parse_network
 from coordination.domain.ports import parse_ports, write_ports
-from coordination.domain.served import NAME, checked_names, served_names
-from coordination.domain.sizes import parse_size
+from coordination.domain.served import checked_names, served_names
 from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
 from coordination.domain.task_limits import DEFERRAL_LIMIT
-from coordination.errors import Refused, SettingsError
+from coordination.errors import SettingsError
 from coordination.urls import (
     broker_url,
     client_url,
-    is_socket,
     masked,
-    redis_parts,
     socket_url,
     store_url,
-    written_for_socket,
 )
 
 __all__ = [
@@ -51,111 +48,8 @@ __all__ = [
 
 _MOST = 1_000_000_000
 
-# --- parsers: text from the environment to a value; ValueError (with a reason, if there is one to give) refuses it
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except Refused:
-        raise ValueError from None
-
-
-def _positive_duration(text: str) -> timedelta:
-    found = _duration(text)
-    if not found:
-        raise ValueError
-    return found
-
-
-def _days(text: str) -> timedelta:
-    if text.lower() == "never":
-        return timedelta(0)
-    return _duration(f"{text}d" if re.fullmatch(r"[0-9.]+", text, re.ASCII) else text)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or not 1 <= int(text) <= _MOST:
-        raise ValueError
-    return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except Refused:
-        raise ValueError from None
-
-
-def _artifacts_url(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if text.startswith("/"):
-        return f"file://{os.path.normpath(text)}"
-    if not separator or not rest or not scheme.isidentifier() or "::" in text:
-        raise ValueError
-    if "@" in rest:
-        raise ValueError("it holds a name or a password; give these where the store's own library looks for them")
-    return text.rstrip("/")
-
-
-def _files(text: str) -> int:
-    number = _count(text)
-    if number < FEWEST_FILES:
-        raise ValueError
-    return number
-
-
-def _descriptor(text: str) -> int:
-    if not re.fullmatch(r"\d{1,7}", text, re.ASCII):
-        raise ValueError
-    return int(text)
-
-
-def _switch(text: str) -> bool:
-    if text.lower() in {"1", "true", "yes", "on"}:
-        return True
-    if text.lower() in {"0", "false", "no", "off"}:
-        return False
-    raise ValueError
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError
-        return text.lower()
-
-    return parse
-
-
-def _workspace(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise ValueError
-    return text
-
-
-def _absolute_folder(text: str) -> Path:
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("it holds bytes that are no text, which a URL cannot carry")
-    path = Path(text).expanduser()
-    if not path.is_absolute():
-        raise ValueError
-    return Path(os.path.normpath(path))
-
-
-def _paths(text: str) -> str:
-    return os.pathsep.join(str(_absolute_folder(part)) for part in text.split(os.pathsep) if part)
-
-
-def _folder_if_absolute(text: str) -> Path | None:
-    # Not our variable: its specification says that what is not absolute is ignored.
-    return Path(text) if Path(text).is_absolute() else None
-
-
-def _redis_url(text: str) -> str:
-    parts = redis_parts(text)
-    return written_for_socket("unix", parts, "db") if is_socket(parts) else parts.geturl()
-
+STRICT = "strict"
+"""The sandbox that shows jobs only what is named."""
 
 _LENGTH = "a number of seconds, or a duration such as 30s, 5m or 4h"
 _AGE = "a number of days, a duration such as 90d or 12h, or never (0) to keep everything"
@@ -164,6 +58,8 @@ _BYTES = "a number of bytes, or a size such as 512MiB or 2GiB"
 _URL_OF_ARTIFACTS = (
     "a folder, such as /srv/artifacts, or the URL of a store that fsspec knows, such as s3://bucket/folder"
 )
+_PATHS = "absolute paths with colons between them"
+_NETWORK = "on, off, or hosts with their ports and commas between them, such as api.anthropic.com:443,pypi.org:443"
 _URL_OF_REDIS = "redis://host:6379/0, rediss://user:password@host:6380/0, or unix:///path/to/redis.sock"
 
 
@@ -171,7 +67,7 @@ def _setting(default: Any, parse: Callable[[str], Any], shape: str, *, variable:
     return field(default=default, metadata={"parse": parse, "shape": shape, "variable": variable})
 
 
-def _length(parse: Callable[[str], timedelta] = _positive_duration, **default: float) -> Any:
+def _length(parse: Callable[[str], timedelta] = kinds.positive_duration, **default: float) -> Any:
     return _setting(timedelta(**default), parse, _LENGTH)
 
 
@@ -188,57 +84,62 @@ class Settings:
     """All settings of one process; COORD_ and the name in upper case is the variable of each."""
 
     home: Path = _setting(
-        Path("~/.coordination"), _absolute_folder, "an absolute path of a folder, such as ~/.coordination"
+        Path("~/.coordination"), kinds.absolute_folder, "an absolute path of a folder, such as ~/.coordination"
     )
     database_url: str = _setting("", store_url, _URL_OF_DATABASE)  # default: a file under home
-    redis_url: str | None = _setting(None, _redis_url, _URL_OF_REDIS)  # None: a server of our own
-    workspace: str = _setting("default", _workspace, "up to 63 letters, digits, dots, dashes and underscores")
+    redis_url: str | None = _setting(None, kinds.redis_url, _URL_OF_REDIS)  # None: a server of our own
+    workspace: str = _setting("default", kinds.workspace, "up to 63 letters, digits, dots, dashes and underscores")
     workspaces: str | None = _setting(None, checked_names, "names of workspaces with commas between them, or * for all")
     lease_ttl: timedelta = _length(seconds=30)
     lease_heartbeat: timedelta = _length(seconds=10)
     sweep: timedelta = _length(seconds=5)
     tick: timedelta = _length(seconds=5)
-    shutdown_grace: timedelta = _length(_duration, seconds=30)
-    cancel_grace: timedelta = _length(_duration, seconds=10)
-    watchdog: timedelta = _length(_duration, seconds=60)
+    shutdown_grace: timedelta = _length(kinds.duration, seconds=30)
+    cancel_grace: timedelta = _length(kinds.duration, seconds=10)
+    watchdog: timedelta = _length(kinds.duration, seconds=60)
     deferral_limit: timedelta = _length(seconds=DEFERRAL_LIMIT.total_seconds())
-    slots: int = _setting(8, _count, "a number of job threads, at least 1")
-    window: int | None = _setting(None, _count, "a number of tasks, at least 1")  # None: derived from the slots
-    worktrees: Path | None = _setting(None, _absolute_folder, "an absolute path of a folder")  # None: below home
-    worktrees_kept: timedelta = _setting(timedelta(days=3), _days, "a number of days, or a duration such as 3d or 12h")
-    warm_kept: timedelta = _setting(timedelta(days=7), _days, "a number of days, or a duration such as 7d or 12h")
-    ports: range = _setting(range(20_000, 24_000), parse_ports, "a range of ports from 1024 on, such as 20000-23999")
-    output_limit: int = _setting(1_000_000, _count, "a number of bytes, at least 1")
-    # What any job may use; a plan can ask for less.
-    job_memory: int | None = _setting(None, _size, _BYTES)
-    job_cpu: timedelta | None = _setting(None, _positive_duration, _LENGTH)
-    job_files: int | None = _setting(None, _files, f"a number of files, at least {FEWEST_FILES}")
-    job_output: int | None = _setting(None, _size, _BYTES)
-    sandbox: bool = _setting(False, _switch, "1 or 0")
-    require_sandbox: bool = _setting(False, _switch, "1 or 0")
-    sandbox_write: str | None = _setting(
-        None, _paths, "absolute paths with colons between them, such as ~/.claude:/srv/cache"
+    slots: int = _setting(8, kinds.count, "a number of job threads, at least 1")
+    window: int | None = _setting(None, kinds.count, "a number of tasks, at least 1")  # None: derived from the slots
+    worktrees: Path | None = _setting(None, kinds.absolute_folder, "an absolute path of a folder")  # None: below home
+    worktrees_kept: timedelta = _setting(
+        timedelta(days=3), kinds.days, "a number of days, or a duration such as 3d or 12h"
     )
-    artifacts_url: str = _setting("", _artifacts_url, _URL_OF_ARTIFACTS)  # default: a folder under home
-    artifacts_most: int = _setting(1_000, _count, "a number of files, at least 1")
-    artifacts_bytes: int = _setting(1 << 30, _size, _BYTES)
+    warm_kept: timedelta = _setting(timedelta(days=7), kinds.days, "a number of days, or a duration such as 7d or 12h")
+    ports: range = _setting(range(20_000, 24_000), parse_ports, "a range of ports from 1024 on, such as 20000-23999")
+    output_limit: int = _setting(1_000_000, kinds.count, "a number of bytes, at least 1")
+    # What any job may use; a plan can ask for less.
+    job_memory: int | None = _setting(None, kinds.size, _BYTES)
+    job_cpu: timedelta | None = _setting(None, kinds.positive_duration, _LENGTH)
+    job_files: int | None = _setting(None, kinds.files, f"a number of files, at least {FEWEST_FILES}")
+    job_output: int | None = _setting(None, kinds.size, _BYTES)
+    sandbox: str = _setting("0", kinds.sandbox, "0, 1 or strict")
+    require_sandbox: bool = _setting(False, kinds.switch, "1 or 0")
+    sandbox_write: str | None = _setting(None, kinds.paths, f"{_PATHS}, such as ~/.claude:/srv/cache")
+    sandbox_read: str | None = _setting(None, kinds.paths, f"{_PATHS}, such as ~/.gitconfig:/srv/models")
+    sandbox_hide: str | None = _setting(None, kinds.paths, f"{_PATHS}, such as ~/.ssh:~/.aws")
+    sandbox_network: str | None = _setting(None, kinds.network, _NETWORK)  # None: on
+    artifacts_url: str = _setting("", kinds.artifacts_url, _URL_OF_ARTIFACTS)  # default: a folder under home
+    artifacts_most: int = _setting(1_000, kinds.count, "a number of files, at least 1")
+    artifacts_bytes: int = _setting(1 << 30, kinds.size, _BYTES)
     supervisor_lifetime: timedelta = _length(seconds=DEFAULT_LIFETIME.total_seconds())
     supervisor_stale: timedelta = _length(minutes=10)
     supervisor_stopped: timedelta = _length(minutes=60)
-    retention_runs: timedelta = _setting(timedelta(days=90), _days, _AGE)
-    retention_workers: timedelta = _setting(timedelta(days=7), _days, _AGE)
-    retention_costs: timedelta = _setting(timedelta(0), _days, _AGE)  # the ledger outlives the tasks
+    retention_runs: timedelta = _setting(timedelta(days=90), kinds.days, _AGE)
+    retention_workers: timedelta = _setting(timedelta(days=7), kinds.days, _AGE)
+    retention_costs: timedelta = _setting(timedelta(0), kinds.days, _AGE)  # the ledger outlives the tasks
     retention_every: timedelta = _length(hours=1)
-    retention_archive: Path | None = _setting(None, _absolute_folder, "an absolute path of a folder")
-    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error")
-    log_format: str = _setting("console", _one_of("console", "json"), "console or json")
-    debug: bool = _setting(False, _switch, "1 or 0")
+    retention_archive: Path | None = _setting(None, kinds.absolute_folder, "an absolute path of a folder")
+    log_level: str = _setting(
+        "info", kinds.one_of("debug", "info", "warning", "error"), "debug, info, warning or error"
+    )
+    log_format: str = _setting("console", kinds.one_of("console", "json"), "console or json")
+    debug: bool = _setting(False, kinds.switch, "1 or 0")
     # Where a socket goes whose path under home would be too long; the desktop's variable, as other programs use it.
-    runtime_dir: Path | None = _setting(None, _folder_if_absolute, "a folder", variable="XDG_RUNTIME_DIR")
+    runtime_dir: Path | None = _setting(None, kinds.folder_if_absolute, "a folder", variable="XDG_RUNTIME_DIR")
     # Set by the parent of a started process: where to write the line that says "ready". Never handed on.
-    ready_fd: int | None = _setting(None, _descriptor, "the number of an open file descriptor")
+    ready_fd: int | None = _setting(None, kinds.descriptor, "the number of an open file descriptor")
     # Set by a worker for its next life when it starts itself anew. Never handed on either.
-    watchdog_lives: int | None = _setting(None, _count, "a number of lives, at least 1")
+    watchdog_lives: int | None = _setting(None, kinds.count, "a number of lives, at least 1")
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -257,6 +158,23 @@ class Settings:
     def limits(self) -> Limits:
         """What any job may use."""
         return Limits(memory=self.job_memory, cpu=self.job_cpu, files=self.job_files, output=self.job_output)
+
+    @property
+    def confines(self) -> bool:
+        """Whether jobs run in a sandbox."""
+        return self.require_sandbox or self.sandbox != "0"
+
+    def network(self) -> Network:
+        """What a job in the strict sandbox may reach."""
+        return parse_network(self.sandbox_network or "on")
+
+    def readable(self) -> tuple[str, ...]:
+        """What a job in a sandbox may read besides, also below what is hidden."""
+        return tuple(self.sandbox_read.split(os.pathsep)) if self.sandbox_read else ()
+
+    def hidden(self) -> tuple[str, ...]:
+        """What no job in a sandbox reads, besides the home folder and the database."""
+        return tuple(self.sandbox_hide.split(os.pathsep)) if self.sandbox_hide else ()
 
     def writable(self) -> tuple[str, ...]:
         """What a job in a sandbox may change besides its own."""
@@ -336,6 +254,12 @@ def load_settings(env: Mapping[str, str] | None = None, **overrides: object) -> 
         values["artifacts_url"] = f"file://{values['home'] / 'artifacts'}"
     settings = Settings(**values, sources=sources)
     settings.leases()
+    if settings.sandbox_network is not None and settings.sandbox != STRICT:
+        raise SettingsError(
+            "COORD_SANDBOX_NETWORK is set, and only the strict sandbox can keep jobs from the network",
+            hint="Set COORD_SANDBOX=strict too, or leave COORD_SANDBOX_NETWORK out",
+            field=_VARIABLES["sandbox_network"],
+        )
     if settings.supervisor_stale >= settings.supervisor_stopped:
         raise SettingsError(
             "A supervisor must count as stale before it counts as stopped",

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -62,10 +62,14 @@ class AttemptFolder:
 
 
 class AttemptFolders:
-    """The folders of one worker process's attempts, in *root*, which is of this process alone."""
+    """The folders of one worker process's attempts, in *root*, which is of this process alone.
 
-    def __init__(self, root: Path) -> None:
+    *show*: lets the processes of jobs see a place, where they see only what they are shown.
+    """
+
+    def __init__(self, root: Path, show: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self._show = show
         self.program = _program()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -89,6 +93,7 @@ class AttemptFolders:
             if self._short is None:
                 short = own_folders.take(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
                 (short.path / _LINK).symlink_to(self.root.resolve())
+                self._show(str(short.path))
                 self._short = short
             return str(self._short.path / _LINK)
 

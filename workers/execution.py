@@ -84,7 +84,7 @@ class Execution:
         self._writing = Writing(context)
         self._prompting = Prompting(context.store)
         self._rules = ModelRules(context.store)
-        self._folders = AttemptFolders(context.scratch)
+        self._folders = AttemptFolders(context.scratch, runners.launcher.show)
         self._reporting = Reporting(self._add_found, TokenIssuer(context.store).issue)
         self._places = threading.Semaphore(context.slots)
         self.watch = BundleWatch(self._relieve)

@@ -38,6 +38,7 @@ from coordination.store.engine import is_transient
 from coordination.store.queries import fleet, projects, serving
 from workers import own_folders, queues, restart
 from workers.app import close_home, redis_of
+from workers.confining import Confinement, confine_jobs
 from workers.context import Context, make_context, scratch_of
 from workers.execution import Execution
 from workers.housekeeping import Housekeeper
@@ -48,7 +49,6 @@ from workers.publisher import CeleryPublisher
 from workers.runners.base import StopReason
 from workers.runners.process import end_worker
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
 from workers.runners.stragglers import is_running
 from workers.shutdown import Orders, Shutdown
 from workers.spare import Spare
@@ -67,6 +67,7 @@ class Process:
 
     context: Context
     runners: Runners
+    confinement: Confinement
     housekeeper: Housekeeper
     execution: Execution
     spare: Spare
@@ -123,7 +124,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
         # Celery makes the worker's app the current one before it sends any signal, and in every child.
         publisher = partial(CeleryPublisher, app_or_default())
         context = make_context(settings, name=name, slots=slots, publisher=publisher)
-        sandbox = _sandbox(context)
+        confinement = confine_jobs(context)
         _wait_for_schema(context)
         check_process(context.store, helper=alone)
         if (names := settings.served()) is not None:
@@ -133,13 +134,13 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
             fleet.register(tx, context.row)
             if alone:
                 fleet.drain(tx, context.worker_id)  # it takes nothing, and nobody counts on its slot
-        runners = Runners(context.worker_id, sandbox=sandbox)
+        runners = Runners(context.worker_id, sandbox=confinement.sandbox)
         housekeeper = Housekeeper(context)
         watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         isolation = None if alone else Isolation(context)
         execution = Execution(context, runners, housekeeper, isolation=isolation)
         spare = Spare(context, free=execution.free, work_off=execution.work_off)
-        _process = Process(context, runners, housekeeper, execution, spare, watchdog)
+        _process = Process(context, runners, confinement, housekeeper, execution, spare, watchdog)
         if not alone:
             _hand_back_of_the_dead(context)
             housekeeper.clearing.clear_folders()
@@ -158,15 +159,6 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
 def _ids_of(tx: Connection, names: Sequence[str]) -> list[str]:
     """The ids of these workspaces, made where a worker is there before its first plan."""
     return [projects.workspace_named(tx, name) or projects.make_workspace(tx, name) for name in names]
-
-
-def _sandbox(context: Context) -> Sandbox | None:
-    settings = context.settings
-    if not settings.sandbox and not settings.require_sandbox:
-        return None
-    sandbox = Sandbox(context.scratch, settings.writable(), required=settings.require_sandbox)
-    sandbox.check()
-    return sandbox
 
 
 def _hand_back_of_the_dead(context: Context) -> None:
@@ -285,6 +277,7 @@ def end() -> None:
     running.execution.watch.stop()
     running.execution.close()
     running.runners.close()
+    running.confinement.close()
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         fleet.stop(tx, context.worker_id)

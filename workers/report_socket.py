@@ -71,7 +71,8 @@ class Peer:
         return stragglers.is_marked(self.pid, [os.fsencode(mark)]) is True
 
 
-def _peer(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end, by number as this process knows them, also where that is in namespaces of its own."""
     said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(said)
     try:
@@ -228,7 +229,7 @@ class Server:
         """One request, one answer. A bulkhead: what goes wrong with one job's report is nobody else's matter."""
         try:
             with connection, contextlib.suppress(OSError):
-                peer = _peer(connection)
+                peer = peer_of(connection)
                 with self._places.of(peer.job) as place:
                     if not place or not (line := _line_from(connection)):
                         return

@@ -115,8 +115,32 @@ def _checks(settings: Settings) -> Iterator[Check]:
         if versions[name] is None:
             hint = f"For it: pip install 'coordination[{name}]'"
             yield Check("extra", Verdict.NOTE, f"{name} ({what}) is not installed", hint)
+    yield _sandbox(settings)
     yield from _database(settings)
     yield from _redis(settings)
+
+
+def _sandbox(settings: Settings) -> Check:
+    """What there is to confine jobs with, and what of it workers with these settings use."""
+    from coordination.kernel import ENOUGH, means
+    from coordination.setting_values import STRICT
+
+    found = means()
+    if not settings.confines:
+        return Check("sandbox", Verdict.OK, f"off; there is {found.in_words}", "COORD_SANDBOX turns it on")
+    strict = settings.sandbox == STRICT
+    detail = f"{'strict' if strict else 'on'}, with {found.in_words}"
+    if (strict or settings.require_sandbox) and (found.landlock < ENOUGH or not found.seccomp):
+        hint = "Workers do not begin: they need Linux 6.2 or later, with landlock among lsm= of its boot parameters"
+        return Check("sandbox", Verdict.WRONG, detail, hint)
+    if strict and found.bubblewrap is None:
+        return Check("sandbox", Verdict.WRONG, detail, "Workers do not begin; run: apt install bubblewrap")
+    if strict and found.problem is not None:
+        hint = "Workers do not begin: let their user make user namespaces, or set COORD_SANDBOX=1"
+        return Check("sandbox", Verdict.WRONG, detail, hint)
+    if found.landlock < ENOUGH or not found.seccomp:
+        return Check("sandbox", Verdict.NOTE, detail, "COORD_REQUIRE_SANDBOX=1 lets no worker begin here")
+    return Check("sandbox", Verdict.OK, detail)
 
 
 def _database(settings: Settings) -> Iterator[Check]:

@@ -18,8 +18,7 @@ from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.refusals import check_refused, refuses
 from tests.support.repositories import Checkout
-from tests.support.services import without_landlock
-from workers.runners import confine
+from tests.support.strict import ORDINARY, STRICT, needs
 
 SETUP = {"kind": "git-worktree", "setup": "mkdir deps; echo 1 > deps/a", "share": ["deps"], "copy": [".env"]}
 
@@ -149,12 +148,14 @@ def test_the_password_of_a_database_is_not_shown(fleet: Fleet, checkout: Checkou
 
 
 @pytest.mark.stores("sqlite")
+@pytest.mark.parametrize(
+    "sandbox", [pytest.param(ORDINARY, id="ordinary"), pytest.param(STRICT, id="strict", marks=pytest.mark.full)]
+)
 def test_a_prepared_worktree_works_in_a_sandbox_which_keeps_jobs_from_what_is_shared(
-    fleet: Fleet, checkout: Checkout
+    fleet: Fleet, checkout: Checkout, sandbox: dict[str, str]
 ) -> None:
-    if not confine.version():
-        without_landlock()
-    fleet.worker("-c", "1", COORD_REQUIRE_SANDBOX="1")
+    needs(sandbox)
+    fleet.worker("-c", "1", **sandbox)
     keys = SETUP | {"setup": "mkdir -p deps/lib; echo 1 > deps/lib/a; echo own > made", "ports": 1}
     change = "test -n $PORT; cat .env deps/lib/a made; echo 2 > deps/lib/a || echo 2 > deps/lib/b || echo kept"
 

@@ -15,9 +15,8 @@ from coordination.domain.runs import RunState
 from coordination.domain.workspaces import Workspace, WorkspaceKind, run_branch
 from tests.support.fleet import Fleet
 from tests.support.processes import Processes
-from tests.support.services import without_landlock
 from tests.support.sources import ROOT
-from workers.runners import confine
+from tests.support.strict import ORDINARY, STRICT, needs
 
 pytestmark = pytest.mark.stores("sqlite")
 
@@ -32,9 +31,17 @@ sys.exit(main(["-c", "2"]))
 """
 
 
-def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fleet, tmp_path: Path) -> None:
-    if not confine.version():
-        without_landlock()
+@pytest.fixture(params=[ORDINARY, STRICT], ids=["ordinary", "strict"])
+def sandbox(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Which one, as a worker is told."""
+    needs(request.param)
+    found: dict[str, str] = request.param
+    return found
+
+
+def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(
+    fleet: Fleet, tmp_path: Path, sandbox: dict[str, str]
+) -> None:
     (tmp_path / "cache").mkdir()
     report = f"{COORD} task progress halfway && echo well > inside && echo kept > ../cache/x"
     run = fleet.submit(
@@ -43,7 +50,7 @@ def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fl
         Task("gated", {"shell": "true"}, gates=["echo bad > ../outside"]),
         Task("artifact", {"shell": "echo made > made.txt"}, outputs=["made.txt"]),
     )
-    fleet.worker("-c", "2", COORD_REQUIRE_SANDBOX="1", COORD_SANDBOX_WRITE=str(tmp_path / "cache"))
+    fleet.worker("-c", "2", **sandbox, COORD_SANDBOX_WRITE=str(tmp_path / "cache"))
 
     assert run.wait(timeout=60) is RunState.FAILED
     states = {task.key: str(task.state) for task in run.tasks()}
@@ -56,9 +63,9 @@ def test_jobs_change_their_project_and_nothing_else_and_report_as_ever(fleet: Fl
     assert (tmp_path / "cache" / "x").read_text() == "kept\n"
 
 
-def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(fleet: Fleet, tmp_path: Path) -> None:
-    if not confine.version():
-        without_landlock()
+def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(
+    fleet: Fleet, tmp_path: Path, sandbox: dict[str, str]
+) -> None:
     me = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for command in (["init", "-q"], [*me, "commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(["git", *command], cwd=fleet.folder / "project", check=True)
@@ -68,7 +75,7 @@ def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(fleet: Fleet, tmp
         Task("two", {"shell": "echo 2 > two"}, workspace=worktree),
         Task("strays", {"shell": "echo 3 > three; echo bad > ../../outside"}, workspace=worktree),
     )
-    fleet.worker("-c", "2", COORD_REQUIRE_SANDBOX="1")
+    fleet.worker("-c", "2", **sandbox)
 
     assert run.wait(timeout=60) is RunState.FAILED
     states = {task.key: (str(task.state), task.attempts()[-1].error) for task in run.tasks()}
@@ -92,6 +99,39 @@ def test_a_worker_that_must_confine_jobs_and_cannot_takes_none(fleet: Fleet, pro
     worker = processes.start_python("-c", WITHOUT_LANDLOCK, env=environment)
 
     worker.wait_for("coord worker: COORD_REQUIRE_SANDBOX is set, and this kernel cannot confine jobs")
+    assert worker.wait() == 2
+    assert str(run.task("a").state) == "queued"
+    assert not fleet.file("began").exists()
+
+
+def test_jobs_read_neither_the_store_nor_the_home_folder(fleet: Fleet, tmp_path: Path, sandbox: dict[str, str]) -> None:
+    (tmp_path / "token").write_text("secret")
+    (Path(fleet.env["COORD_HOME"]) / "note").write_text("secret")
+    store = fleet.env["COORD_DATABASE_URL"].removeprefix("sqlite:///")
+    files = f"{tmp_path}/token {tmp_path}/home/note {store}*"
+    look = f"for file in {files}; do head -c 1 $file > /dev/null && echo $file; done"
+    run = fleet.submit(
+        Task("looks", {"shell": f"{look}; true"}), Task("reports", {"shell": f"{COORD} task progress well"})
+    )
+    fleet.worker("-c", "2", **sandbox, COORD_SANDBOX_HIDE=str(tmp_path / "token"))
+
+    assert run.wait(timeout=60) is RunState.COMPLETED
+    assert run.task("looks").output in (None, "")
+
+
+WITHOUT_BWRAP = WITHOUT_LANDLOCK.replace(
+    "confine.version = lambda: 0", "from workers.runners import namespaces\nnamespaces.shutil.which = lambda _: None"
+)
+
+
+def test_a_worker_that_is_to_be_strict_and_has_no_bubblewrap_takes_no_job(fleet: Fleet, processes: Processes) -> None:
+    run = fleet.submit(Task("a", {"shell": "touch began"}))
+    environment = {**fleet.env, "COORD_SANDBOX": "strict", "PYTHONPATH": str(ROOT)}
+
+    worker = processes.start_python("-c", WITHOUT_BWRAP, env=environment)
+
+    worker.wait_for("coord worker: COORD_SANDBOX is strict, and bubblewrap .bwrap. is not installed")
+    worker.wait_for("Run: apt install bubblewrap")
     assert worker.wait() == 2
     assert str(run.task("a").state) == "queued"
     assert not fleet.file("began").exists()

@@ -123,4 +123,13 @@ class Bench:
     def left_behind(self) -> list[int]:
         """Processes that carry the worker's marker, besides interpreters that wait for a job."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
-        return [pid for pid in stragglers.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]
+        found = stragglers.find([os.fsencode(self.runners.launcher.marker)])
+        return [pid for pid in found if session_of(pid) not in idle]  # bwrap is one more of its session
+
+
+def session_of(pid: int) -> int | None:
+    """The number of a process's session; None when it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None

@@ -1,6 +1,6 @@
 """A program that runs four jobs, as a worker does, until it is killed; it prints its marker and its warden's pid.
 
-Its arguments: the folder for what the jobs need while they run.
+Its arguments: the folder for what the jobs need while they run, and ``strict`` for the strict sandbox.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.support.jobs import Bench
+from tests.support.strict import strict_sandbox
 from workers.runners.registry import Runners
 
 JOBS = [
@@ -21,8 +22,9 @@ JOBS = [
 
 def main() -> None:
     """Start the jobs, and wait for them."""
-    runners = Runners()
-    bench = Bench(runners, Path(sys.argv[1]))
+    scratch = Path(sys.argv[1])
+    runners = Runners(sandbox=strict_sandbox(scratch) if "strict" in sys.argv[2:] else None)
+    bench = Bench(runners, scratch)
     jobs = [bench.start(work) for work in JOBS]
     for job in jobs:
         job.moved.wait()

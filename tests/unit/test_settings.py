@@ -83,6 +83,32 @@ class TestValues:
         assert (settings.log_format, settings.debug) == ("json", True)
         assert settings.runtime_dir == Path("/run/user/1")
 
+    @pytest.mark.parametrize(
+        ("given", "kept", "confines"),
+        [("0", "0", False), ("off", "0", False), ("1", "1", True), ("ON", "1", True), ("Strict", "strict", True)],
+    )
+    def test_a_sandbox_is_off_on_or_strict(self, given: str, kept: str, confines: bool) -> None:  # noqa: FBT001
+        settings = load_settings({"COORD_SANDBOX": given})
+
+        assert (settings.sandbox, settings.confines) == (kept, confines)
+        assert load_settings({"COORD_REQUIRE_SANDBOX": "1"}).confines
+        assert load_settings(settings.child_environment()).sandbox == kept
+
+    def test_a_sandbox_has_lists_of_places_and_hosts(self) -> None:
+        settings = load_settings(
+            {
+                "COORD_SANDBOX": "strict",
+                "COORD_SANDBOX_READ": "/srv/models:/opt/x",
+                "COORD_SANDBOX_HIDE": "/home/ada/.ssh",
+                "COORD_SANDBOX_NETWORK": "api.example.org:443",
+            }
+        )
+
+        assert settings.readable() == ("/srv/models", "/opt/x")
+        assert settings.hidden() == ("/home/ada/.ssh",)
+        assert settings.network().allows("api.example.org", 443)
+        assert load_settings(settings.child_environment()).network() == settings.network()
+
     def test_an_option_goes_before_the_environment_and_none_is_no_option(self) -> None:
         settings = load_settings({"COORD_SLOTS": "2", "COORD_SWEEP": "9s"}, slots=3, sweep=None)
 
@@ -180,6 +206,14 @@ class TestRefusals:
 
     def test_a_lease_that_holds_no_two_heartbeats(self) -> None:
         refusal(COORD_LEASE_TTL="15s", at_fault="COORD_LEASE_HEARTBEAT")
+
+    @pytest.mark.parametrize(("variables"), [{}, {"COORD_SANDBOX": "1"}, {"COORD_REQUIRE_SANDBOX": "1"}])
+    def test_a_network_that_nothing_keeps_jobs_from(self, variables: dict[str, str]) -> None:
+        refusal(COORD_SANDBOX_NETWORK="off", **variables)
+
+    @pytest.mark.parametrize("network", ["host", "https://host:443", "*:443", "host:0", "127.1:443", ","])
+    def test_a_network_that_is_none(self, network: str) -> None:
+        refusal(COORD_SANDBOX_NETWORK=network, COORD_SANDBOX="strict")
 
     def test_a_supervisor_that_stops_before_it_is_stale(self) -> None:
         refusal(COORD_SUPERVISOR_STOPPED="5m", at_fault="COORD_SUPERVISOR_STALE")

@@ -2,6 +2,9 @@
 
     python confine.py '{"write": [folders and files], "required": true, "env": {more variables}}' PROGRAM ARGUMENT…
 
+"hide": folders and files that are not to be read, and "read": what is, even below them. "strict": the namespaces that
+this process is in (see namespaces), which are looked over before anything else happens.
+
 What is given up holds for the program and all that it starts, and cannot be taken back: it gains no privileges by
 set-user-ID programs, makes, changes and removes no file but beneath what is named (Landlock), writes to no terminal
 and no other device but five that keep nothing, changes no limits and priorities of other processes (seccomp), and
@@ -14,6 +17,7 @@ and what a file says of where git writes counts only where git itself says the s
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import errno
 import json
@@ -21,6 +25,7 @@ import os
 import stat
 import struct
 import sys
+from typing import Any
 
 NOT_STARTED = 126
 """The exit status when the program was not started."""
@@ -28,22 +33,28 @@ NOT_STARTED = 126
 ENOUGH = 3
 """The first version of Landlock (Linux 6.2) that keeps a file from being emptied."""
 
+DELAYED = {15}
+"""SIGTERM: who starts this program in namespaces blocks it, so that it waits until a job is there to hear it."""
+
+_LONGEST_LINE = 1 << 16
+
 _PR_SET_NO_NEW_PRIVS = 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION, _PATH_BENEATH = 1, 1
 
-_WRITE_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 1, 1 << 4, 1 << 5
+_WRITE_FILE, _READ_FILE, _REMOVE_DIR, _REMOVE_FILE = 1 << 1, 1 << 2, 1 << 4, 1 << 5
 _MAKE = 0b1111111 << 6  # devices, folders, files, sockets, pipes, links
 _MAKE_DEVICES = 1 << 6 | 1 << 11  # allowed nowhere: one that root makes is the machine's disk, or a terminal
 _IOCTL_DEVICES = 1 << 15  # from the fifth version on
 _REFER, _TRUNCATE = 1 << 13, 1 << 14  # from the second and the third version on
 _SCOPE_SIGNAL = 1 << 1  # from the sixth version on
-_OF_FILES = _WRITE_FILE | _TRUNCATE
+_OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE
 _DEVICES = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
 
 _PR_CAPBSET_DROP = 24
-# CAP_LINUX_IMMUTABLE, _NET_ADMIN, _SYS_MODULE … _MKNOD, _AUDIT_CONTROL, _MAC_OVERRIDE …: none over files and users.
-_OVER_THE_MACHINE = (9, 12, 16, 17, *range(19, 28), 30, *range(32, 41))
+# CAP_DAC_READ_SEARCH (opens files by number, wherever they lie), _LINUX_IMMUTABLE, _NET_ADMIN, _SYS_MODULE … _MKNOD,
+# _AUDIT_CONTROL, _MAC_OVERRIDE …: no other one over files and users.
+_OVER_THE_MACHINE = (2, 9, 12, 16, 17, *range(19, 28), 30, *range(32, 41))
 
 _OPENAT2, _NO_LINKS, _HERE = 437, 0x04, -100
 
@@ -111,12 +122,16 @@ def give_up_the_machine() -> None:
         _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused to those who have none to give up
 
 
-def write_only(places: list[str]) -> None:
-    """Write nowhere but beneath these, as far as they are there, from now on. OSError where the kernel refuses."""
+def write_only(places: list[str], *, hide: list[str], read: list[str]) -> None:
+    """Write nowhere but beneath these, as far as they are there, from now on. OSError where the kernel refuses.
+
+    No file of *hide*, or beneath it, is read, unless it is beneath *places* or *read*.
+    """
     known = version()
     handled = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE
     handled |= (_REFER if known >= 2 else 0) | (_TRUNCATE if known >= 3 else 0)  # noqa: PLR2004 - see above
     handled |= _IOCTL_DEVICES if known >= 5 else 0  # noqa: PLR2004
+    handled |= _READ_FILE if hide else 0
     scoped = _SCOPE_SIGNAL if known >= 6 else 0  # noqa: PLR2004
     rules = _Ruleset(handled, 0, scoped)
     # An older kernel knows only the beginning.
@@ -126,27 +141,73 @@ def write_only(places: list[str]) -> None:
     )
     for place in places:
         _allow(ruleset, place, handled & ~_MAKE_DEVICES & ~_IOCTL_DEVICES)
+    for place in read if hide else ():
+        try:
+            _allow(ruleset, place, _READ_FILE)
+        except OSError:  # what a link leads to has to be named itself
+            continue
     for device in _DEVICES:
         _allow(ruleset, os.path.realpath(device), _OF_FILES & handled)
+    _allow_reading_all_but(ruleset, hide)
     _checked(_libc.syscall(_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)), "applied")
     os.close(ruleset)
 
 
-def _allow(ruleset: int, place: str, access: int) -> None:
+def open_place(place: str) -> int | None:
+    """A descriptor that stands for a place, reached through no link; None where nothing is there. OSError."""
     how = _How(os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
     path = ctypes.c_char_p(os.fsencode(place))
     fd = int(_libc.syscall(_OPENAT2, _HERE, path, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))))
     if fd < 0:
         error = ctypes.get_errno()
         if error in (errno.ENOENT, errno.ENOTDIR):
-            return
+            return None
         raise OSError(error, f"{place} cannot be made writable: {os.strerror(error)}")
+    return fd
+
+
+def _allow(ruleset: int, place: str, access: int) -> None:
+    fd = open_place(place)
+    if fd is None:
+        return
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         access &= _OF_FILES  # the kernel refuses a rule for more
+    _checked(_add(ruleset, fd, access), f"extended by {place}")
+    os.close(fd)
+
+
+def _add(ruleset: int, fd: int, access: int) -> int:
     rule = _Beneath(access, fd)
     added = _libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), ctypes.c_uint32(0))
-    _checked(added, f"extended by {place}")
-    os.close(fd)
+    return int(added)
+
+
+def _allow_reading_all_but(ruleset: int, hidden: list[str]) -> None:
+    """Rules only ever allow, so all that lies beside the ways to what is hidden is allowed, one by one.
+
+    What is made beside such a way later, and what lies in a folder there that cannot be listed, has no rule.
+    """
+    ways: dict[str, set[str]] = {}
+    for place in hidden:
+        while place != "/":
+            place, name = os.path.split(place)  # noqa: PLW2901 - up to the root
+            ways.setdefault(place, set()).add(name)
+    for folder, closed in ways.items():
+        if any(folder == place or folder.startswith(f"{place}/") for place in hidden):
+            continue
+        try:
+            names = os.listdir(folder)  # noqa: PTH208
+        except OSError:
+            continue
+        for name in names:
+            if name in closed:
+                continue
+            try:
+                fd = os.open(f"{folder}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:  # gone meanwhile
+                continue
+            _add(ruleset, fd, _READ_FILE)  # refused for what has no files: there is nothing to read
+            os.close(fd)
 
 
 def _checked(result: int, what: str) -> int:
@@ -251,8 +312,52 @@ def _of_worktree(entry: str) -> list[str]:
 
 
 def _line_of(path: str) -> str:
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
-        return file.readline().strip()
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe keeps nobody waiting
+    try:
+        return os.fsdecode(os.read(fd, _LONGEST_LINE).partition(b"\n")[0].strip())
+    finally:
+        os.close(fd)
+
+
+def look_over(strict: dict[str, Any]) -> None:
+    """In namespaces: that what is mounted is what was looked up, whatever jobs have put there since. OSError if not."""
+    for place, known in strict["same"].items():
+        found = os.lstat(place)
+        if [found.st_dev, found.st_ino] != known:
+            raise OSError(errno.ESTALE, f"{place} has become something else")
+
+
+def reach_the_network(strict: dict[str, Any]) -> None:
+    """Where only the worker's proxy leads out: start what carries connections to it, and name it to programs.
+
+    That is a process of its own, which ends with the program that this one becomes, and is no child of it.
+    """
+    if strict["proxy"] is None:
+        return
+    import _socket
+
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(64)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        os.environ[name] = os.environ[name.lower()] = url
+    own = "localhost,127.0.0.1,::1"
+    os.environ.update(NO_PROXY=own, no_proxy=own, NODE_USE_ENV_PROXY="1")
+    program = str(os.getpid())
+    between = os.fork()
+    if between == 0:
+        try:
+            if os.fork() == 0:
+                nothing, listening = os.open("/dev/null", os.O_RDWR), os.dup(listener.fileno())
+                for fd, kept in enumerate((nothing, nothing, nothing, listening)):
+                    os.dup2(kept, fd)
+                os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+                words = [sys.executable, "-I", "-S", "-B", strict["forward"], strict["proxy"], program]
+                os.execv(words[0], words)  # noqa: S606 - as above
+        finally:
+            os._exit(0)
+    os.waitpid(between, 0)
 
 
 def main() -> None:
@@ -261,22 +366,28 @@ def main() -> None:
     asked = json.loads(order)
     os.environ.update(asked["env"])
     try:
+        if (strict := asked.get("strict")) is not None:
+            look_over(strict)
         give_up_privileges()
         give_up_the_machine()
         if asked["required"] and version() < ENOUGH:
             _not_started("it would not be confined: the kernel's Landlock is too old, or not there")
         if version():
-            write_only(asked["write"] + repository_of("."))
+            write_only(asked["write"] + repository_of("."), hide=asked.get("hide", []), read=asked.get("read", []))
         if can_refuse_calls():
             refuse_calls()
         elif asked["required"]:
             _not_started("it would not be confined: the kernel does not filter system calls (seccomp)")
+        if strict is not None:
+            reach_the_network(strict)
     except OSError as error:
         _not_started(f"it would not be confined: {error.strerror}")
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, DELAYED)
     try:
         os.execvp(arguments[0], arguments)  # noqa: S606 - that is what this is for
     except OSError as error:
-        _not_started(f"{arguments[0]} cannot be started: {error.strerror}")
+        hint = "" if strict is None else "; what it needs has to be named in COORD_SANDBOX_READ"
+        _not_started(f"{arguments[0]} cannot be started: {error.strerror}{hint}")
 
 
 def _not_started(why: str) -> None:

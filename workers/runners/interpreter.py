@@ -197,6 +197,7 @@ class Interpreter:
                 pass_on=[theirs.fileno(), self._permits],
                 limits=Limits(files=key.files),
                 write=[key.folder or "/", *([] if self.place is None else [self.place])],
+                read=key.path,
             )
             undo.pop_all()
         theirs.close()

@@ -13,18 +13,22 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.machine import WORKER_MARKER
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
-from workers.runners.sandbox import Sandbox, remove
+from workers.runners.confine import DELAYED, NOT_STARTED
+from workers.runners.namespaces import was_started
+from workers.runners.sandbox import Confined, Sandbox, remove
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
 _SHORT = 1.0  # seconds in which the pid numbers of no machine go round
 _REAP_PATIENCE = 5.0
+_BY_SIGNAL = 128
+_LONGEST_STATUS = 4096
 
 
 class Launcher:
@@ -51,6 +55,11 @@ class Launcher:
         """Whether its processes are in a sandbox."""
         return self._sandbox is not None
 
+    def show(self, place: str) -> None:
+        """Let processes that start from now on read a place of the worker's, where they are confined."""
+        if self._sandbox is not None:
+            self._sandbox.show(place)
+
     def make_place(self) -> str | None:
         """A folder that only processes started with it in *write* may change; None without a sandbox."""
         return None if self._sandbox is None else self._sandbox.make_temporary()
@@ -69,40 +78,51 @@ class Launcher:
         limits: Limits = NO_LIMITS,
         write: Sequence[str] | None = None,
         temporary_in: str | None = None,
+        read: Sequence[str] = (),
     ) -> Process:
         """Start a program in a session of its own. Raises OSError or ValueError when it cannot be.
 
         *markers* are names of variables in *environment* by which its descendants are found again; the first one
         stands in the record. Of *limits*, those are set that the system keeps for each process. *write*: what it may
-        change in a sandbox instead of its folder; the repository that this is in it may change in any case.
-        *temporary_in*: where its folder for temporary files is made there, if not in the worker's.
+        change in a sandbox instead of its folder; the repository that this is in it may change in any case. *read*:
+        what it has to be shown there besides. *temporary_in*: where its folder for temporary files is made there, if
+        not in the worker's.
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
-        command, temporary = limited(arguments, limits), None
+        confined, temporary = Confined(list(limited(arguments, limits)), ordered), None
         if self._sandbox is not None:
             temporary = self._sandbox.make_temporary(temporary_in)
-            command, ordered = self._sandbox.around(
-                command, ordered, temporary=temporary, write=[folder] if write is None else write
-            )
         self._warden.start()
         tag = stragglers.job_tag(self._tag, next(self._numbers))
         try:
-            with stragglers.inherited(tag):
+            if self._sandbox is not None and temporary is not None:
+                confined = self._sandbox.around(
+                    confined.command,
+                    ordered,
+                    folder=folder,
+                    temporary=temporary,
+                    write=[folder] if write is None else write,
+                    read=read,
+                )
+            with stragglers.inherited(tag), _delayed(confined):
                 popen = subprocess.Popen(
-                    command,
+                    confined.command,
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
                     cwd=folder,
-                    env=ordered,
+                    env=confined.environment,
                     start_new_session=True,
-                    pass_fds=tuple(pass_on),
+                    pass_fds=(*pass_on, *([] if confined.status is None else [confined.status])),
                 )
         except BaseException:
+            if confined.status is not None:
+                os.close(confined.status)
             remove(temporary)
             raise
-        process = Process(popen, [f"{name}={environment[name]}" for name in markers], tag, self._warden, temporary)
+        found = [f"{name}={environment[name]}" for name in markers]
+        process = Process(popen, found, tag, self._warden, temporary, status=confined.status)
         self._warden.register(process.record.pgid, process.record.start_time)
         return process
 
@@ -121,9 +141,13 @@ class Process:
         tag: stragglers.Tag,
         warden: Warden,
         temporary: str | None = None,
+        *,
+        status: int | None = None,
     ) -> None:
         self._popen = popen
         self._temporary = temporary
+        self._status = status
+        self._not_started = False
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
@@ -136,8 +160,11 @@ class Process:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit status, or minus the number of the signal that killed it; None before ``end``."""
-        return self._popen.returncode
+        """The exit status, or minus the number of the signal that killed it; None before ``end``.
+
+        In namespaces, a program that a signal killed has 128 and that number, as in a shell.
+        """
+        return NOT_STARTED if self._not_started else self._popen.returncode
 
     @property
     def markers(self) -> Sequence[bytes | stragglers.Tag]:
@@ -181,10 +208,30 @@ class Process:
         except subprocess.TimeoutExpired:
             # It hangs in the kernel (a dead network file system): someone must reap it when it comes back.
             threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
+        if self._status is not None:
+            failed = 0 < (self._popen.returncode or 0) < _BY_SIGNAL
+            self._not_started = failed and not was_started(os.pread(self._status, _LONGEST_STATUS, 0))
+            os.close(self._status)
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
         remove(self._temporary)
         return self.exit_code
+
+
+@contextlib.contextmanager
+def _delayed(confined: Confined) -> Iterator[None]:
+    """What is started meanwhile in namespaces hears some signals only when the job's own program is there.
+
+    bwrap itself would die of them, and its job with it, without a moment to tidy up.
+    """
+    if confined.status is None:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, DELAYED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_recorded(record: ProcessRecord) -> int:

@@ -52,12 +52,14 @@ def run_program(
     stdin: int = subprocess.DEVNULL,
     announced: bool = True,
     write: Sequence[str] | None = None,
+    read: Sequence[str] = (),
     glance: Callable[[], None] | None = None,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
-    *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *glance*:
-    called now and then while it runs. Raises OSError or ValueError when it cannot be started.
+    *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *read*:
+    what it has to see there besides. *glance*: called now and then while it runs. Raises OSError or ValueError when it
+    cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
     complaints = control.secrets.hiding(err.feed)  # before it is shortened
@@ -81,6 +83,7 @@ def run_program(
             limits=limits,
             write=write,
             temporary_in=str(control.scratch),
+            read=read,
         )
         out_writing.close()
         err_writing.close()

@@ -162,6 +162,7 @@ class Git:
                 stdin=stdin,
                 announced=False,
                 write=self._write,
+                read=_configuration(self._variables),
             )
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
@@ -174,6 +175,14 @@ class Git:
             said = last_line(_reason(ran.log), _ERROR_LIMIT) or f"exit status {code}"
             raise GitFailed(f"git {arguments[0]}: {said}", transient=code < 0 or bool(_BUSY.search(ran.log)))
         return Said(code, bytes(out), ran.log)
+
+
+def _configuration(variables: Mapping[str, str]) -> list[str]:
+    """Where the person's own configuration is: it decides about filters, ignored files and line ends."""
+    home = variables.get("HOME", "/")
+    elsewhere = [variables[name] for name in _CONFIGURATION if name.startswith("GIT_CONFIG_") and name in variables]
+    other = os.path.join(variables.get("XDG_CONFIG_HOME") or f"{home}/.config", "git")  # noqa: PTH118
+    return [f"{home}/.gitconfig", other, *(place for place in elsewhere if place.startswith("/"))]
 
 
 def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:

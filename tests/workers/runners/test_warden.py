@@ -14,16 +14,19 @@ import pytest
 
 from tests.support.processes import until
 from tests.support.speed import patience
+from tests.support.strict import needs_bubblewrap
 from workers.runners import stragglers
 from workers.runners.warden import Warden
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], bytes, int]]:
+@pytest.fixture(params=[(), ("strict",)], ids=["open", "strict"])
+def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], bytes, int]]:
+    if request.param:
+        needs_bubblewrap()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.jobs_of_worker", str(tmp_path / "scratch")],
+        [sys.executable, "-m", "tests.support.jobs_of_worker", str(tmp_path / "scratch"), *request.param],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

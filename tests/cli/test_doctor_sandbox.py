@@ -1,0 +1,58 @@
+"""What the doctor says of the sandbox: what this machine has for it, and whether workers can begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from coordination import kernel
+from coordination.kernel import Means
+from tests.support.command import coord_in
+from tests.support.strict import needs_bubblewrap
+
+ALL = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0")
+OLD = Means(2, seccomp=True, bubblewrap="bubblewrap 0.8.0")
+WITHOUT_SECCOMP = Means(7, seccomp=False, bubblewrap="bubblewrap 0.8.0")
+NO_BUBBLEWRAP = Means(7, seccomp=True, bubblewrap=None)
+NO_NAMESPACES = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", problem="bwrap: No permissions")
+
+
+@pytest.mark.parametrize(
+    ("variables", "means", "verdict", "said"),
+    [
+        ({}, ALL, "ok", "off; there is Landlock 7, seccomp, bubblewrap 0.8.0"),
+        ({}, Means(0, seccomp=False, bubblewrap=None), "ok", "off; there is no Landlock, no seccomp, no bubblewrap"),
+        ({"COORD_SANDBOX": "1"}, ALL, "ok", "on, with Landlock 7, seccomp, bubblewrap 0.8.0"),
+        ({"COORD_SANDBOX": "1"}, OLD, "note", "on, with Landlock 2"),
+        ({"COORD_SANDBOX": "1"}, NO_BUBBLEWRAP, "ok", "on, with Landlock 7, seccomp, no bubblewrap"),
+        ({"COORD_REQUIRE_SANDBOX": "1"}, OLD, "wrong", "on, with Landlock 2"),
+        ({"COORD_REQUIRE_SANDBOX": "1"}, WITHOUT_SECCOMP, "wrong", "on, with Landlock 7, no seccomp"),
+        ({"COORD_SANDBOX": "strict"}, ALL, "ok", "strict, with Landlock 7, seccomp, bubblewrap 0.8.0"),
+        ({"COORD_SANDBOX": "strict"}, OLD, "wrong", "strict, with Landlock 2"),
+        ({"COORD_SANDBOX": "strict"}, NO_BUBBLEWRAP, "wrong", "run: apt install bubblewrap"),
+        ({"COORD_SANDBOX": "strict"}, NO_NAMESPACES, "wrong", "makes no namespaces here (bwrap: No permissions)"),
+    ],
+)
+def test_it_says_what_there_is_and_whether_that_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, variables: dict[str, str], means: Means, verdict: str, said: str
+) -> None:
+    monkeypatch.setattr(kernel, "means", lambda: means)
+    coord = coord_in(tmp_path, **variables)
+
+    answer = coord("doctor", "--json", code=1 if verdict == "wrong" else 0).json
+
+    (check,) = [check for check in answer["checks"] if check["name"] == "sandbox"]
+    assert check["verdict"] == verdict
+    assert said in f"{check['detail']}. {check['hint']}"
+    assert answer["healthy"] is (verdict != "wrong")
+
+
+def test_it_asks_the_kernel_and_bubblewrap() -> None:
+    needs_bubblewrap()
+
+    found = kernel.means()
+
+    assert found.landlock >= kernel.ENOUGH
+    assert (found.seccomp, found.problem) == (True, None)
+    assert (found.bubblewrap or "").startswith("bubblewrap ")

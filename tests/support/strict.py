@@ -1,0 +1,58 @@
+"""The strict sandbox for tests: with bubblewrap where it is, as whoever runs the tests."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from tests.support.services import missing, without_landlock
+from workers.runners import confine
+from workers.runners.namespaces import Namespaces, find_program
+from workers.runners.sandbox import Sandbox
+
+
+@cache
+def _problem() -> str | None:
+    program = find_program()
+    if program is None:
+        return "no program bwrap"
+    tried = [program, "--ro-bind", "/", "/", "--unshare-pid", "--unshare-net", "--proc", "/proc", "/bin/true"]
+    done = subprocess.run(tried, capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr.strip() or None if done.returncode else None
+
+
+def needs_bubblewrap() -> str:
+    """Where bwrap is; without one that works, the test is skipped, or fails in CI."""
+    if confine.version() < confine.ENOUGH or not confine.can_refuse_calls():
+        without_landlock()
+    problem, program = _problem(), find_program()
+    if problem is not None or program is None:
+        missing("bubblewrap", problem)
+    return program
+
+
+ORDINARY, STRICT = {"COORD_REQUIRE_SANDBOX": "1"}, {"COORD_SANDBOX": "strict"}
+
+
+def needs(sandbox: Mapping[str, str]) -> None:
+    """Skip the test where that sandbox, as a worker is told of it, cannot be had."""
+    if sandbox == STRICT:
+        needs_bubblewrap()
+    elif confine.version() < confine.ENOUGH or not confine.can_refuse_calls():
+        without_landlock()
+
+
+def strict_sandbox(
+    scratch: Path,
+    write: Sequence[str] = (),
+    *,
+    read: Sequence[str] = (),
+    hide: Sequence[str] = (),
+    network: bool = True,
+    proxy: str | None = None,
+) -> Sandbox:
+    """One as a worker has it with ``COORD_SANDBOX=strict``."""
+    namespaces = Namespaces(needs_bubblewrap(), network=network, proxy=proxy)
+    return Sandbox(scratch, write, read=read, hide=hide, namespaces=namespaces)

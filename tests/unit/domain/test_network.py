@@ -1,0 +1,73 @@
+"""What COORD_SANDBOX_NETWORK means, and which addresses a listed name may lead to."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from coordination.domain.network import Network, Reach, is_public, parse_network, place_of
+
+
+def test_on_and_off() -> None:
+    assert parse_network("on") == Network(Reach.ON)
+    assert parse_network(" Off ") == Network(Reach.OFF)
+
+
+def test_a_list() -> None:
+    network = parse_network("API.example.org.:443, 127.0.0.1:8000,[::1]:9")
+
+    assert network.reach is Reach.LISTED
+    assert network.places == {("api.example.org", 443), ("127.0.0.1", 8000), ("::1", 9)}
+    assert network.allows("api.example.org", 443)
+    assert not network.allows("api.example.org", 80)
+    assert not network.allows("example.org", 443)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ",", "host", "host:", "host:0", "host:65536", "host:x", ":443", "*.host:443", "http://host:443"),
+        *("a b:443", "host:443:443", "[::1:443", "[host]:443", "127.1:80", "2130706433:80", "0x7f.1:80", "-a:1"),
+        *("127.0.0.256:80", "[fe80::1%eth0]:80"),
+    ],
+)
+def test_what_it_is_not(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the sentence is the setting's
+        parse_network(text)
+
+
+def test_what_a_request_names() -> None:
+    assert place_of("Example.ORG.:443") == ("example.org", 443)
+    assert place_of("[::FFFF:1.2.3.4]:443") == (str(ipaddress.ip_address("::ffff:1.2.3.4")), 443)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.1",
+            "224.0.0.1",
+        ),
+        *("::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a00:1"),
+        *("2002:7f00:1::", "2001:0:4136:e378:8000:63bf:3fff:fdd2"),
+    ],
+)
+def test_other_addresses_are_named_or_refused(address: str) -> None:
+    found = ipaddress.ip_address(address)
+
+    assert not is_public(found)
+    assert not parse_network("name:443").may_connect(found, 443)
+    assert Network(Reach.LISTED, frozenset({(str(found), 443)})).may_connect(found, 443)
+    assert not Network(Reach.LISTED, frozenset({(str(found), 444)})).may_connect(found, 443)
