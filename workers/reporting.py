@@ -27,7 +27,7 @@ from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import ANSWER
-from coordination.domain.json_values import json_problem
+from coordination.domain.json_values import MAX_DEPTH, is_too_deep, json_problem
 from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
 from coordination.domain.templates import literal
@@ -154,12 +154,9 @@ class Reporting:
         return str(folder)
 
     def _answer(self, line: bytes, peer: Peer) -> dict[str, Any]:
-        if len(line) > LONGEST_REQUEST:
-            return _refusal("The report is longer than a megabyte")
-        try:
-            asked = json.loads(line)
-        except (ValueError, RecursionError):
-            return _refusal("That is not a line of JSON")
+        asked = _read(line)
+        if isinstance(asked, str):
+            return _refusal(asked)
         if not isinstance(asked, dict) or not isinstance(token := asked.get("token"), str):
             return _refusal("The request has no token")
         with self._lock:
@@ -266,11 +263,24 @@ _NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
 """Or questions could lead to questions without end."""
 
 
+def _read(line: bytes) -> Any:
+    """The report, or a text: why it is none."""
+    if len(line) > LONGEST_REQUEST:
+        return "The report is longer than a megabyte"
+    try:
+        asked = json.loads(line)
+    except (ValueError, RecursionError):
+        return "That is not a line of JSON"
+    if is_too_deep(asked):
+        return f"The report nests deeper than {MAX_DEPTH} levels"
+    return {} if isinstance(asked, str) else asked
+
+
 def _verb(asked: Mapping[str, Any]) -> str:
     verb = asked.get("do")
-    if verb not in _DOES:
+    if not isinstance(verb, str) or verb not in _DOES:
         raise Refused(f"A job cannot report {excerpt(verb)}", hint=f"It can report: {', '.join(_DOES)}")
-    return str(verb)
+    return verb
 
 
 def _text(asked: Mapping[str, Any], name: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.issues.record import Issue, IssueDependency
 from coordination.errors import FormatError, Refused
 from coordination.formats import jsonl
@@ -100,10 +101,12 @@ class _Reader:
         if not issue_id or not issue_id.strip():
             self._refuse(number, "the issue has no id", field="id")
         if issue_id in self.drafts:
-            self._refuse(number, f"the id {issue_id!r} was already used in line {self.lines[issue_id]}", field="id")
+            self._refuse(
+                number, f"the id {excerpt(issue_id)} was already used in line {self.lines[issue_id]}", field="id"
+            )
         title = self._text(number, record, "title")
         if title is None:
-            self._refuse(number, f"the issue {issue_id!r} has no title", field="title")
+            self._refuse(number, f"the issue {excerpt(issue_id)} has no title", field="title")
         issue = Issue(
             id=issue_id,
             title=title,
@@ -161,7 +164,7 @@ class _Reader:
         kind = self._text(number, edge, "type")
         if not target or not kind:
             missing = "type" if target else "depends_on_id"
-            self._refuse(number, f"a dependency of {issue_id!r} has no {missing}", field=missing)
+            self._refuse(number, f"a dependency of {excerpt(issue_id)} has no {missing}", field=missing)
         metadata = edge.get("metadata")
         if isinstance(metadata, str):  # exports write the object as a text
             try:

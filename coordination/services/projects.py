@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
@@ -110,9 +111,11 @@ def find(tx: Connection, workspace_id: str, name: str) -> Project:
     """The project of that name, identity, alias or id; NotFound, or Refused when the name fits several."""
     found = rows.named(tx, workspace_id, name)
     if not found:
-        raise NotFound(f"There is no project {name!r}", hint="See: coord projects list")
+        raise NotFound(f"There is no project {excerpt(name)}", hint="See: coord projects list")
     if len(found) > 1:
-        raise Refused(f"Several projects are called {name!r}", hint="Use the identity or the id: coord projects list")
+        raise Refused(
+            f"Several projects are called {excerpt(name)}", hint="Use the identity or the id: coord projects list"
+        )
     return found[0]
 
 
