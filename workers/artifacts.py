@@ -19,6 +19,7 @@ from coordination.artifact_store import ArtifactStore
 from coordination.domain.artifacts import Artifact, outputs_of
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.excerpts import excerpt
+from coordination.domain.json_values import text_problem
 from coordination.domain.sizes import show_size
 from coordination.errors import CoordinationError, Refused, Unavailable
 from workers.runners.base import Control
@@ -63,14 +64,18 @@ def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, 
     try:
         made = tuple(copying.keep(path) for path in _found(root, outputs, terms))
     except _Stopped:
+        copying.forget()
         reason = control.stop_reason
         assert reason is not None  # noqa: S101 - that is what stopped it
         return replace(result, outcome=reason.outcome, error="stopped while its outputs were kept")
     except CoordinationError as error:
+        copying.forget()
         retryable = not isinstance(error, Refused)
         return replace(result, outcome=Outcome.FAILED, error=error.sentence(), retryable=retryable)
     except OSError as error:
         return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {error}")
+    except RecursionError:
+        return replace(result, outcome=Outcome.FAILED, error="Its outputs are in too many folders, one in another")
     return replace(result, artifacts=made)
 
 
@@ -132,6 +137,8 @@ class _Copying:
 
     def keep(self, path: str) -> Artifact:
         """Copy one file; a store that cannot be reached is waited for, half a minute in all."""
+        if problem := text_problem(path):
+            raise Refused(f"Its output {excerpt(path)} has a name that {problem}", hint="Let the job call it otherwise")
         waits = iter(_WAITS)
         while True:
             before = self._copied
@@ -146,12 +153,21 @@ class _Copying:
                 if self._control.wait(timedelta(seconds=wait)) is not None:
                     raise _Stopped from None
 
+    def forget(self) -> None:
+        """Delete what was copied for an attempt that has failed for its files: nothing lists them."""
+        if self._copied:
+            with contextlib.suppress(CoordinationError):  # retention comes by, too
+                self._terms.store.forget(self._place)
+
     def _count(self, size: int) -> None:
         if self._control.stop_requested:
             raise _Stopped
         self._control.progress()
         self._copied += size
-        if self._copied > self._terms.bytes:
+        self._check_size(self._copied)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._terms.bytes:
             raise Refused(
                 f"Its outputs are larger than {show_size(self._terms.bytes)} in all",
                 hint="Raise COORD_ARTIFACTS_BYTES, or leave something out",
@@ -163,6 +179,8 @@ class _Copying:
         handle = os.open(_below(self._root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             _check_inside(self._root, f"/proc/self/fd/{handle}", path)
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
                 raise Refused(f"Its output {excerpt(path)} is no file")
+            self._check_size(self._copied + found.st_size)  # before anything is copied: a file may have holes
             yield file

@@ -104,6 +104,17 @@ def take_away(path: Path) -> None:
             _remove(folder, deep.pop(), folder, deep, 0)
 
 
+def clear(path: str | None) -> None:
+    """Take away what a job could write to, as far as this user may; folders in folders without end, too. None: nothing.
+
+    ``shutil.rmtree`` raises for these, and keeps a descriptor open for each.
+    """
+    if path is not None:
+        place = Path(path)
+        with contextlib.suppress(OSError):
+            take_away(place.parent.resolve() / place.name)
+
+
 def _remove(parent: int, name: str, top: int, deep: list[str], level: int) -> None:
     try:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)

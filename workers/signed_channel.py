@@ -242,9 +242,6 @@ class SignedChannel(redis.Channel):
         except ResponseError as error:
             if self.signatures is None:
                 raise
-            if "WRONGTYPE" in str(error):  # a table that others have entered among those to be swept
-                with self.conn_or_acquire() as client:
-                    client.delete(self.keyprefix_binding_deadlines)
             refusals.note(self.keyprefix_binding_deadlines, f"the bindings cannot be kept: {error}"[:500])
 
     def _binding_keys(self, exchange: str) -> list[tuple[str, str]]:

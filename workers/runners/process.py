@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.machine import WORKER_MARKER
+from workers import files
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
-from workers.runners.sandbox import Sandbox, remove
+from workers.runners.sandbox import Sandbox
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -98,7 +99,7 @@ class Launcher:
                     pass_fds=tuple(pass_on),
                 )
         except BaseException:
-            remove(temporary)
+            files.clear(temporary)
             raise
         process = Process(popen, [f"{name}={environment[name]}" for name in markers], tag, self._warden, temporary)
         self._warden.register(process.record.pgid, process.record.start_time)
@@ -181,7 +182,7 @@ class Process:
             threading.Thread(target=self._popen.wait, name="reaper", daemon=True).start()
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        remove(self._temporary)
+        files.clear(self._temporary)
         return self.exit_code
 
 

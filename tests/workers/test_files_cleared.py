@@ -1,0 +1,48 @@
+"""What jobs leave in folders that go with them is taken away, however it is nested."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.support.jobs import claim_of
+from workers import files
+from workers.runners.environment import Scratch
+
+LEVELS = 1_500  # Python's own way raises below a thousand
+
+
+def nested(folder: Path) -> None:
+    """Folders in folders; each is entered by a descriptor, because no path is that long."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(LEVELS):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+def test_folders_without_end_are_taken_away_with_few_descriptors(tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    nested(tmp_path / "job")
+
+    files.clear(str(tmp_path / "job"))
+
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_job_that_nests_folders_in_its_own_folder_ends_as_others_do(tmp_path: Path) -> None:
+    with Scratch(tmp_path, claim_of({"shell": "true"})) as scratch:
+        nested(Path(scratch.make_folder()))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_taken_away_where_there_is_nothing(tmp_path: Path) -> None:
+    files.clear(None)
+    files.clear(str(tmp_path / "gone"))
+    (tmp_path / "kept").write_text("x")
+    (tmp_path / "link").symlink_to("kept")
+    files.clear(str(tmp_path / "link"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
