@@ -22,6 +22,7 @@ from coordination.domain.excerpts import excerpt
 from coordination.domain.json_values import text_problem
 from coordination.domain.sizes import show_size
 from coordination.errors import CoordinationError, Refused, Unavailable
+from workers import files
 from workers.runners.base import Control
 from workers.runners.environment import Scratch
 
@@ -110,8 +111,8 @@ def _matches(root: str, wanted: str) -> Iterator[str]:
             yield os.path.normpath(name)
             continue
         _check_inside(root, path, name)
-        for folder, _, files in os.walk(path):
-            for file in sorted(files):
+        for folder, _, others in files.walk(path):
+            for file in sorted(others):
                 yield os.path.relpath(_below(folder, file), root)
 
 

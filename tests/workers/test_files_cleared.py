@@ -46,3 +46,34 @@ def test_nothing_is_taken_away_where_there_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("kept")
     files.clear(str(tmp_path / "link"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_walk_is_what_pythons_is(tmp_path: Path) -> None:
+    for name in ("a/b", "c", "c/.git"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a" / "file").write_text("x")
+    (tmp_path / "a" / "to folder").symlink_to(tmp_path / "c")
+    (tmp_path / "a" / "to file").symlink_to("file")
+    (tmp_path / "a" / "to nothing").symlink_to("gone")
+
+    def seen(walk: object) -> list[tuple[str, list[str], list[str]]]:
+        return sorted((folder, sorted(names), sorted(others)) for folder, names, others in walk)  # type: ignore[attr-defined]
+
+    assert seen(files.walk(str(tmp_path))) == seen(os.walk(tmp_path))
+
+
+def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_path: Path) -> None:
+    (tmp_path / "not").mkdir()
+    (tmp_path / "not" / "here").write_text("x")
+    (tmp_path / "job").mkdir()
+    nested(tmp_path / "job")
+    found = []
+    try:
+        for folder, names, others in files.walk(str(tmp_path)):
+            names[:] = [name for name in names if name != "not"]
+            found.append((folder, others))
+    finally:
+        files.clear(str(tmp_path / "job"))
+
+    assert len(found) > 1_000
+    assert not any(others for _, others in found)
