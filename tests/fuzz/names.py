@@ -154,11 +154,12 @@ class Shop:
                 return True
         return False
 
-    def _around(self) -> dict[str, int]:
-        """What is beside the home and the folder of the project."""
-        beside = [self.folder, self.folder.parent, Path("/"), Path.home()]
-        found = {str(path): 0 for place in beside for path in place.iterdir()}
-        return {name: 0 for name in found if not Path(name).name.startswith((".", "tmp"))}
+    def _around(self) -> set[str]:
+        """What is beside the home and the folder of the project, and where odd names would lead."""
+        beside = [self.folder, self.folder.parent, self.folder.parent.parent]
+        return {str(path) for place in beside for path in place.iterdir()} | {
+            name for name in ("/nowhere", "/x") if Path(name).exists()
+        }
 
     def check(self, argv: Sequence[str]) -> None:
         """Run the command, and see what it did."""
@@ -315,7 +316,9 @@ def fuzz(folder: Path, *, seed: int, inputs: int) -> int:
     """Half of the inputs are command lines, a quarter plans, a quarter look-ups in Python."""
     tree = functools.cache(typer.main.get_command)  # making it takes longer than most commands
     with patch("typer.main.get_command", tree):
-        shop = Shop(folder)
+        inner = folder / "outer" / "inner"
+        inner.mkdir(parents=True)
+        shop = Shop(inner)
         count = drive(command_lines(shop), shop.check, seed=seed, inputs=inputs - 2 * (inputs // 4))
         count += drive(spoiled(_PLAN), Plans(shop).check, seed=seed, inputs=inputs // 4)
         asking = Lookups(shop)
