@@ -124,3 +124,13 @@ def test_a_name_without_end_is_quoted_in_short(coord: Coord) -> None:
         answer = coord(*command, *([long] if command[-1] == "-p" else ["--", long]), code=REFUSED)
         assert len(answer.err) < 500, (command, answer.err[:300])
         assert "50,000 characters" in answer.err, (command, answer.err[:300])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "x" * 70_000, "a\0b", "\ud800"])
+def test_a_project_is_not_called_what_is_no_line(coord: Coord, name: str) -> None:
+    coord("projects", "create", "shop", "--remote", "git@git.example.org:a/shop")
+
+    for command in (("create", name, "--remote", "git@git.example.org:a/b"), ("change", "shop", "--name", name)):
+        assert "A project's name" in coord("projects", *command, code=REFUSED).err
+
+    assert [one["name"] for one in coord("projects", "list", "--json").json["projects"]] == ["shop"]
