@@ -13,7 +13,7 @@ RUNTIME := .venv/installed-$(KEY)
 DEVELOPMENT := .venv/development-$(KEY)
 PEERS := .venv/peers-$(KEY)
 
-.PHONY: help demo test test-all lint format lock bench soak chaos mutants clean
+.PHONY: help demo test test-all lint format lock bench soak chaos fuzz mutants clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,10 @@ soak: $(DEVELOPMENT) ## Work for an hour with a fault every 20 s, and see what g
 chaos: $(DEVELOPMENT) ## Do harm to a whole stack by a seeded schedule and check what it promises (SEED=1 MINUTES=3, ARGS="--store postgresql")
 	@echo "== chaos"
 	@$(PY) -m tests.chaos --seed $(or $(SEED),1) --minutes $(or $(MINUTES),3) $(ARGS)
+
+fuzz: $(DEVELOPMENT) ## Send odd inputs to reports, messages and names by a seed (SEED=1 INPUTS=10000, ARGS="--target names")
+	@echo "== fuzz"
+	@$(PY) -m tests.fuzz --seed $(or $(SEED),1) --inputs $(or $(INPUTS),10000) $(ARGS)
 
 mutants: $(DEVELOPMENT) ## Plant every mutant in tests/mutants into a copy and see that a test notices it (ARGS="--tier quick", ARGS=money)
 	@echo "== mutants"

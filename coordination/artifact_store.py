@@ -16,6 +16,7 @@ from typing import IO, Any
 from urllib.parse import quote
 
 from coordination.domain.artifacts import Artifact, is_inside
+from coordination.domain.excerpts import excerpt
 from coordination.errors import CoordinationError, Refused, Unavailable
 from coordination.ids import new_id
 
@@ -88,7 +89,7 @@ def _opened_for_writing(files: Any, where: str) -> Any:
 def fetch(artifact: Artifact, folder: Path) -> Path:
     """Copy a kept file to its path below *folder*, whole or not at all, and only if it is what was kept; that file."""
     if not is_inside(artifact.path):
-        raise Refused(f"{artifact.path!r} is no path inside a folder")
+        raise Refused(f"{excerpt(artifact.path)} is no path inside a folder")
     files, where = _opened(artifact.url)
     target = folder / artifact.path
     partial = target.with_name(f".{new_id()}.partial")

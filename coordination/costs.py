@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from coordination import checkout, price_list
+from coordination.domain.excerpts import excerpt
 from coordination.domain.pricing import Quote
 from coordination.domain.projects import Project
 from coordination.domain.spans import Span, span
@@ -91,7 +92,9 @@ class Costs:
         Days and months stand in their order, unless *top* asks for the dearest.
         """
         if by not in DIMENSIONS:
-            raise Refused(f"{by!r} is nothing that costs are of", hint=f"One of: {', '.join(DIMENSIONS)}", field="by")
+            raise Refused(
+                f"{excerpt(by)} is nothing that costs are of", hint=f"One of: {', '.join(DIMENSIONS)}", field="by"
+            )
         if top is not None and top < 1:
             raise Refused("top is at least 1", field="top")
         asked = span(since, until)

@@ -21,6 +21,7 @@ from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.excerpts import excerpt
 from coordination.domain.sizes import show_size
 from coordination.errors import CoordinationError, Refused, Unavailable
+from workers import files
 from workers.runners.base import Control
 from workers.runners.environment import Scratch
 
@@ -63,14 +64,18 @@ def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, 
     try:
         made = tuple(copying.keep(path) for path in _found(root, outputs, terms))
     except _Stopped:
+        copying.forget()
         reason = control.stop_reason
         assert reason is not None  # noqa: S101 - that is what stopped it
         return replace(result, outcome=reason.outcome, error="stopped while its outputs were kept")
     except CoordinationError as error:
+        copying.forget()
         retryable = not isinstance(error, Refused)
         return replace(result, outcome=Outcome.FAILED, error=error.sentence(), retryable=retryable)
     except OSError as error:
         return replace(result, outcome=Outcome.FAILED, error=f"Its outputs cannot be read: {kept_name(str(error))}")
+    except RecursionError:
+        return replace(result, outcome=Outcome.FAILED, error="Its outputs are in too many folders, one in another")
     return replace(result, artifacts=made)
 
 
@@ -105,8 +110,8 @@ def _matches(root: str, wanted: str) -> Iterator[str]:
             yield os.path.normpath(name)
             continue
         _check_inside(root, path, name)
-        for folder, _, files in os.walk(path):
-            for file in sorted(files):
+        for folder, _, others in files.walk(path):
+            for file in sorted(others):
                 yield os.path.relpath(_below(folder, file), root)
 
 
@@ -159,12 +164,21 @@ class _Copying:
         self._names.add(name)
         return name
 
+    def forget(self) -> None:
+        """Delete what was copied for an attempt that has failed for its files: nothing lists them."""
+        if self._copied:
+            with contextlib.suppress(CoordinationError):  # retention comes by, too
+                self._terms.store.forget(self._place)
+
     def _count(self, size: int) -> None:
         if self._control.stop_requested:
             raise _Stopped
         self._control.progress()
         self._copied += size
-        if self._copied > self._terms.bytes:
+        self._check_size(self._copied)
+
+    def _check_size(self, size: int) -> None:
+        if size > self._terms.bytes:
             raise Refused(
                 f"Its outputs are larger than {show_size(self._terms.bytes)} in all",
                 hint="Raise COORD_ARTIFACTS_BYTES, or leave something out",
@@ -176,6 +190,8 @@ class _Copying:
         handle = os.open(_below(self._root, path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as file:
             _check_inside(self._root, f"/proc/self/fd/{handle}", path)
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
                 raise Refused(f"Its output {excerpt(path)} is no file")
+            self._check_size(self._copied + found.st_size)  # before anything is copied: a file may have holes
             yield file

@@ -29,6 +29,8 @@ def read_envelope(queue: str, raw: bytes) -> dict[str, Any] | str:
 
 
 def _wrong_call(queue: str, message: Mapping[str, Any]) -> str | None:
+    if queue == queues.CONTROL:
+        return _wrong_command(_body(message))
     if queue not in queues.ALL:
         return None
     headers = message.get("headers") or {}
@@ -37,14 +39,26 @@ def _wrong_call(queue: str, message: Mapping[str, Any]) -> str | None:
     for name, fits in _HEADERS.items():
         if not fits(headers.get(name)):
             return f"its header {name} cannot be used"
-    try:
-        body = json.loads(b64decode(message["body"], validate=True))
-    except (ValueError, RecursionError):
-        return "its body cannot be read"
-    match body:
+    match _body(message):
         case [list(), dict(), dict() as more] if not any(more.values()):
             return None
     return "its body is no call without callbacks"
+
+
+def _wrong_command(body: Any) -> str | None:
+    match body:
+        case {"method": str(), "arguments": dict() | None}:
+            wrong = next((name for name, fits in _COMMAND.items() if not fits(body.get(name))), None)
+            return f"the {wrong} of its command cannot be used" if wrong else None
+    return "its body is no control command"
+
+
+def _body(message: Mapping[str, Any]) -> Any:
+    """None: it cannot be read."""
+    try:
+        return json.loads(b64decode(message["body"], validate=True))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _is_text(value: Any) -> bool:
@@ -81,6 +95,14 @@ _SHAPE: Sequence[tuple[str, Callable[[Any], bool]]] = (
         lambda found: isinstance(found.get("body"), str) and found["properties"].get("body_encoding") == "base64",
     ),
 )
+
+_COMMAND: Mapping[str, Callable[[Any], bool]] = {
+    "destination": lambda value: value is None or (isinstance(value, list) and all(map(_is_text, value))),
+    "pattern": _is_text,
+    "matcher": _is_text,
+    "ticket": _is_text,
+    "reply_to": lambda value: value is None or (isinstance(value, dict) and all(map(_is_text, value.values()))),
+}
 
 _HEADERS: Mapping[str, Callable[[Any], bool]] = {
     "id": lambda value: isinstance(value, str) and _NAME.fullmatch(value) is not None,

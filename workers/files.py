@@ -93,6 +93,26 @@ def names_of_folders(path: Path) -> list[str]:
         os.close(fd)
 
 
+def walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder with the names of its folders and of the rest, as ``os.walk`` has them, links not followed.
+
+    The caller may take names of folders away. Before Python 3.12 ``os.walk`` raises where folders nest deeply.
+    """
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        names: list[str] = []
+        others: list[str] = []
+        links = set()
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:  # gone, not to be read, or a path too long
+            for entry in entries:
+                (names if entry.is_dir() else others).append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+        yield folder, names, others
+        waiting.extend(os.path.join(folder, name) for name in reversed(names) if name not in links)  # noqa: PTH118 - texts
+
+
 def take_away(path: Path) -> None:
     """Take away a file, a link or a folder with all that is in it, as far as this user may; nothing if it is gone.
 
@@ -102,6 +122,17 @@ def take_away(path: Path) -> None:
         deep = [name]
         while deep:
             _remove(folder, deep.pop(), folder, deep, 0)
+
+
+def clear(path: str | None) -> None:
+    """Take away what a job could write to, as far as this user may; folders in folders without end, too. None: nothing.
+
+    ``shutil.rmtree`` raises for these, and keeps a descriptor open for each.
+    """
+    if path is not None:
+        place = Path(path)
+        with contextlib.suppress(OSError):
+            take_away(place.parent.resolve() / place.name)
 
 
 def _remove(parent: int, name: str, top: int, deep: list[str], level: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,7 +17,7 @@ from coordination.services.host_leases import lease_ports
 from coordination.store.engine import Store
 from coordination.store.queries import host_leases
 from coordination.store.queries.host_leases import HostLease, LeaseKind
-from workers import databases
+from workers import databases, files
 
 log = structlog.get_logger()
 
@@ -84,7 +83,7 @@ class Lender:
         lent, self._lent = self._lent, []
         for url, name in lent:
             if is_sqlite(url):
-                shutil.rmtree(name, ignore_errors=True)
+                files.clear(name)
                 continue
             try:
                 databases.drop(url, name)

@@ -4,6 +4,9 @@ JOBS = "jobs"
 SUPERVISE = "supervise"
 PREFIX = "coord:"
 
+CONTROL = "celery.pidbox"
+"""The exchange of Celery's control commands."""
+
 ALL = (JOBS, SUPERVISE)
 
 OF_TASK = {

@@ -22,7 +22,7 @@ from coordination.domain.attempts import Claim, Discovered, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import ANSWER
-from coordination.domain.json_values import json_problem
+from coordination.domain.json_values import MAX_DEPTH, is_too_deep, json_problem
 from coordination.domain.prompts import FEEDBACK
 from coordination.domain.questions import LONGEST
 from coordination.domain.templates import literal
@@ -227,6 +227,8 @@ def _request(line: bytes) -> dict[str, Any]:
         asked = json.loads(line)
     except (ValueError, RecursionError):
         raise Refused("That is not a line of JSON") from None
+    if is_too_deep(asked):
+        raise Refused(f"The report nests deeper than {MAX_DEPTH} levels")
     if not isinstance(asked, dict) or not isinstance(asked.get("token"), str):
         raise Refused("The request has no token")
     return asked
@@ -234,9 +236,9 @@ def _request(line: bytes) -> dict[str, Any]:
 
 def _verb(asked: Mapping[str, Any]) -> str:
     verb = asked.get("do")
-    if verb not in _DOES:
+    if not isinstance(verb, str) or verb not in _DOES:
         raise Refused(f"A job cannot report {excerpt(verb)}", hint=f"It can report: {', '.join(_DOES)}")
-    return str(verb)
+    return verb
 
 
 def _text(asked: Mapping[str, Any], name: str) -> str:

@@ -233,6 +233,17 @@ class SignedChannel(redis.Channel):
         delete = super()._delete
         self._mended(self._binding_keys(exchange), lambda: delete(queue, exchange, *args, **kwargs))  # type: ignore[no-untyped-call]
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """As kombu has it, every second; what others have put there is deleted, and never a traceback a second."""
+        refresh = super().maybe_refresh_binding_expiry
+        bound = {exchange for queue in self._active_queues for exchange, *_ in self.state.queue_bindings(queue)}
+        try:
+            self._mended([key for exchange in bound for key in self._binding_keys(exchange)], refresh)
+        except ResponseError as error:
+            if self.signatures is None:
+                raise
+            refusals.note(self.keyprefix_binding_deadlines, f"the bindings cannot be kept: {error}"[:500])
+
     def _binding_keys(self, exchange: str) -> list[tuple[str, str]]:
         sets = [(key % (exchange,), _SET) for key in (self.keyprefix_queue, self.keyprefix_binding_permanent)]
         return [*sets, (self.keyprefix_binding_deadlines, _SORTED)]

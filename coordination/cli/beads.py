@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
-from coordination.domain.excerpts import many
+from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
@@ -173,7 +173,7 @@ def moment_of(text: str | None) -> datetime:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused(f"{text!r} is no time", hint="Write it like 2027-01-01T00:00:00Z") from None
+        raise Refused(f"{excerpt(text)} is no time", hint="Write it like 2027-01-01T00:00:00Z") from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
@@ -224,7 +224,7 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
 
         return call
     raise Refused(
-        f"{agent!r} names nobody who can work", hint="Write shell:'COMMAND' or python:package.module:function"
+        f"{excerpt(agent)} names nobody who can work", hint="Write shell:'COMMAND' or python:package.module:function"
     )
 
 

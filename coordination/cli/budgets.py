@@ -9,7 +9,7 @@ import typer
 
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.runs import RunName
-from coordination.domain.excerpts import many
+from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
@@ -239,7 +239,7 @@ def caps_of_project(said: Mapping[str, Any]) -> dict[Period, dict[str, Any] | No
     found: dict[Period, dict[str, Any] | None] = {}
     for key, value in said.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
-            raise Refused(f"{value!r} is no budget", hint="Write it like --budget month=50")
+            raise Refused(f"{excerpt(value)} is no budget", hint="Write it like --budget month=50")
         found[period_named(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
     return found
 

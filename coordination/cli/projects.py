@@ -10,7 +10,7 @@ import typer
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.domain.excerpts import many
+from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
@@ -368,7 +368,7 @@ def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
     for pair in pairs or []:
         name, separator, number = pair.rpartition("=")
         if not (separator and name and number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
-            raise Refused(f"{pair!r} is no limit", hint="Write it like NAME=2")
+            raise Refused(f"{excerpt(pair)} is no limit", hint="Write it like NAME=2")
         found.append((name, int(number)))
     return found
 
@@ -380,11 +380,11 @@ def _pairs(pairs: list[str] | None) -> dict[str, Any]:
     for pair in pairs or []:
         key, separator, value = pair.partition("=")
         if not (separator and key):
-            raise Refused(f"{pair!r} sets nothing", hint=_JSON_HINT)
+            raise Refused(f"{excerpt(pair)} sets nothing", hint=_JSON_HINT)
         try:
             found[key] = json.loads(value)
         except (ValueError, RecursionError):
-            raise Refused(f"The value of {key!r} is not JSON: {value[:80]!r}", hint=_JSON_HINT) from None
+            raise Refused(f"The value of {excerpt(key)} is not JSON: {excerpt(value[:80])}", hint=_JSON_HINT) from None
     return found
 
 

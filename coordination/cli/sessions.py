@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli.options import AsJson, Limit, connected, print_json
-from coordination.domain.excerpts import many
+from coordination.domain.excerpts import excerpt, many
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,7 +63,7 @@ def show(
         usd, calls, unpriced = costs.total(tx, workspace_id, session_id=session)
         records = costs.newest(tx, workspace_id, session_id=session, limit=limit)
     if found is None and not calls:  # imported costs name sessions that only another program knew
-        raise NotFound(f"There is no session {session!r}", hint="See: coord sessions list")
+        raise NotFound(f"There is no session {excerpt(session)}", hint="See: coord sessions list")
     if as_json:
         print_json(
             {

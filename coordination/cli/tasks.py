@@ -15,7 +15,7 @@ from coordination.cli.runs import RunName, show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
 from coordination.domain.durations import show_duration
-from coordination.domain.excerpts import many
+from coordination.domain.excerpts import excerpt, many
 from coordination.domain.leases import MAX_DEFERRALS
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def explain(
             of_issue = explain_issue(issues, name, rules or DEFAULT_RULES, moment)
     if of_task is None and of_issue is None:
         raise NotFound(
-            f"There is neither a task nor an imported issue {name!r}",
+            f"There is neither a task nor an imported issue {excerpt(name)}",
             hint="See: coord tasks list RUN; for an issue of a file add --beads FILE",
         )
     _answer(of_task, of_issue, as_json=as_json)

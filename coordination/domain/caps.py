@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from coordination.domain.budgets import WARN_AT, Action, Budget
+from coordination.domain.excerpts import excerpt
 from coordination.errors import Refused
 from coordination.money import usd
 
@@ -56,7 +57,7 @@ def caps_of(said: Mapping[str, Any]) -> Caps:
     """
     for name in said:
         if name not in KEYS:
-            raise Refused(f"A budget has no {name!r}", hint=f"It may have: {', '.join(KEYS)}", field=str(name))
+            raise Refused(f"A budget has no {excerpt(name)}", hint=f"It may have: {', '.join(KEYS)}", field=str(name))
     money = said.get("usd")
     if money is not None:
         money = usd(money, field="usd")
@@ -85,7 +86,9 @@ def _count(said: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
-        raise Refused(f"A budget's {name} must be a whole number from 0 to {MAX_TOKENS:,}, not {value!r}", field=name)
+        raise Refused(
+            f"A budget's {name} must be a whole number from 0 to {MAX_TOKENS:,}, not {excerpt(value)}", field=name
+        )
     return value
 
 
@@ -93,7 +96,7 @@ def _action(value: object) -> Action:
     try:
         return Action(str(value))
     except ValueError:
-        raise Refused(f"on_exceed can be {', '.join(Action)}, not {value!r}", field="on_exceed") from None
+        raise Refused(f"on_exceed can be {', '.join(Action)}, not {excerpt(value)}", field="on_exceed") from None
 
 
 def _percent(value: object) -> int | None:
@@ -102,5 +105,5 @@ def _percent(value: object) -> int | None:
     if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
         value = int(value[:-1])
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100:  # noqa: PLR2004 - percent
-        raise Refused(f"warn_at is a share of the cap, 1 to 100 percent, not {value!r}", field="warn_at")
+        raise Refused(f"warn_at is a share of the cap, 1 to 100 percent, not {excerpt(value)}", field="warn_at")
     return value

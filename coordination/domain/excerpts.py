@@ -12,10 +12,17 @@ _CANDIDATES = 200
 
 def excerpt(text: object, longest: int = _LONGEST) -> str:
     """*text* quoted on one line; when it is long, its beginning and its length."""
-    whole = str(text) if isinstance(text, str) else repr(text)  # a member of a StrEnum is shown as its text
+    whole = str(text) if isinstance(text, str) else _repr(text)  # a member of a StrEnum is shown as its text
     if len(whole) <= longest:
         return repr(whole) if isinstance(text, str) else whole
     return f"{whole[:longest]!r}… ({len(whole):,} characters)"
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
+        return f"a {type(value).__name__}"
 
 
 def many(number: int, one: str, several: str | None = None) -> str:

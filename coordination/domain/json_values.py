@@ -10,6 +10,8 @@ from decimal import Decimal
 from enum import IntFlag
 from typing import Any
 
+from coordination.domain.excerpts import excerpt
+
 MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
 _MAX_DIGITS_BITS = 4_096
@@ -39,7 +41,7 @@ def json_problem(value: object) -> str | None:
         if isinstance(item, dict):
             for name, inner in item.items():
                 if not isinstance(name, str):
-                    return f"has the key {name!r}{_at(place)}, which is not a text"
+                    return f"has the key {excerpt(name)}{_at(place)}, which is not a text"
                 if problem := text_problem(name):
                     return f"has a key{_at(place)} that {problem}"
                 stack.append((inner, f"{place}.{name}" if len(place) + len(name) < _LONGEST else place, depth + 1))
@@ -48,6 +50,22 @@ def json_problem(value: object) -> str | None:
         elif problem := _scalar_problem(item):
             return f"{problem}{_at(place)}"
     return None
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether *value*, as read from JSON, nests deeper than what may be kept; what recurs into it might not return."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list | tuple):
+                inner.extend(item)
+        level = inner
+        if not level:
+            return False
+    return True
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type

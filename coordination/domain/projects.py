@@ -27,6 +27,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.forges import CASE_BLIND, canonical, decodes_short_form
 from coordination.errors import Refused
 
@@ -111,7 +112,7 @@ def local_identity(path: str, machine: str = "") -> str:
     if _WINDOWS.match(path):
         path = "/" + (path[0].upper() + path[1:]).replace("\\", "/")
     if not path.startswith("/"):
-        raise Refused(f"{path!r} is not a whole path", hint="Give the path from the root on")
+        raise Refused(f"{excerpt(path)} is not a whole path", hint="Give the path from the root on")
     return f"{LOCAL}{_tag(machine)}{_path(path, path)}"
 
 
@@ -312,4 +313,4 @@ def _tag(machine: str) -> str:
 
 def _refused(remote: str) -> Refused:
     shown = _before_query(remote.strip().rpartition("@")[2])[:80]
-    return Refused(f"{shown!r} names no git repository" if shown else "A git remote cannot be empty", hint=_HINT)
+    return Refused(f"{excerpt(shown)} names no git repository" if shown else "A git remote cannot be empty", hint=_HINT)

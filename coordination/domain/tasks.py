@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import IntFlag, StrEnum
 from typing import Any
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.task_limits import DEFAULT_MAX_STARTS
 from coordination.errors import IllegalMove, Refused
 
@@ -101,7 +102,9 @@ def state_named(name: str) -> TaskState:
     try:
         return TaskState(name)
     except ValueError:
-        raise Refused(f"There is no state {name!r}", hint=f"One of {', '.join(TaskState)}", field="state") from None
+        raise Refused(
+            f"There is no state {excerpt(name)}", hint=f"One of {', '.join(TaskState)}", field="state"
+        ) from None
 
 
 def forced(state: TaskState, target: TaskState) -> TaskState:

@@ -19,6 +19,7 @@ from jinja2.runtime import LoopContext, Undefined
 from jinja2.sandbox import SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from coordination.domain.excerpts import excerpt
 from coordination.errors import Refused
 
 MAX_OUTPUT = 10_000_000
@@ -114,8 +115,8 @@ class Sandbox(SandboxedEnvironment):
                 pass
         if isinstance(obj, Mapping):
             names = ", ".join(sorted(map(str, obj))[:20]) or "nothing"
-            return self.undefined(hint=f"there is no {argument!r}, only {names}")
-        return self.undefined(hint=f"a {_kind(obj)} has no {argument!r}")
+            return self.undefined(hint=f"there is no {excerpt(argument)}, only {names}")
+        return self.undefined(hint=f"a {_kind(obj)} has no {excerpt(argument)}")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         numbers = all(isinstance(side, int | float) for side in (left, right))

@@ -158,7 +158,7 @@ def target_of(function: Callable[..., Any]) -> str:
     name = getattr(function, "__qualname__", "")
     if not module or module == "__main__" or "<" in name or not name:
         raise Refused(
-            f"{function!r} cannot be run by a worker, because a worker could not import it",
+            f"{excerpt(function)} cannot be run by a worker, because a worker could not import it",
             hint="Use a function at the top level of a module, not of the script itself",
         )
     return f"{module}:{name}"
@@ -172,7 +172,9 @@ def _from_mapping(value: Mapping[Any, Any]) -> Work:
     for key in value:
         if key not in KEYS[kinds[0]]:
             raise Refused(
-                f"A {kinds[0]} job has no key {key!r}", hint=f"It may have: {', '.join(KEYS[kinds[0]])}", field=str(key)
+                f"A {kinds[0]} job has no key {excerpt(key)}",
+                hint=f"It may have: {', '.join(KEYS[kinds[0]])}",
+                field=str(key),
             )
     env = value.get("env", {})
     if not isinstance(env, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in env.items()):
@@ -216,7 +218,9 @@ def _checked(work: Work) -> Work:
             raise Refused("A shell job needs a command, written as one text", field="shell")
     elif not isinstance(work.target, str) or not _TARGET.match(work.target):
         raise Refused(
-            f"{work.target!r} does not name a function", hint="Write it like package.module:function", field="python"
+            f"{excerpt(work.target)} does not name a function",
+            hint="Write it like package.module:function",
+            field="python",
         )
     return work
 

@@ -117,10 +117,12 @@ class _Reader:
         if not issue_id or not issue_id.strip():
             self._refuse(number, "the issue has no id", field="id")
         if issue_id in self.drafts:
-            self._refuse(number, f"the id {issue_id!r} was already used in line {self.lines[issue_id]}", field="id")
+            self._refuse(
+                number, f"the id {excerpt(issue_id)} was already used in line {self.lines[issue_id]}", field="id"
+            )
         title = self._text(number, record, "title")
         if title is None:
-            self._refuse(number, f"the issue {issue_id!r} has no title", field="title")
+            self._refuse(number, f"the issue {excerpt(issue_id)} has no title", field="title")
         issue = Issue(
             id=issue_id,
             title=title,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
+from coordination.domain.plan_values import check_name
 from coordination.domain.projects import MOVES, Project, ProjectStatus
 from coordination.domain.prompts import KINDS, PROJECT_SETTING, check_words
 from coordination.domain.restrictions import parse_restrictions
@@ -43,6 +45,7 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
 
 def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
     """A project that was not there before; Refused when another one has the identity."""
+    _check_name(name)
     taken = rows.by_identity(tx, workspace_id, identity)
     if taken is not None:
         raise Refused(f"{identity} already is the project {taken.name}", hint=f"See: coord projects show {taken.name}")
@@ -68,6 +71,7 @@ def amend(
     if name is not None:
         if not name.strip():
             raise Refused("A project's name cannot be empty", field="name")
+        _check_name(name.strip())
         values["name"] = name.strip()
     if description is not None:
         values["description"] = description or None
@@ -81,6 +85,15 @@ def amend(
                 parse_restrictions(values[column])
     if values:
         rows.change(tx, workspace_id, project.id, **values)
+
+
+def _check_name(name: str) -> None:
+    """Refuse what a plan could not name it either: a line that is none, or has no end."""
+
+    def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        raise Refused(message, hint=hint, field=field)
+
+    check_name(refuse, "A project's name", name, field="name")
 
 
 def _check_settings(changes: Mapping[str, Any]) -> None:
@@ -110,9 +123,11 @@ def find(tx: Connection, workspace_id: str, name: str) -> Project:
     """The project of that name, identity, alias or id; NotFound, or Refused when the name fits several."""
     found = rows.named(tx, workspace_id, name)
     if not found:
-        raise NotFound(f"There is no project {name!r}", hint="See: coord projects list")
+        raise NotFound(f"There is no project {excerpt(name)}", hint="See: coord projects list")
     if len(found) > 1:
-        raise Refused(f"Several projects are called {name!r}", hint="Use the identity or the id: coord projects list")
+        raise Refused(
+            f"Several projects are called {excerpt(name)}", hint="Use the identity or the id: coord projects list"
+        )
     return found[0]
 
 

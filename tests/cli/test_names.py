@@ -97,3 +97,40 @@ def test_where_no_project_is_a_key_must_be_of_one_project_alone(shop: Callable[[
 
     assert "Several projects have a task 'build'" in refused.err
     assert "project b" in nowhere("tasks", "priority", "only-b", "5").out
+
+
+UNSTORABLE = ["\0", "a\0b", "\ud800", "x\udcff", "\ufffe\udc80"]
+LOOKUPS: list[tuple[str, ...]] = [
+    *(("tasks", verb) for verb in ("show", "cancel", "retry", "output", "logs", "artifacts", "events")),
+    *(("runs", verb) for verb in ("show", "cancel", "retry", "events")),
+    *(("projects", verb) for verb in ("show", "hold", "activate", "complete", "archive", "gates")),
+    *(("agents", verb) for verb in ("show", "change", "delete", "export")),
+    *(("explain",), ("sessions", "show"), ("tasks", "list"), ("budgets", "show", "project"), ("costs", "list", "-p")),
+]
+
+
+def test_what_no_database_can_hold_names_nothing(coord_on_each: Coord, tmp_path: Path) -> None:
+    coord_on_each("projects", "create", "shop", "--remote", "git@git.example.org:a/shop")
+    for name in UNSTORABLE:
+        for command in LOOKUPS:
+            end = [name] if command[-1] == "-p" else ["--", name]
+            answer = coord_on_each(*command, *end, code=REFUSED)
+            assert answer.err.count("\n") == 1, (command, name, answer.err)
+
+
+def test_a_name_without_end_is_quoted_in_short(coord: Coord) -> None:
+    long = "x" * 50_000
+    for command in LOOKUPS:
+        answer = coord(*command, *([long] if command[-1] == "-p" else ["--", long]), code=REFUSED)
+        assert len(answer.err) < 500, (command, answer.err[:300])
+        assert "50,000 characters" in answer.err, (command, answer.err[:300])
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "x" * 70_000, "a\0b", "\ud800"])
+def test_a_project_is_not_called_what_is_no_line(coord: Coord, name: str) -> None:
+    coord("projects", "create", "shop", "--remote", "git@git.example.org:a/shop")
+
+    for command in (("create", name, "--remote", "git@git.example.org:a/b"), ("change", "shop", "--name", name)):
+        assert "A project's name" in coord("projects", *command, code=REFUSED).err
+
+    assert [one["name"] for one in coord("projects", "list", "--json").json["projects"]] == ["shop"]

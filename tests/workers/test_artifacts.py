@@ -13,7 +13,7 @@ from coordination.artifact_store import ArtifactStore, fetch
 from coordination.domain.attempts import Outcome, Result
 from coordination.errors import Unavailable
 from tests.support.jobs import claim_of
-from workers import artifacts
+from workers import artifacts, files
 from workers.artifacts import Terms
 from workers.runners.base import Control, StopReason
 from workers.runners.hiding import Secrets
@@ -309,3 +309,42 @@ def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
     result = kept(folder, replace(terms, bytes=12), "report.md")
 
     assert (result.outcome, [one.size for one in result.artifacts]) == (Outcome.COMPLETED, [9])
+
+
+def test_a_file_with_holes_is_too_large_before_anything_is_copied(
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (folder / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.setattr(ArtifactStore, "keep", None)  # nothing calls it
+
+    assert "larger than" in (kept(folder, terms, "sparse").error or "")
+
+
+@pytest.mark.parametrize("bad", ["build/zz.txt", "pipe"])
+def test_what_was_copied_before_a_refusal_is_deleted(folder: Path, tmp_path: Path, bad: str) -> None:
+    here = Terms(ArtifactStore(str(tmp_path / "kept")), most=10, bytes=1_000)
+    (folder / "build" / "zz.txt").write_bytes(b"x" * 1_001)
+    os.mkfifo(folder / "pipe")
+
+    assert kept(folder, here, "report.md", bad).outcome is Outcome.FAILED
+    assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+
+
+def test_folders_without_end_are_a_sentence(folder: Path, terms: Terms) -> None:
+    here, levels = os.open(folder, os.O_RDONLY), 1_500
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    try:
+        for wanted in ("d", "**/*.txt"):
+            result = kept(folder, terms, wanted)
+            assert result.outcome is Outcome.FAILED
+            assert "\n" not in (result.error or "")
+    finally:
+        files.clear(str(folder / "d"))
+    assert not (folder / "d").exists()

@@ -26,6 +26,7 @@ from workers.attempt_folders import AttemptFolders
 from workers.reporting import Report, Reporting
 from workers.runners import environment, stragglers
 from workers.runners.base import Control, ProcessRecord
+from workers.runners.hiding import Secrets
 
 DONE = Result(Outcome.COMPLETED, output="its own", exit_code=0)
 
@@ -373,3 +374,24 @@ def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken
     for thread in threads:
         thread.join(30)
     assert answers == [{"ok": True}] * 30
+
+
+@pytest.mark.parametrize("do", [["progress"], {"progress": 1}, None, 5, "x" * 100_000])
+def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, report: Report, do: object) -> None:
+    answer = desk.say(do)
+
+    assert answer["error"].startswith("A job cannot report ")
+    assert len(answer["error"]) < 200
+
+
+@pytest.mark.parametrize("name", ["text", "percent", "else"])
+@pytest.mark.parametrize("levels", [101, 400, 900])
+def test_a_report_that_nests_deeply_is_refused_also_where_secrets_are_looked_for(
+    desk: Desk, report: Report, name: str, levels: int
+) -> None:
+    desk.control.secrets = Secrets(environ={"MY_TOKEN": "sk-0123456789"}, named=["MY_TOKEN"])
+
+    answer = desk.say("progress", **{"text": "x", name: json.loads("[" * levels + "]" * levels)})
+
+    assert "nests deeper than 100 levels" in answer["error"]
+    assert desk.say("progress", text="still here") == {"ok": True}

@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
 from coordination.errors import Refused
 from coordination.machine import ATTEMPT_MARKER
+from workers import files
 from workers.runners.base import Line
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
@@ -159,7 +159,7 @@ class Scratch:
             except FileNotFoundError:
                 pass
             except OSError:
-                shutil.rmtree(path, ignore_errors=True)
+                files.clear(path)
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus, unquote
 
 from coordination import surrounding_variables
 from coordination.domain.attempts import Result, Usage
+from coordination.domain.json_values import MAX_DEPTH
 
 SHORTEST = 6
 """Characters. Shorter values, and shorter lines of a value, are shown: they stand in too many other words."""
@@ -50,15 +51,21 @@ class Secrets:
         self._bytes = sorted({form.encode(errors="surrogateescape") for form in forms})
 
     def hide(self, value: Any) -> Any:
-        """*value*, a text or any JSON value, with every secret in it replaced by ``***``."""
-        if not self._texts:
-            return value
+        """*value*, a text or any JSON value, with every secret in it replaced by ``***``.
+
+        So is what lies deeper than what may be kept; the rest is still too deep, and is refused as it would be.
+        """
+        return self._hidden(value, 0) if self._texts else value
+
+    def _hidden(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
             return _without(value, _spans(value, self._texts), _SHOWN)
+        if depth > MAX_DEPTH:
+            return _SHOWN
         if isinstance(value, Mapping):
-            return {self.hide(name): self.hide(item) for name, item in value.items()}
+            return {self._hidden(name, depth): self._hidden(item, depth + 1) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.hide(item) for item in value]
+            return [self._hidden(item, depth + 1) for item in value]
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
         return _SHOWN if is_number and _spans(str(value), self._texts) else value
 

@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from coordination.domain.limits import Limits
+from workers import files
 from workers.runners import environment
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
-from workers.runners.sandbox import remove
 from workers.runners.watch import Reading
 
 CHILD_MARKER = "COORD_CHILD_ID"
@@ -174,7 +174,7 @@ class Interpreter:
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
-            undo.callback(remove, self.place)
+            undo.callback(files.clear, self.place)
             undo.callback(theirs.close)
             self.output, output_end = _pipe(undo)
             # Both ends of the permits stay here too: those that were not used are taken back.
@@ -258,7 +258,7 @@ class Interpreter:
     def close(self) -> int | None:
         """End it now, with everything it started. Returns its exit code."""
         exit_code = self.process.end()
-        remove(self.place)
+        files.clear(self.place)
         self._socket.close()
         for fd in (self.output, self._permits, self._permits_in):
             if fd >= 0:

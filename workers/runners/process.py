@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from coordination.domain.limits import NO_LIMITS, Limits
 from coordination.machine import WORKER_MARKER
+from workers import files
 from workers.runners import environment, stragglers
 from workers.runners.base import ProcessRecord
 from workers.runners.confine import DELAYED, NOT_STARTED
 from workers.runners.namespaces import was_started
-from workers.runners.sandbox import Confined, Sandbox, remove
+from workers.runners.sandbox import Confined, Sandbox
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -119,7 +120,7 @@ class Launcher:
         except BaseException:
             if confined.status is not None:
                 os.close(confined.status)
-            remove(temporary)
+            files.clear(temporary)
             raise
         found = [f"{name}={environment[name]}" for name in markers]
         process = Process(popen, found, tag, self._warden, temporary, status=confined.status)
@@ -214,7 +215,7 @@ class Process:
             os.close(self._status)
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        remove(self._temporary)
+        files.clear(self._temporary)
         return self.exit_code
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.errors import SettingsError
+from workers import files
 from workers.runners import confine
 from workers.runners.namespaces import Namespaces, View, private_places, program_places
 
@@ -99,7 +99,7 @@ class Sandbox:
             if done.returncode == 0:
                 return
         finally:
-            remove(temporary)
+            files.clear(temporary)
         raise SettingsError(
             f"COORD_SANDBOX is strict, and no namespaces can be made here: {said[:_LONGEST]}",
             hint="Let this user make user namespaces (user.max_user_namespaces, "
@@ -113,7 +113,7 @@ class Sandbox:
             self._read.append(place)
 
     def make_temporary(self, within: str | None = None) -> str:
-        """A folder for the files of one process, closed to other jobs; ``remove`` takes it away."""
+        """A folder for the files of one process, closed to other jobs; ``files.clear`` takes it away."""
         return tempfile.mkdtemp(prefix="tmp-", dir=os.path.realpath(within) if within else self._scratch)
 
     def around(
@@ -153,9 +153,3 @@ class Sandbox:
 
     def _is_hidden(self, place: str) -> bool:
         return any(f"{place}/".startswith(f"{hidden}/") for hidden in self._hide)
-
-
-def remove(temporary: str | None) -> None:
-    """Take away a process's temporary files, if it had a folder for them."""
-    if temporary is not None:
-        shutil.rmtree(temporary, ignore_errors=True)

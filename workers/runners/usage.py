@@ -57,7 +57,7 @@ class Following:
     def look(self) -> None:
         """See whether there are new lines, and read these alone. One that is not finished is left for later."""
         try:
-            size = os.stat(self._path).st_size  # noqa: PTH116 - mostly it is not there
+            size = os.lstat(self._path).st_size  # mostly it is not there
             if size == self._size:
                 return
             if size < self._size:  # written over; whoever reads it at the end sees what else was
@@ -76,8 +76,8 @@ class Following:
 
 
 def _bytes(path: str, most: int, *, start: int = 0) -> bytes:
-    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting."""
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting, a link leads elsewhere."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)

@@ -66,7 +66,7 @@ def below(place: Place) -> list[Nested]:
     """The outermost repositories in the worktree that git does not ignore, submodules included."""
     top = place.top
     paths = []
-    for folder, names, others in os.walk(top):
+    for folder, names, others in files.walk(str(top)):
         if Path(folder) == top:
             names[:] = [name for name in names if name != ".git"]
         elif ".git" in names or ".git" in others:

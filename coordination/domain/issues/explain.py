@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.issues.readiness import Board, Hold
 from coordination.domain.issues.record import (
     BLOCKS,
@@ -121,7 +122,7 @@ def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: d
     board = Board(issues, rules, now)
     issue = board.issues.get(issue_id) or next((issue for issue in issues if issue.id == issue_id), None)
     if issue is None:
-        raise NotFound(f"There is no issue {issue_id!r} among these {len(issues):,}")
+        raise NotFound(f"There is no issue {excerpt(issue_id)} among these {len(issues):,}")
     exists = issue.id in board.issues
     excluded = tuple(board.exclusions(issue)) if exists else ("it is deleted",)
     blockers = [

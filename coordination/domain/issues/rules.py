@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from coordination.domain.excerpts import excerpt
 from coordination.domain.issues.record import CONDITIONAL_BLOCKS, Issue
 from coordination.errors import Refused
 
@@ -128,7 +129,7 @@ def rule_set(rules: str | RuleSet) -> RuleSet:
     try:
         return RULE_SETS[rules]
     except KeyError:
-        raise Refused(f"There are no rules {rules!r}", hint=f"Choose one of: {', '.join(RULE_SETS)}") from None
+        raise Refused(f"There are no rules {excerpt(rules)}", hint=f"Choose one of: {', '.join(RULE_SETS)}") from None
 
 
 def closed_by_failure(issue: Issue) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, select, tuple_
 
 from coordination.domain.events import Event, EventType
+from coordination.domain.excerpts import excerpt
 from coordination.domain.tasks import TaskState
 from coordination.errors import Refused
 from coordination.store.tables.events import task_events
@@ -147,5 +148,7 @@ def parse_cursor(cursor: str) -> Any:
     """The pair behind a cursor, or Refused."""
     first, dot, second = cursor.partition(".")
     if not (dot and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
-        raise Refused(f"{cursor!r} is not an event cursor", hint="Pass the cursor of the last event you have, or none")
+        raise Refused(
+            f"{excerpt(cursor)} is not an event cursor", hint="Pass the cursor of the last event you have, or none"
+        )
     return tuple_(int(first), int(second))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, bindparam, cast, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -13,7 +13,7 @@ from coordination.domain.projects import Project, ProjectStatus
 from coordination.ids import new_id
 from coordination.store.tables.projects import project_aliases, projects, workspaces
 from coordination.store.tables.retention import SUMS, chores
-from coordination.store.types import db_now
+from coordination.store.types import Str, db_now
 
 p = projects.c
 
@@ -99,13 +99,11 @@ def named(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> li
     alias = select(project_aliases.c.project_id).where(
         project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == name
     )
-    from sqlalchemy import Text, cast
-
     rows = tx.execute(
         select(projects)
         .where(
             p.workspace_id == workspace_id,
-            or_(p.name == name, p.identity == name, cast(p.id, Text) == name, p.id.in_(alias)),
+            or_(p.name == name, p.identity == name, cast(p.id, Str) == name, p.id.in_(alias)),
         )
         .order_by(p.id)
         .limit(limit)

@@ -6,12 +6,14 @@ import base64
 import itertools
 import json
 import random
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordination.domain.json_values import is_too_deep, json_problem
 from workers.runners.hiding import Secrets
 
 TOKENS = {
@@ -102,3 +104,16 @@ def test_without_secrets_everything_passes_at_once() -> None:
     hiding(b"sk-12345678")
 
     assert bytes(seen) == b"sk-12345678"
+
+
+def test_what_nests_too_deeply_is_hidden_whole_and_stays_too_deep() -> None:
+    secrets = Secrets(environ={"MY_TOKEN": "sk-0123456789"}, named=["MY_TOKEN"])
+    deep: Any = "sk-0123456789"
+    for _ in range(5_000):
+        deep = [deep]
+
+    hidden = secrets.hide({"a": deep, "b": "sk-0123456789"})
+
+    assert hidden["b"] == "***"
+    assert is_too_deep(hidden)
+    assert "nests deeper" in str(json_problem(hidden))

@@ -19,11 +19,12 @@ from coordination.errors import SettingsError
 from tests.support.jobs import Bench
 from tests.support.refusals import refuses
 from tests.support.strict import needs_bubblewrap, strict_sandbox
+from workers import files
 from workers.runners import confine, stragglers
 from workers.runners.base import StopReason
 from workers.runners.namespaces import Namespaces
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox, remove
+from workers.runners.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -408,7 +409,7 @@ def test_a_folder_that_becomes_something_else_meanwhile_is_not_worked_in(
         looked_up.command, pass_fds=[looked_up.status or 0], capture_output=True, text=True, check=False
     )
     os.close(looked_up.status or 0)
-    remove(temporary)
+    files.clear(temporary)
 
     assert (done.returncode, "has become something else" in done.stderr) == (confine.NOT_STARTED, True), done.stderr
     assert not (tmp_path / "here").exists()

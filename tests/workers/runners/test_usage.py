@@ -190,3 +190,16 @@ def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None
     found, warnings = usage.read(str(path))
 
     assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
+
+
+def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "of others").write_text('{"model": "m", "input_tokens": 5}\nprivate\n')
+    (tmp_path / "costs").symlink_to(tmp_path / "of others")
+
+    found, (warning,) = usage.read(str(tmp_path / "costs"))
+
+    assert found == ()
+    assert "cannot be read" in warning
+    told: list[object] = []
+    usage.Following(str(tmp_path / "costs"), told.append).look()
+    assert not told

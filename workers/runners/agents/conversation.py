@@ -7,6 +7,7 @@ lie in what was said.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from workers.runners.agents.base import Adapter
 CARRIED = "conversation"
 """Where a task carries it: agent, session, host, and by model what was recorded of its usage so far."""
 
+# It becomes an argument of the agent's program, and whoever can write to its output can say it: it is no option.
+_SESSION = re.compile(r"[!-,.-~][!-~]{0,199}")
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
@@ -70,7 +73,10 @@ def _carried(claim: Claim, call: AgentCall, adapter: Adapter) -> Mapping[str, An
     found = claim.carried.get(CARRIED)
     if not _resumes(call, adapter) or not isinstance(found, Mapping):
         return {}
-    return found if (found.get("agent"), found.get("host")) == (call.agent, host()) else {}
+    if (found.get("agent"), found.get("host")) != (call.agent, host()):
+        return {}
+    session = found.get("session")
+    return found if isinstance(session, str) and _SESSION.fullmatch(session) else {}
 
 
 def _resumes(call: AgentCall, adapter: Adapter) -> bool:

@@ -139,3 +139,17 @@ def test_what_is_carried_is_plain_json(bench: Bench, stand_in: StandIn) -> None:
     result = bench.run(job)
 
     assert json.loads(json.dumps(dict(result.carry))) == result.carry
+
+
+@pytest.mark.parametrize(
+    "said", ["--dangerously-skip-permissions", "-x", "", " b1", "b1\n", "a b", "x" * 300, "\x1b[2J", "\u202eb1", "--"]
+)
+def test_an_id_that_is_no_id_becomes_no_argument(bench: Bench, stand_in: StandIn, said: str) -> None:
+    """Whoever can write to the output of an agent's program can say one: it would lift the agent's own restrictions."""
+    first = bench.run(claude(stand_in({**SESSION, "session_id": said}, DONE)))
+    again = stand_in(SESSION, DONE, first='printf "<%s>" "$@" >&2')
+
+    log = bench.run(claude(again), carried=first.carry).log or ""
+
+    assert "<--resume>" not in log
+    assert not said or f"<{said}>" not in log
