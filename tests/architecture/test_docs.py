@@ -155,3 +155,33 @@ def test_the_benchmarks_run_from_end_to_end_in_small(processes: Processes) -> No
     assert ran.wait(within=timedelta(seconds=110)) == 0, ran.output
     assert "hop in a chain of 2 " in ran.output
     assert "peak memory of coord submit" in ran.output
+
+
+def test_every_promise_of_security_has_a_test_that_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(
+            rf"^\s*(async )?def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE
+        )
+    ]
+
+    assert len(named) > 20
+    assert missing == []
+
+
+def test_every_test_that_the_sandbox_page_names_exists() -> None:
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| `([\w./]+\.py)`: (.+) \|$", page, re.MULTILINE)
+
+    missing = [
+        f"{file}: {name}"
+        for file, names in rows
+        for name in re.findall(r"`(\w+)`", names)
+        if f"def {name}(" not in (ROOT / "tests" / "workers" / file).resolve().read_text(encoding="utf-8")
+    ]
+
+    assert rows
+    assert missing == []
