@@ -50,6 +50,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
     said: list[str] = []
     with environment.Scratch(control.scratch, claim) as scratch:
         own = scratch.enclose()
+        spending = usage.following(scratch.costs, control)
         failure: tuple[Gate, str, str] | None = None
         interruption: Interruption | None = None
         for gate in gates:
@@ -69,6 +70,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
                 feed=out.feed,
                 announced=False,
                 write=[folder, own],
+                glance=spending.look,
             )
             took = timedelta(seconds=monotonic() - began)
             interruption = ran.interruption
@@ -83,7 +85,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
             if why is not None:
                 failure = (gate, why, out.text())
                 break
-        spent, warnings = usage.read(scratch.costs)
+        spent, warnings = spending.end()
     log = usage.with_warnings("\n".join(said), warnings) or ""
     if failure is None:
         return Verdict(log, spent, interruption=interruption)
