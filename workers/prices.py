@@ -14,7 +14,7 @@ import structlog
 
 from coordination import price_list
 from coordination.clock import monotonic, utc_now
-from coordination.domain.attempts import Claim, Result, Usage
+from coordination.domain.attempts import Claim, Result, Spender, Usage
 from coordination.domain.pricing import PriceBook, Priced, Quote, Unknown, book
 from coordination.services.expectations import estimator
 from coordination.store.engine import Store
@@ -44,7 +44,7 @@ class Prices:
             return result
         return replace(result, usage=tuple(self.one(claim, used) for used in result.usage))
 
-    def one(self, claim: Claim, used: Usage) -> Usage:
+    def one(self, claim: Spender, used: Usage) -> Usage:
         """One call's usage, with a cost where it has none and there is a price."""
         if used.cost_usd is not None:
             return used

@@ -11,10 +11,17 @@ from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.budgets import NEEDS, Short, total
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import asks_a_model
+from coordination.domain.excerpts import many
 from coordination.domain.metering import Meter
 from coordination.flows.finish_attempts import cost_of
+from coordination.money import show_usd
 from coordination.services.ledger import amount
 from workers.prices import Prices
+from workers.runners.output import one_line
+
+_NAMED = 120
+_MOST_SAID = 5
+_MOST_REMARKS = 20
 
 
 class Purse:
@@ -73,7 +80,22 @@ class Purse:
             self._over = True
             self._changed = False
             written = tuple(self._meter.written)
-            return tuple(self._meter.rest(used)), written
+            return tuple(self._meter.rest(self._whole(used))), written
+
+    def _whole(self, used: Sequence[Usage]) -> list[Usage]:
+        """What its job used in all, with what surrounds it, and with what it told before it broke off."""
+        lines = {one.line: one for one in (*self._used, *used) if one.line is not None}
+        rest = [one for one in used if one.line is None] or [one for one in self._used if one.line is None]
+        return [*lines.values(), *rest]
+
+    def remarks(self) -> list[str]:
+        """A sentence for each call that was reported again with another amount."""
+        with self._lock:
+            return [
+                f"the call {one_line(name, _NAMED)} was reported with several amounts, and the largest counts: "
+                + ", ".join(map(_amount, said[:_MOST_SAID]))
+                for name, said in list(self._meter.conflicts.items())[:_MOST_REMARKS]
+            ]
 
     def judged(self, result: Result, costs: Sequence[CostRecord]) -> Result:
         """*result*, as that of a job that waits for money, if that is why it stopped. *costs*: all that it spent."""
@@ -85,3 +107,8 @@ class Purse:
             needs += total(map(amount, costs))
         carry = {**result.carry, NEEDS: needs.to_json()}
         return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)
+
+
+def _amount(one: Usage) -> str:
+    tokens = one.input_tokens + one.output_tokens if one.total_tokens is None else one.total_tokens
+    return f"{'no price' if one.cost_usd is None else show_usd(one.cost_usd)} for {many(tokens, 'token')}"

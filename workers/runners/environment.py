@@ -82,6 +82,17 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
     return f"{task_id}.{attempt}."
 
 
+def source_of(costs: str) -> str:
+    """What no other file of costs is called, whoever reads it: as the execution whose processes write to it."""
+    folder, _, name = costs.rpartition(os.sep)
+    own = folder.rpartition(os.sep)[2]
+    return (own if own.endswith(_OWN) else name.removesuffix(_COSTS)).removesuffix(_OWN)
+
+
+_COSTS = ".costs.jsonl"
+_OWN = ".own"
+
+
 class Scratch:
     """The files of one execution, among those of others; a context manager that takes them away again.
 
@@ -93,7 +104,7 @@ class Scratch:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
         # Names, not paths with methods: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
-        self.costs = self._stem + ".costs.jsonl"
+        self.costs = self._stem + _COSTS
         self._made: list[str] = [self.costs]
         self.folder: str | None = None
         if root not in _roots:
@@ -102,17 +113,17 @@ class Scratch:
 
     def enclose(self) -> str:
         """Make a folder for what comes from here on, costs included: all that its processes write to in a sandbox."""
-        folder = self._stem + ".own"
+        folder = self._stem + _OWN
         os.mkdir(folder, mode=0o700)  # noqa: PTH102
         self._made = [folder]
         self.folder, self._stem = folder, f"{folder}{os.sep}job"
-        self.costs = self._stem + ".costs.jsonl"
+        self.costs = self._stem + _COSTS
         return folder
 
     def move_costs(self, folder: str) -> None:
         """Expect the file of costs in *folder*, which its process may write to."""
         self._made.remove(self.costs)
-        self.costs = f"{folder}{os.sep}{self.name}.costs.jsonl"
+        self.costs = f"{folder}{os.sep}{self.name}{_COSTS}"
         self._made.append(self.costs)
 
     def write_input(self, claim: Claim) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -25,6 +26,7 @@ from coordination.errors import Refused
 from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import READ_AS
 from coordination.money import usd
+from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import clean_json, clean_text, one_line
 
@@ -33,6 +35,7 @@ MAX_LINES = 10_000
 
 _MOST_WARNINGS = 20
 _LONGEST_NAME = 200
+_MARK = 12  # hexadecimal digits
 _LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
@@ -137,7 +140,8 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:
-                found.append(replace(_usage(record[1]), line=(path, number)))
+                mark = f"{environment.source_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
+                found.append(replace(_usage(record[1]), line=(path, number), mark=mark))
         except Refused as refusal:
             bad += 1
             if bad <= _MOST_WARNINGS:
@@ -147,7 +151,7 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
     return tuple(found), tuple(warnings)
 
 
-def with_warnings(log: str, warnings: tuple[str, ...]) -> str | None:
+def with_warnings(log: str, warnings: Sequence[str]) -> str | None:
     """A job's log with the warnings below it; None when there is nothing to say."""
     if not warnings:
         return log or None
