@@ -40,6 +40,7 @@ from workers.prompting import Prompting
 from workers.rendering import rendered
 from workers.reporting import Reporting
 from workers.restrictions import ModelRules
+from workers.runners import reports
 from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
@@ -329,6 +330,7 @@ class Execution:
             context.held.drop(*(finish.claim for finish, _ in ends))
         if written is None:
             return None
+        reports.stored([(finish.claim.task_id, finish.claim.attempt) for finish, _ in ends])
         for finish, _ in ends:
             completed = finish.result.outcome is Outcome.COMPLETED and finish.claim.task_id not in written.refused
             self._jobs.stored(finish.claim, held=completed)

@@ -18,6 +18,7 @@ from coordination.money import show_usd
 from coordination.services.ledger import amount
 from workers.prices import Prices
 from workers.runners.output import one_line
+from workers.runners.reports import Told
 
 _NAMED = 120
 _MOST_SAID = 5
@@ -27,12 +28,14 @@ _MOST_REMARKS = 20
 class Purse:
     """The meter of an attempt, and why it was stopped, if that was for want of money."""
 
-    def __init__(self, claim: Claim, prices: Prices) -> None:
+    def __init__(self, claim: Claim, prices: Prices, told: Told | None = None) -> None:
+        """*told*: where what is told is kept until it is stored."""
         self._lock = threading.Lock()
         self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
         self._repeatable = claim.repeatable
         self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
         self._used: tuple[Usage, ...] = ()
+        self._told = told
         self._changed = False
         self._short: Short | None = None
         self._over = False
@@ -42,6 +45,7 @@ class Purse:
         with self._lock:
             self._used = tuple(used)
             self._changed = True
+            self._keep(self._used)
 
     @property
     def changed(self) -> bool:
@@ -86,7 +90,12 @@ class Purse:
         """What its job used in all, with what surrounds it, and with what it told before it broke off."""
         lines = {one.line: one for one in (*self._used, *used) if one.line is not None}
         rest = [one for one in used if one.line is None] or [one for one in self._used if one.line is None]
+        self._keep(rest)
         return [*lines.values(), *rest]
+
+    def _keep(self, used: Sequence[Usage]) -> None:
+        if self._told is not None:
+            self._told.write([one for one in used if one.line is None])
 
     def remarks(self) -> list[str]:
         """A sentence for each call that was reported again with another amount."""

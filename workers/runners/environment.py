@@ -19,7 +19,9 @@ from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
 from coordination.errors import Refused
 from coordination.machine import ATTEMPT_MARKER
+from workers.runners import reports
 from workers.runners.base import Line
+from workers.runners.reports import COSTS, OWN
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
 _PASSED_ON = frozenset(
@@ -52,7 +54,7 @@ def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
         "COORD_ATTEMPT": str(claim.attempt),
         "COORD_PROJECT": claim.project,
         "COORD_RUN_ID": claim.run_id,
-        "COORD_COSTS": scratch.costs,
+        "COORDCOSTS": scratch.costs,
     }
     if claim.agent is not None:
         variables["COORD_AGENT"] = claim.agent
@@ -82,29 +84,20 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
     return f"{task_id}.{attempt}."
 
 
-def source_of(costs: str) -> str:
-    """What no other file of costs is called, whoever reads it: as the execution whose processes write to it."""
-    folder, _, name = costs.rpartition(os.sep)
-    own = folder.rpartition(os.sep)[2]
-    return (own if own.endswith(_OWN) else name.removesuffix(_COSTS)).removesuffix(_OWN)
-
-
-_COSTS = ".costs.jsonl"
-_OWN = ".own"
-
-
 class Scratch:
     """The files of one execution, among those of others; a context manager that takes them away again.
 
     Nothing is made before it is needed: a short Python job costs the file system nothing. ``folder``: of its own, once
-    ``enclose`` has made it.
+    ``enclose`` has made it. What was reported stays where the worker wants that, until the attempt's end is stored.
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
+        self._root = root
+        self._fence = claim.task_id, claim.attempt
         # Names, not paths with methods: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
-        self.costs = self._stem + _COSTS
+        self.costs = self._stem + COSTS
         self._made: list[str] = [self.costs]
         self.folder: str | None = None
         if root not in _roots:
@@ -113,17 +106,17 @@ class Scratch:
 
     def enclose(self) -> str:
         """Make a folder for what comes from here on, costs included: all that its processes write to in a sandbox."""
-        folder = self._stem + _OWN
+        folder = self._stem + OWN
         os.mkdir(folder, mode=0o700)  # noqa: PTH102
         self._made = [folder]
         self.folder, self._stem = folder, f"{folder}{os.sep}job"
-        self.costs = self._stem + _COSTS
+        self.costs = self._stem + COSTS
         return folder
 
     def move_costs(self, folder: str) -> None:
         """Expect the file of costs in *folder*, which its process may write to."""
         self._made.remove(self.costs)
-        self.costs = f"{folder}{os.sep}{self.name}{_COSTS}"
+        self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._made.append(self.costs)
 
     def write_input(self, claim: Claim) -> str:
@@ -173,6 +166,8 @@ class Scratch:
     def close(self) -> None:
         """Take the files away."""
         made, self._made = self._made, []
+        if reports.are_kept(self._root) and (self.folder or self.costs in made) and reports.is_report(self.costs):
+            made = self._without_report(made)
         for path in made:
             try:
                 os.unlink(path)  # noqa: PTH108
@@ -180,6 +175,17 @@ class Scratch:
                 pass
             except OSError:
                 shutil.rmtree(path, ignore_errors=True)
+
+    def _without_report(self, made: list[str]) -> list[str]:
+        """Those of *made* that go, now that the report stays."""
+        if self.folder is not None:
+            reports.keep(self._fence, self.folder)
+            reports.empty_but(self.folder, reports.IN_OWN)
+            return [path for path in made if path != self.folder]
+        place = f"{self._root}{os.sep}{self.name}{COSTS}"
+        if self.costs == place or reports.move(self.costs, place):
+            reports.keep(self._fence, place)
+        return [path for path in made if path != self.costs]
 
     def __enter__(self) -> Self:
         return self

@@ -26,11 +26,11 @@ from coordination.errors import Refused
 from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import READ_AS
 from coordination.money import usd
-from workers.runners import environment
+from workers.runners import reports
 from workers.runners.base import Control
 from workers.runners.output import clean_json, clean_text, one_line
 
-MAX_BYTES = 10_000_000
+MAX_BYTES = reports.MOST
 MAX_LINES = 10_000
 
 _MOST_WARNINGS = 20
@@ -140,7 +140,7 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:
-                mark = f"{environment.source_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
+                mark = f"{reports.source_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
                 found.append(replace(_usage(record[1]), line=(path, number), mark=mark))
         except Refused as refusal:
             bad += 1

@@ -165,6 +165,13 @@ def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, 
     return {row["id"]: record_of(row) for row in rows.mappings()}
 
 
+def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int) -> list[CostRecord]:
+    """What the ledger has of one attempt, the oldest first."""
+    where = (c.workspace_id == workspace_id, c.task_id == task_id, c.attempt == number)
+    rows = tx.execute(select(costs).where(*where).order_by(c.recorded_at, c.id))
+    return [record_of(row) for row in rows.mappings()]
+
+
 def record_of(row: RowMapping) -> CostRecord:
     """The domain's record of a row."""
     return CostRecord(

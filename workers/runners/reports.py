@@ -1,0 +1,229 @@
+"""What attempts report of their costs, on disk until it is in the ledger: no death of a worker loses it.
+
+Every execution has a file of its own, which its processes append to. What is only told to the worker (the story of an
+agent, the calls of a chat) is written beside them. Where files lie and what they are called is known here alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from coordination.domain.attempts import Usage
+
+COSTS = ".costs.jsonl"
+"""How the name of a file of costs ends."""
+
+OWN = ".own"
+"""How the name of an execution's own folder ends, in which its file of costs is called IN_OWN."""
+
+IN_OWN = "job" + COSTS
+
+MOST = 10_000_000
+"""Bytes that are read of one file."""
+
+_TOLD = ".told.json"
+_EXECUTION = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.[0-9a-f]+")
+_ATTEMPT = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})")
+
+Fence = tuple[str, int]
+"""A task and the number of its attempt."""
+
+
+@dataclass(slots=True)
+class Left:
+    """What is left of one attempt: the files that its processes wrote to, and the one with what its worker was told."""
+
+    files: list[Path] = field(default_factory=list)
+    told: Path | None = None
+
+    def take_away(self) -> None:
+        """It is in the ledger."""
+        for path in (*self.files, *([] if self.told is None else [self.told])):
+            _take_away(str(path.parent if path.parent.name.endswith(OWN) else path))
+
+
+def source_of(costs: str) -> str:
+    """What no other file of costs is called, whoever reads it: as the execution whose processes write to it."""
+    folder, _, name = costs.rpartition(os.sep)
+    own = folder.rpartition(os.sep)[2]
+    return own.removesuffix(OWN) if own.endswith(OWN) else name.removesuffix(COSTS)
+
+
+def left_in(folder: Path) -> dict[Fence, Left]:
+    """What the attempts of a worker have left in its folder. No link is followed."""
+    found: dict[Fence, Left] = {}
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return found
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.name.endswith(OWN) and entry.is_dir(follow_symlinks=False):
+            fence, path = _fence(_EXECUTION, entry.name.removesuffix(OWN)), path / IN_OWN
+        elif entry.name.endswith(COSTS):
+            fence = _fence(_EXECUTION, entry.name.removesuffix(COSTS))
+        elif entry.name.endswith(_TOLD):
+            fence = _fence(_ATTEMPT, entry.name.removesuffix(_TOLD))
+        else:
+            continue
+        if fence is None or not is_report(str(path)):
+            continue
+        left = found.setdefault(fence, Left())
+        if path.name.endswith(_TOLD):
+            left.told = path
+        else:
+            left.files.append(path)
+    return found
+
+
+def is_report(path: str) -> bool:
+    """Whether there is a regular file with something in it."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _fence(pattern: re.Pattern[str], name: str) -> Fence | None:
+    found = pattern.fullmatch(name)
+    return None if found is None else (found[1], int(found[2]))
+
+
+# --- kept until the end of the attempt is stored
+
+_lock = threading.Lock()
+_roots: set[Path] = set()
+_kept: dict[Fence, list[str]] = {}
+
+
+def keep_in(root: Path) -> None:
+    """From now on, what executions in this folder of our own have reported stays until it is ``stored``."""
+    _roots.add(root)
+
+
+def are_kept(root: Path) -> bool:
+    """Whether what executions in that folder have reported stays."""
+    return root in _roots
+
+
+def keep(fence: Fence, path: str) -> None:
+    """This file, or folder, stays until the end of the attempt is stored."""
+    with _lock:
+        _kept.setdefault(fence, []).append(path)
+
+
+def stored(fences: Iterable[Fence]) -> None:
+    """What these attempts have spent is in the ledger."""
+    if not _kept:
+        return
+    with _lock:
+        paths = [path for fence in fences for path in _kept.pop(fence, ())]
+    for path in paths:
+        _take_away(path)
+
+
+def empty_but(folder: str, name: str) -> None:
+    """Take away all that is in a folder, but for the file of that name."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name != name:
+                _take_away(entry.path)
+
+
+def move(source: str, target: str) -> bool:
+    """Put what stands in one file into a new one, as far as it is read at all; whether that worked."""
+    try:
+        with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            data = file.read(MOST + 1)
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(data)
+    except OSError:
+        return False
+    _take_away(source)
+    return True
+
+
+def _take_away(path: str) -> None:
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        pass
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- what a worker was told
+
+_NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens")
+
+
+class Told:
+    """Keeps on disk what the worker was told in all of the calls of one attempt that stand in no file of costs."""
+
+    def __init__(self, root: Path, fence: Fence) -> None:
+        self._path = f"{root}{os.sep}{fence[0]}.{fence[1]}{_TOLD}"
+        self._fence = fence
+        self._last: Sequence[Usage] | None = None
+
+    def write(self, used: Sequence[Usage]) -> None:
+        """This is all so far. What cannot be written is only missing should this worker die."""
+        if used == self._last or (not used and self._last is None):
+            return
+        if self._last is None:
+            keep(self._fence, self._path)
+        self._last = list(used)
+        draft = f"{self._path}.new"
+        with contextlib.suppress(OSError):
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:  # noqa: PTH123
+                json.dump([_to_json(one) for one in used], file)
+            os.replace(draft, self._path)  # noqa: PTH105
+
+
+def read_told(path: Path) -> list[Usage]:
+    """What was written there; nothing where it cannot be understood."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
+            return [_from_json(one) for one in json.loads(file.read(MOST))]
+    except (OSError, ValueError, TypeError, KeyError, ArithmeticError):
+        return []
+
+
+def _to_json(one: Usage) -> dict[str, Any]:
+    return {
+        "model": one.model,
+        **{name: getattr(one, name) for name in _NUMBERS},
+        "total_tokens": one.total_tokens,
+        "cost_usd": None if one.cost_usd is None else f"{one.cost_usd:f}",
+        "id": one.id,
+        "session_id": one.session_id,
+        "at": None if one.at is None else one.at.isoformat(),
+        "extra": one.extra,
+    }
+
+
+def _from_json(stored: dict[str, Any]) -> Usage:
+    return Usage(
+        str(stored["model"]),
+        int(stored["input_tokens"]),
+        int(stored["output_tokens"]),
+        int(stored["cached_input_tokens"]),
+        total_tokens=None if stored["total_tokens"] is None else int(stored["total_tokens"]),
+        cost_usd=None if stored["cost_usd"] is None else Decimal(stored["cost_usd"]),
+        id=stored["id"],
+        session_id=stored["session_id"],
+        at=None if stored["at"] is None else datetime.fromisoformat(stored["at"]),
+        extra=dict(stored["extra"]),
+    )
