@@ -55,6 +55,9 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
         interruption: Interruption | None = None
         for gate in gates:
             name = one_line(gate.called, _NAMED)
+            if control.stop_reason is not None:  # not even for a moment: it may cost money
+                interruption = Interruption.asked(control.stop_reason)
+                break
             if not os.path.isdir(folder):  # noqa: PTH112 - as runners look
                 failure = (gate, f"the folder {folder} is gone", "")
                 break

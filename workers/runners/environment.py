@@ -54,7 +54,7 @@ def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
         "COORD_ATTEMPT": str(claim.attempt),
         "COORD_PROJECT": claim.project,
         "COORD_RUN_ID": claim.run_id,
-        "COORDCOSTS": scratch.costs,
+        "COORD_COSTS": scratch.costs,
     }
     if claim.agent is not None:
         variables["COORD_AGENT"] = claim.agent

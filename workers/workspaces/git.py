@@ -163,10 +163,10 @@ class Git:
                 variables=self._variables,
                 folder=self._folder,
                 feed=keep,
+                glance=self._glance,
                 stdin=stdin,
                 announced=False,
                 write=self._write,
-                glance=self._glance,
             )
         except (OSError, ValueError) as error:
             raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
