@@ -15,9 +15,11 @@ from typing import Any
 
 from coordination.domain.attempts import Usage
 from coordination.domain.costs import CostRecord, again_id, correction_id, reported_as
+from coordination.domain.pricing import AMOUNTS
 from coordination.money import ZERO, minus, plus
 
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
+_MOST_AMOUNTS = 10
 _COUNTED = ("_tokens", "_requests")
 """How the names of counts in ``extra`` end."""
 
@@ -163,7 +165,7 @@ class Meter:
         for one in group:
             if not any(_is_same(one, other) for other in said):
                 said.append(one)
-        whole, known = _largest(said), self._calls.get(name)
+        whole, known = _noted(_largest(said), said), self._calls.get(name)
         piece: Usage | None = whole
         if known is not None:
             piece = _less(whole, known.counts)
@@ -171,7 +173,8 @@ class Meter:
             if piece is None:
                 if not told:
                     return None
-                piece = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0, extra={})
+                piece = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
+                piece = replace(piece, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
             piece = replace(piece, id=again_id(name, len(known.records) + 1), cost_usd=told)
         made = self._record(self._price(piece or whole))
         self._calls.setdefault(name, _Written()).add(made)
@@ -224,6 +227,12 @@ def _unnumbered(used: Iterable[Usage]) -> list[Usage]:
 def _is_same(one: Usage, other: Usage) -> bool:
     numbers = ("model", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens")
     return all(getattr(one, name) == getattr(other, name) for name in numbers) and _total(one) == _total(other)
+
+
+def _noted(whole: Usage, said: Sequence[Usage]) -> Usage:
+    """The call with all amounts that were said of it, if they are several."""
+    amounts = list(dict.fromkeys("unknown" if one.cost_usd is None else f"{one.cost_usd:f}" for one in said))
+    return whole if len(amounts) == 1 else replace(whole, extra={**whole.extra, AMOUNTS: amounts[:_MOST_AMOUNTS]})
 
 
 def _largest(said: Sequence[Usage]) -> Usage:
