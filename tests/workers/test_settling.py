@@ -231,6 +231,20 @@ class TestKept:
         (left,) = reports.left_in(dead.folder).values()
         assert [path.parent for path in left.files] == [dead.folder]
 
+    def test_one_that_stands_elsewhere_is_found_while_its_execution_runs(self, dead: Dead, tmp_path: Path) -> None:
+        claim = dead.claim()
+        reports.keep_in(dead.folder)
+        place = tmp_path / "place"
+        place.mkdir()
+        scratch = Scratch(dead.folder, claim)
+        scratch.move_costs(str(place))
+        Path(scratch.costs).write_text(line("1"))
+
+        dead.is_rescued()
+
+        assert dead.ledger() == [(Decimal(1), False)]
+        assert [*place.iterdir(), *dead.folder.glob("*.at")] == []
+
     def test_where_nothing_was_reported_nothing_stays(self, dead: Dead) -> None:
         claim = dead.claim()
         reports.keep_in(dead.folder)

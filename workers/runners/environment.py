@@ -118,6 +118,8 @@ class Scratch:
         self._made.remove(self.costs)
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._made.append(self.costs)
+        if (word := reports.point_to(self.costs, self._root)) is not None:
+            self._made.append(word)
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""

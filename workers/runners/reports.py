@@ -33,6 +33,7 @@ IN_OWN = "job" + COSTS
 MOST = 10_000_000
 """Bytes that are read of one file."""
 
+_AT = ".costs.at"
 _TOLD = ".told.json"
 _EXECUTION = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.[0-9a-f]+")
 _ATTEMPT = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})")
@@ -47,10 +48,11 @@ class Left:
 
     files: list[Path] = field(default_factory=list)
     told: Path | None = None
+    signposts: list[Path] = field(default_factory=list)  # to files that lie elsewhere
 
     def take_away(self) -> None:
         """It is in the ledger."""
-        for path in (*self.files, *([] if self.told is None else [self.told])):
+        for path in (*self.files, *self.signposts, *([] if self.told is None else [self.told])):
             _take_away(str(path.parent if path.parent.name.endswith(OWN) else path))
 
 
@@ -74,6 +76,12 @@ def left_in(folder: Path) -> dict[Fence, Left]:
             fence, path = _fence(_EXECUTION, entry.name.removesuffix(OWN)), path / IN_OWN
         elif entry.name.endswith(COSTS):
             fence = _fence(_EXECUTION, entry.name.removesuffix(COSTS))
+        elif entry.name.endswith(_AT) and entry.is_symlink():
+            fence, path = _fence(_EXECUTION, entry.name.removesuffix(_AT)), _target(path)
+            if fence is not None and path.name == entry.name.removesuffix(_AT) + COSTS and is_report(str(path)):
+                found.setdefault(fence, Left()).files.append(path)
+                found[fence].signposts.append(Path(entry.path))
+            continue
         elif entry.name.endswith(_TOLD):
             fence = _fence(_ATTEMPT, entry.name.removesuffix(_TOLD))
         else:
@@ -86,6 +94,13 @@ def left_in(folder: Path) -> dict[Fence, Left]:
         else:
             left.files.append(path)
     return found
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.readlink()
+    except OSError:  # taken away at this moment
+        return link
 
 
 def is_report(path: str) -> bool:
@@ -141,6 +156,16 @@ def empty_but(folder: str, name: str) -> None:
         for entry in entries:
             if entry.name != name:
                 _take_away(entry.path)
+
+
+def point_to(costs: str, root: Path) -> str | None:
+    """Leave word in a kept folder that a file of costs lies elsewhere; where the word is."""
+    if root not in _roots:
+        return None
+    path = f"{root}{os.sep}{source_of(costs)}{_AT}"
+    with contextlib.suppress(OSError):
+        os.symlink(costs, path)  # noqa: PTH211
+    return path
 
 
 def move(source: str, target: str) -> bool:
