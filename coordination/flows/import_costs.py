@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -84,6 +85,10 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
         with store.read() as tx:
             return costs.billed(tx, workspace_id, names)
 
+    def in_all(name: str) -> Billed | None:
+        with store.read() as tx:
+            return costs.billed_in_all(tx, workspace_id, name)
+
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
     with ThreadPoolExecutor(1) as asking, Seen() as seen:
         for batch in _batches(records):
@@ -95,7 +100,7 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
                     f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
                 )
             spool.put(batch)
-            _same_as_there(there.result(), batch, source)
+            _same_as_there(there.result(), batch, source, in_all)
     return found
 
 
@@ -162,17 +167,20 @@ def _stored(
     if len(new) < len(batch):
         ids = {one.id for one in new}
         known = [one.id for _, one in batch if one.id not in ids]
-        _same_as_there(costs.billed(tx, workspace_id, known), batch, source)
+        in_all = partial(costs.billed_in_all, tx, workspace_id)
+        _same_as_there(costs.billed(tx, workspace_id, known), batch, source, in_all)
     return new
 
 
-def _same_as_there(there: dict[str, Billed], batch: Iterable[Numbered], source: str) -> None:
-    """Nothing, or FormatError at the first record that the ledger knows with another amount."""
+def _same_as_there(
+    there: dict[str, Billed], batch: Iterable[Numbered], source: str, in_all: Callable[[str], Billed | None]
+) -> None:
+    """Nothing, or FormatError at the first record that the ledger knows with another amount, *in_all*."""
     if not there:
         return
     for line, one in batch:
         known = there.get(one.id)
-        if known is not None and known != _billed(one):
+        if known is not None and known != _billed(one) and (known := in_all(one.id) or known) != _billed(one):
             was, told = ("no price" if usd is None else f"${usd:f}" for usd in (known[-1], one.cost_usd))
             what = f"{told} here, {was} there" if was != told else "other tokens or another model"
             raise FormatError(
