@@ -127,6 +127,18 @@ def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
     assert int(tokens[0].tokens) == 305
 
 
+def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -> None:
+    claim = dead.claim()
+    purse = Purse(claim, dead.prices)
+    purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    dead.heartbeat(claim, purse)
+    dead.writes(claim, line("1"))
+
+    dead.is_rescued()  # nothing on disk says anything of the agent
+
+    assert dead.total() == Decimal("1.10")
+
+
 def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> None:
     claim = dead.claim()
     purse = Purse(claim, dead.prices, Told(dead.folder, (claim.task_id, claim.attempt)))
