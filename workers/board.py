@@ -19,7 +19,7 @@ from workers.live import Live
 from workers.purse import Purse
 from workers.runners import usage
 from workers.runners.base import Control, ProcessRecord
-from workers.runners.reports import Told
+from workers.runners.reports import Journal
 from workers.waking import wake
 
 _OF_A_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
@@ -120,7 +120,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         return False
 
     purse = held.purse = Purse(
-        held.claim, context.prices, Told(context.scratch, (held.claim.task_id, held.claim.attempt))
+        held.claim, context.prices, Journal(context.scratch, (held.claim.task_id, held.claim.attempt))
     )
     live = held.live = Live(
         settings.output_limit,

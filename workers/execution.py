@@ -330,7 +330,7 @@ class Execution:
             context.held.drop(*(finish.claim for finish, _ in ends))
         if written is None:
             return None
-        reports.stored([(finish.claim.task_id, finish.claim.attempt) for finish, _ in ends])
+        reports.discard([(finish.claim.task_id, finish.claim.attempt) for finish, _ in ends])
         for finish, _ in ends:
             completed = finish.result.outcome is Outcome.COMPLETED and finish.claim.task_id not in written.refused
             self._jobs.stored(finish.claim, held=completed)

@@ -18,7 +18,7 @@ from coordination.money import show_usd
 from coordination.services.ledger import amount
 from workers.prices import Prices
 from workers.runners.output import one_line
-from workers.runners.reports import Told
+from workers.runners.reports import Journal
 
 _NAMED = 120
 _MOST_SAID = 5
@@ -28,14 +28,14 @@ _MOST_REMARKS = 20
 class Purse:
     """The meter of an attempt, and why it was stopped, if that was for want of money."""
 
-    def __init__(self, claim: Claim, prices: Prices, told: Told | None = None) -> None:
-        """*told*: where what is told is kept until it is stored."""
+    def __init__(self, claim: Claim, prices: Prices, journal: Journal | None = None) -> None:
+        """*journal*: keeps on disk what is told until it is in the ledger."""
         self._lock = threading.Lock()
         self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
         self._repeatable = claim.repeatable
         self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
         self._used: tuple[Usage, ...] = ()
-        self._told = told
+        self._journal = journal
         self._changed = False
         self._short: Short | None = None
         self._over = False
@@ -94,8 +94,8 @@ class Purse:
         return [*lines.values(), *rest]
 
     def _keep(self, used: Sequence[Usage]) -> None:
-        if self._told is not None:
-            self._told.write([one for one in used if one.line is None])
+        if self._journal is not None:
+            self._journal.write([one for one in used if one.line is None])
 
     def remarks(self) -> list[str]:
         """A sentence for each call that was reported again with another amount."""

@@ -18,14 +18,14 @@ from coordination.domain.attempts import Spender, Usage
 from coordination.domain.costs import CostRecord
 from coordination.errors import DatabaseUnavailable
 from coordination.flows.finish_attempts import cost_of
-from coordination.flows.settle_reports import Reported, settle_reports
+from coordination.flows.settle_reports import AttemptReport, settle_reports
 from coordination.store.engine import Store
 from coordination.store.queries import fleet
 from coordination.store.queries.fleet import Account
 from workers.prices import Prices
 from workers.runners import reports, usage
 from workers.runners.hiding import Secrets
-from workers.runners.reports import Fence, Left
+from workers.runners.reports import Fence, Leftovers
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Settling:
 
     def of_dead(self, folder: Path) -> bool:
         """Settle all in the folder of a process that is gone; whether that was possible."""
-        return self._guarded(folder, reports.left_in(folder))
+        return self._guarded(folder, reports.leftovers_in(folder))
 
     def of_worker(self, scratch: Path, worker_id: str, *, lives: bool = False) -> bool:
         """The same of a worker of this machine. *lives*: it may go on, and what it was told itself is its to write."""
@@ -50,16 +50,16 @@ class Settling:
             return True
         if not lives:
             return self.of_dead(folder)
-        left = {fence: Left(one.files) for fence, one in reports.left_in(folder).items() if one.files}
+        left = {fence: Leftovers(one.files) for fence, one in reports.leftovers_in(folder).items() if one.files}
         return self._guarded(folder, left, keep=True)
 
     def of_own(self, folder: Path, held: Callable[[], Collection[Fence]]) -> bool:
         """The same of this process, without those attempts that it has *held* when the files were looked at."""
-        left = reports.left_in(folder)
+        left = reports.leftovers_in(folder)
         running = set(held()) if left else ()  # after that look: what begins meanwhile is not in it
         return self._guarded(folder, {fence: one for fence, one in left.items() if fence not in running})
 
-    def _guarded(self, folder: Path, left: Mapping[Fence, Left], *, keep: bool = False) -> bool:
+    def _guarded(self, folder: Path, left: Mapping[Fence, Leftovers], *, keep: bool = False) -> bool:
         if not left:
             return True
         try:
@@ -69,7 +69,7 @@ class Settling:
             return False
         return True
 
-    def _settle(self, folder: Path, left: Mapping[Fence, Left], *, keep: bool) -> None:
+    def _settle(self, folder: Path, left: Mapping[Fence, Leftovers], *, keep: bool) -> None:
         fences = sorted(left)
         for start in range(0, len(fences), _AT_ONCE):
             some = fences[start : start + _AT_ONCE]
@@ -79,15 +79,15 @@ class Settling:
             for one in accounts:
                 by_workspace.setdefault(one.workspace_id, []).append(one)
             for workspace_id, group in by_workspace.items():
-                self._write_or_drop(workspace_id, [Reported(one, _used(one, left)) for one in group])
+                self._write_or_drop(workspace_id, [AttemptReport(one, _used(one, left)) for one in group])
             if unknown := len(some) - len(accounts):
                 log.warning("costs of attempts that are in the database no more", attempts=unknown, folder=str(folder))
             if not keep:
                 for fence in some:
                     left[fence].take_away()
-                reports.stored(some)
+                reports.discard(some)
 
-    def _write_or_drop(self, workspace_id: str, reported: list[Reported]) -> None:
+    def _write_or_drop(self, workspace_id: str, reported: list[AttemptReport]) -> None:
         try:
             self._write(workspace_id, reported)
         except DatabaseUnavailable:
@@ -99,7 +99,7 @@ class Settling:
             for one in reported:  # others' money must not be lost for it
                 self._write_or_drop(workspace_id, [one])
 
-    def _write(self, workspace_id: str, reported: list[Reported]) -> None:
+    def _write(self, workspace_id: str, reported: list[AttemptReport]) -> None:
         def settle(tx: Connection) -> int:
             return settle_reports(tx, workspace_id, reported, price=self._prices.one, record=_record)
 
@@ -111,11 +111,11 @@ def _record(by: Spender, used: Usage) -> CostRecord:
     return cost_of(by, used, utc_now())
 
 
-def _used(account: Account, left: Mapping[Fence, Left]) -> list[Usage]:
+def _used(account: Account, left: Mapping[Fence, Leftovers]) -> list[Usage]:
     """What one attempt has used, as it would have been recorded."""
     found = left[account.task_id, account.attempt]
     lines = [one for path in found.files for one in usage.read(str(path))[0]]
-    told = [] if found.told is None else reports.read_told(found.told)  # which hides what is to be hidden
+    told = [] if found.journal is None else reports.read_journal(found.journal)  # which hides what is to be hidden
     return [*Secrets(named=_secrets(account.work)).hide_usage(lines), *told]
 
 

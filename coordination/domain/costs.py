@@ -58,7 +58,7 @@ def own_id(record: CostRecord) -> str:
     return f"{record.id}@{record.task_id}.{record.attempt}"
 
 
-def reported_as(record: CostRecord) -> str:
+def call_id(record: CostRecord) -> str:
     """The id or mark by which its job has reported the call of a record."""
     name = record.id.removesuffix(f"@{record.task_id}.{record.attempt}")
     reported, again, number = name.rpartition(_AGAIN)

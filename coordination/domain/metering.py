@@ -14,7 +14,7 @@ from functools import reduce
 from typing import Any
 
 from coordination.domain.attempts import Usage
-from coordination.domain.costs import CostRecord, again_id, correction_id, reported_as
+from coordination.domain.costs import CostRecord, again_id, call_id, correction_id
 from coordination.domain.pricing import AMOUNTS
 from coordination.money import ZERO, minus, plus
 
@@ -81,7 +81,7 @@ class Meter:
         *ours*: whether an id is one that the ledger makes for what no line was reported for.
         """
         for one in records:
-            name = reported_as(one)
+            name = call_id(one)
             if not ours(name):
                 self._marks.add(name)
                 self._calls.setdefault(name, _Written()).add(one)

@@ -17,7 +17,7 @@ from coordination.store.queries import attempts, costs
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class AttemptReport:
     """All that was found of what one attempt has used."""
 
     by: Spender
@@ -27,7 +27,7 @@ class Reported:
 def settle_reports(
     tx: Connection,
     workspace_id: str,
-    reported: Sequence[Reported],
+    reported: Sequence[AttemptReport],
     *,
     price: Callable[[Spender, Usage], Usage],
     record: Callable[[Spender, Usage], CostRecord],

@@ -114,7 +114,7 @@ def test_what_no_heartbeat_wrote_of_a_killed_worker_is_not_lost(fleet: Fleet, ta
     run = fleet.submit(task)
     fleet.await_file_made("told")
     if task.run is AGENT:
-        until(lambda: list((fleet.folder / "home" / "scratch").rglob("*.told.json")), what="what the agent said")
+        until(lambda: list((fleet.folder / "home" / "scratch").rglob("*.journal.json")), what="what the agent said")
 
     first.kill()
     assert run.cost == 0

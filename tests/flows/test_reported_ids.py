@@ -13,7 +13,7 @@ from io import BytesIO
 import pytest
 
 from coordination.domain.attempts import Usage
-from coordination.domain.costs import CostRecord, again_id, own_id, reported_as
+from coordination.domain.costs import CostRecord, again_id, call_id, own_id
 from coordination.errors import FormatError
 from coordination.flows.checkpoint_costs import checkpoint_costs
 from coordination.flows.finish_attempts import cost_of
@@ -75,7 +75,7 @@ def test_one_id_of_two_attempts_is_two_calls(world: World, together: bool) -> No
         (world.ids["b"], Decimal("0.50")),
     }
     assert sorted(one.id for one in found) == sorted(["x1", own_id(calls[1])])
-    assert [reported_as(one) for one in found] == ["x1", "x1"]
+    assert [call_id(one) for one in found] == ["x1", "x1"]
 
 
 def test_the_providers_bill_finds_what_was_reported(world: World) -> None:

@@ -24,7 +24,7 @@ from workers.prices import Prices
 from workers.purse import Purse
 from workers.runners import reports
 from workers.runners.environment import Scratch
-from workers.runners.reports import Told
+from workers.runners.reports import Journal
 from workers.runners.usage import Following
 from workers.settling import Settling
 
@@ -90,7 +90,7 @@ def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: De
 
     assert dead.ledger() == [(Decimal("0.25"), False), (Decimal("0.50"), False), (Decimal(1), False)]
     assert (use(dead.world).spent.usd, use(dead.world).reserved.usd) == (Decimal("1.75"), 0)
-    assert reports.left_in(dead.folder) == {}
+    assert reports.leftovers_in(dead.folder) == {}
     counted(dead.world)
 
 
@@ -112,7 +112,7 @@ def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
 
 def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
     claim = dead.claim()
-    purse = Purse(claim, dead.prices, Told(dead.folder, (claim.task_id, claim.attempt)))
+    purse = Purse(claim, dead.prices, Journal(dead.folder, (claim.task_id, claim.attempt)))
     purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.heartbeat(claim, purse)
     purse.spent([Usage("claude", input_tokens=300, cost_usd=Decimal("0.25")), Usage("small", input_tokens=5)])
@@ -141,14 +141,14 @@ def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -
 
 def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> None:
     claim = dead.claim()
-    purse = Purse(claim, dead.prices, Told(dead.folder, (claim.task_id, claim.attempt)))
+    purse = Purse(claim, dead.prices, Journal(dead.folder, (claim.task_id, claim.attempt)))
     purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.writes(claim, line("1"))
 
     dead.settling.of_worker(dead.scratch, dead.world.worker, lives=True)
 
     assert dead.total() == 1
-    assert set(reports.left_in(dead.folder)) == {(claim.task_id, claim.attempt)}
+    assert set(reports.leftovers_in(dead.folder)) == {(claim.task_id, claim.attempt)}
 
 
 def test_what_is_found_after_the_attempt_was_rescued_elsewhere_counts_once_and_is_marked(dead: Dead) -> None:
@@ -174,7 +174,7 @@ def test_the_files_of_an_attempt_that_runs_here_are_left_alone(dead: Dead) -> No
     dead.settling.of_own(dead.folder, lambda: [(running.task_id, running.attempt)])
 
     assert dead.total() == 2
-    assert set(reports.left_in(dead.folder)) == {(running.task_id, running.attempt)}
+    assert set(reports.leftovers_in(dead.folder)) == {(running.task_id, running.attempt)}
 
 
 def test_no_link_is_followed_and_no_other_name_counts(dead: Dead, tmp_path: Path) -> None:
@@ -222,13 +222,13 @@ class TestKept:
                 scratch.enclose()
             scratch.write_input(claim)
             Path(scratch.costs).write_text(line("1"))
-        (left,) = reports.left_in(dead.folder).values()
+        (left,) = reports.leftovers_in(dead.folder).values()
         assert [path.read_text() for path in left.files] == [line("1")]
         assert not list(dead.folder.rglob("*input*"))
 
-        reports.stored([(claim.task_id, claim.attempt)])
+        reports.discard([(claim.task_id, claim.attempt)])
 
-        assert reports.left_in(dead.folder) == {}
+        assert reports.leftovers_in(dead.folder) == {}
 
     def test_one_that_stood_elsewhere_is_brought_home(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
@@ -240,7 +240,7 @@ class TestKept:
             Path(scratch.costs).write_text(line("1"))
 
         assert list(place.iterdir()) == []
-        (left,) = reports.left_in(dead.folder).values()
+        (left,) = reports.leftovers_in(dead.folder).values()
         assert [path.parent for path in left.files] == [dead.folder]
 
     def test_one_that_stands_elsewhere_is_found_while_its_execution_runs(self, dead: Dead, tmp_path: Path) -> None:
@@ -270,11 +270,11 @@ class TestKept:
 def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     one = Usage("m", 3, 2, 1, 9, Decimal("0.10"), "i", "s", None, {"cache_write_input_tokens": 1})
     told: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
-    keeper = Told(tmp_path, told["fence"])  # type: ignore[arg-type]
+    keeper = Journal(tmp_path, told["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
-    (left,) = reports.left_in(tmp_path).values()
-    assert left.told is not None
-    assert reports.read_told(left.told) == [one, replace(one, cost_usd=None, total_tokens=None)]
-    left.told.write_text("[{")
-    assert reports.read_told(left.told) == []
+    (left,) = reports.leftovers_in(tmp_path).values()
+    assert left.journal is not None
+    assert reports.read_journal(left.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
+    left.journal.write_text("[{")
+    assert reports.read_journal(left.journal) == []

@@ -168,7 +168,7 @@ class Scratch:
     def close(self) -> None:
         """Take the files away."""
         made, self._made = self._made, []
-        if reports.are_kept(self._root) and (self.folder or self.costs in made) and reports.is_report(self.costs):
+        if reports.keeps(self._root) and (self.folder or self.costs in made) and reports.is_report(self.costs):
             made = self._without_report(made)
         for path in made:
             try:

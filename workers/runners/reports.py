@@ -34,7 +34,7 @@ MOST = 10_000_000
 """Bytes that are read of one file."""
 
 _AT = ".costs.at"
-_TOLD = ".told.json"
+_JOURNAL = ".journal.json"
 _EXECUTION = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})\.[0-9a-f]+")
 _ATTEMPT = re.compile(r"([0-9a-f-]{36})\.([0-9]{1,9})")
 
@@ -43,16 +43,16 @@ Fence = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Left:
+class Leftovers:
     """What is left of one attempt: the files that its processes wrote to, and the one with what its worker was told."""
 
     files: list[Path] = field(default_factory=list)
-    told: Path | None = None
+    journal: Path | None = None
     signposts: list[Path] = field(default_factory=list)  # to files that lie elsewhere
 
     def take_away(self) -> None:
         """It is in the ledger."""
-        for path in (*self.files, *self.signposts, *([] if self.told is None else [self.told])):
+        for path in (*self.files, *self.signposts, *([] if self.journal is None else [self.journal])):
             _take_away(str(path.parent if path.parent.name.endswith(OWN) else path))
 
 
@@ -63,9 +63,9 @@ def source_of(costs: str) -> str:
     return own.removesuffix(OWN) if own.endswith(OWN) else name.removesuffix(COSTS)
 
 
-def left_in(folder: Path) -> dict[Fence, Left]:
+def leftovers_in(folder: Path) -> dict[Fence, Leftovers]:
     """What the attempts of a worker have left in its folder. No link is followed."""
-    found: dict[Fence, Left] = {}
+    found: dict[Fence, Leftovers] = {}
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -79,18 +79,18 @@ def left_in(folder: Path) -> dict[Fence, Left]:
         elif entry.name.endswith(_AT) and entry.is_symlink():
             fence, path = _fence(_EXECUTION, entry.name.removesuffix(_AT)), _target(path)
             if fence is not None and path.name == entry.name.removesuffix(_AT) + COSTS and is_report(str(path)):
-                found.setdefault(fence, Left()).files.append(path)
+                found.setdefault(fence, Leftovers()).files.append(path)
                 found[fence].signposts.append(Path(entry.path))
             continue
-        elif entry.name.endswith(_TOLD):
-            fence = _fence(_ATTEMPT, entry.name.removesuffix(_TOLD))
+        elif entry.name.endswith(_JOURNAL):
+            fence = _fence(_ATTEMPT, entry.name.removesuffix(_JOURNAL))
         else:
             continue
         if fence is None or not is_report(str(path)):
             continue
-        left = found.setdefault(fence, Left())
-        if path.name.endswith(_TOLD):
-            left.told = path
+        left = found.setdefault(fence, Leftovers())
+        if path.name.endswith(_JOURNAL):
+            left.journal = path
         else:
             left.files.append(path)
     return found
@@ -125,11 +125,11 @@ _kept: dict[Fence, list[str]] = {}
 
 
 def keep_in(root: Path) -> None:
-    """From now on, what executions in this folder of our own have reported stays until it is ``stored``."""
+    """From now on, what executions in this folder of our own have reported stays until it is discarded."""
     _roots.add(root)
 
 
-def are_kept(root: Path) -> bool:
+def keeps(root: Path) -> bool:
     """Whether what executions in that folder have reported stays."""
     return root in _roots
 
@@ -140,7 +140,7 @@ def keep(fence: Fence, path: str) -> None:
         _kept.setdefault(fence, []).append(path)
 
 
-def stored(fences: Iterable[Fence]) -> None:
+def discard(fences: Iterable[Fence]) -> None:
     """What these attempts have spent is in the ledger."""
     if not _kept:
         return
@@ -195,11 +195,11 @@ def _take_away(path: str) -> None:
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
-class Told:
+class Journal:
     """Keeps on disk what the worker was told in all of the calls of one attempt that stand in no file of costs."""
 
     def __init__(self, root: Path, fence: Fence) -> None:
-        self._path = f"{root}{os.sep}{fence[0]}.{fence[1]}{_TOLD}"
+        self._path = f"{root}{os.sep}{fence[0]}.{fence[1]}{_JOURNAL}"
         self._fence = fence
         self._last: Sequence[Usage] | None = None
 
@@ -217,7 +217,7 @@ class Told:
             os.replace(draft, self._path)  # noqa: PTH105
 
 
-def read_told(path: Path) -> list[Usage]:
+def read_journal(path: Path) -> list[Usage]:
     """What was written there; nothing where it cannot be understood."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123
