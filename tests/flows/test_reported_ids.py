@@ -20,6 +20,7 @@ from coordination.flows.finish_attempts import cost_of
 from coordination.flows.import_costs import Imported, check_file, import_file
 from coordination.store.queries import costs, projects
 from coordination.store.spool import Spool
+from tests.support.refusals import refuses
 from tests.support.world import World
 
 NOW = datetime(2027, 1, 15, 12, tzinfo=UTC)
@@ -82,7 +83,7 @@ def test_the_providers_bill_finds_what_was_reported(world: World) -> None:
     report(world, call(world, "a", "x1"), call(world, "b", "x2"))
 
     assert bill(world, ("x1", "0.50"), ("x2", "0.50"), ("x3", "0.50")).new == 1
-    with pytest.raises(FormatError, match="another amount"):
+    with refuses(FormatError, line=1):
         bill(world, ("x1", "0.60"))
 
 
@@ -91,7 +92,7 @@ def test_the_bill_is_held_against_all_that_counts_of_a_call(world: World) -> Non
     report(world, first, replace(first, id=again_id("x1", 2), input_tokens=0, total_tokens=0, cost_usd=Decimal("0.02")))
 
     assert bill(world, ("x1", "0.03")).new == 0
-    with pytest.raises(FormatError, match=r"\$0.02 here, \$0.03 there"):
+    with refuses(FormatError, line=1):
         bill(world, ("x1", "0.02"))
 
 
