@@ -108,6 +108,7 @@ TASKS = {
 
 
 @pytest.mark.own_worker
+@pytest.mark.full
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_what_no_heartbeat_wrote_of_a_killed_worker_is_not_lost(fleet: Fleet, task: Task) -> None:
     first = fleet.worker(**SLOW)
