@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
@@ -96,8 +97,13 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
+                file.seek(0)
+                what = _difference(*_of_lines(numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source), clash))
                 raise FormatError(
-                    f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
+                    f"its id stands in line {earlier} too, with another amount ({what})",
+                    source=source,
+                    line=line,
+                    hint=_HINT,
                 )
             spool.put(batch)
             _same_as_there(there.result(), batch, source, in_all)
@@ -181,11 +187,26 @@ def _same_as_there(
     for line, one in batch:
         known = there.get(one.id)
         if known is not None and known != _billed(one) and (known := in_all(one.id) or known) != _billed(one):
-            was, told = ("no price" if usd is None else f"${usd:f}" for usd in (known[-1], one.cost_usd))
-            what = f"{told} here, {was} there" if was != told else "other tokens or another model"
+            what = _difference(_billed(one)[-1], known[-1])
             raise FormatError(
                 f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
             )
+
+
+def _difference(here: Decimal | None, there: Decimal | None) -> str:
+    told, was = ("no price" if usd is None else f"${usd:f}" for usd in (here, there))
+    return f"{told} here, {was} there" if was != told else "other tokens or another model"
+
+
+def _of_lines(records: Iterator[Numbered], lines: tuple[int, int]) -> tuple[Decimal | None, Decimal | None]:
+    """What the records of two lines of a file cost; the second line is the earlier one."""
+    found: dict[int, Decimal | None] = {}
+    for number, one in records:
+        if number in lines:
+            found[number] = one.cost_usd
+        if len(found) == len(lines):
+            break
+    return found.get(lines[0]), found.get(lines[1])
 
 
 def _billed(record: CostRecord) -> Billed:
