@@ -55,8 +55,8 @@ def record_usage(
     ``input_tokens`` counts all input, what was read from a cache or written to one too; ``output_tokens`` all output,
     reasoning too. Of a model without a known price the cost is recorded as unknown.
 
-    ``id`` is the call's own, if it has one that no other call has: under it, a call is billed once, however often it is
-    reported.
+    ``id`` is the call's own, if it has one that no other call of this attempt has: under it, a call is billed once,
+    however often it is reported. Where the amounts differ, the larger counts, and both are shown.
 
     Amounts are exact: give a Decimal or a text; a float is read by its shortest decimal form. Every record is written
     at once, so what was spent is counted even if the job fails or is killed afterwards.

@@ -52,12 +52,23 @@ class StartedJobs:
                     self._free.append(place)
 
 
-def read(scratch: Path, worker_id: str) -> Started | None:
-    """What a worker of this machine was at when it died; None when nobody can say. *scratch*: see ``workers``."""
+def folder_of(scratch: Path, worker_id: str) -> Path | None:
+    """The folder of a worker of this machine; None when there is none."""
     try:
         (path,) = scratch.glob(f"*/{_NAME}{worker_id}")
-        data = path.read_bytes()
     except (OSError, ValueError):
+        return None
+    return path.parent
+
+
+def read(scratch: Path, worker_id: str) -> Started | None:
+    """What a worker of this machine was at when it died; None when nobody can say. *scratch*: see ``workers``."""
+    folder = folder_of(scratch, worker_id)
+    if folder is None:
+        return None
+    try:
+        data = (folder / f"{_NAME}{worker_id}").read_bytes()
+    except OSError:
         return None
     started = set()
     for start in range(0, len(data), _SIZE):

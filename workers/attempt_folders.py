@@ -16,14 +16,16 @@ from pathlib import Path
 
 import structlog
 
+from coordination.domain.attempts import Claim
 from workers import files, own_folders
 from workers.own_folders import OwnFolder
+from workers.runners import reports
 
 log = structlog.get_logger()
 
 _SOCKET = "reports.sock"
 _LONGEST_ADDRESS = 100  # the system takes 107 bytes for a socket's
-_LONGEST_NAME = 10  # of an attempt's folder, with the signs between
+_LONGEST_NAME = 34  # of an attempt's folder, with the signs between
 _LINK = "w"
 
 
@@ -76,9 +78,9 @@ class AttemptFolders:
         self._short: OwnFolder | None = None
 
     @contextlib.contextmanager
-    def make(self) -> Iterator[AttemptFolder]:
+    def make(self, claim: Claim) -> Iterator[AttemptFolder]:
         """A new folder, for as long as its attempt runs."""
-        folder = AttemptFolder(self, f"a{next(self._numbers):x}")
+        folder = AttemptFolder(self, reports.folder_name(claim.task_id, claim.attempt, next(self._numbers)))
         try:
             yield folder
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,9 @@ from workers.context import Context
 from workers.held import Held
 from workers.live import Live
 from workers.purse import Purse
+from workers.runners import usage
 from workers.runners.base import Control, ProcessRecord
+from workers.runners.reports import Journal
 from workers.waking import wake
 
 _OF_A_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
@@ -71,11 +74,16 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
     costs: tuple[CostRecord, ...] | None = None
     written: tuple[CostRecord, ...] = ()
-    if held.purse is not None:
-        costs, written = held.purse.rest(result.usage)
-        result = held.purse.judged(result, [*written, *costs])
-    elif result.usage:
-        result = context.prices.priced(claim, result)
+    purse = held.purse
+    if purse is None and result.usage:
+        purse = Purse(claim, context.prices)
+    if purse is not None:
+        costs, written = purse.rest(result.usage)
+        result = purse.judged(result, [*written, *costs])
+        if remarks := purse.remarks():
+            result = replace(result, log=usage.with_warnings(result.log or "", remarks))
+            for remark in remarks:
+                context.held.note(held, EventType.PROGRESS, {"usage": remark})
     finish = decided(claim, result, now=utc_now(), took=took, costs=costs, written=written)
     bundle.add(finish, context.held.ending(held), size)
 
@@ -111,7 +119,9 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         context.held.hurry.set()
         return False
 
-    purse = held.purse = Purse(held.claim, context.prices)
+    purse = held.purse = Purse(
+        held.claim, context.prices, Journal(context.scratch, (held.claim.task_id, held.claim.attempt))
+    )
     live = held.live = Live(
         settings.output_limit,
         began=monotonic() if began is None else began,

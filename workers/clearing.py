@@ -80,12 +80,15 @@ class Clearing:
             log.exception("clearing up failed")
 
     def clear_folders(self) -> None:
-        """Take away the folders of processes of this machine that are gone."""
-        places = {
-            scratch_of(self._context.settings): own_folders.IN_HOME,
-            own_folders.TEMPORARY: own_folders.IN_TEMPORARY,
-        }
-        if cleared := sum(own_folders.clear(root, prefix) for root, prefix in places.items()):
+        """Take away the folders of processes of this machine that are gone, once what was spent there is recorded."""
+        context = self._context
+        settling = context.settling
+        settling.of_own(context.scratch, context.held.every)
+        cleared = own_folders.clear(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+        cleared += own_folders.clear(
+            scratch_of(context.settings), own_folders.IN_HOME, spare=lambda folder: not settling.of_dead(folder)
+        )
+        if cleared:
             log.info("took away folders of processes that are gone", folders=cleared)
 
     def clear_worktrees(self) -> None:

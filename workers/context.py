@@ -30,6 +30,8 @@ from workers.kinds import Kinds
 from workers.own_folders import OwnFolder
 from workers.prices import Prices
 from workers.publisher import Publisher
+from workers.runners import reports
+from workers.settling import Settling
 
 log = structlog.get_logger()
 
@@ -54,6 +56,7 @@ class Context:
     publisher: Publisher
     own: OwnFolder
     prices: Prices
+    settling: Settling
     started: StartedJobs
     kinds: Kinds = field(default_factory=Kinds)
     workspaces: tuple[str, ...] | None = None  # whose jobs it runs; None: all
@@ -119,6 +122,8 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     url = settings.redis_url
     assert url is not None  # noqa: S101 - no app is made without one
     own = own_folders.take(scratch_of(settings), own_folders.IN_HOME)
+    reports.keep_in(own.path)
+    prices = Prices(store)
     return Context(
         settings=settings,
         store=store,
@@ -132,7 +137,8 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
         heartbeat=Heartbeat(store, held, row, terms=terms),
         publisher=publisher(store),
         own=own,
-        prices=Prices(store),
+        prices=prices,
+        settling=Settling(store, prices),
         started=StartedJobs(own.path, worker_id, slots),
     )
 

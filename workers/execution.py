@@ -41,6 +41,7 @@ from workers.prompting import Prompting
 from workers.rendering import rendered
 from workers.reporting import Report, Reporting
 from workers.restrictions import ModelRules
+from workers.runners import reports
 from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
@@ -243,7 +244,7 @@ class Execution:
             early = self._rules.ended(claim) or supervising.before(claim, control)
             if early is not None:
                 return early
-            with self._folders.make() as own, self._reporting.of(claim, control, own) as report:
+            with self._folders.make(claim) as own, self._reporting.of(claim, control, own) as report:
                 control.scratch = own.path
                 result = self._run_reporting(held, claim, control, report)
             return self._won(claim, result)
@@ -333,6 +334,7 @@ class Execution:
             context.held.drop(*(finish.claim for finish, _ in ends))
         if written is None:
             return None
+        reports.discard([(finish.claim.task_id, finish.claim.attempt) for finish, _ in ends])
         for finish, _ in ends:
             completed = finish.result.outcome is Outcome.COMPLETED and finish.claim.task_id not in written.refused
             self._jobs.stored(finish.claim, held=completed)

@@ -49,10 +49,14 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
     """Run *gates* in *folder*, until one does not pass. Raises OSError or ValueError when one cannot be started."""
     said: list[str] = []
     with environment.Scratch(control.scratch, claim) as scratch:
+        spending = usage.following(scratch.costs, control)
         failure: tuple[Gate, str, str] | None = None
         interruption: Interruption | None = None
         for gate in gates:
             name = one_line(gate.called, _NAMED)
+            if control.stop_reason is not None:  # not even for a moment: it may cost money
+                interruption = Interruption.asked(control.stop_reason)
+                break
             if not os.path.isdir(folder):  # noqa: PTH112 - as runners look
                 failure = (gate, f"the folder {folder} is gone", "")
                 break
@@ -68,6 +72,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
                 feed=out.feed,
                 announced=False,
                 write=control.places(folder),
+                glance=spending.look,
             )
             took = timedelta(seconds=monotonic() - began)
             interruption = ran.interruption
@@ -82,7 +87,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
             if why is not None:
                 failure = (gate, why, out.text())
                 break
-        spent, warnings = usage.read(scratch.costs)
+        spent, warnings = spending.end()
     log = usage.with_warnings("\n".join(said), warnings) or ""
     if failure is None:
         return Verdict(log, spent, interruption=interruption)

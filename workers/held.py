@@ -135,6 +135,11 @@ class HeldAttempts:
         with self._lock:
             return [key for key, held in self._held.items() if not held.lent]
 
+    def every(self) -> list[tuple[str, int]]:
+        """All that are held."""
+        with self._lock:
+            return list(self._held)
+
     def count(self) -> int:
         """How many attempts are held."""
         with self._lock:

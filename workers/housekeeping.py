@@ -257,11 +257,16 @@ class Housekeeper:
                 ended = end_worker(worker_id)
                 log.warning("ended what a silent worker of this host had started", worker=worker_id, processes=ended)
 
+        scratch = scratch_of(context.settings)
+        if is_here:
+            context.settling.of_worker(scratch, worker_id, lives=True)  # before others spend what is left
         touched = context.store.transact(
             lambda tx: rescue_silent_worker(
                 tx, worker_id, silent_after=context.terms.ttl, started=started, end_jobs=end_jobs
             )
         )
+        if touched and is_here:
+            context.settling.of_worker(scratch, worker_id, lives=True)  # what was reported until its jobs were ended
         if touched:
             log.warning("rescued what a silent worker held", worker=worker_id, projects=len(touched))
         context.nudge(touched)

@@ -26,7 +26,7 @@ from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.errors import DatabaseUnavailable
 from coordination.flows.rescue_worker import rescue_worker
 from coordination.store.queries import attempts
-from workers.context import Context
+from workers.context import Context, scratch_of
 from workers.held import Held
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher, Process, end_worker
@@ -102,6 +102,7 @@ class Isolation:
         context = self._context
         if code != 0:
             end_worker(worker_id)  # its warden does that, unless it died with it
+            context.settling.of_worker(scratch_of(context.settings), worker_id)
             alone = stop is None  # one that was told to hurry did not die of its job
             touched = context.store.transact(
                 lambda tx: rescue_worker(tx, worker_id, alone=alone), patience=context.terms.ttl

@@ -179,7 +179,9 @@ def _hand_back_of_the_dead(context: Context) -> None:
             dead += fleet.of_other_kernels(tx, kernel=here.partition("/")[0])
     for worker_id in dead:
         end_worker(worker_id)  # its warden did that, unless it died with it: nothing may go on once the tasks are free
-        started = started_jobs.read(scratch_of(context.settings), worker_id)
+        scratch = scratch_of(context.settings)
+        context.settling.of_worker(scratch, worker_id)  # before others spend what is left
+        started = started_jobs.read(scratch, worker_id)
         rescue = partial(rescue_worker, worker_id=worker_id, started=started)
         context.nudge(context.store.transact(rescue))
         log.warning("handed back what a dead worker of this host held", worker=worker_id)
@@ -281,9 +283,11 @@ def end() -> None:
     context.heartbeat.stop()
     with contextlib.suppress(CoordinationError), context.store.write() as tx:
         fleet.stop(tx, context.worker_id)
+    settled = not context.held.count() and context.settling.of_own(context.scratch, context.held.every)
     context.nudges.close()
     context.store.close()
-    context.own.close()
+    if settled:  # else whoever clears up after this process finds what was spent
+        context.own.close()
     _ended.set()
 
 

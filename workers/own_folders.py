@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from coordination.errors import Refused
@@ -65,18 +66,21 @@ def take(root: Path, prefix: str) -> OwnFolder:
         ) from None
 
 
-def clear(root: Path, prefix: str) -> int:
-    """Take away what processes that are gone had in *root*; how many folders that were."""
+def clear(root: Path, prefix: str, *, spare: Callable[[Path], bool] = lambda _: False) -> int:
+    """Take away what processes that are gone had in *root*; how many folders that were.
+
+    *spare*: asked of each when nobody lives there any more, whether it has to stay.
+    """
     machine, kernel = _marks()
     cleared = 0
     for name in _names(root):
         mark = name.removeprefix(prefix).partition("-")[0]
         if name.startswith(prefix) and (mark[:_MARK] == machine or mark[_MARK:] == kernel):
-            cleared += _clear(root / name)
+            cleared += _clear(root / name, spare)
     return cleared
 
 
-def _clear(path: Path) -> bool:
+def _clear(path: Path, spare: Callable[[Path], bool]) -> bool:
     try:
         fd = _open(path)
     except OSError:  # gone, somebody else's, or no folder
@@ -85,7 +89,7 @@ def _clear(path: Path) -> bool:
         if os.fstat(fd).st_uid != os.getuid():
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(path, fd):
+        if _is_at(path, fd) and not spare(path):
             files.take_away(path)
         return not path.exists()
     except OSError:

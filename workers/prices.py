@@ -14,7 +14,7 @@ import structlog
 
 from coordination import price_list
 from coordination.clock import monotonic, utc_now
-from coordination.domain.attempts import Claim, Result, Usage
+from coordination.domain.attempts import Spender, Usage
 from coordination.domain.pricing import PriceBook, Priced, Quote, Unknown, book
 from coordination.services.expectations import estimator
 from coordination.store.engine import Store
@@ -38,14 +38,8 @@ class Prices:
         self.estimator = estimator(self.quote, fresh=timedelta(seconds=_FRESH))
         self._books: dict[str, tuple[float, PriceBook]] = {}
 
-    def priced(self, claim: Claim, result: Result) -> Result:
-        """The result with a cost where usage had none and has a price; what a job told stays as it told it."""
-        if all(used.cost_usd is not None for used in result.usage):
-            return result
-        return replace(result, usage=tuple(self.one(claim, used) for used in result.usage))
-
-    def one(self, claim: Claim, used: Usage) -> Usage:
-        """One call's usage, with a cost where it has none and there is a price."""
+    def one(self, claim: Spender, used: Usage) -> Usage:
+        """One call's usage, with a cost where it has none and there is a price; what a job told stays as it told it."""
         if used.cost_usd is not None:
             return used
         try:

@@ -11,21 +11,31 @@ from coordination.domain.attempts import Claim, Outcome, Result, Usage
 from coordination.domain.budgets import NEEDS, Short, total
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import asks_a_model
+from coordination.domain.excerpts import many
 from coordination.domain.metering import Meter
 from coordination.flows.finish_attempts import cost_of
+from coordination.money import show_usd
 from coordination.services.ledger import amount
 from workers.prices import Prices
+from workers.runners.output import one_line
+from workers.runners.reports import Journal
+
+_NAMED = 120
+_MOST_SAID = 5
+_MOST_REMARKS = 20
 
 
 class Purse:
     """The meter of an attempt, and why it was stopped, if that was for want of money."""
 
-    def __init__(self, claim: Claim, prices: Prices) -> None:
+    def __init__(self, claim: Claim, prices: Prices, journal: Journal | None = None) -> None:
+        """*journal*: keeps on disk what is told until it is in the ledger."""
         self._lock = threading.Lock()
         self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
         self._repeatable = claim.repeatable
         self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
         self._used: tuple[Usage, ...] = ()
+        self._journal = journal
         self._changed = False
         self._short: Short | None = None
         self._over = False
@@ -35,6 +45,7 @@ class Purse:
         with self._lock:
             self._used = tuple(used)
             self._changed = True
+            self._keep(self._used)
 
     @property
     def changed(self) -> bool:
@@ -73,7 +84,27 @@ class Purse:
             self._over = True
             self._changed = False
             written = tuple(self._meter.written)
-            return tuple(self._meter.rest(used)), written
+            return tuple(self._meter.rest(self._whole(used))), written
+
+    def _whole(self, used: Sequence[Usage]) -> list[Usage]:
+        """What its job used in all, with what surrounds it, and with what it told before it broke off."""
+        lines = {one.line: one for one in (*self._used, *used) if one.line is not None}
+        rest = [one for one in used if one.line is None] or [one for one in self._used if one.line is None]
+        self._keep(rest)
+        return [*lines.values(), *rest]
+
+    def _keep(self, used: Sequence[Usage]) -> None:
+        if self._journal is not None:
+            self._journal.write([one for one in used if one.line is None])
+
+    def remarks(self) -> list[str]:
+        """A sentence for each call that was reported again with another amount."""
+        with self._lock:
+            return [
+                f"the call {one_line(name, _NAMED)} was reported with several amounts, and the largest counts: "
+                + ", ".join(map(_amount, said[:_MOST_SAID]))
+                for name, said in list(self._meter.conflicts.items())[:_MOST_REMARKS]
+            ]
 
     def judged(self, result: Result, costs: Sequence[CostRecord]) -> Result:
         """*result*, as that of a job that waits for money, if that is why it stopped. *costs*: all that it spent."""
@@ -85,3 +116,8 @@ class Purse:
             needs += total(map(amount, costs))
         carry = {**result.carry, NEEDS: needs.to_json()}
         return replace(result, short=why, error=f"it was stopped: {why}", carry=carry)
+
+
+def _amount(one: Usage) -> str:
+    tokens = one.input_tokens + one.output_tokens if one.total_tokens is None else one.total_tokens
+    return f"{'no price' if one.cost_usd is None else show_usd(one.cost_usd)} for {many(tokens, 'token')}"

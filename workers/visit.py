@@ -21,7 +21,7 @@ from coordination.domain.workspaces import Gate, Workspace, run_slug, slug
 from coordination.errors import Refused
 from workers import gates as gatekeeping
 from workers.gates import Verdict
-from workers.runners import environment
+from workers.runners import environment, usage
 from workers.runners.base import Control, Runner
 from workers.runners.process import Launcher
 from workers.surroundings import Surroundings, goes_on
@@ -74,7 +74,7 @@ class Visit:
         self._commit: str | None = None
         self._tested = False
         self._retold = False  # the result is an earlier attempt's
-        self._rounds = int(_mapping(claim.carried, "merge").get("rounds", 0))
+        self._rounds = int(landing.mapping_in(claim.carried, "merge").get("rounds", 0))
         self._worktree: Worktree | None = None
         self._ready = Ready()
         self._branch_is_needed = False
@@ -82,9 +82,13 @@ class Visit:
 
     def run(self) -> Result:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
-        with environment.Scratch(self._control.scratch, self._claim) as scratch, self._ready:
+        with (
+            environment.Scratch(self._control.scratch, self._claim) as scratch,
+            usage.metered(scratch.costs, self._control) as glance,
+            self._ready,
+        ):
             variables = variables_of(self._claim, scratch)
-            git = Git(self._launcher, self._claim, self._control, "/", variables)
+            git = Git(self._launcher, self._claim, self._control, "/", variables, glance=glance)
             repository: Repository | None = None
             try:
                 require(git, environment.inherited()["PATH"])
@@ -109,10 +113,10 @@ class Visit:
         if (known := landing.found(repository, claim, self._around.merges)) is not None:
             self.merged = repository.common
             return known
-        if (pending := _mapping(carried, "merge")) and repository.has(pending.get("commit")):
+        if (pending := landing.mapping_in(carried, "merge")) and repository.has(pending.get("commit")):
             return self._land_pending(repository, pending)
         head = repository.begun(self._workspace)
-        work = _mapping(carried, "work") if self._is_agent else {}
+        work = landing.mapping_in(carried, "work") if self._is_agent else {}
         if work and not (repository.has(work.get("commit")) and repository.has(work.get("base"))):
             work = {}
         if self._workspace.merge is not None:
@@ -377,7 +381,7 @@ class Visit:
         return result
 
     def _kept(self, place: Worktree, result: Result) -> Result:
-        until, work = time.time() + self._keep.total_seconds(), _mapping(result.carry, "work")
+        until, work = time.time() + self._keep.total_seconds(), landing.mapping_in(result.carry, "work")
         place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._ready.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
@@ -392,8 +396,3 @@ class Visit:
     def _calm(self) -> Control:
         """A line to nobody: for what has to be done although the attempt was told to stop."""
         return Control(scratch=self._control.scratch)
-
-
-def _mapping(carried: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = carried.get(name)
-    return found if isinstance(found, Mapping) else {}

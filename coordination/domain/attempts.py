@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from coordination.domain.artifacts import Artifact
 
@@ -28,7 +28,9 @@ class Outcome(StrEnum):
 class Usage:
     """One model call as a job reports it. ``cost_usd`` None: unknown price, recorded and flagged, never zero.
 
-    ``line``: the file and the number of the line by which the job reported it; then it is a record of its own.
+    ``line``: the file and the number of the line by which the job reported it; then it is a record of its own, or with
+    an ``id`` one with all that the attempt reports under that. ``mark``: by which the record of such a line is known
+    again, whoever reads the file, where the call has no id.
     """
 
     model: str
@@ -42,6 +44,28 @@ class Usage:
     at: datetime | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     line: tuple[str, int] | None = field(default=None, compare=False)
+    mark: str | None = field(default=None, compare=False)
+
+
+class Spender(Protocol):
+    """Whose costs are recorded: an attempt, as far as its records name it."""
+
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def workspace_id(self) -> str: ...
+    @property
+    def project_id(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def session_id(self) -> str | None: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def agent(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,3 +43,23 @@ class CostRecord:
 def correction_id(corrected: str, number: int) -> str:
     """The id of the first, second … correction of a record: the same for whoever makes it."""
     return f"{corrected}~priced" if number == 1 else f"{corrected}~priced-{number}"
+
+
+_AGAIN = "~again-"
+
+
+def again_id(reported: str, number: int) -> str:
+    """The id of the second, third … record of a call that was reported again with a larger amount."""
+    return f"{reported}{_AGAIN}{number}"
+
+
+def own_id(record: CostRecord) -> str:
+    """The id of a record whose own is that of another attempt's call: calls are known by their id and their attempt."""
+    return f"{record.id}@{record.task_id}.{record.attempt}"
+
+
+def call_id(record: CostRecord) -> str:
+    """The id or mark by which its job has reported the call of a record."""
+    name = record.id.removesuffix(f"@{record.task_id}.{record.attempt}")
+    reported, again, number = name.rpartition(_AGAIN)
+    return reported if again and number.isdecimal() else name

@@ -2,7 +2,7 @@
 
 A job tells again and again what it used so far. What was not written yet is the next piece; a piece whose writing may
 or may not have worked is given again, the same, until it is known to have worked. A line that a job has reported is a
-piece of its own; all else is added up by model.
+piece of its own, and all lines with one id are one call; all else is added up by model.
 """
 
 from __future__ import annotations
@@ -14,21 +14,29 @@ from functools import reduce
 from typing import Any
 
 from coordination.domain.attempts import Usage
-from coordination.domain.costs import CostRecord, correction_id
+from coordination.domain.costs import CostRecord, again_id, call_id, correction_id
+from coordination.domain.pricing import AMOUNTS
 from coordination.money import ZERO, minus, plus
 
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
+_MOST_AMOUNTS = 10
 _COUNTED = ("_tokens", "_requests")
 """How the names of counts in ``extra`` end."""
 
 
 @dataclass(slots=True)
 class _Written:
-    """Of one model."""
+    """Of one model, or of one call that has an id."""
 
     counts: dict[str, int] = field(default_factory=dict)
     known: Decimal = ZERO
     records: list[CostRecord] = field(default_factory=list)
+
+    def add(self, one: CostRecord) -> None:
+        self.records.append(one)
+        self.known = plus(self.known, one.cost_usd or ZERO)
+        for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
+            self.counts[name] = self.counts.get(name, 0) + value
 
 
 class Meter:
@@ -43,6 +51,9 @@ class Meter:
         self._written: dict[str, _Written] = {}
         self._unsure: list[CostRecord] = []
         self._lines: dict[tuple[str, int], Usage] = {}  # what each line said when it was made a record
+        self._marks: set[str] = set()  # of the lines that were made records
+        self._calls: dict[str, _Written] = {}  # those with an id, as soon as there is a record
+        self._said: dict[str, list[Usage]] = {}  # what lines say of each of them
         self._single: set[str] = set()  # the ids of these records
         self._alone: list[CostRecord] = []  # those of them that are written
 
@@ -62,11 +73,28 @@ class Meter:
             if one.id in self._single:
                 self._alone.append(one)
                 continue
-            known = self._written.setdefault(one.model, _Written())
-            known.records.append(one)
-            known.known = plus(known.known, one.cost_usd or ZERO)
-            for name, value in [*((name, getattr(one, name)) for name in _COUNTS), *_extra_counts(one.extra)]:
-                known.counts[name] = known.counts.get(name, 0) + value
+            self._written.setdefault(one.model, _Written()).add(one)
+
+    def resume(self, records: Iterable[CostRecord], *, ours: Callable[[str], bool]) -> None:
+        """Go on where another meter of the same attempt has ended, of which these *records* are in the ledger.
+
+        *ours*: whether an id is one that the ledger makes for what no line was reported for.
+        """
+        for one in records:
+            name = call_id(one)
+            if not ours(name):
+                self._marks.add(name)
+                self._calls.setdefault(name, _Written()).add(one)
+            elif one.corrects is None:
+                self.wrote([one])
+            elif one.model in self._written:
+                known = self._written[one.model]
+                known.known = plus(known.known, one.cost_usd or ZERO)
+
+    @property
+    def conflicts(self) -> dict[str, list[Usage]]:
+        """The calls that were reported again with other numbers, by their ids, and what was said of each."""
+        return {name: said for name, said in self._said.items() if len(said) > 1}
 
     @property
     def written(self) -> list[CostRecord]:
@@ -77,12 +105,13 @@ class Meter:
         """All that is still to be written, now that the job has ended and this is what it *used* in all.
 
         What it says of its costs at its end goes before what was computed on the way: the difference is a correction.
+        One that says nothing at its end has ended in the middle, and what it said on the way stays.
         """
         unsure = self._unsure
         self.wrote(unsure)
         made = [*unsure, *self._reported(used)]
         used = _unnumbered(used)
-        if not self._written:
+        if not self._written or not used:
             return [*made, *(self._record(self._price(one)) for one in used)]
         by_model: dict[str, list[Usage]] = {}
         for one in used:
@@ -107,13 +136,48 @@ class Meter:
         return made
 
     def _reported(self, used: Iterable[Usage]) -> list[CostRecord]:
-        """The records of lines that have none yet; one that was written over is another call."""
+        """The records of lines that have none yet; one that was written over is another call, unless it has an id."""
         made = []
+        named: dict[str, list[Usage]] = {}
         for one in used:
-            if one.line is not None and self._lines.get(one.line) != one:
-                self._lines[one.line] = one
+            if one.line is None:
+                continue
+            if one.id is not None:
+                named.setdefault(one.id, []).append(one)
+            elif self._is_new(one, one.line):
                 made.append(self._record(self._price(one)))
+        made += [more for name, group in named.items() if (more := self._more_of(name, group)) is not None]
         self._single |= {one.id for one in made}
+        return made
+
+    def _is_new(self, one: Usage, line: tuple[str, int]) -> bool:
+        if one.mark is not None:
+            known = one.mark in self._marks
+            self._marks.add(one.mark)
+            return not known
+        known = self._lines.get(line) == one
+        self._lines[line] = one
+        return not known
+
+    def _more_of(self, name: str, group: Sequence[Usage]) -> CostRecord | None:
+        """A record of what is said of a call beyond what is on record. The larger counts: no provider bills less."""
+        said = self._said.setdefault(name, [])
+        for one in group:
+            if not any(_is_same(one, other) for other in said):
+                said.append(one)
+        whole, known = _noted(_largest(said), said), self._calls.get(name)
+        piece: Usage | None = whole
+        if known is not None:
+            piece = _less(whole, known.counts)
+            told = None if whole.cost_usd is None else max(plus(whole.cost_usd, minus(known.known)), ZERO)
+            if piece is None:
+                if not told:
+                    return None
+                piece = replace(whole, input_tokens=0, output_tokens=0, cached_input_tokens=0, total_tokens=0)
+                piece = replace(piece, extra={name: whole.extra[name] for name in (AMOUNTS,) if name in whole.extra})
+            piece = replace(piece, id=again_id(name, len(known.records) + 1), cost_usd=told)
+        made = self._record(self._price(piece or whole))
+        self._calls.setdefault(name, _Written()).add(made)
         return made
 
     def _pieces(self, used: Iterable[Usage]) -> list[Usage]:
@@ -158,6 +222,33 @@ class Meter:
 def _unnumbered(used: Iterable[Usage]) -> list[Usage]:
     """What no line was reported for: it may be told again, and grow."""
     return [one for one in used if one.line is None]
+
+
+def _is_same(one: Usage, other: Usage) -> bool:
+    numbers = ("model", "cost_usd", "input_tokens", "output_tokens", "cached_input_tokens")
+    return all(getattr(one, name) == getattr(other, name) for name in numbers) and _total(one) == _total(other)
+
+
+def _noted(whole: Usage, said: Sequence[Usage]) -> Usage:
+    """The call with all amounts that were said of it, if they are several."""
+    amounts = list(dict.fromkeys("unknown" if one.cost_usd is None else f"{one.cost_usd:f}" for one in said))
+    return whole if len(amounts) == 1 else replace(whole, extra={**whole.extra, AMOUNTS: amounts[:_MOST_AMOUNTS]})
+
+
+def _largest(said: Sequence[Usage]) -> Usage:
+    """The largest of every number that was said of one call."""
+    base = max(said, key=lambda one: (one.cost_usd or ZERO, _total(one)))
+    extra: dict[str, int] = {}
+    for one in said:
+        extra |= {name: max(value, extra.get(name, 0)) for name, value in _extra_counts(one.extra)}
+    return replace(
+        base,
+        input_tokens=max(one.input_tokens for one in said),
+        output_tokens=max(one.output_tokens for one in said),
+        cached_input_tokens=max(one.cached_input_tokens for one in said),
+        total_tokens=max(map(_total, said)),
+        extra={**base.extra, **extra},
+    )
 
 
 def _together(group: Sequence[Usage]) -> Usage:

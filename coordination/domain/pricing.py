@@ -24,9 +24,9 @@ KINDS = ("input", "cached_input", "cache_write", "cache_write_1h", "output", "re
 SUMMED = "summed"
 """The mark, in a record's ``extra``, of usage that was added up over several calls."""
 
-PRICED_BY, PRICES = "priced_by", "prices"
-OURS = frozenset({PRICED_BY, PRICES})
-"""What we write into ``extra`` beside a cost that was computed, and nobody else may."""
+PRICED_BY, PRICES, AMOUNTS = "priced_by", "prices", "reported_amounts"
+OURS = frozenset({PRICED_BY, PRICES, AMOUNTS})
+"""What we write into ``extra`` of a cost that was computed, or reported with several amounts, and nobody else may."""
 
 OVERRIDE = "override"
 

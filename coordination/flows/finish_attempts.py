@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from coordination.domain.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.attempts import Claim, Outcome, Result, Spender, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import Sample, asks_a_model, history_key, sample_of
 from coordination.domain.expansion import ANSWER, ANSWERER, answering
@@ -312,11 +312,11 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
     )
 
 
-def cost_of(claim: Claim, usage: Usage, now: datetime) -> CostRecord:
-    """The record of what a claimed job used."""
+def cost_of(claim: Spender, usage: Usage, now: datetime) -> CostRecord:
+    """The record of what an attempt used."""
     total = usage.input_tokens + usage.output_tokens if usage.total_tokens is None else usage.total_tokens
     return CostRecord(
-        id=usage.id or new_id(),
+        id=usage.id or usage.mark or new_id(),
         session_id=usage.session_id or claim.session_id,
         project_id=claim.project_id,
         run_id=claim.run_id,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -84,6 +86,10 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
         with store.read() as tx:
             return costs.billed(tx, workspace_id, names)
 
+    def in_all(name: str) -> Billed | None:
+        with store.read() as tx:
+            return costs.billed_in_all(tx, workspace_id, name)
+
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
     with ThreadPoolExecutor(1) as asking, Seen() as seen:
         for batch in _batches(records):
@@ -91,11 +97,16 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
+                file.seek(0)
+                what = _difference(*_of_lines(numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source), clash))
                 raise FormatError(
-                    f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
+                    f"its id stands in line {earlier} too, with another amount ({what})",
+                    source=source,
+                    line=line,
+                    hint=_HINT,
                 )
             spool.put(batch)
-            _same_as_there(there.result(), batch, source)
+            _same_as_there(there.result(), batch, source, in_all)
     return found
 
 
@@ -162,22 +173,40 @@ def _stored(
     if len(new) < len(batch):
         ids = {one.id for one in new}
         known = [one.id for _, one in batch if one.id not in ids]
-        _same_as_there(costs.billed(tx, workspace_id, known), batch, source)
+        in_all = partial(costs.billed_in_all, tx, workspace_id)
+        _same_as_there(costs.billed(tx, workspace_id, known), batch, source, in_all)
     return new
 
 
-def _same_as_there(there: dict[str, Billed], batch: Iterable[Numbered], source: str) -> None:
-    """Nothing, or FormatError at the first record that the ledger knows with another amount."""
+def _same_as_there(
+    there: dict[str, Billed], batch: Iterable[Numbered], source: str, in_all: Callable[[str], Billed | None]
+) -> None:
+    """Nothing, or FormatError at the first record that the ledger knows with another amount, *in_all*."""
     if not there:
         return
     for line, one in batch:
         known = there.get(one.id)
-        if known is not None and known != _billed(one):
-            was, told = ("no price" if usd is None else f"${usd:f}" for usd in (known[-1], one.cost_usd))
-            what = f"{told} here, {was} there" if was != told else "other tokens or another model"
+        if known is not None and known != _billed(one) and (known := in_all(one.id) or known) != _billed(one):
+            what = _difference(_billed(one)[-1], known[-1])
             raise FormatError(
                 f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
             )
+
+
+def _difference(here: Decimal | None, there: Decimal | None) -> str:
+    told, was = ("no price" if usd is None else f"${usd:f}" for usd in (here, there))
+    return f"{told} here, {was} there" if was != told else "other tokens or another model"
+
+
+def _of_lines(records: Iterator[Numbered], lines: tuple[int, int]) -> tuple[Decimal | None, Decimal | None]:
+    """What the records of two lines of a file cost; the second line is the earlier one."""
+    found: dict[int, Decimal | None] = {}
+    for number, one in records:
+        if number in lines:
+            found[number] = one.cost_usd
+        if len(found) == len(lines):
+            break
+    return found.get(lines[0]), found.get(lines[1])
 
 
 def _billed(record: CostRecord) -> Billed:

@@ -6,7 +6,7 @@ did not need is given back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from typing import Any
@@ -26,7 +26,7 @@ from coordination.domain.budgets import (
     starts_of,
     subjects_of,
 )
-from coordination.domain.costs import CostRecord
+from coordination.domain.costs import CostRecord, own_id
 from coordination.domain.sums import added_up
 from coordination.store.queries import budgets, costs, events, money, retention, rollups
 from coordination.store.queries.money import Holding
@@ -54,7 +54,7 @@ class Recorded:
 
 def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
     """Append records; those that were new, in their order. One whose id is already there is left alone."""
-    return settle(tx, workspace_id, records).new
+    return _settle(tx, workspace_id, records, (), _append).new
 
 
 def settle(
@@ -62,12 +62,23 @@ def settle(
 ) -> Recorded:
     """Append what attempts spent, and give back what those had reserved that end here.
 
-    *closing*: attempts that were closed in this transaction, and by nothing before it.
+    A record whose id is there already is left alone if it is the same attempt's; the id of another attempt's call is
+    no call of this one. *closing*: attempts that were closed in this transaction, and by nothing before it.
     """
+    return _settle(tx, workspace_id, records, closing, _append_reported)
+
+
+def _settle(
+    tx: Connection,
+    workspace_id: str,
+    records: Sequence[CostRecord],
+    closing: Collection[Fence],
+    append: Callable[[Connection, str, Sequence[CostRecord]], list[CostRecord]],
+) -> Recorded:
     if not records and not closing:
         return Recorded([])
     settling = _Settling(tx, workspace_id, records, closing)
-    return settling.settle(_append(tx, workspace_id, records))
+    return settling.settle(append(tx, workspace_id, records))
 
 
 def _append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
@@ -79,6 +90,26 @@ def _append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) ->
         days = rollups.days(tx, workspace_id, (one.occurred_at for one in new))
         rollups.add(tx, workspace_id, added_up(new, days), shard=shard)
     return new
+
+
+def _append_reported(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """The same of what attempts spent: a record whose id is another attempt's gets one of its own."""
+    new = _append(tx, workspace_id, records)
+    if len(new) == len(records):
+        return new
+    known = set(map(id, new))
+    left = [one for one in records if id(one) not in known and one.task_id is not None and one.attempt is not None]
+    there = costs.named(tx, workspace_id, sorted({one.id for one in left}))
+    others = [replace(one, id=own_id(one)) for one in left if not _is_same_call(one, there.get(one.id))]
+    return [*new, *_append(tx, workspace_id, others)]
+
+
+def _is_same_call(one: CostRecord, there: CostRecord | None) -> bool:
+    """Whether the ledger has it: from the same attempt, or as the provider's bill says it."""
+    if there is None or there.attempt is None:
+        numbers = ("model", "total_tokens", "cost_usd")
+        return there is None or all(getattr(one, name) == getattr(there, name) for name in numbers)
+    return (one.task_id, one.attempt) == (there.task_id, there.attempt)
 
 
 def forget(tx: Connection, workspace_id: str, ids: Sequence[str]) -> int:

@@ -108,7 +108,7 @@ class Bench:
             job.control.stop(stopped)
 
         def run() -> None:
-            with self.folders.make() as own, job.control:
+            with self.folders.make(claim) as own, job.control:
                 job.control.scratch = own.path
                 job.result = runner.run(claim, job.control)
 

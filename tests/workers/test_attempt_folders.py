@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from coordination.errors import DatabaseUnavailable
 from coordination.services import broker_keys
 from coordination.services.attempt_tokens import check_token, make_token_key
 from coordination.store.engine import Store
+from tests.support.jobs import claim_of
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
 from tests.support.world import World
@@ -30,9 +33,10 @@ from pathlib import Path
 from workers.attempt_folders import AttemptFolders
 from workers.own_folders import IN_HOME, take
 from workers.report_socket import Server
+from tests.support.jobs import claim_of
 
 folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), Server()
-with folders.make() as folder:
+with folders.make(claim_of({"shell": "true"})) as folder:
     server.listen(folder.address(), lambda line, peer: {})
     (folder.path / "file").touch()
     print("listens at", folder.address(), flush=True)
@@ -40,13 +44,20 @@ with folders.make() as folder:
 """
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is shorter than those that pytest makes."""
+    with tempfile.TemporaryDirectory(prefix="x", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("deep", [False, True], ids=["short", "too long for a socket"])
 def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
-    tmp_path_factory: pytest.TempPathFactory,
+    short_folder: Path,
     processes: Processes,
     deep: bool,  # noqa: FBT001
 ) -> None:
-    root = tmp_path_factory.mktemp("x") / ("x" * 100 if deep else "y")
+    root = short_folder / ("x" * 100 if deep else "y")
     owner = processes.start_python("-c", KILLED, root, cwd=ROOT)
     address = Path(owner.wait_for(r"^listens at (/.+)$")[1])
     link = own_folders.TEMPORARY in address.parents and address.parents[2].name.startswith(IN_TEMPORARY)
@@ -63,7 +74,7 @@ def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
 def test_a_job_that_finds_coord_on_its_path_gets_no_other(tmp_path: Path) -> None:
     folders = AttemptFolders(tmp_path)
     folders.program = None
-    with folders.make() as folder:
+    with folders.make(claim_of({"shell": "true"})) as folder:
         assert folder.programs() is None
         folders.program = Path(sys.executable)
         bin_ = folder.programs()

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from coordination import price_list
-from coordination.domain.attempts import Outcome, Result, Usage
+from coordination.domain.attempts import Usage
 from coordination.errors import DatabaseUnavailable
 from coordination.services import prices as service
 from coordination.services import projects as project_service
@@ -23,8 +23,7 @@ CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
 
 
 def spent(prices: Prices, *usage: Usage, **of: str) -> list[Decimal | None]:
-    result = prices.priced(claim_of({}, **of), Result(Outcome.COMPLETED, usage=usage))
-    return [used.cost_usd for used in result.usage]
+    return [prices.one(claim_of({}, **of), used).cost_usd for used in usage]
 
 
 @pytest.fixture
@@ -37,13 +36,14 @@ def place(store: Store) -> dict[str, str]:
 
 def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: dict[str, str]) -> None:
     told = Usage("gpt-5-mini", input_tokens=1, cost_usd=Decimal(0), extra={"x": 1})
-    given = Result(Outcome.COMPLETED, usage=(CALL, told, Usage("nobody's", input_tokens=5)))
+    given = CALL, told, Usage("nobody's", input_tokens=5)
 
-    first, second, third = Prices(store).priced(claim_of({}, **place), given).usage
+    prices, claim = Prices(store), claim_of({}, **place)
+    first, second, third = (prices.one(claim, used) for used in given)
 
     assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
     assert first.extra["prices"] == {"of": "openai/gpt-5-mini", "input": "0.25"}
-    assert (second, third) == given.usage[1:]
+    assert (second, third) == given[1:]
 
 
 def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_none(

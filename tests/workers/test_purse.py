@@ -174,3 +174,53 @@ def test_who_begins_anew_is_only_stopped_once_a_cap_is_passed(
     )
 
     assert purse.ends_by(short) is ends
+
+
+def call(id_: str, dollars: str | None, tokens: int = 1, number: int = 1) -> Usage:
+    cost = None if dollars is None else Decimal(dollars)
+    return Usage("m", input_tokens=tokens, cost_usd=cost, id=id_, line=("file", number))
+
+
+def test_a_call_that_is_reported_twice_is_one(purse: Purse) -> None:
+    purse.spent([call("x", "0.1")])
+    purse.wrote(purse.due())
+
+    rest, written = purse.rest([call("x", "0.1"), call("x", "0.1", number=2), call("y", "0.1", number=3)])
+
+    assert sorted(one.id for one in (*written, *rest)) == ["x", "y"]
+    assert purse.remarks() == []
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("amounts", [("0.01", "0.03"), ("0.03", "0.01"), ("0.03", None), (None, "0.03")])
+def test_of_several_amounts_of_a_call_the_largest_counts_and_all_are_said(
+    purse: Purse,
+    amounts: tuple[str | None, str | None],
+    early: bool,  # noqa: FBT001 - a case
+) -> None:
+    first, second = call("x", amounts[0], 10), call("x", amounts[1], 40, number=2)
+    if early:
+        purse.spent([first])
+        purse.wrote(purse.due())
+
+    rest, written = purse.rest([first, second])
+
+    every = [*written, *rest]
+    assert sum(one.cost_usd or 0 for one in every) == Decimal("0.03")
+    assert tokens(every) == 40
+    shown = ["no price" if one is None else f"${one}" for one in amounts]
+    said = f"{shown[0]} for 10 tokens, {shown[1]} for 40 tokens"
+    assert purse.remarks() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
+    assert every[-1].extra["reported_amounts"] == ["unknown" if one is None else one for one in amounts]
+    assert len({one.id for one in every}) == len(every)
+
+
+def test_a_job_that_breaks_off_takes_nothing_back(purse: Purse) -> None:
+    purse.spent([used(10, "1"), line(1, "0.5")])
+    purse.wrote(purse.due())
+    purse.spent([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
+
+    rest, written = purse.rest(())  # its runner failed, and knows nothing
+
+    assert sum(one.cost_usd or 0 for one in (*written, *rest)) == Decimal("3.75")
+    assert tokens([*written, *rest]) == 32

@@ -45,7 +45,7 @@ class Desk:
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control | None = None) -> Iterator[Report]:
         """While this attempt runs."""
-        with self.folders.make() as own, self.reporting.of(claim, control or self.control, own) as report:
+        with self.folders.make(claim) as own, self.reporting.of(claim, control or self.control, own) as report:
             yield report
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report
 
 
 def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, tmp_path: Path) -> None:
-    with desk.folders.make() as own:
+    with desk.folders.make(claim_of({"shell": "true"})) as own:
         deep = own.path / "deep"
         deep.mkdir()
         (deep / "file").write_text("x")

@@ -123,6 +123,8 @@ class Control:
         self._wake = -1
         self._closed = False
         self._streams: dict[Stream, hiding.Hiding] = {}
+        self._spending = threading.Lock()
+        self._parts: dict[str, Sequence[Usage]] = {}
 
     def offer_line(self, open_line: Callable[[], Line] | None) -> None:
         """Let the job report from here on, over what *open_line* opens once it is needed; None: no more."""
@@ -209,10 +211,15 @@ class Control:
             self._streams[stream] = self.secrets.hiding(partial(self._on_output, stream))
         self._streams[stream](data)
 
-    def spent(self, used: Iterable[Usage]) -> None:
-        """All that the job's model calls have used so far: written down now and then, so that no death loses it."""
+    def spent(self, used: Iterable[Usage], *, part: str = "") -> None:
+        """All that one part of the attempt has used so far: the job itself, or what surrounds it, named by its file.
+
+        It is added to what the other parts have used, and written down now and then, so that no death loses it.
+        """
         if self._on_spent is not None:
-            self._on_spent(self.secrets.hide_usage(used))
+            with self._spending:
+                self._parts[part] = tuple(self.secrets.hide_usage(used))
+                self._on_spent([one for each in self._parts.values() for one in each])
 
     def paid(self) -> bool:
         """Whether what it has spent is settled with its budgets, and another call may be made; else that is hurried."""

@@ -19,7 +19,9 @@ from coordination.domain.chat import OURS
 from coordination.errors import Refused
 from coordination.machine import ATTEMPT_MARKER
 from workers import files
+from workers.runners import reports
 from workers.runners.base import Line
+from workers.runners.reports import COSTS
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
 _PASSED_ON = frozenset(
@@ -85,14 +87,17 @@ def attempt_prefix(task_id: str, attempt: int) -> str:
 class Scratch:
     """The files of one execution, among those of others; a context manager that takes them away again.
 
-    Nothing is made before it is needed: a short Python job costs the file system nothing.
+    Nothing is made before it is needed: a short Python job costs the file system nothing. What was reported stays where
+    the worker wants that, until the attempt's end is stored.
     """
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
+        self._keeper = reports.keeper_of(root)
+        self._fence = claim.task_id, claim.attempt
         # Names, not paths with methods: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
-        self.costs = self._stem + ".costs.jsonl"
+        self.costs = self._stem + COSTS
         self._made: list[str] = [self.costs]
         if root not in _roots:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -103,8 +108,10 @@ class Scratch:
     def move_costs(self, folder: str) -> None:
         """Expect the file of costs in *folder*, which its process may write to."""
         self._made.remove(self.costs)
-        self.costs = f"{folder}{os.sep}{self.name}.costs.jsonl"
+        self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._made.append(self.costs)
+        if self._keeper is not None:
+            self._made.append(reports.point_to(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
@@ -153,6 +160,11 @@ class Scratch:
     def close(self) -> None:
         """Take the files away."""
         made, self._made = self._made, []
+        if self._keeper is not None and self.costs in made and reports.is_report(self.costs):
+            place = f"{self._keeper}{os.sep}{self.name}{COSTS}"
+            if self.costs == place or reports.move(self.costs, place):
+                reports.keep(self._fence, place)
+            made.remove(self.costs)
         for path in made:
             try:
                 os.unlink(path)  # noqa: PTH108

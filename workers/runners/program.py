@@ -58,8 +58,8 @@ def run_program(
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *read*:
-    what it has to see there besides. *glance*: called now and then while it runs. Raises OSError or ValueError when it
-    cannot be started.
+    what it has to see there besides. *glance*: called now and then while it runs, and when it has ended. Raises
+    OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
     complaints = control.secrets.hiding(err.feed)  # before it is shortened
@@ -104,6 +104,8 @@ def run_program(
             process.end()
         watch.drain()
         complaints.close()
+        if glance is not None:
+            glance()  # whatever took less than a moment counts before anything else is started
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
         interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
     return Ran(process.exit_code, interruption, err.text())

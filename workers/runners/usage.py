@@ -6,28 +6,36 @@ of the job; a price that is not given stays unknown and never turns into zero.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from coordination.domain.attempts import Usage
+from coordination.domain.events import EventType
 from coordination.domain.pricing import OURS
 from coordination.errors import Refused
 from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import READ_AS
 from coordination.money import usd
+from workers.runners import reports
+from workers.runners.base import Control
 from workers.runners.output import clean_json, clean_text, one_line
 
-MAX_BYTES = 10_000_000
+MAX_BYTES = reports.MOST
 MAX_LINES = 10_000
 
 _MOST_WARNINGS = 20
 _LONGEST_NAME = 200
+_MARK = 12  # hexadecimal digits
 _LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens", "total_tokens")
 _KNOWN = frozenset({"model", "cost_usd", "timestamp", "id", "session_id", *_NUMBERS})
@@ -46,16 +54,28 @@ def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
 
 
 class Following:
-    """The same file while its job writes it: *tell* is told of all that it reports whenever that is more."""
+    """The same file while its job writes it: *tell* is told of all that it reports when that is more. Thread-safe."""
 
-    def __init__(self, path: str, tell: Callable[[Sequence[Usage]], None]) -> None:
+    def __init__(self, path: str, tell: Callable[[Sequence[Usage]], object]) -> None:
         self._path = path
         self._tell = tell
+        self._lock = threading.Lock()
         self._size, self._read_to, self._lines = 0, 0, 0  # of the file; of what was read, bytes and lines
         self._found: list[Usage] = []
 
     def look(self) -> None:
         """See whether there are new lines, and read these alone. One that is not finished is left for later."""
+        with self._lock:
+            self._look()
+
+    def end(self) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
+        """What ``read`` finds, now that nobody writes any more; *tell* is told of it."""
+        found, warnings = read(self._path)
+        if found:
+            self._tell(found)
+        return found, warnings
+
+    def _look(self) -> None:
         try:
             size = os.lstat(self._path).st_size  # mostly it is not there
             if size == self._size:
@@ -75,9 +95,31 @@ class Following:
             self._tell(tuple(self._found))
 
 
+def following(path: str, control: Control) -> Following:
+    """The file of what surrounds a job: it counts beside what the job itself tells *control*."""
+    return Following(path, partial(control.spent, part=path))
+
+
+@contextlib.contextmanager
+def metered(path: str, control: Control) -> Iterator[Callable[[], None]]:
+    """Count what processes report to *path* meanwhile; what is given is to be called now and then while they run."""
+    spending = following(path, control)
+    try:
+        yield spending.look
+    finally:
+        _, warnings = spending.end()
+        for warning in warnings:
+            control.event(EventType.PROGRESS, {"usage": warning})
+
+
 def _bytes(path: str, most: int, *, start: int = 0) -> bytes:
-    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting, a link leads elsewhere."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """Some of its bytes; OSError for what is no file: a pipe would keep its reader waiting, a link leads anywhere."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.EINVAL, "it is no regular file", path) from None
+        raise
     with os.fdopen(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file", path)
@@ -98,7 +140,8 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
         try:
             record = jsonl.parsed(number, line, decimals=True)
             if record is not None:
-                found.append(replace(_usage(record[1]), line=(path, number)))
+                mark = f"{reports.source_of(path)}:{number}.{hashlib.sha256(line).hexdigest()[:_MARK]}"
+                found.append(replace(_usage(record[1]), line=(path, number), mark=mark))
         except Refused as refusal:
             bad += 1
             if bad <= _MOST_WARNINGS:
@@ -108,7 +151,7 @@ def _read(path: str, data: bytes, *, lines_before: int = 0) -> tuple[tuple[Usage
     return tuple(found), tuple(warnings)
 
 
-def with_warnings(log: str, warnings: tuple[str, ...]) -> str | None:
+def with_warnings(log: str, warnings: Sequence[str]) -> str | None:
     """A job's log with the warnings below it; None when there is nothing to say."""
     if not warnings:
         return log or None

@@ -115,7 +115,7 @@ class Watch:
         self._blind = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
         self._glance = glance
-        self._glance_every = _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
+        self._glance_every = glance_every(control)
         self._glance_at = math.inf if glance is None else self._began + self._glance_every
         self._end_by = math.inf  # when asking is over and killing begins, or waiting for the killed ends
 
@@ -255,6 +255,11 @@ class Watch:
         if math.isinf(due):
             return None
         return math.ceil(max(due - now, 0) * 1000)
+
+
+def glance_every(control: Control) -> float:
+    """How many seconds lie between two glances at what a job reports."""
+    return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
 
 
 def show(duration: timedelta) -> str:

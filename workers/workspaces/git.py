@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -98,6 +98,7 @@ class Git:
 
     *write*: what it may change besides the repository, where the launcher confines: a filter or a merge driver that the
     repository names may be a job's. So it is one worktree at most, and never the checkout.
+    *glance*: called now and then while a command runs, and after it.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Git:
         variables: Mapping[str, str],
         *,
         write: Sequence[str] = (),
+        glance: Callable[[], None] | None = None,
     ) -> None:
         self._launcher = launcher
         self._claim = claim
@@ -116,6 +118,7 @@ class Git:
         self._folder = str(folder)
         self._variables = dict(variables)
         self._write = tuple(write)
+        self._glance = glance
 
     def at(self, folder: str | Path, **variables: str) -> Git:
         """The same in another folder, with these variables too."""
@@ -130,7 +133,8 @@ class Git:
         return self._with(control, self._folder, self._variables, self._write)
 
     def _with(self, control: Control, folder: str | Path, variables: Mapping[str, str], write: Sequence[str]) -> Git:
-        return Git(self._launcher, self._claim, control, folder, variables, write=write)
+        launcher, claim = self._launcher, self._claim
+        return Git(launcher, claim, control, folder, variables, write=write, glance=self._glance)
 
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
@@ -159,6 +163,7 @@ class Git:
                 variables=self._variables,
                 folder=self._folder,
                 feed=keep,
+                glance=self._glance,
                 stdin=stdin,
                 announced=False,
                 write=self._write,

@@ -157,3 +157,9 @@ def retold(kept: Mapping[str, Any], remark: str) -> Result:
         artifacts=tuple(Artifact(**artifact) for artifact in kept.get("artifacts", ())),
         log=f"{log.rstrip()}\n{remark}" if isinstance(log, str) and log.strip() else remark,
     )
+
+
+def mapping_in(carried: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What an earlier attempt has carried under that name; empty when that is nothing of the kind."""
+    found = carried.get(name)
+    return found if isinstance(found, Mapping) else {}

@@ -25,7 +25,7 @@ from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
 from coordination.errors import Refused
-from workers.runners import environment
+from workers.runners import environment, usage
 from workers.runners.base import Control
 from workers.runners.output import Capture, one_line
 from workers.runners.process import Launcher, death_sentence
@@ -217,7 +217,10 @@ class Preparing:
         """Run the command here; the paths of what it has made."""
         began = monotonic()
         out = Capture(min(_KEPT, self.control.output_limit))
-        with environment.Scratch(self.control.scratch, self.claim) as scratch:
+        with (
+            environment.Scratch(self.control.scratch, self.claim) as scratch,
+            usage.metered(scratch.costs, self.control) as glance,
+        ):
             ran = run_program(
                 self.launcher,
                 ["/bin/sh", "-c", f"exec 2>&1\n{setup}"],
@@ -227,6 +230,7 @@ class Preparing:
                 folder=self.place.folder,
                 feed=out.feed,
                 announced=False,
+                glance=glance,
             )
         took = timedelta(seconds=monotonic() - began)
         name = one_line(setup, _NAMED)

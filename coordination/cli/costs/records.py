@@ -60,7 +60,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
                 one.input_tokens,
                 one.output_tokens,
                 "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
-                ", ".join(filter(None, [_whose_price(one), "stale" if one.stale else ""])),
+                ", ".join(filter(None, [_whose_price(one), _amounts(one), "stale" if one.stale else ""])),
                 one.session_id,
                 one.id,
             )
@@ -76,6 +76,14 @@ def _whose_price(record: CostRecord) -> str:
 
     by = str(record.extra.get(PRICED_BY) or ("" if record.cost_usd is None else "as told"))
     return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
+
+
+def _amounts(record: CostRecord) -> str:
+    """All amounts with which its job has reported the call, where they are several."""
+    from coordination.domain.pricing import AMOUNTS
+
+    found = record.extra.get(AMOUNTS)
+    return f"reported as {', '.join(f'${one}' for one in found)}" if isinstance(found, list) else ""
 
 
 def import_(

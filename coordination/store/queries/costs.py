@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from operator import attrgetter
 from typing import Any
 
@@ -17,7 +18,8 @@ from sqlalchemy import JSON, Connection, RowMapping, Text, cast, func, literal, 
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from coordination.domain.costs import CostRecord
+from coordination.domain.costs import CostRecord, again_id
+from coordination.money import plus
 from coordination.store.bulk import insert_new
 from coordination.store.tables.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
@@ -25,6 +27,7 @@ from coordination.store.types import sum_money
 c = costs.c
 
 _MANY = 1000
+_MOST_AGAIN = 50
 _FIELDS = tuple(field.name for field in fields(CostRecord))
 _COLUMNS = ("workspace_id", *_FIELDS)
 _values = attrgetter(*_FIELDS)
@@ -61,6 +64,24 @@ def billed(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str,
     columns = (c.model, c.input_tokens, c.output_tokens, c.cached_input_tokens, c.total_tokens, c.cost_usd)
     rows = tx.execute(select(c.id, *columns).where(c.workspace_id == workspace_id, among))
     return {row[0]: tuple(row[1:]) for row in rows}
+
+
+def billed_in_all(tx: Connection, workspace_id: str, name: str) -> Billed | None:
+    """The same of one call and what was added to it because its job reported it again with a larger amount."""
+    found = named(tx, workspace_id, [name, *(again_id(name, number) for number in range(2, _MOST_AGAIN))])
+    first = found.pop(name, None)
+    if first is None:
+        return None
+    every = [first, *(one for one in found.values() if (one.task_id, one.attempt) == (first.task_id, first.attempt))]
+    known = [one.cost_usd for one in every if one.cost_usd is not None]
+    return (
+        first.model,
+        sum(one.input_tokens for one in every),
+        sum(one.output_tokens for one in every),
+        sum(one.cached_input_tokens for one in every),
+        sum(one.total_tokens for one in every),
+        reduce(plus, known) if known else None,
+    )
 
 
 def total(
@@ -164,6 +185,13 @@ def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, 
     """The records of these ids."""
     rows = tx.execute(select(costs).where(c.workspace_id == workspace_id, c.id.in_(names)))
     return {row["id"]: record_of(row) for row in rows.mappings()}
+
+
+def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int) -> list[CostRecord]:
+    """What the ledger has of one attempt, the oldest first."""
+    where = (c.workspace_id == workspace_id, c.task_id == task_id, c.attempt == number)
+    rows = tx.execute(select(costs).where(*where).order_by(c.recorded_at, c.id))
+    return [record_of(row) for row in rows.mappings()]
 
 
 def record_of(row: RowMapping) -> CostRecord:

@@ -36,10 +36,11 @@ from coordination.store.queries import one_of
 from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import supervisors, workers
 from coordination.store.tables.projects import projects, workspaces
+from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import commit_order, db_after, db_now
 
-w, a, t, s = workers.c, attempts.c, tasks.c, supervisors.c
+w, a, t, s, r = workers.c, attempts.c, tasks.c, supervisors.c, runs.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,3 +361,29 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     """Lock a worker's row, so that its heartbeat waits; whether nothing was heard of it for that long."""
     silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))
     return tx.execute(silent.with_for_update()).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An attempt, as the records of its costs name it, and its task's job."""
+
+    task_id: str
+    attempt: int
+    workspace_id: str
+    project_id: str
+    run_id: str
+    session_id: str | None
+    key: str
+    agent: str | None
+    work: dict[str, Any]
+
+
+def accounts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[Account]:
+    """Those of these attempts that there are."""
+    rows = tx.execute(
+        select(a.task_id, a.number, t.workspace_id, t.project_id, t.run_id, r.session_id, t.key, t.agent, t.work)
+        .join(tasks, t.id == a.task_id)
+        .join(runs, r.id == t.run_id)
+        .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
+    )
+    return [found for row in rows if ((found := Account(*row)).task_id, found.attempt) in set(fences)]

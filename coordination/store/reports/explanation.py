@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +25,8 @@ from coordination.store.types import db_now
 
 d, t = dependencies.c, tasks.c
 _MOST = 1000
+_USAGE = "[usage] "  # how a line of a log begins that is about what was reported
+_REMARKS = 20
 
 _WORDS = {
     BlockReason.APPROVAL: "a person must approve it",
@@ -64,15 +66,20 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class TaskExplanation:
-    """The whole answer for one task. ``verdict``: its state and what follows from it, as half a sentence."""
+    """The whole answer for one task. ``verdict``: its state and what follows from it, as half a sentence.
+
+    ``usage``: what is odd in what its latest attempt has reported of its costs.
+    """
 
     task: Task
     verdict: str
     blockers: tuple[Blocker, ...] = field(default=())
+    usage: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """For people: the verdict, then one line per blocker."""
-        return [f"{self.task.key}: {self.verdict}", *(f"  {blocker.line()}" for blocker in self.blockers)]
+        """For people: the verdict, then one line per blocker, then one per remark."""
+        usage = [f"  usage: {remark}" for remark in self.usage]
+        return [f"{self.task.key}: {self.verdict}", *(f"  {blocker.line()}" for blocker in self.blockers), *usage]
 
     def to_json(self) -> dict[str, Any]:
         """As printed by --json."""
@@ -84,6 +91,7 @@ class TaskExplanation:
             "reasons": self.task.reasons.names(),
             "verdict": self.verdict,
             "blockers": [blocker.to_json() for blocker in self.blockers],
+            "usage": list(self.usage),
         }
 
 
@@ -103,6 +111,17 @@ def explain_task(
 
     *lack*: what is missing of which budget, if it waits for money.
     """
+    found = _explained(tx, workspace_id, task, live_within=live_within, window=window, lack=lack)
+    latest = attempts.latest(tx, workspace_id, task.id) if task.attempt else None
+    lines = (latest.log or "").splitlines() if latest is not None else ()
+    return replace(
+        found, usage=tuple(line.removeprefix(_USAGE) for line in lines if line.startswith(_USAGE))[:_REMARKS]
+    )
+
+
+def _explained(
+    tx: Connection, workspace_id: str, task: Task, *, live_within: timedelta, window: int | None, lack: Short | None
+) -> TaskExplanation:
     if task.state is TaskState.RUNNING:
         return TaskExplanation(task, _running(tx, workspace_id, task))
     if task.state not in (TaskState.BLOCKED, TaskState.QUEUED):

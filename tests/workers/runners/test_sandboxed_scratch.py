@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.attempts import Outcome
-from tests.support.jobs import Bench
+from tests.support.jobs import Bench, claim_of
 from workers.runners import confine
 from workers.runners.registry import Runners
 from workers.runners.sandbox import Sandbox
@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_a_command_changes_nothing_of_other_attempts_or_of_the_worker(confined: Bench, place: Path) -> None:
-    with confined.folders.make() as other:
+    with confined.folders.make(claim_of({"shell": "true"})) as other:
         (other.path / "bin").mkdir()
         names = ("x.costs.jsonl", "bin/coord", "reports.sock")
         for name in names:

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from workers.runners.base import Control
-from workers.runners.watch import Interruption
+from workers.runners.watch import Interruption, glance_every
 
 log = structlog.get_logger()
 
@@ -126,12 +126,21 @@ class Loop:
 
 
 def wait_for(
-    exchange: Exchange, control: Control, *, began: float, timeout: timedelta | None, stall_timeout: timedelta | None
+    exchange: Exchange,
+    control: Control,
+    *,
+    began: float,
+    timeout: timedelta | None,
+    stall_timeout: timedelta | None,
+    glance: Callable[[], None] | None = None,
 ) -> Interruption | None:
     """Sleep until the conversation has ended. Returns what interrupted it, if anything did.
 
-    One that was told to end and does not within a moment is left behind (``exchange.ended`` is false then).
+    One that was told to end and does not within a moment is left behind (``exchange.ended`` is false then). *glance*:
+    called now and then meanwhile.
     """
+    every = glance_every(control)
+    glance_at = math.inf if glance is None else began + every
     waiter = select.poll()
     waiter.register(exchange.fileno(), select.POLLIN)
     waiter.register(control.fileno(), select.POLLIN)
@@ -142,13 +151,16 @@ def wait_for(
         if now >= end_by:
             log.error("a conversation does not end, and is left behind")
             return interruption
+        if glance is not None and now >= glance_at:
+            glance()
+            glance_at = now + every
         found, due = _limit(exchange, control, now, began=began, timeout=timeout, stall_timeout=stall_timeout)
         if found is not None and (interruption is None or interruption.yields_to(found)):
             if interruption is None:
                 end_by = now + _PATIENCE
                 exchange.cancel()
             interruption = found
-        due = min(due, end_by) if interruption is None else end_by
+        due = min(due if interruption is None else end_by, end_by, glance_at)
         for fd, _ in waiter.poll(None if math.isinf(due) else math.ceil(max(due - now, 0) * 1000)):
             if fd != exchange.fileno():
                 control.acknowledge()

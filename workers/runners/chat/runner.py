@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
@@ -40,29 +41,34 @@ class ChatRunner:
             call, secrets = _checked(claim)
             control.secrets = secrets
             reached = access(call, secrets)
-            conversation, told = _prepared(call, control, secrets)
+            tools = _Tools()
+            conversation, told = _prepared(call, control, secrets, tools)
         except Refused as refusal:
             return program.refused(refusal.sentence())
         began = time.monotonic()  # what the first chat of a process imports is not of its time
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
             return program.missing_folder(claim.workdir)
-        with (
-            environment.Scratch(control.scratch, claim) as scratch,
-            Servers(self._launcher, call.tools, secrets) as servers,
-        ):
-            try:
-                servers.start(claim, control, env=call.env, scratch=scratch)
-            except Refused as refusal:
-                return program.refused(refusal.sentence())
-            except (OSError, ValueError) as error:
-                return program.cannot_start(error)
-            if not any(server.command for server in servers.all):
-                control.event(EventType.STARTED, {"model": call.chat})
-            interruption = self._hold(
-                lambda moved: conversation.hold(reached, servers.all, moved), claim, control, began=began
-            )
-            servers.fast = interruption is not None and interruption.outcome is Outcome.LOST
-        spent, warnings = usage.read(scratch.costs)
+        with environment.Scratch(control.scratch, claim) as scratch:
+            with Servers(self._launcher, call.tools, secrets) as servers:
+                try:
+                    servers.start(claim, control, env=call.env, scratch=scratch)
+                except Refused as refusal:
+                    return program.refused(refusal.sentence())
+                except (OSError, ValueError) as error:
+                    return program.cannot_start(error)
+                spending = tools.spending = usage.following(scratch.costs, control)
+                with_programs = any(server.command for server in servers.all)
+                if not with_programs:
+                    control.event(EventType.STARTED, {"model": call.chat})
+                interruption = self._hold(
+                    lambda moved: conversation.hold(reached, servers.all, moved),
+                    claim,
+                    control,
+                    began=began,
+                    glance=spending.look if with_programs else None,
+                )
+                servers.fast = interruption is not None and interruption.outcome is Outcome.LOST
+            spent, warnings = spending.end()
         log = "\n".join(filter(None, [servers.log(), *(f"[chat] {one}" for one in told.remarks)]))
         if told.result is not None:
             told.result = _bounded(secrets.hide(told.result), control.output_limit)
@@ -80,12 +86,13 @@ class ChatRunner:
         """End the loop."""
         self._loop.close()
 
-    def _hold(self, make: Make, claim: Claim, control: Control, *, began: float) -> Interruption | None:
+    def _hold(
+        self, make: Make, claim: Claim, control: Control, *, began: float, glance: Callable[[], None] | None
+    ) -> Interruption | None:
         exchange = self._loop.start(make, control.progress)
+        limits = {"timeout": claim.timeout, "stall_timeout": claim.stall_timeout}
         try:
-            interruption = wait_for(
-                exchange, control, began=began, timeout=claim.timeout, stall_timeout=claim.stall_timeout
-            )
+            interruption = wait_for(exchange, control, began=began, glance=glance, **limits)
         finally:
             exchange.close()
         if exchange.error is not None and interruption is None:
@@ -111,7 +118,19 @@ def _checked(claim: Claim) -> tuple[ChatCall, Secrets]:
     return call, secrets
 
 
-def _prepared(call: ChatCall, control: Control, secrets: Secrets) -> tuple[Any, Transcript]:
+class _Tools:
+    """What the programs of a chat's tools spend. No call of the model is made before that is settled, too."""
+
+    spending: usage.Following | None = None
+
+    def paid(self, control: Control) -> bool:
+        """Whether all that was spent so far is settled with the budgets."""
+        if self.spending is not None:
+            self.spending.look()
+        return control.paid()
+
+
+def _prepared(call: ChatCall, control: Control, secrets: Secrets, tools: _Tools) -> tuple[Any, Transcript]:
     try:
         from workers.runners.chat.conversation import Conversation
         from workers.runners.chat.forms import Form
@@ -121,7 +140,7 @@ def _prepared(call: ChatCall, control: Control, secrets: Secrets) -> tuple[Any, 
     import_provider(call)
     told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
     form = Form(call.schema) if call.schema else None
-    return Conversation(call, told, form, limit=control.output_limit, paid=control.paid), told
+    return Conversation(call, told, form, limit=control.output_limit, paid=lambda: tools.paid(control)), told
 
 
 def _result(
