@@ -53,11 +53,13 @@ def run_program(
     announced: bool = True,
     write: Sequence[str] | None = None,
     glance: Callable[[], None] | None = None,
+    done: Callable[[], bool] | None = None,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *glance*:
-    called now and then while it runs. Raises OSError or ValueError when it cannot be started.
+    called now and then while it runs. *done*: whether it has said that it is done. Raises OSError or ValueError when
+    it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
     complaints = control.secrets.hiding(err.feed)  # before it is shortened
@@ -91,6 +93,7 @@ def run_program(
             stall_timeout=claim.stall_timeout,
             limits=limits,
             glance=glance,
+            done=done,
         )
         try:
             if announced:

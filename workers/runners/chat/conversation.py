@@ -35,7 +35,8 @@ from pydantic_ai.tools import ToolDefinition
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.chat import ChatCall
-from workers.runners.agents.base import Failure, Transcript
+from workers.runners.agents.base import Transcript
+from workers.runners.agents.failures import Failure
 from workers.runners.chat import forms, http
 from workers.runners.chat.errors import GaveUp, cause_of, failure_of, retry_after, was_sent
 from workers.runners.chat.making import make_model

@@ -19,7 +19,8 @@ from pydantic_ai.exceptions import (
 )
 
 from coordination.errors import Refused
-from workers.runners.agents.base import Failure, at
+from workers.runners.agents.base import at
+from workers.runners.agents.failures import Failure
 from workers.runners.output import clean_text, one_line
 
 _LONGEST = 300

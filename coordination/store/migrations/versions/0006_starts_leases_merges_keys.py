@@ -35,6 +35,7 @@ def upgrade() -> None:
         "budget_uses", sa.Column("spent_starts", sa.BigInteger(), nullable=False, server_default=sa.text("0"))
     )
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
+    op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),
