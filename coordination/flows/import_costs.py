@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
+from decimal import Decimal
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
@@ -91,8 +92,12 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
+                what = _both(spool, batch, line, earlier)
                 raise FormatError(
-                    f"its id stands in line {earlier} too, with another amount", source=source, line=line, hint=_HINT
+                    f"its id stands in line {earlier} too, with another amount{what}",
+                    source=source,
+                    line=line,
+                    hint=_HINT,
                 )
             spool.put(batch)
             _same_as_there(there.result(), batch, source)
@@ -166,6 +171,23 @@ def _stored(
     return new
 
 
+def _both(spool: Spool, batch: Sequence[Numbered], line: int, earlier: int) -> str:
+    """Both amounts of an id that stands in two lines. The earlier line is in the batch, or was put away."""
+    kept = (one for each in spool.batches("") for one in each)
+    first = next((one for number, one in chain(batch, kept) if number == earlier), None)
+    second = next((one for number, one in batch if number == line), None)
+    if first is None or second is None:
+        return ""
+    return f" ({_difference(second.cost_usd, first.cost_usd, here=f'in line {line}', there=f'in line {earlier}')})"
+
+
+def _difference(told: Decimal | None, was: Decimal | None, *, here: str, there: str) -> str:
+    if told == was:
+        return "other tokens or another model"
+    before, now = ("no price" if usd is None else f"${usd:f}" for usd in (was, told))
+    return f"{now} {here}, {before} {there}"
+
+
 def _same_as_there(there: dict[str, Billed], batch: Iterable[Numbered], source: str) -> None:
     """Nothing, or FormatError at the first record that the ledger knows with another amount."""
     if not there:
@@ -173,8 +195,7 @@ def _same_as_there(there: dict[str, Billed], batch: Iterable[Numbered], source: 
     for line, one in batch:
         known = there.get(one.id)
         if known is not None and known != _billed(one):
-            was, told = ("no price" if usd is None else f"${usd:f}" for usd in (known[-1], one.cost_usd))
-            what = f"{told} here, {was} there" if was != told else "other tokens or another model"
+            what = _difference(one.cost_usd, known[-1], here="here", there="there")
             raise FormatError(
                 f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
             )

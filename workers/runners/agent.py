@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import structlog
@@ -33,6 +32,7 @@ from workers.runners.process import Launcher
 log = structlog.get_logger()
 
 _ALL: tuple[Adapter, ...] = (Claude(), Codex(), Gemini(), OpenCode(), Custom())
+_LONGEST_COMPLAINT = 8_000
 ADAPTERS = {adapter.name: adapter for adapter in _ALL}
 
 
@@ -96,7 +96,7 @@ class AgentRunner:
                     variables=variables,
                     folder=folder,
                     feed=reader.feed,
-                    show=partial(control.printed, Stream.ERR),
+                    show=reader.complain,
                     stdin=stdin,
                     write=[folder, *([scratch.folder] if scratch.folder else [])],
                     glance=usage.Following(scratch.costs, reader.reports).look,
@@ -134,6 +134,7 @@ class _Reader:
         self._hide = control.secrets.hide
         self._said = Capture(control.output_limit)
         self._words = control.secrets.hiding(self._said.feed)  # before it is shortened
+        self._complaints = bytearray()
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
         self._reported: Sequence[Usage] = ()
@@ -143,10 +144,17 @@ class _Reader:
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
         self._words(data)
+        self._complaints.clear()
         if self._shape == "text":
             self._control.printed(Stream.OUT, data)
         else:
             self._lines.feed(data)
+
+    def complain(self, data: bytes) -> None:
+        """What came next on stderr."""
+        self._complaints += data[-_LONGEST_COMPLAINT:]
+        del self._complaints[:-_LONGEST_COMPLAINT]
+        self._control.printed(Stream.ERR, data)
 
     def is_done(self) -> bool:
         """Whether it has said that it was done, so that its program should exit. Nobody knows of a custom one."""
@@ -174,7 +182,15 @@ class _Reader:
         """How the attempt ended, by its process and by what the agent said."""
         told = self.told
         account = account_of(self._adapter, self._call)
-        end = end_of(ran, told, self._call, self._adapter.log_in, account=account, printed=self._said.text())
+        end = end_of(
+            ran,
+            told,
+            self._call,
+            self._adapter.log_in,
+            account=account,
+            printed=self._said.text(),
+            complaints=self._hide(clean_text(decode(bytes(self._complaints)))),
+        )
         remarks = [*(f"[agent] {remark}" for remark in (*told.remarks, *end.remarks))]
         text = "\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks])
         result = Result(

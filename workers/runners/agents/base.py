@@ -78,14 +78,14 @@ class Transcript:
 
     def say(self, text: str) -> None:
         """It said something."""
-        self._done = False
+        self._done, self._before = False, None
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
             self._show(self._hide(clean_text(text)).rstrip("\n"))
 
     def call(self, tool: object, given: object, *, id_: object = None) -> None:
         """It uses a tool."""
-        self._done, self.synthetic = False, None
+        self._done, self._before, self.synthetic = False, None, None
         name, what = self._short(tool), self._short(given)
         self._event(EventType.TOOL_CALL, _given(tool=name, input=what, id=self._short(id_)))
         self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {what or ''}".rstrip())
@@ -147,6 +147,11 @@ class Transcript:
             self._aside(str(sentence or ""))
         else:
             self.ended, self.failure = True, self._failure(sentence, **known)
+
+    @property
+    def unresolved(self) -> Failure | None:
+        """The last error, if it has said nothing since and is not done."""
+        return None if self.ended else self._before
 
     def cut_off(self) -> None:
         """Nothing more comes: the last error counts if it never said that it was done."""

@@ -53,6 +53,9 @@ class Claude:
         if isinstance(session := line.get("session_id"), str):
             told.session = session
         match line.get("type"):
+            case "system" if line.get("subtype") == "api_retry":
+                error, status = line.get("error"), line.get("error_status")
+                told.note_error(f"API Error: {status or 'no answer'} ({error})", status=status, type_=_text(error))
             case "assistant":
                 self._assistant(line, told)
             case "user":
@@ -128,6 +131,10 @@ class Claude:
             type_=told.synthetic_type,
             otherwise=TroubleClass.TRANSIENT if of_api else TroubleClass.FAILED,
         )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _limit(info: object) -> ProviderLimit | None:

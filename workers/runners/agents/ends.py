@@ -15,6 +15,7 @@ from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript
 from workers.runners.agents.failures import Failure, LogIn, failure_of_words
 from workers.runners.output import clean_text, last_line
+from workers.runners.watch import Interruption
 
 _ERROR_LIMIT = 300
 _LAST_LINES = 20
@@ -31,11 +32,20 @@ class End:
     remarks: Sequence[str] = field(default=())
 
 
-def end_of(ran: program.Ran, told: Transcript, call: AgentCall, log_in: LogIn, *, account: str, printed: str) -> End:
-    """How it ended. *printed*: what its program wrote on stdout."""
+def end_of(
+    ran: program.Ran,
+    told: Transcript,
+    call: AgentCall,
+    log_in: LogIn,
+    *,
+    account: str,
+    printed: str,
+    complaints: str = "",
+) -> End:
+    """How it ended. *printed*: what its program wrote on stdout; *complaints*: on stderr since its last line there."""
     lingered = ran.interruption is not None and ran.interruption.outcome is Outcome.COMPLETED
     if ran.interruption is not None and not lingered:
-        return End({"outcome": ran.interruption.outcome, "error": ran.interruption.error})
+        return End(_interrupted(ran.interruption, told, complaints, account))
     remarks = [ran.interruption.error] if ran.interruption is not None else []
     if told.failure is not None:
         return End(_failed(told.failure, call, log_in, account), remarks)
@@ -60,6 +70,16 @@ def account_of(adapter: Adapter, call: AgentCall) -> str:
     names = (*call.secrets, *adapter.log_in.variables)
     used = next((name for name in names if given.get(name)), None)
     return f"{call.agent} with {used}" if used else f"{call.agent} as it is logged in on {host()}"
+
+
+def _interrupted(interruption: Interruption, told: Transcript, complaints: str, account: str) -> dict[str, Any]:
+    """One that ran out of time while its program asked a provider in trouble again and again waits for that one."""
+    if interruption.outcome is Outcome.TIMED_OUT and not told.ended:
+        failure = told.unresolved or failure_of_words(complaints)
+        if failure.of.waits:
+            sentence = f"{interruption.error}: its program kept asking a provider in trouble ({failure.sentence})"
+            return {**failure.ended(account=account), "error": sentence}
+    return {"outcome": interruption.outcome, "error": interruption.error}
 
 
 def _failed(failure: Failure, call: AgentCall, log_in: LogIn, account: str) -> dict[str, Any]:

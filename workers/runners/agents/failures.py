@@ -108,7 +108,12 @@ def failure_of_words(
     local = datetime.now().astimezone().tzinfo or now.tzinfo
     assert local is not None  # noqa: S101 - utc_now has one
     trouble = classify(
-        sentence if words is None else words, status=status, type_=type_, lost_connection=lost_connection, now=now, local=local
+        sentence if words is None else words,
+        status=status,
+        type_=type_,
+        lost_connection=lost_connection,
+        now=now,
+        local=local,
     )
     if trouble.of is TroubleClass.FAILED and otherwise is not TroubleClass.FAILED:
         trouble = replace(trouble, of=otherwise)
