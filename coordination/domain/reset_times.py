@@ -129,7 +129,7 @@ def _as_length(words: str, now: datetime, _local: tzinfo) -> datetime | None:
 
 def _seconds(text: str) -> float:
     total = 0.0
-    for piece in re.finditer(rf"(\d+(?:\.\d+)?|an?)\s*({_UNIT})", text, re.IGNORECASE):
+    for piece in re.finditer(rf"(\d+(?:\.\d+)?|\ban?(?=\s))\s*({_UNIT})", text, re.IGNORECASE):
         unit = piece[2].lower()
         length = _UNITS.get(unit) or _UNITS[unit.removesuffix("s")]
         total += (1.0 if piece[1].lower().startswith("a") else float(piece[1])) * length

@@ -78,14 +78,14 @@ class Transcript:
 
     def say(self, text: str) -> None:
         """It said something."""
-        self._done, self._before = False, None
+        self._done = False
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
             self._show(self._hide(clean_text(text)).rstrip("\n"))
 
     def call(self, tool: object, given: object, *, id_: object = None) -> None:
         """It uses a tool."""
-        self._done, self._before, self.synthetic = False, None, None
+        self._done, self.synthetic = False, None
         name, what = self._short(tool), self._short(given)
         self._event(EventType.TOOL_CALL, _given(tool=name, input=what, id=self._short(id_)))
         self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {what or ''}".rstrip())
@@ -126,6 +126,11 @@ class Transcript:
         self.overcome = self.overcome or self.failure is not None or self._before is not None
         self.ended = self._done = True
         self.failure = self._before = None
+
+    def recover(self) -> None:
+        """Its provider answers again."""
+        self.overcome = self.overcome or self._before is not None
+        self._before = self.synthetic = None
 
     def go_on(self) -> None:
         """It works on, whatever it said before: an error was one of a step."""

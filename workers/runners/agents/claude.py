@@ -77,7 +77,7 @@ class Claude:
         if model == _SYNTHETIC or line.get("isApiErrorMessage") is True:
             told.synthesized(texts(at(message, "content")), type_=line.get("error"))
             return
-        told.synthetic = None
+        told.recover()
         told.model = str(model)
         for part in _parts(message):
             if part.get("type") == "text":

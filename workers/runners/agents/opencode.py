@@ -88,18 +88,18 @@ def _finished(reason: object, told: Transcript, *, counted: bool) -> None:
         case "tool-calls":
             told.go_on()
         case "error":
-            told.fail("its provider says that the answer failed (error)", otherwise=TroubleClass.TRANSIENT)
+            told.fail("its provider says that the answer failed (error)", words="", otherwise=TroubleClass.TRANSIENT)
         case "length":
-            told.fail("the answer was cut off because it became too long", otherwise=TroubleClass.REFUSED)
+            told.fail("the answer was cut off because it became too long", words="", otherwise=TroubleClass.REFUSED)
         case "content-filter":
-            told.fail("the provider's content filter stopped the answer", otherwise=TroubleClass.FAILED)
+            told.fail("the provider's content filter stopped the answer", words="", otherwise=TroubleClass.FAILED)
         case "stop":
             told.finish()
         case _ if counted:  # some providers give no reason
             told.finish()
         case _:
             told.go_on()
-            told.note_error("the answer broke off", otherwise=TroubleClass.TRANSIENT)
+            told.note_error("the answer broke off", words="", otherwise=TroubleClass.TRANSIENT)
 
 
 def _values(used: object) -> list[object]:
