@@ -94,7 +94,7 @@ class Conversation:
             # A bulkhead: what a provider or a tool server sends may be anything.
             cause = cause_of(error)
             self._told.failure = failure_of(cause, chat=self._call.chat)
-            if not isinstance(cause, GaveUp | ModelAPIError):
+            if not isinstance(cause, GaveUp | ModelAPIError | http.AnsweredWithError):
                 where = traceback.format_tb(cause.__traceback__, -5)
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
 

@@ -43,13 +43,15 @@ class GaveUp(Exception):
         self.failure = failure
 
 
-def failure_of(error: Exception, *, chat: str) -> Failure:
+def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a table
     """What *error* means for the attempt."""
     match error:
         case GaveUp():
             return error.failure
         case Refused():
             return Failure(error.sentence(), _REFUSED)
+        case AnsweredWithError():
+            return failure_of_words(_line(f"{chat}: {error.sentence}"), words=error.words, status=error.status)
         case httpx2.TransportError():  # a tool's: those of models come wrapped
             return Failure(_line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True)
         case UserError():
@@ -62,7 +64,7 @@ def failure_of(error: Exception, *, chat: str) -> Failure:
 def _of_provider(error: ModelAPIError, chat: str) -> Failure:
     """By status, type and words; where these say nothing, by the kind of error that the library takes it for."""
     if (told := _told_in_body(error)) is not None:
-        return failure_of_words(_line(f"{chat}: {told.sentence}"), words=told.words, status=told.status)
+        return failure_of(told, chat=chat)
     said, lost = _said(error), isinstance(error, ModelConnectionError)
     status = error.status_code if isinstance(error, ModelHTTPError) else _status_in(error.body)
     named = status if isinstance(error, ModelHTTPError) else None
