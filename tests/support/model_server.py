@@ -125,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "type": "error",
                 "error": {"type": "api_error", "message": f"refused with {answer}"},
             }
+            if google:
+                error = {"error": {"code": answer, "message": f"refused with {answer}", "status": "REFUSED"}}
             self._send(answer, json.dumps(error).encode())
             return
         with self._state.lock:

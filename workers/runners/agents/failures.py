@@ -105,8 +105,8 @@ def failure_of_words(
     """What a program's own words mean. *words*: all of them, if *sentence* is an excerpt; *otherwise*: the class of
     what the table does not know."""
     now = utc_now()
-    local = datetime.now().astimezone().tzinfo or now.tzinfo
-    assert local is not None  # noqa: S101 - utc_now has one
+    local = now.astimezone().tzinfo  # this machine's
+    assert local is not None  # noqa: S101 - it has one
     trouble = classify(
         sentence if words is None else words,
         status=status,

@@ -77,7 +77,8 @@ def drive(
             for name, value in program.settings(server.url, home).items():
                 monkeypatch.setenv(name, value)
             env = {"HOME": str(home), "NO_PROXY": "127.0.0.1"}
-            job = {"agent": agent, "prompt": "Say it", "command": [path], "env": env, **more}
+            model = {"model": "gemini-2.5-pro"} if agent == "gemini" else {}  # else it asks which one would be best
+            job = {"agent": agent, "prompt": "Say it", "command": [path], "env": env, **model, **more}
             return bench.run(job)
 
     return driven
@@ -99,7 +100,6 @@ def test_a_log_in_that_is_refused(drive: Callable[..., Result], agent: str) -> N
     assert f"{agent} is not logged in where this worker runs" in (found.error or "")
 
 
-@pytest.mark.parametrize("agent", ["codex", "opencode"])
-def test_a_provider_that_is_busy(drive: Callable[..., Result], agent: str) -> None:
-    """Gemini CLI asks such a one again and again for minutes, and says nothing."""
-    assert drive(agent, *[503] * 40).outcome is Outcome.DEFERRED
+def test_a_provider_that_is_busy(drive: Callable[..., Result]) -> None:
+    """The others ask such a one again and again: OpenCode for 45 s, Gemini CLI for minutes."""
+    assert drive("codex", *[503] * 40).outcome is Outcome.DEFERRED
