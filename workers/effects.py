@@ -47,7 +47,9 @@ class Observed:
             result = replace(result, carry={**result.carry, _CHANGED: True})
         changed = changed or bool(claim.carried.get(_CHANGED)) or bool(claim.carried.get("work"))
         effect = replace(result.effect or Effect(), changed=changed)
-        if changed or goes_on(result):
+        if goes_on(result) and not changed:
+            return result  # it may change something later
+        if changed:
             return replace(result, effect=effect)
         return _with_remark(_judged(replace(result, effect=effect), claim), effect)
 

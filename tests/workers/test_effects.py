@@ -112,7 +112,7 @@ def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: P
     moved = observed(launcher, folder, CHANGES["a new file"], claim=EXPECTS, **ended)
 
     assert still.outcome is ended.get("outcome", Outcome.COMPLETED)
-    assert "changed" not in still.carry
+    assert ("changed" not in still.carry, still.effect) == (True, None)
     assert moved.carry["changed"] is True
 
 
