@@ -13,6 +13,7 @@ from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.effects import CHANGES, EXPECTS, Effect
+from coordination.domain.workspaces import STORED
 from workers.runners import environment
 from workers.runners.base import Control, Runner
 from workers.runners.process import Launcher
@@ -21,6 +22,8 @@ from workers.workspaces.git import Git, GitFailed, Interrupted, variables_of
 
 _CHANGED = "changed"
 """Where a task carries that an earlier attempt has changed something."""
+
+_EARLIER = (_CHANGED, "work", "merge")
 
 _MOST_FILES = 20_000
 _STATUS = ("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", "--no-renames")
@@ -43,9 +46,9 @@ class Observed:
         if after is None:
             return result
         changed = after != before
-        if changed:
+        if changed and STORED not in claim.options:  # a checkout of its own carries the work itself
             result = replace(result, carry={**result.carry, _CHANGED: True})
-        changed = changed or bool(claim.carried.get(_CHANGED)) or bool(claim.carried.get("work"))
+        changed = changed or any(claim.carried.get(name) for name in _EARLIER)
         effect = replace(result.effect or Effect(), changed=changed)
         if goes_on(result) and not changed:
             return result  # it may change something later
