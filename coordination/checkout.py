@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
-from coordination.domain.excerpts import excerpt
+from coordination.domain.excerpts import LONGEST_SHOWN_PATH, excerpt
 from coordination.domain.projects import identity_of, local_identity, short_name, without_credentials
 from coordination.errors import Refused
 
@@ -131,7 +131,7 @@ def _folder(path: str | Path) -> Path:
     try:
         folder = Path(path).resolve(strict=True)
     except (OSError, RuntimeError):
-        raise Refused(f"There is no folder {excerpt(str(path))}") from None
+        raise Refused(f"There is no folder {excerpt(str(path), LONGEST_SHOWN_PATH)}") from None
     return folder if folder.is_dir() else folder.parent
 
 

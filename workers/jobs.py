@@ -12,6 +12,7 @@ from coordination.domain.attempts import Claim, Result
 from coordination.domain.workspaces import FOLDER, Gate, WorkspaceKind, parse_gates, parse_workspace, surrounded
 from coordination.errors import DatabaseUnavailable, Refused
 from workers import gates as gatekeeping
+from workers.effects import Observed
 from workers.runners import environment, program
 from workers.runners.base import Control, Runner
 from workers.runners.registry import Runners
@@ -35,6 +36,8 @@ class Jobs:
 
     def run(self, runner: Runner, claim: Claim, control: Control, around: Surroundings) -> Result:
         """Run a claimed job with its *runner* to the end of its attempt."""
+        if "agent" in claim.work:
+            runner = Observed(runner, self._runners.launcher)
         if not surrounded(claim.options):
             result = runner.run(claim, control)
             return result if claim.workdir is None else around.keeps(claim.workdir, result)

@@ -35,7 +35,7 @@ from coordination.machine import boot_id, host, keep_private
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import is_transient
-from coordination.store.queries import fleet, projects, serving
+from coordination.store.queries import fleet, projects
 from workers import own_folders, queues, restart
 from workers.app import close_home, redis_of
 from workers.confining import Confinement, confine_jobs
@@ -129,7 +129,7 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
         check_process(context.store, helper=alone)
         if (names := settings.served()) is not None:
             context.workspaces = context.store.transact(lambda tx: tuple(_ids_of(tx, names)))
-            context.row["version"] = serving.version_for(context.row["version"], names)
+            context.row["serves"] = list(names)
         with context.store.write() as tx:
             fleet.register(tx, context.row)
             if alone:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coordination.cli import terminal
 from coordination.cli.standstill import Standstill
 from coordination.domain.durations import show_duration
+from coordination.domain.effects import sentence_of
 from coordination.domain.events import Event, EventType
 from coordination.domain.excerpts import many
 from coordination.domain.runs import RunState
@@ -101,6 +102,8 @@ def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
     took = f" after {show_duration(event.at - began)}" if began is not None else ""
     names = ("why", "error") if event.type is EventType.BLOCKED else ("error", "why")
     why = next((event.payload[name] for name in names if event.payload.get(name)), "")
+    effect = sentence_of(event.payload.get("effect"))
+    took = f"{took}, {effect}" if effect else took
     parts = [f"{event.at.astimezone():%H:%M:%S}", f"{done}/{record.total}", f"{event.key}", f"{event.type}{took}"]
     return "  ".join(parts) + (f": {why}" if why else "")
 

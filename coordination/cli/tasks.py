@@ -15,13 +15,16 @@ from coordination.cli.runs import RunName, show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
 from coordination.domain.durations import show_duration
+from coordination.domain.effects import sentence_of
 from coordination.domain.excerpts import excerpt, many
 from coordination.domain.leases import MAX_DEFERRALS
+from coordination.domain.provider_troubles import limit_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from coordination.client import Coordination, TaskHandle
+    from coordination.domain.attempts import Attempt
     from coordination.domain.tasks import Task
 
 
@@ -121,7 +124,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             [
                 (
                     one.number,
-                    one.outcome or "running",
+                    _outcome(one),
                     one.worker,
                     one.started_at,
                     one.finished_at,
@@ -131,6 +134,16 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 for one in attempts
             ],
         )
+
+
+def _outcome(one: Attempt) -> str:
+    """How it ended, with what its agent changed and was not allowed, or whose limit it met."""
+    if one.outcome is None:
+        return "running"
+    details = one.details or {}
+    limit = limit_of(details)
+    more = [sentence_of(details.get("effect")), None if limit is None else limit.sentence()]
+    return ", ".join([one.outcome, *filter(None, more)])
 
 
 def _deferred(record: Task, limit: timedelta) -> str | None:

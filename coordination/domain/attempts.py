@@ -10,6 +10,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from coordination.domain.artifacts import Artifact
+from coordination.domain.effects import Effect
+from coordination.domain.provider_troubles import ProviderLimit
 
 
 class Outcome(StrEnum):
@@ -131,6 +133,8 @@ class Result:
     ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
     ``artifacts``: files that it made and that were kept; they count with the attempt.
     ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
+    ``not_before``: when another attempt may do better, of one that is deferred; ``limit``: whose limit it has met.
+    ``effect``: what an agent changed where it worked, and which tools it was not allowed.
     """
 
     outcome: Outcome
@@ -146,6 +150,9 @@ class Result:
     short: str | None = None
     carry: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
+    not_before: datetime | None = None
+    limit: ProviderLimit | None = None
+    effect: Effect | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +173,4 @@ class Attempt:
     error: str | None
     output: Any
     log: str | None
+    details: Mapping[str, Any] | None = None  # a limit that it met, what it changed, tools that it was not allowed

@@ -6,6 +6,9 @@ import difflib
 import heapq
 from collections.abc import Iterable
 
+LONGEST_SHOWN_PATH = 1_000
+"""Characters of a path that are shown: the end says most, so shorter ones are never cut."""
+
 _LONGEST = 60
 _CANDIDATES = 200
 

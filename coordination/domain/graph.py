@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from coordination.domain import durations, templates
 from coordination.domain.artifacts import outputs_problem
 from coordination.domain.caps import caps_of
+from coordination.domain.effects import CHANGES
 from coordination.domain.estimates import parse_stated
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
@@ -244,7 +245,14 @@ def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) 
     check_json(refuse, "input", task.input)
     check_json(refuse, "metadata", task.metadata)
     _check_more(refuse, task)
-    return known.get(id(task.run)) or _check_work(refuse, task, known)
+    work = known.get(id(task.run)) or _check_work(refuse, task, known)
+    if task.expects is not None and work.kind != "agent":
+        refuse(
+            f"expects is for the job of an agent, and this one is a {work.kind} job",
+            hint="Take it out, or say with a gate what must have changed",
+            field="expects",
+        )
+    return work
 
 
 def _check_more(refuse: Refuse, task: Task) -> None:
@@ -261,6 +269,8 @@ def _check_more(refuse: Refuse, task: Task) -> None:
             refuse(refused.message, refused.hint, field="variants")
     for one in task.criteria:
         check_name(refuse, "A criterion", one, longest=MAX_CRITERION, field="criteria")
+    if task.expects not in (None, CHANGES):
+        refuse(f"expects is {excerpt(task.expects)}", f"It may be: {CHANGES}", field="expects")
 
 
 def _check_needs(refuse: Refuse, task: Task, keys: set[str]) -> None:

@@ -60,6 +60,7 @@ class Task:
     or Gates, that must pass before it counts as completed. ``estimate``: what it is expected to use (``usd``,
     ``tokens``, ``duration``), for as long as no job like it has run. ``max_starts``: how often an agent or a chat may
     start, whatever it ends as, before a person must let it go on; default: 20, or ``max_attempts`` if that is more.
+    ``expects``: ``"changes"`` for an agent that has failed when it changed nothing in its folder.
     """
 
     key: str
@@ -93,6 +94,7 @@ class Task:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     role: Mapping[str, Any] = field(default_factory=dict)
     max_starts: int | None = None
+    expects: str | None = None
     workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
 
     def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:

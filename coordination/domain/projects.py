@@ -27,7 +27,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import quote, unquote
 
-from coordination.domain.excerpts import excerpt
+from coordination.domain.excerpts import LONGEST_SHOWN_PATH, excerpt
 from coordination.domain.forges import CASE_BLIND, canonical, decodes_short_form
 from coordination.errors import Refused
 
@@ -112,7 +112,7 @@ def local_identity(path: str, machine: str = "") -> str:
     if _WINDOWS.match(path):
         path = "/" + (path[0].upper() + path[1:]).replace("\\", "/")
     if not path.startswith("/"):
-        raise Refused(f"{excerpt(path)} is not a whole path", hint="Give the path from the root on")
+        raise Refused(f"{excerpt(path, LONGEST_SHOWN_PATH)} is not a whole path", hint="Give the path from the root on")
     return f"{LOCAL}{_tag(machine)}{_path(path, path)}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from coordination.domain.attempts import Outcome, Result
 from coordination.domain.excerpts import excerpt
@@ -22,6 +22,8 @@ class RetryAfter:
     """Another attempt may follow, no sooner than after this wait."""
 
     wait: timedelta
+    known: bool = False
+    """It ends when a limit is lifted, and somebody named the moment: that is no job that asks for later for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,16 @@ def wait_of(result: Result) -> Wait | None:
         reasons |= BlockReason.DEPENDENCIES
         why.append(f"it needs {', '.join(first)} first")
     return Wait(reasons, "; ".join(why)) if reasons else None
+
+
+def wait_until(moment: datetime, wait: timedelta, *, now: datetime, backoff: Backoff, limit: bool) -> RetryAfter:
+    """*wait*, and at least until *moment*; no longer than the back-off's maximum where a plan says one of its own.
+
+    *limit*: a limit is lifted then.
+    """
+    until = max(moment - now, wait)
+    most = until if backoff.maximum == Backoff().maximum else max(backoff.maximum, wait)
+    return RetryAfter(min(until, most), known=limit and until <= most)
 
 
 def wait_before(count: int, backoff: Backoff) -> timedelta:

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.domain.durations import LONGEST, parse_duration
+from coordination.domain.effects import EXPECTS
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import text_problem
 from coordination.domain.preparation import NO_PREPARATION, PREPARATION_KEYS, Preparation, parse_preparation
@@ -171,8 +172,9 @@ def gates_for(
 
 
 def surrounded(options: Mapping[str, Any]) -> bool:
-    """Whether more than its job belongs to a task with these stored options: a checkout of its own, or gates."""
-    return bool(options) and (STORED in options or "gates" in options)
+    """Whether more than its job belongs to a task with these stored options: a checkout of its own, gates, or that
+    it is looked at whether its job changed anything."""
+    return bool(options) and (STORED in options or "gates" in options or EXPECTS in options)
 
 
 def without_merge(checkout: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import Sample, asks_a_model, history_key, sample_of
 from coordination.domain.expansion import ANSWER, ANSWERER, answering
 from coordination.domain.plans import Backoff
-from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of
+from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
 from coordination.domain.task_limits import DEFERRAL_LIMIT
 from coordination.domain.tasks import BlockReason
 from coordination.errors import Refused
@@ -103,7 +103,11 @@ def decided(
     )
     if isinstance(decision, RetryAfter) and decision.wait:
         # Tasks that failed together (a provider that was down) must not come back together.
-        decision = RetryAfter(decision.wait * (1 + _JITTER * random.random()))  # noqa: S311
+        wait = decision.wait * (1 + _JITTER * random.random())  # noqa: S311
+        decision = RetryAfter(wait)
+        if result.not_before is not None:
+            named = result.limit is not None and result.limit.resets_at is not None
+            decision = wait_until(result.not_before, wait, now=now, backoff=backoff_of(claim.backoff), limit=named)
     return Finish(claim, result, decision, costs, took, written)
 
 
@@ -309,7 +313,15 @@ def _ending(finish: Finish, worker_id: str) -> Ending:
         or bool(finish.written or finish.costs)
         or (not result.began and asks_a_model(claim.work)),
         began=result.began,
+        details=_details(result),
+        known_wait=isinstance(finish.decision, RetryAfter) and finish.decision.known,
     )
+
+
+def _details(result: Result) -> dict[str, Any]:
+    """What is kept of an end besides: the limit that it met, and what an agent changed."""
+    limit = {} if result.limit is None else {"limit": result.limit.to_json()}
+    return limit | ({} if result.effect is None else {"effect": result.effect.to_json()})
 
 
 def cost_of(claim: Spender, usage: Usage, now: datetime) -> CostRecord:

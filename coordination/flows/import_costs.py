@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from sqlalchemy import Connection
@@ -97,10 +97,9 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
             found.read += len(batch)
             if clash := seen.note([(one.id, hash(_billed(one)), line) for line, one in batch]):
                 line, earlier = clash
-                file.seek(0)
-                what = _difference(*_of_lines(numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source), clash))
+                what = _both(spool, batch, line, earlier)
                 raise FormatError(
-                    f"its id stands in line {earlier} too, with another amount ({what})",
+                    f"its id stands in line {earlier} too, with another amount{what}",
                     source=source,
                     line=line,
                     hint=_HINT,
@@ -178,6 +177,23 @@ def _stored(
     return new
 
 
+def _both(spool: Spool, batch: Sequence[Numbered], line: int, earlier: int) -> str:
+    """Both amounts of an id that stands in two lines. The earlier line is in the batch, or was put away."""
+    kept = (one for each in spool.batches("") for one in each)
+    first = next((one for number, one in chain(batch, kept) if number == earlier), None)
+    second = next((one for number, one in batch if number == line), None)
+    if first is None or second is None:
+        return ""
+    return f" ({_difference(second.cost_usd, first.cost_usd, here=f'in line {line}', there=f'in line {earlier}')})"
+
+
+def _difference(told: Decimal | None, was: Decimal | None, *, here: str, there: str) -> str:
+    if told == was:
+        return "other tokens or another model"
+    before, now = ("no price" if usd is None else f"${usd:f}" for usd in (was, told))
+    return f"{now} {here}, {before} {there}"
+
+
 def _same_as_there(
     there: dict[str, Billed], batch: Iterable[Numbered], source: str, in_all: Callable[[str], Billed | None]
 ) -> None:
@@ -187,26 +203,10 @@ def _same_as_there(
     for line, one in batch:
         known = there.get(one.id)
         if known is not None and known != _billed(one) and (known := in_all(one.id) or known) != _billed(one):
-            what = _difference(_billed(one)[-1], known[-1])
+            what = _difference(_billed(one)[-1], known[-1], here="here", there="there")
             raise FormatError(
                 f"its id is in the ledger already, with another amount ({what})", source=source, line=line, hint=_HINT
             )
-
-
-def _difference(here: Decimal | None, there: Decimal | None) -> str:
-    told, was = ("no price" if usd is None else f"${usd:f}" for usd in (here, there))
-    return f"{told} here, {was} there" if was != told else "other tokens or another model"
-
-
-def _of_lines(records: Iterator[Numbered], lines: tuple[int, int]) -> tuple[Decimal | None, Decimal | None]:
-    """What the records of two lines of a file cost; the second line is the earlier one."""
-    found: dict[int, Decimal | None] = {}
-    for number, one in records:
-        if number in lines:
-            found[number] = one.cost_usd
-        if len(found) == len(lines):
-            break
-    return found.get(lines[0]), found.get(lines[1])
 
 
 def _billed(record: CostRecord) -> Billed:

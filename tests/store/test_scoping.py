@@ -197,9 +197,9 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
         "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
         "counts": task_queries.Counts(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
-        "state": {"x": 1}, "strategy": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
+        "state": {"x": 1}, "strategy": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
-        "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "by": "project",
+        "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "actor": "me", "most": 50,
         "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
     }  # fmt: skip

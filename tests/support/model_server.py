@@ -12,7 +12,7 @@ import json
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,14 +36,16 @@ class Broken:
     ``hang``: nothing more comes. ``drop``: the connection is lost. ``stop``: the body ends before the answer does.
     ``garbage``: what comes is no JSON. ``error``: the provider says that it failed, in the words of *text*.
     ``length``, ``content_filter``: a whole answer that ended for that reason. ``uncounted``: a whole answer without
-    usage. ``slow``: a whole answer, a word every third of a second. ``flood``: text without end.
+    usage. ``cut``: the provider says that it ended for an error. ``body``: the JSON in *text*, with a status that says
+    that all is well. ``slow``: a whole answer, a word every third of a second. ``flood``: text without end.
     """
 
     text: str = ""
     how: str = "hang"
 
 
-Answer = str | int | ToolUse | Sequence[ToolUse] | Broken
+Answer = str | int | ToolUse | Sequence[ToolUse] | Broken | Callable[[dict[str, Any]], Any]
+"""A function gets the turn's body and returns one of the others: for conversations that take turns as they like."""
 
 
 @dataclass
@@ -76,7 +78,8 @@ class ModelServer:
             self.headers.append({name.lower(): value for name, value in headers.items()})
             if len(self.answers) == 1 and isinstance(self.answers[0], Broken) and self.answers[0].how == "hang":
                 return self.answers[0]  # whoever asks
-            return self.answers.pop(0) if self.answers else "nothing more to say"
+            answer = self.answers.pop(0) if self.answers else "nothing more to say"
+            return answer(body) if callable(answer) else answer
 
 
 class _Server(ThreadingHTTPServer):
@@ -117,13 +120,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps({"input_tokens": INPUT_TOKENS}).encode())
             return
         openai = self.path.endswith(("/chat/completions", "/responses"))
+        google = "GenerateContent" in self.path or ":generateContent" in self.path
         answer = self._state.next(body, dict(self.headers.items()), any_turn=openai)
         if isinstance(answer, int):
-            error = {"type": "error", "error": {"type": "api_error", "message": f"refused with {answer}"}}
+            error: dict[str, Any] = {
+                "type": "error",
+                "error": {"type": "api_error", "message": f"refused with {answer}"},
+            }
+            if google:
+                error = {"error": {"code": answer, "message": f"refused with {answer}", "status": "REFUSED"}}
             self._send(answer, json.dumps(error).encode())
             return
         with self._state.lock:
             self._state.served += 1
+        if google:
+            self._send(200, *_generated(answer, streamed="streamGenerateContent" in self.path))
+            return
+        if isinstance(answer, Broken) and answer.how == "body":
+            self._send(200, answer.text.encode())
+            return
         if openai:
             chunks = _chunks if self.path.endswith("/chat/completions") else _responses
             self._stream(chunks(answer, body.get("model", "m"), self._state.served), answer)
@@ -188,6 +203,18 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+# --- Google's generateContent -----------------------------------------------------------------------------------------
+
+
+def _generated(answer: Answer, *, streamed: bool) -> tuple[bytes, str]:
+    """The answer as one response, and the kind of its body."""
+    counts = {"promptTokenCount": INPUT_TOKENS, "candidatesTokenCount": OUTPUT_TOKENS}
+    used = {**counts, "totalTokenCount": INPUT_TOKENS + OUTPUT_TOKENS}
+    candidate = {"content": {"role": "model", "parts": [{"text": str(answer)}]}, "finishReason": "STOP", "index": 0}
+    body = json.dumps({"candidates": [candidate], "usageMetadata": used, "modelVersion": "m"})
+    return (f"data: {body}\n\n".encode(), "text/event-stream") if streamed else (body.encode(), "application/json")
+
+
 # --- OpenAI's Chat Completions ----------------------------------------------------------------------------------------
 
 
@@ -215,7 +242,7 @@ def _chunks(answer: Answer, model: str, number: int) -> Iterator[dict[str, Any]]
         yield _chunk({"tool_calls": [call]}, model, number)
     if how in {"hang", "drop", "stop", "garbage", "error", "flood"}:
         return
-    why = how if how in {"length", "content_filter"} else "tool_calls" if uses else "stop"
+    why = "error" if how == "cut" else how if how in {"length", "content_filter"} else "tool_calls" if uses else "stop"
     yield _chunk({}, model, number, why=why)
     if how != "uncounted":
         used = {

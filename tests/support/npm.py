@@ -14,6 +14,10 @@ from tests.support.services import missing
 CLAUDE = "@anthropic-ai/claude-code@2.1.197"
 """The newest that runs on Node 20."""
 
+CODEX = "@openai/codex@0.169.0"
+GEMINI = "@google/gemini-cli@0.61.0"
+OPENCODE = "opencode-ai@1.18.33"
+
 
 def npm_program(package: str, name: str, folder: Path) -> str:
     """The path of the program *name* of *package*, in *folder*, which other test processes share."""

@@ -4,38 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import structlog
 
-from coordination.domain.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.attempts import Claim, Result, Usage
+from coordination.domain.effects import Effect
 from coordination.domain.events import EventType
 from coordination.domain.output import Stream
 from coordination.domain.work import CUSTOM, AgentCall, parse_work
 from coordination.errors import Refused
 from workers.runners import environment, program, usage
-from workers.runners.agents.base import Adapter, Start, Transcript, json_line
+from workers.runners.agents.base import Adapter, Start, Transcript
 from workers.runners.agents.claude import Claude
 from workers.runners.agents.codex import Codex
 from workers.runners.agents.conversation import Conversation
 from workers.runners.agents.custom import Custom
+from workers.runners.agents.ends import account_of, end_of
 from workers.runners.agents.gemini import Gemini
+from workers.runners.agents.lines import Lines
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
 from workers.runners.hiding import Secrets
-from workers.runners.output import Capture, clean_text, decode, last_line, without_line_break
+from workers.runners.output import Capture, clean_text, decode, without_line_break
 from workers.runners.process import Launcher
 
 log = structlog.get_logger()
 
 _ALL: tuple[Adapter, ...] = (Claude(), Codex(), Gemini(), OpenCode(), Custom())
+_LONGEST_COMPLAINT = 8_000
 ADAPTERS = {adapter.name: adapter for adapter in _ALL}
-
-LONGEST_LINE = 8 * 1024 * 1024
-"""Bytes of one line of JSON; a longer one is left out."""
-
-_ERROR_LIMIT = 300
 
 
 class AgentRunner:
@@ -97,10 +95,11 @@ class AgentRunner:
                     variables=variables,
                     folder=folder,
                     feed=reader.feed,
-                    show=partial(control.printed, Stream.ERR),
+                    show=reader.complain,
                     stdin=stdin,
                     write=control.places(folder),
                     glance=usage.Following(scratch.costs, reader.reports).look,
+                    done=reader.is_done,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)
@@ -134,26 +133,31 @@ class _Reader:
         self._hide = control.secrets.hide
         self._said = Capture(control.output_limit)
         self._words = control.secrets.hiding(self._said.feed)  # before it is shortened
-        self._line = bytearray()
-        self._too_long = False
+        self._complaints = bytearray()
         self._shape = call.reads.get("format", "text") if call.agent == CUSTOM else "jsonl"
         self._session: str | None = None
         self._reported: Sequence[Usage] = ()
         self.told = Transcript(self._tell, hide=self._hide, show=self._show, metered=self._spent)
+        self._lines = Lines(self._read, self._print, self.told.remarks.append, whole=self._shape == "json")
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
         self._words(data)
+        self._complaints.clear()
         if self._shape == "text":
             self._control.printed(Stream.OUT, data)
-        elif self._shape == "json":
-            self._keep(data)
-        elif self._shape == "jsonl":
-            *whole, rest = data.split(b"\n")
-            for part in whole:
-                self._keep(part)
-                self._take()
-            self._keep(rest)
+        else:
+            self._lines.feed(data)
+
+    def complain(self, data: bytes) -> None:
+        """What came next on stderr."""
+        self._complaints += data[-_LONGEST_COMPLAINT:]
+        del self._complaints[:-_LONGEST_COMPLAINT]
+        self._control.printed(Stream.ERR, data)
+
+    def is_done(self) -> bool:
+        """Whether it has said that it was done, so that its program should exit. Nobody knows of a custom one."""
+        return self.told.ended and self._call.agent != CUSTOM
 
     def reports(self, used: Sequence[Usage]) -> None:
         """What stands in the usage file so far."""
@@ -166,7 +170,8 @@ class _Reader:
         if self._shape == "text":
             self.told.result, self.told.ended = without_line_break(self._said.text()), True
         else:
-            self._take()
+            self._lines.close()
+            self.told.cut_off()
             if self.told.result is not None:
                 self.told.result = _bounded(self._hide(self.told.result), self._control.output_limit)
         for remark in self.told.remarks:
@@ -174,56 +179,44 @@ class _Reader:
 
     def result(self, ran: program.Ran, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
         """How the attempt ended, by its process and by what the agent said."""
-        told, retryable = self.told, True
-        outcome, error = program.judge(ran.exit_code, said=last_line(ran.log or self._said.text(), _ERROR_LIMIT))
-        if ran.interruption is not None:
-            outcome, error = ran.interruption.outcome, ran.interruption.error
-        elif told.failure is not None:
-            outcome, error, retryable = told.failure.outcome, told.failure.sentence, told.failure.retryable
-        elif outcome is Outcome.COMPLETED and not told.ended:
-            outcome, error = Outcome.FAILED, f"{self._call.agent} ended without saying that it was done"
-        remarks = [*(f"[agent] {remark}" for remark in told.remarks)]
+        told = self.told
+        account = account_of(self._adapter, self._call)
+        end = end_of(
+            ran,
+            told,
+            self._call,
+            self._adapter.log_in,
+            account=account,
+            printed=self._said.text(),
+            complaints=self._hide(clean_text(decode(bytes(self._complaints)))),
+        )
+        remarks = [*(f"[agent] {remark}" for remark in (*told.remarks, *end.remarks))]
         text = "\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks])
         result = Result(
-            outcome,
+            **end.fields,
             output=told.result,
             exit_code=ran.exit_code,
-            error=error,
             log=usage.with_warnings(text, warnings) or text or None,
             usage=(*self._conversation.new(told.usage.values(), told.session), *reported),
-            retryable=retryable,
+            effect=Effect(refused=len(told.refused)) if told.refused else None,
         )
         return self._control.secrets.hide_in(self._conversation.end(result, told.session, told.usage.values()))
 
-    def _keep(self, data: bytes) -> None:
-        if len(self._line) + len(data) > LONGEST_LINE:
-            self._too_long = True
-        if self._too_long:
-            self._line.clear()
-        else:
-            self._line += data
-
-    def _take(self) -> None:
-        line, too_long = bytes(self._line), self._too_long
-        self._line.clear()
-        self._too_long = False
-        if too_long:
-            self.told.remarks.append(f"a line of more than {LONGEST_LINE:,} bytes was left out")
-        elif (found := json_line(line)) is None:
-            if line.strip():
-                self._show(clean_text(decode(line)))
-        else:
-            try:
-                self._adapter.read(found, self.told, self._call)
-            except Exception:
-                # A bulkhead: another version of the agent may say it otherwise, and that must not end the job.
-                log.exception("a line of an agent could not be understood", agent=self._call.agent)
-                self.told.remarks.append("a line could not be understood; the worker's log says more")
+    def _read(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._adapter.read(line, self.told, self._call)
+        except Exception:
+            # A bulkhead: another version of the agent may say it otherwise, and that must not end the job.
+            log.exception("a line of an agent could not be understood", agent=self._call.agent)
+            self.told.remarks.append("a line could not be understood; the worker's log says more")
         if self.told.session not in (None, self._session):
             self._session = self.told.session
             self._control.event(EventType.PROGRESS, {"session": self._session})
             if self._session is not None and self._conversation.resumes:
                 self._control.remember(self._conversation.note(self._session))
+
+    def _print(self, line: bytes) -> None:
+        self._show(clean_text(decode(line)))
 
     def _spent(self) -> None:
         told = self._conversation.new(self.told.usage.values(), self.told.session)

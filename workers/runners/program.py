@@ -54,12 +54,13 @@ def run_program(
     write: Sequence[str] | None = None,
     read: Sequence[str] = (),
     glance: Callable[[], None] | None = None,
+    done: Callable[[], bool] | None = None,
 ) -> Ran:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *read*:
-    what it has to see there besides. *glance*: called now and then while it runs, and when it has ended. Raises
-    OSError or ValueError when it cannot be started.
+    what it has to see there besides. *glance*: called now and then while it runs, and when it has ended. *done*:
+    whether it has said that it is done. Raises OSError or ValueError when it cannot be started.
     """
     err, limits = Capture(control.output_limit), control.limits_for(claim)
     complaints = control.secrets.hiding(err.feed)  # before it is shortened
@@ -95,6 +96,7 @@ def run_program(
             stall_timeout=claim.stall_timeout,
             limits=limits,
             glance=glance,
+            done=done,
         )
         try:
             if announced:

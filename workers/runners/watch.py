@@ -28,6 +28,7 @@ _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
 _GLANCE_EVERY = 1.0
 _GLANCE_SELDOM = 5.0  # where no budget waits for what is seen: a thousand jobs are not to cost a twentieth of a core
+_DONE_PATIENCE = 30.0  # how long a program that has said it is done may say nothing and not exit
 _LOOK_AGAIN = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
@@ -70,6 +71,11 @@ class Interruption:
         """The job said nothing for longer than it may."""
         return cls(Outcome.TIMED_OUT, f"no output for {show(limit)}")
 
+    @classmethod
+    def lingered(cls) -> Interruption:
+        """The job had said that it was done, and its process did not exit."""
+        return cls(Outcome.COMPLETED, "it had said that it was done, and did not exit: its process was ended")
+
     def yields_to(self, other: Interruption) -> bool:
         """Whether *other*, which came later, is what counts: the lease is lost, or it was only being handed back."""
         return other.outcome is Outcome.LOST or self.outcome is Outcome.HANDED_BACK
@@ -79,7 +85,7 @@ class Watch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
     descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
     the job did, in monotonic seconds, if that was not now: then the process has worked before. *glance*: called now
-    and then while it runs.
+    and then while it runs. *done*: whether the job has said that it is done, so that its process should exit.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Watch:
         began: float | None = None,
         limits: Limits = NO_LIMITS,
         glance: Callable[[], None] | None = None,
+        done: Callable[[], bool] | None = None,
     ) -> None:
         self._process = process
         self._control = control
@@ -114,6 +121,7 @@ class Watch:
         self._others: dict[int, int] = {}
         self._blind = False  # some of the others cannot be waited for
         self._began = self._moved_at = time.monotonic() if began is None else began
+        self._done = done or _never
         self._glance = glance
         self._glance_every = glance_every(control)
         self._glance_at = math.inf if glance is None else self._began + self._glance_every
@@ -194,7 +202,9 @@ class Watch:
             self._reason = reason
             self._interrupt(Interruption.asked(reason), now)
         elif self._interruption is None and not self._answered and not self._exited:
-            if self._timeout is not None and now - self._began >= self._timeout.total_seconds():
+            if now >= self._leaves_by():
+                self._interrupt(Interruption.lingered(), now)
+            elif self._timeout is not None and now - self._began >= self._timeout.total_seconds():
                 self._interrupt(Interruption.too_long(self._timeout), now)
             elif self._stall is not None and now - self._moved_at >= self._stall.total_seconds():
                 self._interrupt(Interruption.stalled(self._stall), now)
@@ -207,6 +217,14 @@ class Watch:
             self._killed = True
             self._process.kill()
             self._end_by = now + _KILL_PATIENCE
+
+    def _leaves_by(self) -> float:
+        """When a job that has said it is done has had the time to exit, which its limits may shorten."""
+        if not self._done():
+            return math.inf
+        silence = _DONE_PATIENCE if self._stall is None else min(_DONE_PATIENCE, self._stall.total_seconds())
+        by = self._moved_at + silence
+        return by if self._timeout is None else min(by, self._began + self._timeout.total_seconds())
 
     def _interrupt(self, interruption: Interruption, now: float, *, ask: bool = True) -> None:
         """End it; unless *ask*, without a grace, because the machine cannot wait for what it does meanwhile."""
@@ -249,7 +267,7 @@ class Watch:
                 due = min(due, self._began + self._timeout.total_seconds())
             if self._stall is not None:
                 due = min(due, self._moved_at + self._stall.total_seconds())
-            due = min(due, self._meter.next_look)
+            due = min(due, self._meter.next_look, self._leaves_by())
         elif self._blind:
             due = min(due, now + _LOOK_AGAIN)
         if math.isinf(due):
@@ -260,6 +278,10 @@ class Watch:
 def glance_every(control: Control) -> float:
     """How many seconds lie between two glances at what a job reports."""
     return _GLANCE_EVERY if control.has_budget else _GLANCE_SELDOM
+
+
+def _never() -> bool:
+    return False
 
 
 def show(duration: timedelta) -> str:

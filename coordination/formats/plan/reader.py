@@ -48,7 +48,7 @@ TASK_KEYS = (
     *("key", "title", "run", "needs", "input", "agent", "parent", "priority", "max_attempts", "max_starts", "backoff"),
     *("timeout", "stall_timeout", "repeatable", "on_dependency_failure", "concurrency_key", "not_before", "due"),
     *("workdir", "criteria", "context", "variants", "supervised", "limits", "outputs", "checkout", "gates"),
-    *("workspace", "estimate", "budget", "metadata"),
+    *("workspace", "estimate", "budget", "metadata", "expects"),
 )
 
 
@@ -238,6 +238,7 @@ def _task(document: Document, item: object, index: int, line: int) -> Task:
         budget=read_budget(fields),
         estimate=read_estimate(fields),
         metadata=fields.json("metadata"),
+        expects=fields.text("expects"),
     )
 
 

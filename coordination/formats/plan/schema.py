@@ -7,6 +7,7 @@ from typing import Any
 from coordination.domain import chat, durations, estimates, preparation, sizes, work, workspaces
 from coordination.domain.artifacts import MOST_PATTERNS
 from coordination.domain.caps import CAPS, KEYS
+from coordination.domain.effects import CHANGES
 from coordination.domain.expansion import MOST_VARIANTS
 from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
 from coordination.domain.limits import FEWEST_FILES
@@ -84,6 +85,7 @@ def _task() -> _Schema:
         budget=_budget("all attempts of the task"),
         estimate=_estimate(),
         metadata=_optional({"type": "object"}),
+        expects={"enum": [CHANGES, None], "description": "changes: its agent fails when it changes nothing."},
         **_rules(),
     )
 

@@ -124,6 +124,7 @@ def _task(task: Task) -> dict[str, Any]:
         budget=write_budget(task.budget),
         estimate=write_estimate(task.estimate),
         metadata=_plain(task.metadata),
+        expects=task.expects,
     )
 
 

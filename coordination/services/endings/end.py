@@ -57,6 +57,8 @@ def end_attempts(
     for ending in endings:
         if ending.artifacts and ending.fence in done.fences:
             artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)
+        if ending.details and ending.fence in done.fences:
+            attempt_rows.note_details(tx, workspace_id, ending.task_id, ending.attempt, ending.details)
     left = [name for one in endings if one.fence in done.fences for name in one.slots]
     stale = [one for one in endings if one.fence not in done.fences]
     attempt_rows.lock(tx, workspace_id, [one.fence for one in stale], nowait=True)  # after those that were completed
@@ -244,6 +246,7 @@ def _counts(ending: Ending) -> Counts:
         started=ending.began,
         lost=outcome is Outcome.LOST,
         own_end=outcome in (Outcome.FAILED, Outcome.TIMED_OUT),
+        known_wait=ending.known_wait,
     )
 
 

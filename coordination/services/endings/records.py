@@ -35,6 +35,8 @@ class Ending:
     artifacts: tuple[Artifact, ...] = ()
     budgeted: bool = False  # something may be reserved for it
     began: bool = True  # its job was really started
+    details: dict[str, Any] = field(default_factory=dict)  # what is kept of it besides
+    known_wait: bool = False  # its task waits for a moment that somebody named
 
     @property
     def fence(self) -> tuple[str, int]:

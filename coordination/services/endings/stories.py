@@ -14,10 +14,11 @@ _PLAIN = {"outcome": Outcome.COMPLETED.value}  # one object for all, so that it 
 
 def payload_of(ending: Ending) -> dict[str, Any]:
     """What the story of its task says of an end."""
-    plain = ending.outcome is Outcome.COMPLETED and isinstance(ending.decision, Complete) and not ending.payload
+    more = {**ending.payload, **ending.details}
+    plain = ending.outcome is Outcome.COMPLETED and isinstance(ending.decision, Complete) and not more
     if plain and not ending.error and ending.exit_code is None and ending.question is None:
         return _PLAIN
-    payload: dict[str, Any] = {**ending.payload, "outcome": ending.outcome.value}
+    payload: dict[str, Any] = {**more, "outcome": ending.outcome.value}
     if ending.error:
         payload["error"] = ending.error[:2000]
     if ending.exit_code is not None:

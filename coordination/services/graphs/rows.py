@@ -12,6 +12,7 @@ from coordination.domain import budgets as budgeting
 from coordination.domain.agents import Profile
 from coordination.domain.budgets import Budget
 from coordination.domain.caps import budget_of, caps_of
+from coordination.domain.effects import EXPECTS
 from coordination.domain.estimates import parse_stated
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
@@ -239,6 +240,8 @@ def _say_more(options: dict[str, Any], task: Task) -> None:
         options["bare"] = True
     if task.estimate:
         options["estimate"] = parse_stated(task.estimate)
+    if task.expects is not None:
+        options[EXPECTS] = task.expects
     if task.metadata:
         options["metadata"] = dict(task.metadata)
 

@@ -212,6 +212,15 @@ def note_process(tx: Connection, workspace_id: str, task_id: str, number: int, *
     )
 
 
+def note_details(tx: Connection, workspace_id: str, task_id: str, number: int, details: dict[str, Any]) -> None:
+    """Keep what else is known of the end of an attempt that the caller holds."""
+    tx.execute(
+        update(attempts)
+        .where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
+        .values(details=details)
+    )
+
+
 def of_task(tx: Connection, workspace_id: str, task_id: str) -> list[Attempt]:
     """All attempts of a task, oldest first."""
     rows = tx.execute(
@@ -295,4 +304,5 @@ def _attempt(row: RowMapping) -> Attempt:
         error=row["error"],
         output=row["output"],
         log=row["log"],
+        details=row["details"],
     )

@@ -37,7 +37,8 @@ class Counts:
     """What an ended attempt adds. ``started``: its job really began. ``lost``: with its worker. ``losses`` is set, not
     added: the suspicion that the job ends its workers (see ``domain.retry``), None leaves it.
 
-    ``own_end``: the job came to an end of its own that is no deferral, so deferrals are counted anew.
+    ``own_end``: the job came to an end of its own that is no deferral, so deferrals are counted anew. ``known_wait``:
+    it waits until a limit is lifted, and that time is none in which it asks for later.
     """
 
     failures: int = 0
@@ -46,6 +47,7 @@ class Counts:
     started: bool = False
     lost: bool = False
     own_end: bool = False
+    known_wait: bool = False
 
 
 def added(counts: Counts) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def added(counts: Counts) -> dict[str, Any]:
     if counts.own_end:
         deferred = {"deferrals": 0, "deferred_since": None}
     elif counts.deferrals:
-        since = func.coalesce(t.deferred_since, db_now())
+        since = None if counts.known_wait else func.coalesce(t.deferred_since, db_now())
         deferred = {"deferrals": t.deferrals + counts.deferrals, "deferred_since": since}
     return {
         "failures": t.failures + counts.failures,
@@ -72,7 +74,8 @@ def is_over(counts: Counts, deferral_limit: timedelta = DEFERRAL_LIMIT) -> Colum
         limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)
     if counts.deferrals:
         limits.append(t.deferrals + counts.deferrals >= MAX_DEFERRALS)
-        limits.append(t.deferred_since <= db_after(-deferral_limit.total_seconds()))
+        if not counts.known_wait:
+            limits.append(t.deferred_since <= db_after(-deferral_limit.total_seconds()))
     return func.coalesce(or_(*limits), false())
 
 

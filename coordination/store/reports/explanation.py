@@ -13,6 +13,7 @@ from coordination.domain.budgets import Short
 from coordination.domain.excerpts import many
 from coordination.domain.leases import MAX_DEFERRALS
 from coordination.domain.projects import ProjectStatus
+from coordination.domain.provider_troubles import limit_of
 from coordination.domain.task_limits import limit_reached
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.domain.workspaces import merge_key, run_branch
@@ -218,9 +219,13 @@ def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> I
         yield Blocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
     if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
         again = f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else "")
+        last = attempts.latest(tx, workspace_id, task.id)
+        limit = None if last is None else limit_of(last.details)
+        if limit is not None:
+            again = f"{limit.sentence()}: it {again}"
         if task.deferred_since is not None:
             again += f" (asked for later {task.deferrals} of {MAX_DEFERRALS} times, since {_when(task.deferred_since)})"
-        yield Blocker("back_off", again, until=task.not_before)
+        yield Blocker("back_off" if limit is None else "provider_limit", again, until=task.not_before)
 
 
 def _limit(task: Task, now: datetime) -> str:

@@ -23,6 +23,7 @@ workers = Table(
     Column("stopped_at", UtcTime),
     # What its machine's clock said at the last heartbeat, beside the database's in heartbeat_at.
     Column("clock_at", UtcTime),
+    Column("serves", Json),  # the names of the workspaces whose jobs it runs; null: of all, or it does not say
 )
 
 supervisors = Table(

@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from coordination.store.queries import serving
 from coordination.store.reports import health
 from coordination.store.reports.explanation import explain_task
 from coordination.store.tables.fleet import workers
@@ -27,7 +26,7 @@ def waiting(world: World) -> World:
 def serve(world: World, names: list[str] | None) -> None:
     """The one worker runs jobs of these workspaces."""
     with world.store.write() as tx:
-        tx.execute(update(workers).values(version=serving.version_for("1.0", names)))
+        tx.execute(update(workers).values(serves=names))
 
 
 def blockers(world: World) -> list[tuple[str, str]]:

@@ -102,6 +102,13 @@ def with_task(*lines):
 
 
 class TestReading:
+    @pytest.mark.parametrize("more", ["", ", variants: 2"])
+    def test_changes_that_an_agent_is_to_make_are_read_and_written(self, more):
+        plan = read(f"version: 1\ntasks: [{{key: a, run: {{agent: claude, prompt: x}}, expects: changes{more}}}]")
+
+        graph.check(plan)
+        assert read(write_plan(plan)).tasks[0].expects == "changes"
+
     def test_every_key_of_a_plan_is_read(self):
         plan = read(FULL)
 

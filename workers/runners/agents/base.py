@@ -7,30 +7,26 @@ learns; it starts nothing and waits for nothing, so a stream from a file is as g
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from coordination.domain.attempts import Outcome, Usage
+from coordination.domain.attempts import Usage
 from coordination.domain.events import EventType
+from coordination.domain.provider_troubles import ProviderLimit
 from coordination.domain.work import AgentCall
 from coordination.errors import Refused
 from coordination.money import usd
+from workers.runners.agents.failures import LONGEST_SENTENCE, Failure, LogIn, failure_of_words, with_limit
 from workers.runners.output import clean_text, decode, one_line
 
 LONGEST_TEXT = 2_000
 """Characters of a text, an input or an output that an event keeps."""
 
 MOST_EVENTS = 2_000
-_LONGEST_SENTENCE = 300
 _LARGEST_COUNT = 10**12  # far beyond any model, and millions of it can be added up
 _FINEST = Decimal("1e-12")
-
-# What a provider says when it is not the request's fault: wait, and try again.
-_BUSY = frozenset({408, 409, 425, 429})
-_STATUS = re.compile(r"(?:\bstatus(?: code)?:?\s*|\"code\":\s*\"?)(\d{3})\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +38,14 @@ class Start:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the agent gave up. *status*: the HTTP status of its provider's answer, when that was it."""
-
-    sentence: str
-    status: int | None = None
-    lost_connection: bool = False
-
-    @property
-    def outcome(self) -> Outcome:
-        """A busy or broken provider is waited for and charged to nobody; whatever else is a failure."""
-        busy = self.status is not None and (self.status in _BUSY or self.status >= 500)  # noqa: PLR2004 - HTTP
-        return Outcome.DEFERRED if busy or self.lost_connection else Outcome.FAILED
-
-    @property
-    def retryable(self) -> bool:
-        """Whether another attempt may do better: a request that the provider refuses is refused again."""
-        return self.status is None or self.outcome is Outcome.DEFERRED
-
-
 class Transcript:
     """What the agent's output has told so far. *tell* writes a line into the task's story, *show* is for who follows.
 
     *metered* is called whenever ``usage`` has changed.
 
     ``result``: its last answer. ``ended``: it said itself that it was done, well or not. ``remarks``: what a person
-    should read, below the log.
+    should read, below the log. ``synthetic``: what its program said in its place, and no answer followed.
+    ``limit``: the limit that its provider says it has reached. ``refused``: the ids of tools that it was not allowed.
     """
 
     def __init__(
@@ -91,15 +68,24 @@ class Transcript:
         self.ended = False
         self.usage: dict[str, Usage] = {}
         self.remarks: list[str] = []
+        self.synthetic: str | None = None
+        self.synthetic_type: str | None = None
+        self.limit: ProviderLimit | None = None
+        self.refused: set[str] = set()
+        self.overcome = False  # it met an error and went on, or was done before
+        self._done = False  # it said that it was done, and has said nothing since
+        self._before: Failure | None = None  # an error that it went on after
 
     def say(self, text: str) -> None:
         """It said something."""
+        self._done = False
         if text.strip():
             self._event(EventType.PROGRESS, {"text": self._short(text)})
             self._show(self._hide(clean_text(text)).rstrip("\n"))
 
     def call(self, tool: object, given: object, *, id_: object = None) -> None:
         """It uses a tool."""
+        self._done, self.synthetic = False, None
         name, what = self._short(tool), self._short(given)
         self._event(EventType.TOOL_CALL, _given(tool=name, input=what, id=self._short(id_)))
         self._show(f"\N{RIGHTWARDS ARROW} {name or 'a tool'} {what or ''}".rstrip())
@@ -121,13 +107,71 @@ class Transcript:
             self.usage[key] = usage
         self._metered()
 
-    def fail(self, sentence: object, *, status: object = None, lost_connection: bool = False) -> None:
-        """It gave up. Without a *status*, one that stands in the sentence counts."""
-        text = one_line(self._hide(clean_text(str(sentence or "it gave no reason"))), _LONGEST_SENTENCE)
+    def synthesized(self, text: str, *, type_: object = None) -> None:
+        """Its program said something in its place; *type_*: the kind of error, if it is one."""
+        self._done = False
+        self.synthetic, self.synthetic_type = text, type_ if isinstance(type_, str) else None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has said that it was done, and nothing since."""
+        return self._done
+
+    def refuse(self, id_: object) -> None:
+        """It was not allowed to use a tool: the call with this id, or one without."""
+        self.refused.add(str(id_ or f"number {len(self.refused)}"))
+
+    def finish(self) -> None:
+        """It says that it is done, and well: what went wrong before is overcome."""
+        self.overcome = self.overcome or self.failure is not None or self._before is not None
+        self.ended = self._done = True
+        self.failure = self._before = None
+
+    def recover(self) -> None:
+        """Its provider answers again."""
+        self.overcome = self.overcome or self._before is not None
+        self._before = self.synthetic = None
+
+    def go_on(self) -> None:
+        """It works on, whatever it said before: an error was one of a step."""
+        if self.failure is not None:
+            self._before, self.failure = self.failure, None
+        self.ended = self._done = False
+
+    def note_error(self, sentence: object, **known: Any) -> None:
+        """An error after which it may go on: it counts when nothing else comes."""
+        if self._done:
+            self._aside(str(sentence or ""))
+        else:
+            self._before = self._failure(sentence, **known)
+
+    def fail(self, sentence: object, **known: Any) -> None:
+        """It gave up. *known*: ``status``, ``type_``, ``words``, ``lost_connection``, ``otherwise`` of
+        ``failure_of_words``. After it has said that it was done, what follows at once is no failure of its own."""
+        if self._done:
+            self._aside(str(sentence or ""))
+        else:
+            self.ended, self.failure = True, self._failure(sentence, **known)
+
+    @property
+    def unresolved(self) -> Failure | None:
+        """The last error, if it has said nothing since and is not done."""
+        return None if self.ended else self._before
+
+    def cut_off(self) -> None:
+        """Nothing more comes: the last error counts if it never said that it was done."""
+        if not self.ended and self.failure is None:
+            self.failure = self._before
+
+    def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> Failure:
         number = status if isinstance(status, int) and not isinstance(status, bool) else None
-        if number is None and (found := _STATUS.search(str(sentence))):
-            number = int(found[1])
-        self.failure = Failure(text, number, lost_connection)
+        text = self._hide(str(sentence or "it gave no reason"))
+        failure = failure_of_words(text, status=number, words=None if words is None else str(words), **known)
+        return with_limit(failure, self.limit)
+
+    def _aside(self, sentence: str) -> None:
+        self.overcome = True
+        self.remarks.append(f"after it was done: {one_line(self._hide(clean_text(sentence)), LONGEST_SENTENCE)}")
 
     def _event(self, type_: EventType, payload: dict[str, Any]) -> None:
         self._told += 1
@@ -155,6 +199,11 @@ class Adapter(Protocol):
     @property
     def passes_on(self) -> Sequence[str]:
         """Variables of the worker's environment that it needs by its nature."""
+        ...
+
+    @property
+    def log_in(self) -> LogIn:
+        """How its program is logged in, for a sentence about one that is not."""
         ...
 
     @property

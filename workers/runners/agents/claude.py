@@ -1,17 +1,24 @@
 """Claude Code: ``claude -p --output-format stream-json``. Seen with 2.1.197.
 
-Its last line counts: ``is_error``, not ``subtype``, tells whether it failed, and after a cap was reached only
-``modelUsage`` and ``total_cost_usd`` are right. A refused tool is no error to it; here it is a remark.
+Its result counts: ``is_error``, not ``subtype``, tells whether it failed, and after a cap was reached only
+``modelUsage`` and ``total_cost_usd`` are right. A refused tool is no error to it; here it is a remark. What its program
+says in the model's place (a limit, an error of the API) comes as a message of the model ``<synthetic>``, at times in a
+result that is no error: that is no answer. A job in the background that ends may add a second, empty result.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.chat import OURS
+from coordination.domain.provider_trouble_table import TroubleClass
+from coordination.domain.provider_troubles import ProviderLimit, window_of
+from coordination.domain.reset_times import of_epoch
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, texts, tokens, total
+from workers.runners.agents.failures import LogIn
 
 _SYNTHETIC = "<synthetic>"  # the model of messages that the program itself made
 
@@ -22,6 +29,7 @@ class Claude:
     name = "claude"
     resumes = True
     counts_anew = True
+    log_in = LogIn(("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"), "claude auth login")
     takes_servers = ("--mcp-config", "{file}", "--allowedTools", f"mcp__{OURS}")
     passes_on = (
         *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),
@@ -41,24 +49,35 @@ class Claude:
         )
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - as all adapters
-        """system, assistant, user (what tools gave back), result."""
+        """system, assistant, user (what tools gave back), rate_limit_event, result."""
         if isinstance(session := line.get("session_id"), str):
             told.session = session
         match line.get("type"):
+            case "system" if line.get("subtype") == "api_retry":
+                error, status = line.get("error"), line.get("error_status")
+                told.note_error(f"API Error: {status or 'no answer'} ({error})", status=status, type_=_text(error))
             case "assistant":
-                self._assistant(line.get("message"), told)
+                self._assistant(line, told)
             case "user":
                 for part in _parts(line.get("message")):
                     if part.get("type") == "tool_result":
                         output = texts(part.get("content"))
-                        told.returned(output, id_=part.get("tool_use_id"), failed=part.get("is_error") is True)
+                        failed = part.get("is_error") is True
+                        told.returned(output, id_=part.get("tool_use_id"), failed=failed)
+                        if failed and _NOT_ALLOWED.search(output):
+                            told.refuse(part.get("tool_use_id"))
+            case "rate_limit_event":
+                told.limit = _limit(line.get("rate_limit_info"))
             case "result":
                 self._result(line, told)
 
-    def _assistant(self, message: object, told: Transcript) -> None:
+    def _assistant(self, line: Mapping[str, Any], told: Transcript) -> None:
+        message = line.get("message")
         model = at(message, "model")
-        if model == _SYNTHETIC:
+        if model == _SYNTHETIC or line.get("isApiErrorMessage") is True:
+            told.synthesized(texts(at(message, "content")), type_=line.get("error"))
             return
+        told.recover()
         told.model = str(model)
         for part in _parts(message):
             if part.get("type") == "text":
@@ -70,7 +89,6 @@ class Claude:
         told.spent(f"message {at(message, 'id')}", _usage(model, at(message, "usage"), told.session))
 
     def _result(self, line: Mapping[str, Any], told: Transcript) -> None:
-        told.ended = True
         by_model = line.get("modelUsage")
         if isinstance(by_model, Mapping) and by_model:
             told.usage.clear()
@@ -88,19 +106,48 @@ class Claude:
                         cache_write_input_tokens=at(used, _WRITTEN_TO_CACHE),
                     ),
                 )
-        answer = line.get("result")
-        if line.get("is_error") is True:
-            subtype = str(line.get("subtype") or "")
-            told.fail(
-                answer or _sentence(line.get("errors")) or subtype.replace("_", " "),
-                status=line.get("api_error_status"),
-            )
-        elif isinstance(answer, str):
-            told.result = answer
         for denied in line.get("permission_denials") or ():
+            told.refuse(at(denied, "tool_use_id"))
             told.remarks.append(f"a tool was not allowed: {at(denied, 'tool_name')} (see --allowedTools in args)")
+        answer = line.get("result")
+        text = answer if isinstance(answer, str) else ""
+        if line.get("is_error") is True:
+            self._failed(line, text, told)
+        elif told.synthetic is not None and text.strip() in ("", told.synthetic.strip()):
+            told.fail(told.synthetic, type_=told.synthetic_type)
+        elif text or told.result is None or not told.is_done:
+            told.result = text if isinstance(answer, str) else told.result
+            told.finish()
+
+    def _failed(self, line: Mapping[str, Any], text: str, told: Transcript) -> None:
+        errors = [str(one) for one in line.get("errors") or ()] if isinstance(line.get("errors"), list) else []
+        subtype = str(line.get("subtype") or "").replace("_", " ")
+        # Without a status, an error of the API is one of the connection.
+        of_api = line.get("terminal_reason") == "api_error" and line.get("api_error_status") is None
+        told.fail(
+            text or "; ".join(errors) or subtype,
+            words=text or "\n".join(errors) or subtype,
+            status=line.get("api_error_status"),
+            type_=told.synthetic_type,
+            otherwise=TroubleClass.TRANSIENT if of_api else TroubleClass.FAILED,
+        )
 
 
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _limit(info: object) -> ProviderLimit | None:
+    """The limit that an event tells of, if it keeps requests from being answered."""
+    if at(info, "status") != "rejected" or at(info, "isUsingOverage") is True:
+        return None
+    which = at(info, "rateLimitType")
+    return ProviderLimit(None, window_of(str(which or "").replace("_", " ")), of_epoch(at(info, "resetsAt")))
+
+
+_NOT_ALLOWED = re.compile(
+    r"haven't granted|permission to use|requires? approval|has been denied|denied by", re.IGNORECASE
+)
 _WRITTEN_TO_CACHE = "cacheCreationInputTokens"
 
 
@@ -119,7 +166,3 @@ def _usage(model: object, used: object, session: str | None) -> Any:
         cache_write_input_tokens=at(used, "cache_creation_input_tokens"),
         cache_write_1h_input_tokens=at(used, "cache_creation", "ephemeral_1h_input_tokens"),
     )
-
-
-def _sentence(errors: object) -> str:
-    return "; ".join(map(str, errors)) if isinstance(errors, list) else ""

@@ -1,7 +1,7 @@
 """Codex: ``codex exec --json``. Seen with 0.169.0.
 
-An item of the type ``error`` is only a warning; ``turn.completed`` and ``turn.failed`` decide. It tells no price, and
-not its model either when none was asked for.
+An item of the type ``error`` is only a warning, and after a line of that type it may go on (``Reconnecting... 1/5``);
+``turn.completed`` and ``turn.failed`` decide. It tells no price, and not its model either when none was asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
+from workers.runners.agents.failures import LogIn
 
 _DEFAULT = "codex-default"
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search"})
@@ -23,6 +24,7 @@ class Codex:
     name = "codex"
     resumes = True
     counts_anew = False
+    log_in = LogIn(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login")
     takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
@@ -41,8 +43,12 @@ class Codex:
                 told.session = str(line.get("thread_id"))
             case "item.started" | "item.completed" as when:
                 self._item(line.get("item"), told, completed=when == "item.completed")
+            case "turn.started":
+                told.go_on()
+            case "error":
+                told.note_error(line.get("message"))
             case "turn.completed":
-                told.ended = True
+                told.finish()
                 used = line.get("usage")
                 told.spent(
                     "turn",
@@ -58,7 +64,6 @@ class Codex:
                     ),
                 )
             case "turn.failed":
-                told.ended = True
                 message = str(at(line, "error", "message"))
                 told.fail(message, lost_connection="stream disconnected" in message)
 
@@ -68,7 +73,10 @@ class Codex:
             if completed:
                 failed = item.get("status") == "failed" or item.get("exit_code") not in (None, 0)
                 output = item.get("aggregated_output") or item.get("result") or item.get("error")
-                told.returned(output, id_=item.get("id"), failed=failed)
+                declined = item.get("status") == "declined"
+                told.returned(output, id_=item.get("id"), failed=failed or declined)
+                if declined:
+                    told.refuse(item.get("id"))
             else:
                 given = {name: value for name, value in item.items() if name not in _NOT_INPUT}
                 told.call(kind, given, id_=item.get("id"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from coordination.domain.work import COUNTS, CUSTOM, AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
+from workers.runners.agents.failures import LogIn
 
 _PROMPT = "{prompt}"
 _PLACE = re.compile(r"\{(?:prompt|model|session)\}")
@@ -20,6 +21,7 @@ class Custom:
     name = CUSTOM
     resumes = False
     counts_anew = True
+    log_in = LogIn()
     takes_servers = ()
     passes_on = ()
 
@@ -56,7 +58,6 @@ class Custom:
             told.result, told.ended = _text(found["result"]), True
             told.say(told.result)
         if found.get("error"):
-            told.ended = True
             told.fail(_text(found["error"]))
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens, total
+from workers.runners.agents.failures import LogIn
+
+_NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
 
 
 class Gemini:
@@ -19,6 +22,7 @@ class Gemini:
     name = "gemini"
     resumes = True
     counts_anew = True
+    log_in = LogIn(("GEMINI_API_KEY", "GOOGLE_API_KEY"), "gemini")
     takes_servers = ()
     passes_on = (
         *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),
@@ -45,15 +49,22 @@ class Gemini:
                 told.call(line.get("tool_name"), line.get("parameters"), id_=line.get("tool_id"))
             case "tool_result":
                 output = line.get("output") or at(line, "error", "message")
-                told.returned(output, id_=line.get("tool_id"), failed=line.get("status") == "error")
+                failed = line.get("status") == "error"
+                told.returned(output, id_=line.get("tool_id"), failed=failed)
+                if failed and (at(line, "error", "type") in _NOT_ALLOWED or "denied by policy" in str(output)):
+                    told.refuse(line.get("tool_id"))
             case "error":
                 told.remarks.append(f"a warning: {line.get('message')}")
+                if line.get("severity") == "error":
+                    told.note_error(line.get("message"))
             case "result":
                 self._said(told)
-                told.ended = True
                 self._spent(line.get("stats"), told)
                 if line.get("status") != "success":
-                    told.fail(at(line, "error", "message"))
+                    error = line.get("error")
+                    told.fail(at(error, "message"), type_=_text(at(error, "type")), status=at(error, "code"))
+                else:
+                    told.finish()
 
     def _said(self, told: Transcript) -> None:
         if told.result is not None:
@@ -79,3 +90,7 @@ class Gemini:
                     reasoning_output_tokens=thoughts,
                 ),
             )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

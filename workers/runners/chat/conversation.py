@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -33,9 +34,10 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from coordination.domain.attempts import Outcome
 from coordination.domain.chat import ChatCall
-from workers.runners.agents.base import Failure, Transcript
+from coordination.domain.provider_trouble_table import TroubleClass
+from workers.runners.agents.base import Transcript
+from workers.runners.agents.failures import Failure, failure_of_words
 from workers.runners.chat import forms, http
 from workers.runners.chat.errors import GaveUp, cause_of, failure_of, retry_after, was_sent
 from workers.runners.chat.making import make_model
@@ -85,14 +87,14 @@ class Conversation:
         """From the prompt to the answer. How it ended stands in the transcript."""
         try:
             async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(http.make_client())
+                client = await stack.enter_async_context(http.make_client(of_model=True))
                 tools = await self._toolbox(stack, servers, moved)
                 await self._go_on(make_model(self._call, access, client), tools, moved)
         except Exception as error:  # noqa: BLE001 - it is logged without what the variables held
             # A bulkhead: what a provider or a tool server sends may be anything.
             cause = cause_of(error)
             self._told.failure = failure_of(cause, chat=self._call.chat)
-            if not isinstance(cause, GaveUp | ModelAPIError):
+            if not isinstance(cause, GaveUp | ModelAPIError | http.AnsweredWithError):
                 where = traceback.format_tb(cause.__traceback__, -5)
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
 
@@ -158,7 +160,7 @@ class Conversation:
                 return await self._request(model, messages, settings, parameters, moved)
             except Exception as error:
                 failure = failure_of(error, chat=self._call.chat)
-                if first or failure.outcome is not Outcome.DEFERRED or tries == _TRIES_AGAIN:
+                if first or failure.of is not TroubleClass.TRANSIENT or tries == _TRIES_AGAIN:
                     raise
                 tries += 1
                 wait = min(retry_after(error) or 2.0**tries, _LONGEST_WAIT)
@@ -220,9 +222,11 @@ class Conversation:
                 raise GaveUp(Failure(f"{chat}: the answer was cut off {why}", _FOR_GOOD))
             case "content_filter":
                 raise GaveUp(Failure(f"{chat}: the provider's content filter stopped the answer"))
-            case "error":
-                raise GaveUp(Failure(f"{chat}: the provider says that the answer failed"))
-        told_why = (response.provider_details or {}).get("finish_reason") is not None
+        raw = (response.provider_details or {}).get("finish_reason")
+        if response.finish_reason == "error" or (response.finish_reason is None and _BROKE.search(str(raw or ""))):
+            sentence = f"{chat}: the provider broke the answer off ({raw or 'error'})"
+            raise GaveUp(failure_of_words(sentence, words=str(raw), otherwise=TroubleClass.TRANSIENT))
+        told_why = raw is not None
         unmeasured = bool(response.usage.unmeasured_requests)
         if response.state != "complete" or (unmeasured and not told_why):
             raise GaveUp(Failure(f"{chat}: the answer broke off", lost_connection=True))
@@ -319,6 +323,7 @@ class _Speech:
         self._pieces, self._since = [], time.monotonic()
 
 
+_BROKE = re.compile(r"error|fail|abort|cancel|insufficient|overload|time.?out|interrupt|unavailable", re.IGNORECASE)
 _FOR_GOOD = 400  # the status of what would be refused again
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 from pydantic_ai.exceptions import (
     ModelAPIError,
+    ModelAuthenticationError,
     ModelConnectionError,
+    ModelContextWindowExceededError,
     ModelHTTPError,
+    ModelQuotaExceededError,
     ModelRateLimitError,
     ModelRequestRejectedError,
     ModelServerError,
@@ -18,12 +23,16 @@ from pydantic_ai.exceptions import (
     UserError,
 )
 
+from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.errors import Refused
-from workers.runners.agents.base import Failure, at
+from workers.runners.agents.base import at
+from workers.runners.agents.failures import Failure, failure_of_words
+from workers.runners.chat.http import AnsweredWithError
 from workers.runners.output import clean_text, one_line
 
 _LONGEST = 300
-_REFUSED, _BUSY = 400, 503
+_LONGEST_BODY = 4_000
+_REFUSED, _FORBIDDEN = 400, 403
 
 
 class GaveUp(Exception):
@@ -41,19 +50,74 @@ def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a 
             return error.failure
         case Refused():
             return Failure(error.sentence(), _REFUSED)
-        case ModelHTTPError():
-            return Failure(_line(f"{chat}: {error.status_code}: {_said(error)}"), error.status_code)
-        case ModelConnectionError():
-            return Failure(_line(f"{chat}: the connection was lost: {_at_the_bottom(error)}"), lost_connection=True)
+        case AnsweredWithError():
+            return failure_of_words(_line(f"{chat}: {error.sentence}"), words=error.words, status=error.status)
         case httpx2.TransportError():  # a tool's: those of models come wrapped
             return Failure(_line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True)
-        case ModelRateLimitError() | ModelUnavailableError() | ModelServerError():
-            return Failure(_line(f"{chat}: {_said(error)}"), _BUSY)
-        case ModelRequestRejectedError():
-            return Failure(_line(f"{chat}: {_said(error)}"), _REFUSED)
         case UserError():
             return Failure(_line(f"{chat} cannot do this: {error.message}"), _REFUSED)
+        case ModelAPIError():
+            return _of_provider(error, chat)
     return Failure(_line(f"{chat} answered what cannot be understood: {_said(error)}"))
+
+
+def _of_provider(error: ModelAPIError, chat: str) -> Failure:
+    """By status, type and words; where these say nothing, by the kind of error that the library takes it for."""
+    if (told := _told_in_body(error)) is not None:
+        return failure_of(told, chat=chat)
+    said, lost = _said(error), isinstance(error, ModelConnectionError)
+    status = error.status_code if isinstance(error, ModelHTTPError) else _status_in(error.body)
+    named = status if isinstance(error, ModelHTTPError) else None
+    sentence = f"{chat}: {named}: {said}" if named else f"{chat}: {said}"
+    if lost:
+        sentence = f"{chat}: the connection was lost: {_at_the_bottom(error)}"
+    wait = f"retry-after: {error.retry_after}" if error.retry_after is not None else ""
+    code = error.provider_error_code or error.provider_error_type
+    kind = next((name for kind, name in _TYPES.items() if isinstance(error, kind)), code)
+    failure = failure_of_words(
+        _line(sentence),
+        words="\n".join(filter(None, [said, _body_of(error), wait])),
+        status=status,
+        type_=code if status == _FORBIDDEN else kind,  # which the library takes for a refused log-in
+        lost_connection=lost,
+        otherwise=next((of for kind, of in _KINDS.items() if isinstance(error, kind)), TroubleClass.FAILED),
+    )
+    if failure.of is TroubleClass.FAILED:
+        return replace(failure, sentence=_line(f"{chat} answered what cannot be understood: {said}"))
+    return failure
+
+
+_TYPES = {
+    ModelQuotaExceededError: "insufficient_quota",
+    ModelAuthenticationError: "authentication_error",
+    ModelContextWindowExceededError: "context_length_exceeded",
+}
+_KINDS = {
+    ModelRateLimitError: TroubleClass.TRANSIENT,
+    ModelUnavailableError: TroubleClass.TRANSIENT,
+    ModelServerError: TroubleClass.TRANSIENT,
+    ModelRequestRejectedError: TroubleClass.REFUSED,
+}
+
+
+def _told_in_body(error: BaseException) -> AnsweredWithError | None:
+    """The error that stood in the body of an answer whose status says that all is well."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, AnsweredWithError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _status_in(body: object) -> int | None:
+    code = at(body, "error", "code") or at(body, "code") or at(body, "status")
+    text = str(code)
+    return int(text) if text.isascii() and text.isdigit() and len(text) == len("503") else None
+
+
+def _body_of(error: ModelAPIError) -> str:
+    if not isinstance(error.body, Mapping):
+        return ""
+    return json.dumps(error.body, default=str)[:_LONGEST_BODY]
 
 
 def cause_of(error: Exception) -> Exception:

@@ -11,14 +11,51 @@ import httpx2
 LARGEST = 64 * 1024 * 1024
 """Bytes of one response, compressed or not as it comes; a larger one counts as a lost connection."""
 
+_DIGITS = 3  # of an HTTP status
+_LONGEST = 4_000
 _SECONDS = httpx2.Timeout(600, connect=10)
 
 
-def make_client(headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
-    """A client that its user closes. Proxies and certificates are those of the worker's environment."""
+class AnsweredWithError(Exception):
+    """An answer whose status says that all is well, and whose body is an error.
+
+    ``sentence``: its message; ``words``: the whole of it; ``status``: the one that it names.
+    """
+
+    def __init__(self, sentence: str, words: str, status: int | None) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.words = words
+        self.status = status
+
+
+def make_client(headers: Mapping[str, str] | None = None, *, of_model: bool = False) -> httpx2.AsyncClient:
+    """A client that its user closes. Proxies and certificates are those of the worker's environment.
+
+    *of_model*: its answers are a model's, and one whose body is an error raises AnsweredWithError.
+    """
+    hooks = [_bound, _look] if of_model else [_bound]
     return httpx2.AsyncClient(
-        headers=dict(headers or {}), verify=_trust(), timeout=_SECONDS, event_hooks={"response": [_bound]}
+        headers=dict(headers or {}), verify=_trust(), timeout=_SECONDS, event_hooks={"response": hooks}
     )
+
+
+async def _look(response: httpx2.Response) -> None:
+    if not response.is_success or "json" not in response.headers.get("content-type", ""):
+        return
+    await response.aread()
+    try:
+        body = response.json()
+    except ValueError:
+        return
+    error = body.get("error") if isinstance(body, dict) else None
+    if not error:
+        return
+    told = error if isinstance(error, dict) else {}
+    message = told.get("message") if isinstance(told.get("message"), str) else str(error)
+    code = str(told.get("code") or told.get("status") or body.get("code") or "")
+    status = int(code) if code.isascii() and code.isdigit() and len(code) == _DIGITS else None
+    raise AnsweredWithError(message or "an error without words", response.text[:_LONGEST], status)
 
 
 @cache

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
+from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.domain.work import parse_work
 from coordination.errors import Refused
 from workers.runners import environment, program, usage
 from workers.runners.agents.base import Transcript
+from workers.runners.agents.failures import Failure, LogIn
 from workers.runners.base import Control
 from workers.runners.chat.loop import Loop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
@@ -80,6 +83,8 @@ class ChatRunner:
             usage=(*told.usage.values(), *spent),
             log=usage.with_warnings(log, warnings) or None,
         )
+        if interruption is None and told.failure is not None:
+            result = _failed(result, told.failure, call, secrets)
         return secrets.hide_in(result)
 
     def close(self) -> None:
@@ -153,18 +158,26 @@ def _result(
     log: str | None,
 ) -> Result:
     """How the attempt ended."""
-    outcome, error, retryable = Outcome.COMPLETED, None, True
+    outcome, error = Outcome.COMPLETED, None
     output = value if told.result is None else told.result
     if interruption is not None:
         outcome, error, output = interruption.outcome, interruption.error, told.result
-    elif told.failure is not None:
-        outcome, error, retryable = told.failure.outcome, told.failure.sentence, told.failure.retryable
     elif not told.ended:
         outcome, error = Outcome.FAILED, "the conversation ended without an answer"
     elif told.result is None and (size := len(json.dumps(output).encode())) > limit:
         outcome, output = Outcome.FAILED, None
         error = f"the answer has {size:,} bytes as JSON, more than the {limit:,} that are kept"
-    return Result(outcome, output=output, error=error, log=log, usage=usage, retryable=retryable)
+    return Result(outcome, output=output, error=error, log=log, usage=usage)
+
+
+def _failed(result: Result, failure: Failure, call: ChatCall, secrets: Secrets) -> Result:
+    """*result* of a conversation that gave up, with whose limit or log-in it was about."""
+    keys = needs_of(call).keys
+    used = next((name for name in (*call.secrets, *keys) if secrets.values.get(name)), None)
+    fields = failure.ended(account=f"{call.provider} with {used}" if used else call.provider)
+    if failure.of is TroubleClass.LOG_IN:
+        fields["error"] = f"{LogIn(keys).advice(call.chat, call.secrets)} (it said: {failure.sentence})"
+    return replace(result, **fields)
 
 
 def _bounded(text: str, limit: int) -> str:

@@ -16,7 +16,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, CallToolResult, Implementation, jsonrpc_message_adapter
 from pydantic_ai.tools import ToolDefinition
 
-from workers.runners.agents.base import Failure
+from workers.runners.agents.failures import Failure
 from workers.runners.chat import http
 from workers.runners.chat.errors import GaveUp, cause_of
 from workers.runners.chat.servers import Server, how_it_ended

@@ -1,4 +1,4 @@
-"""Limits of starts and losses, what a machine lends to attempts, merges before they are made, the broker's key.
+"""Limits of starts and losses, what workers serve, machines lend and merge, and the broker's key.
 
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
@@ -35,6 +35,8 @@ def upgrade() -> None:
         "budget_uses", sa.Column("spent_starts", sa.BigInteger(), nullable=False, server_default=sa.text("0"))
     )
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
+    op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
+    op.add_column("workers", sa.Column("serves", types.Json(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),

@@ -17,7 +17,7 @@ from coordination.domain.events import EventType
 from tests.support.jobs import Bench
 from tests.support.speed import patience
 from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
-from workers.runners.agent import LONGEST_LINE
+from workers.runners.agents.lines import LONGEST_LINE
 from workers.runners.base import StopReason
 
 

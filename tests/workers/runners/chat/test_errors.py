@@ -1,6 +1,10 @@
 """What goes wrong between a chat and its provider, and what becomes of the attempt."""
 
+# ruff: noqa: FBT001 - parameters of tests
+
 from __future__ import annotations
+
+import json
 
 import pytest
 
@@ -22,13 +26,71 @@ class TestErrors:
         assert len(provider.server.requests) == 1
         assert result.usage == ()
 
-    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+    @pytest.mark.parametrize("status", [400, 403, 404, 422])
     def test_a_request_that_is_refused_is_not_repeated(self, provide, status: int) -> None:
         with provide(status) as provider:
             result = provider.run()
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
         assert result.error == f"openai:m-1: {status}: refused with {status}"
+
+    @pytest.mark.parametrize(("secrets", "variable"), [([], "OPENAI_API_KEY"), (["TEAM_KEY"], "TEAM_KEY")])
+    def test_a_log_in_that_is_refused_names_the_variable(self, provide, monkeypatch, secrets, variable) -> None:
+        monkeypatch.setenv("TEAM_KEY", "of-nobody")
+        with provide(401) as provider:
+            result = provider.run(secrets=secrets)
+
+        assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
+        assert f"openai:m-1 is not logged in where this worker runs: set {variable}" in result.error
+        assert "(it said: openai:m-1: 401: refused with 401)" in result.error
+
+    @pytest.mark.parametrize(
+        ("body", "outcome", "limited"),
+        [
+            ({"error": {"message": "The model is overloaded", "code": 503}}, Outcome.DEFERRED, False),
+            ({"error": {"message": "Internal error"}}, Outcome.DEFERRED, False),
+            ({"error": {"message": "You exceeded your current quota", "code": 429}}, Outcome.DEFERRED, True),
+            ({"error": {"message": "no such model", "code": 404}}, Outcome.FAILED, False),
+            ({"error": "Insufficient credits"}, Outcome.DEFERRED, True),
+        ],
+    )
+    def test_an_error_in_an_answer_whose_status_is_well(self, provide, body, outcome: Outcome, limited: bool) -> None:
+        with provide(Broken(json.dumps(body), "body")) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.limit is not None) == (outcome, limited)
+        message = body["error"] if isinstance(body["error"], str) else body["error"]["message"]
+        assert message in result.error
+        assert len(provider.server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("words", "limited"), [("The server had an error", False), ("You have hit your monthly limit", True)]
+    )
+    def test_an_error_in_the_middle_of_a_stream_is_understood(self, provide, words: str, limited: bool) -> None:
+        with provide(Broken(words, "error")) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.limit is not None) == (Outcome.DEFERRED, limited)
+        assert words in result.error
+
+    def test_an_answer_that_its_provider_breaks_off_is_no_answer(self, provide) -> None:
+        with provide(Broken("It is f", "cut")) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.output) == (Outcome.DEFERRED, "It is f")
+        assert result.error == "openai:m-1: the provider broke the answer off (error)"
+
+    def test_a_limit_in_the_middle_of_a_conversation_is_not_waited_for_here(self, provide, monkeypatch) -> None:
+        from workers.runners.chat import conversation
+
+        monkeypatch.setattr(conversation, "_LONGEST_WAIT", 0.1)
+        limit = Broken(json.dumps({"error": {"message": "Daily limit reached", "code": 429}}), "body")
+        with provide(ToolUse("add", {"a": 1, "b": 2}), limit, "never") as provider:
+            result = provider.run(tools=[SERVER])
+
+        assert (result.outcome, result.limit.window) == (Outcome.DEFERRED, "daily")
+        assert result.limit.account == "openai"
+        assert len(provider.server.requests) == 2
 
     @pytest.mark.parametrize("how", ["drop", "stop"])
     def test_an_answer_that_breaks_off_is_waited_for_and_recorded(self, provide, how: str) -> None:

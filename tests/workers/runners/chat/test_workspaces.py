@@ -38,7 +38,11 @@ def test_connections_cookies_keys_and_tools_are_a_conversations_own(
     together: bool,  # noqa: FBT001
 ) -> None:
     tool = ToolUse("sh", {"command": "echo $PPID; env | grep -E '^(ALICE|BOB)_KEY='; true"})
-    with provide(*[tool, tool, "done", "done"] if together else [tool, "done", tool, "done"]) as provider:
+
+    def by_turn(body: dict[str, Any]) -> str | ToolUse:
+        return "done" if any(message["role"] == "tool" for message in body["messages"]) else tool
+
+    with provide(*[by_turn] * 4) as provider:
 
         def begin(workspace: str) -> Any:
             claim = {"workspace_id": workspace}

@@ -1,0 +1,92 @@
+"""What providers' troubles mean, in the words in which programs were seen to tell them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from coordination.domain.provider_trouble_table import TABLE, TroubleClass
+from coordination.domain.provider_troubles import ProviderLimit, classify, limit_of, window_of
+from tests.support.sources import ROOT
+
+NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
+
+WORDS = ROOT / "tests" / "data" / "provider_words.txt"
+SAID = [line.split("|", 1) for line in WORDS.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("of", "words"), SAID)
+def test_the_class_of_words(of: str, words: str) -> None:
+    assert classify(words, now=NOW).of == of
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "type_", "of"),
+    [
+        ("no", 429, None, TroubleClass.TRANSIENT),
+        ("no", 599, None, TroubleClass.TRANSIENT),
+        ("no", 401, None, TroubleClass.LOG_IN),
+        ("no", 402, None, TroubleClass.LIMIT),
+        ("no", 418, None, TroubleClass.REFUSED),
+        ("no", None, "overloaded_error", TroubleClass.TRANSIENT),
+        ("no", None, "ProviderAuthError", TroubleClass.LOG_IN),
+        ("no", 429, "insufficient_quota", TroubleClass.LIMIT),
+        ("Request too large", 429, None, TroubleClass.REFUSED),
+        ("API Error: 403 while it sent statistics", None, None, TroubleClass.REFUSED),  # it is the provider's
+        ("the quota database is away", 500, None, TroubleClass.TRANSIENT),
+    ],
+)
+def test_a_status_and_a_type_come_before_words(
+    words: str, status: int | None, type_: str | None, of: TroubleClass
+) -> None:
+    assert classify(words, status=status, type_=type_, now=NOW).of is of
+
+
+def test_a_line_about_a_request_on_the_side_does_not_hide_the_provider_s() -> None:
+    side = "AxiosError: Request failed with status code 403 while sending statistics"
+
+    for words in (f"{side}\nAPI Error: 529 Overloaded", f"API Error: 529 Overloaded\n{side}"):
+        assert classify(words, now=NOW).of is TroubleClass.TRANSIENT
+
+
+def test_a_limit_tells_account_window_and_reset() -> None:
+    words = "You've hit your session limit · resets 3pm (UTC), organization org-a1b2"
+
+    found = classify(words, now=NOW)
+
+    assert (found.of, found.window, found.account) == (TroubleClass.LIMIT, "5-hour", "org-a1b2")
+    assert found.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("words", "window"),
+    [
+        ("five hour", "5-hour"),
+        ("seven day", "weekly"),
+        ("seven day opus", "weekly Opus"),
+        ("You have exhausted your daily quota", "daily"),
+        ("You have reached your monthly spend limit", "monthly"),
+        ("limit reached", None),
+    ],
+)
+def test_windows_have_one_name(words: str, window: str | None) -> None:
+    assert window_of(words) == window
+
+
+def test_what_is_stored_of_a_limit_is_read_again() -> None:
+    limit = ProviderLimit("claude with KEY", "weekly", NOW)
+
+    assert limit_of({"limit": limit.to_json()}) == limit
+    assert limit.sentence() == "the weekly limit of claude with KEY is used up until 2026-11-30 12:00:00 UTC"
+    for nothing in (None, {}, {"limit": 5}, {"effect": {}}):
+        assert limit_of(nothing) is None
+    assert limit_of({"limit": {"resets_at": "soon"}}) == ProviderLimit()
+
+
+def test_the_documentation_has_the_table() -> None:
+    page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
+
+    for of in TroubleClass:
+        assert f"| {of.value} |" in page
+    assert {row.of for row in TABLE} | {TroubleClass.FAILED} == set(TroubleClass)

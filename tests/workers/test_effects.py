@@ -1,0 +1,157 @@
+"""What an agent changed in its folder, seen by its worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.effects import Effect, sentence_of
+from tests.support.jobs import claim_of
+from tests.support.repositories import Checkout
+from workers.effects import Observed
+from workers.runners.base import Control
+from workers.runners.process import Launcher
+
+AGENT = {"agent": "claude", "prompt": "Mend it"}
+
+
+class Agent:
+    """A runner whose job is a function of the folder."""
+
+    def __init__(self, work: Callable[[Path], object], **result: Any) -> None:
+        self.work = work
+        self.result = {"outcome": Outcome.COMPLETED, **result}
+
+    def run(self, claim: Claim, control: Control) -> Result:
+        assert claim.workdir is not None
+        self.work(Path(claim.workdir))
+        return Result(**self.result)
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(params=["repository", "folder"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    place = tmp_path / "work"
+    if request.param == "repository":
+        Checkout(place).commit("More", kept="a\n")
+    else:
+        place.mkdir()
+        (place / "readme.txt").write_text("hello\n")
+    return place
+
+
+def observed(
+    launcher: Launcher,
+    folder: Path,
+    work: Callable[[Path], object],
+    *,
+    claim: dict[str, Any] | None = None,
+    **ended: Any,
+) -> Result:
+    scratch = folder.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    with Control(scratch=scratch) as control:
+        given = claim_of(AGENT, workdir=str(folder), **(claim or {}))
+        return Observed(Agent(work, **ended), launcher).run(given, control)
+
+
+EXPECTS = {"options": {"expects": "changes"}}
+
+CHANGES = {
+    "a new file": lambda place: (place / "new.txt").write_text("x"),
+    "a file of other content": lambda place: (place / "readme.txt").write_text("other\n"),
+    "a file taken away": lambda place: (place / "readme.txt").unlink(),
+    "a file in a new folder": lambda place: ((place / "ä b").mkdir(), (place / "ä b" / "x\ty").write_text("x")),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_is_seen(launcher: Launcher, folder: Path, what: str) -> None:
+    result = observed(launcher, folder, CHANGES[what], claim=EXPECTS)
+
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert result.log is None
+
+
+def test_nothing_changed_is_shown_with_the_tools_that_were_refused(launcher: Launcher, folder: Path) -> None:
+    result = observed(launcher, folder, lambda _: None, effect=Effect(refused=3), log="warning: x\n")
+
+    assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
+    assert result.effect == Effect(changed=False, refused=3)
+    assert result.log == "warning: x\n[agent] changed nothing, 3 tools refused"
+
+
+def test_it_fails_where_changes_are_expected_and_the_next_attempt_is_told(launcher: Launcher, folder: Path) -> None:
+    result = observed(launcher, folder, lambda _: None, claim=EXPECTS, effect=Effect(refused=1))
+
+    assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
+    assert result.error == "it changed nothing, 1 tool refused, and its plan says expects: changes"
+    assert "Make the changes that the task asks for" in result.carry["feedback"]
+
+
+@pytest.mark.parametrize("carried", [{"changed": True}, {"work": {"commit": "c", "base": "b"}}])
+def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path, carried: dict[str, Any]) -> None:
+    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": carried})
+
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+
+
+@pytest.mark.parametrize("ended", [{"outcome": Outcome.DEFERRED}, {"question": "Which colour?"}])
+def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: Path, ended: dict[str, Any]) -> None:
+    still = observed(launcher, folder, lambda _: None, claim=EXPECTS, **ended)
+    moved = observed(launcher, folder, CHANGES["a new file"], claim=EXPECTS, **ended)
+
+    assert still.outcome is ended.get("outcome", Outcome.COMPLETED)
+    assert ("changed" not in still.carry, still.effect) == (True, None)
+    assert moved.carry["changed"] is True
+
+
+def test_a_commit_is_a_change_and_what_git_ignores_is_none(launcher: Launcher, tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "work")
+    (checkout.path / ".gitignore").write_text("built\n")
+    (checkout.path / "dirty.txt").write_text("before\n")
+
+    ignored = observed(launcher, checkout.path, lambda place: (place / "built").write_text("x"))
+    again = observed(launcher, checkout.path, lambda place: (place / "dirty.txt").write_text("after\n"))
+    committed = observed(launcher, checkout.path, lambda _: checkout.commit("Work", more="x\n"))
+
+    assert [found.effect for found in (ignored, again, committed)] == [
+        Effect(changed=False),
+        Effect(changed=True),
+        Effect(changed=True),
+    ]
+
+
+def test_where_it_cannot_be_told_nothing_is_said(launcher: Launcher, tmp_path: Path, monkeypatch) -> None:
+    place = tmp_path / "work"
+    place.mkdir()
+    (place / "a").write_text("x")
+    monkeypatch.setattr("workers.effects._MOST_FILES", 0)
+
+    result = observed(launcher, place, lambda _: None, claim=EXPECTS)
+
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ({"changed": False, "refused_tools": 3}, "changed nothing, 3 tools refused"),
+        ({"changed": True, "refused_tools": 1}, "1 tool refused"),
+        ({"changed": None, "refused_tools": 0}, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_the_sentence_for_what_is_stored(stored: object, sentence: str | None) -> None:
+    assert sentence_of(stored) == sentence

@@ -1,0 +1,149 @@
+"""Why an agent or a chat gave up, and what that means for its attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from coordination.clock import utc_now
+from coordination.domain.attempts import Outcome, Result
+from coordination.domain.provider_trouble_table import TroubleClass
+from coordination.domain.provider_troubles import (
+    LONGEST_RETRY_AFTER,
+    UNNAMED_RESET,
+    ProviderLimit,
+    Trouble,
+    classify,
+)
+from workers.runners.output import clean_text, one_line
+
+LONGEST_SENTENCE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class LogIn:
+    """How a program is logged in: *variables* of the worker's environment, one of which is enough, and a *command*."""
+
+    variables: Sequence[str] = ()
+    command: str | None = None
+
+    def advice(self, program: str, named: Sequence[str] = ()) -> str:
+        """The next step for whoever starts the worker. *named*: variables that the job names itself."""
+        names = [*named, *(name for name in self.variables if name not in named)]
+        ways = []
+        if names:
+            ways.append(f"set {' or '.join(names)} in the environment of the worker, and start it again")
+        if self.command:
+            ways.append(f"log in with {self.command} as the user of the worker")
+        if not ways:
+            ways.append("name the variable that holds its key: secrets: [MY_KEY]")
+        first, *others = ways
+        return f"{program} is not logged in where this worker runs: {', or '.join([first, *others])}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why it gave up. *status*: the HTTP status of its provider's answer, when that was it. *known*: what is known of
+    the trouble besides; without it, the status decides."""
+
+    sentence: str
+    status: int | None = None
+    lost_connection: bool = False
+    known: Trouble | None = None
+
+    @property
+    def trouble(self) -> Trouble:
+        """What it means, by the table of ``domain.provider_troubles``."""
+        if self.known is not None:
+            return self.known
+        return classify("", status=self.status, lost_connection=self.lost_connection, now=utc_now())
+
+    @property
+    def of(self) -> TroubleClass:
+        """The class of the trouble."""
+        return self.trouble.of
+
+    @property
+    def outcome(self) -> Outcome:
+        """A busy or broken provider and a limit are waited for and charged to nobody; whatever else is a failure."""
+        return Outcome.DEFERRED if self.of.waits else Outcome.FAILED
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt may do better: a request that the provider refuses is refused again."""
+        return self.of.repeatable
+
+    def ended(self, *, account: str) -> dict[str, Any]:
+        """The fields of a Result that ends so. *account*: whose limit it is, where the provider names nobody."""
+        trouble, limit = self.trouble, None
+        if trouble.of is TroubleClass.LIMIT:
+            limit = ProviderLimit(trouble.account or account, trouble.window, trouble.resets_at)
+        return {
+            "outcome": self.outcome,
+            "error": self.sentence,
+            "retryable": self.retryable,
+            "limit": limit,
+            "not_before": not_before(trouble, now=utc_now()),
+        }
+
+    def apply(self, result: Result, *, account: str) -> Result:
+        """*result*, ended so."""
+        return replace(result, **self.ended(account=account))
+
+
+def failure_of_words(
+    sentence: str,
+    *,
+    words: str | None = None,
+    status: int | None = None,
+    type_: str | None = None,
+    lost_connection: bool = False,
+    otherwise: TroubleClass = TroubleClass.FAILED,
+) -> Failure:
+    """What a program's own words mean. *words*: all of them, if *sentence* is an excerpt; *otherwise*: the class of
+    what the table does not know."""
+    now = utc_now()
+    local = now.astimezone().tzinfo  # this machine's
+    assert local is not None  # noqa: S101 - it has one
+    trouble = classify(
+        sentence if words is None else words,
+        status=status,
+        type_=type_,
+        lost_connection=lost_connection,
+        now=now,
+        local=local,
+    )
+    if trouble.of is TroubleClass.FAILED and otherwise is not TroubleClass.FAILED:
+        trouble = replace(trouble, of=otherwise)
+    return Failure(one_line(clean_text(sentence), LONGEST_SENTENCE), trouble.status, lost_connection, trouble)
+
+
+def with_limit(failure: Failure, limit: ProviderLimit | None) -> Failure:
+    """*failure* with what the provider told before of the *limit* that it has reached."""
+    trouble = failure.trouble
+    unknown = trouble.of is TroubleClass.FAILED and failure.status is None
+    busy = trouble.of is TroubleClass.TRANSIENT and failure.status in (None, _TOO_MANY) and not failure.lost_connection
+    if limit is None or not (trouble.of is TroubleClass.LIMIT or unknown or busy):
+        return failure
+    known = replace(
+        trouble,
+        of=TroubleClass.LIMIT,
+        resets_at=limit.resets_at or trouble.resets_at,
+        window=limit.window or trouble.window,
+        account=trouble.account or limit.account,
+    )
+    return replace(failure, known=known)
+
+
+def not_before(trouble: Trouble, *, now: datetime) -> datetime | None:
+    """The moment before which another attempt would meet the same trouble; None: nobody knows."""
+    if trouble.of is TroubleClass.LIMIT:
+        return trouble.resets_at or now + UNNAMED_RESET
+    if trouble.of is TroubleClass.TRANSIENT and trouble.resets_at is not None:
+        return min(trouble.resets_at, now + LONGEST_RETRY_AFTER)
+    return None
+
+
+_TOO_MANY = 429
