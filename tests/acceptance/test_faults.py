@@ -77,7 +77,8 @@ class TestAKilledWorker:
 class TestAStaleWorker:
     @pytest.mark.smoke
     def test_its_late_result_is_refused_but_its_money_is_recorded(self, fleet: Fleet) -> None:
-        first = fleet.worker()
+        # As on another machine: nobody else finds what its jobs have reported.
+        first = fleet.worker(COORD_HOME=str(fleet.folder / "their home"))
         spend = 'echo "{\\"model\\": \\"m\\", \\"cost_usd\\": 0.25}" >> "$COORD_COSTS"'
         wait = "while [ ! -e go.$COORD_ATTEMPT ]; do sleep 0.05; done"
         script = f"touch started.$COORD_ATTEMPT; {spend}; {wait}; echo by $COORD_ATTEMPT"
