@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 
 import pytest
@@ -66,7 +67,7 @@ def test_verbs_that_decide_are_refused_in_a_job_and_looking_is_not(fleet: Fleet)
 @pytest.mark.parametrize("how", ["env", "setsid -w env -i PATH=$PATH"])
 def test_processes_that_work_for_the_store_do_not_begin_in_a_job(fleet: Fleet, how: str) -> None:
     worker = fleet.worker("-c", "2")
-    python = f"{how} PYTHONPATH={ROOT} {told(fleet)} timeout 60 {sys.executable} -P -m"
+    python = f"{how} PYTHONPATH={shlex.quote(str(ROOT))} {told(fleet)} timeout 60 {shlex.quote(sys.executable)} -P -m"
     lines = [f'{python} {one} >> said 2>&1 < /dev/null; echo "$? {one}" >> codes' for one in PROGRAMS]
     run = fleet.submit(Task("a", {"shell": "\n".join(lines)}))
 
@@ -110,7 +111,7 @@ def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fl
     )
     fleet.file("plan.yaml").write_text("version: 1\ntasks: [{key: x, run: {shell: 'echo nested'}}]\n")
     nested = f"COORD_HOME=$PWD/nested {COORD} run plan.yaml > nested.out 2>&1 && echo ran"
-    run = fleet.submit(Task("a", {"shell": f"{told(fleet)} {sys.executable} program.py\n{nested}"}))
+    run = fleet.submit(Task("a", {"shell": f"{told(fleet)} {shlex.quote(sys.executable)} program.py\n{nested}"}))
 
     assert run.wait(timeout=120) is RunState.COMPLETED
 

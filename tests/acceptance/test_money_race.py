@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import sys
 from collections import Counter, defaultdict
 from datetime import timedelta
@@ -29,7 +30,9 @@ SLOTS = "8"
 
 def part(name: str, calls: int) -> str:
     said = f'"$RACE/{name}.$COORD_TASK_ID.$COORD_ATTEMPT"'
-    return f"cd {ROOT} && {sys.executable} -m tests.support.race_job {name} {calls} {said}"
+    return (
+        f"cd {shlex.quote(str(ROOT))} && {shlex.quote(sys.executable)} -m tests.support.race_job {name} {calls} {said}"
+    )
 
 
 def ledger(fleet: Fleet, run: Run) -> list[CostRecord]:

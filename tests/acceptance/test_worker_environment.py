@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,7 +38,7 @@ def test_a_job_finds_the_workers_environment_nowhere(tmp_path: Path) -> None:
 version: 1
 project: {{name: p, path: {tmp_path}}}
 tasks:
-  - {{key: shell, run: {{shell: "{sys.executable} look.py"}}}}
+  - {{key: shell, run: {{shell: {json.dumps(shlex.quote(sys.executable) + " look.py")}}}}}
   - {{key: python, run: {{python: "os:getpid"}}}}
 """
     )

@@ -141,13 +141,21 @@ def test_it_changes_nothing_else(strict: Bench, place: Path, command: str) -> No
 
 
 def test_folders_for_temporary_files_are_private(strict: Bench, place: Path) -> None:
-    name = uuid4().hex
-    empty = [folder for folder in (Path("/tmp"), Path("/dev/shm")) if not place.is_relative_to(folder)]
+    name, other = uuid4().hex, uuid4().hex
+    private = [folder for folder in (Path("/tmp"), Path("/dev/shm")) if not place.is_relative_to(folder)]
+    for folder in private:
+        (folder / other).touch()
+    try:
+        outcome, said = shell(
+            strict, " && ".join(f"ls -A {folder} && echo x > {folder}/{name}" for folder in private), place
+        )
+    finally:
+        for folder in private:
+            (folder / other).unlink()
 
-    outcome, said = shell(strict, " && ".join(f"ls -A {folder} && echo x > {folder}/{name}" for folder in empty), place)
-
-    assert (outcome, said) == (Outcome.COMPLETED, "")
-    assert not any((folder / name).exists() for folder in empty)
+    assert outcome is Outcome.COMPLETED
+    assert other not in said
+    assert not any((folder / name).exists() for folder in private)
 
 
 @pytest.mark.parametrize("namespace", ["pid", "mnt", "ipc", "uts"])
