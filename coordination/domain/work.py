@@ -38,6 +38,7 @@ FORMATS = ("text", "json", "jsonl")
 IN_WORKTREE = " in a worktree"
 """What a job's kind ends with where it has one: it takes longer."""
 
+_LONGEST_TARGET = 200
 _LONGEST_KIND = 200
 _CALLED = re.compile(r"((role|label):\S.{0,199}|[A-Za-z0-9][A-Za-z0-9._/-]{0,199})")
 
@@ -157,8 +158,9 @@ def target_of(function: Callable[..., Any]) -> str:
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", "")
     if not module or module == "__main__" or "<" in name or not name:
+        shown = excerpt(f"{module}:{name}" if module and name else function, _LONGEST_TARGET)
         raise Refused(
-            f"{excerpt(function)} cannot be run by a worker, because a worker could not import it",
+            f"{shown} cannot be run by a worker, because a worker could not import it",
             hint="Use a function at the top level of a module, not of the script itself",
         )
     return f"{module}:{name}"
