@@ -230,6 +230,7 @@ class Preparing:
                 folder=self.place.folder,
                 feed=out.feed,
                 announced=False,
+                write=self.control.places(self.place.folder),
                 glance=glance,
             )
         took = timedelta(seconds=monotonic() - began)
