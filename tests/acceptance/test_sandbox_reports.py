@@ -27,6 +27,9 @@ pytestmark = pytest.mark.stores("sqlite")
 COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
 SPENDING = "from coordination.job import record_usage\n\n\ndef spend():\n    record_usage(model='m', cost_usd='0.25')\n"
+ONE_CALL = ', "id": "filter"'
+"""A filter runs as often as git likes."""
+
 SANDBOXES = {
     "none": {},
     "ordinary": ORDINARY,
@@ -54,8 +57,8 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield str(folder / "h")
 
 
-def spends(dollars: str) -> str:
-    return f'echo \'{{"model": "m", "cost_usd": "{dollars}"}}\' >> "$COORD_COSTS"'
+def spends(dollars: str, *, more: str = "") -> str:
+    return f'echo \'{{"model": "m", "cost_usd": "{dollars}"{more}}}\' >> "$COORD_COSTS"'
 
 
 def says(text: str) -> str:
@@ -79,6 +82,12 @@ def talking(server: ModelServer) -> list[Task]:
         Task("worktree", {"shell": both}, checkout=worktree, gates=[spends("0.25")]),
         Task("agent-in-worktree", agent, checkout={"kind": "git-worktree"}),
         Task("python-in-worktree", python, checkout={"kind": "git-worktree"}),
+        Task(
+            "filtered",
+            {"shell": "echo x > a.paid"},
+            checkout={"kind": "git-worktree"},
+            needs=["worktree", "agent-in-worktree", "python-in-worktree"],  # where that file would be filtered, too
+        ),
     ]
 
 
@@ -91,6 +100,7 @@ EXPECTED = {
     "gated": ("0.25", False),
     "worktree": ("0.75", True),
     "agent-in-worktree": ("0.25", True),
+    "filtered": ("0.25", False),
     "python-in-worktree": ("0.25", False),
 }
 
@@ -101,6 +111,8 @@ def test_each_kind_of_job_says_what_it_is_at_and_what_it_has_spent(
     made = Checkout(fleet.folder / "project")
     (made.path / "spending.py").write_text(SPENDING)
     shutil.copy(TOOLS, made.path)
+    (made.path / ".gitattributes").write_text("*.paid filter=paid\n")
+    made.git("config", "filter.paid.clean", f"{spends('0.25', more=ONE_CALL)} && cat")
     made.commit("Spend")
     turns = [ToolUse("progress", {"text": "well"}), ToolUse("sh", {"command": spends("0.25")}), "done"]
     with running_model_server(turns) as server:

@@ -6,19 +6,21 @@ change what is meant. Who commits is said by the environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from coordination.domain.attempts import Claim, Outcome
 from coordination.errors import Refused
-from workers.runners import environment
+from workers import files
+from workers.runners import environment, usage
 from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
@@ -203,6 +205,24 @@ def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
         "GIT_LITERAL_PATHSPECS": "1",
         "LC_ALL": "C.UTF-8",
     }
+
+
+@contextlib.contextmanager
+def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterator[Git]:
+    """git for an attempt; what its filters and merge drivers report as spent counts.
+
+    In a sandbox they report in a folder of their own: any job may have left them, so the attempt's is closed to them.
+    """
+    place = launcher.make_place(str(control.scratch))
+    try:
+        with environment.Scratch(control.scratch, claim) as scratch:
+            if place is not None:
+                scratch.move_costs(place)
+            with usage.metered(scratch.costs, control) as glance:
+                write = [] if place is None else [place]
+                yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
+    finally:
+        files.clear(place)
 
 
 def identity_of(claim: Claim) -> dict[str, str]:
