@@ -68,6 +68,10 @@ class GitFailed(Exception):
         self.log = log
 
 
+class TookTooLong(GitFailed):
+    """git was ended when its time was up."""
+
+
 class Interrupted(Exception):
     """The attempt has to end: its line to the worker said so."""
 
@@ -138,6 +142,11 @@ class Git:
         launcher, claim = self._launcher, self._claim
         return Git(launcher, claim, control, folder, variables, write=write, glance=self._glance)
 
+    @property
+    def patience(self) -> timedelta:
+        """How long it may take to read what the job has left: as long as the job may take, within reason."""
+        return LONG if self._claim.timeout is None else min(LONG, max(QUICK, self._claim.timeout))
+
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
     ) -> Said:
@@ -175,7 +184,7 @@ class Git:
             raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
         if ran.interruption is not None:
             if ran.interruption.outcome is Outcome.TIMED_OUT:
-                raise GitFailed(f"git {arguments[0]} {ran.interruption.error}", transient=True)
+                raise TookTooLong(f"git {arguments[0]} {ran.interruption.error}", transient=True)
             raise Interrupted(ran.interruption)
         code = -1 if ran.exit_code is None else ran.exit_code
         if code and not (may_fail and code == 1):
