@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from coordination.client import Run
 from coordination.domain.chat import ChatCall
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
@@ -135,3 +136,51 @@ def test_each_kind_of_job_says_what_it_is_at_and_what_it_has_spent(
     assert {key: (f"{spent[key]:.2f}", key in said) for key in spent} == EXPECTED
     left = [entry for entry in Path(home, "scratch").rglob("*") if entry.name.endswith((".jsonl", ".at", ".json"))]
     assert left == []
+
+
+def spent_by_attempt(fleet: Fleet, run: Run) -> dict[int, Decimal]:
+    with fleet.co.runtime.store.read() as tx:
+        found = list(costs.each(tx, fleet.co.runtime.workspace_id, run_id=run.id))
+    spent: dict[int, Decimal] = {}
+    for one in found:
+        spent[one.attempt or 0] = spent.get(one.attempt or 0, Decimal(0)) + (one.cost_usd or 0)
+    return spent
+
+
+@pytest.mark.expiring
+def test_a_job_that_runs_alone_after_its_worker_was_killed_reports_as_ever(
+    fleet: Fleet, sandbox: dict[str, str]
+) -> None:
+    first = fleet.worker("-c", "2", **sandbox)
+    hangs = "if [ $COORD_ATTEMPT = 1 ]; then touch began; sleep 600; fi"
+    run = fleet.submit(
+        Task("a", {"shell": f"{says('well')} && {spends('0.25')}; {hangs}"}, gates=[f"{spends('0.50')}"])
+    )
+    fleet.await_file_made("began")
+
+    first.kill()
+    fleet.worker("-c", "2", **sandbox)
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    assert spent_by_attempt(fleet, run) == {1: Decimal("0.25"), 2: Decimal("0.75")}
+    said = [event.attempt for event in run._events_after("0.0") if event.payload.get("text") == "well"]
+    assert said[-1] == 2
+
+
+def test_a_job_that_runs_reports_after_the_key_was_replaced_and_so_does_the_next(
+    fleet: Fleet, sandbox: dict[str, str]
+) -> None:
+    fleet.worker("-c", "2", **sandbox)
+    waits = "touch began; while [ ! -e go ]; do sleep 0.1; done"
+    run = fleet.submit(
+        Task("a", {"shell": f"{waits}; {says('well')} && {COORD} task discovered later --shell 'echo x'"}),
+        Task("b", {"shell": says("well")}, needs=["a"]),
+    )
+    fleet.await_file_made("began")
+
+    assert "The key is replaced" in fleet.coord("rekey").out
+    fleet.file("go").touch()
+
+    assert run.wait(timeout=90) is RunState.COMPLETED
+    assert run.task("later").output == "x"
+    assert {event.key for event in run._events_after("0.0") if event.payload.get("text") == "well"} == {"a", "b"}
