@@ -65,12 +65,15 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 def copy(source: str, target: str) -> None:
     """Copy a regular file to where nothing is, with its mode and times, for ``shutil.copytree`` too. OSError."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with opened(Path(source)) as file, os.fdopen(os.open(target, flags, 0o600), "wb") as new:
-        shutil.copyfileobj(file, new)
-        new.flush()
-        found = os.fstat(file.fileno())
-        os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
-        os.utime(new.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+    with opened(Path(source)) as file:
+        found, disk = os.fstat(file.fileno()), os.statvfs(Path(target).parent)
+        if found.st_size > disk.f_bavail * disk.f_frsize:  # one with holes fills any disk
+            raise OSError(errno.EFBIG, "it is larger than what is free on the disk", source)
+        with os.fdopen(os.open(target, flags, 0o600), "wb") as new:
+            shutil.copyfileobj(file, new)
+            new.flush()
+            os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
+            os.utime(new.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def size(path: Path) -> int:

@@ -43,6 +43,16 @@ def test_no_link_is_followed_to_what_is_copied(folder: Path, name: str) -> None:
     assert not (folder / "y").exists()
 
 
+def test_a_file_with_holes_that_is_larger_than_the_disk_is_not_copied(folder: Path) -> None:
+    with (folder / "x").open("wb") as file:
+        file.truncate(8 << 40)
+
+    with pytest.raises(OSError, match="larger than what is free"):
+        files.copy(str(folder / "x"), str(folder / "y"))
+
+    assert not (folder / "y").exists()
+
+
 def test_a_copy_takes_the_place_of_nothing(folder: Path) -> None:
     (folder / "x").write_text("1")
     (folder / "y").symlink_to(folder.parent / "outside" / "x")
