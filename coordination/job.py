@@ -1,15 +1,16 @@
 """For use inside a job: report model usage, ask to be tried later, learn which task this is. Standard library only.
 
-    from coordination.job import TryLater, context, progress, record_usage
+    from coordination.job import TryLater, context, record_usage
 
     def summarise(path, needs):
         if not quota_left():
             raise TryLater("the provider is out of quota")
-        progress("reading", percent=10)
         record_usage(model="gpt-5-mini", input_tokens=1200, output_tokens=85, cost_usd="0.00047")
         return {"attempt": context()["COORD_ATTEMPT"]}
 
-Outside a job (a test, a trial by hand) ``record_usage`` and ``progress`` check their arguments and write nothing.
+A program that a command or an agent starts can also say what it is at, with ``progress`` and ``report``. A function
+that a worker calls (``run: {python: ...}``) cannot. There, and outside a job (a test, a trial by hand), ``progress``
+checks its arguments and says nothing; outside a job ``record_usage`` does the same.
 """
 
 from __future__ import annotations

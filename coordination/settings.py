@@ -27,6 +27,7 @@ from coordination.domain.served import checked_names, served_names
 from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
 from coordination.domain.task_limits import DEFERRAL_LIMIT
 from coordination.errors import SettingsError
+from coordination.machine import ATTEMPT_MARKER, WORKER_MARKER
 from coordination.urls import (
     broker_url,
     client_url,
@@ -209,13 +210,14 @@ _NAMES = tuple(_SPECS)
 _VARIABLES = {name: cast("str", spec.metadata["variable"] or f"COORD_{name.upper()}") for name, spec in _SPECS.items()}
 # Not settings of ours, and no mistakes either: what the compose file and the tests of this repository read.
 _OTHERS = frozenset({"COORD_IMAGE", "COORD_CI_PYTHONS", "COORD_TEST_DATABASE_URL"})
-_INSIDE_A_JOB = "COORD_TASK_ID"  # whose variables, and those that its plan gives it, are not settings
+# Inside a job the variables that it is given, and those of its plan, are no settings. Programs may pass on only some.
+_INSIDE_A_JOB = frozenset({"COORD_TASK_ID", "COORD_TOKEN", ATTEMPT_MARKER, WORKER_MARKER})
 
 
 def unknown_variables(env: Mapping[str, str] | None = None) -> dict[str, str | None]:
     """Variables that look like settings and are none, with the one that was probably meant."""
     environment = os.environ if env is None else env
-    if _INSIDE_A_JOB in environment:
+    if not _INSIDE_A_JOB.isdisjoint(environment):
         return {}
     known = {*_VARIABLES.values(), *_OTHERS}
     strangers = sorted(name for name in environment if name.startswith("COORD_") and name not in known)

@@ -6,16 +6,17 @@ import os
 import sys
 
 from coordination import surrounding_variables
-from coordination.callers import check_caller
-from coordination.errors import CoordinationError
 from coordination.machine import keep_private, speak_utf8
-from coordination.settings import load_settings
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
     speak_utf8(surrounding_variables.complete())
     keep_private()
+    from coordination.callers import check_caller  # not before: a job could read the environment meanwhile
+    from coordination.errors import CoordinationError
+    from coordination.settings import load_settings
+
     try:
         check_caller(load_settings().database_url)
         from workers.app import app

@@ -6,6 +6,11 @@ closes. It says its worker id in one line when it is ready.
 
 from __future__ import annotations
 
+from coordination.machine import host, keep_private
+
+if __name__ == "__main__":
+    keep_private()  # first: importing the rest takes a second, in which a job beside it could read the environment
+
 import os
 import pickle
 import signal
@@ -16,7 +21,6 @@ from coordination.callers import check_caller
 from coordination.clock import monotonic
 from coordination.domain.attempts import Claim
 from coordination.errors import CoordinationError
-from coordination.machine import host, keep_private
 from coordination.settings import load_settings
 from coordination.store.queries import attempts
 from workers import lifecycle
@@ -30,7 +34,6 @@ _CHUNK = 1 << 16
 
 def main() -> int:
     """Run the job; 0 when its end is written, or nothing was to do."""
-    keep_private()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, _leave_to_the_parent)  # not ignored, which jobs would inherit
     answers = os.dup(1)

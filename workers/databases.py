@@ -46,7 +46,8 @@ def clone_file(url: str, folder: str | None, target: Path) -> None:
 
     A relative path is meant from *folder*. Raises Refused when it cannot be read.
     """
-    source = Path(folder or "/", sqlite_path(url))
+    source = _named(folder or "/", str(sqlite_path(url)))
+    _check_no_link(source, folder)
     if not source.is_file():
         raise Refused(
             f"checkout.database names {source}, and there is no such file", hint="Make it, or correct the URL"
@@ -59,12 +60,29 @@ def clone_file(url: str, folder: str | None, target: Path) -> None:
             original.backup(copy)
         original.close()
         copy.close()
+        _check_no_link(source, folder)  # nor was one made meanwhile
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise Unavailable(f"The database {source} is locked, so it cannot be copied now") from None
         raise Refused(f"The database {source} cannot be copied: {error}") from None
     except sqlite3.DatabaseError as error:
         raise Refused(f"The database {source} cannot be copied: {error}") from None
+
+
+def _named(folder: str, path: str) -> Path:
+    """The file, below the folder's real path if it lies there."""
+    named, place = Path(folder, path), Path(folder)
+    real = place.resolve() / named.relative_to(place) if named.is_relative_to(place) else named
+    return Path(os.path.normpath(real))
+
+
+def _check_no_link(source: Path, folder: str | None) -> None:
+    """Refuse a link in the job's folder: jobs of the project may have made it, to files that they may not read."""
+    if source.is_relative_to(Path(folder or "/").resolve()) and folder is not None and source.resolve() != source:
+        raise Refused(
+            f"checkout.database names {source}, to which a link leads",
+            hint="Name the file itself, by a path without links",
+        )
 
 
 def clone(url: str, name: str) -> None:

@@ -6,12 +6,15 @@ for what we never ask for: a start time, a callback, a chain, a compressed or pi
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+
+from celery.worker.control import Panel
 
 from workers import queues
 
@@ -47,10 +50,21 @@ def _wrong_call(queue: str, message: Mapping[str, Any]) -> str | None:
 
 def _wrong_command(body: Any) -> str | None:
     match body:
-        case {"method": str(), "arguments": dict() | None}:
+        case {"method": str(method), "arguments": dict() | None as arguments} if "self" not in body:
             wrong = next((name for name, fits in _COMMAND.items() if not fits(body.get(name))), None)
-            return f"the {wrong} of its command cannot be used" if wrong else None
+            return f"the {wrong} of its command cannot be used" if wrong else _not_taken(method, arguments or {})
     return "its body is no control command"
+
+
+def _not_taken(method: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why no worker can obey that command, for which Celery would log a traceback."""
+    if (command := Panel.data.get(method)) is None:
+        return "there is no such control command"
+    try:
+        inspect.signature(command).bind(None, **arguments)
+    except TypeError:
+        return "its command does not take these arguments"
+    return None
 
 
 def _body(message: Mapping[str, Any]) -> Any:

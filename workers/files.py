@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 MOST = 1 << 20
@@ -39,12 +41,39 @@ def parent_of(path: Path) -> Iterator[tuple[int, str]]:
 
 def read(path: Path, *, most: int = MOST) -> bytes:
     """The bytes of a regular file, *most* of them at most. OSError when it is none, or cannot be read."""
+    with opened(path) as file:
+        return file.read(most)
+
+
+def read_with_mode(path: Path, *, most: int = MOST) -> tuple[bytes, int]:
+    """The same, and who may read, write and execute it."""
+    with opened(path) as file:
+        return file.read(most), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file, opened for reading. OSError when it is none, or cannot be read."""
     with parent_of(path) as (folder, name):
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file", str(path))
-            return file.read(most)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        yield file
+
+
+def copy(source: str, target: str) -> None:
+    """Copy a regular file to where nothing is, with its mode and times, for ``shutil.copytree`` too. OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with opened(Path(source)) as file:
+        found, disk = os.fstat(file.fileno()), os.statvfs(Path(target).parent)
+        if found.st_size > disk.f_bavail * disk.f_frsize:  # one with holes fills any disk
+            raise OSError(errno.EFBIG, "it is larger than what is free on the disk", source)
+        with os.fdopen(os.open(target, flags, 0o600), "wb") as new:
+            shutil.copyfileobj(file, new)
+            new.flush()
+            os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
+            os.utime(new.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def size(path: Path) -> int:
@@ -57,13 +86,15 @@ def size(path: Path) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def write_new(path: Path, data: bytes) -> None:
-    """Put a new regular file in the place of whatever has that name."""
+def write_new(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Put a new regular file in the place of whatever has that name. *mode*: if not the usual one."""
     with parent_of(path) as (folder, name):
         draft = f"{name}.{secrets.token_hex(4)}"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)
         with os.fdopen(fd, "wb") as file:
             file.write(data)
+            if mode is not None:
+                os.fchmod(fd, mode)
         os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 

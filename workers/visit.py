@@ -21,14 +21,14 @@ from coordination.domain.workspaces import Gate, Workspace, run_slug, slug
 from coordination.errors import Refused
 from workers import gates as gatekeeping
 from workers.gates import Verdict
-from workers.runners import environment, usage
+from workers.runners import environment
 from workers.runners.base import Control, Runner
 from workers.runners.process import Launcher
 from workers.surroundings import Surroundings, goes_on
 from workers.workspaces import changes, conflict, landing, lodging, news, worktree
 from workers.workspaces.conflict import ROUNDS
 from workers.workspaces.failures import EXPECTED, failure_of
-from workers.workspaces.git import Git, GitFailed, Interrupted, require, variables_of
+from workers.workspaces.git import GitFailed, Interrupted, git_of_attempt, require
 from workers.workspaces.landing import Candidate, Conflicted, Landed, Landing, Rejected
 from workers.workspaces.nested import NotCollected
 from workers.workspaces.preparation import Preparing, Ready
@@ -82,13 +82,7 @@ class Visit:
 
     def run(self) -> Result:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
-        with (
-            environment.Scratch(self._control.scratch, self._claim) as scratch,
-            usage.metered(scratch.costs, self._control) as glance,
-            self._ready,
-        ):
-            variables = variables_of(self._claim, scratch)
-            git = Git(self._launcher, self._claim, self._control, "/", variables, glance=glance)
+        with git_of_attempt(self._launcher, self._claim, self._control) as git, self._ready:
             repository: Repository | None = None
             try:
                 require(git, environment.inherited()["PATH"])

@@ -122,7 +122,8 @@ class TestMistypedVariables:
         assert (finding["code"], finding["subject"]) == ("setting_unknown", "COORD_REDIS_ULR")
         assert finding["hint"] == "Did you mean COORD_REDIS_URL?"
 
-    def test_inside_a_job_the_plan_names_variables_as_it_likes(self, tmp_path: Path) -> None:
-        coord = coord_in(tmp_path, COORD_TASK_ID=new_id(), COORD_ATTEMPT="1", COORD_MINE="x")
+    @pytest.mark.parametrize("mark", ["COORD_TASK_ID", "COORD_ATTEMPT_ID", "COORD_WORKER_PROCESS", "COORD_TOKEN"])
+    def test_inside_a_job_the_plan_names_variables_as_it_likes(self, tmp_path: Path, mark: str) -> None:
+        coord = coord_in(tmp_path, COORD_ATTEMPT="1", COORD_MINE="x", **{mark: new_id()})
 
         assert coord("runs", "list").err == ""

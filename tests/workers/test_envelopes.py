@@ -48,13 +48,26 @@ def sent(body: Any) -> bytes:
         {**PING, "ticket": [1]},
         {**PING, "reply_to": []},
         {**PING, "reply_to": {"exchange": 1}},
+        {**PING, "self": 1},
+        {**PING, "method": "no_such_command"},
+        {**PING, "method": "enable_events", "arguments": {"no_such_argument": 1}},
+        {**PING, "arguments": {"state": 1}},
+        {**PING, "method": "rate_limit", "arguments": {"task_name": "t"}},
     ],
 )
 def test_what_is_no_control_command_is_refused_before_celery_raises_for_it(body: Any) -> None:
     assert isinstance(read_envelope(queues.CONTROL, sent(body)), str)
 
 
-@pytest.mark.parametrize("body", [PING, {**PING, "reply_to": {"exchange": "x", "routing_key": "y"}, "later": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        PING,
+        {**PING, "reply_to": {"exchange": "x", "routing_key": "y"}, "later": 1},
+        {**PING, "method": "rate_limit", "arguments": {"task_name": "t", "rate_limit": "1/s"}},
+        {**PING, "method": "shutdown", "arguments": None},
+    ],
+)
 def test_a_control_command_may_have_more(body: Any) -> None:
     assert isinstance(read_envelope(queues.CONTROL, sent(body)), dict)
 

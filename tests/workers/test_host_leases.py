@@ -169,6 +169,31 @@ class TestSqlite:
             lender.give_back()
             assert not list((tmp_path / name[:4]).iterdir())
 
+    @pytest.mark.parametrize("url", ["sqlite:///dev.db", "sqlite:///deep/x.db", "sqlite:///{folder}/dev.db"])
+    def test_a_link_in_the_jobs_folder_is_refused_and_one_above_it_is_not(
+        self, world: World, claim: Claim, tmp_path: Path, url: str
+    ) -> None:
+        (tmp_path / "real").mkdir()
+        (tmp_path / "named").symlink_to(tmp_path / "real")
+        (tmp_path / "outside").mkdir()
+        for name in ("outside/x.db", "real/own.db"):
+            with closing(sqlite3.connect(tmp_path / name)) as made:
+                made.execute("CREATE TABLE t AS SELECT 1 AS x")
+        (tmp_path / "real" / "dev.db").symlink_to(tmp_path / "outside" / "x.db")
+        (tmp_path / "real" / "deep").symlink_to(tmp_path / "outside")
+        folder = str(tmp_path / "named")
+        inside = claim_of({"shell": "true"}, task_id=claim.task_id, workspace_id=claim.workspace_id, workdir=folder)
+        (tmp_path / "scratch").mkdir()
+        lender = Lender(world.store, inside, ports=range(1), scratch=tmp_path / "scratch")
+
+        with refuses(Refused, varies=r"/\S+?(?=,| )"):
+            lender.database(Database(url.format(folder=folder)))
+
+        lender.give_back()
+        for good in ("own.db", "../outside/x.db"):
+            databases.clone_file(f"sqlite:///{good}", folder, tmp_path / "scratch" / "copy")
+            assert (tmp_path / "scratch" / "copy").stat().st_size
+
 
 def test_a_port_that_something_listens_on_is_not_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -61,9 +61,12 @@ class Launcher:
         if self._sandbox is not None:
             self._sandbox.show(place)
 
-    def make_place(self) -> str | None:
-        """A folder that only processes started with it in *write* may change; None without a sandbox."""
-        return None if self._sandbox is None else self._sandbox.make_temporary()
+    def make_place(self, within: str | None = None) -> str | None:
+        """A folder that only processes started with it in *write* may change; None without a sandbox.
+
+        *within*: where it is made, if not in the worker's folder.
+        """
+        return None if self._sandbox is None else self._sandbox.make_temporary(within)
 
     def start(
         self,

@@ -6,19 +6,21 @@ change what is meant. Who commits is said by the environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from coordination.domain.attempts import Claim, Outcome
 from coordination.errors import Refused
-from workers.runners import environment
+from workers import files
+from workers.runners import environment, usage
 from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
@@ -64,6 +66,10 @@ class GitFailed(Exception):
         self.sentence = sentence
         self.transient = transient
         self.log = log
+
+
+class TookTooLong(GitFailed):
+    """git was ended when its time was up."""
 
 
 class Interrupted(Exception):
@@ -136,6 +142,11 @@ class Git:
         launcher, claim = self._launcher, self._claim
         return Git(launcher, claim, control, folder, variables, write=write, glance=self._glance)
 
+    @property
+    def patience(self) -> timedelta:
+        """How long it may take to read what the job has left: as long as the job may take, within reason."""
+        return LONG if self._claim.timeout is None else min(LONG, max(QUICK, self._claim.timeout))
+
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
     ) -> Said:
@@ -173,7 +184,7 @@ class Git:
             raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
         if ran.interruption is not None:
             if ran.interruption.outcome is Outcome.TIMED_OUT:
-                raise GitFailed(f"git {arguments[0]} {ran.interruption.error}", transient=True)
+                raise TookTooLong(f"git {arguments[0]} {ran.interruption.error}", transient=True)
             raise Interrupted(ran.interruption)
         code = -1 if ran.exit_code is None else ran.exit_code
         if code and not (may_fail and code == 1):
@@ -203,6 +214,24 @@ def variables_of(claim: Claim, scratch: environment.Scratch) -> dict[str, str]:
         "GIT_LITERAL_PATHSPECS": "1",
         "LC_ALL": "C.UTF-8",
     }
+
+
+@contextlib.contextmanager
+def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterator[Git]:
+    """git for an attempt; what its filters and merge drivers report as spent counts.
+
+    In a sandbox they report in a folder of their own: any job may have left them, so the attempt's is closed to them.
+    """
+    place = launcher.make_place(str(control.scratch))
+    try:
+        with environment.Scratch(control.scratch, claim) as scratch:
+            if place is not None:
+                scratch.move_costs(place)
+            with usage.metered(scratch.costs, control) as glance:
+                write = [] if place is None else [place]
+                yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
+    finally:
+        files.clear(place)
 
 
 def identity_of(claim: Claim) -> dict[str, str]:

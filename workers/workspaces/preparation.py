@@ -25,6 +25,7 @@ from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
 from coordination.errors import Refused
+from workers import files
 from workers.runners import environment, usage
 from workers.runners.base import Control
 from workers.runners.output import Capture, one_line
@@ -41,6 +42,7 @@ _EXCLUDES = "coordination-excludes"
 _KEPT = 64 * 1024  # bytes of the setup's output
 _LAST_LINES = 20
 _NAMED = 120
+_OF_REPOSITORY = ("local", "worktree")
 _AT_ONCE = 500  # paths of one cp
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\*?[ "})
 
@@ -149,7 +151,7 @@ class Preparing:
 
     def _copied(self, name: str) -> str:
         """Copy a file or folder from the person's checkout; its path from the top of the worktree."""
-        source = Path(str(self.claim.workdir))
+        source = Path(str(self.claim.workdir)).resolve()
         for part in PurePosixPath(name).parts:
             source = source / part
             if source.is_symlink():
@@ -172,9 +174,9 @@ class Preparing:
         make_parents(top, inside)
         try:
             if source.is_dir():
-                shutil.copytree(source, target, symlinks=True)
+                shutil.copytree(source, target, symlinks=True, copy_function=files.copy)
             else:
-                shutil.copy2(source, target)
+                files.copy(str(source), str(target))
         except shutil.Error as error:
             first = error.args[0][0][2] if error.args and error.args[0] else error
             raise Refused(f"checkout.copy names {excerpt(name)}, which cannot be copied: {first}") from None
@@ -230,6 +232,7 @@ class Preparing:
                 folder=self.place.folder,
                 feed=out.feed,
                 announced=False,
+                write=self.control.places(self.place.folder),
                 glance=glance,
             )
         took = timedelta(seconds=monotonic() - began)
@@ -303,7 +306,8 @@ class Preparing:
             return {}
         ours = self.place.record / _EXCLUDES
         lines = [f"/{name.translate(_SPECIAL)}" for name in strange if "\n" not in name]
-        ours.write_text("\n".join([*self._persons_excludes(), *lines, ""]), encoding="utf-8", errors="surrogateescape")
+        text = "\n".join([*self._persons_excludes(), *lines, ""])
+        files.write_new(ours, text.encode("utf-8", errors="surrogateescape"))  # a job may have left a link there
         number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
         config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(ours)}
         mine = {"GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ours), "GIT_CONFIG_COUNT": "1"}
@@ -311,12 +315,20 @@ class Preparing:
         return config | {"GIT_CONFIG_COUNT": str(number + 1)}
 
     def _persons_excludes(self) -> list[str]:
-        """The lines of the person's own file of excludes, which ours stands in for."""
-        said = self.place.git("config", "--type=path", "--get", "core.excludesFile", may_fail=True)
+        """The lines of the person's own file of excludes, which ours stands in for.
+
+        Jobs write to the repository's configuration. What that names counts only where they read anyway.
+        """
+        said = self.place.git("config", "--show-scope", "--type=path", "--get", "core.excludesFile", may_fail=True)
+        scope, _, named = said.text.partition("\t")
         base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - a text
-        path = Path(said.text or f"{base}/git/ignore")
+        path = (self.place.lodging.path / (named or f"{base}/git/ignore")).resolve()
+        repository = self.place.repository
+        within = [place for place in (repository.top, repository.common, self.place.lodging.path) if place is not None]
+        if scope in _OF_REPOSITORY and not any(path.is_relative_to(place) for place in within):
+            return []
         try:
-            return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            return files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
         except OSError:
             return []
 
@@ -337,5 +349,5 @@ def _is_file(path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
+from workers import files as files_of_jobs
 from workers.files import take_away
 from workers.runners.base import Control
 from workers.runners.watch import Interruption
@@ -90,7 +91,7 @@ class Warm:
             for text in moved.below(moved.texts, name):
                 moved.rewrite(top / text)
                 for compiled in _compiled(top / text):
-                    compiled.unlink()
+                    files_of_jobs.unlink(compiled)
             for link in moved.below(moved.links, name):
                 moved.relink(top / link)
         for name in linked:
@@ -301,12 +302,8 @@ class _Moved:
 
     def rewrite(self, path: Path, source: Path | None = None) -> None:
         """Write *path* anew, from *source* or from what it is."""
-        source = source or path
-        data, mode = source.read_bytes(), stat.S_IMODE(source.stat().st_mode)
-        new = path.with_name(path.name + ".coord")
-        new.write_bytes(self._pattern.sub(lambda _: self._top, data))
-        new.chmod(mode)
-        new.rename(path)
+        data, mode = files_of_jobs.read_with_mode(source or path)  # what setup commands made, links beside it too
+        files_of_jobs.write_new(path, self._pattern.sub(lambda _: self._top, data), mode=mode)
 
     def relink(self, path: Path, source: Path | None = None) -> None:
         target = str((source or path).readlink())

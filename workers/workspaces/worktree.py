@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coordination.domain.attempts import Claim
+from coordination.domain.durations import show_duration
 from coordination.domain.workspaces import run_slug, slug
 from coordination.errors import Refused
 from workers import files
 from workers.runners.base import Control
 from workers.workspaces import lodging, nested
-from workers.workspaces.git import LONG, Git, GitFailed, identity_of
+from workers.workspaces.git import LONG, Git, GitFailed, TookTooLong, identity_of
 from workers.workspaces.lodging import Lodging
 from workers.workspaces.merging import Conflict, Resolving, trial
 from workers.workspaces.nested import NotCollected
@@ -118,7 +119,7 @@ class Worktree:
         changed = merging or onto or any(not word.startswith("#") for word in status)
         with nested.as_files(place, checked=checked) as inside:
             if changed or inside.found:
-                self.git("add", "--all", "--sparse", limit=LONG)
+                self._add_all()
         tree = before = self.git("rev-parse", f"{head}^{{tree}}").text
         if changed or inside.found:
             tree = self.git("write-tree").text
@@ -212,6 +213,16 @@ class Worktree:
             if paths:
                 told = b"".join(os.fsencode(path) + b"\0" for path in paths)
                 self.git("update-index", option, "-z", "--stdin", stdin=told, limit=LONG)
+
+    def _add_all(self) -> None:
+        limit = self.git.patience
+        try:
+            self.git("add", "--all", "--sparse", limit=limit)
+        except TookTooLong:
+            raise NotCollected(
+                f"git did not get through the files in {self.lodging.path} within {show_duration(limit)}: "
+                "take away what is large, or name it in .gitignore"
+            ) from None
 
     def _is_there(self, path: str) -> bool:
         return os.path.lexists(self.lodging.path / path)

@@ -475,6 +475,15 @@ class TestFiles:
 
         check_kept(site, result, "big.bin")
 
+    def test_a_file_that_git_reads_for_hours_fails_the_attempt_in_time(
+        self, kept: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("workers.workspaces.git.QUICK", timedelta(seconds=1))
+
+        result = kept.run("a", "truncate --size=8T huge", timeout=timedelta(seconds=1))
+
+        check_kept(kept, result, "did not get through the files", "within 1.0s", ".gitignore")
+
     def test_names_that_git_refuses_are_named(self, kept: Site) -> None:
         result = kept.run("a", "mkdir -p x/.GIT; echo x > x/.GIT/y; git config core.protectNTFS true")
 

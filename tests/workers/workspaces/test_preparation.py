@@ -274,6 +274,32 @@ class TestNothingIsCommitted:
 
         assert unignored.git("ls-tree", "-r", "--name-only", site.branch).split() == ["a.txt", "readme.txt", "uv.lock"]
 
+    def test_a_file_of_excludes_that_the_repository_names_is_read_in_the_checkout_only(
+        self, prepared: Callable[..., Result], unignored: Checkout, tmp_path: Path, site: Site
+    ) -> None:
+        (tmp_path / "secret").write_text("hunter22\n")
+        (unignored.path / ".excluded").write_text("*.log\n")
+        unignored.commit("Exclude")
+        look = 'cat "$(git rev-parse --git-dir)/coordination-excludes"; touch x.log'
+        said = {}
+        for key, path in (("out", tmp_path / "secret"), ("in", unignored.path / ".excluded")):
+            unignored.git("config", "core.excludesFile", str(path))
+            unignored.note()
+            said[key] = completed(prepared(key, look))
+
+        assert "hunter22" not in said["out"]
+        assert "*.log" in said["in"]
+
+    def test_a_link_in_the_place_of_our_excludes_is_not_followed(
+        self, prepared: Callable[..., Result], unignored: Checkout, tmp_path: Path
+    ) -> None:
+        (tmp_path / "victim").write_text("all of it")
+        link = f'ln -s "{tmp_path}/victim" "$(git rev-parse --git-dir)/coordination-excludes"'
+
+        said = completed(prepared("a", "git status --short", setup=f"{SETUP}; {link}"))
+
+        assert (said, (tmp_path / "victim").read_text()) == ("", "all of it")
+
     def test_variables_of_the_plan_for_git_hold_beside_ours(self, site: Site, unignored: Checkout, log: Path) -> None:
         env = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.name", "GIT_CONFIG_VALUE_0": "Eve"}
         job = {"shell": "git config user.name; git status --porcelain", "env": env}

@@ -152,3 +152,27 @@ def test_a_module_that_names_its_worktree_is_compiled_anew_in_each(
         assert said.stdout.strip() == str(other)
         assert (other / "deps" / "__pycache__" / f"plain.{sys.implementation.cache_tag}.pyc").exists()
     first.close()
+
+
+@pytest.mark.parametrize("share", [["deps"], []], ids=["linked", "copied"])
+def test_links_beside_a_text_lead_nowhere(root: Path, control: Control, tmp_path: Path, share: list[str]) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    for name in ("precious", "tool.pyc", "tool.cpython-311.pyc"):
+        (victim / name).write_text("all of it")
+    top = made_in(root, "a.1")
+    (top / "deps").mkdir()
+    (top / "deps" / "tool.py").write_text(f"#!{top}/x")
+    (top / "deps" / "tool.py.coord").symlink_to(victim / "precious")
+    (top / "deps" / "__pycache__").symlink_to(victim)
+    first = warm.take(root, "d", control)
+    first.fill(top, ["deps"], share, copy)
+
+    first.bring_into(other := made_in(root, "b.1"), share, copy)
+    first.close()
+
+    assert (other / "deps" / "tool.py").read_text() == f"#!{other}/x"
+    assert not (other / "deps" / "tool.py").is_symlink()
+    assert {path.name: path.read_text() for path in victim.iterdir()} == dict.fromkeys(
+        ("precious", "tool.pyc", "tool.cpython-311.pyc"), "all of it"
+    )
