@@ -153,7 +153,7 @@ TRANSIENT = Row(
         r"internal (?:server )?error|server had an error|server error",
         r"bad gateway|gateway time-?out|service (?:is )?(?:temporarily )?unavailable",
         r"temporarily (?:un|not )available|currently unavailable|provider returned error",
-        r"too many requests|too many tokens, please wait|rate.?limit|request was aborted",
+        r"too many requests|too many tokens, please wait|rate.?limit|request was aborted|reconnecting\b",
         r"(?:throttling|service ?unavailable|model ?not ?ready|model ?timeout|model ?stream ?error) ?exception",
     ),
 )
@@ -211,7 +211,7 @@ WINDOWS = (
     (r"sonnet", "weekly Sonnet"),
     (r"week|seven.?day|7.?days?\b", "weekly"),
     (r"per.?day|daily|\bR?T?PD\b|24.?hour", "daily"),
-    (r"month|spend|billing|credit", "monthly"),
+    (r"month|spend|billing(?! details)|credit", "monthly"),
     (r"per.?hour|hourly", "hourly"),
     (r"per.?min|\b[TR]PM\b", "one-minute"),
     (r"overage|extra usage", "extra usage"),

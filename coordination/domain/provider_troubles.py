@@ -172,7 +172,7 @@ def _class_of_status(text: str, status: int, named: Sequence[TroubleClass]) -> T
         return TroubleClass.REFUSED
     if usual is TroubleClass.TRANSIENT:
         return TroubleClass.LIMIT if limited and status in LIMITED else usual
-    if usual is TroubleClass.REFUSED and limited:
+    if usual in (TroubleClass.REFUSED, TroubleClass.LOG_IN) and limited:
         return TroubleClass.LIMIT
     if usual is TroubleClass.REFUSED and (TroubleClass.LOG_IN in named or LOG_IN.has_words(text)):
         return TroubleClass.LOG_IN

@@ -28,6 +28,7 @@ def test_the_class_of_words(of: str, words: str) -> None:
         ("no", 599, None, TroubleClass.TRANSIENT),
         ("no", 401, None, TroubleClass.LOG_IN),
         ("no", 402, None, TroubleClass.LIMIT),
+        ("Insufficient balance", 401, None, TroubleClass.LIMIT),  # as OpenCode's own provider says it
         ("no", 418, None, TroubleClass.REFUSED),
         ("no", None, "overloaded_error", TroubleClass.TRANSIENT),
         ("no", None, "ProviderAuthError", TroubleClass.LOG_IN),
@@ -68,6 +69,7 @@ def test_a_limit_tells_account_window_and_reset() -> None:
         ("You have exhausted your daily quota", "daily"),
         ("You have reached your monthly spend limit", "monthly"),
         ("limit reached", None),
+        ("You exceeded your current quota, please check your plan and billing details", None),
     ],
 )
 def test_windows_have_one_name(words: str, window: str | None) -> None:
