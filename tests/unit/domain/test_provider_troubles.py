@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -92,3 +93,7 @@ def test_the_documentation_has_the_table() -> None:
     for of in TroubleClass:
         assert f"| {of.value} |" in page
     assert {row.of for row in TABLE} | {TroubleClass.FAILED} == set(TroubleClass)
+    for of in (TroubleClass.TRANSIENT, TroubleClass.LIMIT, TroubleClass.LOG_IN):  # other statuses are refused
+        (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
+        told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
+        assert told == {status for row in TABLE if row.of is of for status in row.statuses}
