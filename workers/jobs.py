@@ -36,10 +36,9 @@ class Jobs:
 
     def run(self, runner: Runner, claim: Claim, control: Control, around: Surroundings) -> Result:
         """Run a claimed job with its *runner* to the end of its attempt."""
-        if "agent" in claim.work:
-            runner = Observed(runner, self._runners.launcher)
+        observed = Observed(runner, self._runners.launcher) if "agent" in claim.work else runner
         if not surrounded(claim.options):
-            result = runner.run(claim, control)
+            result = observed.run(claim, control)
             return result if claim.workdir is None else around.keeps(claim.workdir, result)
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
@@ -49,7 +48,7 @@ class Jobs:
         except Refused as refused:
             return program.refused(refused.sentence())
         if workspace.kind is not WorkspaceKind.GIT_WORKTREE:
-            return self._run_in_folder(runner, claim, control, gates, around)
+            return self._run_in_folder(observed, claim, control, gates, around)
         visit = Visit(
             claim,
             control,

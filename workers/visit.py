@@ -19,6 +19,7 @@ from coordination.domain.attempts import Claim, Outcome, Result
 from coordination.domain.events import EventType
 from coordination.domain.workspaces import Gate, Workspace, run_slug, slug
 from coordination.errors import Refused
+from workers import effects
 from workers import gates as gatekeeping
 from workers.gates import Verdict
 from workers.runners import environment
@@ -96,9 +97,7 @@ class Visit:
                     with contextlib.suppress(GitFailed, OSError):
                         self._worktree.remove()
                 raise
-            if repository is not None:
-                result = self._leave(repository, result)
-            return result
+            return result if repository is None else self._leave(repository, result)
 
     # --- the way through
 
@@ -188,9 +187,13 @@ class Visit:
         collected = changes.collect(place, was, self._claim)
         for remark in collected.remarks:
             self._result = self._with_remark(remark)
+        if "agent" in self._claim.work and self._result is not None:
+            self._result = effects.seen(self._result, self._claim, changed=collected.commit != place.start)
         return collected.commit
 
     def _judge_and_land(self, place: Worktree, commit: str) -> Result:
+        if self._result is not None and self._result.outcome is not Outcome.COMPLETED:
+            return self._with_work(place, self._result)
         self._commit = commit
         if not self._tested:
             if self._gates:
@@ -233,8 +236,7 @@ class Visit:
         if not self._gates:
             return True
         claim = self._ready.around(self._claim)
-        verdict = gatekeeping.judge(self._gates, claim, self._control, self._launcher, place.folder)
-        self._verdict = verdict
+        self._verdict = verdict = gatekeeping.judge(self._gates, claim, self._control, self._launcher, place.folder)
         self._result = gatekeeping.applied(
             self._result, replace(verdict, failed=None, interruption=None), limit=self._control.output_limit
         )

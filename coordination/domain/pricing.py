@@ -25,7 +25,10 @@ SUMMED = "summed"
 """The mark, in a record's ``extra``, of usage that was added up over several calls."""
 
 PRICED_BY, PRICES, AMOUNTS = "priced_by", "prices", "reported_amounts"
-OURS = frozenset({PRICED_BY, PRICES, AMOUNTS})
+ASKED_OF = "asked_of"
+"""The mark, in a record's ``extra``, of the provider that a chat was held with, where others serve the same models."""
+
+OURS = frozenset({PRICED_BY, PRICES, AMOUNTS, ASKED_OF})
 """What we write into ``extra`` of a cost that was computed, or reported with several amounts, and nobody else may."""
 
 OVERRIDE = "override"
@@ -148,21 +151,25 @@ class PriceBook:
     overrides: Mapping[tuple[str | None, str], Override] = field(default_factory=dict)
     listed: Listed = lambda _model, _at: Unknown("there is no price list")
 
-    def quote(self, model: str, project_id: str | None, at: datetime) -> Quote | Unknown:
-        """The price of *model* in a project at a moment."""
-        name = key_of(model)
+    def quote(
+        self, model: str, project_id: str | None, at: datetime, *, asked_of: str | None = None
+    ) -> Quote | Unknown:
+        """The price of *model* in a project at a moment; *asked_of*: of which provider, if its name does not say so."""
+        whole = f"{asked_of}:{model}" if asked_of else model
         places = (project_id, None) if project_id is not None else (None,)
         for place in places:
-            if (found := self.overrides.get((place, name))) is not None:
-                return Quote(found.price, f"{OVERRIDE} of the {'workspace' if place is None else 'project'}", name)
-        return self.listed(model, at)
+            for name in dict.fromkeys((key_of(model), key_of(whole))):
+                if (found := self.overrides.get((place, name))) is not None:
+                    return Quote(found.price, f"{OVERRIDE} of the {'workspace' if place is None else 'project'}", name)
+        return self.listed(whole, at)
 
     def priced(self, used: Usage | CostRecord, project_id: str | None, at: datetime) -> Priced | Unknown:
         """What these tokens cost."""
         tokens = tokens_of(used)
         if isinstance(tokens, Unknown):
             return tokens
-        quote = self.quote(used.model, project_id, at)
+        said = used.extra.get(ASKED_OF)
+        quote = self.quote(used.model, project_id, at, asked_of=said if isinstance(said, str) else None)
         return quote if isinstance(quote, Unknown) else priced(tokens, quote)
 
 

@@ -52,10 +52,10 @@ TOO_LARGE = Row(
     statuses=(413,),
     words=(
         r"prompt is too long",
-        r"context (?:window|length)",
+        r"context (?:window|length|limit)",
         r"maximum context",
         r"input (?:is )?too long",
-        r"too many (?:input )?tokens",
+        r"too many (?:input )?tokens(?!,? (?:per |please wait|you))",  # which is a busy minute, as Bedrock says it
         r"request (?:is )?too large",
         r"exceeds the (?:maximum|context|model)",
         r"output token maximum",
@@ -66,11 +66,11 @@ LIMIT = Row(
     types=(
         *("insufficient_quota", "usage_limit_reached", "usage_limit_exceeded", "usagelimitexceeded"),
         *("billing_error", "quota_exceeded", "quotaexceeded", "billing_hard_limit_reached", "credits_exhausted"),
-        *("usage_not_included", "terminalquotaerror", "freeusagelimiterror"),
+        *("usage_not_included", "terminalquotaerror", "freeusagelimiterror", "servicequotaexceededexception"),
     ),
     statuses=(402,),
     words=(
-        r"usage limits?\b",
+        r"usage limits?\b|free usage exceeded|extra usage is required",
         r"\b(?:session|hourly|daily|weekly|monthly|[57].?(?:hour|day)|five.?hour|seven.?day)s?\s+limits?\b",
         r"\b(?:opus|sonnet|haiku|plan|account|spend|spending|message|request|credits?|subscription|cost)\s+limits?\b",
         r"\b(?:hit|reached|exceeded|used up|exhausted|over)\b[^.\n]{0,30}\blimits?\b",
@@ -82,6 +82,9 @@ LIMIT = Row(
         r"billing (?:hard )?limit",
         r"payment required",
         r"requires more credits",
+        r"spend(?:ing)? cap\b",
+        r"too many tokens per day",
+        r"to use \w+ with your \w+ plan, upgrade",
     ),
 )
 LOG_IN = Row(
@@ -95,7 +98,7 @@ LOG_IN = Row(
     words=(
         r"run[ `'\"]*(?:/login|claude (?:/login|setup-token|auth login)|codex login|opencode auth login|gemini auth)",
         r"not (?:logged|signed) in",
-        r"(?:log|logged|sign|signed) ?in (?:again|required)",
+        r"(?:log|logged|sign|signed|signing|logging) ?in (?:again|required)",
         r"please (?:log|sign) in",
         r"(?:invalid|incorrect|missing|expired|wrong|bad|no|revoked) (?:x-)?api.?key",
         r"(?:invalid|incorrect|missing|expired|wrong|bad|no|revoked) (?:authentication|bearer|credentials)",
@@ -106,8 +109,13 @@ LOG_IN = Row(
         r"(?:set|specify|provide)[^.\n]{0,60}(?:API_KEY|AUTH_TOKEN|OAUTH_TOKEN)\b",
         r"set an auth method",
         r"(?:oauth|access|refresh) token[^.\n]{0,40}(?:expired|revoked|invalid|refresh|already used)",
+        r"(?:security|authentication) token[^.\n]{0,40}(?:expired|revoked|invalid)|\binvalid_grant\b",
+        r"(?:load|locate)[^.\n]{0,20} credentials|no auth credentials",
+        r"aws sso login|gcloud auth (?:application-default )?login|reauthentication is (?:needed|required)",
+        r"(?:didn.t|did not) provide an api.?key|[A-Z]_API_KEY\b[^.\n]{0,30} not found",
+        r"oauth authentication is (?:currently )?not supported",
         r"unauthori[sz]ed",
-        r"authentication (?:failed|required|error)",
+        r"authentication (?:failed|fails|required|error)",
         r"failed to authenticate",
         r"does not have access to claude",
     ),
@@ -145,7 +153,8 @@ TRANSIENT = Row(
         r"internal (?:server )?error|server had an error|server error",
         r"bad gateway|gateway time-?out|service (?:is )?(?:temporarily )?unavailable",
         r"temporarily (?:un|not )available|currently unavailable|provider returned error",
-        r"too many requests|rate.?limit",
+        r"too many requests|too many tokens, please wait|rate.?limit|request was aborted|reconnecting\b",
+        r"(?:throttling|service ?unavailable|model ?not ?ready|model ?timeout|model ?stream ?error) ?exception",
     ),
 )
 REFUSED = Row(
@@ -157,7 +166,8 @@ REFUSED = Row(
     ),
     words=(
         r"model[^.\n]{0,60}(?:not found|does not exist|not supported|not available|may not exist|is invalid)",
-        r"(?:issue with|unknown|invalid|no such) (?:the )?(?:selected )?model",
+        r"(?:issue with|unknown|invalid|no such) (?:the )?(?:selected )?model|model ?not ?found",
+        r"(?:access to|must be verified to use) the model|unsupported country",
         r"usage polic(?:y|ies)|content (?:policy|filter)|safety (?:system|reasons)|terms of service",
     ),
 )
@@ -177,7 +187,10 @@ BUSY_MINUTE = (
 )
 """A limit of a minute, which is over soon, is a busy provider,"""
 
-USED_UP = (r"usage limit", r"insufficient_quota", r"credit", r"\bquota\b", r"per.?day", r"daily|weekly|monthly")
+USED_UP = (
+    *(r"usage limit", r"insufficient_quota", r"credit", r"per.?day", r"daily|weekly|monthly", r"extra usage"),
+    r"\bquota\b(?![^\n]*per[ -]minute)",
+)
 """unless these words stand beside it."""
 
 SIDE = (
@@ -198,7 +211,7 @@ WINDOWS = (
     (r"sonnet", "weekly Sonnet"),
     (r"week|seven.?day|7.?days?\b", "weekly"),
     (r"per.?day|daily|\bR?T?PD\b|24.?hour", "daily"),
-    (r"month|spend|billing|credit", "monthly"),
+    (r"month|spend|billing(?! details)|credit", "monthly"),
     (r"per.?hour|hourly", "hourly"),
     (r"per.?min|\b[TR]PM\b", "one-minute"),
     (r"overage|extra usage", "extra usage"),

@@ -158,8 +158,10 @@ def _class_of_words(text: str, named: Sequence[TroubleClass], *, lost_connection
         if TroubleClass.LOG_IN in named:
             return TroubleClass.LOG_IN
         return TroubleClass.LIMIT if limited and named[0] is not TroubleClass.REFUSED else named[0]
-    rows = (row for row in TABLE if row.has_words(text) and (row is not LIMIT or limited))
-    return next((row.of for row in rows), TroubleClass.FAILED)
+    row = next((row for row in TABLE if row.has_words(text)), None)
+    if row is None:
+        return TroubleClass.FAILED
+    return TroubleClass.TRANSIENT if row is LIMIT and not limited else row.of  # a limit of a minute is over soon
 
 
 def _class_of_status(text: str, status: int, named: Sequence[TroubleClass]) -> TroubleClass:
@@ -170,7 +172,7 @@ def _class_of_status(text: str, status: int, named: Sequence[TroubleClass]) -> T
         return TroubleClass.REFUSED
     if usual is TroubleClass.TRANSIENT:
         return TroubleClass.LIMIT if limited and status in LIMITED else usual
-    if usual is TroubleClass.REFUSED and limited:
+    if usual in (TroubleClass.REFUSED, TroubleClass.LOG_IN) and limited:
         return TroubleClass.LIMIT
     if usual is TroubleClass.REFUSED and (TroubleClass.LOG_IN in named or LOG_IN.has_words(text)):
         return TroubleClass.LOG_IN

@@ -37,6 +37,7 @@ _SECONDS = re.compile(
     r"[\"']?\s*(?:$|[,;})\].\s](?!\s*[a-z0-9]))",
     re.IGNORECASE,
 )
+_MILLI = re.compile(r"retry[ _-]?after[ _-]?ms[\"']?\s*[:=]\s*[\"']?(\d{1,12})\b", re.IGNORECASE)
 _AFTER = re.compile(
     rf"(?:again|retry|retries|resets?|retrydelay|wait|available|access|refills?|back)\b[^;\n]{{0,60}}?"
     rf"(?:\b(?:in|after|for|of|wait)\b|[:=]|\bdelay\b)\s*[:=]?\s*[\"']?{_LENGTH}",
@@ -52,8 +53,8 @@ _ISO = re.compile(
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_NAMED_ZONE = r"\(\s*([A-Za-z]+(?:/[A-Za-z_+\-]+)*|UTC[+-]\d{1,2}(?::?\d\d)?)\s*\)"
-_ZONE = rf"(?:[\s,]*(?:{_NAMED_ZONE}|\b(UTC|GMT|[PMCE][SD]?T|CES?T)\b))?"
+_NAMED_ZONE = r"\(\s*([A-Za-z]+(?:/[A-Za-z0-9_+\-]+)*|UTC[+-]\d{1,2}(?::?\d\d)?)\s*\)"
+_ZONE = rf"(?:[\s,]*(?:{_NAMED_ZONE}|\b(UTC|GMT|[PMCE][SD]?T|CES?T|[A-Z][a-z]+(?:/[A-Z][A-Za-z_]+)+)\b))?"
 _CLOCK = r"(?:(\d{1,2})(?::(\d\d)(?::\d\d)?)?\s*([ap])\.?m\b\.?|(\d{1,2}):(\d\d)(?::\d\d)?)"
 _LIFTED = r"(?:resets?|again|available|access|until|renews?|back|lifted|refreshe?s?)\b"
 _AT = re.compile(
@@ -68,6 +69,16 @@ _ON = re.compile(
     rf"(?:[\s,]*(?P<year>\d{{4}})\b)?{_ZONE}",
     re.IGNORECASE,
 )
+_A_MONTH = rf"(?:{'|'.join(_MONTHS)})[a-z]*"
+_A_CLOCK = r"\d{1,2}(?::\d\d)?\s*[ap]\.?m\b\.?|\d{1,2}:\d\d"
+_WRITTEN = (
+    (re.compile(r"\bmidnight\b", re.IGNORECASE), "12am"),
+    (re.compile(r"\bnoon\b", re.IGNORECASE), "12pm"),
+    (re.compile(rf"(?<![:\d])(\d{{1,2}})(?:st|nd|rd|th)?\s+({_A_MONTH})\b", re.IGNORECASE), r"\2 \1"),
+    (re.compile(rf"({_A_CLOCK})\s+on\s+({_A_MONTH}\.?\s+\d{{1,2}})\b", re.IGNORECASE), r"\2 \1"),
+)
+"""Other ways to write a date or a time, and how they are written here."""
+
 _SHORT_ZONES = {
     "pt": "America/Los_Angeles", "pst": "America/Los_Angeles", "pdt": "America/Los_Angeles",
     "mt": "America/Denver", "mst": "America/Denver", "mdt": "America/Denver",
@@ -121,6 +132,8 @@ def _as_http_date(words: str, _now: datetime, _local: tzinfo) -> datetime | None
 
 
 def _as_length(words: str, now: datetime, _local: tzinfo) -> datetime | None:
+    if found := _MILLI.search(words):
+        return now + timedelta(milliseconds=int(found[1]))
     if found := _SECONDS.search(words):
         return now + timedelta(seconds=float(found[1]))
     found = _AFTER.search(words) or _WAIT.search(words)
@@ -145,6 +158,8 @@ def _as_date(words: str, _now: datetime, local: tzinfo) -> datetime | None:
 
 
 def _as_clock(words: str, now: datetime, local: tzinfo) -> datetime | None:
+    for other, ours in _WRITTEN:
+        words = other.sub(ours, words)
     found = _AT.search(words)
     if found is None:
         found = _ON.search(words)

@@ -138,6 +138,7 @@ class _Settling:
     ) -> None:
         self._tx = tx
         self._workspace = workspace_id
+        self._records = records
         self._done = Recorded([])
         self._closing = frozenset(closing)
         self._spent: dict[Key, Amount] = {}
@@ -204,7 +205,8 @@ class _Settling:
         if before is None:
             before = Reserved()
         after = before.after(calls)
-        whose = {name for one in self._done.new if (one.task_id, one.attempt) == fence for name in self._names(one)}
+        # Of all records, also of those that were there: they are written again when nobody knew that they were.
+        whose = {name for one in self._records if (one.task_id, one.attempt) == fence for name in self._names(one)}
         mine = [(self._key(one, holding.started_at), one) for one in found if (one.scope, one.subject) in whose]
         self._reserved[fence] = replace(after, of=sorted({*before.of, *(key for key, _ in mine)}))
         self._less(before.of, before.amount - after.amount)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import update
@@ -10,11 +11,12 @@ from sqlalchemy import update
 from coordination.domain.attempts import Outcome
 from coordination.domain.effects import Effect
 from coordination.domain.leases import MAX_DEFERRALS
-from coordination.domain.plans import Backoff
+from coordination.domain.plans import Backoff, BudgetCap
 from coordination.domain.provider_troubles import ProviderLimit
 from coordination.store.queries import attempts
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import db_after
+from tests.flows.test_budgets import costing, counted, use
 from tests.flows.test_task_limits import begin, explained
 from tests.support.world import World
 
@@ -69,6 +71,28 @@ class TestWaits:
         meet(world, in_(timedelta(days=5)))
 
         assert (world.states(), world.task("a").deferred_since) == ({"a": "queued"}, None)
+
+    def test_what_was_reserved_for_it_is_others_meanwhile(self, world: World) -> None:
+        world.submit("a", "b", tasks={"a": AGENT}, budget=BudgetCap(Decimal(1)))
+        world.claim("a", estimator=costing("0.80"))
+        assert world.claim("b", estimator=costing("0.80")) == []
+
+        meet(world, in_(timedelta(days=5)))
+
+        assert (use(world).spent.usd, use(world).reserved.usd) == (0, 0)
+        counted(world)
+        world.tick()
+        assert world.claim("b", estimator=costing("0.80")) == ["b"]
+
+    def test_its_start_counts_and_the_last_one_is_explained(self, world: World) -> None:
+        world.submit("a", tasks={"a": {**AGENT, "max_starts": 1}})
+        begin(world)
+
+        meet(world, in_(timedelta(days=5)))
+
+        assert world.states() == {"a": "blocked"}
+        assert "it has started 1 time, as often as max_starts allows; the last time: Weekly limit" in explained(world)
+        assert "(the weekly limit of claude with KEY is used up until 20" in explained(world)
 
     def test_limits_without_end_are_left_to_a_person(self, world: World) -> None:
         world.submit("a", tasks={"a": {**AGENT, "max_starts": 1000}})

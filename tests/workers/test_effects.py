@@ -13,7 +13,7 @@ from coordination.domain.effects import Effect, sentence_of
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
 from workers.effects import Observed
-from workers.runners.base import Control
+from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher
 
 AGENT = {"agent": "claude", "prompt": "Mend it"}
@@ -99,9 +99,8 @@ def test_it_fails_where_changes_are_expected_and_the_next_attempt_is_told(launch
     assert "Make the changes that the task asks for" in result.carry["feedback"]
 
 
-@pytest.mark.parametrize("carried", [{"changed": True}, {"work": {"commit": "c", "base": "b"}}])
-def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path, carried: dict[str, Any]) -> None:
-    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": carried})
+def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path) -> None:
+    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": {"changed": True}})
 
     assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
 
@@ -114,6 +113,70 @@ def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: P
     assert still.outcome is ended.get("outcome", Outcome.COMPLETED)
     assert ("changed" not in still.carry, still.effect) == (True, None)
     assert moved.carry["changed"] is True
+
+
+@pytest.mark.parametrize("unseen", ["it was stopped by a shutdown", "its worker died"])
+def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher, folder: Path, unseen: str) -> None:
+    left: dict[str, Any] = {}
+    scratch = folder.parent / "scratch"
+    scratch.mkdir()
+    with Control(scratch=scratch, on_remember=left.update) as control:
+
+        def work(place: Path) -> None:
+            (place / "new.txt").write_text("x")
+            control.stop(StopReason.SHUTDOWN)
+
+        given = claim_of(AGENT, workdir=str(folder), **EXPECTS)
+        stopped = Observed(Agent(work, outcome=Outcome.HANDED_BACK), launcher).run(given, control)
+    carried = dict(stopped.carry) if unseen == "it was stopped by a shutdown" else left
+
+    done = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": carried})
+    elsewhere = {"before": {**carried["before"], "folder": "/elsewhere"}}
+    other = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": elsewhere})
+
+    assert (done.outcome, done.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert other.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize("ended", [Outcome.DEFERRED, Outcome.FAILED])
+def test_an_attempt_without_an_effect_counts_for_none(launcher: Launcher, folder: Path, ended: Outcome) -> None:
+    first = observed(launcher, folder, lambda _: None, claim=EXPECTS, outcome=ended)
+
+    result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": first.carry})
+
+    assert result.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo x > new.txt; git stash -qu",
+        "git checkout -qb aside; echo x > new.txt; git add .; git commit -qm x; git checkout -q -",
+        "cd inside; echo y > kept.txt",
+        "cd inside; echo y > kept.txt; git add .; git commit -qm y",
+    ],
+)
+def test_work_that_git_keeps_out_of_sight_is_a_change(launcher: Launcher, tmp_path: Path, script: str) -> None:
+    checkout = Checkout(tmp_path / "work")
+    Checkout(checkout.path / "inside").commit("More", kept="a\n")
+
+    result = observed(launcher, checkout.path, lambda _: sh(checkout, script), claim=EXPECTS)
+
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+
+
+@pytest.mark.parametrize("script", ["git checkout -qb aside; git checkout -q -", "git reset -q --hard", "git status"])
+def test_to_look_around_in_a_repository_is_no_change(launcher: Launcher, tmp_path: Path, script: str) -> None:
+    checkout = Checkout(tmp_path / "work")
+
+    result = observed(launcher, checkout.path, lambda _: sh(checkout, script))
+
+    assert result.effect == Effect(changed=False)
+
+
+def sh(checkout: Checkout, script: str) -> None:
+    """Run a script of an agent's in the checkout."""
+    checkout.git("-c", f"alias.script=!{script}", "script")
 
 
 def test_a_commit_is_a_change_and_what_git_ignores_is_none(launcher: Launcher, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from coordination import price_list
 from coordination.domain.attempts import Usage
+from coordination.domain.pricing import ASKED_OF
 from coordination.errors import DatabaseUnavailable
 from coordination.services import prices as service
 from coordination.services import projects as project_service
@@ -54,6 +55,35 @@ def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_
     costs = spent(Prices(store), *(replace(CALL, model=name) for name in names), **place)
 
     assert costs == [Decimal("0.25"), 0, None]
+
+
+def test_a_chat_s_calls_have_the_price_of_the_provider_that_was_asked(store: Store, place: dict[str, str]) -> None:
+    asked = [
+        ("vllm", "gpt-5-mini"),
+        ("ollama", "deepseek-chat"),
+        ("openrouter", "deepseek/deepseek-r1:free"),
+        ("cerebras", "gpt-oss-120b"),
+        ("deepseek", "deepseek-chat"),
+        ("fireworks", "accounts/fireworks/models/glm-4p7"),
+    ]
+    calls = [replace(CALL, model=model, extra={ASKED_OF: provider}) for provider, model in asked]
+    prices = Prices(store)
+
+    first, second, free, *others = spent(prices, *calls, **place)
+
+    assert (first, second, free) == (None, None, 0)
+    names = ("cerebras/gpt-oss-120b", "deepseek:deepseek-chat", "accounts/fireworks/models/glm-4p7")
+    assert others == spent(prices, *(replace(CALL, model=name) for name in names), **place)
+    assert None not in others
+
+
+def test_a_price_that_was_set_for_a_chat_s_name_counts_for_its_calls(store: Store, place: dict[str, str]) -> None:
+    with store.write() as tx:
+        for name, dollars in (("vllm:house", "2"), ("other", "3")):
+            service.set_price(tx, place["workspace_id"], name, {"input": dollars, "output": dollars})
+    calls = [replace(CALL, model=name, extra={ASKED_OF: "vllm"}) for name in ("house", "other", "third")]
+
+    assert spent(Prices(store), *calls, **place) == [2, 3, None]
 
 
 def test_a_price_that_is_set_counts_within_a_second(

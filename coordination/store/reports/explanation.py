@@ -13,7 +13,7 @@ from coordination.domain.budgets import Short
 from coordination.domain.excerpts import many
 from coordination.domain.leases import MAX_DEFERRALS
 from coordination.domain.projects import ProjectStatus
-from coordination.domain.provider_troubles import limit_of
+from coordination.domain.provider_troubles import ProviderLimit, limit_of
 from coordination.domain.task_limits import limit_reached
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.domain.workspaces import merge_key, run_branch
@@ -213,19 +213,26 @@ def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> I
         yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
     yield from _reasons(task.reasons & ~(BlockReason.BUDGET | BlockReason.LIMIT), task.not_before)
     if BlockReason.LIMIT in task.reasons:
-        yield Blocker("limit", f"{_limit(task, now)}; let it go on with: coord tasks retry {task.key}")
+        met = _provider_limit(tx, workspace_id, task)
+        until = "" if met is None or (met.resets_at or now) < now else f" ({met.sentence()})"
+        yield Blocker("limit", f"{_limit(task, now)}{until}; let it go on with: coord tasks retry {task.key}")
     if BlockReason.BUDGET in task.reasons:
         there = "waits for a budget, in which there is enough now: it goes on by itself"
         yield Blocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
     if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
         again = f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else "")
-        last = attempts.latest(tx, workspace_id, task.id)
-        limit = None if last is None else limit_of(last.details)
+        limit = _provider_limit(tx, workspace_id, task)
         if limit is not None:
             again = f"{limit.sentence()}: it {again}"
         if task.deferred_since is not None:
             again += f" (asked for later {task.deferrals} of {MAX_DEFERRALS} times, since {_when(task.deferred_since)})"
         yield Blocker("back_off" if limit is None else "provider_limit", again, until=task.not_before)
+
+
+def _provider_limit(tx: Connection, workspace_id: str, task: Task) -> ProviderLimit | None:
+    """The provider's limit that the latest attempt has met, if it has."""
+    last = attempts.latest(tx, workspace_id, task.id)
+    return None if last is None else limit_of(last.details)
 
 
 def _limit(task: Task, now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -28,6 +29,7 @@ def test_the_class_of_words(of: str, words: str) -> None:
         ("no", 599, None, TroubleClass.TRANSIENT),
         ("no", 401, None, TroubleClass.LOG_IN),
         ("no", 402, None, TroubleClass.LIMIT),
+        ("Insufficient balance", 401, None, TroubleClass.LIMIT),  # as OpenCode's own provider says it
         ("no", 418, None, TroubleClass.REFUSED),
         ("no", None, "overloaded_error", TroubleClass.TRANSIENT),
         ("no", None, "ProviderAuthError", TroubleClass.LOG_IN),
@@ -68,6 +70,7 @@ def test_a_limit_tells_account_window_and_reset() -> None:
         ("You have exhausted your daily quota", "daily"),
         ("You have reached your monthly spend limit", "monthly"),
         ("limit reached", None),
+        ("You exceeded your current quota, please check your plan and billing details", None),
     ],
 )
 def test_windows_have_one_name(words: str, window: str | None) -> None:
@@ -90,3 +93,7 @@ def test_the_documentation_has_the_table() -> None:
     for of in TroubleClass:
         assert f"| {of.value} |" in page
     assert {row.of for row in TABLE} | {TroubleClass.FAILED} == set(TroubleClass)
+    for of in (TroubleClass.TRANSIENT, TroubleClass.LIMIT, TroubleClass.LOG_IN):  # other statuses are refused
+        (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
+        told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
+        assert told == {status for row in TABLE if row.of is of for status in row.statuses}

@@ -33,6 +33,7 @@ SAID = [
     ("Retry-After: 30", "2026-11-30T12:00:30"),
     ("Rate limit exceeded, retry after 17", "2026-11-30T12:00:17"),
     ('"resets_in_seconds":3600', "2026-11-30T13:00"),
+    ("retry-after-ms: 5000", "2026-11-30T12:00:05"),
     ("retry-after: Mon, 30 Nov 2026 12:05:00 GMT", "2026-11-30T12:05"),
     # dates
     ("You will regain access on 2026-12-01 at 00:00 UTC.", "2026-12-01T00:00"),
@@ -42,6 +43,9 @@ SAID = [
     ("weekly limit · resets Dec 3, 3pm (Europe/Berlin)", "2026-12-03T14:00"),
     ("resets Dec 3 at 9:30am (America/New_York)", "2026-12-03T14:30"),
     ("resets Jan 1 (UTC)", "2027-01-01T00:00"),
+    ("resets on 4 December at 15:00 UTC", "2026-12-04T15:00"),
+    ("resets 4 Dec 2026", "2026-12-03T23:00"),
+    ("try again at 3:05 PM on Dec 4", "2026-12-04T14:05"),
     # times of the day
     ("You've hit your session limit · resets 3pm (Europe/Berlin)", "2026-11-30T14:00"),
     ("You've hit your limit · resets 12:55pm (Europe/Berlin)", "2026-11-30T11:55"),  # a moment ago
@@ -49,6 +53,10 @@ SAID = [
     ("Your limit will reset at 15:00 (UTC)", "2026-11-30T15:00"),
     ("try again at 8:15 PM.", "2026-11-30T19:15"),
     ("available again at 6pm PST", "2026-12-01T02:00"),
+    ("Your limit will reset at 1pm (Etc/GMT+5).", "2026-11-30T18:00"),  # which lies west of Greenwich
+    ("resets 3pm America/New_York", "2026-11-30T20:00"),
+    ("resets at midnight PT", "2026-12-01T08:00"),
+    ("resets at 15:00 may be earlier", "2026-11-30T14:00"),
     ("resets tomorrow at 3am", "2026-12-01T02:00"),
     ("resets Mon 9am", "2026-12-07T08:00"),
     ("resets 3pm (Middle/Earth)", "2026-11-30T14:00"),  # a zone that nobody knows is this machine's

@@ -109,7 +109,6 @@ class Transcript:
 
     def synthesized(self, text: str, *, type_: object = None) -> None:
         """Its program said something in its place; *type_*: the kind of error, if it is one."""
-        self._done = False
         self.synthetic, self.synthetic_type = text, type_ if isinstance(type_, str) else None
 
     @property
@@ -159,9 +158,11 @@ class Transcript:
         return None if self.ended else self._before
 
     def cut_off(self) -> None:
-        """Nothing more comes: the last error counts if it never said that it was done."""
+        """Nothing more comes: the last error counts, or what its program said last, if it never said it was done."""
         if not self.ended and self.failure is None:
             self.failure = self._before
+            if self.failure is None and self.synthetic:
+                self.failure = self._failure(self.synthetic, type_=self.synthetic_type)
 
     def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> Failure:
         number = status if isinstance(status, int) and not isinstance(status, bool) else None

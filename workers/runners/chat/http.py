@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
+from typing import Any
 
 import httpx2
 
@@ -48,14 +49,35 @@ async def _look(response: httpx2.Response) -> None:
         body = response.json()
     except ValueError:
         return
-    error = body.get("error") if isinstance(body, dict) else None
-    if not error:
-        return
-    told = error if isinstance(error, dict) else {}
-    message = told.get("message") if isinstance(told.get("message"), str) else str(error)
-    code = str(told.get("code") or told.get("status") or body.get("code") or "")
-    status = int(code) if code.isascii() and code.isdigit() and len(code) == _DIGITS else None
-    raise AnsweredWithError(message or "an error without words", response.text[:_LONGEST], status)
+    if (found := _error_in(body)) is not None:
+        message, told = found
+        code = str(told.get("code") or told.get("status") or "")
+        status = int(code) if code.isascii() and code.isdigit() and len(code) == _DIGITS else None
+        raise AnsweredWithError(message, response.text[:_LONGEST], status)
+
+
+def _error_in(body: Any) -> tuple[str, Mapping[str, Any]] | None:
+    """The words of an error that a body is, and the object that they stand in; None for an answer."""
+    if isinstance(body, list) and len(body) == 1:
+        (body,) = body
+    if not isinstance(body, dict) or (not body.get("error") and any(body.get(name) for name in _ANSWERS)):
+        return None
+    if isinstance(error := body.get("error"), str):
+        return error, body
+    errors = body.get("errors")
+    first = errors[0] if isinstance(errors, list) and errors else None
+    for told in (error, body.get("base_resp"), first, body):
+        if isinstance(told, dict) and (words := next((one for name in _WORDS if (one := _text(told, name))), None)):
+            return words, told if told.get("code") else {**told, "code": body.get("code")}
+    return (str(error), {}) if error else None
+
+
+def _text(told: Mapping[str, Any], name: str) -> str | None:
+    return words if isinstance(words := told.get(name), str) and words.strip() else None
+
+
+_ANSWERS = ("choices", "candidates", "content", "output")
+_WORDS = ("message", "status_msg", "error_msg", "detail", "msg")
 
 
 @cache

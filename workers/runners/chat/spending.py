@@ -9,6 +9,7 @@ from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 
 from coordination.domain.attempts import Usage
+from coordination.domain.pricing import ASKED_OF
 from workers.runners.agents.base import Transcript, tokens
 from workers.runners.output import clean_text
 
@@ -52,7 +53,13 @@ class Spending:
             cost=self._cost[model],
         ) or Usage(model, total_tokens=0)
         counted.extra.update({name: value for name, value in extra.items() if value})
+        if self._provider not in _MAKERS:
+            counted.extra[ASKED_OF] = self._provider
         return counted
+
+
+_MAKERS = ("openai", "openai-chat", "openai-responses", "anthropic", "google", "azure")
+"""Providers whose answers name their own models as those are called everywhere. (Azure's name those of OpenAI.)"""
 
 
 def _cost(response: ModelResponse) -> Decimal | None:

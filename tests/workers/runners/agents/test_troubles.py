@@ -149,6 +149,20 @@ class TestClaude:
 
         assert fields("claude", *lines)["outcome"] is DONE
 
+    @pytest.mark.parametrize("words", ["No response requested.", "You've hit your session limit · resets 3pm"])
+    @pytest.mark.parametrize("second", ["", None])
+    def test_what_is_said_in_its_place_after_it_was_done_is_no_failure(self, words: str, second: str | None) -> None:
+        last = result(result=words if second is None else second)
+
+        told, end = read("claude", said("x"), GOOD, said(words, "m2", "<synthetic>"), last)
+
+        assert (end.fields["outcome"], told.result) == (DONE, "All done.")
+
+    def test_what_was_said_in_its_place_counts_where_no_result_came(self) -> None:
+        end = fields("claude", said("x"), said("API Error: 529 Overloaded", "m2", "<synthetic>"), code=1)
+
+        assert (end["outcome"], end["error"]) == (WAITS, "API Error: 529 Overloaded")
+
     def test_a_limit_that_was_told_before_names_window_and_reset(self) -> None:
         resets = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp())
         info = {"status": "rejected", "resetsAt": resets, "rateLimitType": "seven_day"}

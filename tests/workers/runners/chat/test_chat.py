@@ -11,6 +11,7 @@ from datetime import timedelta
 import pytest
 
 from coordination.domain.attempts import Outcome
+from coordination.domain.pricing import ASKED_OF
 from tests.support.chats import CALL, SAID, SERVER, STARTED
 from tests.support.jobs import Bench
 from tests.support.model_server import (
@@ -25,6 +26,13 @@ from workers.runners.base import StopReason
 
 
 class TestAnswers:
+    def test_the_provider_that_was_asked_stands_with_what_was_used(self, provide) -> None:
+        with provide("It is fine") as provider:
+            result = provider.run(chat="vllm:gpt-5-mini")
+
+        (used,) = result.usage
+        assert used.extra == {"provider": "vllm", ASKED_OF: "vllm"}
+
     def test_its_answer_its_usage_and_its_story(self, provide) -> None:
         with provide("It is fine") as provider:
             result = provider.run(system="You are terse", settings={"temperature": 0.5, "max_tokens": 99})

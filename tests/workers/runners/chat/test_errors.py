@@ -64,6 +64,30 @@ class TestErrors:
         assert len(provider.server.requests) == 1
 
     @pytest.mark.parametrize(
+        ("body", "words", "outcome", "limited"),
+        [
+            ([{"error": {"code": 429, "message": "Daily limit reached"}}], "Daily", Outcome.DEFERRED, True),
+            ({"success": False, "errors": [{"code": 1000, "message": "Rate limit"}]}, "Rate", Outcome.DEFERRED, False),
+            ({"object": "error", "message": "It is full", "code": 503}, "It is full", Outcome.DEFERRED, False),
+            (
+                {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+                "insufficient balance",
+                Outcome.DEFERRED,
+                True,
+            ),
+            ({"detail": "Unauthorized"}, "is not logged in", Outcome.FAILED, False),
+            ({"error": {"code": 500}}, "500", Outcome.DEFERRED, False),
+            ({"error": None, "choices": []}, "what cannot be understood", Outcome.FAILED, False),
+        ],
+    )
+    def test_other_bodies_that_are_an_error(self, provide, body, words: str, outcome: Outcome, limited: bool) -> None:
+        with provide(Broken(json.dumps(body), "body")) as provider:
+            result = provider.run()
+
+        assert (result.outcome, result.limit is not None) == (outcome, limited)
+        assert words in result.error
+
+    @pytest.mark.parametrize(
         ("words", "limited"), [("The server had an error", False), ("You have hit your monthly limit", True)]
     )
     def test_an_error_in_the_middle_of_a_stream_is_understood(self, provide, words: str, limited: bool) -> None:

@@ -1,0 +1,123 @@
+"""Whatever an attempt reports, and whenever its worker dies: the ledger has each call once, with its dollars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from coordination.clock import utc_now
+from coordination.domain.attempts import Outcome, Result, Usage
+from coordination.domain.costs import CostRecord
+from coordination.domain.plans import BudgetCap
+from coordination.flows.checkpoint_costs import checkpoint_costs
+from coordination.flows.finish_attempts import decided
+from coordination.store.engine import Store
+from tests.flows.test_budgets import counted
+from tests.support.world import World
+from tests.workers.test_settling import Dead, line
+from workers.purse import Purse
+from workers.runners import reports, usage
+from workers.runners.reports import Journal
+from workers.runners.usage import Following
+
+MOMENTS = ("before its end", "after its end, which was not stored", "after its end was stored")
+SEEDS = range(5)
+MODELS = ("m", "claude-sonnet-4-5", "gpt-5-mini")
+
+
+class Job:
+    """An attempt that tells its worker of some calls and writes others down, as *chance* has it."""
+
+    def __init__(self, dead: Dead, chance: Random) -> None:
+        self.dead = dead
+        self.chance = chance
+        self.claim = dead.claim("a")
+        self.path = dead.writes(self.claim)
+        self.purse = Purse(self.claim, dead.prices, Journal(dead.folder, (self.claim.task_id, self.claim.attempt)))
+        self.following = Following(str(self.path), self._read)
+        self.told: dict[str, Usage] = {}
+        self.lines: Sequence[Usage] = ()
+        self.tells_dollars = {model: chance.random() < 0.4 for model in MODELS}
+
+    def _read(self, lines: Sequence[Usage]) -> None:
+        self.lines = tuple(lines)
+        self._spent()
+
+    def _spent(self) -> None:
+        self.purse.spent([*self.told.values(), *self.lines])
+
+    def tells(self) -> None:
+        model = self.chance.choice(MODELS)
+        before = self.told[model].input_tokens if model in self.told else 0
+        used = before + self.chance.randint(1, 500)
+        dollars = Decimal(used) / 1000 if self.tells_dollars[model] else None
+        self.told[model] = Usage(model, input_tokens=used, cost_usd=dollars)
+        self._spent()
+
+    def writes(self) -> None:
+        more = self.chance.choice(({}, {"id": "theirs"}, {"id": "x1"}, {"id": "x2"}))
+        unpriced = json.dumps({"model": "gpt-5-mini", "input_tokens": self.chance.randint(1, 100), **more}) + "\n"
+        with self.path.open("a") as file:
+            file.write(self.chance.choice((unpriced, line(str(self.chance.randint(1, 9)), **more))))
+        self.following.look()
+
+    def is_written(self) -> None:
+        """A heartbeat; of some nobody knows whether their commit happened, and it did."""
+        if self.chance.random() < 0.7:
+            self.dead.heartbeat(self.claim, self.purse)
+        else:
+            due, world = self.purse.due(), self.dead.world
+            world.store.transact(partial(checkpoint_costs, workspace_id=world.workspace, records=due))
+
+    def end(self) -> list[Usage]:
+        """What it says at its end, which may know dollars that it did not know before."""
+        knows = self.chance.random() < 0.7
+        told = [
+            replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one
+            for one in self.told.values()
+        ]
+        return [*told, *usage.read(str(self.path))[0]]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: str, seed: int) -> None:
+    world = World(store)
+    world.submit("a", "b", budget=BudgetCap(Decimal(1000)))
+    dead = Dead(world, tmp_path)
+    dead.writes(dead.claim("b"), line("0.50", id="theirs"))  # another attempt has used that id
+    dead.settling.of_worker(dead.scratch, world.worker, lives=True)
+    for other in reports.leftovers_in(dead.folder).values():
+        other.take_away()
+    job = Job(dead, Random(seed))  # noqa: S311 - a test
+    for _ in range(12):
+        job.chance.choice((job.tells, job.writes, job.is_written))()
+    said = [*job.told.values(), *usage.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
+    undisturbed = Purse(job.claim, dead.prices).rest(said)[0]
+
+    if moment != MOMENTS[0]:
+        costs, written = job.purse.rest(said)
+        if moment == MOMENTS[2]:
+            result = Result(Outcome.COMPLETED, usage=tuple(said))
+            world.write(decided(job.claim, result, now=utc_now(), costs=costs, written=written))
+            counted(world)
+    dead.is_rescued()
+    first = dead.ledger()
+    dead.settling.of_dead(dead.folder)
+
+    assert dead.ledger() == first
+    assert dead.total() == Decimal("0.50") + dollars(undisturbed)
+    tokens = world.sql("SELECT sum(input_tokens) AS tokens FROM costs")
+    assert int(tokens[0].tokens) == 1 + sum(one.input_tokens for one in undisturbed)
+    counted(world)
+
+
+def dollars(records: Sequence[CostRecord]) -> Decimal:
+    return sum((one.cost_usd or Decimal(0) for one in records), Decimal(0))
