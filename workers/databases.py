@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -54,8 +55,8 @@ def clone_file(url: str, folder: str | None, target: Path) -> None:
         )
     try:
         with (
-            sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True, timeout=60) as original,
-            sqlite3.connect(target) as copy,
+            closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True, timeout=60)) as original,
+            closing(sqlite3.connect(target)) as copy,
         ):
             original.backup(copy)
         original.close()
