@@ -99,7 +99,11 @@ def test_a_suspect_goes_with_its_worker_and_that_is_held_against_nobody(fleet: F
 
     assert run.wait(timeout=30) is RunState.COMPLETED
     task = run.task("job")
-    assert [one.outcome for one in task.attempts()] == [Outcome.LOST] * 5 + [Outcome.COMPLETED]
+    *interrupted, last = [one.outcome for one in task.attempts()]
+    # A suspect's own process hears of its worker's end, and may hand the job back before the warden ends it.
+    assert len(interrupted) == 5
+    assert set(interrupted) <= {Outcome.LOST, Outcome.HANDED_BACK}
+    assert last is Outcome.COMPLETED
     assert task.record.failures == 0
 
 
