@@ -17,7 +17,7 @@ def quick_and_slow(folder: Path, count: int, slow: int) -> list[Task]:
     """Jobs of one kind that take no time, but for one."""
     (folder / "napping.py").write_text("import time\n\n\ndef nap(seconds):\n    time.sleep(seconds)\n")
     return [
-        Task(f"t{number}", {"python": "napping:nap", "args": {"seconds": 4 if number == slow else 0}})
+        Task(f"t{number}", {"python": "napping:nap", "args": {"seconds": 8 if number == slow else 0}})
         for number in range(count)
     ]
 

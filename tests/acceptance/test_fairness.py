@@ -25,7 +25,7 @@ READY = int(os.environ.get("COORD_TEST_READY", "20000"))
 """How many tasks of the crowding project are ready; 100000 for the real thing, which takes minutes."""
 
 NAPPING = "import time\n\n\ndef nap(seconds):\n    time.sleep(seconds)\n"
-LONG = 4.0
+LONG = 8.0
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_long_jobs_among_short_ones_of_the_same_kind_delay_none_while_a_slot_is_
     for key in slow:
         waited = ends[key].at - begun[key, ends[key].attempt] - timedelta(seconds=LONG)
         print(f"{key} waited {waited} in its bundle")
-        assert waited < timedelta(seconds=2)
+        assert waited < timedelta(seconds=LONG - 2), "behind no other long one"
 
 
 @pytest.mark.timeout(180)
@@ -157,7 +157,7 @@ def test_a_long_job_of_another_kind_starts_while_short_ones_crowd_its_project(fl
     claimed = next(event.at for event in story if event.type is EventType.CLAIMED and event.key == "long")
     submitted = next(event.at for event in story if event.type is EventType.RUN_SUBMITTED)
     beside = [event for event in story if event.type is EventType.COMPLETED and claimed < event.at < ended]
-    print(f"claimed {claimed - submitted} after the submission; {len(beside)} short jobs ended while it ran")
-    assert claimed - submitted < timedelta(seconds=3)
-    assert ended - claimed < timedelta(seconds=LONG + 2)
+    before = [event for event in story if event.type is EventType.COMPLETED and submitted < event.at < claimed]
+    print(f"claimed {claimed - submitted} after the submission, behind {len(before)} short jobs, beside {len(beside)}")
+    assert len(before) < len(short) / 2
     assert len(beside) > 50

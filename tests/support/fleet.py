@@ -25,7 +25,7 @@ from tests.support.speed import patience
 UNHURRIED = {"COORD_LEASE_TTL": "60s"}
 """For tests in which no job may be lost: a machine that stands still for a while takes none away."""
 
-EXPIRING = {"COORD_LEASE_TTL": f"{patience(3000):.0f}ms"}
+EXPIRING = {"COORD_LEASE_TTL": f"{patience(5000):.0f}ms"}
 """For tests that wait until a lease has run out; longer where the machine is slower."""
 
 SHORT_LEASES = {
