@@ -9,7 +9,7 @@ JOBS ?= 3
 
 # An environment fits one pyproject.toml and its locks in one place: an edited or moved checkout installs again, nothing else does.
 KEY := $(shell { cat pyproject.toml $(wildcard locks/*.txt); pwd; } | cksum | tr ' ' -)
-RUNTIME := .venv/installed-$(KEY)
+PROGRAM := .venv/program-$(KEY)
 DEVELOPMENT := .venv/development-$(KEY)
 PEERS := .venv/peers-$(KEY)
 
@@ -18,8 +18,7 @@ PEERS := .venv/peers-$(KEY)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-# The example looks at this repository with its own tools, so they are there too.
-demo: $(DEVELOPMENT) ## Run the example plan on this repository, with an embedded stack
+demo: $(PROGRAM) ## Run the example plan on this repository, with an embedded stack
 	@echo "== coord run examples/repo-checkup.yaml"
 	@COORD_HOME="$${COORD_HOME:-$$PWD/.coord/demo}" $(PY) -m coordination.cli run examples/repo-checkup.yaml
 
@@ -55,6 +54,7 @@ lock: | $(PY) ## Resolve the dependencies of pyproject.toml into locks/ (ARGS=--
 	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > .venv-lock/build.in
 	@.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-lock/resolver.in
 	$(call resolve,development,pyproject.toml --group dev)
+	$(call resolve,program,pyproject.toml --constraint locks/development.txt)
 	$(call resolve,runtime,pyproject.toml --extra chat --extra flower --constraint locks/development.txt)
 	$(call resolve,bench,--group bench --constraint locks/development.txt)
 	$(call resolve,build,.venv-lock/build.in --constraint locks/development.txt)
@@ -105,17 +105,18 @@ define install
 	@if command -v uv >/dev/null && uv pip install --quiet --python $(PY) $(1); then :; else $(PY) -m pip install --quiet --disable-pip-version-check $(1); fi
 endef
 
-# The project is built by the locked setuptools that was just installed: an isolated build would fetch another one.
-$(RUNTIME): | $(PY)
-	@echo "== installing coordination and what it needs into .venv (once; about half a minute)"
-	$(call install,--require-hashes --requirement locks/build.txt --requirement locks/runtime.txt)
-	$(call install,--no-deps --no-build-isolation --editable .)
-	@$(PY) -m compileall -q coordination workers
-	@rm -f .venv/installed-*; touch $@
+# The project is built by the locked setuptools that was just installed: an isolated build would fetch another one. Most
+# modules of the packages are never imported, so they are compiled when they are.
+$(PROGRAM): | $(PY)
+	@echo "== installing coordination and what it needs into .venv (once)"
+	$(call install,--no-compile --require-hashes --requirement locks/build.txt --requirement locks/program.txt)
+	$(call install,--no-compile --no-deps --no-build-isolation --editable .)
+	@rm -f .venv/program-*; touch $@
 
-$(DEVELOPMENT): $(RUNTIME)
+$(DEVELOPMENT): $(PROGRAM)
 	@echo "== installing the tools for tests and lint into .venv (once; about half a minute)"
 	$(call install,--require-hashes --requirement locks/development.txt)
+	@$(PY) -m compileall -q coordination workers
 	@rm -f .venv/development-*; touch $@
 
 $(PEERS): $(DEVELOPMENT)

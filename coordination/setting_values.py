@@ -127,12 +127,24 @@ def workspace(text: str) -> str:
 
 def absolute_folder(text: str) -> Path:
     """An absolute path."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("it holds bytes that are no text, which a URL cannot carry")
-    path = Path(text).expanduser()
+    path = _path(text)
     if not path.is_absolute():
         raise ValueError
     return Path(os.path.normpath(path))
+
+
+def folder(text: str) -> Path:
+    """A path, made absolute: one that is relative begins at the current folder."""
+    try:
+        return Path(os.path.abspath(_path(text)))  # noqa: PTH100 - with .. taken out, as a person reads it
+    except OSError:
+        raise ValueError("it begins at the current folder, which has gone") from None
+
+
+def _path(text: str) -> Path:
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("it holds bytes that are no text, which a URL cannot carry")
+    return Path(text).expanduser()
 
 
 def paths(text: str) -> str:

@@ -84,9 +84,7 @@ class Shown:
 class Settings:
     """All settings of one process; COORD_ and the name in upper case is the variable of each."""
 
-    home: Path = _setting(
-        Path("~/.coordination"), kinds.absolute_folder, "an absolute path of a folder, such as ~/.coordination"
-    )
+    home: Path = _setting(Path("~/.coordination"), kinds.folder, "a path of a folder, such as ~/.coordination")
     database_url: str = _setting("", store_url, _URL_OF_DATABASE)  # default: a file under home
     redis_url: str | None = _setting(None, kinds.redis_url, _URL_OF_REDIS)  # None: a server of our own
     workspace: str = _setting("default", kinds.workspace, "up to 63 letters, digits, dots, dashes and underscores")

@@ -6,26 +6,24 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
 import tomllib
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 MOST_FILES = 100_000
 MOST_BYTES = 2_000_000  # of one file; what is longer was hardly written by hand
-SECONDS = 90  # for each tool, and for each walk over files
+SECONDS = 8  # of the processor, for each job: what is not looked at by then is left out, and the report says so
 SHOWN = 8
+GIT_SECONDS = 60
 _SKIPPED = {"node_modules", "__pycache__", "venv", "site-packages"}
 
 Json = dict[str, Any]
@@ -34,15 +32,11 @@ Needs = dict[str, Json]
 
 def inventory() -> Json:
     """Files, lines and bytes by kind of file, from git's list where there is one."""
-    began = time.monotonic()
     files: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     size = 0
-    cut = False
-    for number, path in enumerate(_files()):
-        if number >= MOST_FILES or time.monotonic() - began > SECONDS:
-            cut = True
-            break
+    watch = _Watch()
+    for path in watch.over(_files()):
         kind = path.suffix.lower() or path.name
         data = _read(path)
         if data is None:
@@ -59,101 +53,124 @@ def inventory() -> Json:
         "bytes": size,
         "python_files": files[".py"] + files[".pyi"],
         "kinds": kinds,
-        "cut": cut,
+        "cut": watch.cut,
     }
 
 
-def lint(needs: Needs) -> Json:
-    """What ruff finds, by rule. It neither mends anything nor keeps a cache."""
-    if not _python_files(needs):
-        return _said("no Python files")
-    options = ["check", ".", "--no-cache", "--no-fix", "--no-fix-only", "--exit-zero"]
-    ran = _tool("ruff", [*options, "--statistics", "--output-format=json"])
-    if ran is None:
-        return _said("ruff is not installed here")
-    code, out, err = ran
+def broken() -> Json:
+    """JSON and TOML files that cannot be parsed, and files with the marks of a merge that nobody finished."""
+    found: list[Json] = []
+    looked = 0
+    watch = _Watch()
+    for path in watch.over(_files()):
+        data = _read(path)
+        if data is None or b"\0" in data[:8000]:
+            continue
+        looked += 1
+        why = _unparsed(path.suffix, data) if len(data) < MOST_BYTES else None
+        if why is None and (begin := _OURS.search(data)) and _THEIRS.search(data, begin.end()):
+            why = f"a merge was not finished in line {_line(data, begin):,}"
+        if why is not None:
+            found.append({"file": _shown(path), "why": _shown(why)})
+    return {"looked": looked, "broken": len(found), "some": found[:SHOWN], "cut": watch.cut}
+
+
+_OURS, _THEIRS = re.compile(rb"^<{7} ", re.MULTILINE), re.compile(rb"^>{7} ", re.MULTILINE)
+
+
+def _line(data: bytes, found: re.Match[bytes]) -> int:
+    return data.count(b"\n", 0, found.start()) + 1
+
+
+def _unparsed(kind: str, data: bytes) -> str | None:
+    """Why a file of that kind cannot be parsed; None where it can, and for kinds that are not looked at."""
     try:
-        found = json.loads(out or "[]") if code == 0 else None  # it says nothing where there is nothing
-    except ValueError:
-        found = None
-    if not isinstance(found, list):
-        return _said(f"ruff could not finish: {_first_line(err or out)}")
-    rules = [{"rule": str(item.get("code")), "what": str(item.get("name")), "count": item["count"]} for item in found]
-    return {"tool": "ruff", "findings": sum(rule["count"] for rule in rules), "rules": rules[:SHOWN]}
+        if kind == ".json":
+            json.loads(data.decode("utf-8-sig"))
+        elif kind == ".toml":
+            tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
-def types(needs: Needs) -> Json:
-    """What mypy says, with the repository's own configuration if it has one."""
-    if not _python_files(needs):
-        return _said("no Python files")
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--cache-dir", os.devnull, "--no-error-summary", "--no-color-output", "--hide-error-context"]
-        ran = _tool("mypy", options, scratch=folder)
-        if ran is not None and "Missing target" in ran[2] + ran[1]:
-            ran = _tool("mypy", [*options, *_packages()], scratch=folder)
-    if ran is None:
-        return _said("mypy is not installed here")
-    code, out, err = ran
-    errors = [line for line in out.splitlines() if ": error:" in line]
-    if code not in (0, 1) and (not errors or code < 0):
-        return _said(f"mypy could not finish: {_first_line(err or out)}")
-    codes = Counter(match.group(1) if (match := re.search(r"\[([\w-]+)\]$", line)) else "other" for line in errors)
-    files = {line.split(":", 1)[0] for line in errors}
-    kinds = [{"rule": rule, "count": count} for rule, count in codes.most_common(SHOWN)]
-    return {"tool": "mypy", "errors": len(errors), "files": len(files), "kinds": kinds}
+def links() -> Json:
+    """Links of Markdown pages to files of the repository that are not there."""
+    found: list[str] = []
+    pages = count = 0
+    watch = _Watch()
+    for path in watch.over(path for path in _files() if path.suffix.lower() == ".md"):
+        pages += 1
+        text = re.sub(r"^(```|~~~).*?^\1|`[^`\n]+`", "", (_read(path) or b"").decode(errors="replace"), flags=_PAGE)
+        for bracketed, bare in re.findall(r"\]\((?:<([^<>\n]+)>|([^()<>\s]+))[^()\n]*\)", text):
+            target = re.sub(r"[#?].*", "", bracketed or bare)
+            if not target or re.match(r"[a-z][a-z0-9+.-]*:|/", target, re.IGNORECASE):
+                continue  # of this page, another site, or the root of one
+            count += 1
+            if not Path(path.parent, unquote(target)).exists():
+                found.append(f"{_shown(path)} -> {_shown(target)}")
+    return {"pages": pages, "links": count, "broken": len(found), "some": found[:SHOWN], "cut": watch.cut}
 
 
-def tests(needs: Needs) -> Json:
-    """How many tests pytest collects. That imports the repository's own tests, so it runs some of its code."""
-    if not _python_files(needs):
-        return _said("no Python files")
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["--collect-only", "-q", "--color=no", "-p", "no:cacheprovider"]
-        ran = _tool("pytest", options, scratch=folder)
-        if ran is not None and ran[0] == _USAGE_ERROR:
-            # Options in the repository's configuration that only its own plugins know.
-            ran = _tool("pytest", [*options, "-o", "addopts="], scratch=folder)
-    if ran is None:
-        return _said("pytest is not installed here")
-    code, out, err = ran
-    if code not in (0, _INTERRUPTED, _NO_TESTS):
-        return _said(f"pytest could not collect: {_first_line(err or out)}")
-    collected = re.search(r"^(?:\d+/)?(\d+) tests? collected", out, re.MULTILINE)
-    broken = sorted(set(re.findall(r"^ERROR (\S+)", out, re.MULTILINE)))
-    counted = int(collected.group(1)) if collected else 0
-    return {"tool": "pytest", "collected": counted, "errors": len(broken), "broken": broken[:SHOWN]}
+_PAGE = re.MULTILINE | re.DOTALL
 
 
-_INTERRUPTED, _USAGE_ERROR, _NO_TESTS = 2, 4, 5  # pytest's exit codes
+def secrets() -> Json:
+    """Where something looks like a key that should not be in a repository; never the key itself."""
+    found: list[Json] = []
+    looked = 0
+    watch = _Watch()
+    for path in watch.over(_files()):
+        data = _read(path)
+        if data is None or b"\0" in data[:8000]:
+            continue
+        looked += 1
+        for name, looks in _KEYS.items():
+            found += [{"file": _shown(path), "line": _line(data, key), "what": name} for key in looks.finditer(data)]
+    return {"looked": looked, "keys": len(found), "some": found[:SHOWN], "cut": watch.cut}
+
+
+_KEYS = {
+    "a private key": re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[\w+/=]{20}"),
+    "a key of AWS": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a token of GitHub": re.compile(rb"\b(?:gh[opsu]_[A-Za-z0-9]{36}|github_pat_\w{82})\b"),
+    "a token of Slack": re.compile(rb"\bxox[abeprs]-[0-9A-Za-z-]{20,}"),
+    "a key of a model's provider": re.compile(rb"\bsk-(?:ant|proj|or-v1)-[\w-]{32,}"),
+}
 
 
 def complexity(needs: Needs) -> Json:
     """Functions by cyclomatic complexity: one plus the number of places where the way forks."""
     if not _python_files(needs):
         return _said("no Python files")
-    began = time.monotonic()
     found: list[tuple[int, str, str, int]] = []
-    unread = 0
-    cut = False
-    for path in _files():
-        if path.suffix != ".py" or (data := _read(path)) is None:
+    unread: list[str] = []
+    watch = _Watch()
+    for path in watch.over(path for path in _files() if path.suffix == ".py"):
+        if (data := _read(path)) is None:
             continue
-        if time.monotonic() - began > SECONDS:
-            cut = True
-            break
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(data)
-            found += [(_forks(node), _shown(path), node.name, node.lineno) for node in _functions(tree)]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            unread += 1
+            found += [(forks, _shown(path), name, line) for forks, name, line in _functions(tree)]
+        except SyntaxError as error:
+            unread.append(f"{_shown(path)}:{error.lineno or 1}")
+        except (ValueError, RecursionError, MemoryError):
+            unread.append(_shown(path))
     found.sort(reverse=True)
     most = [
         {"complexity": forks, "file": file, "line": line, "function": name} for forks, file, name, line in found[:SHOWN]
     ]
     over = sum(1 for forks, *_ in found if forks > _TANGLED)
-    return {"functions": len(found), "over_ten": over, "unreadable_files": unread, "most": most, "cut": cut}
+    return {
+        "functions": len(found),
+        "over_ten": over,
+        "unreadable_files": len(unread),
+        "unreadable": unread[:SHOWN],
+        "most": most,
+        "cut": watch.cut,
+    }
 
 
 _TANGLED = 10
@@ -161,23 +178,24 @@ _FORKS = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, _DEFINITIONS))
-
-
-def _forks(function: ast.AST) -> int:
-    forks = 1
-    waiting = list(ast.iter_child_nodes(function))
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, _DEFINITIONS):
-            continue  # counted by itself
-        if isinstance(node, _FORKS):
-            forks += 1
-        elif isinstance(node, ast.BoolOp):
-            forks += len(node.values) - 1
-        waiting += ast.iter_child_nodes(node)
-    return forks
+def _functions(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
+    """The forks, the name and the line of each function; what is defined inside another one counts by itself."""
+    functions: list[ast.AST] = [tree]
+    for function in functions:
+        forks = 1
+        waiting = [function]
+        while waiting:
+            for node in ast.iter_child_nodes(waiting.pop()):
+                if isinstance(node, _DEFINITIONS):
+                    functions.append(node)
+                    continue
+                if isinstance(node, _FORKS):
+                    forks += 1
+                elif isinstance(node, ast.BoolOp):
+                    forks += len(node.values) - 1
+                waiting.append(node)
+        if isinstance(function, _DEFINITIONS):
+            yield forks, function.name, function.lineno
 
 
 def dependencies() -> Json:
@@ -264,33 +282,39 @@ def _section(title: str, need: Json, write: Callable[[Any], list[str]]) -> str:
 
 
 def _write_inventory(found: Json) -> list[str]:
-    cut = " (the first of them: there are more)" if found["cut"] else ""
-    head = f"{found['files']:,} files with {found['lines']:,} lines, {found['bytes'] / 1_000_000:,.1f} MB{cut}"
+    head = f"{found['files']:,} files with {found['lines']:,} lines, {found['bytes'] / 1_000_000:,.1f} MB{_cut(found)}"
     rows = [f"| {_cell(kind['kind'])} | {kind['files']:,} | {kind['lines']:,} |" for kind in found["kinds"]]
     return [head, "", "| kind | files | lines |", "|---|---:|---:|", *rows] if rows else [head]
 
 
-def _write_lint(found: Json) -> list[str]:
-    rules = [f"- {rule['count']:,} x {rule['rule']} {rule['what']}" for rule in found["rules"]]
-    return [f"{found['findings']:,} findings of ruff", *_list(rules)]
+def _write_broken(found: Json) -> list[str]:
+    some = [f"- {_code(one['file'])}: {one['why']}" for one in found["some"]]
+    return [f"{found['broken']:,} broken files among {found['looked']:,}{_cut(found)}", *_list(some)]
 
 
-def _write_types(found: Json) -> list[str]:
-    kinds = [f"- {kind['count']:,} x {kind['rule']}" for kind in found["kinds"]]
-    return [f"{found['errors']:,} errors of mypy in {found['files']:,} files", *_list(kinds)]
+def _write_links(found: Json) -> list[str]:
+    head = (
+        f"{found['broken']:,} of {found['links']:,} links to files lead nowhere, in {found['pages']:,} Markdown pages"
+    )
+    return [head + _cut(found), *_list([f"- {_code(one)}" for one in found["some"]])]
 
 
-def _write_tests(found: Json) -> list[str]:
-    broken = [f"- cannot be collected here: {_code(file)}" for file in found["broken"]]
-    return [f"{found['collected']:,} tests collected by pytest, {found['errors']:,} files with errors", *_list(broken)]
+def _write_secrets(found: Json) -> list[str]:
+    some = [f"- {one['what']} in {_place(one)}" for one in found["some"]]
+    return [f"{found['keys']:,} look like a key, in {found['looked']:,} files{_cut(found)}", *_list(some)]
 
 
 def _write_complexity(found: Json) -> list[str]:
     head = f"{found['functions']:,} functions, {found['over_ten']:,} of them over {_TANGLED}"
     if found["unreadable_files"]:
-        head += f"; {found['unreadable_files']:,} files that this Python cannot read"
+        some = ", ".join(map(_code, found["unreadable"]))
+        head += f"; {found['unreadable_files']:,} files that this Python cannot read: {some}"
     most = [f"- {one['complexity']}: {_code(one['function'])} in {_place(one)}" for one in found["most"]]
-    return [head, *_list(most)]
+    return [head + _cut(found), *_list(most)]
+
+
+def _cut(found: Json) -> str:
+    return " (the first of them: there are more)" if found["cut"] else ""
 
 
 def _place(one: Json) -> str:
@@ -315,9 +339,9 @@ def _write_text(found: Any) -> list[str]:
 
 _SECTIONS: dict[str, tuple[str, Callable[[Any], list[str]]]] = {
     "inventory": ("Inventory", _write_inventory),
-    "lint": ("Lint", _write_lint),
-    "types": ("Types", _write_types),
-    "tests": ("Tests", _write_tests),
+    "broken": ("Broken files", _write_broken),
+    "links": ("Links", _write_links),
+    "secrets": ("Keys", _write_secrets),
     "complexity": ("Complexity", _write_complexity),
     "dependencies": ("Dependencies", _write_dependencies),
     "history": ("History", _write_text),
@@ -351,11 +375,19 @@ def _python_files(needs: Needs) -> int:
     return int(found["python_files"]) if isinstance(found, dict) else 0
 
 
-def _packages() -> Sequence[str]:
-    """What to check when nobody says: the packages at the top or under src, else everything."""
-    found = [path.parent for path in [*Path().glob("*/__init__.py"), *Path().glob("src/*/__init__.py")]]
-    names = [str(path) for path in sorted(found) if path.name not in _SKIPPED and not path.name.startswith(".")]
-    return names[:50] or ["."]
+class _Watch:
+    """Ends a walk over files when there are too many or it takes too long; ``cut`` says whether it did."""
+
+    def __init__(self) -> None:
+        self.cut = False
+        self._ends = time.process_time() + SECONDS
+
+    def over(self, files: Iterable[Path]) -> Iterator[Path]:
+        for number, path in enumerate(files):
+            if number >= MOST_FILES or time.process_time() > self._ends:
+                self.cut = True
+                return
+            yield path
 
 
 def _files() -> Iterator[Path]:
@@ -365,7 +397,7 @@ def _files() -> Iterator[Path]:
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             capture_output=True,
             check=True,
-            timeout=SECONDS,
+            timeout=GIT_SECONDS,
             env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         ).stdout
         names = dict.fromkeys(name for name in listed.split(b"\0") if name)
@@ -393,44 +425,3 @@ def _read(path: Path) -> bytes | None:
 def _shown(text: object) -> str:
     """File names are bytes: what is not UTF-8 is shown with marks, and nothing breaks the line."""
     return " ".join(os.fsencode(str(text)).decode(errors="replace").split())
-
-
-def _tool(name: str, options: Sequence[str], *, scratch: str | None = None) -> tuple[int, str, str] | None:
-    """Exit code and both outputs of a tool of this interpreter, else of the one on PATH; None when there is none."""
-    # Found without -P, a file of the repository that is called like the tool would run in its place.
-    mine = [sys.executable, "-P", "-m", name]
-    if _in_this_interpreter(name):
-        return _ran([*mine, *options], scratch)
-    found = shutil.which(name)
-    return None if found is None else _ran([found, *options], scratch)
-
-
-def _in_this_interpreter(name: str) -> bool:
-    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({name!r}) is None)"
-    return subprocess.run([sys.executable, "-P", "-c", look], check=False).returncode == 0
-
-
-def _ran(argv: Sequence[str], scratch: str | None) -> tuple[int, str, str]:
-    variables = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
-    if scratch is not None:
-        # Where plugins of a tool would else leave something in the repository.
-        variables |= {"HYPOTHESIS_STORAGE_DIRECTORY": scratch, "COVERAGE_FILE": str(Path(scratch, "coverage"))}
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen(argv, env=variables, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
-        try:
-            code = process.wait(SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            return -1, "", f"stopped after {SECONDS} s"
-        return code, _text(out), _text(err)
-
-
-def _text(file: Any) -> str:
-    file.seek(0)
-    data: bytes = file.read(20 * MOST_BYTES)
-    return data.decode(errors="replace")
-
-
-def _first_line(text: str) -> str:
-    return next(islice((line.strip(" .\t")[:200] for line in text.splitlines() if line.strip()), 1), "it said nothing")

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from coordination.cli import terminal
+from coordination.cli.hints import pasted
 from coordination.cli.standstill import Standstill
 from coordination.domain.durations import show_duration
 from coordination.domain.effects import sentence_of
@@ -149,5 +150,5 @@ def _drawn(run: Run, record: RunRecord, stands: str | None) -> Any:
             Text(f"attempt {row['number']} on {row['worker']}", style="dim"),
         )
     more = [Text(f"  … and {len(rows) - _MOST_RUNNING} more", style="dim")] if len(rows) > _MOST_RUNNING else []
-    still = [] if stands is None else [Text(stands, style="yellow")]
+    still = [] if stands is None else [Text(pasted(stands), style="yellow")]
     return Group(head, running, *more, *still)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli import tasks
+from coordination.cli.hints import Exact
 from coordination.cli.names import OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text, raw
@@ -66,4 +67,4 @@ def _show(found: Iterator[Piece], *, followed: bool, as_it_is: bool) -> None:
             print(f"coord: attempt {piece.attempt}", file=sys.stderr)
         number = piece.attempt
         stream = sys.stderr if piece.stream is Stream.ERR else sys.stdout
-        print(piece.text, end="", file=raw(stream) if as_it_is else stream, flush=True)
+        print(Exact(piece.text), end="", file=raw(stream) if as_it_is else stream, flush=True)

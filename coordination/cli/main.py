@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -16,6 +16,7 @@ from coordination.cli import (
     budgets,
     costs,
     doctor,
+    hints,
     logs,
     mcp,
     prices,
@@ -113,8 +114,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         collector.settle()
+        hints.begin(_first_words())
     with cleaned():
         return _run(argv)
+
+
+def _first_words() -> Iterator[str]:
+    """The names of all commands and groups."""
+    for command in app.registered_commands:
+        if command.name:
+            yield command.name
+    for group in app.registered_groups:
+        if group.name:
+            yield group.name
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -18,7 +18,9 @@ OfRun = Annotated[
 
 def found_run(co: Coordination, name: str) -> Run:
     """The run of that name: of the project one stands in, or by its id; NotFound or Refused otherwise."""
-    return co.run(name)
+    run = co.run(name)
+    aim_hints(co, run.record.project_id)
+    return run
 
 
 def found_task(co: Coordination, name: str, run: str | None) -> TaskHandle:
@@ -27,7 +29,22 @@ def found_task(co: Coordination, name: str, run: str | None) -> TaskHandle:
     An id names a task of any project. So does a key where no project is, if one project alone has it.
     NotFound or Refused otherwise.
     """
-    return co.task(name) if run is None else found_run(co, run).task(name)
+    if run is not None:
+        return found_run(co, run).task(name)
+    task = co.task(name)
+    aim_hints(co, task.record.project_id)
+    return task
+
+
+def aim_hints(co: Coordination, project_id: str) -> None:
+    """Let the commands that are printed from now on find what is of this project, whose folder may be another one."""
+    from coordination.cli import hints
+    from coordination.store.queries import projects
+
+    with co.runtime.store.read() as tx:
+        found = projects.get(tx, co.runtime.workspace_id, project_id)
+    if found is not None and found.path is not None:
+        hints.about(found.path, found.identity)
 
 
 def place(co: Coordination, project_id: str, run_id: str) -> str:

@@ -36,6 +36,7 @@ def shell(
     with connected() as co:
         task = found_task(co, name, run)
         place = task.checkout(attempt=attempt)
+        home = str(co.runtime.settings.home)  # what the environment names may begin at the folder that is left here
     arguments = command or [os.environ.get("SHELL") or "/bin/sh"]
     if command is None:
         whose = "" if place.attempt is None else f" of attempt {place.attempt}"
@@ -44,7 +45,8 @@ def shell(
     sys.stdout.flush()
     sys.stderr.flush()
     try:
+        environment = {**os.environ, "COORD_HOME": home, **place.variables, "COORD_TASK_KEY": task.key}
         os.chdir(place.path)
-        os.execvpe(arguments[0], arguments, {**os.environ, **place.variables, "COORD_TASK_KEY": task.key})  # noqa: S606
+        os.execvpe(arguments[0], arguments, environment)  # noqa: S606
     except OSError as error:
         raise Refused(f"{arguments[0]} cannot be started in {place.path}: {error.strerror}") from None

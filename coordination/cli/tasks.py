@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
+from coordination.cli.hints import Exact
 from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
@@ -265,7 +266,7 @@ def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> Non
         return
     if task.state is not TaskState.COMPLETED:
         raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
-    print(made if isinstance(made, str) else json_text(made, indent=2))
+    print(Exact(made) if isinstance(made, str) else json_text(made, indent=2))
 
 
 def log(
@@ -291,7 +292,7 @@ def log(
         print_json({"task": task.id, "key": task.key, "attempt": chosen[-1].number, "log": chosen[-1].log})
         return
     if text := (chosen[-1].log or "").rstrip("\n"):
-        print(text)
+        print(Exact(text))
 
 
 def explain(

@@ -6,6 +6,8 @@ So all that is written to stdout and stderr is cleaned where it is written, and 
 of our own come from ``console``, which cleans the texts and writes past that. ``raw`` is for what a person asked for
 as it is.
 
+In the same place commands of ours are written as the terminal needs them (``hints``), except in what is ``Exact``.
+
 A terminal or a pipe with another encoding than UTF-8 shows what it can: our own marks in ASCII, other letters as
 escapes; JSON then has the escapes of JSON, so that it stays what it is.
 """
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
+from coordination.cli.hints import Exact, pasted
 from coordination.domain.printable import KEPT, clean
 
 if TYPE_CHECKING:
@@ -46,8 +49,8 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     """*value* as JSON in which whatever ``clean`` would take away is escaped, so that nothing of it is lost."""
     text = json.dumps(value, ensure_ascii=not _has_every_letter(sys.stdout), indent=indent)
     if all(line.isprintable() for line in text.split("\n")):
-        return text
-    return "".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text)
+        return Exact(text)
+    return Exact("".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text))
 
 
 class _Cleaned:
@@ -57,7 +60,7 @@ class _Cleaned:
         self.raw = stream
 
     def write(self, text: str) -> int:
-        self.raw.write(clean(text))
+        self.raw.write(clean(pasted(text)))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -102,11 +105,22 @@ def raw(stream: TextIO) -> TextIO:
 
 
 def console(**options: Any) -> Console:
-    """A console of rich on stdout whose styles reach the terminal, and whose texts are cleaned."""
+    """A console of rich on stdout whose styles reach the terminal, and whose texts are cleaned.
+
+    Commands in what it prints are written as the terminal needs them, except without markup: such texts are of others.
+    """
     from rich.console import Console
+    from rich.markup import escape
     from rich.segment import Segment
 
+    def for_the_terminal(value: Any) -> Any:
+        return pasted(value, escape) if isinstance(value, str) else value
+
     class Cleaned(Console):
+        def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
+            texts = objects if markup is False else map(for_the_terminal, objects)
+            super().print(*texts, markup=markup, **options)
+
         def render(self, *args: Any, **kwargs: Any) -> Any:
             for segment in super().render(*args, **kwargs):
                 yield segment if segment.control else Segment(clean(segment.text), segment.style)

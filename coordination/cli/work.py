@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
+from coordination.cli.names import aim_hints
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.domain.excerpts import many
 
@@ -87,6 +88,7 @@ def submit(
             from coordination.cli import beads as issues
 
             made = issues.submit(co, what, beads)
+        aim_hints(co, made.record.project_id)
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
@@ -208,6 +210,7 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_
                 ):
                     run = go_on(co) if started else begin(co)
                     started[:] = [run.id]
+                    aim_hints(co, run.record.project_id)
                     return _follow(run, around, as_json=as_json)
             except (StackGoneError, StackRunning):
                 continue  # or two commands began at once: the other has the stack now, so that is used

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +29,15 @@ def twist(a: int, b: int) -> int:
     # TODO: untangle
     return a if a > b and b else "no"
 """
-TESTS = "def test_one() -> None:\n    assert True\n\n\ndef test_two() -> None:\n    assert True\n"
+PAGE = """# A shop
+
+[One](shop/cart.py), [two](lost.md#part), [three](<a b.md>) and [a site](https://example.org/x); not `[four](gone.md)`.
+
+```
+[five](gone.md)
+```
+"""
+KEY = "AKIA" + "ABCDEFGHIJKLMNOP"
 
 
 def git(folder: Path, *words: str) -> str:
@@ -46,7 +53,10 @@ def repository(tmp_path: Path) -> Path:
     (folder / "shop").mkdir(parents=True)
     (folder / "shop" / "__init__.py").write_text("")
     (folder / "shop" / "cart.py").write_text(SOURCE)
-    (folder / "test_cart.py").write_text(TESTS)
+    (folder / "README.md").write_text(PAGE)
+    (folder / "settings.json").write_text('{"a": 1,}\n')
+    (folder / "merged.txt").write_text("a\n<<<<<<< ours\nb\n=======\nc\n>>>>>>> theirs\n")
+    (folder / "shop" / "keys.py").write_text(f'# not in here\nKEY = "{KEY}"\n')
     (folder / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1"\ndependencies = ["flask>=3"]\n')
     git(folder, "init", "--quiet")
     git(folder, "add", ".")
@@ -94,16 +104,20 @@ def test_a_repository_is_checked_up_and_left_as_it_was(processes: Processes, rep
     assert document["state"] == "completed"
     assert len(outputs) >= 8
     assert outputs["inventory"]["python_files"] == 3
-    assert [rule["rule"] for rule in outputs["lint"]["rules"]] == ["F401"]
-    assert outputs["types"]["errors"] == 1
-    assert outputs["tests"]["collected"] == 2
+    assert [one["file"] for one in outputs["broken"]["some"]] == ["merged.txt", "settings.json"]
+    assert (outputs["links"]["links"], outputs["links"]["some"]) == (3, ["README.md -> lost.md", "README.md -> a b.md"])
+    assert outputs["secrets"]["some"] == [{"file": "shop/keys.py", "line": 2, "what": "a key of AWS"}]
     assert outputs["complexity"]["most"][0]["function"] == "twist"
     assert outputs["complexity"]["most"][0]["complexity"] == 3
     assert outputs["dependencies"]["manifests"] == {"pyproject.toml": ["flask>=3"]}
     assert "1 commits by Ada" in outputs["history"]
     assert outputs["report"].startswith("# Check-up of a shop\n")
-    for found in ("F401", "flask>=3", "2 tests collected", "`twist`", "1 commits by Ada", "1 notes in 1 files"):
+    for found in (
+        *("a merge was not finished in line 2", "2 of 3 links", "a key of AWS in `shop/keys.py:2`"),
+        *("flask>=3", "`twist`", "1 commits by Ada", "1 notes in 1 files"),
+    ):
         assert found in outputs["report"]
+    assert KEY not in json.dumps(document)
     assert files_of(repository) == before
     assert git(repository, "status", "--porcelain", "--ignored") == ""
 
@@ -123,37 +137,25 @@ def test_a_folder_that_is_no_repository_and_holds_no_python_is_no_failure(proces
 
 
 class TestTheJobs:
-    def test_a_tool_that_is_not_there_is_said(
+    def test_a_job_that_takes_too_long_ends_and_says_so(
         self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(repository)
-        monkeypatch.setenv("PATH", str(repository))
-        monkeypatch.setattr(jobs, "_in_this_interpreter", lambda _name: False)
-        needs = {"inventory": {"state": "completed", "output": {"python_files": 1}}}
+        monkeypatch.setattr(jobs, "SECONDS", -1)
 
-        said = [jobs.lint(needs), jobs.types(needs), jobs.tests(needs)]
+        found = {name: getattr(jobs, name)() for name in ("inventory", "broken", "links", "secrets")}
 
-        assert said == [{"said": f"{tool} is not installed here"} for tool in ("ruff", "mypy", "pytest")]
+        assert all(output["cut"] for output in found.values())
+        needs = {name: {"state": "completed", "output": output} for name, output in found.items()}
+        assert jobs.report(needs).count("(the first of them: there are more)") == 4
 
-    def test_a_file_of_the_repository_named_like_a_tool_is_not_run(
-        self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(repository)
-        (repository / "ruff.py").write_text("raise SystemExit('the wrong one')\n")
+    def test_python_that_cannot_be_read_is_named(self, jobs: ModuleType, here: Path) -> None:
+        (here / "good.py").write_text(SOURCE)
+        (here / "bad.py").write_text("x = 1\nprint 2\n")
 
-        found = jobs.lint({"inventory": {"state": "completed", "output": {"python_files": 1}}})
+        found = jobs.complexity({"inventory": {"state": "completed", "output": {"python_files": 2}}})
 
-        assert found["tool"] == "ruff"
-
-    def test_a_tool_that_takes_too_long_is_stopped(
-        self, jobs: ModuleType, repository: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(repository)
-        monkeypatch.setattr(jobs, "SECONDS", 0.01)
-
-        code, _, said = jobs._ran([sys.executable, "-c", "import time; time.sleep(60)"], None)
-
-        assert (code, said) == (-1, "stopped after 0.01 s")
+        assert (found["functions"], found["unreadable_files"], found["unreadable"]) == (1, 1, ["bad.py:2"])
 
     def test_the_report_says_which_part_is_missing(self, jobs: ModuleType) -> None:
         text = jobs.report({"inventory": {"state": "failed", "output": None}})

@@ -17,6 +17,7 @@ _PROJECT = pyproject()["project"]
 _GROUPS = pyproject()["dependency-groups"]
 DECLARED: dict[str, list[str]] = {
     "build": pyproject()["build-system"]["requires"],
+    "program": _PROJECT["dependencies"],
     "runtime": [
         *_PROJECT["dependencies"],
         *(line for extra in IMAGE_EXTRAS for line in _PROJECT["optional-dependencies"][extra]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
@@ -82,6 +83,13 @@ class TestValues:
         assert (settings.window, settings.output_limit, settings.ready_fd) == (100, 5000, 7)
         assert (settings.log_format, settings.debug) == ("json", True)
         assert settings.runtime_dir == Path("/run/user/1")
+
+    @pytest.mark.parametrize(("given", "below"), [("here", "here"), ("./a b/../c", "c"), ("..", "..")])
+    def test_a_relative_home_begins_at_the_current_folder(self, given: str, below: str) -> None:
+        settings = load_settings({"COORD_HOME": given})
+
+        assert settings.home == Path(os.path.normpath(Path.cwd() / below))
+        assert settings.child_environment()["COORD_HOME"] == str(settings.home)
 
     @pytest.mark.parametrize(
         ("given", "kept", "confines"),
@@ -168,7 +176,6 @@ class TestRefusals:
             ("COORD_LOG_LEVEL", "loud"),
             ("COORD_LOG_FORMAT", "xml"),
             ("COORD_DEBUG", "perhaps"),
-            ("COORD_HOME", "here"),
             ("COORD_HOME", "/a\udcff"),
             ("COORD_HOME", "~nobody-of-that-name/x"),
             ("COORD_DATABASE_URL", "mysql://h/d"),

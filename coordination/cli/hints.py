@@ -1,0 +1,139 @@
+"""Commands in what the program prints, written so that they can be pasted into the terminal where they are read.
+
+A hint says ``coord resume RUN``. That does nothing useful where ``coord`` is not on the PATH, or where this command was
+given a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So every command that is
+printed gets what the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+
+# Inside a job the worker has set up what these need, and a client of MCP is not a shell.
+_NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
+# Commands that look for a run or a task in the project of the current folder, if no id is given.
+_BY_FOLDER = frozenset({"budgets", "explain", "questions", "ready", "resume", "runs", "tasks"})
+_WITH_ID = re.compile(r"(?:(?!coord )[^;,\n])*\b[0-9a-f]{8}-[0-9a-f]{4}-")
+
+_FOR_HELP = re.compile(r"\nTry 'coord (.+)' for help\.")
+
+
+class Exact(str):
+    """Text that somebody asked for: a result, a log, JSON. It is printed without a change to the commands in it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+
+class _Shell:
+    """What the terminal lacks; with nothing known, commands stay as they are."""
+
+    def __init__(self) -> None:
+        self.commands: re.Pattern[str] | None = None
+        self.project: tuple[str, str] | None = None
+
+
+_shell = _Shell()
+
+
+def begin(commands: Iterable[str]) -> None:
+    """Write commands for the terminal from now on. *commands*: the first words after ``coord``."""
+    words = "|".join(sorted(map(re.escape, set(commands) - _NOT_FOR_A_SHELL)))
+    _shell.commands = re.compile(rf"(?<![\w./:$@=-])(?<!Usage: )coord (?=({words})\b(?!-))")
+
+
+def about(folder: str, identity: str) -> None:
+    """Say which project it is that what is printed from now on is about."""
+    _shell.project = folder, identity
+
+
+def pasted(text: str, escape: Callable[[str], str] = str) -> str:
+    """Return *text* with every command of ours written as the terminal needs it. ``Exact`` and help stay as they are.
+
+    *escape*: what to do with each command that is put in, for a text with markup.
+    """
+    if _shell.commands is None or "coord " not in text or isinstance(text, Exact):
+        return text
+    if text.startswith("Usage:"):
+        return _FOR_HELP.sub(lambda found: f"\nHelp: {_program()} {found[1]}", text)
+    return _shell.commands.sub(lambda found: escape(_for_the_terminal(found)), text)
+
+
+def _for_the_terminal(found: re.Match[str]) -> str:
+    try:
+        start = f"{_start()} "
+    except OSError:  # the current folder has gone
+        return found[0]
+    if _shell.project is None or found[1] not in _BY_FOLDER or _WITH_ID.match(found.string, found.end()):
+        return start
+    folder, identity = _shell.project
+    return start if _is_here(identity) else f"cd {shlex.quote(folder)} && {start}"
+
+
+@cache
+def _is_here(identity: str) -> bool:
+    from coordination import checkout
+    from coordination.errors import CoordinationError
+
+    try:
+        return checkout.here().identity == identity
+    except (CoordinationError, OSError):
+        return False
+
+
+@cache
+def _start() -> str:
+    """How the terminal starts this program on this home and workspace."""
+    return " ".join([*_assignments(), _program()])
+
+
+def _assignments() -> list[str]:
+    from coordination.errors import SettingsError
+    from coordination.settings import load_settings
+
+    try:
+        ours = load_settings()
+    except SettingsError:
+        return []  # that is what the hint is about
+    try:
+        theirs = load_settings(_environment_of_the_terminal())
+    except SettingsError:
+        theirs = None
+    lacking = []
+    for name in ("home", "workspace"):
+        value = getattr(ours, name)
+        if theirs is None or value != getattr(theirs, name):
+            lacking.append(f"COORD_{name.upper()}={shlex.quote(str(value))}")
+    return lacking
+
+
+def _environment_of_the_terminal() -> dict[str, str]:
+    """What the first process of this terminal was started with. What its shell exported later is not known."""
+    import os
+
+    try:
+        entries = Path(f"/proc/{os.getsid(0)}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}  # it has gone, or is another user's
+    return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)
+
+
+def _program() -> str:
+    import shutil
+    import sys
+
+    script = Path(sys.argv[0]).absolute()
+    if script.name != "coord":  # python -m coordination.cli
+        script = Path(sys.executable).parent / "coord"
+    on_path = shutil.which("coord")
+    if on_path is not None and script.exists() and Path(on_path).samefile(script):
+        return "coord"
+    if script.exists():
+        return shlex.quote(str(script))
+    return f"{shlex.quote(sys.executable)} -m coordination.cli"

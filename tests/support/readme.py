@@ -1,0 +1,43 @@
+"""README's commands as one script: every console block in order, in one shell, with the files that README gives.
+
+``python -m tests.support.readme`` prints it. A line before each block says which one it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from tests.support.sources import ROOT
+
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILES = {"yaml": "plan.yaml", "python": "example.py"}
+LEFT_OUT = {"make test": "it runs the tests that this script is one of"}
+BEGINS = "=== README: "
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """The language and the text of every block of code."""
+    return _BLOCK.findall(text)
+
+
+def script(*, leave_out: Sequence[str] = (), replaced: Mapping[str, str] | None = None) -> str:
+    """Return a script for bash, to be run in a clone. It ends at the first command that fails.
+
+    *leave_out*: blocks that begin so are not run, besides ``LEFT_OUT``. *replaced*: other values for texts in it.
+    """
+    lines = ["set -eo pipefail"]
+    for language, text in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+        if language in _FILES:
+            lines.append(f"cat > {_FILES[language]} <<'END OF FILE'\n{text}END OF FILE")
+        elif language == "console" and not text.startswith((*LEFT_OUT, *leave_out)):
+            lines += [f"echo {shlex.quote(BEGINS + text.splitlines()[0])}", text.rstrip()]
+    made = "\n".join(lines) + "\n"
+    for old, new in (replaced or {}).items():
+        made = made.replace(old, new)
+    return made
+
+
+if __name__ == "__main__":
+    print(script(leave_out=["export COORD_DATABASE_URL"]), end="")
