@@ -11,6 +11,7 @@ INTERRUPTED = 130
 EXIT_CODES: dict[str, int] = {
     "error": NOT_COMPLETED,
     "stack_gone": NOT_COMPLETED,
+    "stack_stopped": INTERRUPTED,
     "refused": REFUSED,
     "plan_error": REFUSED,
     "format_error": REFUSED,

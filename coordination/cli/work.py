@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,7 @@ def run(
 
         return issues.submit(co, what, beads)
 
-    raise typer.Exit(_on_a_stack(settings, begin, as_json=as_json))
+    raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
 
 def submit(
@@ -111,7 +112,7 @@ def resume(
         found.resume()
         return found
 
-    raise typer.Exit(_on_a_stack(_settings(slots), begin, as_json=as_json))
+    raise typer.Exit(_on_a_stack(_settings(slots), begin, f"coord resume {name}", as_json=as_json))
 
 
 def _settings(slots: int | None) -> Settings:
@@ -182,17 +183,20 @@ def _about(plan: Plan, repo: Path) -> Plan:
     return replace(plan, project=replace(plan.project, path=str(repo.resolve())))
 
 
-def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_json: bool) -> int:
+def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], command: str, *, as_json: bool) -> int:
     """Begin a run on whatever stack there is (or a new one) and follow it to its end; the exit code.
 
-    When the stack belonged to another command and ends with it, the run goes on on another one.
+    When the process of the stack is killed, the run goes on on another one.
     """
-    from coordination.cli.embedded import StackGoneError, stack_for
+    from sys import stderr
+
+    from coordination.cli.embedded import stack_for
     from coordination.client import Coordination
-    from coordination.errors import StackRunning
+    from coordination.local.joining import StackGoneError, StackStoppedError
     from coordination.runtime import open_runtime
 
     started: list[str] = []
+    around: Surroundings | None = None
 
     def go_on(co: Coordination) -> Run:
         found = co.run(started[0])
@@ -203,22 +207,38 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_
         while True:
             try:
                 with (
-                    stack_for(settings) as around,
+                    stack_for(settings, command) as around,
                     Coordination(open_runtime(settings, redis_url=around.redis_url)) as co,
                 ):
                     run = go_on(co) if started else begin(co)
                     started[:] = [run.id]
+                    around.note_run(run.id)
                     return _follow(run, around, as_json=as_json)
-            except (StackGoneError, StackRunning):
-                continue  # or two commands began at once: the other has the stack now, so that is used
-    except KeyboardInterrupt:
-        from sys import stderr
-
-        if started:
-            print(f"\ncoord: interrupted. Go on with: coord resume {started[0]}", file=stderr)
-        else:
-            print("coord: interrupted before anything was submitted", file=stderr)
+            except StackGoneError:
+                continue
+    except StackStoppedError as stopped:
+        print(f"coord: {stopped.message}. Go on with: coord resume {started[0]}", file=stderr)
         return INTERRUPTED
+    except KeyboardInterrupt:
+        with suppress(OSError):  # the terminal may be gone
+            print(_interrupted(started[0] if started else None, around), file=stderr)
+        return INTERRUPTED
+
+
+def _interrupted(run: str | None, around: Surroundings | None) -> str:
+    """What is true after Ctrl-C: whether the run goes on, and what a person can do."""
+    if run is None:
+        return "coord: interrupted before anything was submitted"
+    if around is None or around.stays == []:
+        return f"\ncoord: interrupted; running jobs were handed back. Go on with: coord resume {run}"
+    if around.stays is None:
+        where = "on the workers that are configured"
+    else:
+        where = f"as long as the stack is in use by {', '.join(around.stays)}"
+    return (
+        f"\ncoord: no longer watching; the run goes on, {where}.\n"
+        f"  Watch it: coord resume {run}\n  Cancel it: coord runs cancel {run}"
+    )
 
 
 def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
