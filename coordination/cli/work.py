@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
+from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.domain.excerpts import many
 
@@ -53,7 +54,8 @@ def run(
 ) -> None:
     """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
 
-    Exit code: 0 all completed, 1 not all, 2 bad input, 130 interrupted (go on with `coord resume`).
+    Exit code: 0 all completed, 1 not all, 2 bad input, 3 it cannot go on until a person acts and there is no
+    terminal to wait at, 130 interrupted or its stack stopped. After 3 and 130 go on with `coord resume`.
     """
     settings = _settings(slots)
     what = _planned(plan, beads, agent, rules, repo)
@@ -77,7 +79,7 @@ def submit(
     rules: Rules = "beads-1.0",
     as_json: AsJson = False,
 ) -> None:
-    """Store a plan as a run and return at once; the workers of the running stack do it."""
+    """Store a plan as a run and return at once; the workers of the running stack do it. Says when there is none."""
     what = _planned(plan, beads, agent, rules, repo)
     with connected() as co:
         if co.runtime.nudges is not None:
@@ -93,6 +95,10 @@ def submit(
         else:
             tasks = many(made.record.total, "task")
             print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {made.id}")
+        from coordination.cli.standstill import who_will_do_it
+
+        if (note := who_will_do_it(co)) is not None:
+            print(f"coord: stored, but {note}", file=sys.stderr)
 
 
 def resume(
@@ -101,7 +107,7 @@ def resume(
     slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted, and watch it to its end."""
+    """Go on with a run that was interrupted or stood still, and watch it to its end. Exit codes: see coord run."""
 
     from coordination.cli.names import found_run
 
@@ -188,8 +194,6 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
 
     When the process of the stack is killed, the run goes on on another one.
     """
-    from sys import stderr
-
     from coordination.cli.embedded import stack_for
     from coordination.client import Coordination
     from coordination.local.joining import StackGoneError, StackStoppedError
@@ -217,11 +221,11 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
             except StackGoneError:
                 continue
     except StackStoppedError as stopped:
-        print(f"coord: {stopped.message}. Go on with: coord resume {started[0]}", file=stderr)
+        print(f"coord: {stopped.message}. Go on with: coord resume {started[0]}", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
         with suppress(OSError):  # the terminal may be gone
-            print(_interrupted(started[0] if started else None, around), file=stderr)
+            print(_interrupted(started[0] if started else None, around), file=sys.stderr)
         return INTERRUPTED
 
 
@@ -245,9 +249,12 @@ def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
     from coordination.cli import live, summary
     from coordination.domain.runs import RunState
 
-    live.follow(run, problem=around.problem, quiet=as_json)
+    # An embedded stack starts its worker again by itself.
+    waits = live.follow(run, problem=around.problem, quiet=as_json, needs_worker=around.joined is None)
     if as_json:
-        print_json(summary.as_json(run))
+        print_json({**summary.as_json(run), "waits_for": waits})
     else:
         summary.show(run)
+    if waits:
+        return STANDS_STILL
     return OK if run.state is RunState.COMPLETED else NOT_COMPLETED
