@@ -140,7 +140,8 @@ class Stack:
             if self._lock is None:
                 return
             settings = self._settings
-            patience = settings.shutdown_grace + settings.cancel_grace + _MARGIN if grace is None else grace
+            patience = settings.cancel_grace + _MARGIN + (timedelta(0) if now else settings.shutdown_grace)
+            patience = patience if grace is None else grace
             try:
                 self._note_stopping()
                 for name in (WORKER, BEAT):
