@@ -151,5 +151,10 @@ def stack_for(settings: Settings, command: str) -> Iterator[Surroundings]:
         around = Surroundings(joined.found.redis_url, problem=joined.problem, joined=joined)
         try:
             yield around
+        except KeyboardInterrupt:
+            if joined.is_last():
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print("\ncoord: handing its jobs back; Ctrl-C again ends them at once", file=sys.stderr, flush=True)
+            raise
         finally:
             around.stays = joined.leave()

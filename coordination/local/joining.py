@@ -183,6 +183,10 @@ class Joined:
         """Whether it stays up without any user."""
         return self._users.is_kept(self.found.owner)
 
+    def is_last(self) -> bool:
+        """Whether the stack will stop when this command leaves."""
+        return self.found.counts_users and not self.is_kept() and not self.membership.others()
+
     def taken(self) -> StackRunning:
         """The refusal of a second stack."""
         return self._home.taken()
