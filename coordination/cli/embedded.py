@@ -1,8 +1,9 @@
-"""The stack that a command starts for itself when none is configured: its store, its processes, its mishaps."""
+"""The stack that commands use when none is configured: its store, its processes, its mishaps."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from coordination.errors import CoordinationError
 
 if TYPE_CHECKING:
+    from coordination.local.joining import Joined
     from coordination.settings import Settings
 
 
@@ -81,19 +83,22 @@ def rescue_from(settings: Settings) -> Callable[[int], bool]:
     return rescue
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Surroundings:
-    """Where work will run: the Redis to nudge, and whether this process owns the stack."""
+    """Where work will run: the Redis to nudge, and what is wrong with the stack, if anything.
+
+    ``stays`` is known at the end: what keeps the stack up after this command, in words; None while it uses it.
+    """
 
     redis_url: str | None
-    owned: bool
     problem: Callable[[], CoordinationError | None]
+    joined: Joined | None = None
+    stays: list[str] | None = None
 
-
-class StackGoneError(CoordinationError):
-    """The stack that a command was using belonged to another process, which has ended it."""
-
-    code = "stack_gone"
+    def note_run(self, run_id: str) -> None:
+        """Let others know which run this command waits for."""
+        if self.joined is not None:
+            self.joined.membership.note_run(run_id)
 
 
 def check_redis(url: str, settings: Settings) -> None:
@@ -109,36 +114,47 @@ def check_redis(url: str, settings: Settings) -> None:
         nudges.close()
 
 
-@contextmanager
-def stack_for(settings: Settings) -> Iterator[Surroundings]:
-    """A stack to run work on: the configured one, the one that runs on our home, or one started here and now."""
+def join_stack(settings: Settings, command: str) -> Joined:
+    """Use the stack on our home: the one that runs, or one that is started here and now. *command* names us."""
     from coordination.domain.served import served_names
     from coordination.errors import Conflict
-    from coordination.local import running
-    from coordination.local import stack as local
-    from coordination.local.home import Home
+    from coordination.local.joining import join
+
+    argv = [sys.executable, "-P", "-m", "coordination.cli.stack_process"]
+    joined = join(settings, argv, command, prepare=lambda: prepare_store(settings))
+    serves = joined.found.serves
+    if settings.workspace not in (served_names(serves) or [settings.workspace]):
+        joined.leave()
+        raise Conflict(
+            f"The stack that runs in {settings.home} runs jobs of {serves}, and none of {settings.workspace}",
+            hint="Start one with another COORD_HOME, or that one with COORD_WORKSPACES for both",
+        )
+    return joined
+
+
+@contextmanager
+def stack_for(settings: Settings, command: str) -> Iterator[Surroundings]:
+    """A stack to run work on: the configured one, or the one on our home; *command* names us to its other users.
+
+    At the end, when nobody else uses the one on our home, it stops.
+    """
     from coordination.local.interrupts import interruptible
 
-    prepare_store(settings)
     if settings.redis_url is not None:
+        prepare_store(settings)
         check_redis(settings.redis_url, settings)
-        yield Surroundings(settings.redis_url, owned=False, problem=lambda: None)
+        around = Surroundings(settings.redis_url, problem=lambda: None)
+        yield around
         return
-    found = running.find(settings)
-    if found is not None:
-        home = Home(settings.home)
-        if settings.workspace not in (served_names(found.serves) or [settings.workspace]):
-            raise Conflict(
-                f"The stack that runs in {home.folder} runs jobs of {found.serves}, and none of {settings.workspace}",
-                hint="Start one with another COORD_HOME, or that one with COORD_WORKSPACES for both",
-            )
-
-        def gone() -> CoordinationError | None:
-            record = home.read() if home.is_owned() else None
-            same = record is not None and record.owner == found.owner
-            return None if same else StackGoneError("The stack has ended with the command that had started it")
-
-        yield Surroundings(found.redis_url, owned=False, problem=gone)
-        return
-    with interruptible(), local.start(settings, on_worker_death=rescue_from(settings)) as stack:
-        yield Surroundings(stack.redis_url, owned=True, problem=lambda: stack.failure)
+    with interruptible():
+        joined = join_stack(settings, command)
+        around = Surroundings(joined.found.redis_url, problem=joined.problem, joined=joined)
+        try:
+            yield around
+        except KeyboardInterrupt:
+            if joined.is_last():
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    print("\ncoord: handing its jobs back; Ctrl-C again ends them at once", file=sys.stderr, flush=True)
+            raise
+        finally:
+            around.stays = joined.leave()

@@ -1,16 +1,21 @@
-"""The one place that maps error codes to exit codes: 0 done, 1 not all, 2 bad input, 130 interrupted."""
+"""The one place that maps error codes to exit codes.
+
+0 done, 1 not all, 2 bad input, 3 stands still until a person acts, 130 interrupted.
+"""
 
 from __future__ import annotations
 
 OK = 0
 NOT_COMPLETED = 1
 REFUSED = 2
+STANDS_STILL = 3  # nothing of the run goes on until a person acts, and nobody sits at a terminal
 INTERNAL = 70
 INTERRUPTED = 130
 
 EXIT_CODES: dict[str, int] = {
     "error": NOT_COMPLETED,
     "stack_gone": NOT_COMPLETED,
+    "stack_stopped": INTERRUPTED,
     "refused": REFUSED,
     "plan_error": REFUSED,
     "format_error": REFUSED,

@@ -37,23 +37,35 @@ _TOLD = {
 }
 
 
-def follow(run: Run, *, problem: Callable[[], CoordinationError | None], quiet: bool) -> None:
-    """Watch *run* until it has ended or a person must decide. Raises what *problem* reports when the stack is lost."""
+def follow(
+    run: Run, *, problem: Callable[[], CoordinationError | None], quiet: bool, needs_worker: bool = False
+) -> list[dict[str, Any]]:
+    """Watch *run* until it has ended, or stands still without anybody at a terminal; what it waits for then.
+
+    *needs_worker*: see Standstill. Raises what *problem* reports when the stack is lost.
+    """
+    still = Standstill(run, needs_worker=needs_worker)
     if quiet:
-        still = Standstill(run)
 
         def tell(record: RunRecord) -> None:
             if words := still.news(record):
                 print(f"coord: {words}", file=sys.stderr, flush=True)
 
-        _until_over(run, problem, tell)
+        over = _until_over(run, problem, tell, still)
     elif sys.stdout.isatty():
-        _view(run, problem)
+        over = _view(run, problem, still)
     else:
-        _lines(run, problem)
+        over = _lines(run, problem, still)
+    return [] if over else still.as_json()
 
 
-def _until_over(run: Run, problem: Callable[[], CoordinationError | None], each: Callable[[RunRecord], None]) -> None:
+def _until_over(
+    run: Run,
+    problem: Callable[[], CoordinationError | None],
+    each: Callable[[RunRecord], None],
+    still: Standstill,
+) -> bool:
+    """Whether the run has ended; False when it stands still for good."""
     while True:
         try:
             record = run.record
@@ -62,19 +74,20 @@ def _until_over(run: Run, problem: Callable[[], CoordinationError | None], each:
             continue
         each(record)
         if record.state is not RunState.OPEN:
-            return
+            return True
+        if still.is_final:
+            return False
         if (found := problem()) is not None:
             raise found
         time.sleep(_REDRAW)
 
 
-def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
+def _lines(run: Run, problem: Callable[[], CoordinationError | None], still: Standstill) -> bool:
     """For logs and pipes: a line when something ends, is retried or lost."""
     record = run.record
     print(f"run {run.id} of {record.project}: {many(record.total, 'task')}", flush=True)
     cursor = "0.0"
     started: dict[str, datetime] = {}
-    still = Standstill(run)
 
     def tell(record: RunRecord) -> None:
         tell_events(record)
@@ -94,8 +107,9 @@ def _lines(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
                 return
             cursor = found[-1].cursor
 
-    _until_over(run, problem, tell)
-    tell(run.record)
+    over = _until_over(run, problem, tell, still)
+    tell_events(run.record)
+    return over
 
 
 def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
@@ -112,13 +126,12 @@ def _line(event: Event, began: datetime | None, record: RunRecord) -> str:
 _OPEN = (TaskState.BLOCKED, TaskState.QUEUED, TaskState.RUNNING)
 
 
-def _view(run: Run, problem: Callable[[], CoordinationError | None]) -> None:
+def _view(run: Run, problem: Callable[[], CoordinationError | None], still: Standstill) -> bool:
     from rich.live import Live
 
     console = terminal.console()
-    still = Standstill(run)
     with Live(console=console, refresh_per_second=8, transient=True) as live:
-        _until_over(run, problem, lambda record: live.update(_drawn(run, record, still.words(record))))
+        return _until_over(run, problem, lambda record: live.update(_drawn(run, record, still.words(record))), still)
 
 
 def _drawn(run: Run, record: RunRecord, stands: str | None) -> Any:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from coordination.cli.exit_codes import INTERRUPTED
+
+if TYPE_CHECKING:
+    from coordination.local.joining import Joined
+    from coordination.settings import Settings
+
+_UP = "coord up"
+_LOOK_AGAIN = 0.2
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,33 +32,79 @@ def up(
     slots: Annotated[int | None, typer.Option(help="Jobs at once (default: COORD_SLOTS, or 8).", min=1)] = None,
 ) -> None:
     """Start the embedded stack (Redis, a worker, beat) and keep it up until Ctrl-C or `coord down`."""
-    from coordination.cli.embedded import prepare_store, rescue_from
-    from coordination.local import running
-    from coordination.local import stack as local
+    from coordination.cli.embedded import join_stack
+    from coordination.local.interrupts import interruptible
+    from coordination.local.joining import StackGoneError, StackStoppedError
     from coordination.settings import load_settings
 
     settings = load_settings(slots=slots)
-    prepare_store(settings)
+    while True:
+        with interruptible():
+            try:
+                joined = join_stack(settings, _UP)
+            except KeyboardInterrupt:
+                raise typer.Exit(INTERRUPTED) from None
+            try:
+                _keep_up(joined, settings, detach=detach, slots=slots)
+            except KeyboardInterrupt:
+                break
+            except StackStoppedError:
+                break
+            except StackGoneError:
+                print("coord: the process of the stack was killed; starting it again", file=sys.stderr)
+                continue
+            finally:
+                stays = joined.leave()
+        break
+    if not detach and stays:
+        print(f"The stack stays up for {', '.join(stays)}. Stop it with: coord down")
+
+
+def _keep_up(joined: Joined, settings: Settings, *, detach: bool, slots: int | None) -> None:
+    """Say that it is up, and wait until it is not, or until Ctrl-C."""
+    pid = joined.found.owner.pid
+    if not joined.started:
+        _join_others(joined, slots)
     if detach:
-        argv = [sys.executable, "-P", "-m", "coordination.cli", "up"]
-        found = running.start_in_background(settings, argv)
-        print(f"The stack is up on {settings.home} (process {found.owner.pid}). Stop it with: coord down")
+        joined.keep()
+        print(f"The stack is up on {settings.home} (process {pid}). Stop it with: coord down")
         return
-    held = local.start(settings, on_worker_death=rescue_from(settings))
     print(f"The stack is up on {settings.home}. Ctrl-C stops it.", flush=True)
-    held.hold()
+    while (problem := joined.problem()) is None:
+        time.sleep(_LOOK_AGAIN)
+    raise problem
 
 
-def down() -> None:
-    """Stop the embedded stack; running jobs get their grace and are handed back."""
+def _join_others(joined: Joined, slots: int | None) -> None:
+    """Refuse a second ``coord up``, or other settings for a stack that runs; else say whose stack it is."""
+    if joined.is_kept() or any(user.command == _UP for user in joined.membership.others()) or slots is not None:
+        raise joined.taken()
+    print(f"Another command has started a stack (process {joined.found.owner.pid}); this one keeps it up.")
+
+
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Give running jobs no grace: hand them back at once.")] = False,
+) -> None:
+    """Stop the embedded stack; running jobs get their grace and are handed back.
+
+    Shows what it waits for. Commands that wait for a run on this stack end, and say how to go on.
+    """
     from coordination.callers import check_caller
     from coordination.cli.embedded import rescue_from
+    from coordination.cli.stopping_stack import Waiting
     from coordination.local import running
+    from coordination.local.home import Home
     from coordination.settings import load_settings
 
     settings = load_settings()
     check_caller(settings.database_url)
-    stopped = running.down(settings.home, on_worker_death=rescue_from(settings))
+    waiting = Waiting(settings, now=now)
+    waiting.tell_users(Home(settings.home))
+    try:
+        stopped = running.down(settings.home, now=now, on_worker_death=rescue_from(settings), on_wait=waiting.tell_jobs)
+    except KeyboardInterrupt:
+        print("\ncoord: the stack goes on stopping. To end its jobs now: coord down --now", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     print("The stack has stopped." if stopped else f"No stack runs on {settings.home}.")
 
 

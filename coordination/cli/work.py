@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
+from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.names import aim_hints
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.domain.excerpts import many
@@ -53,7 +55,8 @@ def run(
 ) -> None:
     """Run a plan to its end: live progress, results and cost. Starts an embedded stack when none is configured.
 
-    Exit code: 0 all completed, 1 not all, 2 bad input, 130 interrupted (go on with `coord resume`).
+    Exit code: 0 all completed, 1 not all, 2 bad input, 3 it cannot go on until a person acts and there is no
+    terminal to wait at, 130 interrupted or its stack stopped. After 3 and 130 go on with `coord resume`.
     """
     settings = _settings(slots)
     what = _planned(plan, beads, agent, rules, repo)
@@ -65,7 +68,7 @@ def run(
 
         return issues.submit(co, what, beads)
 
-    raise typer.Exit(_on_a_stack(settings, begin, as_json=as_json))
+    raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
 
 def submit(
@@ -77,7 +80,7 @@ def submit(
     rules: Rules = "beads-1.0",
     as_json: AsJson = False,
 ) -> None:
-    """Store a plan as a run and return at once; the workers of the running stack do it."""
+    """Store a plan as a run and return at once; the workers of the running stack do it. Says when there is none."""
     what = _planned(plan, beads, agent, rules, repo)
     with connected() as co:
         if co.runtime.nudges is not None:
@@ -94,6 +97,10 @@ def submit(
         else:
             tasks = many(made.record.total, "task")
             print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {made.id}")
+        from coordination.cli.standstill import who_will_do_it
+
+        if (note := who_will_do_it(co)) is not None:
+            print(f"coord: stored, but {note}", file=sys.stderr)
 
 
 def resume(
@@ -102,7 +109,7 @@ def resume(
     slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted, and watch it to its end."""
+    """Go on with a run that was interrupted or stood still, and watch it to its end. Exit codes: see coord run."""
 
     from coordination.cli.names import found_run
 
@@ -113,7 +120,7 @@ def resume(
         found.resume()
         return found
 
-    raise typer.Exit(_on_a_stack(_settings(slots), begin, as_json=as_json))
+    raise typer.Exit(_on_a_stack(_settings(slots), begin, f"coord resume {name}", as_json=as_json))
 
 
 def _settings(slots: int | None) -> Settings:
@@ -184,17 +191,18 @@ def _about(plan: Plan, repo: Path) -> Plan:
     return replace(plan, project=replace(plan.project, path=str(repo.resolve())))
 
 
-def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_json: bool) -> int:
+def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], command: str, *, as_json: bool) -> int:
     """Begin a run on whatever stack there is (or a new one) and follow it to its end; the exit code.
 
-    When the stack belonged to another command and ends with it, the run goes on on another one.
+    When the process of the stack is killed, the run goes on on another one.
     """
-    from coordination.cli.embedded import StackGoneError, stack_for
+    from coordination.cli.embedded import stack_for
     from coordination.client import Coordination
-    from coordination.errors import StackRunning
+    from coordination.local.joining import StackGoneError, StackStoppedError
     from coordination.runtime import open_runtime
 
     started: list[str] = []
+    around: Surroundings | None = None
 
     def go_on(co: Coordination) -> Run:
         found = co.run(started[0])
@@ -205,32 +213,51 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_
         while True:
             try:
                 with (
-                    stack_for(settings) as around,
+                    stack_for(settings, command) as around,
                     Coordination(open_runtime(settings, redis_url=around.redis_url)) as co,
                 ):
                     run = go_on(co) if started else begin(co)
                     started[:] = [run.id]
                     aim_hints(co, run.record.project_id)
+                    around.note_run(run.id)
                     return _follow(run, around, as_json=as_json)
-            except (StackGoneError, StackRunning):
-                continue  # or two commands began at once: the other has the stack now, so that is used
-    except KeyboardInterrupt:
-        from sys import stderr
-
-        if started:
-            print(f"\ncoord: interrupted. Go on with: coord resume {started[0]}", file=stderr)
-        else:
-            print("coord: interrupted before anything was submitted", file=stderr)
+            except StackGoneError:
+                continue
+    except StackStoppedError as stopped:
+        print(f"coord: {stopped.message}. Go on with: coord resume {started[0]}", file=sys.stderr)
         return INTERRUPTED
+    except KeyboardInterrupt:
+        with suppress(OSError):  # the terminal may be gone
+            print(_interrupted(started[0] if started else None, around), file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupted(run: str | None, around: Surroundings | None) -> str:
+    """What is true after Ctrl-C: whether the run goes on, and what a person can do."""
+    if run is None:
+        return "coord: interrupted before anything was submitted"
+    if around is None or around.stays == []:
+        return f"\ncoord: interrupted; running jobs were handed back. Go on with: coord resume {run}"
+    if around.stays is None:
+        where = "on the workers that are configured"
+    else:
+        where = f"as long as the stack is in use by {', '.join(around.stays)}"
+    return (
+        f"\ncoord: no longer watching; the run goes on, {where}.\n"
+        f"  Watch it: coord resume {run}\n  Cancel it: coord runs cancel {run}"
+    )
 
 
 def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
     from coordination.cli import live, summary
     from coordination.domain.runs import RunState
 
-    live.follow(run, problem=around.problem, quiet=as_json)
+    # An embedded stack starts its worker again by itself.
+    waits = live.follow(run, problem=around.problem, quiet=as_json, needs_worker=around.joined is None)
     if as_json:
-        print_json(summary.as_json(run))
+        print_json({**summary.as_json(run), "waits_for": waits})
     else:
         summary.show(run)
+    if waits:
+        return STANDS_STILL
     return OK if run.state is RunState.COMPLETED else NOT_COMPLETED

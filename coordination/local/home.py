@@ -42,6 +42,16 @@ class RunningStack:
     services: dict[str, ProcessRecord] = field(default_factory=dict)
     ready: bool = False
     serves: str = "*"  # whose jobs its worker runs: names of workspaces with commas between them, or * for all
+    grace: float = 0.0  # seconds that its running jobs have when it is stopped
+    counts_users: bool = False  # it ends with its last user; else with its owner's command
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StackEnd:
+    """How a stack ended that left word: somebody stopped it, or *failure* says why it could not go on."""
+
+    failure: CoordinationError | None
 
 
 class Home:
@@ -51,6 +61,7 @@ class Home:
         self.folder = folder
         self.lock = folder / "stack.lock"
         self.record = folder / "stack.json"
+        self.last_end = folder / "stack-ended.json"
         self.logs = folder / "logs"
         self.redis = folder / "redis"
         self.beat_schedule = folder / "beat-schedule"
@@ -149,12 +160,15 @@ class Home:
     def write(self, record: RunningStack) -> None:
         """Replace the record; a reader sees the old one or the new one, and nobody else sees either."""
         content = {"format": _FORMAT, **asdict(record), "started_at": record.started_at.isoformat()}
+        self._replace(self.record, content)
+
+    def _replace(self, path: Path, content: dict[str, Any]) -> None:
         with self.explained():
             handle, name = tempfile.mkstemp(dir=self.folder, prefix=".stack-")  # mkstemp: readable by its owner alone
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(content, file, indent=1)
-                Path(name).replace(self.record)
+                Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
@@ -171,6 +185,22 @@ class Home:
         """Remove the record."""
         with self.explained():
             self.record.unlink(missing_ok=True)
+
+    def write_end(self, owner: ProcessRecord, failure: CoordinationError | None) -> None:
+        """Leave word that the stack of *owner* was stopped, or why it could not go on, for those that used it."""
+        why = None if failure is None else {"message": failure.message, "hint": failure.hint}
+        self._replace(self.last_end, {"owner": asdict(owner), "failure": why})
+
+    def read_end(self, owner: ProcessRecord) -> StackEnd | None:
+        """How the stack of *owner* ended; None when it left no word, as when it was killed."""
+        try:
+            content = json.loads(self.last_end.read_bytes())
+            if ProcessRecord.restored(content["owner"]) != owner:
+                return None
+            why = content["failure"]
+            return StackEnd(None if why is None else Unavailable(str(why["message"]), hint=why["hint"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
 
     # --- what can go wrong with a folder
 
@@ -233,6 +263,9 @@ def _record(content: dict[str, Any]) -> RunningStack | None:
         services={str(name): ProcessRecord.restored(one) for name, one in content["services"].items()},
         ready=content["ready"] is True,
         serves=str(content.get("serves", "*")),
+        grace=float(content.get("grace", 0.0)),
+        counts_users=content.get("counts_users") is True,
+        stopping=content.get("stopping") is True,
     )
 
 

@@ -153,13 +153,19 @@ class Service:
         if self.failure is not None:
             raise self.failure
 
-    def request_stop(self) -> None:
-        """Ask it to end, and start no other."""
+    def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to end, and start no other. *number*: SIGQUIT asks a worker to give its jobs no grace."""
         with self._lock:
             # Once: a second signal means "at once" to some programs.
             if self._child is not None and not self._stopping.is_set():
-                self._child.signal(signal.SIGTERM)
+                self._child.signal(number)
             self._stopping.set()
+
+    def hurry(self) -> None:
+        """Take the grace away from what was asked to end."""
+        with self._lock:
+            if self._child is not None and self._stopping.is_set():
+                self._child.signal(signal.SIGQUIT)
 
     def finish(self, grace: timedelta) -> None:
         """Wait for its end; after *grace*, or when the wait is interrupted, it is killed."""

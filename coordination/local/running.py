@@ -1,26 +1,23 @@
-"""A stack that another process owns: found, started apart from this terminal, stopped. Holds nothing itself."""
+"""A stack that another process owns: found, and stopped. Holds nothing itself."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 from coordination.errors import Conflict, Unavailable
 from coordination.local.home import Home, RunningStack
-from coordination.local.processes import READY_VARIABLE
 from coordination.local.stack import end_what_was_left
 from coordination.settings import Settings, masked
 
 _LOOK_AGAIN = 0.02
+_TELL_AFTER = 0.5
 _TAIL_BYTES = 4_000
-_ENDS_WITHIN = 15.0
 
 
 def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> RunningStack | None:
@@ -30,13 +27,14 @@ def find(settings: Settings, *, patience: timedelta = timedelta(seconds=30)) -> 
     would never be done by the other.
     """
     home = Home(settings.home)
-    deadline = time.monotonic() + patience.total_seconds()
+    began = time.monotonic()
     while home.is_owned():
         found = home.read()
         if found is not None and found.ready:
             _check_same(settings, found)
             return found
-        if time.monotonic() > deadline:
+        grace = 0.0 if found is None else found.grace  # one that stops gives its jobs as much
+        if time.monotonic() - began > patience.total_seconds() + grace:
             raise Unavailable(
                 f"The stack in {home.folder} is starting or stopping, and was not ready in time",
                 hint=f"Look at the logs in {home.logs}, or stop it with coord down",
@@ -58,60 +56,19 @@ def _check_same(settings: Settings, found: RunningStack) -> None:
     )
 
 
-def start_in_background(
-    settings: Settings, argv: Sequence[str], *, patience: timedelta = timedelta(seconds=90)
-) -> RunningStack:
-    """Run *argv*, a command that starts a stack and holds it (``Stack.hold``), apart from this terminal.
-
-    Returns once it is up. When it ends instead, Unavailable says what it said last; it should say one sentence.
-    """
-    home = Home(settings.home).prepared()
-    if home.is_owned():
-        raise home.taken()
-    home.rotate_logs("stack")
-    with home.explained():
-        log = os.open(home.log("stack"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    hears, told = os.pipe()
-    try:
-        with os.fdopen(log, "ab") as output:
-            begin = output.seek(0, os.SEEK_END)
-            process = subprocess.Popen(
-                list(argv),
-                env=settings.child_environment(**{READY_VARIABLE: str(told)}),
-                pass_fds=(told,),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        os.close(told)
-        told = -1
-        heard, _, _ = select.select([hears], [], [], patience.total_seconds())
-        ready = bool(heard) and os.read(hears, 64) != b""
-    finally:
-        for fd in (hears, told):
-            if fd >= 0:
-                os.close(fd)
-    found = find(settings) if ready else None
-    if found is None:
-        _give_up(process)
-        said = _tail(home.log("stack"), begin)
-        raise Unavailable(said or "The stack ended before it was up", hint=f"Its logs are in {home.logs}")
-    # It outlives this command on purpose; without this, Python complains at exit that nobody waited for it.
-    process.returncode = 0
-    return found
-
-
 def down(
     folder: Path,
     *,
+    now: bool = False,
     patience: timedelta = timedelta(seconds=60),
     on_worker_death: Callable[[int], bool | None] | None = None,
+    on_wait: Callable[[RunningStack], None] | None = None,
 ) -> bool:
     """Stop the stack in *folder* and wait until it is gone; False when there is none.
 
-    What a killed owner left behind is ended too, and *on_worker_death* hears the pid of its worker. Raises Unavailable
-    when it still runs after *patience*.
+    *now*: its jobs get no grace. What a killed owner left behind is ended too, and *on_worker_death* hears the pid of
+    its worker. *on_wait* gets the stack's record now and then while it stops. Raises Unavailable when it still runs
+    after its grace and *patience*.
     """
     home = Home(folder)
     if not home.is_owned():
@@ -125,23 +82,33 @@ def down(
         )
     pid = record.owner.pid
     try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass  # it has just ended by itself
+        _ask_to_stop(home, record, now=now)
     except PermissionError as error:
         raise Conflict(
             f"The stack in {folder} belongs to another user (process {pid})", hint="Stop it as that user"
         ) from error
-    deadline = time.monotonic() + patience.total_seconds()
+    deadline = time.monotonic() + record.grace + patience.total_seconds()
+    told = time.monotonic()
     while home.is_owned():
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"The stack in {folder} was asked to stop, but process {pid} still runs",
                 hint=f"Its worker may still be finishing jobs; kill -9 {pid} ends it, and coord down then tidies up",
             )
+        if on_wait is not None and time.monotonic() - told > _TELL_AFTER:
+            on_wait(record)
+            told = time.monotonic()
         time.sleep(_LOOK_AGAIN)
     _clear(home, on_worker_death)
     return True
+
+
+def _ask_to_stop(home: Home, record: RunningStack, *, now: bool) -> None:
+    """Signal the owner: SIGTERM once, as a second one would end its jobs the hard way; SIGQUIT takes the grace away."""
+    found = home.read()
+    if now or found is None or not found.stopping:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(record.owner.pid, signal.SIGQUIT if now else signal.SIGTERM)
 
 
 def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
@@ -155,16 +122,8 @@ def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> 
         os.close(lock)
 
 
-def _give_up(process: subprocess.Popen[bytes]) -> None:
-    """End a command whose stack is of no use: ask it, hurry it, kill it; killed, its own children follow it."""
-    for end in (process.terminate, process.terminate, process.kill):
-        end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_ENDS_WITHIN)
-            return
-
-
-def _tail(log: Path, begin: int) -> str:
+def tail(log: Path, begin: int) -> str:
+    """Return the last line that was written to *log* after its first *begin* bytes."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

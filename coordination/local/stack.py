@@ -28,6 +28,7 @@ from coordination.local.home import Home, RunningStack
 from coordination.local.interrupts import undisturbed
 from coordination.local.processes import ProcessRecord, Program, Service
 from coordination.local.redis_server import RedisServer, prepare_server
+from coordination.local.users import Users
 from coordination.machine import WORKER_MARKER, keep_private
 from coordination.settings import Settings
 
@@ -64,7 +65,7 @@ def end_jobs_of(worker_id: str) -> None:
         subprocess.run(
             [sys.executable, "-P", "-m", "workers.runners.warden", f"{WORKER_MARKER}={worker_id}"],
             stdin=subprocess.DEVNULL,  # a warden whose worker is gone
-            env=_bare(_absolute_imports(dict(os.environ))),
+            env=_bare(absolute_imports(dict(os.environ))),
             cwd="/",
             timeout=_ENDING.total_seconds(),
             check=True,
@@ -85,6 +86,7 @@ class Stack:
         worker_argv: Sequence[str],
         beat_argv: Sequence[str] | None,
         on_worker_death: Callable[[int], bool | None] | None,
+        counts_users: bool = False,
     ) -> None:
         """*lock* is the home's, which the stack keeps until it has stopped. Use ``start``."""
         self.home = home
@@ -96,7 +98,7 @@ class Stack:
         if settings.redis_url is None:
             self._server = prepare_server(home, settings.runtime_dir)
         self.redis_url: str = settings.redis_url or (self._server.url if self._server else "")
-        env = _absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
+        env = absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
         self._services: dict[str, Service] = {}
         if self._server is not None:
             self._add(self._server.program(_bare(env)), mend=self._server.set_file_aside)
@@ -112,6 +114,8 @@ class Stack:
             redis_url=self.redis_url,
             database_url=settings.database_url,
             serves=settings.workspaces or settings.workspace,
+            grace=settings.shutdown_grace.total_seconds(),
+            counts_users=counts_users,
         )
 
     @property
@@ -124,8 +128,10 @@ class Stack:
         """Why the stack can no longer work, when a part of it died too often to be started again."""
         return next((service.failure for service in self._services.values() if service.failure is not None), None)
 
-    def stop(self, grace: timedelta | None = None) -> None:
+    def stop(self, grace: timedelta | None = None, *, now: bool = False) -> None:
         """Let the worker drain (for *grace*; default: what the settings give it), end everything, free the home.
+
+        *now*: its jobs get no grace, and are handed back at once.
 
         Safe to call twice. When the wait is interrupted, everything is killed at once. In every case a worker that did
         not end in order is told of (``on_worker_death``) before this returns: that ends what its jobs have left.
@@ -134,12 +140,13 @@ class Stack:
             if self._lock is None:
                 return
             settings = self._settings
-            patience = settings.shutdown_grace + settings.cancel_grace + _MARGIN if grace is None else grace
+            patience = settings.cancel_grace + _MARGIN + (timedelta(0) if now else settings.shutdown_grace)
+            patience = patience if grace is None else grace
             try:
                 self._note_stopping()
                 for name in (WORKER, BEAT):
                     if name in self._services:
-                        self._services[name].request_stop()
+                        self._services[name].request_stop(signal.SIGQUIT if now else signal.SIGTERM)
                 self._finish(WORKER, patience)
                 self._finish(BEAT, _BRIEF)
                 self._finish(REDIS, _BRIEF)
@@ -149,33 +156,48 @@ class Stack:
                         self._finish(name, timedelta(0))
                     self._release()
 
-    def hold(self) -> None:
-        """Keep the stack up until SIGTERM, SIGINT or SIGHUP (or until a part of it is lost), then stop it.
+    def hold(self, users: Users | None = None) -> None:
+        """Keep the stack up until it is stopped or a part of it is lost, and with *users* while there is one.
 
-        Another signal meanwhile raises KeyboardInterrupt, which ends everything at once. For a process that is nothing
-        but the stack. It tells the parent that waits for it, if any, and must be called in the main thread. Raises what
-        made the stack useless.
+        SIGTERM, SIGINT and SIGHUP stop it, SIGQUIT without a grace for its jobs, also later; another signal meanwhile
+        raises KeyboardInterrupt, which ends everything at once. SIGUSR1 makes it look at its users now. For a process
+        that is nothing but the stack. It tells the parent that waits for it, if any, and must be called in the main
+        thread. Raises what made the stack useless.
         """
-        over = threading.Event()
+        wake = threading.Event()
+        asked: list[int] = []
 
         def on_signal(number: int, frame: FrameType | None) -> None:
-            if over.is_set():
+            if number == signal.SIGUSR1:
+                wake.set()
+            elif asked and number == signal.SIGQUIT:
+                # Not here: what was interrupted may hold the lock that this needs.
+                threading.Thread(target=self._services[WORKER].hurry, daemon=True).start()
+            elif asked:
                 signal.default_int_handler(number, frame)
-            over.set()
+            else:
+                asked.append(number)
+                wake.set()
 
-        signals = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # a terminal that is closed; nohup ignores that
+        signals = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # a terminal that is closed; nohup ignores that
             signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, on_signal) for number in signals}
+        unused = False
         try:
             self._tell_parent()
-            while not over.wait(1) and self.failure is None:
-                pass
+            while not asked and self.failure is None and not unused:
+                wake.wait(1)
+                wake.clear()
+                unused = not asked and users is not None and users.none_left(self._note_stopping)
         finally:
-            over.set()
+            first = next(iter(asked), signal.SIGTERM)
+            asked.append(first)
             failure = self.failure
             try:
-                self.stop()
+                if not unused:
+                    self._leave_word(failure)
+                self.stop(now=first == signal.SIGQUIT)
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
@@ -233,8 +255,12 @@ class Stack:
 
     def _note_stopping(self) -> None:
         with self._record_lock, contextlib.suppress(CoordinationError):
-            self._record = replace(self._record, ready=False)
+            self._record = replace(self._record, ready=False, stopping=True)
             self.home.write(self._record)
+
+    def _leave_word(self, failure: CoordinationError | None) -> None:
+        with contextlib.suppress(CoordinationError):
+            self.home.write_end(self._record.owner, failure)
 
     def _write(self) -> None:
         with self._record_lock:
@@ -266,14 +292,15 @@ def start(
     worker_argv: Sequence[str] | None = None,
     beat_argv: Sequence[str] | None = None,
     on_worker_death: Callable[[int], bool | None] | None = None,
+    counts_users: bool = False,
 ) -> Stack:
     """Bring up a stack in the settings' home folder and return once its worker takes work.
 
     With ``redis_url`` set, that server is used and none is started. *on_worker_death* hears the pid of every worker
     that did not end in order, before the next one starts or the stack has stopped, and says whether it has done work:
     only workers that did none, in a row, make the stack give up. It also hears of the one that a killed owner left
-    behind. Raises StackRunning when there is a stack already, else one sentence on what is wrong; nothing is left
-    running then.
+    behind. *counts_users*: it will be held for its users. Raises StackRunning when there is a stack already, else one
+    sentence on what is wrong; nothing is left running then.
     """
     keep_private()
     home = Home(settings.home).prepared()
@@ -289,6 +316,7 @@ def start(
             worker_argv=worker_argv or worker_command(),
             beat_argv=(beat_argv or beat_command(home.beat_schedule)) if with_beat else None,
             on_worker_death=on_worker_death,
+            counts_users=counts_users,
         )
         stack._bring_up()  # noqa: SLF001 - the other half of this function
     except BaseException:
@@ -318,7 +346,7 @@ def _bare(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name in _NEEDED or name.startswith(("LC_", "PYTHON"))}
 
 
-def _absolute_imports(env: dict[str, str]) -> dict[str, str]:
+def absolute_imports(env: dict[str, str]) -> dict[str, str]:
     """*env* with a PYTHONPATH that means the same in every folder."""
     if path := env.get("PYTHONPATH"):
         # An empty entry means "here" as well.

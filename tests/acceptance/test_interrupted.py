@@ -105,18 +105,20 @@ def test_a_run_that_is_interrupted_twice_leaves_no_job_behind(place: Place, numb
     assert place.rows("SELECT outcome FROM attempts JOIN tasks ON id = task_id WHERE key = 'slow'") == [("lost",)]
 
 
-def test_a_run_says_that_it_waits_for_a_person_who_then_lets_it_go_on(place: Place) -> None:
+def test_a_run_without_a_terminal_that_waits_for_a_person_says_so_and_ends(place: Place) -> None:
     agent = {"agent": "custom", "prompt": "x", "command": ["/bin/sh", "-c", "[ -e go ]"]}
     task = {"key": "fix", "run": agent, "max_starts": 1, "max_attempts": 3}
     place.plan.write_text(json.dumps({"version": 1, "project": {"path": str(place.project)}, "tasks": [task]}))
     running = place.coord("run", place.plan)
-    running.wait_for("Nothing of this run goes on until a person says so")
+    assert running.wait(within=timedelta(seconds=40)) == 3
+    assert "Nothing of this run goes on until a person acts" in running.output
     assert "it has started 1 time, as often as max_starts allows" in running.output
+    assert "fix: see coord explain fix; then coord tasks retry fix" in running.output
     (place.project / "go").touch()
 
     assert place.coord("tasks", "retry", "fix").wait(within=timedelta(seconds=30)) == 0
 
-    assert running.wait(within=timedelta(seconds=30)) == 0
+    assert place.coord("resume", place.rows("SELECT id FROM runs")[0][0]).wait(within=timedelta(seconds=40)) == 0
 
 
 def test_a_killed_worker_of_the_embedded_stack_costs_moments_not_a_lease(place: Place) -> None:
@@ -146,13 +148,15 @@ def test_a_job_does_not_outlive_its_worker_and_warden_beside_its_next_attempt(pl
     running = place.coord("run", place.plan)
     first = psutil.Process(place.pid_of(1))
     left = until(lambda: len(found := first.children()) == 2 and found, what="what the job has started")
-    services = json.loads((place.home / "stack.json").read_text())["services"]
+    stack = json.loads((place.home / "stack.json").read_text())
+    services, owner = stack["services"], stack["owner"]["pid"]
     worker = psutil.Process(services["worker"]["pid"])
     wardens = [child for child in worker.children() if "warden" in " ".join(child.cmdline())]
 
     worker.suspend()  # or it starts another warden in between
     if owner_too:
         running.kill()
+        psutil.Process(owner).kill()
     rest = [psutil.Process(one["pid"]) for one in services.values()] if owner_too else [worker]
     for process in (*wardens, *rest):
         process.kill()
@@ -194,20 +198,3 @@ def test_a_plan_that_fails_says_why_and_exits_with_1(place: Place) -> None:
     assert running.wait(within=timedelta(seconds=40)) == 1
     assert "exit status 4: broken glass" in running.output
     assert "1 canceled, 1 failed" in running.output
-
-
-def test_a_run_whose_stack_owner_ends_is_taken_over_by_the_one_that_still_waits(place: Place) -> None:
-    other = place.project.parent / "other.yaml"
-    other.write_text(
-        "version: 1\ntasks:\n  - {key: hold, run: {shell: 'touch held; while [ ! -e free ]; do sleep 0.05; done'}}\n"
-    )
-    owner = place.coord("run", other)
-    until((place.project / "held").exists, what="the owner's job")
-    waiting = place.coord("run", place.plan)
-    place.pid_of(1)
-
-    (place.project / "free").touch()
-    assert owner.wait(within=timedelta(seconds=40)) == 0
-    (place.project / "go").touch()
-
-    assert waiting.wait(within=timedelta(seconds=60)) == 0

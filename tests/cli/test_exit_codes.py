@@ -18,7 +18,7 @@ from tests.support.command import Coord
 from tests.support.stacks import settings_in
 from tests.support.world import World
 
-HERE = Surroundings(redis_url=None, owned=False, problem=lambda: None)
+HERE = Surroundings(redis_url=None, problem=lambda: None)
 
 
 @pytest.fixture
@@ -86,6 +86,7 @@ def test_every_error_of_ours_is_a_refusal_but_the_plain_one_and_the_end_of_a_sta
     assert {code: exit_codes.EXIT_CODES[code] for code in codes if exit_codes.EXIT_CODES[code] != 2} == {
         "error": 1,
         "stack_gone": 1,
+        "stack_stopped": 130,
     }
 
 

@@ -1,13 +1,20 @@
-"""A process that owns a stack with the stand-in worker, as ``coord up`` owns one with the real worker."""
+"""A process that owns a stack with the stand-in worker, as the process of an embedded stack owns a real one.
+
+With ``--users`` before what the worker shall do, it counts its users, and waits until it is told to go.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from coordination.errors import CoordinationError
 from coordination.local import stack
+from coordination.local.home import Home
+from coordination.local.joining import told
+from coordination.local.users import Users
 from coordination.settings import load_settings
 
 STAND_IN = str(Path(__file__).with_name("stand_in_worker.py"))
@@ -18,17 +25,28 @@ def note_death(pid: int) -> bool:
     return False
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    settings = load_settings()
+    users: Users | None = None
+    if arguments[:1] == ["--users"]:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        users = Users(Home(settings.home))
+        del arguments[0]
+        if not sys.stdin.readline():
+            return 0
     try:
         started = stack.start(
-            load_settings(),
+            settings,
             with_beat=False,
-            worker_argv=[sys.executable, STAND_IN, *sys.argv[1:]],
+            worker_argv=[sys.executable, STAND_IN, *arguments],
             on_worker_death=note_death,
+            counts_users=users is not None,
         )
-        started.hold()
+        started.hold(users)
     except CoordinationError as error:
         sys.stderr.write(error.sentence() + "\n")
+        if settings.ready_fd is not None and users is not None:
+            os.write(settings.ready_fd, told(error))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -36,4 +54,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ def main(how: str) -> None:
     (home / "redis-url").write_text(os.environ["COORD_REDIS_URL"])
     (home / "database-url").write_text(os.environ["COORD_DATABASE_URL"])
     # Blocked before anybody can know that it runs, so that no signal is missed.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
     if how == "forks":
         child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
         (home / "forked").write_text(str(child.pid))
@@ -28,7 +28,7 @@ def main(how: str) -> None:
         os.write(ready, b"ready\n")
     os.close(ready)
     while True:
-        number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
+        number = signal.sigwait({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
         if number == signal.SIGINT:
             (home / "interrupted").touch()
         elif how != "stubborn":

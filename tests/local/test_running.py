@@ -6,11 +6,10 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
-from coordination.errors import Conflict, StackRunning, Unavailable
+from coordination.errors import Conflict, Unavailable
 from coordination.local import running, stack
 from coordination.local.home import Home
 from coordination.settings import client_url
@@ -71,39 +70,6 @@ class TestFind:
             refuses(Conflict),
         ):
             running.find(settings_in(home, redis_url="redis://elsewhere"))
-
-
-class TestInBackground:
-    def test_it_outlives_the_command_and_down_ends_it(self, home: Path) -> None:
-        found = running.start_in_background(settings_in(home), owner())
-
-        try:
-            assert found.ready
-            assert psutil.Process(found.owner.pid).is_running()
-        finally:
-            assert running.down(home)
-        assert not any(process.alive() for process in found.services.values())
-        until(lambda: not found.owner.alive())
-        assert (home / "drained").exists()
-
-    def test_why_it_could_not_start_is_said(self, home: Path) -> None:
-        with refuses(Unavailable):
-            running.start_in_background(settings_in(home), owner("dies"))
-
-        assert not Home(home).is_owned()
-
-    def test_one_that_is_never_ready_is_ended(self, home: Path) -> None:
-        argv = [sys.executable, "-c", "import signal; signal.pause()"]
-
-        with refuses(Unavailable):
-            running.start_in_background(settings_in(home), argv, patience=timedelta(seconds=0.2))
-
-    def test_a_second_one_is_refused(self, home: Path) -> None:
-        with (
-            stack.start(settings_in(home), with_beat=False, worker_argv=stand_in()),
-            pytest.raises(StackRunning),
-        ):
-            running.start_in_background(settings_in(home), owner())
 
 
 class TestDown:

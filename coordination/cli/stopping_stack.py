@@ -1,0 +1,74 @@
+"""What ``coord down`` says: who uses the stack, and which jobs it waits for, since when and with what grace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from coordination.domain.durations import show_duration
+from coordination.domain.excerpts import many
+from coordination.errors import CoordinationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
+    from coordination.local.home import Home, RunningStack
+    from coordination.settings import Settings
+
+_MOST_NAMED = 8
+
+
+class Waiting:
+    """Tells each thing once."""
+
+    def __init__(self, settings: Settings, *, now: bool) -> None:
+        self._settings = settings
+        self._now = now
+        self._told: set[tuple[str, int]] = set()
+
+    def tell_users(self, home: Home) -> None:
+        """Name the commands that wait on this stack, and how their runs go on."""
+        from coordination.local.users import Users
+
+        if not home.is_owned():
+            return
+        for user in Users(home).present():
+            goes_on = f"; its run goes on later with: coord resume {user.run}" if user.run else ""
+            print(f"This ends {user.sentence()}{goes_on}", flush=True)
+
+    def tell_jobs(self, record: RunningStack) -> None:
+        """Name the jobs that run on this stack and were not named yet."""
+        jobs = self._jobs(record)
+        new = [job for job in jobs if (job["task_id"], job["number"]) not in self._told]
+        if not new:
+            return
+        self._told |= {(job["task_id"], job["number"]) for job in new}
+        grace = "no grace" if self._now else f"{show_duration(timedelta(seconds=record.grace))} in all to end by itself"
+        print(f"Waiting for {many(len(jobs), 'job')}, with {grace}; what still runs then is handed back:")
+        for job in new[:_MOST_NAMED]:
+            since = show_duration(job["now"] - job["started_at"])
+            print(f"  {job['key']} of run {job['run_id']} ({job['project']}), running for {since}")
+        if len(new) > _MOST_NAMED:
+            print(f"  … and {len(new) - _MOST_NAMED} more")
+        if not self._now:
+            print("To wait for none of them: coord down --now", flush=True)
+
+    def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
+        from coordination.local.stack import WORKER
+        from coordination.machine import boot_id, host
+        from coordination.store.engine import open_store
+        from coordination.store.queries import fleet
+
+        worker = record.services.get(WORKER)
+        if worker is None:
+            return []
+        store = open_store(self._settings.database_url)
+        try:
+            with store.read() as tx:
+                ids = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
+                return fleet.running_on(tx, ids)
+        except CoordinationError:
+            return []  # the database is away; what it would tell is not worth more than the stop
+        finally:
+            store.close()

@@ -1,0 +1,277 @@
+"""Several terminals on one embedded stack: whichever command started it ends, the jobs of the others go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from coordination.local import running
+from coordination.local.home import Home, RunningStack
+from coordination.local.users import Users
+from tests.support.command import Coord
+from tests.support.fleet import UNHURRIED, alive
+from tests.support.processes import Process, Processes, until
+from tests.support.scratch import scratch_folder
+from tests.support.speed import patience
+
+WAITS = "echo $$ > {key}.$COORD_ATTEMPT; while [ ! -e {key}.go ]; do sleep 0.05; done; echo done"
+LONG = timedelta(seconds=60)
+
+
+class Desk:
+    """A project folder and a home; every command on it stands for a terminal."""
+
+    def __init__(self, processes: Processes, folder: Path) -> None:
+        self.processes = processes
+        self.project = folder / "project"
+        self.project.mkdir()
+        self.home = Home(folder / "home")
+        self.coord = Coord(self.home.folder, self.project, {**UNHURRIED, "COORD_CANCEL_GRACE": "1s"})
+
+    def plan(self, key: str, **task: object) -> Path:
+        """A plan of one job, which waits until the test lets it go."""
+        path = self.project / f"{key}.yaml"
+        job = {"key": key, "run": {"shell": WAITS.format(key=key)}, **task}
+        path.write_text(json.dumps({"version": 1, "project": {"path": str(self.project)}, "tasks": [job]}))
+        return path
+
+    def terminal(self, *arguments: str | Path) -> Process:
+        """Start a command that stays."""
+        argv = ("-m", "coordination.cli", *arguments)
+        return self.processes.start_python(*argv, env=self.coord.environment, cwd=self.project)
+
+    def job(self, key: str, attempt: int = 1) -> int:
+        """The process of a job's attempt, once it runs."""
+        path = self.project / f"{key}.{attempt}"
+        until(lambda: path.exists() and path.read_text().strip(), within=LONG, what=f"attempt {attempt} of {key}")
+        return int(path.read_text())
+
+    def let_go(self, key: str) -> None:
+        """Let that job end."""
+        (self.project / f"{key}.go").touch()
+
+    def stack(self) -> RunningStack:
+        """The stack that runs."""
+        found = self.home.read()
+        assert found is not None
+        return found
+
+    def ends_of(self, key: str) -> list[tuple[str, ...]]:
+        """The outcomes of the job's attempts, and the state of its task."""
+        with closing(sqlite3.connect(self.home.folder / "coordination.db")) as connection:
+            return connection.execute(
+                "SELECT number, outcome, state FROM attempts JOIN tasks ON id = task_id WHERE key = ? ORDER BY number",
+                (key,),
+            ).fetchall()
+
+
+@pytest.fixture
+def desk(processes: Processes) -> Iterator[Desk]:
+    """Where one test works."""
+    with scratch_folder() as folder:
+        made = Desk(processes, folder)
+        yield made
+        processes.close()
+        running.down(made.home.folder, now=True)
+
+
+def finishes(desk: Desk, first: Process) -> None:
+    desk.let_go("first")
+    assert first.wait(within=LONG) == 0
+
+
+def is_interrupted(desk: Desk, first: Process) -> None:
+    first.signal(signal.SIGINT)
+    assert first.wait(within=LONG) == 130
+    assert "the run goes on" in first.output
+    run = desk.coord("runs", "list", "--json").json["runs"][-1]["id"]
+    assert f"coord resume {run}" in first.output
+    assert f"coord runs cancel {run}" in first.output
+
+
+def is_killed(desk: Desk, first: Process) -> None:
+    first.kill()
+
+
+def loses_its_terminal(desk: Desk, first: Process) -> None:
+    first.signal(signal.SIGHUP)
+    assert first.wait(within=LONG) == 130
+
+
+@pytest.mark.parametrize("ends", [finishes, is_interrupted, is_killed, loses_its_terminal])
+def test_a_job_that_must_not_be_repeated_outlives_the_terminal_that_started_its_stack(
+    desk: Desk, ends: Callable[[Desk, Process], None]
+) -> None:
+    first = desk.terminal("run", desk.plan("first"))
+    desk.job("first")
+    second = desk.terminal("run", desk.plan("once", repeatable=False))
+    job = desk.job("once")
+    stack = desk.stack()
+
+    ends(desk, first)
+    until(lambda: len(Users(desk.home).present()) == 1, what="only the second uses the stack")
+
+    assert alive(job)
+    assert desk.stack().owner == stack.owner
+    desk.let_go("once")
+    assert second.wait(within=LONG) == 0
+    assert desk.ends_of("once") == [(1, "completed", "completed")]
+    assert not desk.home.is_owned()
+    assert not any(service.alive() for service in stack.services.values())
+
+
+def test_the_only_terminal_that_is_killed_takes_its_stack_with_it(desk: Desk) -> None:
+    first = desk.terminal("run", desk.plan("first"))
+    job = desk.job("first")
+
+    first.kill()
+
+    until(lambda: not desk.home.is_owned(), within=LONG, what="the stack's end")
+    assert not alive(job)
+    assert desk.ends_of("first") == [(1, "handed_back", "queued")]
+
+
+def test_a_suspended_terminal_still_uses_its_stack(desk: Desk) -> None:
+    first = desk.terminal("run", desk.plan("first"))
+    job = desk.job("first")
+    first.signal(signal.SIGTSTP)
+    second = desk.terminal("run", desk.plan("quick"))
+    desk.job("quick")
+    desk.let_go("quick")
+    assert second.wait(within=LONG) == 0
+
+    assert alive(job)
+    desk.let_go("first")
+    until(lambda: desk.ends_of("first") == [(1, "completed", "completed")], within=LONG, what="its job's end")
+    assert desk.home.is_owned()
+    first.signal(signal.SIGCONT)
+
+    assert first.wait(within=LONG) == 0
+    assert not desk.home.is_owned()
+
+
+def test_a_stack_whose_process_is_killed_is_started_again_by_who_waits(desk: Desk) -> None:
+    first = desk.terminal("run", desk.plan("first"))
+    second = desk.terminal("run", desk.plan("second"))
+    desk.job("first")
+    desk.job("second")
+    killed = desk.stack()
+
+    os.kill(killed.owner.pid, signal.SIGKILL)
+    desk.job("first", 2)
+    desk.job("second", 2)
+    assert desk.stack().owner != killed.owner
+    desk.let_go("first")
+    desk.let_go("second")
+
+    assert [first.wait(within=LONG), second.wait(within=LONG)] == [0, 0]
+
+
+def test_two_terminals_that_begin_at_once_share_one_stack(desk: Desk) -> None:
+    for key in ("first", "second"):
+        desk.plan(key)
+        desk.let_go(key)
+    both = [desk.terminal("run", desk.project / f"{key}.yaml") for key in ("first", "second")]
+
+    assert [one.wait(within=LONG) for one in both] == [0, 0]
+    assert desk.ends_of("first") == desk.ends_of("second") == [(1, "completed", "completed")]
+    assert not desk.home.is_owned()
+
+
+def test_up_keeps_the_stack_of_a_run_and_lets_go_of_one_that_a_run_uses(desk: Desk) -> None:
+    run = desk.terminal("run", desk.plan("first"))
+    desk.job("first")
+    up = desk.terminal("up")
+    up.wait_for("stack is up")
+    desk.let_go("first")
+    assert run.wait(within=LONG) == 0
+    assert desk.home.is_owned()
+    other = desk.terminal("run", desk.plan("other"))
+    job = desk.job("other")
+
+    up.signal(signal.SIGINT)
+
+    assert up.wait(within=LONG) == 0
+    assert "stays up for coord run" in up.output
+    assert alive(job)
+    desk.let_go("other")
+    assert other.wait(within=LONG) == 0
+    assert not desk.home.is_owned()
+
+
+def test_up_detached_keeps_the_stack_until_down_which_ends_who_waits(desk: Desk) -> None:
+    assert desk.coord.process("up", "--detach").out
+    watching = desk.terminal("run", desk.plan("first"))
+    job = desk.job("first")
+
+    down = desk.coord.process("down", "--now")
+
+    assert "This ends coord run" in down.out
+    assert "coord resume" in down.out
+    assert watching.wait(within=LONG) == 130
+    assert "was stopped" in watching.output
+    assert "coord resume" in watching.output
+    assert not alive(job)
+    assert desk.ends_of("first") == [(1, "handed_back", "queued")]
+
+
+def test_down_says_what_it_waits_for_and_a_second_one_does_not_wait(desk: Desk) -> None:
+    desk.coord = replace(desk.coord, settings={**desk.coord.settings, "COORD_SHUTDOWN_GRACE": "10m"})
+    desk.coord.process("up", "--detach")
+    desk.coord("submit", desk.plan("slow"))
+    desk.job("slow")
+
+    down = desk.terminal("down")
+    down.wait_for(r"Waiting for 1 job, with 10m")
+    down.wait_for(r"  slow of run \S+ \(project\), running for")
+    down.wait_for("coord down --now")
+    assert down.exit_code is None
+    desk.coord.process("down", "--now")
+
+    assert down.wait(within=LONG) == 0
+    assert desk.ends_of("slow") == [(1, "handed_back", "queued")]
+
+
+def test_a_closed_terminal_of_a_shared_stack_leaves_the_others_alone(desk: Desk) -> None:
+    first, leader = in_a_terminal(desk, "run", desk.plan("first"))
+    desk.job("first")
+    second = desk.terminal("run", desk.plan("once", repeatable=False))
+    desk.job("once")
+
+    os.close(leader)  # which hangs up
+
+    first.wait(timeout=patience(LONG).total_seconds())
+    desk.let_go("once")
+    assert second.wait(within=LONG) == 0
+    assert desk.ends_of("once") == [(1, "completed", "completed")]
+
+
+def in_a_terminal(desk: Desk, *arguments: str | Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command whose controlling terminal is a new pseudo-terminal; it, and the end that a person holds."""
+    leader, follower = pty.openpty()
+    takes_it = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", takes_it, sys.executable, "-m", "coordination.cli", *map(str, arguments)],
+        env=desk.coord.environment,
+        cwd=desk.project,
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    return process, leader
