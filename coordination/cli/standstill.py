@@ -47,6 +47,8 @@ class Standstill:
         return words if words != told else None
 
     def _look(self) -> str | None:
+        if (stop := self._run.co.stopped(self._run.record.project_id)) is not None:
+            return f"{stop.sentence()}: nothing of this run starts. Let it go on with: {stop.command}"
         held = self._run.co.budgets.held(self._run.id)
         if not held:
             return self._for_a_person()

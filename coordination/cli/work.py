@@ -10,6 +10,7 @@ import typer
 
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.stopping import say_if_stopped
 from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def submit(
             from coordination.cli import beads as issues
 
             made = issues.submit(co, what, beads)
+        say_if_stopped(co, made.record.project_id)
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
@@ -208,6 +210,7 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], *, as_
                 ):
                     run = go_on(co) if started else begin(co)
                     started[:] = [run.id]
+                    say_if_stopped(co, run.record.project_id)
                     return _follow(run, around, as_json=as_json)
             except (StackGoneError, StackRunning):
                 continue  # or two commands began at once: the other has the stack now, so that is used
