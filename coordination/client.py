@@ -48,6 +48,7 @@ from coordination.services import limits as limit_service
 from coordination.services import projects as project_service
 from coordination.settings import Settings, load_settings
 from coordination.staffing import Staffed
+from coordination.stopping import Stopping
 from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
 
 _FIRST_POLL, _LAST_POLL = 0.01, 0.25
@@ -62,7 +63,7 @@ def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coord
     return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
 
 
-class Coordination(Accounting, Foreseen, Staffed):
+class Coordination(Accounting, Foreseen, Staffed, Stopping):
     """A connection: close it, or use it as a context manager; handles work until then. ``budgets``: see Budgets."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -26,7 +26,7 @@ from coordination.store.engine import Store, is_transient
 from coordination.store.queries import attempts, events, fleet, output, tasks
 from workers.held import HeldAttempts, Note, Said, Unwritten
 from workers.purse import Purse
-from workers.runners.base import StopReason
+from workers.runners.base import STOPPED, StopReason
 
 log = structlog.get_logger()
 
@@ -98,6 +98,8 @@ class Heartbeat:
                 if renewal.state != TaskState.RUNNING:
                     # Canceled, perhaps retried since: the next attempt waits until this one is over.
                     self._held.stop(key, StopReason.CANCELED)
+                elif renewal.stopped is not None:
+                    self._held.stop(key, STOPPED[bool(renewal.stopped)])
 
     def _be_alive(self, tx: Connection, now: float) -> None:
         if not fleet.beat(tx, self._worker_id, clock=utc_now()):

@@ -29,13 +29,13 @@ from coordination.settings import client_url
 from coordination.store.queries import fleet, projects, supervisors
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
-from coordination.store.volatile.nudges import CANCELS, NUDGES, wake_key
+from coordination.store.volatile.nudges import CANCELS, NUDGES, STOPS, wake_key
 from workers import queues
 from workers.clearing import Clearing
 from workers.context import Context, scratch_of
 from workers.held import Place
-from workers.messages import read_cancels, read_nudge
-from workers.runners.base import StopReason
+from workers.messages import read_cancels, read_nudge, read_stops
+from workers.runners.base import STOPPED, StopReason
 from workers.runners.process import end_attempt, end_worker
 from workers.signed_channel import refusals
 
@@ -369,12 +369,17 @@ class Housekeeper:
             client_url(url), socket_connect_timeout=5, decode_responses=True, encoding_errors="replace"
         )
         with client, client.pubsub(ignore_subscribe_messages=True) as channel:
-            channel.subscribe(CANCELS)
+            channel.subscribe(CANCELS, STOPS)
             while not self._ended.is_set():
                 message = channel.get_message(timeout=_POP_WAIT)
-                if message is not None and message.get("type") == "message":
-                    for key in read_cancels(self._checked(CANCELS, message["data"], once=True)):
-                        self._context.held.stop(key, StopReason.CANCELED)
+                if message is None or message.get("type") != "message":
+                    continue
+                if message["channel"] == STOPS:
+                    for task_id, number, at_once in read_stops(self._checked(STOPS, message["data"], once=True)):
+                        self._context.held.stop((task_id, number), STOPPED[at_once])
+                    continue
+                for key in read_cancels(self._checked(CANCELS, message["data"], once=True)):
+                    self._context.held.stop(key, StopReason.CANCELED)
 
     def _guarded(self, what: str, act: Callable[[], None]) -> None:
         """A bulkhead: the loop goes on whatever one round meets."""

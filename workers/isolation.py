@@ -121,14 +121,14 @@ def _not_begun(why: str) -> Result:
 
 
 class _Orders(Control):
-    """Tells the helper that this worker leaves; cancels reach it as they reach any worker."""
+    """Tells the helper to hand its job back: this worker leaves, or all is stopped. Cancels reach it as any worker."""
 
     def __init__(self, context: Context, helper: _Helper) -> None:
         super().__init__(scratch=context.scratch)
         self._helper = helper
 
     def stop(self, reason: StopReason) -> None:
-        if reason is StopReason.SHUTDOWN:
+        if reason.outcome is Outcome.HANDED_BACK:
             super().stop(reason)
             self._helper.hurry()
 

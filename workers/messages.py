@@ -52,6 +52,14 @@ def read_cancels(text: str) -> list[tuple[str, int]]:
     return [(item[0], item[1]) for item in _list(text) if _is_attempt(item)]
 
 
+def read_stops(text: str) -> list[tuple[str, int, bool]]:
+    """The attempts that a message stops, each [task, attempt, at once] and perhaps more; malformed ones are left out.
+
+    At once: without a grace.
+    """
+    return [(item[0], item[1], len(item) > 2 and item[2] is True) for item in _list(text) if _is_attempt(item)]  # noqa: PLR2004
+
+
 def _is_attempt(item: Any) -> bool:
     return isinstance(item, list) and len(item) >= 2 and isinstance(item[0], str) and type(item[1]) is int  # noqa: PLR2004
 

@@ -202,13 +202,14 @@ def _pooler(store: Store) -> Check | None:
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
     from coordination.domain.runs import RunState
-    from coordination.store.queries import fleet, projects, serving
+    from coordination.store.queries import fleet, projects, serving, stops
     from coordination.store.reports import overview
 
     with store.read() as tx:
         workspace_id = projects.workspace_named(tx, settings.workspace)
         living = overview.living(tx, within=settings.lease_ttl)
         serves = not workspace_id or bool(serving.live_for(tx, workspace_id, within=settings.lease_ttl))
+        stopped = stops.active(tx, workspace_id) if workspace_id else []
         unanswered = fleet.unanswered(tx, after=_UNANSWERED)
         found = (
             overview.overview(
@@ -217,6 +218,8 @@ def _work(settings: Settings, store: Store) -> Iterator[Check]:
             if workspace_id
             else None
         )
+    for stop in stopped:
+        yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Let it go on with: {stop.command}")
     # A run that is stuck waits for a person; no worker can help it.
     moving = {run.project_id for run in found.runs if run.state is RunState.OPEN} if found else set()
     waiting = [line for line in found.projects if line.id in moving] if found else []

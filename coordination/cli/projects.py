@@ -10,6 +10,7 @@ import typer
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.stopping import say_if_stopped
 from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def list_(
         [
             (
                 project.name,
-                project.status,
+                f"{project.status} (stopped)" if project.stopped else project.status,
                 of.runs,
                 of.tasks,
                 of.sessions,
@@ -153,6 +154,7 @@ def _show_for_people(document: dict[str, Any]) -> None:
             ("id", document["id"]),
             ("description", document["description"]),
             ("status", document["status"]),
+            ("stopped", "nothing of it starts (coord status says why)" if document["stopped"] else None),
             ("folder", document["path"]),
             ("supervisor", boss["status"]),
             ("its ticks fail", f"since {boss['failingSince']}: {boss['error']}" if boss["error"] else None),
@@ -280,6 +282,7 @@ def activate(name: Name) -> None:
     """Let a project that is on hold, completed or archived take work again."""
     with connected() as co:
         freed = co.resume_project(name)
+        say_if_stopped(co, co.project(name).id)
     queued = f"; {many(freed, 'task is', 'tasks are')} queued again" if freed else ""
     print(f"{name} is active{queued}.")
 

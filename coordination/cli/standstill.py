@@ -162,7 +162,10 @@ def is_attended() -> bool:
 
 
 def _obstacle(hold: Hold) -> Obstacle:
-    if hold.kind == "on_hold":
+    if hold.kind == "stopped":
+        sentence, command = hold.keys
+        words = f"{sentence}; let it go on with: {command}"
+    elif hold.kind == "on_hold":
         words = f"its project {hold.keys[0]} is on hold; let it go on with: coord projects activate {hold.keys[0]}"
     elif hold.kind == "no_worker":
         words = no_worker(hold.keys[0])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.stopping import show_stops
 from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, as_json: AsJson = False) -> None:
     """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
+    from coordination.store.queries import stops
     from coordination.store.reports.overview import overview
 
     with connected() as co:
@@ -34,11 +36,13 @@ def status(*, as_json: AsJson = False) -> None:
                 thresholds=runtime.settings.supervision(),
                 live_within=runtime.settings.lease_ttl,
             )
+            stopped = stops.active(tx, runtime.workspace_id)
         queues = _queues(runtime)
         holding = [one for one in co.budgets.list() if one.waiting]
     if as_json:
         print_json(
             {
+                "stops": stopped,
                 "projects": found.projects,
                 "runs": [
                     {"id": run.id, "project": run.project, "name": run.name, "state": run.state, "counts": run.counts}
@@ -52,6 +56,7 @@ def status(*, as_json: AsJson = False) -> None:
             }
         )
     else:
+        show_stops(stopped)
         _show(found, queues, holding)
 
 
@@ -78,7 +83,7 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         [
             (
                 one.name,
-                one.status,
+                f"{one.status} (stopped)" if one.stopped else one.status,
                 one.supervisor,
                 one.open_runs,
                 one.open_tasks,

@@ -13,6 +13,7 @@ import typer
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.names import aim_hints
 from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.stopping import say_if_stopped
 from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def submit(
 
             made = issues.submit(co, what, beads)
         aim_hints(co, made.record.project_id)
+        say_if_stopped(co, made.record.project_id)
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
@@ -220,6 +222,7 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
                     started[:] = [run.id]
                     aim_hints(co, run.record.project_id)
                     around.note_run(run.id)
+                    say_if_stopped(co, run.record.project_id)
                     return _follow(run, around, as_json=as_json)
             except StackGoneError:
                 continue

@@ -56,7 +56,10 @@ MOVES: Mapping[ProjectStatus, frozenset[ProjectStatus]] = {
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """One project as stored. Totals (cost, sessions, tasks) follow from its rows and are never stored here."""
+    """One project as stored. Totals (cost, sessions, tasks) follow from its rows and are never stored here.
+
+    ``stopped``: a stop holds it, whatever its status is besides.
+    """
 
     id: str
     workspace_id: str
@@ -72,6 +75,7 @@ class Project:
     created_at: datetime
     started_at: datetime | None
     completed_at: datetime | None
+    stopped: bool = False
 
 
 LOCAL = "local:"

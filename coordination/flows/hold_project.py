@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import BlockReason
 from coordination.services import projects
-from coordination.store.queries import events, ready
+from coordination.store.queries import events, ready, stops
+from coordination.store.queries import projects as project_rows
 
 
 def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
@@ -16,7 +17,12 @@ def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
 
 
 def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor: str) -> int:
-    """The project goes on; how many tasks the pause had held and are queued again."""
+    """The project goes on; how many tasks the pause had held and are queued again. None while a stop holds it."""
+    stops.lock_workspace(tx, workspace_id, shared=True)  # one that was archived may be stopped from here on
     projects.set_status(tx, workspace_id, project_id, ProjectStatus.ACTIVE)
+    stops.hold_projects(tx, workspace_id, project_id)
+    project = project_rows.get(tx, workspace_id, project_id)
+    if project is not None and project.stopped:
+        return 0
     lifted = ready.lift(tx, workspace_id, project_id, BlockReason.PAUSED)
     return events.append_unblocked(tx, workspace_id, project_id, lifted, actor=actor)

@@ -24,7 +24,7 @@ from coordination.formats.beads import read_issues
 from coordination.ids import new_id
 from coordination.services import archives, ledger
 from coordination.store.engine import Store
-from coordination.store.queries import artifacts, fleet, history, retention
+from coordination.store.queries import artifacts, fleet, history, retention, stops
 from coordination.store.queries.retention import OldRun
 
 CHORE = "retention"
@@ -117,6 +117,8 @@ def would_retain(store: Store, workspace_id: str, ages: Ages) -> Retained:
                 done.rows.update(retention.counts(tx, workspace_id, old.id))
         if ages.runs and (unused := history.count_unused(tx, workspace_id, age=ages.runs)):
             done.rows["job_history"] = unused
+        if ages.runs and (old_stops := stops.count_old(tx, workspace_id, age=ages.runs)):
+            done.rows["stops"] = old_stops
         if ages.workers:
             done.rows["workers"] = fleet.count_forgettable(tx, after=ages.workers)
         if ages.costs:
@@ -149,6 +151,9 @@ class _Round:
             self._until_none(
                 "job_history",
                 lambda tx: history.forget(tx, self.workspace_id, age=self.ages.runs, limit=self.batch),
+            )
+            self._until_none(
+                "stops", lambda tx: stops.forget(tx, self.workspace_id, age=self.ages.runs, limit=self.batch)
             )
         if self.ages.workers:
             self._until_none("workers", lambda tx: fleet.forget_stopped(tx, after=self.ages.workers, limit=self.batch))

@@ -24,7 +24,7 @@ from coordination.services.endings.records import Ended
 from coordination.services.endings.rescue import rescue_expired
 from coordination.services.expectations import expected
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, money, ready, runs, slots, supervisors
+from coordination.store.queries import attempts, events, money, ready, runs, slots, stops, supervisors
 from coordination.store.queries.ready import Ready
 from coordination.store.queries.supervisors import Begun
 from coordination.store.reports import supervision
@@ -208,6 +208,7 @@ def _recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 def _unblock(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> list[str]:
     """Unblock what nothing holds any more, and close the runs that are done: which."""
+    stops.hold_projects(tx, workspace_id, project_id)  # what an earlier program let go on although it is stopped
     _unblock_due(tx, workspace_id, project_id)
     _unblock_affordable(tx, workspace_id, project_id, estimator)
     return _close_runs(tx, workspace_id, project_id)

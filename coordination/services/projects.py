@@ -17,6 +17,7 @@ from coordination.domain.workspaces import parse_gates
 from coordination.errors import IllegalMove, NotFound, Refused
 from coordination.ids import new_id
 from coordination.store.queries import projects as rows
+from coordination.store.queries import stops
 
 
 def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
@@ -26,7 +27,8 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
         if path is not None and path != found.path:
             rows.change(tx, workspace_id, found.id, path=path)
         return found
-    return rows.make(
+    stops.lock_workspace(tx, workspace_id, shared=True)
+    made = rows.make(
         tx,
         workspace_id,
         {
@@ -41,6 +43,8 @@ def resolve(tx: Connection, workspace_id: str, *, identity: str, name: str, path
             "metadata": {},
         },
     )
+    stops.hold_projects(tx, workspace_id, made.id)
+    return made
 
 
 def create(tx: Connection, workspace_id: str, *, identity: str, name: str, path: str | None) -> Project:
@@ -138,7 +142,7 @@ def activate(tx: Connection, workspace_id: str, project: Project) -> None:
 
 
 def set_status(tx: Connection, workspace_id: str, project_id: str, target: ProjectStatus) -> None:
-    """Move the project to *target*; IllegalMove when the table has no such move from where it is."""
+    """Move the project to *target*; IllegalMove when the table has no such move. A stop that holds it goes on."""
     if rows.move(tx, workspace_id, project_id, sources=MOVES[target], target=target):
         return
     found = rows.get(tx, workspace_id, project_id)

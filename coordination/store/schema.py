@@ -31,6 +31,7 @@ from coordination.store.tables import (  # noqa: F401 - importing them fills the
     retention,
     rollups,
     runs,
+    stops,
     tasks,
 )
 

@@ -31,6 +31,8 @@ class StopReason(StrEnum):
     """Why a running job is asked to end; later members overrule earlier ones."""
 
     SHUTDOWN = "shutdown"  # the worker goes away and hands the job back
+    STOPPED = "stopped"  # its workspace or project is stopped: as above, and the worker stays
+    STOPPED_NOW = "stopped_now"  # the same, without a grace
     BUDGET = "budget"  # no money is left for what it would spend next
     CANCELED = "canceled"  # the task was canceled
     LEASE_LOST = "lease_lost"  # somebody else may hold the task by now: end it fast
@@ -43,10 +45,15 @@ class StopReason(StrEnum):
 
 _OUTCOMES: Mapping[StopReason, Outcome] = {
     StopReason.SHUTDOWN: Outcome.HANDED_BACK,
+    StopReason.STOPPED: Outcome.HANDED_BACK,
+    StopReason.STOPPED_NOW: Outcome.HANDED_BACK,
     StopReason.BUDGET: Outcome.DEFERRED,
     StopReason.CANCELED: Outcome.CANCELED,
     StopReason.LEASE_LOST: Outcome.LOST,
 }
+STOPPED = {False: StopReason.STOPPED, True: StopReason.STOPPED_NOW}
+"""What a stop asks for, by whether it is without a grace."""
+
 _LADDER = tuple(StopReason)
 
 

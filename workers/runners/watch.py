@@ -32,6 +32,8 @@ _DONE_PATIENCE = 30.0  # how long a program that has said it is done may say not
 _LOOK_AGAIN = 0.1  # where exits cannot be waited for
 _SENTENCES = {
     StopReason.SHUTDOWN: "the worker shut down",
+    StopReason.STOPPED: "its workspace or project was stopped",
+    StopReason.STOPPED_NOW: "its workspace or project was stopped, without a grace",
     StopReason.BUDGET: "no money is left for it",
     StopReason.CANCELED: "canceled",
     StopReason.LEASE_LOST: "the lease was lost",
@@ -200,7 +202,7 @@ class Watch:
         reason = self._control.stop_reason
         if reason is not self._reason and reason is not None:
             self._reason = reason
-            self._interrupt(Interruption.asked(reason), now)
+            self._interrupt(Interruption.asked(reason), now, ask=reason is not StopReason.STOPPED_NOW)
         elif self._interruption is None and not self._answered and not self._exited:
             if now >= self._leaves_by():
                 self._interrupt(Interruption.lingered(), now)

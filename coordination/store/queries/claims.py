@@ -39,7 +39,7 @@ TEXTS = (
 """Those of COLUMNS, ids and JSON, that are asked for as texts on PostgreSQL, as they are on SQLite."""
 
 OWNERS = """
-    CROSS JOIN LATERAL (SELECT name, status FROM projects WHERE id = t.project_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT name, status, status_before_stop FROM projects WHERE id = t.project_id OFFSET 0) AS p
     CROSS JOIN LATERAL (SELECT session_id, python_path FROM runs WHERE id = t.run_id OFFSET 0) AS r"""
 """The project (p) and the run (r) of each task (t) on PostgreSQL, which is kept from reading all of them for a join."""
 
@@ -53,7 +53,10 @@ _DUE = f"""
 # Conflict tasks of a run work one at a time, whether that limit is stored yet or not.
 _LIMITED = f"""(COALESCE(substr(t.concurrency_key, 1, {len(MERGE_KEY)}), '') = '{MERGE_KEY}'
         OR EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id))"""
-_UNLIMITED = f"""{_DUE} AND p.status NOT IN ({HELD}) AND NOT {_LIMITED} AND NOT {BUDGETED}"""
+# A stop puts a project on hold; a program that does not know stops may have let it go on, which counts for nothing.
+_UNLIMITED = (
+    f"""{_DUE} AND p.status NOT IN ({HELD}) AND p.status_before_stop IS NULL AND NOT {_LIMITED} AND NOT {BUDGETED}"""
+)
 
 
 _HELD = ", held.value -> 'slots', held.value -> 'reserved'"
@@ -228,7 +231,8 @@ class Waiting:
 
 
 _WAITING = f"""
-SELECT {{id}}, {{project}}, {{run}}, {{session}}, t.agent, t.concurrency_key, p.status, {_LIMITED}, {BUDGETED},
+SELECT {{id}}, {{project}}, {{run}}, {{session}}, t.agent, t.concurrency_key,
+    CASE WHEN p.status_before_stop IS NULL THEN p.status ELSE '{ProjectStatus.ON_HOLD}' END, {_LIMITED}, {BUDGETED},
     {{work}}, {{options}}, {{carried}}
 FROM tasks t {{owners}}
 WHERE {{which}} AND {_DUE}

@@ -37,20 +37,25 @@ from coordination.store.tables.attempts import attempts
 from coordination.store.tables.fleet import supervisors, workers
 from coordination.store.tables.projects import projects, workspaces
 from coordination.store.tables.runs import runs
+from coordination.store.tables.stops import stops
 from coordination.store.tables.tasks import tasks
 from coordination.store.types import commit_order, db_after, db_now
 
-w, a, t, s, r = workers.c, attempts.c, tasks.c, supervisors.c, runs.c
+w, a, t, s, r, st = workers.c, attempts.c, tasks.c, supervisors.c, runs.c, stops.c
 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What a heartbeat learnt about one attempt: still ours, or the task is in another state or attempt."""
+    """What a heartbeat learnt about one attempt: still ours, or the task is in another state or attempt.
+
+    ``stopped``: a stop holds its project: 1 without a grace, else 0. None: none does.
+    """
 
     task_id: str
     number: int
     state: str
     attempt: int
+    stopped: int | None = None
 
 
 def clock(tx: Connection) -> datetime:
@@ -101,6 +106,11 @@ _RENEW = (
         a.number,
         select(t.state).where(t.id == a.task_id).scalar_subquery().label("state"),
         select(t.attempt).where(t.id == a.task_id).scalar_subquery().label("attempt"),
+        select(func.max(case((st.at_once, 1), else_=0)))
+        .where(st.workspace_id == a.workspace_id, st.ended_at.is_(None))
+        .where(or_(st.project_id.is_(None), st.project_id == a.project_id))
+        .scalar_subquery()
+        .label("stopped"),
     )
 )
 
@@ -113,7 +123,7 @@ def renew(tx: Connection, worker_id: str, held: Sequence[tuple[str, int]], *, tt
     if tx.dialect.name != "sqlite":
         tx.execute(_HELD, {"worker": worker_id, "held": list(held)}).all()
     rows = tx.execute(_RENEW, {"worker": worker_id, "held": list(held), "ttl": ttl.total_seconds()})
-    return [Renewal(row.task_id, row.number, row.state, row.attempt) for row in rows]
+    return [Renewal(row.task_id, row.number, row.state, row.attempt, row.stopped) for row in rows]
 
 
 def beat(tx: Connection, worker_id: str, *, clock: datetime) -> bool:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, cast, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -120,19 +134,26 @@ def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) ->
 
 
 def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectStatus | None:
-    """The project's status, which stays as it is until this transaction ends; None when there is no such project."""
+    """The status by which the project's tasks may be claimed, which stays as it is until this transaction ends.
+
+    None when there is no such project.
+    """
     row = tx.execute(
-        select(projects.c.status)
+        select(projects.c.status, projects.c.status_before_stop)
         .where(projects.c.workspace_id == workspace_id, projects.c.id == project_id)
         .with_for_update(read=True)
     ).first()
-    return None if row is None else ProjectStatus(row.status)
+    if row is None:
+        return None
+    return ProjectStatus(row.status) if row.status_before_stop is None else ProjectStatus.ON_HOLD
 
 
 def move(
     tx: Connection, workspace_id: str, project_id: str, *, sources: frozenset[ProjectStatus], target: ProjectStatus
 ) -> bool:
-    """The guarded change of status; whether it happened."""
+    """The guarded change of status; whether it happened. A project that is stopped is so until it is started again."""
+    status = func.coalesce(p.status_before_stop, p.status)
+    stopped = and_(p.status_before_stop.is_not(None), literal(target is not ProjectStatus.ARCHIVED))
     times: dict[str, Any] = {}
     if target is ProjectStatus.ACTIVE:
         times = {"started_at": func.coalesce(p.started_at, db_now()), "completed_at": None}
@@ -141,8 +162,12 @@ def move(
     return (
         tx.execute(
             update(projects)
-            .where(p.workspace_id == workspace_id, p.id == project_id, p.status.in_(sources))
-            .values(status=target, **times)
+            .where(p.workspace_id == workspace_id, p.id == project_id, status.in_(sources))
+            .values(
+                status=case((stopped, p.status), else_=target),
+                status_before_stop=case((stopped, target), else_=null()),
+                **times,
+            )
         ).rowcount
         > 0
     )
@@ -172,6 +197,7 @@ def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 def project_of(row: RowMapping) -> Project:
     """The domain's record of a row."""
+    held = row["status_before_stop"] is not None and row["status"] == ProjectStatus.ON_HOLD
     return Project(
         id=row["id"],
         workspace_id=row["workspace_id"],
@@ -179,7 +205,8 @@ def project_of(row: RowMapping) -> Project:
         identity=row["identity"],
         path=row["path"],
         description=row["description"],
-        status=ProjectStatus(row["status"]),
+        status=ProjectStatus(row["status_before_stop"] if held else row["status"]),
+        stopped=row["status_before_stop"] is not None,
         settings=row["settings"],
         budgets=row["budgets"],
         model_restrictions=row["model_restrictions"],

@@ -17,7 +17,7 @@ from coordination.domain.provider_troubles import ProviderLimit, limit_of
 from coordination.domain.task_limits import limit_reached
 from coordination.domain.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
 from coordination.domain.workspaces import merge_key, run_branch
-from coordination.store.queries import attempts, fleet, projects, ready, serving, slots, supervisors
+from coordination.store.queries import attempts, fleet, projects, ready, serving, slots, stops, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
 from coordination.store.tables.attempts import attempts as attempt_rows
@@ -208,7 +208,10 @@ def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> I
     now = tx.execute(select(db_now())).scalar_one()
     project = projects.get(tx, workspace_id, task.project_id)
     held = project is not None and project.status is ProjectStatus.ON_HOLD
-    if project is not None and (held or BlockReason.PAUSED in task.reasons):
+    stop = stops.current(tx, workspace_id, task.project_id)
+    if stop is not None:
+        yield Blocker("stopped", f"{stop.sentence()}; let it go on with: {stop.command}")
+    if project is not None and (held or (stop is None and BlockReason.PAUSED in task.reasons)):
         name = project.name
         yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
     yield from _reasons(task.reasons & ~(BlockReason.BUDGET | BlockReason.LIMIT), task.not_before)

@@ -15,7 +15,7 @@ from coordination.domain.health import Finding, some
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.supervision import StatusThresholds, SupervisorStatus, status_of
 from coordination.domain.tasks import OPEN, BlockReason, TaskState
-from coordination.store.queries import fleet, serving, supervisors
+from coordination.store.queries import fleet, serving, stops, supervisors
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.tables.attempts import attempts, slots
 from coordination.store.tables.fleet import workers
@@ -44,10 +44,18 @@ def of_work(
     tx: Connection, workspace_id: str, *, patience: Patience, thresholds: StatusThresholds
 ) -> Iterator[Finding]:
     """Everything that this workspace's rows tell."""
+    yield from stopped(tx, workspace_id)
     yield from stuck_tasks(tx, workspace_id, patience=patience)
     yield from late_leases(tx, workspace_id, patience=patience)
     yield from idle_supervisors(tx, workspace_id, thresholds=thresholds)
     yield from wrong_slots(tx, workspace_id)
+
+
+def stopped(tx: Connection, workspace_id: str) -> Iterator[Finding]:
+    """Stops that hold the workspace, or projects of it."""
+    for stop in stops.active(tx, workspace_id):
+        hint = f"Let it go on with: {stop.command}"
+        yield Finding("stopped", stop.project or "the workspace", stop.sentence(), hint, wrong=False)
 
 
 # --- tasks

@@ -36,6 +36,7 @@ class ProjectLine:
     name: str
     identity: str
     status: str
+    stopped: bool
     supervisor: str
     error: str | None
     error_since: datetime | None
@@ -87,6 +88,7 @@ def overview(
                 name=project.name,
                 identity=project.identity,
                 status=project.status.value,
+                stopped=project.stopped,
                 supervisor=status_of(age, thresholds).value,
                 error=found.error if found else None,
                 error_since=found.failing_since if found else None,

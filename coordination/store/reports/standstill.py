@@ -10,7 +10,7 @@ from sqlalchemy import Connection, and_, case, exists, func, or_, select
 
 from coordination.domain.projects import ProjectStatus
 from coordination.domain.tasks import NO_REASON, OPEN, BlockReason, TaskState
-from coordination.store.queries import projects, ready, serving
+from coordination.store.queries import projects, ready, serving, stops
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import db_now
@@ -25,10 +25,10 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One thing that only a person takes away. ``kind``: a block reason, on_hold or no_worker.
+    """One thing that only a person takes away. ``kind``: a block reason, stopped, on_hold or no_worker.
 
     *tasks* counts the run's tasks that it holds; *keys* names some of them, or what else is meant (the project, the
-    workspace).
+    workspace, the sentence of a stop and the command that ends it).
     """
 
     kind: str
@@ -93,6 +93,8 @@ def _groups(tx: Connection, workspace_id: str, run_id: str) -> dict[tuple[TaskSt
 
 def _of_project(tx: Connection, workspace_id: str, project_id: str, number: int) -> Iterator[Hold]:
     """What holds everything of the project, whatever its tasks wait for besides."""
+    if (stop := stops.current(tx, workspace_id, project_id)) is not None:
+        yield Hold("stopped", number, (stop.sentence(), stop.command))
     project = projects.get(tx, workspace_id, project_id)
     if project is not None and project.status in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED):
         yield Hold("on_hold", number, (project.name,))

@@ -1,6 +1,6 @@
 """Who does the work: worker processes (above all workspaces) and one supervisor row per project."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
@@ -24,6 +24,7 @@ workers = Table(
     # What its machine's clock said at the last heartbeat, beside the database's in heartbeat_at.
     Column("clock_at", UtcTime),
     Column("serves", Json),  # the names of the workspaces whose jobs it runs; null: of all, or it does not say
+    Column("hears_stops", Boolean),  # it ends jobs when it is told of a stop; null: a program of before
 )
 
 supervisors = Table(

@@ -32,6 +32,8 @@ projects = Table(
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("started_at", UtcTime),
     Column("completed_at", UtcTime),
+    # While a stop holds it: the status that it has besides. Its own is then on_hold, which earlier programs obey too.
+    Column("status_before_stop", Str),
     UniqueConstraint("workspace_id", "identity"),
     CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in ProjectStatus)), name="status"),
 )

@@ -4,6 +4,7 @@ Keys (prefix ``coord:``):
     coord:nudges   list   JSON [workspace id, project id, signature]; a worker's housekeeper pops and ticks the project
     coord:cancels  pub/sub  JSON [[task id, attempt], …, signature]; the worker that runs one of them ends it
     coord:wake:WORKER  list  one element, for seconds: this worker ends, and its housekeeper need not wait for a nudge
+    coord:stops    pub/sub  JSON [[task id, attempt, at once], …, signature]; its worker ends it, and hands it back
 Losing any of them costs at most one sweep: supervisors tick and heartbeats tell without them.
 """
 
@@ -22,7 +23,9 @@ from coordination.store.volatile.signatures import Signatures
 
 NUDGES = "coord:nudges"
 CANCELS = "coord:cancels"
+STOPS = "coord:stops"
 _MOST_NUDGES = 10_000
+_STOPS_AT_ONCE = 1000
 _WAKES_FOR = 5  # seconds
 
 
@@ -64,8 +67,20 @@ class Nudges:
     def cancel(self, attempts: Sequence[tuple[str, int]]) -> None:
         """Tell whoever runs these (task, attempt) pairs to end them now. Raises RedisUnavailable."""
         if attempts:
-            body = self.signatures.sign(CANCELS, json.dumps(list(attempts)))
-            self._send(lambda pipe: pipe.publish(CANCELS, body))
+            self._publish(CANCELS, attempts)
+
+    def stop(self, attempts: Sequence[tuple[str, int]], *, at_once: bool) -> None:
+        """Tell whoever runs these (task, attempt) pairs that they are stopped. Raises RedisUnavailable.
+
+        *at_once*: they are killed without a grace.
+        """
+        for start in range(0, len(attempts), _STOPS_AT_ONCE):
+            some = [[task_id, number, at_once] for task_id, number in attempts[start : start + _STOPS_AT_ONCE]]
+            self._publish(STOPS, some)
+
+    def _publish(self, channel: str, items: Sequence[Any]) -> None:
+        body = self.signatures.sign(channel, json.dumps(list(items)))
+        self._send(lambda pipe: pipe.publish(channel, body))
 
     def wake(self, worker_id: str) -> None:
         """Let a worker's listeners stop waiting. Raises RedisUnavailable."""

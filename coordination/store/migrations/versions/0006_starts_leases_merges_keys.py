@@ -1,10 +1,11 @@
-"""Limits of starts and losses, what workers serve, machines lend and merge, and the broker's key.
+"""Limits of starts and losses, what workers serve, machines lend and merge, stops, and the broker's key.
 
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
 ports or databases and refuse a task whose plan asks for them. Each side finds its own records of merges only, so a
 change whose end was lost by one is made again by the other. They sign no message: workers of 0006 refuse theirs and
-take the tasks from SQL some seconds later.
+take the tasks from SQL some seconds later. They start nothing of a stopped project, which is on hold to them; of what
+they run, a stop ends what may be repeated, as if it were canceled, and waits for the rest.
 """
 
 import sqlalchemy as sa
@@ -37,6 +38,26 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
     op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
     op.add_column("workers", sa.Column("serves", types.Json(), nullable=True))
+    op.add_column("projects", sa.Column("status_before_stop", types.Str(), nullable=True))
+    op.add_column("workers", sa.Column("hears_stops", sa.Boolean(), nullable=True))
+    op.create_table(
+        "stops",
+        sa.Column("id", types.Id, nullable=False),
+        sa.Column("workspace_id", types.Id, nullable=False),
+        sa.Column("project_id", types.Id, nullable=True),
+        sa.Column("since", types.UtcTime(), nullable=False),
+        sa.Column("actor", types.Str(), nullable=False),
+        sa.Column("reason", types.Str(), nullable=True),
+        sa.Column("at_once", sa.Boolean(), nullable=False),
+        sa.Column("in_flight", types.Json(), nullable=True),
+        sa.Column("ended_at", types.UtcTime(), nullable=True),
+        sa.Column("ended_by", types.Str(), nullable=True),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name=op.f("fk_stops_workspace_id")),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], ondelete="CASCADE", name=op.f("fk_stops_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stops")),
+    )
+    active = sa.text("ended_at IS NULL")
+    op.create_index("ix_stops_active", "stops", ["workspace_id"], postgresql_where=active, sqlite_where=active)
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),

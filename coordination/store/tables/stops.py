@@ -1,0 +1,24 @@
+"""Stops: a person's word that nothing of a workspace or of a project starts or runs until it is started again."""
+
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
+
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Str, UtcTime, db_now
+
+ACTIVE = text("ended_at IS NULL")
+
+stops = Table(
+    "stops",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: the whole workspace
+    Column("since", UtcTime, nullable=False, default=db_now()),
+    Column("actor", Str, nullable=False),
+    Column("reason", Str),
+    Column("at_once", Boolean, nullable=False),  # what runs is killed without a grace
+    Column("in_flight", Json),  # [task, attempt] of what ran when it began; NULL: nobody has looked yet
+    Column("ended_at", UtcTime),
+    Column("ended_by", Str),
+    Index("ix_stops_active", "workspace_id", postgresql_where=ACTIVE, sqlite_where=ACTIVE),
+)

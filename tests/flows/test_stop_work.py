@@ -1,0 +1,292 @@
+"""A stop holds every project of its workspace, or one: no claim after it, and the start gives back what was before."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.projects import ProjectStatus
+from coordination.domain.stops import Started, Stop
+from coordination.flows.end_project import end_project
+from coordination.flows.hold_project import hold_project, resume_project
+from coordination.flows.stop_work import look, remember, start_work, stop_work
+from coordination.store.queries import claims, fleet, projects, stops
+from tests.support.lock_order import watched_order
+from tests.support.world import LEASE, World
+
+SILENT = timedelta(seconds=30)
+
+
+def stop(world: World, project: str | None = None, *, at_once: bool = False) -> tuple[Stop, bool]:
+    return world.store.transact(
+        lambda tx: stop_work(tx, world.workspace, project, actor="user:ann", reason="so", at_once=at_once)
+    )
+
+
+def start(world: World, project: str | None = None) -> Started:
+    return world.store.transact(lambda tx: start_work(tx, world.workspace, project, actor="user:ann"))[0]
+
+
+def status(world: World, project: str | None = None) -> tuple[ProjectStatus, bool]:
+    with world.store.read() as tx:
+        found = projects.get(tx, world.workspace, project or world.project_id)
+    assert found is not None
+    return found.status, found.stopped
+
+
+def current(world: World, project: str | None = None) -> Stop | None:
+    with world.store.read() as tx:
+        return stops.current(tx, world.workspace, project)
+
+
+class TestWhatItHolds:
+    def test_nothing_is_claimed_until_the_start(self, world: World) -> None:
+        world.submit("a", "b")
+
+        made, new = stop(world)
+
+        assert (new, made.project, made.actor, made.reason) == (True, None, "user:ann", "so")
+        assert world.claim("a") == []
+        assert world.states() == {"a": "blocked", "b": "queued"}
+        assert start(world).queued == 1
+        assert sorted(world.claim("a", "b")) == ["a", "b"]
+        assert status(world) == (ProjectStatus.ACTIVE, False)
+
+    def test_a_project_alone(self, world: World) -> None:
+        other = World(world.store, project="example.org/acme/mill")
+        other.submit("x")
+        world.submit("a")
+
+        made, _ = stop(world, world.project_id)
+
+        assert made.project is not None
+        assert made.command == f"coord start --project {made.project}"
+        assert world.claim("a") == []
+        assert other.claim("x") == ["x"]
+        assert current(other, other.project_id) is None
+        assert start(world).ended is None, "the workspace itself is not stopped"
+        assert world.claim("a") == []
+        assert start(world, world.project_id).ended is not None
+        assert world.claim("a") == ["a"]
+
+    def test_another_workspace_goes_on(self, world: World) -> None:
+        other = World(world.store, name="other")
+        other.submit("x")
+        world.submit("a")
+
+        stop(world)
+
+        assert other.claim("x") == ["x"]
+        assert current(other) is None
+
+    def test_a_project_that_is_made_after_it_is_stopped(self, world: World) -> None:
+        stop(world)
+        later = World(world.store, project="example.org/acme/mill")
+
+        later.submit("x")
+
+        assert later.claim("x") == []
+        assert status(later, later.project_id) == (ProjectStatus.ACTIVE, True)
+        start(world)
+        assert later.claim("x") == ["x"]
+
+    def test_an_earlier_program_sees_projects_that_are_on_hold_and_cannot_let_them_go_on(self, world: World) -> None:
+        world.submit("a")
+        stop(world)
+        assert world.sql("SELECT status FROM projects") == [("on_hold",)]
+
+        world.sql("UPDATE projects SET status = 'active'")  # its coord projects activate
+
+        assert world.claim("a") == []
+        assert status(world) == (ProjectStatus.ACTIVE, True)
+        world.tick()
+        assert world.sql("SELECT status FROM projects") == [("on_hold",)]
+
+    def test_stopped_twice_it_has_its_first_author_and_may_be_hurried(self, world: World) -> None:
+        first, _ = stop(world)
+
+        second, new = stop(world, at_once=True)
+
+        assert (second.id, second.since, new, second.at_once) == (first.id, first.since, False, True)
+        assert stop(world)[0].at_once, "what was hurried stays so"
+
+    def test_a_project_with_a_stop_of_its_own_stays_when_the_workspace_starts(self, world: World) -> None:
+        world.submit("a")
+        stop(world, world.project_id)
+        stop(world)
+
+        still = start(world).still
+
+        assert [one.project_id for one in still] == [world.project_id]
+        assert world.claim("a") == []
+        assert start(world, world.project_id).still == []
+        assert world.claim("a") == ["a"]
+
+
+class TestWhatAPersonSaysMeanwhile:
+    def test_a_hold_stays_after_the_start(self, world: World) -> None:
+        world.submit("a")
+        stop(world)
+        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+
+        start(world)
+
+        assert status(world) == (ProjectStatus.ON_HOLD, False)
+        assert world.claim("a") == []
+
+    def test_a_hold_of_before_it_stays_too(self, world: World) -> None:
+        world.submit("a")
+        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+        stop(world)
+
+        start(world)
+
+        assert status(world) == (ProjectStatus.ON_HOLD, False)
+
+    def test_a_project_that_is_activated_stays_stopped_until_the_start(self, world: World) -> None:
+        world.submit("a")
+        world.store.transact(lambda tx: hold_project(tx, world.workspace, world.project_id))
+        world.claim("a")
+        stop(world)
+
+        world.store.transact(lambda tx: resume_project(tx, world.workspace, world.project_id, actor="ann"))
+
+        assert status(world) == (ProjectStatus.ACTIVE, True)
+        assert world.claim("a") == []
+        assert start(world).queued == 1
+
+    def test_a_project_that_is_put_away_and_taken_out_again(self, world: World) -> None:
+        stop(world)
+
+        def move(status: ProjectStatus) -> None:
+            world.store.transact(lambda tx: end_project(tx, world.workspace, world.project_id, status))
+
+        world.submit("a")
+        world.store.transact(lambda tx: tx.execute(text("UPDATE runs SET finished_at = created_at")))
+        move(ProjectStatus.ARCHIVED)
+        assert status(world) == (ProjectStatus.ARCHIVED, False)
+
+        world.store.transact(lambda tx: resume_project(tx, world.workspace, world.project_id, actor="ann"))
+
+        assert status(world) == (ProjectStatus.ACTIVE, True)
+        assert world.claim("a") == []
+
+
+class TestWhatWasInFlight:
+    def test_each_attempt_with_its_end(self, world: World) -> None:
+        world.submit("back", "done", "once", "runs", tasks={"once": {"repeatable": False}})
+        world.claim("back", "done", "once", "runs")
+        made, _ = stop(world)
+        with world.store.read() as tx:
+            seen = look(tx, world.workspace, made, silent_after=SILENT)
+        made = world.store.transact(lambda tx: remember(tx, world.workspace, made, seen))
+
+        world.finish("back", Outcome.HANDED_BACK)
+        world.finish("done")
+        world.finish("once", Outcome.HANDED_BACK)
+        again, new = stop(world)
+        with world.store.read() as tx:
+            found = {one.task: one for one in look(tx, world.workspace, again, silent_after=SILENT)}
+
+        assert not new
+        assert again.in_flight == made.in_flight
+        assert {name for name, one in found.items() if not one.ended} == {"runs"}
+        assert found["back"].words() == "ended, and handed back: coord start goes on with it"
+        assert found["done"].words() == "completed meanwhile"
+        assert found["once"].unknown
+        assert found["once"].words().startswith("outcome unknown")
+        assert world.states() == {"back": "queued", "done": "completed", "once": "blocked", "runs": "running"}
+        assert world.task("back").failures == 0
+
+    def test_a_heartbeat_learns_of_it(self, world: World) -> None:
+        world.submit("a")
+        world.claim("a")
+        key = (world.ids["a"], 1)
+
+        def learnt() -> int | None:
+            with world.store.write() as tx:
+                (renewal,) = fleet.renew(tx, world.worker, [key], ttl=LEASE)
+            return renewal.stopped
+
+        assert learnt() is None
+        stop(world, world.project_id)
+        assert learnt() == 0
+        stop(world, at_once=True)
+        assert learnt() == 1
+        start(world)
+        assert learnt() == 0
+        start(world, world.project_id)
+        assert learnt() is None
+
+
+@pytest.mark.stores("postgres")
+class TestClaimsThatHadBegun:
+    def test_the_stop_waits_for_them_and_finds_what_they_open(self, world: World) -> None:
+        world.submit("a")
+        with world.store.write() as before:
+            claimed = claims.claim_unlimited(
+                before, world.workspace, [world.ids["a"]], worker_id=world.worker, lease=LEASE
+            )
+            made, _ = stop(world)
+            with world.store.read() as tx:
+                begun = stops.claiming(tx)
+                assert look(tx, world.workspace, made, silent_after=SILENT) == [], "it has not committed"
+            assert len(begun) == 1
+
+        with world.store.read() as tx:
+            assert stops.claiming(tx).isdisjoint(begun)
+            assert [one.task for one in look(tx, world.workspace, made, silent_after=SILENT)] == ["a"]
+        assert [claim.key for claim in claimed] == ["a"]
+
+    def test_so_it_does_with_claims_under_limits(self, world: World) -> None:
+        world.submit("a")
+        with world.store.write() as before:
+            assert claims.lock_waiting(before, world.workspace, [world.ids["a"]])
+            stop(world)
+            with world.store.read() as tx:
+                assert len(stops.claiming(tx)) == 1
+
+    def test_a_project_that_is_being_made_is_waited_for(self, world: World) -> None:
+        made, begun = threading.Event(), list[tuple[Stop, bool]]()
+        with world.store.write() as tx:
+            stops.lock_workspace(tx, world.workspace, shared=True)
+            stopper = threading.Thread(target=lambda: (begun.append(stop(world)), made.set()))
+            stopper.start()
+            assert not made.wait(0.3), "it waits"
+        stopper.join(timeout=30)
+        assert made.is_set()
+        assert begun[0][1]
+
+
+@pytest.mark.stores("postgres")
+def test_the_order_of_locks(world: World) -> None:
+    world.submit("a", "b")
+
+    with watched_order(world.store) as watch:
+        stop(world)
+        world.claim("a")
+        start(world)
+
+    assert not watch.wrong, watch.story
+
+
+def test_old_stops_are_forgotten_and_those_that_hold_are_not(world: World) -> None:
+    world.submit("a")
+    stop(world, world.project_id)
+    stop(world)
+    start(world)
+    world.sql("UPDATE stops SET since = '2020-01-01T00:00:00+00:00'")
+    world.sql("UPDATE stops SET ended_at = '2020-01-01T00:00:00+00:00' WHERE ended_at IS NOT NULL")
+    year = timedelta(days=365)
+
+    with world.store.read() as tx:
+        assert stops.count_old(tx, world.workspace, age=year) == 1
+    gone = world.store.transact(lambda tx: stops.forget(tx, world.workspace, age=year, limit=10))
+
+    assert gone == 1
+    with world.store.read() as tx:
+        assert [one.project_id for one in stops.active(tx, world.workspace)] == [world.project_id]
