@@ -9,6 +9,7 @@ import typer
 
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
+from coordination.cli.next_steps import after_change
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
@@ -77,15 +78,19 @@ def list_(run: RunName, *, as_json: AsJson = False) -> None:
 
 def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """One task: what it runs, its attempts, and what holds it."""
+    from coordination.cli.next_steps import called
+    from coordination.cli.summary import show_last_lines
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
+    from coordination.domain.attempts import Outcome
+    from coordination.domain.last_lines import last_lines
     from coordination.money import show_usd
     from coordination.store.queries import costs
 
     with connected() as co:
         task = found_task(co, name, run)
         attempts = task.attempts()
-        why = _explained(co, task)
+        why, name = _explained(co, task), called(co, task)
         with co.runtime.store.read() as tx:
             cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
     if as_json:
@@ -96,6 +101,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 "cost_usd": cost,
                 "unpriced_calls": unpriced,
                 "attempts": tried,
+                "last_lines": last_lines(task.record.work, attempts[-1].output, attempts[-1].log) if attempts else [],
                 "explanation": why.to_json(),
             }
         )
@@ -116,7 +122,6 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )
-    print("\n" + "\n".join(why.lines()))
     if attempts:
         print()
         table(
@@ -134,6 +139,9 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 for one in attempts
             ],
         )
+        if attempts[-1].outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            show_last_lines(task, attempts[-1], called=name)
+    print("\n" + "\n".join(why.lines()))
 
 
 def _outcome(one: Attempt) -> str:
@@ -183,11 +191,11 @@ def retry(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None
     with connected() as co:
         task = found_task(co, name, run)
         task.retry()
-        place = place_of(co, task)
+        place, then = place_of(co, task), after_change(co, task)
     if as_json:
         print_json({"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "retried": True})
     else:
-        print(f"{task.key} is tried again ({place}).")
+        print(f"{task.key} is tried again ({place}).\n{then}")
 
 
 def priority(
@@ -234,13 +242,14 @@ def force(
     with connected() as co:
         task = found_task(co, name, run)
         done, place = task.force(state, reason=reason, output=_value(output)), place_of(co, task)
+        then = f"\n{after_change(co, task)}" if done.state == "queued" else ""
     if as_json:
         print_json(
             {"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, **_fields_of(done)}
         )
         return
     stopped = f"; {len(done.fenced)} running attempt is told to stop" if done.fenced else ""
-    print(f"{task.key} was {done.before} and is {done.state} now{stopped} ({place}).")
+    print(f"{task.key} was {done.before} and is {done.state} now{stopped} ({place}).{then}")
 
 
 def _value(text: str | None) -> Any:
@@ -361,6 +370,7 @@ def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
 
 
 def _explained(co: Coordination, task: TaskHandle) -> Any:
+    from coordination.cli.next_steps import project_here
     from coordination.store.reports.explanation import explain_task
 
     runtime = co.runtime
@@ -373,6 +383,7 @@ def _explained(co: Coordination, task: TaskHandle) -> Any:
             live_within=runtime.settings.lease_ttl,
             window=runtime.settings.window,
             lack=lacks.get(task.id),
+            here=project_here(co),
         )
 
 
