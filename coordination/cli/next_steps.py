@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from coordination.domain.next_steps import Situation, Step, sentence, steps
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
+    from coordination.domain.outdated import Outdated
 
 
 def project_here(co: Coordination) -> str | None:
@@ -19,14 +20,16 @@ def project_here(co: Coordination) -> str | None:
     return None if here is None else here.id
 
 
-def of_ended(co: Coordination, tasks: Sequence[TaskHandle]) -> list[tuple[Step, ...]]:
-    """The next steps for each of these tasks, which have ended."""
+def of_ended(
+    co: Coordination, tasks: Sequence[TaskHandle], old: Mapping[str, Sequence[Outdated]] | None = None
+) -> list[tuple[Step, ...]]:
+    """The next steps for each of these tasks, which have ended. *old*: what each was given that is out of date."""
     from coordination.store.reports import task_steps
 
     here = project_here(co)
     with co.runtime.store.read() as tx:
         abouts = [task_steps.TaskSteps(tx, co.runtime.workspace_id, task.record, here) for task in tasks]
-        return [task_steps.of_ended(about) for about in abouts]
+        return [task_steps.of_ended(about, (old or {}).get(about.task.id, ())) for about in abouts]
 
 
 def of_run(run: Run, situation: Situation) -> str:

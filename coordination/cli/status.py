@@ -9,11 +9,14 @@ import typer
 
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.domain.excerpts import many
+from coordination.domain.runs import RunState
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing
     from coordination.runtime import Runtime
     from coordination.store.reports.overview import Overview
+
+_MOST_OUTDATED = 10
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, as_json: AsJson = False) -> None:
     """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
+    from coordination.store.queries import outdated
     from coordination.store.reports.overview import overview
 
     with connected() as co:
@@ -34,6 +38,7 @@ def status(*, as_json: AsJson = False) -> None:
                 thresholds=runtime.settings.supervision(),
                 live_within=runtime.settings.lease_ttl,
             )
+            old = outdated.of_workspace(tx, runtime.workspace_id, most=_MOST_OUTDATED)
         queues = _queues(runtime)
         holding = [one for one in co.budgets.list() if one.waiting]
     if as_json:
@@ -49,10 +54,15 @@ def status(*, as_json: AsJson = False) -> None:
                 "budgets": [one.to_json() for one in holding],
                 "cost_today_usd": found.cost_today_usd,
                 "unpriced_calls_today": found.unpriced_today,
+                "outdated": [{"task": one.key, "id": one.task_id, "run": one.run_id, **one.to_json()} for one in old],
             }
         )
     else:
         _show(found, queues, holding)
+        if old:
+            print("\noutdated (what to do: coord explain TASK)")
+            for one in old:
+                print(f"  {one.key} of run {one.run_id}: {one.sentence()}")
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -102,6 +112,11 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
     if holding:
         print("budgets for which tasks wait (what to do: coord explain TASK)")
         budget_table(holding)
+        print()
+    stuck = [run for run in found.runs if run.state is RunState.STUCK]
+    for run in stuck:
+        print(f"run {run.id} cannot go on by itself; why: coord runs show {run.id}")
+    if stuck:
         print()
     show(
         ["worker", "host", "busy", "of", "since"],

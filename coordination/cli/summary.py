@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from coordination.money import show_usd
 if TYPE_CHECKING:
     from coordination.client import Run, TaskHandle
     from coordination.domain.attempts import Attempt
+    from coordination.domain.outdated import Outdated
 
 _MOST_TASKS = 60
 _MOST_RESULTS = 3
@@ -44,6 +46,7 @@ def show(run: Run, *, ended: bool = True) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     tasks = run.tasks()
     shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task.state is not TaskState.COMPLETED]
+    old = outdated_in(run)
     for task in shown[:_MOST_TASKS]:
         mark, colour = _MARKS.get(task.state, (" ", "white"))
         attempts = task.attempts()
@@ -52,7 +55,7 @@ def show(run: Run, *, ended: bool = True) -> None:
         table.add_row(
             Text(mark, style=colour),
             escape(task.key),
-            str(task.state),
+            f"{task.state}, outdated" if task.id in old else str(task.state),
             took,
             tries,
             Text(task.error or "", style="dim"),
@@ -70,6 +73,7 @@ def show(run: Run, *, ended: bool = True) -> None:
     if (changes := _changes(record.branch, tasks)) is not None:
         console.print(f"{changes} on {record.branch}; bring them into yours with: git merge {record.branch}")
     _show_failed(run, failed)
+    _show_outdated(run, [task for task in tasks if task.id in old], old)
     if record.state is RunState.STUCK and ended:
         console.print("\nNothing can go on by itself.", style="yellow")
         explain_open(run)
@@ -86,6 +90,29 @@ def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
         print(f"  {task.key}: {sentence(then)}")
     if len(failed) > _MOST_FAILED:
         print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
+
+
+def outdated_in(run: Run) -> dict[str, list[Outdated]]:
+    """What is out of date of what the run's tasks were given, by task id."""
+    from coordination.store.queries import outdated
+
+    found: dict[str, list[Outdated]] = {}
+    with run.co.runtime.store.read() as tx:
+        for one in outdated.of_run(tx, run.co.runtime.workspace_id, run.id):
+            found.setdefault(one.task_id, []).append(one)
+    return found
+
+
+def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence[Outdated]]) -> None:
+    """Which tasks were given what is out of date, and which commands do them again."""
+    if not tasks:
+        return
+    print("\nwhat is outdated, and what to do")
+    for task, then in zip(tasks, next_steps.of_ended(run.co, tasks[:_MOST_FAILED], old), strict=False):
+        why = "; ".join(one.sentence() for one in old[task.id])
+        print(f"  {task.key}: {why}" + (f"; {sentence(then)}" if task.state is TaskState.COMPLETED else ""))
+    if len(tasks) > _MOST_FAILED:
+        print(f"  and {len(tasks) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
 
 def show_next(run: Run) -> None:
@@ -195,7 +222,7 @@ def _closing_line(run: Run) -> str:
 
 def as_json(run: Run) -> dict[str, Any]:
     """The run and its tasks, with outputs, as one document."""
-    record, outputs = run.record, run.outputs()
+    record, outputs, old = run.record, run.outputs(), outdated_in(run)
     return {
         "run": record.id,
         "project": record.project,
@@ -217,6 +244,7 @@ def as_json(run: Run) -> dict[str, Any]:
                 "attempts": task.record.attempt,
                 "error": task.error,
                 "output": outputs.get(task.id),
+                "outdated": [one.to_json() for one in old.get(task.id, ())],
             }
             for task in run.tasks()
         ],

@@ -52,19 +52,21 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(run: RunName, *, as_json: AsJson = False) -> None:
     """The tasks of a run, in the order of its plan."""
+    from coordination.cli.summary import outdated_in
     from coordination.cli.tables import show as table
 
     with connected() as co:
-        found = found_run(co, run).tasks()
+        chosen = found_run(co, run)
+        found, old = chosen.tasks(), outdated_in(chosen)
     if as_json:
-        print_json({"tasks": [_plain(task) for task in found]})
+        print_json({"tasks": [{**_plain(task), "outdated": old.get(task.id, [])} for task in found]})
         return
     table(
         ["key", "state", "why", "priority", "attempt", "agent", "title"],
         [
             (
                 task.key,
-                task.state,
+                f"{task.state}, outdated" if task.id in old else task.state,
                 ", ".join(task.record.reasons.names()) or task.error,
                 task.record.priority,
                 task.record.attempt,

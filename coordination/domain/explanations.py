@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from coordination.domain.next_steps import Step, sentence
+from coordination.domain.outdated import Outdated
 from coordination.domain.tasks import Task
 
 
@@ -46,7 +47,8 @@ class TaskExplanation:
     """The whole answer for one task. ``verdict``: its state and what follows from it, as half a sentence.
 
     ``usage``: what is odd in what its latest attempt has reported of its costs. ``steps``: what a person can enter
-    next about the task itself, the command that goes on last; what holds it has steps of its own.
+    next about the task itself, the command that goes on last; what holds it has steps of its own. ``outdated``: what
+    its latest attempt was given and that was made again since.
     """
 
     task: Task
@@ -54,12 +56,20 @@ class TaskExplanation:
     blockers: tuple[Blocker, ...] = field(default=())
     usage: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
+    outdated: tuple[Outdated, ...] = ()
 
     def lines(self) -> list[str]:
         """For people: the verdict, then one line per remark, per blocker and per command."""
         usage = [f"  usage: {remark}" for remark in self.usage]
         held = [f"  {blocker.line()}" for blocker in self.blockers]
-        return [f"{self.task.key}: {self.verdict}", *usage, *held, *(f"  {step.sentence()}" for step in self.steps)]
+        old = [f"  outdated: {one.sentence()}" for one in self.outdated]
+        return [
+            f"{self.task.key}: {self.verdict}",
+            *usage,
+            *held,
+            *old,
+            *(f"  {step.sentence()}" for step in self.steps),
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As printed by --json."""
@@ -73,4 +83,5 @@ class TaskExplanation:
             "blockers": [blocker.to_json() for blocker in self.blockers],
             "usage": list(self.usage),
             "steps": [step.to_json() for step in self.steps],
+            "outdated": [one.to_json() for one in self.outdated],
         }

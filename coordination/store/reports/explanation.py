@@ -71,10 +71,12 @@ def explain_task(
 def _explained(about: TaskSteps, *, live_within: timedelta, window: int | None, lack: Short | None) -> TaskExplanation:
     task = about.task
     if task.state is TaskState.RUNNING:
-        return TaskExplanation(task, _running(about), steps=about.of(Situation.RUNNING))
+        old = about.outdated()
+        return TaskExplanation(task, _running(about), steps=about.of(Situation.RUNNING), outdated=old)
     if task.state not in (TaskState.BLOCKED, TaskState.QUEUED):
         why = f": {task.error}" if task.error else ""
-        return TaskExplanation(task, f"{task.state}{why}", steps=of_ended(about))
+        old = about.outdated()
+        return TaskExplanation(task, f"{task.state}{why}", steps=of_ended(about, old), outdated=old)
     found = [*_dependencies(about), *_own(about, lack), *_supervisor(about)]
     if task.state is TaskState.QUEUED:
         found += in_queue(about, live_within, window)

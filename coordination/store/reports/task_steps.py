@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, select
 
 from coordination.domain.next_steps import Situation, Step, failure_of, steps
+from coordination.domain.outdated import Outdated
 from coordination.domain.tasks import Task, TaskState
-from coordination.store.queries import names, projects
+from coordination.store.queries import names, outdated, projects
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
 from coordination.store.tables.tasks import dependencies, tasks
@@ -33,17 +34,22 @@ class TaskSteps:
         """What to enter about a task of its run, or about itself."""
         return steps(situation, task=self.name(task_id or self.task.id, key or self.task.key), **more)
 
+    def outdated(self) -> tuple[Outdated, ...]:
+        """What the task was given and that is out of date."""
+        return tuple(outdated.of_tasks(self.tx, self.workspace_id, [self.task.id]))
+
     def name(self, task_id: str, key: str) -> str:
         """What a command calls a task of its run."""
         whose = {"key": key, "run_id": self.task.run_id, "project_id": self.task.project_id}
         return names.task_name(self.tx, self.workspace_id, task_id, **whose, here=self.here)
 
 
-def of_ended(about: TaskSteps) -> tuple[Step, ...]:
-    """What to enter about a task that has ended."""
+def of_ended(about: TaskSteps, old: Sequence[Outdated] = ()) -> tuple[Step, ...]:
+    """What to enter about a task that has ended. *old*: what it was given that is out of date."""
     task = about.task
     if task.state is TaskState.COMPLETED:
-        return about.of(Situation.COMPLETED)
+        again = bool(old) and all(one.again for one in old)
+        return about.of(Situation.OUTDATED) if again else about.of(Situation.COMPLETED)
     if task.state is TaskState.CANCELED:
         need = _ended_badly(about)
         return about.of(Situation.CANCELED) if need is None else about.of(Situation.CANCELED_WITH_NEED, need=need)

@@ -3,7 +3,8 @@
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
 ports or databases and refuse a task whose plan asks for them. Each side finds its own records of merges only, so a
-change whose end was lost by one is made again by the other. They sign no message: workers of 0006 refuse theirs and
+change whose end was lost by one is made again by the other. When they let a task be done again, what has begun with
+its former output is not shown as outdated. They sign no message: workers of 0006 refuse theirs and
 take the tasks from SQL some seconds later.
 """
 
@@ -37,6 +38,16 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
     op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
     op.add_column("workers", sa.Column("serves", types.Json(), nullable=True))
+    # What was given to a task by an attempt of another that was done again since.
+    op.add_column("dependencies", sa.Column("outdated_attempt", sa.Integer(), nullable=True))
+    outdated = sa.text("outdated_attempt IS NOT NULL")
+    op.create_index(
+        "ix_dependencies_outdated",
+        "dependencies",
+        ["workspace_id"],
+        postgresql_where=outdated,
+        sqlite_where=outdated,
+    )
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),
