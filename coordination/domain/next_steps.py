@@ -77,7 +77,7 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.LIMIT: (("let it go on with", "coord tasks retry {task}"),),
     Situation.ON_HOLD: (("let it go on with", "coord projects activate {project}"),),
     Situation.NOT_BEFORE: (("start it now with", _NOW),),
-    Situation.SLOT: (("see and change the limits with", "coord projects limit {project}"),),
+    Situation.SLOT: (("raise it with", "coord projects limit {project} --{limit} {value}"),),
     Situation.NO_WORKER: (("start one with", "coord up"),),
     Situation.NO_WORKER_OF_WORKSPACE: (("start one with", "COORD_WORKSPACES={workspace} coord worker"),),
     Situation.SUPERVISOR: (("what is wrong with it", "coord doctor --live"),),
@@ -125,8 +125,8 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 def steps(situation: Situation, **names: str) -> tuple[Step, ...]:
     """The commands for a *situation*, the one that goes on last.
 
-    *names*: ``task``, ``need``, ``run``, ``project`` and ``workspace``, those that the situation has, as a command
-    takes them. They are quoted for a shell here.
+    *names*: those that the situation has, as a command takes them: ``task``, ``need``, ``run``, ``project``,
+    ``workspace``; ``limit`` and ``value`` of a slot. They are quoted for a shell here.
     """
     quoted = {name: shlex.quote(value) for name, value in names.items()}
     return tuple(Step(what, _filled(command, quoted)) for what, command in _STEPS[situation])

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 
 from coordination.domain.excerpts import many
 from coordination.domain.explanations import Blocker
-from coordination.domain.next_steps import Situation, steps
+from coordination.domain.next_steps import Situation, Step, steps
 from coordination.domain.tasks import Task
 from coordination.domain.workspaces import merge_key, run_branch
 from coordination.store.queries import fleet, projects, ready, serving, slots
@@ -31,7 +31,7 @@ def in_queue(about: TaskSteps, live_within: timedelta, window: int | None) -> It
                 yield Blocker("merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}")
                 continue
             project = projects.get(tx, workspace_id, task.project_id)
-            then = () if project is None else steps(Situation.SLOT, project=project.name)
+            then = () if project is None else _raise(project.name, slot["name"])
             reached = f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}"
             yield Blocker("slot", reached, steps=then)
     ours = serving.live_for(tx, workspace_id, within=live_within)
@@ -55,6 +55,11 @@ def in_queue(about: TaskSteps, live_within: timedelta, window: int | None) -> It
             "window",
             f"{many(rung, 'task is', 'tasks are')} in the queue already, which is the share of its project",
         )
+
+
+def _raise(project: str, slot: str) -> tuple[Step, ...]:
+    kind, separator, name = slot.partition(":")
+    return steps(Situation.SLOT, project=project, limit=kind, value=f"{name}=N" if separator else "N")
 
 
 def _is_rung(tx: Connection, task: Task) -> bool:
