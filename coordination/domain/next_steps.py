@@ -97,9 +97,7 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.LOG_IN: (("and then", "coord tasks retry {task}"),),
     Situation.CANCELED: (("run it after all with", "coord tasks retry {task}"),),
     Situation.CANCELED_WITH_NEED: (("it comes back with", "coord tasks retry {need}"),),
-    Situation.OUTDATED: (
-        ("do it again with", "coord tasks force {task} queued --reason 'what it needs was done again'"),
-    ),
+    Situation.OUTDATED: (("do it again with", "coord tasks force {task} queued --reason 'it is outdated'"),),
     Situation.RUNNING: (("watch it with", "coord tasks logs {task} --follow"),),
     Situation.READY: (("watch it with", "coord tasks logs {task} --follow"),),
     Situation.COMPLETED: (("what it gave", "coord tasks output {task}"),),
