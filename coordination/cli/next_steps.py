@@ -9,6 +9,7 @@ from coordination.domain.next_steps import Situation, Step, sentence, steps
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
+    from coordination.domain.explanations import TaskExplanation
     from coordination.domain.outdated import Outdated
 
 
@@ -72,3 +73,21 @@ def after_change(co: Coordination, task: TaskHandle) -> str:
         return sentence(steps(Situation.RUNNING, task=called(co, task)))
     run = co.run(task.record.run_id)
     return f"No worker is alive; {of_run(run, Situation.RUN_INTERRUPTED)}"
+
+
+def explained(co: Coordination, task: TaskHandle) -> TaskExplanation:
+    """What holds a task, and what to enter about it here."""
+    from coordination.store.reports.explanation import explain_task
+
+    runtime, here = co.runtime, project_here(co)
+    lacks = co.budgets.lacking(tasks=[task.id])
+    with runtime.store.read() as tx:
+        return explain_task(
+            tx,
+            runtime.workspace_id,
+            task.record,
+            live_within=runtime.settings.lease_ttl,
+            window=runtime.settings.window,
+            lack=lacks.get(task.id),
+            here=here,
+        )

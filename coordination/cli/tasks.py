@@ -9,7 +9,7 @@ import typer
 
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
-from coordination.cli.next_steps import after_change
+from coordination.cli.next_steps import after_change, explained
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
@@ -85,14 +85,13 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
     from coordination.domain.attempts import Outcome
-    from coordination.domain.last_lines import last_lines
     from coordination.money import show_usd
     from coordination.store.queries import costs
 
     with connected() as co:
         task = found_task(co, name, run)
         attempts = task.attempts()
-        why, name = _explained(co, task), called(co, task)
+        why, name, lines = explained(co, task), called(co, task), task.last_lines()
         with co.runtime.store.read() as tx:
             cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
     if as_json:
@@ -103,7 +102,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 "cost_usd": cost,
                 "unpriced_calls": unpriced,
                 "attempts": tried,
-                "last_lines": last_lines(task.record.work, attempts[-1].output, attempts[-1].log) if attempts else [],
+                "last_lines": lines,
                 "explanation": why.to_json(),
             }
         )
@@ -351,7 +350,7 @@ def _task_or_none(co: Coordination, name: str, run: str | None) -> Any:
     from coordination.errors import NotFound
 
     try:
-        return _explained(co, found_task(co, name, run))
+        return explained(co, found_task(co, name, run))
     except NotFound:
         return None
 
@@ -369,24 +368,6 @@ def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
                 raise
             return []
         return tracked(tx, co.runtime.workspace_id, here.id)
-
-
-def _explained(co: Coordination, task: TaskHandle) -> Any:
-    from coordination.cli.next_steps import project_here
-    from coordination.store.reports.explanation import explain_task
-
-    runtime = co.runtime
-    lacks = co.budgets.lacking(tasks=[task.id])
-    with runtime.store.read() as tx:
-        return explain_task(
-            tx,
-            runtime.workspace_id,
-            task.record,
-            live_within=runtime.settings.lease_ttl,
-            window=runtime.settings.window,
-            lack=lacks.get(task.id),
-            here=project_here(co),
-        )
 
 
 def _plain(task: TaskHandle) -> dict[str, Any]:

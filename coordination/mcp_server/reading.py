@@ -8,7 +8,6 @@ from typing import Any
 
 from coordination.client import Coordination, TaskHandle
 from coordination.domain.json_values import plain
-from coordination.domain.last_lines import last_lines
 from coordination.domain.tasks import TaskState
 from coordination.lookups import project_here
 from coordination.store.queries import questions as question_rows
@@ -110,12 +109,13 @@ def _short(task: TaskHandle) -> dict[str, Any]:
 
 
 def _ended(task: TaskHandle) -> dict[str, Any]:
-    """The last lines of what a failed task printed."""
-    attempts = task.attempts()
-    if task.state is not TaskState.FAILED or not attempts:
-        return {}
-    found = last_lines(task.record.work, attempts[-1].output, attempts[-1].log)
-    return {"last_lines": {one.stream: list(one.lines) for one in found}}
+    """The last lines of what a failed task printed; what another was given that is out of date."""
+    told: dict[str, Any] = {}
+    if task.state is TaskState.FAILED:
+        told["last_lines"] = {one.stream: list(one.lines) for one in task.last_lines()}
+    elif old := task.outdated():
+        told["outdated"] = [one.sentence() for one in old]
+    return told
 
 
 def _json(value: Any) -> str:
