@@ -8,11 +8,13 @@ from typing import Protocol
 
 from coordination.clock import monotonic
 from coordination.domain.artifacts import Artifact
+from coordination.domain.last_lines import LastLines, last_lines
+from coordination.domain.outdated import Outdated
 from coordination.domain.output import Piece, Reel, Stream
 from coordination.domain.tasks import OPEN, Task
 from coordination.errors import DatabaseUnavailable, NotFound
 from coordination.runtime import Runtime
-from coordination.store.queries import artifacts, attempts, output, tasks
+from coordination.store.queries import artifacts, attempts, outdated, output, tasks
 from coordination.worktrees import TaskCheckout, checkout_of
 
 _FIRST_POLL = 0.1
@@ -40,6 +42,17 @@ class Produced:
         What a running job prints is there within about two seconds. Raises NotFound for an attempt that never was.
         """
         return _printed(self.co.runtime, self.record, follow=follow, attempt=attempt)
+
+    def last_lines(self) -> tuple[LastLines, ...]:
+        """The end of what its latest attempt printed, each stream apart; ``logs`` has all of it."""
+        with self.co.runtime.store.read() as tx:
+            found = attempts.latest(tx, self.co.runtime.workspace_id, self.record.id)
+        return () if found is None else last_lines(self.record.work, found.output, found.log)
+
+    def outdated(self) -> list[Outdated]:
+        """What its latest attempt was given by tasks that were done again since, while it runs or has completed."""
+        with self.co.runtime.store.read() as tx:
+            return outdated.of_tasks(tx, self.co.runtime.workspace_id, [self.record.id])
 
     def checkout(self, *, attempt: int | None = None) -> TaskCheckout:
         """The folder in which its newest attempt (or that *attempt*) works or has worked, with its variables.

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from coordination.domain.attempts import Claim, Result
+from dataclasses import replace
+
+from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.last_lines import as_text, last_lines
+from coordination.domain.prompts import FEEDBACK
 from workers import supervising
 from workers.prompting import Prompting
 from workers.reporting import Report
 from workers.runners.base import Control, Runner
+
+_FAILED = "It failed: "
+_MOST_LINES = 40
 
 
 class Told:
@@ -21,4 +28,20 @@ class Told:
     def run(self, claim: Claim, control: Control) -> Result:
         """Run the job. Raises Refused when the project's words for its prompt cannot be rendered."""
         result = self._runner.run(self._prompting.prompted(self._written, claim, reports=True), control)
-        return supervising.after(claim, self._report.settle(result), control)
+        return _with_feedback(claim, supervising.after(claim, self._report.settle(result), control))
+
+
+def _with_feedback(claim: Claim, result: Result) -> Result:
+    """*result*, from which an agent's next attempt is told how this one failed, unless it is told something else.
+
+    What a gate has said of an earlier attempt still holds when this one did not come that far.
+    """
+    ended = result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+    if not ended or "prompt" not in claim.work or FEEDBACK in result.carry:
+        return result
+    before = claim.carried.get(FEEDBACK)
+    if before and not str(before).startswith(_FAILED):
+        return result
+    printed = as_text(last_lines(claim.work, result.output, result.log, most=_MOST_LINES))
+    told = f"{_FAILED}{result.error or result.outcome}" + (f"\n{printed}" if printed else "")
+    return replace(result, carry={**result.carry, FEEDBACK: told})

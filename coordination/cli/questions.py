@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordination.cli.names import OfRun, TaskName, found_task, place_of
+from coordination.cli.next_steps import after_change, called
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 from coordination.cli.texts import read_text
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from coordination.client import Coordination
+    from coordination.domain.questions import Question
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,6 +33,7 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
     with connected() as co, co.runtime.store.read() as tx:
         project_id = chosen_project(tx, co, project).id if project is not None else None
         found = rows.unanswered(tx, co.runtime.workspace_id, project_id=project_id)
+        first = _answer_one(tx, co, found[0]) if found else None
     if as_json:
         print_json({"questions": found})
         return
@@ -32,8 +41,26 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
         ["task", "asked", "id", "question"],
         [(one.key, one.asked_at, one.task_id[-12:], one.question) for one in found],
     )
-    if found:
-        print(f"Answer one: coord tasks answer {found[0].key} 'the answer'")
+    if first is not None:
+        print(first)
+
+
+def _answer_one(tx: Connection, co: Coordination, one: Question) -> str:
+    """The command that answers a question."""
+    from coordination.cli.next_steps import project_here
+    from coordination.domain.next_steps import Situation, sentence, steps
+    from coordination.store.queries import names
+
+    name = names.task_name(
+        tx,
+        co.runtime.workspace_id,
+        one.task_id,
+        key=one.key,
+        run_id=one.run_id,
+        project_id=one.project_id,
+        here=project_here(co),
+    )
+    return f"{one.key}: {sentence(steps(Situation.QUESTION, task=name))}"
 
 
 def answer(
@@ -53,7 +80,8 @@ def answer(
     with connected() as co:
         task = found_task(co, name, run)
         ready, place = task.answer(text or ""), place_of(co, task)
-    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})")
+        then = after_change(co, task) if ready else f"what else: coord explain {quote(called(co, task))}"
+    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})\n{then}")
 
 
 def prompt(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:

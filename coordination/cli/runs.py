@@ -14,12 +14,10 @@ from coordination.domain.excerpts import many
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordination.client import Run
     from coordination.domain.events import Event
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, the start or end of it, or its name.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it happens, until the run has ended.")]
-_MOST_EXPLAINED = 20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,35 +75,10 @@ def show(name: RunName, *, as_json: AsJson = False) -> None:
         if as_json:
             print_json(summary.as_json(run))
             return
-        summary.show(run, where_to_look=False)
+        summary.show(run, ended=False)
         simulate.beside(run.record)
-        _explain_open(run)
-
-
-def _explain_open(run: Run) -> None:
-    """Why the open tasks do not run: the ones that nothing else of the run holds up first."""
-    from coordination.domain.tasks import TaskState
-    from coordination.store.reports.explanation import explain_task
-
-    runtime = run.co.runtime
-    waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
-    if not waiting:
-        return
-    waiting.sort(key=lambda task: (task.state is not TaskState.QUEUED, task.pending))
-    print("\nwhat holds the open tasks")
-    lacks = run.co.budgets.lacking(tasks=[task.id for task in waiting[:_MOST_EXPLAINED]])
-    with runtime.store.read() as tx:
-        for task in waiting[:_MOST_EXPLAINED]:
-            found = explain_task(
-                tx,
-                runtime.workspace_id,
-                task,
-                live_within=runtime.settings.lease_ttl,
-                lack=lacks.get(task.id),
-            )
-            print("  " + "\n  ".join(found.lines()))
-    if len(waiting) > _MOST_EXPLAINED:
-        print(f"  and {len(waiting) - _MOST_EXPLAINED} more; ask for one with: coord explain TASK")
+        summary.explain_open(run)
+        summary.show_next(run)
 
 
 def cancel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -29,14 +30,28 @@ def plan() -> None:
 def check(
     file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
 ) -> None:
-    """Check what a plan file says, without a store: whether its agents exist is asked when it is submitted."""
+    """Check what a plan file says, without a store: whether its agents exist is asked when it is submitted.
+
+    Warns of agents that may work in one folder at the same time, and of programs and keys that are not here; exit code
+    0 all the same, because the workers may have them.
+    """
+    import os
+    import shutil
+
     from coordination.cli.work import read_plan_file
     from coordination.domain import graph
+    from coordination.domain.plan_warnings import warnings_of
 
     found = read_plan_file(file)
     graph.check(found)
+    warnings = warnings_of(found, has_program=lambda name: shutil.which(name) is not None, variables=os.environ)
     edges = sum(len(task.needs) for task in found.tasks)
     if as_json:
-        print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges})
+        counts = {"tasks": len(found.tasks), "dependencies": edges}
+        told = [warning.to_json() for warning in warnings]
+        print_json({"plan": str(file), "valid": True, **counts, "warnings": told})
     else:
+        for warning in warnings:
+            print(f"warning: {warning.sentence}. {warning.hint}.")
         print(f"{file} is a good plan: {many(len(found.tasks), 'task')}, {many(edges, 'dependency', 'dependencies')}.")
+        print(f"run it with: coord run {quote(str(file))}")

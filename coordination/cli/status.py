@@ -10,11 +10,14 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import show_stops
 from coordination.domain.excerpts import many
+from coordination.domain.runs import RunState
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing
     from coordination.runtime import Runtime
     from coordination.store.reports.overview import Overview
+
+_MOST_OUTDATED = 10
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, as_json: AsJson = False) -> None:
     """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
-    from coordination.store.queries import stops
+    from coordination.store.queries import outdated, stops
     from coordination.store.reports.overview import overview
 
     with connected() as co:
@@ -37,6 +40,7 @@ def status(*, as_json: AsJson = False) -> None:
                 live_within=runtime.settings.lease_ttl,
             )
             stopped = stops.active(tx, runtime.workspace_id)
+            old = outdated.of_workspace(tx, runtime.workspace_id, most=_MOST_OUTDATED)
         queues = _queues(runtime)
         holding = [one for one in co.budgets.list() if one.waiting]
     if as_json:
@@ -53,11 +57,16 @@ def status(*, as_json: AsJson = False) -> None:
                 "budgets": [one.to_json() for one in holding],
                 "cost_today_usd": found.cost_today_usd,
                 "unpriced_calls_today": found.unpriced_today,
+                "outdated": [{"task": one.key, "id": one.task_id, "run": one.run_id, **one.to_json()} for one in old],
             }
         )
     else:
         show_stops(stopped)
         _show(found, queues, holding)
+        if old:
+            print("\noutdated (what to do: coord explain TASK)")
+            for one in old:
+                print(f"  {one.key} of run {one.run_id}: {one.sentence()}")
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -107,6 +116,11 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
     if holding:
         print("budgets for which tasks wait (what to do: coord explain TASK)")
         budget_table(holding)
+        print()
+    stuck = [run for run in found.runs if run.state is RunState.STUCK]
+    for run in stuck:
+        print(f"run {run.id} cannot go on by itself; why: coord runs show {run.id}")
+    if stuck:
         print()
     show(
         ["worker", "host", "busy", "of", "since"],

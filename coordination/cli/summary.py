@@ -1,24 +1,30 @@
-"""What a run came to: tasks with their ends, what failed and why, time and cost."""
+"""What a run came to: tasks with their ends, what failed and why, time and cost, and the commands that go on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from coordination.cli import terminal
+from coordination.cli import next_steps, terminal
 from coordination.domain.durations import show_duration
 from coordination.domain.excerpts import many
+from coordination.domain.last_lines import last_lines
+from coordination.domain.next_steps import Situation, sentence
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.money import show_usd
 
 if TYPE_CHECKING:
     from coordination.client import Run, TaskHandle
+    from coordination.domain.attempts import Attempt
+    from coordination.domain.outdated import Outdated
 
-_LOG_LINES = 15
 _MOST_TASKS = 60
 _MOST_RESULTS = 3
-_MOST_LOGS = 5
+_MOST_FAILED = 5
+_MOST_EXPLAINED = 20
 _RESULT_LINES = 60
 _MOST_CHARACTERS = 4_000  # of what one job said or gave, however few lines these are
 _MARKS = {
@@ -29,8 +35,8 @@ _MARKS = {
 }
 
 
-def show(run: Run, *, where_to_look: bool = True) -> None:
-    """Print the summary for people."""
+def show(run: Run, *, ended: bool = True) -> None:
+    """Print the summary for people. *ended*: the command has followed the run, and leaves it now."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -40,6 +46,7 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     tasks = run.tasks()
     shown = tasks if len(tasks) <= _MOST_TASKS else [task for task in tasks if task.state is not TaskState.COMPLETED]
+    old = outdated_in(run)
     for task in shown[:_MOST_TASKS]:
         mark, colour = _MARKS.get(task.state, (" ", "white"))
         attempts = task.attempts()
@@ -48,7 +55,7 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
         table.add_row(
             Text(mark, style=colour),
             escape(task.key),
-            str(task.state),
+            f"{task.state}, outdated" if task.id in old else str(task.state),
             took,
             tries,
             Text(task.error or "", style="dim"),
@@ -56,15 +63,92 @@ def show(run: Run, *, where_to_look: bool = True) -> None:
     console.print(table)
     if len(tasks) > _MOST_TASKS:
         console.print(f"({len(tasks)} tasks; those that completed are left out)", style="dim")
-    for task in [task for task in tasks if task.state is TaskState.FAILED][:_MOST_LOGS]:
-        _show_log(console, task)
+    failed = [task for task in tasks if task.state is TaskState.FAILED]
+    for task in failed[:_MOST_FAILED]:
+        if attempts := task.attempts():
+            show_last_lines(task, attempts[-1], called=next_steps.called(run.co, task))
     for task in _results(run, tasks):
         _show_result(console, task)
     console.print(_closing_line(run))
     if (changes := _changes(record.branch, tasks)) is not None:
         console.print(f"{changes} on {record.branch}; bring them into yours with: git merge {record.branch}")
-    if record.state is RunState.STUCK and where_to_look:
-        console.print(f"Nothing can go on by itself. Why: coord runs show {run.id}", style="yellow")
+    _show_failed(run, failed)
+    _show_outdated(run, [task for task in tasks if task.id in old], old)
+    if record.state is RunState.STUCK and ended:
+        console.print("\nNothing can go on by itself.", style="yellow")
+        explain_open(run)
+    if ended:
+        show_next(run)
+
+
+def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
+    """Which commands go on with the tasks that have failed."""
+    if not failed:
+        return
+    print("\nwhat failed, and what to do")
+    for task, then in zip(failed, next_steps.of_ended(run.co, failed[:_MOST_FAILED]), strict=False):
+        print(f"  {task.key}: {sentence(then)}")
+    if len(failed) > _MOST_FAILED:
+        print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
+
+
+def outdated_in(run: Run) -> dict[str, list[Outdated]]:
+    """What is out of date of what the run's tasks were given, by task id."""
+    from coordination.store.queries import outdated
+
+    found: dict[str, list[Outdated]] = {}
+    with run.co.runtime.store.read() as tx:
+        for one in outdated.of_run(tx, run.co.runtime.workspace_id, run.id):
+            found.setdefault(one.task_id, []).append(one)
+    return found
+
+
+def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence[Outdated]]) -> None:
+    """Which tasks were given what is out of date, and which commands do them again."""
+    if not tasks:
+        return
+    print("\nwhat is outdated, and what to do")
+    for task, then in zip(tasks, next_steps.of_ended(run.co, tasks[:_MOST_FAILED], old), strict=False):
+        why = "; ".join(one.sentence() for one in old[task.id])
+        print(f"  {task.key}: {why}" + (f"; {sentence(then)}" if task.state is TaskState.COMPLETED else ""))
+    if len(tasks) > _MOST_FAILED:
+        print(f"  and {len(tasks) - _MOST_FAILED} more; see: coord tasks list {run.id}")
+
+
+def show_next(run: Run) -> None:
+    """Print the command that goes on with the run, on a stack of its own where none runs; none where it completed."""
+    state = run.state
+    if state in (RunState.FAILED, RunState.CANCELED, RunState.STUCK):
+        print(f"\n{next_steps.of_run(run, Situation.RUN_ENDED_BADLY)}")
+    elif state is RunState.OPEN:
+        print(f"\n{next_steps.of_run(run, Situation.RUN_INTERRUPTED)}")
+
+
+def explain_open(run: Run) -> None:
+    """Why the open tasks do not run: the ones that nothing else of the run holds up first."""
+    from coordination.store.reports.explanation import explain_task
+
+    runtime = run.co.runtime
+    waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
+    if not waiting:
+        return
+    waiting.sort(key=lambda task: (task.state is not TaskState.QUEUED, task.pending))
+    print("\nwhat holds the open tasks")
+    lacks = run.co.budgets.lacking(tasks=[task.id for task in waiting[:_MOST_EXPLAINED]])
+    here = next_steps.project_here(run.co)
+    with runtime.store.read() as tx:
+        for task in waiting[:_MOST_EXPLAINED]:
+            found = explain_task(
+                tx,
+                runtime.workspace_id,
+                task,
+                live_within=runtime.settings.lease_ttl,
+                lack=lacks.get(task.id),
+                here=here,
+            )
+            print("  " + "\n  ".join(found.lines()))
+    if len(waiting) > _MOST_EXPLAINED:
+        print(f"  and {len(waiting) - _MOST_EXPLAINED} more; ask for one with: coord explain TASK")
 
 
 def _changes(branch: str | None, tasks: list[TaskHandle]) -> str | None:
@@ -88,13 +172,14 @@ def _took(attempts: list[Any]) -> str:
     return show_duration(spans[-1]) if spans else ""
 
 
-def _show_log(console: Any, task: TaskHandle) -> None:
-    attempts = task.attempts()
-    log = attempts[-1].log if attempts else None
-    if log and log.strip():
-        lines = log.rstrip()[-_MOST_CHARACTERS:].splitlines()[-_LOG_LINES:]
-        console.print(f"\nthe end of what {task.key} said:", style="bold")
-        console.print("\n".join("  " + line for line in lines), markup=False)
+def show_last_lines(task: TaskHandle, attempt: Attempt, *, called: str) -> None:
+    """The end of what an attempt printed, each stream apart, and where the rest is. *called*: the task, in commands."""
+    found = last_lines(task.record.work, attempt.output, attempt.log)
+    for one in found:
+        terminal.console(highlight=False).print(f"\n{task.key}, the last lines of its {one.stream}:", style="bold")
+        print("\n".join(f"  {line}" for line in one.lines))
+    if any(one.left_out for one in found):
+        print(f"  … the rest: coord tasks logs {quote(called)}")
 
 
 def _results(run: Run, tasks: list[TaskHandle]) -> list[TaskHandle]:
@@ -137,7 +222,7 @@ def _closing_line(run: Run) -> str:
 
 def as_json(run: Run) -> dict[str, Any]:
     """The run and its tasks, with outputs, as one document."""
-    record, outputs = run.record, run.outputs()
+    record, outputs, old = run.record, run.outputs(), outdated_in(run)
     return {
         "run": record.id,
         "project": record.project,
@@ -159,6 +244,7 @@ def as_json(run: Run) -> dict[str, Any]:
                 "attempts": task.record.attempt,
                 "error": task.error,
                 "output": outputs.get(task.id),
+                "outdated": [one.to_json() for one in old.get(task.id, ())],
             }
             for task in run.tasks()
         ],

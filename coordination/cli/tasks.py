@@ -10,6 +10,7 @@ import typer
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.hints import Exact
 from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
+from coordination.cli.next_steps import after_change, explained
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
@@ -52,19 +53,21 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(run: RunName, *, as_json: AsJson = False) -> None:
     """The tasks of a run, in the order of its plan."""
+    from coordination.cli.summary import outdated_in
     from coordination.cli.tables import show as table
 
     with connected() as co:
-        found = found_run(co, run).tasks()
+        chosen = found_run(co, run)
+        found, old = chosen.tasks(), outdated_in(chosen)
     if as_json:
-        print_json({"tasks": [_plain(task) for task in found]})
+        print_json({"tasks": [{**_plain(task), "outdated": old.get(task.id, [])} for task in found]})
         return
     table(
         ["key", "state", "why", "priority", "attempt", "agent", "title"],
         [
             (
                 task.key,
-                task.state,
+                f"{task.state}, outdated" if task.id in old else task.state,
                 ", ".join(task.record.reasons.names()) or task.error,
                 task.record.priority,
                 task.record.attempt,
@@ -78,15 +81,18 @@ def list_(run: RunName, *, as_json: AsJson = False) -> None:
 
 def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """One task: what it runs, its attempts, and what holds it."""
+    from coordination.cli.next_steps import called
+    from coordination.cli.summary import show_last_lines
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
+    from coordination.domain.attempts import Outcome
     from coordination.money import show_usd
     from coordination.store.queries import costs
 
     with connected() as co:
         task = found_task(co, name, run)
         attempts = task.attempts()
-        why = _explained(co, task)
+        why, name, lines = explained(co, task), called(co, task), task.last_lines()
         with co.runtime.store.read() as tx:
             cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
     if as_json:
@@ -97,6 +103,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 "cost_usd": cost,
                 "unpriced_calls": unpriced,
                 "attempts": tried,
+                "last_lines": lines,
                 "explanation": why.to_json(),
             }
         )
@@ -117,7 +124,6 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )
-    print("\n" + "\n".join(why.lines()))
     if attempts:
         print()
         table(
@@ -135,6 +141,9 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 for one in attempts
             ],
         )
+        if attempts[-1].outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            show_last_lines(task, attempts[-1], called=name)
+    print("\n" + "\n".join(why.lines()))
 
 
 def _outcome(one: Attempt) -> str:
@@ -184,11 +193,11 @@ def retry(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None
     with connected() as co:
         task = found_task(co, name, run)
         task.retry()
-        place = place_of(co, task)
+        place, then = place_of(co, task), after_change(co, task)
     if as_json:
         print_json({"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "retried": True})
     else:
-        print(f"{task.key} is tried again ({place}).")
+        print(f"{task.key} is tried again ({place}).\n{then}")
 
 
 def priority(
@@ -235,13 +244,14 @@ def force(
     with connected() as co:
         task = found_task(co, name, run)
         done, place = task.force(state, reason=reason, output=_value(output)), place_of(co, task)
+        then = f"\n{after_change(co, task)}" if done.state == "queued" else ""
     if as_json:
         print_json(
             {"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, **_fields_of(done)}
         )
         return
     stopped = f"; {len(done.fenced)} running attempt is told to stop" if done.fenced else ""
-    print(f"{task.key} was {done.before} and is {done.state} now{stopped} ({place}).")
+    print(f"{task.key} was {done.before} and is {done.state} now{stopped} ({place}).{then}")
 
 
 def _value(text: str | None) -> Any:
@@ -341,7 +351,7 @@ def _task_or_none(co: Coordination, name: str, run: str | None) -> Any:
     from coordination.errors import NotFound
 
     try:
-        return _explained(co, found_task(co, name, run))
+        return explained(co, found_task(co, name, run))
     except NotFound:
         return None
 
@@ -359,22 +369,6 @@ def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
                 raise
             return []
         return tracked(tx, co.runtime.workspace_id, here.id)
-
-
-def _explained(co: Coordination, task: TaskHandle) -> Any:
-    from coordination.store.reports.explanation import explain_task
-
-    runtime = co.runtime
-    lacks = co.budgets.lacking(tasks=[task.id])
-    with runtime.store.read() as tx:
-        return explain_task(
-            tx,
-            runtime.workspace_id,
-            task.record,
-            live_within=runtime.settings.lease_ttl,
-            window=runtime.settings.window,
-            lack=lacks.get(task.id),
-        )
 
 
 def _plain(task: TaskHandle) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,7 +41,7 @@ class Stop:
     @property
     def command(self) -> str:
         """The command that ends it."""
-        return "coord start" if self.project is None else f"coord start --project {self.project}"
+        return "coord start" if self.project is None else f"coord start --project {shlex.quote(self.project)}"
 
     def sentence(self) -> str:
         """What is stopped, since when and by whom, for people; without a full stop."""

@@ -24,7 +24,7 @@ from coordination.ids import new_id
 from coordination.services import revival
 from coordination.services.endings.end import cancel_tasks, end_attempts
 from coordination.services.endings.records import Ending
-from coordination.store.queries import attempts, dependencies, events, runs, supervisors, tasks
+from coordination.store.queries import attempts, events, runs, supervisors, tasks
 from coordination.store.queries import forced as rows
 
 _ENDED_BADLY = (TaskState.FAILED, TaskState.CANCELED)
@@ -58,8 +58,8 @@ def force_task(
 
     Completed releases what waits for it (*output* is what they get to see), also what was canceled only because the
     task had ended without success. Failed and canceled are passed on as the plan asks. Queued runs it again, whatever
-    it waited for. What an ended task had released waits for it again, unless it has begun. Raises NotFound, Refused
-    (no reason, no such target), IllegalMove (it is that already).
+    it waited for. What an ended task had released waits for it again; what has begun by then is outdated. Raises
+    NotFound, Refused (no reason, no such target), IllegalMove (it is that already).
     """
     reason = " ".join(reason.split())[:_LONGEST_REASON]
     if not reason:
@@ -70,9 +70,8 @@ def force_task(
         )
     if output is not None and target is not TaskState.COMPLETED:
         raise Refused(f"Only a completed task has an output; {target} has none", field="output")
-    released = rows.dependants_not_begun(tx, workspace_id, task_id)
     # What it had released may wait for it again, and is canceled with it then.
-    tasks.lock(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, [task_id, *released]))
+    tasks.lock(tx, workspace_id, revival.with_released(tx, workspace_id, [task_id]))
     if target is TaskState.QUEUED:
         rows.waive_needs(tx, workspace_id, task_id)
     task = tasks.get(tx, workspace_id, task_id)
@@ -81,8 +80,7 @@ def force_task(
     forced(task.state, target)
     running = [(task_id, number) for number in rows.open_attempts(tx, workspace_id, task_id)]
     _tell(tx, task, target, actor=actor, reason=reason, running=[number for _, number in running])
-    if task.state is TaskState.COMPLETED or (task.state in _ENDED_BADLY and target is TaskState.QUEUED):
-        _take_releases_back(tx, task)
+    _released_before(tx, task, target)
     reopened: list[str] = []
     if task.state in _ENDED_BADLY and target not in _ENDED_BADLY:
         reopened = revival.reopen_dependants(tx, workspace_id, task_id)
@@ -96,6 +94,14 @@ def force_task(
         _end(tx, task, target, actor=actor, reason=reason, output=output)
     _keep_going(tx, task, actor, reopened, lifetime)
     return Forced(task.project_id, task.state, target, running, reopened)
+
+
+def _released_before(tx: Connection, task: Task, target: TaskState) -> None:
+    """What the task had released when it ended: it waits again, or was given what does not count any more."""
+    if task.state is TaskState.COMPLETED or (task.state in _ENDED_BADLY and target is TaskState.QUEUED):
+        revival.take_releases_back(tx, task.workspace_id, task.id)
+    elif task.state in _ENDED_BADLY and target is TaskState.COMPLETED:
+        rows.note_outdated(tx, task.workspace_id, task.id)
 
 
 def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: str, output: Any) -> None:
@@ -132,12 +138,6 @@ def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: s
         payload={"forced": True},
     )
     end_attempts(tx, task.workspace_id, task.project_id, [ending], late=True)
-
-
-def _take_releases_back(tx: Connection, task: Task) -> None:
-    released = rows.dependants_not_begun(tx, task.workspace_id, task.id)
-    tasks.lock(tx, task.workspace_id, released, nowait=True)  # locked, but for those that were released just now
-    rows.take_release_back(tx, task.workspace_id, task.id, released)
 
 
 def _keep_going(tx: Connection, task: Task, actor: str, reopened: list[str], lifetime: timedelta) -> None:

@@ -11,7 +11,7 @@ from coordination.domain.expansion import ANSWER
 from coordination.domain.supervision import DEFAULT_LIFETIME
 from coordination.domain.tasks import FOR_A_PERSON, TERMINAL, BlockReason, Task, TaskMove, TaskState
 from coordination.errors import IllegalMove, NotFound
-from coordination.services.revival import reopen_with_dependants
+from coordination.services.revival import reopen_with_dependants, take_releases_back, with_released
 from coordination.store.queries import dependencies, events, ready, runs, supervisors, tasks
 
 
@@ -21,14 +21,15 @@ def retry_task(
     """Reopen a failed or canceled task with fresh attempts, and its dependants that were canceled because of it.
 
     A task that is blocked because its outcome is unknown is queued again, and one that has reached a limit too, with
-    fresh counts. Returns the ids that were reopened.
+    fresh counts. What was begun without it although it had failed waits for it again, or is outdated. Returns the ids
+    that were reopened.
     """
     _lock(tx, workspace_id, [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id))])
     return _retry(tx, workspace_id, task_id, actor, lifetime)
 
 
 def _lock(tx: Connection, workspace_id: str, ids: list[str]) -> None:
-    tasks.lock(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, ids))
+    tasks.lock(tx, workspace_id, with_released(tx, workspace_id, ids))
 
 
 def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime: timedelta) -> list[str]:
@@ -45,6 +46,8 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
         raise IllegalMove(TaskMove.REOPEN, task.state)
     else:
         reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
+        for again in reopened:
+            take_releases_back(tx, workspace_id, again)
     scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     if runs.reopen(tx, workspace_id, task.run_id):
         events.append(tx, workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])

@@ -8,6 +8,8 @@ from typing import Any
 
 from coordination.client import Coordination, TaskHandle
 from coordination.domain.json_values import plain
+from coordination.domain.tasks import TaskState
+from coordination.lookups import project_here
 from coordination.store.queries import questions as question_rows
 from coordination.store.reports.explanation import explain_task
 from coordination.store.reports.overview import overview
@@ -52,11 +54,12 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
         ]
         asked = [{"question": one.question, "answer": one.answer, "by": one.answered_by} for one in found.questions()]
         told = {"title": found.record.title, "runs": found.record.work, "attempts": tried, "questions": asked}
-        return _json({**_short(found), **told, "output": found.output})
+        return _json({**_short(found), **told, **_ended(found), "output": found.output})
 
     def explain(task: str, run: str | None = None) -> str:
-        """Everything that holds a task (its key or id), in sentences."""
+        """Everything that holds a task (its key or id), in sentences, with the commands that go on."""
         found = _task(task, run)
+        lacks, here = co.budgets.lacking(tasks=[found.id]), project_here(runtime)
         with runtime.store.read() as tx:
             why = explain_task(
                 tx,
@@ -64,6 +67,8 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
                 found.record,
                 live_within=runtime.settings.lease_ttl,
                 window=runtime.settings.window,
+                lack=lacks.get(found.id),
+                here=None if here is None else here.id,
             )
         return _bounded("\n".join(why.lines()))
 
@@ -101,6 +106,16 @@ def _short(task: TaskHandle) -> dict[str, Any]:
         "agent": record.agent,
     }
     return {name: value for name, value in told.items() if value}
+
+
+def _ended(task: TaskHandle) -> dict[str, Any]:
+    """The last lines of what a failed task printed; what another was given that is out of date."""
+    told: dict[str, Any] = {}
+    if task.state is TaskState.FAILED:
+        told["last_lines"] = {one.stream: list(one.lines) for one in task.last_lines()}
+    elif old := task.outdated():
+        told["outdated"] = [one.sentence() for one in old]
+    return told
 
 
 def _json(value: Any) -> str:

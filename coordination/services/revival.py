@@ -1,4 +1,7 @@
-"""Reopen tasks that ended without success, and what was canceled only because of them."""
+"""Reopen tasks that ended without success, and what was canceled only because of them; what they released waits again.
+
+Whoever calls has locked all of these tasks: what comes back, what it had released, and what these hold.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from coordination.store.queries import dependencies, tasks
+from coordination.store.queries import dependencies, forced, tasks
 
 
 def reopen_with_dependants(tx: Connection, workspace_id: str, task_id: str) -> list[str]:
@@ -37,3 +40,17 @@ def _reopen(tx: Connection, workspace_id: str, wave: Sequence[str]) -> list[str]
 def _canceled_because_of(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
     waiting = dependencies.waiting_children(tx, workspace_id, ids) if ids else {}
     return tasks.canceled_by_dependency(tx, workspace_id, sorted(waiting)) if waiting else []
+
+
+def with_released(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+    """What to lock before *ids* are done again: these, what waits for them, and what they have released."""
+    released = forced.released_by(tx, workspace_id, dependencies.with_dependants(tx, workspace_id, ids))
+    return dependencies.with_dependants(tx, workspace_id, [*ids, *released])
+
+
+def take_releases_back(tx: Connection, workspace_id: str, task_id: str) -> None:
+    """Let what a task has released wait for it again; what has begun by then is noted to be outdated."""
+    released = forced.dependants_not_begun(tx, workspace_id, task_id)
+    tasks.lock(tx, workspace_id, released, nowait=True)  # locked, but for those that were released just now
+    forced.take_release_back(tx, workspace_id, task_id, released)
+    forced.note_outdated(tx, workspace_id, task_id)

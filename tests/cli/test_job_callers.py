@@ -226,6 +226,7 @@ LOOKING: dict[type, set[str]] = {
     },
     TaskHandle: {
         *("artifacts", "attempts", "checkout", "co", "cost", "error", "events", "id", "key", "logs", "output"),
+        *("last_lines", "outdated"),
         *("prompt", "questions", "record", "refresh", "state"),
     },
     Budgets: {"check", "held", "lacking", "list", "of", "store_all"},  # the last one in a transaction of its caller

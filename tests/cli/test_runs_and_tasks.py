@@ -161,3 +161,57 @@ def test_a_plan_is_checked_without_being_stored(coord: Coord, plan: Path) -> Non
     assert (said["tasks"], said["dependencies"]) == (4, 3)
     assert not coord.home.exists()
     assert coord("schema", "plan").json["$schema"].startswith("https://json-schema.org/")
+
+
+def test_a_check_warns_and_still_calls_the_plan_good(coord: Coord, plan: Path) -> None:
+    plan.write_text(
+        """
+version: 1
+tasks:
+  - {key: a, run: {agent: claude, prompt: x, command: [no-such-agent], secrets: [NO_SUCH_KEY]}}
+  - {key: b, run: {agent: claude, prompt: y, command: [no-such-agent]}}
+  - {key: c, run: {shell: "no-such-program --now"}}
+"""
+    )
+
+    people = coord("check", plan).out.splitlines()
+    warnings = coord("check", plan, "--json").json["warnings"]
+
+    assert [(one["code"], one["tasks"], one["name"]) for one in warnings] == [
+        ("agents_in_one_folder", ["a", "b"], None),
+        ("program_missing", ["a", "b"], "no-such-agent"),
+        ("program_missing", ["c"], "no-such-program"),
+        ("key_missing", ["a"], "NO_SUCH_KEY"),
+    ]
+    assert [line.startswith("warning: ") for line in people] == [True] * 4 + [False] * 2
+    assert people[-1] == f"run it with: coord run {plan}"
+
+
+def test_outdated_tasks_are_shown_wherever_tasks_are_until_they_are_done_again(
+    coord_on_each: Coord, plan: Path
+) -> None:
+    coord = coord_on_each
+    plan.write_text(
+        "version: 1\nname: two\ntasks: [{key: a, run: {shell: x}}, {key: b, needs: [a], run: {shell: y}}]\n"
+    )
+    coord("submit", plan)
+    for key in ("a", "b"):
+        coord("tasks", "force", key, "completed", "--reason", "by hand")
+    coord("tasks", "force", "a", "queued", "--reason", "it was wrong")
+    coord("tasks", "force", "a", "completed", "--reason", "by hand")
+
+    again = "do it again with: coord tasks force b queued --reason 'it is outdated'"
+    assert again in coord("explain", "b").out
+    assert again in coord("tasks", "show", "b").out
+    assert again in coord("runs", "show", "two").out
+    assert "completed, outdated" in coord("tasks", "list", "two").out
+    assert "b of run" in coord("status").out
+    (shown,) = coord("status", "--json").json["outdated"]
+    assert (shown["task"], shown["need"], shown["need_state"]) == ("b", "a", "completed")
+    assert [len(task["outdated"]) for task in coord("tasks", "list", "two", "--json").json["tasks"]] == [0, 1]
+    assert coord("runs", "show", "two", "--json").json["tasks"][1]["outdated"][0]["need"] == "a"
+
+    coord("tasks", "force", "b", "queued", "--reason", "it is outdated")
+
+    assert coord("status", "--json").json["outdated"] == []
+    assert "outdated" not in coord("runs", "show", "two").out

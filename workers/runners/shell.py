@@ -61,7 +61,10 @@ class ShellRunner:
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)
             spent, warnings = usage.read(scratch.costs)
-        outcome, sentence = program.judge(ran.exit_code, said=last_line(ran.log, _ERROR_LIMIT))
+        said_last = last_line(ran.log, _ERROR_LIMIT)
+        if ran.exit_code and not said_last:
+            said_last = last_line(out.text(), _ERROR_LIMIT)  # test programs say on stdout what failed
+        outcome, sentence = program.judge(ran.exit_code, said=said_last)
         if ran.interruption is not None:
             outcome, sentence = ran.interruption.outcome, ran.interruption.error
         return Result(

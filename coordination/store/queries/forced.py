@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
 
 from coordination.domain.tasks import NO_REASON, BlockReason, Task, TaskState
 from coordination.store.queries.counters import FRESH
@@ -29,6 +29,19 @@ _FRESH: dict[str, Any] = {
     "finished_at": None,
     "updated_at": db_now(),
 }
+
+
+_RELEASED = (
+    select(d.child_id)
+    .distinct()
+    .where(
+        d.workspace_id == bindparam("ws"),
+        d.parent_id.in_(bindparam("parents", expanding=True)),
+        d.kind.in_(HOLDING),
+        d.satisfied_at.is_not(None),
+    )
+    .order_by(d.child_id)
+)
 
 
 def _as_seen(workspace_id: str, task: Task) -> Any:
@@ -70,21 +83,30 @@ def waive_needs(tx: Connection, workspace_id: str, child_id: str) -> int:
     ).rowcount
 
 
+def released_by(tx: Connection, workspace_id: str, parents: Collection[str]) -> list[str]:
+    """Tasks that *parents* have released, whatever has become of them, in id order."""
+    return list(tx.execute(_RELEASED, {"ws": workspace_id, "parents": list(parents)}).scalars()) if parents else []
+
+
 def dependants_not_begun(tx: Connection, workspace_id: str, parent_id: str) -> list[str]:
     """Tasks that this one has released and that neither run nor have completed, in id order."""
-    return list(
-        tx.execute(
-            select(d.child_id)
-            .join(tasks, t.id == d.child_id)
-            .where(
-                d.workspace_id == workspace_id,
-                d.parent_id == parent_id,
-                d.kind.in_(HOLDING),
-                d.satisfied_at.is_not(None),
-                t.state.not_in(_RAN),
-            )
-            .order_by(d.child_id)
-        ).scalars()
+    statement = _RELEASED.join(tasks, t.id == d.child_id).where(t.state.not_in(_RAN))
+    return list(tx.execute(statement, {"ws": workspace_id, "parents": [parent_id]}).scalars())
+
+
+def note_outdated(tx: Connection, workspace_id: str, parent_id: str) -> None:
+    """Note which attempts run or have completed with what this task, which is locked with them, has made so far."""
+    begun = select(t.attempt).where(t.id == d.child_id, t.state.in_(_RAN))
+    tx.execute(
+        update(dependencies)
+        .where(
+            d.workspace_id == workspace_id,
+            d.parent_id == parent_id,
+            d.kind.in_(HOLDING),
+            d.satisfied_at.is_not(None),
+            begun.exists(),
+        )
+        .values(outdated_attempt=begun.scalar_subquery())
     )
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Text, and_, cast, or_, select
 from coordination.domain.tasks import Task
 from coordination.ids import id_part
 from coordination.store.queries.tasks import task_of
+from coordination.store.tables.projects import projects
 from coordination.store.tables.runs import runs
 from coordination.store.tables.tasks import tasks
 
@@ -68,3 +69,34 @@ def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: in
     """Ids of projects that have a run with this name."""
     where = (r.workspace_id == workspace_id, r.name == name)
     return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())
+
+
+def task_name(
+    tx: Connection, workspace_id: str, task_id: str, *, key: str, run_id: str, project_id: str, here: str | None
+) -> str:
+    """What a command may call a task where one stands in the project *here* (None: in none): its key, else its id."""
+    if not _goes_without_project(tx, workspace_id, project_id, here):
+        return task_id
+    newer = (
+        select(t.id)
+        .join(runs, r.id == t.run_id)
+        .where(r.workspace_id == workspace_id, r.project_id == project_id, r.id > run_id, t.key == key)
+    )
+    return task_id if key.startswith("-") or tx.execute(newer.limit(1)).first() is not None else key
+
+
+def run_name(tx: Connection, workspace_id: str, run_id: str, *, name: str, project_id: str, here: str | None) -> str:
+    """What a command may call a run where one stands in the project *here* (None: in none): its name, else its id."""
+    if not name or name.startswith("-") or not _goes_without_project(tx, workspace_id, project_id, here):
+        return run_id
+    newer = select(r.id).where(
+        r.workspace_id == workspace_id, r.project_id == project_id, r.name == name, r.id > run_id
+    )
+    return run_id if tx.execute(newer.limit(1)).first() is not None else name
+
+
+def _goes_without_project(tx: Connection, workspace_id: str, project_id: str, here: str | None) -> bool:
+    if here is not None:
+        return here == project_id
+    known = tx.execute(select(projects.c.id).where(projects.c.workspace_id == workspace_id).limit(2)).scalars()
+    return list(known) == [project_id]

@@ -26,6 +26,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
 QUEUED = text("state = 'queued'")
 RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
 WAITING_FOR_MONEY = text(f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0")
+OUTDATED = text("outdated_attempt IS NOT NULL")
 WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
 
 tasks = Table(
@@ -133,11 +134,14 @@ dependencies = Table(
     Column("workspace_id", Id, nullable=False),
     Column("kind", Str, nullable=False),
     Column("satisfied_at", UtcTime),
+    # The child's attempt that has begun with what the parent was asked to make again since.
+    Column("outdated_attempt", Integer),
     checked_on_sqlite("parent_id", "tasks.id", ondelete="CASCADE"),
     checked_on_sqlite("child_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint(_one_of("kind", DependencyKind), name="kind"),
     CheckConstraint("parent_id <> child_id", name="not_itself"),
     Index("ix_dependencies_child_id", "child_id"),
+    Index("ix_dependencies_outdated", "workspace_id", postgresql_where=OUTDATED, sqlite_where=OUTDATED),
     postgresql_with={"fillfactor": "80"},
     sqlite_with_rowid=False,
 )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from coordination.domain.explanations import Blocker, TaskExplanation
 from coordination.domain.plans import Concurrency, Plan, Task
 from coordination.flows.claim_tasks import claim_tasks
 from coordination.flows.hold_project import hold_project
@@ -14,7 +15,7 @@ from coordination.flows.submit_plan import Origin, Submitted, submit_plan
 from coordination.ids import new_id
 from coordination.store.engine import Store
 from coordination.store.queries import fleet, projects, tasks
-from coordination.store.reports.explanation import Blocker, TaskExplanation, explain_task
+from coordination.store.reports.explanation import explain_task
 
 LIVE = timedelta(seconds=30)
 

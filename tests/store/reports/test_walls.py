@@ -32,7 +32,7 @@ def serve(world: World, names: list[str] | None) -> None:
 def blockers(world: World) -> list[tuple[str, str]]:
     with world.store.read() as tx:
         found = explain_task(tx, world.workspace, world.task("a"), live_within=LIVE)
-    return [(one.kind, one.detail) for one in found.blockers]
+    return [(one.kind, one.line()) for one in found.blockers]
 
 
 @pytest.mark.parametrize("names", [None, ["default"], ["other", "default"]])

@@ -3,9 +3,10 @@
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
 ports or databases and refuse a task whose plan asks for them. Each side finds its own records of merges only, so a
-change whose end was lost by one is made again by the other. They sign no message: workers of 0006 refuse theirs and
-take the tasks from SQL some seconds later. They start nothing of a stopped project, which is on hold to them; of what
-they run, a stop ends what may be repeated, as if it were canceled, and waits for the rest.
+change whose end was lost by one is made again by the other. When they let a task be done again, what has begun with
+its former output is not shown as outdated. They sign no message: workers of 0006 refuse theirs and take the tasks from
+SQL some seconds later. They start nothing of a stopped project, which is on hold to them; of what they run, a stop
+ends what may be repeated, as if it were canceled, and waits for the rest.
 """
 
 import sqlalchemy as sa
@@ -58,6 +59,16 @@ def upgrade() -> None:
     )
     active = sa.text("ended_at IS NULL")
     op.create_index("ix_stops_active", "stops", ["workspace_id"], postgresql_where=active, sqlite_where=active)
+    # What was given to a task by an attempt of another that was done again since.
+    op.add_column("dependencies", sa.Column("outdated_attempt", sa.Integer(), nullable=True))
+    outdated = sa.text("outdated_attempt IS NOT NULL")
+    op.create_index(
+        "ix_dependencies_outdated",
+        "dependencies",
+        ["workspace_id"],
+        postgresql_where=outdated,
+        sqlite_where=outdated,
+    )
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),

@@ -1,0 +1,167 @@
+"""A task is given the newest when it begins, and said to be outdated when what it needs is done again after that."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from coordination.domain.attempts import Outcome
+from coordination.domain.outdated import Outdated
+from coordination.domain.tasks import OnDependencyFailure, TaskState
+from coordination.flows.force_tasks import force_task
+from coordination.store.queries import outdated
+from coordination.store.reports.explanation import explain_task
+from tests.support.invariants import broken
+from tests.support.world import World
+
+RUN = OnDependencyFailure.RUN
+
+
+def force(world: World, key: str, target: TaskState = TaskState.QUEUED) -> None:
+    world.store.transact(
+        lambda tx: force_task(tx, world.workspace, world.ids[key], target, actor="ann", reason="it was wrong")
+    )
+
+
+def found(world: World) -> list[Outdated]:
+    with world.store.read() as tx:
+        assert outdated.of_workspace(tx, world.workspace, most=10) == list(
+            reversed(outdated.of_run(tx, world.workspace, world.run_id))
+        )
+        return outdated.of_run(tx, world.workspace, world.run_id)
+
+
+def explained(world: World, key: str) -> str:
+    with world.store.read() as tx:
+        said = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1))
+    return "\n".join(said.lines())
+
+
+def given(world: World, key: str) -> object:
+    assert world.claim(key) == [key]
+    return {need: of["output"] for need, of in world.claims[key].needs.items()}
+
+
+def test_what_has_not_begun_is_given_the_newest(world: World) -> None:
+    world.submit("up", "down < up")
+    world.do("up", output="old")
+
+    force(world, "up")
+    assert world.states() == {"up": "queued", "down": "blocked"}
+    world.do("up", output="new")
+
+    assert given(world, "down") == {"up": "new"}
+    assert found(world) == []
+    assert broken(world.store) == []
+
+
+def test_what_has_completed_with_the_former_output_is_outdated_until_it_is_done_again(world: World) -> None:
+    world.submit("up", "other", "down < up other")
+    world.do("up", output="old")
+    world.do("other")
+    world.do("down")
+    assert found(world) == []
+
+    force(world, "up")
+    (meanwhile,) = found(world)
+    said_meanwhile = explained(world, "down")
+    world.do("up", output="new")
+    (after,) = found(world)
+    said_after = explained(world, "down")
+    force(world, "down")
+    redone = given(world, "down")
+    world.finish("down")
+
+    assert (meanwhile.key, meanwhile.need, meanwhile.need_state, meanwhile.again) == ("down", "up", "queued", False)
+    assert "attempt 1 was given what up had made before, and up is done again now (queued)" in said_meanwhile
+    assert (after.need_state, after.again) == ("completed", True)
+    assert said_after.splitlines()[-2:] == [
+        "  outdated: attempt 1 was given what up had made before it was done again",
+        "  do it again with: coord tasks force down queued --reason 'it is outdated'",
+    ]
+    assert redone == {"up": "new", "other": None}
+    assert found(world) == []
+    assert broken(world.store) == []
+
+
+def test_what_runs_with_the_former_output_goes_on_and_is_outdated(world: World) -> None:
+    world.submit("up", "down < up")
+    world.do("up", output="old")
+    world.claim("down")
+
+    force(world, "up")
+    (running,) = found(world)
+    world.finish("down")
+    world.do("up", output="new")
+    (after,) = found(world)
+
+    assert (running.state, running.need_state) == ("running", "queued")
+    assert (after.state, after.need_state, after.attempt) == ("completed", "completed", 1)
+    assert "outdated: attempt 1 was given what up had made" in explained(world, "down")
+    assert broken(world.store) == []
+
+
+def test_what_ran_although_its_need_had_failed_is_outdated_when_that_is_retried(world: World) -> None:
+    world.submit("up", "begun < up", "waiting < up", tasks={"begun": {"on_dependency_failure": RUN}})
+    world.fail("up")
+    world.do("begun")
+
+    world.retry("up")
+    world.do("up", output="good")
+
+    assert [(one.key, one.need) for one in found(world)] == [("begun", "up")]
+    assert broken(world.store) == []
+
+
+def test_what_was_to_run_without_its_need_and_has_not_begun_waits_for_it_when_it_is_retried(world: World) -> None:
+    world.submit("up", "down < up", tasks={"down": {"on_dependency_failure": RUN}})
+    world.fail("up")
+    assert world.states() == {"up": "failed", "down": "queued"}
+
+    world.retry("up")
+    assert world.states() == {"up": "queued", "down": "blocked"}
+    world.do("up", output="good")
+
+    assert given(world, "down") == {"up": "good"}
+    assert found(world) == []
+    assert broken(world.store) == []
+
+
+def test_what_failed_with_the_former_output_waits_for_the_newest_when_it_is_retried(world: World) -> None:
+    world.submit("up", "down < up")
+    world.do("up", output="old")
+    world.fail("down")
+
+    force(world, "up")
+    world.retry("down")
+    assert world.states() == {"up": "queued", "down": "blocked"}
+    world.do("up", output="new")
+
+    assert given(world, "down") == {"up": "new"}
+    assert found(world) == []
+
+
+def test_each_task_after_one_that_is_done_again_becomes_outdated_in_its_turn(world: World) -> None:
+    world.submit("a", "b < a", "c < b")
+    world.do("a", "b", "c")
+
+    force(world, "a")
+    world.do("a")
+    first = [one.key for one in found(world)]
+    force(world, "b")
+    world.do("b")
+    second = [one.key for one in found(world)]
+
+    assert (first, second) == (["b"], ["c"])
+
+
+def test_an_end_that_an_operator_takes_back_makes_what_came_of_it_outdated(world: World) -> None:
+    world.submit("up", "down < up")
+    world.do("up", "down")
+
+    force(world, "up", TaskState.FAILED)
+
+    (one,) = found(world)
+    assert one.sentence() == "attempt 1 was given what up had made before, and up is failed now"
+    assert not one.again
+    assert world.task("up").state is TaskState.FAILED
+    assert world.outcomes("down") == [Outcome.COMPLETED]

@@ -1,0 +1,67 @@
+"""The table of next steps: every situation has commands, all of them are commands that there are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+import typer
+
+from coordination.cli.main import app
+from coordination.domain.next_steps import Situation, failure_of, sentence, steps
+
+NAMES = {
+    "task": "fix",
+    "need": "build",
+    "run": "nightly",
+    "project": "shop",
+    "workspace": "team",
+    "limit": "key",
+    "value": "deploy=N",
+}
+
+
+@pytest.mark.parametrize("situation", Situation)
+def test_each_situation_ends_with_a_command_that_there_is_with_its_options(situation: Situation) -> None:
+    found = steps(situation, **NAMES)
+
+    assert found
+    for step in found:
+        words = [word for word in shlex.split(step.command) if not re.match(r"[A-Z_]+=", word)]
+        assert words.pop(0) == "coord"
+        command = typer.main.get_command(app)
+        while hasattr(command, "commands"):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known
+        assert "{" not in step.command.replace('allow=["', "")
+
+
+def test_names_are_quoted_for_a_shell() -> None:
+    (step,) = steps(Situation.QUESTION, task="it's; rm -rf ~")
+
+    assert shlex.split(step.command) == ["coord", "tasks", "answer", "it's; rm -rf ~", "the answer"]
+
+
+def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
+    assert sentence(steps(Situation.FAILED, task="fix")).endswith("when that is mended: coord tasks retry fix")
+    assert sentence(()) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "situation"),
+    [
+        (None, Situation.FAILED),
+        ("exit status 1: no tests ran", Situation.FAILED),
+        ("gate 'make check' failed: exit status 2", Situation.GATE),
+        ("its change conflicts with what others have merged to coord/x, in a.py, 4 times in a row", Situation.CONFLICT),
+        ("the project does not allow the model 'x' (only y)", Situation.MODEL),
+        ("it names no model, and the project allows only some (y)", Situation.MODEL),
+        ("claude is not installed where this worker looks for programs (PATH).", Situation.PROGRAM),
+        ("The job's folder /x does not exist on this machine: make it", Situation.FOLDER),
+        ("claude is not logged in where this worker runs: set A (it said: no)", Situation.LOG_IN),
+    ],
+)
+def test_what_was_in_the_way_of_a_job_is_known_by_its_error(error: str | None, situation: Situation) -> None:
+    assert failure_of(error) is situation
