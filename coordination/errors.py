@@ -18,29 +18,40 @@ CoordinationError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CoordinationError(Exception):
     """Base of all refusals. ``code`` and ``field`` are stable and machine-readable; ``hint`` says what to do about it.
 
     ``field`` names the value that is wrong, if it is one: a place in a plan (``tasks.fix.timeout``), a field of a
-    record, a parameter, or the variable of a setting.
+    record, a parameter, or the variable of a setting. ``commands`` are those of the command line that may have been
+    meant or that go on, as they can be typed.
     """
 
     code = "error"
 
-    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, field: str | None = None, commands: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.field = field
+        self.commands = tuple(commands)
 
     def sentence(self) -> str:
-        """The message and its hint as a person reads them, on one line."""
+        """The message, its hint and its commands as a person reads them, on one line."""
+        first, *commands = self.lines()
+        return f"{first} {', or: '.join(commands)}" if commands else first
+
+    def lines(self) -> list[str]:
+        """The message and its hint on one line, and each command on one of its own."""
         text = self.message if self.message.endswith((".", "!", "?")) else self.message + "."
         if self.hint:
-            hint = self.hint if self.hint.endswith((".", "!", "?")) else self.hint + "."
+            hint = self.hint if self.hint.endswith((".", "!", "?", ":")) else self.hint + "."
             text = f"{text} {hint}"
-        return " ".join(text.split())
+        return [" ".join(text.split()), *self.commands]
 
 
 def inside(outer: str, inner: str | None) -> str:

@@ -35,12 +35,14 @@ from coordination.cli import (
 )
 from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
 from coordination.cli.options import shared
+from coordination.cli.suggestions import Commands
 from coordination.cli.terminal import cleaned
 from coordination.errors import CoordinationError
 from coordination.machine import speak_utf8
 
 app = typer.Typer(
     name="coord",
+    cls=Commands,
     help="Teams of AI agents as a production job system.",
     no_args_is_help=True,
     # Rich help costs as much to import as everything else that --help needs.
@@ -103,6 +105,9 @@ _ALL = (
 )
 for commands in _ALL:
     commands.add_to(app)
+for group in app.registered_groups:
+    if group.typer_instance is not None:
+        group.typer_instance.info.cls = Commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +157,8 @@ def _refused(error: CoordinationError) -> int:
         import traceback
 
         traceback.print_exception(error)
-    print(f"coord: {error.sentence()}", file=sys.stderr)
+    said = "\n  ".join(error.lines())
+    print(f"coord: {said}", file=sys.stderr)
     return EXIT_CODES.get(error.code, 1)
 
 

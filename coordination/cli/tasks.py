@@ -41,7 +41,6 @@ def add_to(app: typer.Typer) -> None:
     group.command("priority")(priority)
     group.command("force")(force)
     group.command("output")(output)
-    group.command("log")(log)
     group.command("prompt")(prompt)
     group.command("shell")(shell)
     group.command("answer")(answer)
@@ -266,32 +265,6 @@ def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> Non
     if task.state is not TaskState.COMPLETED:
         raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
     print(made if isinstance(made, str) else json_text(made, indent=2))
-
-
-def log(
-    name: TaskName,
-    *,
-    run: OfRun = None,
-    attempt: Annotated[
-        int | None, typer.Option("--attempt", metavar="N", help="Which (default: the latest).", min=1)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What the job of a task wrote on stderr, once the attempt is over; while it runs see logs."""
-    from coordination.errors import NotFound
-
-    with connected() as co:
-        task = found_task(co, name, run)
-        tried = task.attempts()
-    chosen = [one for one in tried if attempt is None or one.number == attempt]
-    if not chosen:
-        which = f"no attempt {attempt}" if attempt else "not been tried yet"
-        raise NotFound(f"{task.key} has {which}", hint=f"See: coord tasks show {task.key}")
-    if as_json:
-        print_json({"task": task.id, "key": task.key, "attempt": chosen[-1].number, "log": chosen[-1].log})
-        return
-    if text := (chosen[-1].log or "").rstrip("\n"):
-        print(text)
 
 
 def explain(
