@@ -4,6 +4,7 @@ CoordinationError
 ├── Refused               the caller's input is wrong; nothing was changed
 │   ├── PlanError         a plan file or a Plan object (knows file and line)
 │   ├── FormatError       a foreign file (knows file and line)
+│   ├── Ambiguous         a name that several things have
 │   └── SettingsError     an environment variable or option
 ├── NotFound              no such run, task, project, issue
 ├── Conflict              somebody else was first
@@ -91,6 +92,28 @@ class FormatError(PlanError):
     """A foreign file (Beads, costs.jsonl) with a line that cannot be read."""
 
     code = "format_error"
+
+
+class Ambiguous(Refused):
+    """A name that several runs, tasks or budgets have.
+
+    ``choices``: what may be typed instead, the likeliest first: the word that is replaced (empty: none), and the words
+    that stand in its place, of which those from an option on come last.
+    """
+
+    code = "ambiguous"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        field: str | None = None,
+        choices: Sequence[tuple[str, Sequence[str]]] = (),
+        commands: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, field=field, commands=commands)
+        self.choices = tuple(choices)
 
 
 class SettingsError(Refused):

@@ -7,11 +7,14 @@ NOT_COMPLETED = 1
 REFUSED = 2
 INTERNAL = 70
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+"""Whoever read the output has gone, as ``head`` does: what a shell shows of a program that SIGPIPE has ended."""
 
 EXIT_CODES: dict[str, int] = {
     "error": NOT_COMPLETED,
     "stack_gone": NOT_COMPLETED,
     "refused": REFUSED,
+    "ambiguous": REFUSED,
     "plan_error": REFUSED,
     "format_error": REFUSED,
     "settings_error": REFUSED,

@@ -100,8 +100,26 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
 """By group (``""``: none) and by what was typed: commands, where … stands for the arguments that were typed."""
 
 
+class OutputClosedError(Exception):
+    """Nobody reads what is printed any more. No OSError: of those typer makes an exit code of its own."""
+
+
 class Commands(TyperGroup):
     """A group of commands that knows what an unknown one was meant to be."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the arguments; OutputClosedError when nobody reads a help text."""
+        try:
+            return super().make_context(*args, **options)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; OutputClosedError when nobody reads what it prints."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Find the command; Refused with the ones that may be meant when there is none of that name."""
@@ -129,6 +147,22 @@ def suggestions(root: Any, group: str, name: str, rest: Sequence[str] = ()) -> l
     typed = shlex.join(rest)
     found = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, known)]
     return [f"coord {one}" for one in dict.fromkeys(found)][:_MOST]
+
+
+def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """The command that was *typed*, once for each of the *choices* of an ambiguous name, as it can be pasted."""
+    found = []
+    for name, (*words,) in choices:
+        at = next((at for at, word in enumerate(typed) if name and word == name), None)
+        joined = next((at for at, word in enumerate(typed) if name and word.endswith(f"={name}")), None)
+        if at is not None:
+            command = [*typed[:at], words[0], *typed[at + 1 :], *words[1:]]
+        elif joined is not None:
+            command = [*typed[:joined], f"{typed[joined].removesuffix(name)}{words[0]}", *typed[joined + 1 :], *words[1:]]
+        else:
+            command = [*typed, *(words[1:] if name else words)]
+        found.append(f"coord {shlex.join(command)}")
+    return found
 
 
 def _exists(guess: str, known: Mapping[str, Any]) -> bool:

@@ -90,8 +90,10 @@ def submit(
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
+            from coordination.cli.names import typed_run
+
             tasks = many(made.record.total, "task")
-            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {made.id}")
+            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {typed_run(co, made.record)}")
 
 
 def resume(
