@@ -140,9 +140,7 @@ def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) 
         print(f"{again} tried again ({where})." if number else f"Nothing of {run.id} is to be retried ({where}).")
 
 
-def events(
-    name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False
-) -> None:
+def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
     """The story of a run. With --follow and --json together: one JSON document a line, as things happen."""
     with connected() as co:
         show_events(found_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)

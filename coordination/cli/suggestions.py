@@ -143,7 +143,9 @@ def suggestions(root: Any, group: str, name: str, rest: Sequence[str] = ()) -> l
     Likely ones first, a few at most, and only those that there are.
     """
     known = dict(_all(root))
-    guesses = GUESSES.get(group, {}).get(name.lower()) or _same_elsewhere(known, group, name) or _alike(root, group, name)
+    guesses = (
+        GUESSES.get(group, {}).get(name.lower()) or _same_elsewhere(known, group, name) or _alike(root, group, name)
+    )
     typed = shlex.join(rest)
     found = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, known)]
     return [f"coord {one}" for one in dict.fromkeys(found)][:_MOST]
@@ -158,7 +160,12 @@ def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -
         if at is not None:
             command = [*typed[:at], words[0], *typed[at + 1 :], *words[1:]]
         elif joined is not None:
-            command = [*typed[:joined], f"{typed[joined].removesuffix(name)}{words[0]}", *typed[joined + 1 :], *words[1:]]
+            command = [
+                *typed[:joined],
+                f"{typed[joined].removesuffix(name)}{words[0]}",
+                *typed[joined + 1 :],
+                *words[1:],
+            ]
         else:
             command = [*typed, *(words[1:] if name else words)]
         found.append(f"coord {shlex.join(command)}")

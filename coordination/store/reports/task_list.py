@@ -98,9 +98,7 @@ def each(tx: Connection, workspace_id: str, run_id: str) -> Iterator[TaskLine]:
                 reasons = known[mask] = _words(mask)
             if type(created) is not str:  # PostgreSQL has moments; SQLite the texts themselves
                 created, updated, finished = _iso(created), _iso(updated), finished and _iso(finished)
-            yield TaskLine(
-                id_, key, title, state, reasons, error, priority, attempt, agent, created, updated, finished
-            )
+            yield TaskLine(id_, key, title, state, reasons, error, priority, attempt, agent, created, updated, finished)
 
 
 def newest_run(tx: Connection, workspace_id: str, project_id: str) -> str | None:
