@@ -26,7 +26,8 @@ from coordination.domain.standings import Checked, Standing
 from coordination.errors import NotFound, Refused, Unavailable
 from coordination.flows.set_budget import amend_budget, check_budget, remove_budget, set_budget
 from coordination.ids import is_id
-from coordination.money import show_usd, usd
+from coordination.money import usd
+from coordination.raised_budgets import raise_budget
 from coordination.runtime import Runtime
 from coordination.services import budgets as service
 from coordination.services import prices
@@ -131,31 +132,31 @@ class Budgets:
             elif known is not None:
                 remove_budget(tx, runtime.workspace_id, known.id)
 
-    def raise_to(self, run: str, cap: Decimal | float | str) -> Standing:
-        """Give a run's own budget a larger cap in dollars, so that its tasks go on.
+    def raise_to(
+        self,
+        subject: str | None,
+        cap: Decimal | float | str,
+        *,
+        scope: Scope | str = Scope.RUN,
+        period: Period | str | None = None,
+    ) -> Standing:
+        """Give a budget a larger cap in dollars, so that what waits for it goes on: a run's own, or that of a *scope*.
 
-        Raises Refused when it has none, or one that is as large already; what holds the run then is said.
+        Without *period* it is the budget in all (``total``), and the only one of the subject. Raises Ambiguous where
+        there is one for a period, with the commands; Refused when there is none, or one that is as large already.
         """
-        wanted = usd(cap)
-        run_id = self._co.run(run).id
-        runtime = self._co.runtime
-
-        def store(tx: Connection) -> Budget | None:
-            known = budgets.find(tx, runtime.workspace_id, Scope.RUN, run_id, Period.TOTAL)
-            if known is None or known.usd is None:
-                return None
-            if wanted <= known.usd:
-                raise Refused(
-                    f"The run's budget is {show_usd(known.usd)} already: {show_usd(wanted)} does not raise it",
-                    hint=f"To lower it: coord budgets set run {run} --usd {wanted:f}" if wanted < known.usd else None,
-                )
-            return amend_budget(
-                tx, runtime.workspace_id, {"usd": wanted}, scope=Scope.RUN, subject=run_id, actor=runtime.actor
-            )
-
-        made = runtime.store.transact(store)
-        if made is None:
-            raise Refused(f"The run {run} has no budget in dollars", hint=self._elsewhere(run_id))
+        which = scope_named(scope)
+        when = None if period is None else period_named(period)
+        whose = self._subject(which, subject, known=True)
+        made = raise_budget(
+            self._co.runtime,
+            which,
+            subject,
+            whose,
+            cap=usd(cap),
+            period=when,
+            instead=lambda: self._elsewhere(whose or ""),
+        )
         self._nudge(made)
         return self._stand([made])[0]
 

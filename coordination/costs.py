@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from coordination import checkout, price_list
+from coordination.domain import calendars
 from coordination.domain.excerpts import excerpt
 from coordination.domain.pricing import Quote
 from coordination.domain.projects import Project
@@ -29,6 +30,7 @@ from coordination.store.reports import spending as report
 from coordination.store.reports.outlook import Outlook, outlook
 from coordination.store.reports.spending import DIMENSIONS, Spending, ZeroCost
 from coordination.store.spool import Spool
+from coordination.user_times import resolved
 
 _FEW = 50_000  # calls, of which each can be looked at while somebody waits
 
@@ -62,7 +64,8 @@ class Costs:
     """The ledger: ``co.costs``. Projects are named as people name them; without one, it is all of the workspace.
 
     *since* and *until* are months (``"2027-01"``), days or moments, as texts or dates; *until* includes its month or
-    day. Days are those of the workspace's time zone.
+    day. Days are those of the workspace's time zone. ``"today"``, ``"yesterday"`` and ``"monday"`` are days of this
+    machine's, ``"7d"`` and ``"12h"`` are so long before now.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -73,7 +76,7 @@ class Costs:
         self, *, project: str | None = None, since: str | date | None = None, until: str | date | None = None
     ) -> Total:
         """What all calls came to."""
-        asked = span(since, until)
+        asked = self.span(since, until)
         project_id = self._project(project)
         with self._store.read() as tx:
             return Total(*report.total(tx, self._workspace_id, project_id=project_id, span=asked))
@@ -97,10 +100,15 @@ class Costs:
             )
         if top is not None and top < 1:
             raise Refused("top is at least 1", field="top")
-        asked = span(since, until)
+        asked = self.span(since, until)
         project_id = self._project(project)
         with self._store.read() as tx:
             return report.spending(tx, self._workspace_id, by=by, project_id=project_id, span=asked, top=top)
+
+    def span(self, since: str | date | None = None, until: str | date | None = None) -> Span:
+        """The span that two times mean now; Refused for what is no time."""
+        zone = self.timezone if isinstance(since or until, str) else calendars.DEFAULT
+        return span(resolved(since, zone=zone), resolved(until, zone=zone, end=True))
 
     def forecast(self, *, project: str | None = None) -> Outlook:
         """What was spent today and this month, how fast money goes, and where the month will end."""
@@ -142,7 +150,7 @@ class Costs:
         *zero*: also calls that used tokens and were told to have cost nothing; *computed*: also calls whose cost was
         computed, by prices that may have changed; *dry_run*: only say what would be corrected.
         """
-        moment, _ = span(since).moments(self.timezone)
+        moment, _ = self.span(since).moments(self.timezone)
         wanted = Wanted(self._project(project), moment, zero=zero, computed=computed)
         listed, actor = price_list.quote, self._runtime.actor
         return reprice_costs(self._store, self._workspace_id, wanted, listed=listed, actor=actor, dry_run=dry_run)

@@ -4,6 +4,7 @@ CoordinationError
 ├── Refused               the caller's input is wrong; nothing was changed
 │   ├── PlanError         a plan file or a Plan object (knows file and line)
 │   ├── FormatError       a foreign file (knows file and line)
+│   ├── Ambiguous         a name that several things have
 │   └── SettingsError     an environment variable or option
 ├── NotFound              no such run, task, project, issue
 ├── Conflict              somebody else was first
@@ -18,29 +19,40 @@ CoordinationError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class CoordinationError(Exception):
     """Base of all refusals. ``code`` and ``field`` are stable and machine-readable; ``hint`` says what to do about it.
 
     ``field`` names the value that is wrong, if it is one: a place in a plan (``tasks.fix.timeout``), a field of a
-    record, a parameter, or the variable of a setting.
+    record, a parameter, or the variable of a setting. ``commands`` are those of the command line that may have been
+    meant or that go on, as they can be typed.
     """
 
     code = "error"
 
-    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, field: str | None = None, commands: Sequence[str] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.field = field
+        self.commands = tuple(commands)
 
     def sentence(self) -> str:
-        """The message and its hint as a person reads them, on one line."""
+        """The message, its hint and its commands as a person reads them, on one line."""
+        first, *commands = self.lines()
+        return f"{first} {', or: '.join(commands)}" if commands else first
+
+    def lines(self) -> list[str]:
+        """The message and its hint on one line, and each command on one of its own."""
         text = self.message if self.message.endswith((".", "!", "?")) else self.message + "."
         if self.hint:
-            hint = self.hint if self.hint.endswith((".", "!", "?")) else self.hint + "."
+            hint = self.hint if self.hint.endswith((".", "!", "?", ":")) else self.hint + "."
             text = f"{text} {hint}"
-        return " ".join(text.split())
+        return [" ".join(text.split()), *self.commands]
 
 
 def inside(outer: str, inner: str | None) -> str:
@@ -80,6 +92,28 @@ class FormatError(PlanError):
     """A foreign file (Beads, costs.jsonl) with a line that cannot be read."""
 
     code = "format_error"
+
+
+class Ambiguous(Refused):
+    """A name that several runs, tasks or budgets have.
+
+    ``choices``: what may be typed instead, the likeliest first: the word that is replaced (empty: none), and the words
+    that stand in its place, of which those from an option on come last.
+    """
+
+    code = "ambiguous"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        field: str | None = None,
+        choices: Sequence[tuple[str, Sequence[str]]] = (),
+        commands: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, field=field, commands=commands)
+        self.choices = tuple(choices)
 
 
 class SettingsError(Refused):

@@ -10,10 +10,13 @@ from coordination import checkout
 from coordination.domain.excerpts import excerpt
 from coordination.domain.projects import Project
 from coordination.domain.tasks import Task
-from coordination.errors import CoordinationError, NotFound, Refused
+from coordination.errors import Ambiguous, CoordinationError, NotFound, Refused
 from coordination.ids import SHORTEST_PART, is_id
 from coordination.runtime import Runtime
 from coordination.store.queries import names, projects
+
+SHORT = 12
+"""So many letters at the end of an id stand for it in what people read and type: its random part."""
 
 _RUNS, _TASKS = "See: coord runs list", "See: coord tasks list RUN"
 _ELSEWHERE = "Give its id, or name the project or run that it is of; see: coord runs list"
@@ -35,7 +38,7 @@ def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> s
     if not found:
         raise NotFound(f"There is no run {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _RUNS)
     if len(owners) > 1:
-        raise Refused(f"Several projects have a run {excerpt(name)}", hint=_ELSEWHERE)
+        raise _in_several(runtime, name, "run", owners)
     if len(found) > 1:
         raise _ambiguous(name, "runs", found, _RUNS)
     return found[0]
@@ -60,7 +63,7 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
             raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")
         raise NotFound(f"There is no task {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _TASKS)
     if len(owners) > 1:
-        raise Refused(f"Several projects have a task {excerpt(name)}", hint=_ELSEWHERE)
+        raise _in_several(runtime, name, "task", owners)
     if len(found) > 1:
         raise _ambiguous(name, "tasks", [task.id for task in found], _TASKS)
     return found[0]
@@ -87,7 +90,19 @@ def _check(name: str, what: str) -> None:
         )
 
 
-def _ambiguous(name: str, what: str, ids: list[str], hint: str) -> Refused:
-    return Refused(
-        f"{excerpt(name)} names several {what}, such as {ids[0]} and {ids[1]}", hint=f"Give more of the id. {hint}"
+def _ambiguous(name: str, what: str, ids: list[str], hint: str) -> Ambiguous:
+    return Ambiguous(
+        f"{excerpt(name)} names several {what}, such as {ids[0]} and {ids[1]}",
+        hint=f"Give more of the id. {hint}",
+        choices=[(name, [one[-SHORT:]]) for one in ids],
+    )
+
+
+def _in_several(runtime: Runtime, name: str, what: str, owners: list[str]) -> Ambiguous:
+    with runtime.store.read() as tx:
+        known = projects.names_of(tx, runtime.workspace_id, owners)
+    return Ambiguous(
+        f"Several projects have a {what} {excerpt(name)}",
+        hint=_ELSEWHERE,
+        choices=[(name, [name, "--project", known[one]]) for one in owners if one in known],
     )

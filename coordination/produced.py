@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Protocol
@@ -19,6 +20,7 @@ from coordination.worktrees import TaskCheckout, checkout_of
 
 _FIRST_POLL = 0.1
 _LAST_POLL = 0.5
+_REMARK = re.compile(r"\[(agent|chat|gate|merge|setup|usage|worktree)\b[^\]]*\] ")
 _OUTAGE = 30.0  # seconds without the database that a follower rides out
 
 
@@ -97,6 +99,7 @@ class _Follower:
         self._task = task
         self._reel = Reel(0)
         self._number = 0
+        self._told = 0  # the latest attempt of which everything is told
         self._away_since: float | None = None
 
     def look(self, number: int) -> tuple[Task, bool, list[Piece]]:
@@ -125,11 +128,25 @@ class _Follower:
             ended = known is None or known[0] is not None
             chunks = output.of_attempt(tx, workspace_id, task_id, number, after=self._reel.after)
             found = list(self._reel.new(chunks))
-            if ended and not self._reel.begun:
-                self._reel.begun = True
+            if ended and number != self._told:
+                self._told = number
                 tried = [one for one in attempts.of_task(tx, workspace_id, task_id) if one.number == number]
-                found = [piece for one in tried for piece in _final(task, number, one.output, one.log)]
+                if self._reel.begun:
+                    whole = output.of_attempt(tx, workspace_id, task_id, number, after=0)
+                    printed = "".join(text for chunk in whole for _, text in chunk.pieces)
+                    found += [piece for one in tried for piece in _remarks(number, one.log or "", printed)]
+                else:
+                    found = [piece for one in tried for piece in _final(task, number, one.output, one.log)]
         return task, ended, found
+
+
+def _remarks(number: int, log: str, printed: str) -> Iterator[Piece]:
+    """What the end of an attempt added to its log: what its gates said, what was merged, where its worktree is."""
+    known = set(printed.splitlines())
+    lines = log.splitlines()
+    first = next((at for at, line in enumerate(lines) if _REMARK.match(line) and line not in known), len(lines))
+    if more := "\n".join(lines[first:]).rstrip():
+        yield Piece(number, Stream.ERR, f"{more}\n" if not printed or printed.endswith("\n") else f"\n{more}\n")
 
 
 def _final(task: Task, number: int, output: object, log: str | None) -> Iterator[Piece]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from coordination.cli import tasks
-from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.names import InProject, OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, connected, print_json
 
 
@@ -21,6 +21,7 @@ def artifacts(
     name: TaskName,
     *,
     run: OfRun = None,
+    project: InProject = None,
     get: Annotated[
         Path | None, typer.Option("--get", metavar="DIR", help="Copy them there, each checked against its SHA-256.")
     ] = None,
@@ -32,7 +33,7 @@ def artifacts(
     from coordination.domain.sizes import show_size
 
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         made = task.artifacts()
     copied = [] if get is None else [fetch(one, get) for one in made]
     if as_json:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RULES = "beads-1.0"
 _MOST_LEFT_OUT = 20
+_MOST_GONE = 3
 
 BeadsFile = Annotated[
     Path | None, typer.Option("--beads", metavar="FILE", help="Issues of this file, instead of imported ones.")
@@ -129,9 +130,41 @@ def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     return plan
 
 
-def submit(co: Coordination, plan: Plan, path: Path) -> Run:
-    """Store the plan, the file's issues, and which task works which off, in one transaction."""
-    return co.submit(plan, issues=issues_in(path, []))
+def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -> Run:
+    """Store the plan, the file's issues, and which task works which off, in one transaction.
+
+    Refused where that would take imported issues away which the file does not have, unless *replace* or the person at
+    the terminal says so.
+    """
+    issues = issues_in(path, [])
+    if not replace:
+        _agree(co, plan, path, {issue.id for issue in issues})
+    return co.submit(plan, issues=issues)
+
+
+def _agree(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
+    """Ask before issues of another file are replaced; Refused where nobody can be asked, or does not agree."""
+    from coordination.errors import Refused
+    from coordination.location import origin_of
+    from coordination.store.queries import issues, projects
+
+    workspace_id = co.runtime.workspace_id
+    with co.runtime.store.read() as tx:
+        here = projects.by_identity(tx, workspace_id, origin_of(plan, actor=co.runtime.actor, metadata={}).identity)
+        known = [] if here is None else [row["id"] for row in issues.listed(tx, workspace_id, here.id)]
+    gone = [one for one in known if one not in ids]
+    if here is None or not gone:
+        return
+    named = ", ".join(gone[:_MOST_GONE]) + (f" and {len(gone) - _MOST_GONE:,} more" if len(gone) > _MOST_GONE else "")
+    what = (
+        f"{path} would take the place of the issues of the project {here.name}: {len(gone):,} of its {len(known):,} "
+        f"are not in the file ({named})"
+    )
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Refused(what, hint="To replace them all the same add --replace; to keep them: coord export beads FILE")
+    print(f"{what}. Their tasks stay.", file=sys.stderr)
+    if not typer.confirm("Replace them?", err=True):
+        raise Refused("Nothing was changed", hint="To keep them in a file: coord export beads FILE")
 
 
 def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.cli.runs import RunName
 from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
@@ -137,15 +136,33 @@ def set_(
 
 
 def raise_(
-    run: RunName,
-    usd: Annotated[str, typer.Argument(metavar="USD", help="The new cap, more than the present one.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SCOPE] NAME USD",
+            help="Whose budget (a run's, where it is not said and nothing else has that name), and its new cap.",
+        ),
+    ],
     *,
+    period: Annotated[
+        str | None, typer.Option("--period", help="Which budget, where one is for a period: total, day or month.")
+    ] = None,
+    run: OfRun = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give a run's budget a larger cap, so that what waits goes on."""
+    """Give a budget in dollars a larger cap, so that what waits for it goes on.
+
+    Such as: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
+    coord budgets raise workspace 200 --period month
+    """
+    from coordination.cli.raised_budget import parts, scope_of
+
+    scope, name, usd = parts(words)
     with connected() as co:
-        made = co.budgets.raise_to(run, usd)
-        still = co.budgets.held(made.budget.subject)
+        if scope is None:
+            scope = scope_of(co, name or "", usd)
+        made = co.budgets.raise_to(_subject(co, scope, name, run), usd, scope=scope, period=period)
+        still = co.budgets.held(made.budget.subject) if made.scope == "run" else ()
     _say(made, "is raised", as_json=as_json)
     if still and not as_json:
         waiting = many(len(still), "task of it waits", "tasks of it wait")

@@ -11,12 +11,15 @@ REFUSED = 2
 STANDS_STILL = 3  # nothing of the run goes on until a person acts, and nobody sits at a terminal
 INTERNAL = 70
 INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+"""Whoever read the output has gone, as ``head`` does: what a shell shows of a program that SIGPIPE has ended."""
 
 EXIT_CODES: dict[str, int] = {
     "error": NOT_COMPLETED,
     "stack_gone": NOT_COMPLETED,
     "stack_stopped": INTERRUPTED,
     "refused": REFUSED,
+    "ambiguous": REFUSED,
     "plan_error": REFUSED,
     "format_error": REFUSED,
     "settings_error": REFUSED,

@@ -15,9 +15,9 @@ from pathlib import Path
 
 # Inside a job the worker has set up what these need, and a client of MCP is not a shell.
 _NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
-# Commands that look for a run or a task in the project of the current folder, if no id is given.
+# Commands that look for a run or a task in the project of the current folder, if neither an id nor a project is given.
 _BY_FOLDER = frozenset({"budgets", "explain", "questions", "ready", "resume", "runs", "tasks"})
-_WITH_ID = re.compile(r"(?:(?!coord )[^;,\n])*\b[0-9a-f]{8}-[0-9a-f]{4}-")
+_WITH_PLACE = re.compile(r"(?:(?!coord )[^;,\n])*(?:\b[0-9a-f]{8}-[0-9a-f]{4}-|--project )")
 
 _FOR_HELP = re.compile(r"\nTry 'coord (.+)' for help\.")
 
@@ -70,7 +70,7 @@ def _for_the_terminal(found: re.Match[str]) -> str:
         start = f"{_start()} "
     except OSError:  # the current folder has gone
         return found[0]
-    if _shell.project is None or found[1] not in _BY_FOLDER or _WITH_ID.match(found.string, found.end()):
+    if _shell.project is None or found[1] not in _BY_FOLDER or _WITH_PLACE.match(found.string, found.end()):
         return start
     folder, identity = _shell.project
     return start if _is_here(identity) else f"cd {shlex.quote(folder)} && {start}"

@@ -10,7 +10,7 @@ import typer
 
 from coordination.cli import tasks
 from coordination.cli.hints import Exact
-from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.names import InProject, OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text, raw
 from coordination.domain.json_values import plain
@@ -28,6 +28,7 @@ def logs(
     name: TaskName,
     *,
     run: OfRun = None,
+    project: InProject = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as it is printed, into further attempts, to the task's end.")
     ] = False,
@@ -46,7 +47,7 @@ def logs(
     if as_it_is and as_json:
         raise typer.BadParameter("--raw and --json exclude each other")
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         found = task.logs(follow=follow, attempt=attempt)
         if not as_json:
             _show(found, followed=follow, as_it_is=as_it_is)

@@ -35,14 +35,16 @@ from coordination.cli import (
     work,
     workspaces,
 )
-from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED
+from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 from coordination.cli.options import shared
-from coordination.cli.terminal import cleaned
-from coordination.errors import CoordinationError
+from coordination.cli.suggestions import Commands, OutputClosedError, chosen
+from coordination.cli.terminal import cleaned, leave_unread
+from coordination.errors import Ambiguous, CoordinationError
 from coordination.machine import speak_utf8
 
 app = typer.Typer(
     name="coord",
+    cls=Commands,
     help="Teams of AI agents as a production job system.",
     no_args_is_help=True,
     # Rich help costs as much to import as everything else that --help needs.
@@ -106,6 +108,9 @@ _ALL = (
 )
 for commands in _ALL:
     commands.add_to(app)
+for group in app.registered_groups:
+    if group.typer_instance is not None:
+        group.typer_instance.info.cls = Commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,8 +122,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         speak_utf8()
         collector.settle()
         hints.begin(_first_words())
-    with cleaned():
-        return _run(argv)
+    try:
+        with cleaned():
+            code = _run(argv)
+            sys.stdout.flush()  # what is in the buffers, before it is too late to say that nobody reads it
+            sys.stderr.flush()
+    except (OutputClosedError, BrokenPipeError):
+        leave_unread()
+        return OUTPUT_CLOSED
+    return code
 
 
 def _first_words() -> Iterator[str]:
@@ -138,10 +150,12 @@ def _run(argv: Sequence[str] | None) -> int:
     except SystemExit as end:  # how typer ends a command, also a completed one
         return _exit_code(end)
     except CoordinationError as error:
-        return _refused(error)
+        return _refused(error, sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         print("coord: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except (OutputClosedError, BrokenPipeError):
+        raise
     except Exception as error:
         if shared.debug:
             raise
@@ -161,12 +175,15 @@ def _exit_code(end: SystemExit) -> int:
     return 1
 
 
-def _refused(error: CoordinationError) -> int:
+def _refused(error: CoordinationError, typed: Sequence[str]) -> int:
     if shared.debug:
         import traceback
 
         traceback.print_exception(error)
-    print(f"coord: {error.sentence()}", file=sys.stderr)
+    if isinstance(error, Ambiguous):
+        error.commands = (*error.commands, *chosen(typed, error.choices))
+    said = "\n  ".join(error.lines())
+    print(f"coord: {said}", file=sys.stderr)
     return EXIT_CODES.get(error.code, 1)
 
 

@@ -8,30 +8,39 @@ import typer
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
+    from coordination.domain.runs import Run as RunRecord
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
 OfRun = Annotated[
     str | None,
     typer.Option("--run", metavar="RUN", help="Of this run (default: the newest of this project that has the key)."),
 ]
+InProject = Annotated[
+    str | None,
+    typer.Option("--project", "-p", metavar="NAME", help="Of this project (default: the one you stand in)."),
+]
 
 
-def found_run(co: Coordination, name: str) -> Run:
-    """The run of that name: of the project one stands in, or by its id; NotFound or Refused otherwise."""
-    run = co.run(name)
+def found_run(co: Coordination, name: str, project: str | None = None) -> Run:
+    """The run of that name: of the project that is given or that one stands in, or by its id.
+
+    NotFound, or Refused where several are meant.
+    """
+    run = co.run(name, project=project)
     aim_hints(co, run.record.project_id)
     return run
 
 
-def found_task(co: Coordination, name: str, run: str | None) -> TaskHandle:
-    """The task of that name: in the run if one is given, else in the newest run of the project one stands in.
+def found_task(co: Coordination, name: str, run: str | None, project: str | None = None) -> TaskHandle:
+    """The task of that name: in the run if one is given, else in the newest run of the project that is given or that
+    one stands in.
 
     An id names a task of any project. So does a key where no project is, if one project alone has it.
-    NotFound or Refused otherwise.
+    NotFound, or Refused where several are meant.
     """
     if run is not None:
-        return found_run(co, run).task(name)
-    task = co.task(name)
+        return found_run(co, run, project).task(name)
+    task = co.task(name, project=project)
     aim_hints(co, task.record.project_id)
     return task
 
@@ -45,6 +54,56 @@ def aim_hints(co: Coordination, project_id: str) -> None:
         found = projects.get(tx, co.runtime.workspace_id, project_id)
     if found is not None and found.path is not None:
         hints.about(found.path, found.identity)
+
+
+def newest_run(co: Coordination, project: str | None) -> Run:
+    """The newest run of the project that is given, that one stands in, or that alone is there.
+
+    NotFound where it has none, Refused with the commands where several projects may be meant.
+    """
+    from coordination.client import Run
+    from coordination.errors import Ambiguous, NotFound
+    from coordination.lookups import project_here
+    from coordination.store.queries import projects
+    from coordination.store.reports import task_list
+
+    runtime = co.runtime
+    meant = co.project(project) if project is not None else project_here(runtime)
+    with runtime.store.read() as tx:
+        if meant is None:
+            known = [one for one in projects.listed(tx, runtime.workspace_id) if one.status != "archived"]
+            if len(known) > 1:
+                names = [one.name for one in known]
+                raise Ambiguous("Several projects have runs", choices=[("", ["--project", one]) for one in names])
+            if not known:
+                raise NotFound("There are no runs yet", hint="Start one with: coord run PLAN")
+            meant = known[0]
+        found = task_list.newest_run(tx, runtime.workspace_id, meant.id)
+    if found is None:
+        raise NotFound(f"The project {meant.name} has no run", hint="Start one with: coord run PLAN")
+    return Run(co, found)
+
+
+def typed_run(co: Coordination, run: RunRecord) -> str:
+    """What a person types for a run, as arguments of a shell, for hints.
+
+    Its name where no other run of its project has that, else the end of its id; with the project where that is not
+    the one that one stands in.
+    """
+    import shlex
+
+    from coordination.lookups import SHORT, project_here
+    from coordination.store.queries import names
+
+    runtime, here = co.runtime, project_here(co.runtime)
+    word = run.id[-SHORT:]
+    if run.name:
+        with runtime.store.read() as tx:
+            alone = names.count_runs(tx, runtime.workspace_id, run.name, run.project_id, most=2) == 1
+        # A name like a part of an id, or an option, would be taken for that.
+        word = run.name if alone and not run.name.startswith("-") else word
+    elsewhere = [] if here is not None and here.id == run.project_id else ["--project", run.project]
+    return shlex.join([word, *elsewhere])
 
 
 def place(co: Coordination, project_id: str, run_id: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.cli.names import OfRun, TaskName, found_task, place_of
+from coordination.cli.names import InProject, OfRun, TaskName, found_task, place_of
 from coordination.cli.next_steps import after_change, called
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 from coordination.cli.texts import read_text
@@ -69,6 +69,7 @@ def answer(
     *,
     file: Annotated[Path | None, typer.Option("--file", help="A file with it; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
+    project: InProject = None,
 ) -> None:
     """Answer the question that a task waits with; its agent goes on with the answer."""
     from coordination.errors import Refused
@@ -78,16 +79,16 @@ def answer(
     if file is not None:
         text = read_text(file)
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         ready, place = task.answer(text or ""), place_of(co, task)
         then = after_change(co, task) if ready else f"what else: coord explain {quote(called(co, task))}"
     print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})\n{then}")
 
 
-def prompt(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """What the agent of a task would be told if it were started now."""
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         told = task.prompt()
     if as_json:
         print_json({"task": task.id, "key": task.key, "prompt": told})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.cli.names import found_run, place
+from coordination.cli.names import InProject, found_run, place
 from coordination.cli.options import AsJson, Limit, connected, print_json
 from coordination.cli.terminal import json_text
 from coordination.domain.excerpts import many
@@ -66,12 +66,12 @@ def list_(
     )
 
 
-def show(name: RunName, *, as_json: AsJson = False) -> None:
+def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
     """One run: its tasks, what failed, what it was expected to take, and what holds the rest."""
     from coordination.cli import simulate, summary
 
     with connected() as co:
-        run = found_run(co, name)
+        run = found_run(co, name, project)
         if as_json:
             print_json(summary.as_json(run))
             return
@@ -84,12 +84,13 @@ def show(name: RunName, *, as_json: AsJson = False) -> None:
 def cancel(
     name: RunName,
     *,
+    project: InProject = None,
     why: Annotated[str, typer.Option("--why", help="What the tasks' stories shall say.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel every open task of a run; running jobs are told at once."""
     with connected() as co:
-        run = found_run(co, name)
+        run = found_run(co, name, project)
         number = run.cancel(why)
         where = place(co, run.record.project_id, run.id)
     if as_json:
@@ -99,10 +100,10 @@ def cancel(
         print(f"{done} ({where}).")
 
 
-def retry(name: RunName, *, as_json: AsJson = False) -> None:
+def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
     """Retry what failed or was canceled in a run; the workers of the running stack do it."""
     with connected() as co:
-        run = found_run(co, name)
+        run = found_run(co, name, project)
         number = run.retry()
         where = place(co, run.record.project_id, run.id)
     if as_json:
@@ -112,10 +113,10 @@ def retry(name: RunName, *, as_json: AsJson = False) -> None:
         print(f"{again} tried again ({where})." if number else f"Nothing of {run.id} is to be retried ({where}).")
 
 
-def events(name: RunName, *, follow: Follow = False, as_json: AsJson = False) -> None:
+def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
     """The story of a run. With --follow and --json together: one JSON document a line, as things happen."""
     with connected() as co:
-        show_events(found_run(co, name).events(follow=follow), follow=follow, as_json=as_json)
+        show_events(found_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)
 
 
 def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:

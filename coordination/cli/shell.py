@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.cli.names import OfRun, TaskName, found_task
+from coordination.cli.names import InProject, OfRun, TaskName, found_task
 from coordination.cli.options import connected
 
 Command = Annotated[
@@ -20,6 +20,7 @@ def shell(
     command: Command = None,
     *,
     run: OfRun = None,
+    project: InProject = None,
     attempt: Annotated[
         int | None, typer.Option("--attempt", metavar="N", help="Which (default: the newest that has one).", min=1)
     ] = None,
@@ -34,7 +35,7 @@ def shell(
     from coordination.errors import Refused
 
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         place = task.checkout(attempt=attempt)
         home = str(co.runtime.settings.home)  # what the environment names may begin at the folder that is left here
     arguments = command or [os.environ.get("SHELL") or "/bin/sh"]

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.cli import task_list
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.hints import Exact
-from coordination.cli.names import OfRun, TaskName, found_run, found_task, place_of
+from coordination.cli.names import InProject, OfRun, TaskName, found_task, place_of
 from coordination.cli.next_steps import after_change, explained
 from coordination.cli.options import AsJson, ProjectName, connected, print_json
 from coordination.cli.questions import answer, prompt
-from coordination.cli.runs import RunName, show_events
+from coordination.cli.runs import show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
 from coordination.domain.durations import show_duration
@@ -35,7 +36,7 @@ group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: th
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    group.command("list")(list_)
+    group.command("list")(task_list.list_)
     group.command("show")(show)
     group.command("events")(events)
     group.command("cancel")(cancel)
@@ -43,7 +44,6 @@ def add_to(app: typer.Typer) -> None:
     group.command("priority")(priority)
     group.command("force")(force)
     group.command("output")(output)
-    group.command("log")(log)
     group.command("prompt")(prompt)
     group.command("shell")(shell)
     group.command("answer")(answer)
@@ -51,35 +51,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("explain")(explain)
 
 
-def list_(run: RunName, *, as_json: AsJson = False) -> None:
-    """The tasks of a run, in the order of its plan."""
-    from coordination.cli.summary import outdated_in
-    from coordination.cli.tables import show as table
-
-    with connected() as co:
-        chosen = found_run(co, run)
-        found, old = chosen.tasks(), outdated_in(chosen)
-    if as_json:
-        print_json({"tasks": [{**_plain(task), "outdated": old.get(task.id, [])} for task in found]})
-        return
-    table(
-        ["key", "state", "why", "priority", "attempt", "agent", "title"],
-        [
-            (
-                task.key,
-                f"{task.state}, outdated" if task.id in old else task.state,
-                ", ".join(task.record.reasons.names()) or task.error,
-                task.record.priority,
-                task.record.attempt,
-                task.record.agent,
-                task.record.title if task.record.title != task.key else "",
-            )
-            for task in found
-        ],
-    )
-
-
-def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """One task: what it runs, its attempts, and what holds it."""
     from coordination.cli.next_steps import called
     from coordination.cli.summary import show_last_lines
@@ -90,7 +62,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     from coordination.store.queries import costs
 
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         attempts = task.attempts()
         why, name, lines = explained(co, task), called(co, task), task.last_lines()
         with co.runtime.store.read() as tx:
@@ -163,22 +135,23 @@ def _deferred(record: Task, limit: timedelta) -> str | None:
     return f"{record.deferrals} of {MAX_DEFERRALS} times in a row; since {since}"
 
 
-def events(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def events(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """The story of one task."""
     with connected() as co:
-        show_events(found_task(co, name, run).events(), follow=False, as_json=as_json)
+        show_events(found_task(co, name, run, project).events(), follow=False, as_json=as_json)
 
 
 def cancel(
     name: TaskName,
     *,
     run: OfRun = None,
+    project: InProject = None,
     why: Annotated[str, typer.Option("--why", help="What the task's story shall say.")] = "canceled by its owner",
     as_json: AsJson = False,
 ) -> None:
     """Cancel a task, and what depends on it as the plan says."""
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         open_, place = task.cancel(why), place_of(co, task)
     if as_json:
         print_json(
@@ -188,10 +161,10 @@ def cancel(
         print(f"{task.key} canceled ({place})." if open_ else f"{task.key} is {task.state} already ({place}).")
 
 
-def retry(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """Retry a failed or canceled task and what was canceled because of it; let one at its limit go on."""
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         task.retry()
         place, then = place_of(co, task), after_change(co, task)
     if as_json:
@@ -205,11 +178,12 @@ def priority(
     number: Annotated[int, typer.Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
     *,
     run: OfRun = None,
+    project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the priority of an open task."""
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         open_, place = task.set_priority(number), place_of(co, task)
     if as_json:
         print_json(
@@ -238,11 +212,12 @@ def force(
         ),
     ] = None,
     run: OfRun = None,
+    project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
     """Set a task's state by force: the way out when nothing else helps. What still runs of it is stopped."""
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         done, place = task.force(state, reason=reason, output=_value(output)), place_of(co, task)
         then = f"\n{after_change(co, task)}" if done.state == "queued" else ""
     if as_json:
@@ -263,13 +238,13 @@ def _value(text: str | None) -> Any:
         return text
 
 
-def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
+def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """What a completed task produced: text as it is, anything else as JSON."""
     from coordination.domain.tasks import TaskState
     from coordination.errors import Refused
 
     with connected() as co:
-        task = found_task(co, name, run)
+        task = found_task(co, name, run, project)
         made = task.output
     if as_json:
         print_json({"task": task.id, "key": task.key, "state": task.state, "output": made})
@@ -277,32 +252,6 @@ def output(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> Non
     if task.state is not TaskState.COMPLETED:
         raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
     print(Exact(made) if isinstance(made, str) else json_text(made, indent=2))
-
-
-def log(
-    name: TaskName,
-    *,
-    run: OfRun = None,
-    attempt: Annotated[
-        int | None, typer.Option("--attempt", metavar="N", help="Which (default: the latest).", min=1)
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """What the job of a task wrote on stderr, once the attempt is over; while it runs see logs."""
-    from coordination.errors import NotFound
-
-    with connected() as co:
-        task = found_task(co, name, run)
-        tried = task.attempts()
-    chosen = [one for one in tried if attempt is None or one.number == attempt]
-    if not chosen:
-        which = f"no attempt {attempt}" if attempt else "not been tried yet"
-        raise NotFound(f"{task.key} has {which}", hint=f"See: coord tasks show {task.key}")
-    if as_json:
-        print_json({"task": task.id, "key": task.key, "attempt": chosen[-1].number, "log": chosen[-1].log})
-        return
-    if text := (chosen[-1].log or "").rstrip("\n"):
-        print(Exact(text))
 
 
 def explain(
@@ -325,7 +274,7 @@ def explain(
         _answer(None, answer, as_json=as_json)
         return
     with connected() as co:
-        of_task = _task_or_none(co, name, run)
+        of_task = _task_or_none(co, name, run, project)
         issues = _issues_or_none(co, project)
         of_issue = None
         if any(issue.id == name for issue in issues):
@@ -347,11 +296,11 @@ def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
             print("\n".join(said.lines()))
 
 
-def _task_or_none(co: Coordination, name: str, run: str | None) -> Any:
+def _task_or_none(co: Coordination, name: str, run: str | None, project: str | None) -> Any:
     from coordination.errors import NotFound
 
     try:
-        return explained(co, found_task(co, name, run))
+        return explained(co, found_task(co, name, run, project))
     except NotFound:
         return None
 

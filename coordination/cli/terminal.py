@@ -15,10 +15,12 @@ escapes; JSON then has the escapes of JSON, so that it stays what it is.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
@@ -47,10 +49,20 @@ codecs.register_error(_PLAIN, _in_plain)
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """*value* as JSON in which whatever ``clean`` would take away is escaped, so that nothing of it is lost."""
-    text = json.dumps(value, ensure_ascii=not _has_every_letter(sys.stdout), indent=indent)
-    if all(line.isprintable() for line in text.split("\n")):
-        return Exact(text)
-    return Exact("".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text))
+    return Exact(json_writer(indent=indent)(value))
+
+
+def json_writer(*, indent: int | None = None) -> Callable[[Any], str]:
+    """``json_text`` for very many values: what depends on the stream is asked once."""
+    encode = json.JSONEncoder(ensure_ascii=not _has_every_letter(sys.stdout), indent=indent).encode
+
+    def write(value: Any) -> str:
+        text = encode(value)
+        if text.isprintable() or all(line.isprintable() for line in text.split("\n")):
+            return text
+        return "".join(one if one.isprintable() or one in KEPT else json.dumps(one)[1:-1] for one in text)
+
+    return write
 
 
 class _Cleaned:
@@ -86,7 +98,20 @@ def cleaned() -> Iterator[None]:
         sys.stdout, sys.stderr = before
         for stream, errors in strict:
             if not stream.closed:
-                stream.reconfigure(errors=errors)
+                with contextlib.suppress(BrokenPipeError):  # it flushes, and nobody may read that
+                    stream.reconfigure(errors=errors)
+
+
+def leave_unread() -> None:
+    """Let what is left in the buffers of stdout and stderr go nowhere, where nobody reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 def _may_fail(stream: TextIO) -> TypeGuard[io.TextIOWrapper]:
@@ -120,6 +145,9 @@ def console(**options: Any) -> Console:
         def print(self, *objects: Any, markup: bool | None = None, **options: Any) -> None:
             texts = objects if markup is False else map(for_the_terminal, objects)
             super().print(*texts, markup=markup, **options)
+
+        def on_broken_pipe(self) -> None:
+            raise  # noqa: PLE0704 - called while it is handled; rich would end the program with a code of its own
 
         def render(self, *args: Any, **kwargs: Any) -> Any:
             for segment in super().render(*args, **kwargs):

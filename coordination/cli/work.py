@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
-from coordination.cli.names import aim_hints
+from coordination.cli.names import InProject, aim_hints
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import say_if_stopped
 from coordination.domain.excerpts import many
@@ -34,6 +34,9 @@ Agent = Annotated[
     str | None,
     typer.Option("--agent", help="Who works an issue off: shell:'COMMAND' or python:module:function."),
 ]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="With --beads: take imported issues away that the file does not have.")
+]
 Rules = Annotated[str, typer.Option("--rules", help="Whose rules say what is ready: beads-1.0 or beads-0.47.")]
 
 
@@ -51,6 +54,7 @@ def run(
     beads: Beads = None,
     agent: Agent = None,
     rules: Rules = "beads-1.0",
+    replace: Replace = False,
     slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +71,7 @@ def run(
             return co.submit(what)
         from coordination.cli import beads as issues
 
-        return issues.submit(co, what, beads)
+        return issues.submit(co, what, beads, replace=replace)
 
     raise typer.Exit(_on_a_stack(settings, begin, f"coord run {plan or beads}", as_json=as_json))
 
@@ -79,6 +83,7 @@ def submit(
     beads: Beads = None,
     agent: Agent = None,
     rules: Rules = "beads-1.0",
+    replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
     """Store a plan as a run and return at once; the workers of the running stack do it. Says when there is none."""
@@ -91,14 +96,16 @@ def submit(
         else:
             from coordination.cli import beads as issues
 
-            made = issues.submit(co, what, beads)
+            made = issues.submit(co, what, beads, replace=replace)
         aim_hints(co, made.record.project_id)
         say_if_stopped(co, made.record.project_id)
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
+            from coordination.cli.names import typed_run
+
             tasks = many(made.record.total, "task")
-            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {made.id}")
+            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {typed_run(co, made.record)}")
         from coordination.cli.standstill import who_will_do_it
 
         if (note := who_will_do_it(co)) is not None:
@@ -107,6 +114,8 @@ def submit(
 
 def resume(
     name: Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, an end of it, or its name.")],
+    *,
+    project: InProject = None,
     retry: Annotated[bool, typer.Option("--retry", help="Also retry what failed or was canceled.")] = False,
     slots: Annotated[int | None, typer.Option(help="Jobs at once in the stack that this starts.", min=1)] = None,
     as_json: AsJson = False,
@@ -116,7 +125,7 @@ def resume(
     from coordination.cli.names import found_run
 
     def begin(co: Coordination) -> Run:
-        found = found_run(co, name)
+        found = found_run(co, name, project)
         if retry:
             found.retry()
         found.resume()

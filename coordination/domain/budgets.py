@@ -268,7 +268,7 @@ class Short:
         if self.passing:
             return "It goes on by itself when they spend less than that"
         if self.budget.scope is Scope.RUN and self.budget.period is Period.TOTAL and self.what == "usd":
-            return f"Raise it: coord budgets raise {self.budget.subject} USD"
+            return f"Raise it: coord budgets raise run {self.budget.subject} USD"
         itself = "" if self.budget.period is Period.TOTAL else f"It goes on when the {self.budget.period} is over. "
         return f"{itself}Raise it: {command} --{self.what} N"
 

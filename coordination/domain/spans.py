@@ -91,7 +91,8 @@ def _named(value: str | date | None) -> tuple[date, date] | datetime | None:
         return _aware(datetime.fromisoformat(value))
     except (ValueError, OverflowError):
         raise Refused(
-            f"{value[:60]!r} is no month, day or time", hint="Write it like 2027-01, 2027-01-31 or 2027-01-31T12:00:00Z"
+            f"{value[:60]!r} is no month, day or time",
+            hint="Write it like today, monday, 7d, 2027-01, 2027-01-31 or 2027-01-31T12:00:00Z",
         ) from None
 
 

@@ -213,3 +213,22 @@ def test_a_file_whose_parents_go_round_is_imported_and_nobody_waits_for_ever(coo
 
     assert {one["id"] for one in coord("ready", "--json").json["ready"]} == {"a", "b", "c"}
     assert "ready" in coord("explain", "a").out
+
+
+def test_work_on_another_file_says_what_it_would_replace_and_does_so_only_when_told(
+    coord_on_each: Coord, tmp_path: Path
+) -> None:
+    coord, agent = coord_on_each, ("--agent", "shell:true")
+    one = written(tmp_path / "one.jsonl", CHAIN)
+    other = written(tmp_path / "other.jsonl", [{**CHAIN[0], "id": "y-1"}, CHAIN[2]])
+    coord("submit", "--beads", one, *agent)
+    coord("submit", "--beads", one, *agent)  # the same ones again take nothing away
+
+    refused = coord("submit", "--beads", other, *agent, code=2)
+    assert "2 of its 3 are not in the file (x-1, x-2)" in refused.err
+    assert "--replace" in refused.err
+    assert len(coord("runs", "list", "--json").json["runs"]) == 2
+    assert [json.loads(line)["id"] for line in coord("export", "beads").out.splitlines()] == ["x-1", "x-2", "x-3"]
+
+    coord("submit", "--beads", other, *agent, "--replace")
+    assert [json.loads(line)["id"] for line in coord("export", "beads").out.splitlines()] == ["y-1", "x-3"]

@@ -91,7 +91,7 @@ LOOKS = {
     *("costs export", "costs forecast", "costs list", "costs summary", "doctor", "explain", "export beads", "mcp"),
     *("prices list", "prices show", "projects list", "projects show", "questions", "ready", "runs events", "runs list"),
     *("runs show", "schema plan", "sessions list", "sessions show", "simulate", "status", "tasks artifacts"),
-    *("tasks events", "tasks list", "tasks log", "tasks logs", "tasks output", "tasks prompt", "tasks show"),
+    *("tasks events", "tasks list", "tasks logs", "tasks output", "tasks prompt", "tasks show"),
     "tasks shell",  # starts a shell of the caller's own in the folder of a task
 }
 REPORTS = {f"task {verb}" for verb in ("ask", "context", "discovered", "done", "fail", "progress")}

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select, update
 
+from coordination.store.engine import open_store
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.output import output_chunks
 from tests.support.command import Coord
 from tests.support.refusals import check_refused
 from tests.support.repositories import Checkout
@@ -39,8 +44,9 @@ def test_a_task_shows_its_attempts_output_log_and_story(coord: Coord, plan: Path
     assert (shown["state"], shown["attempts"][0]["exit_code"]) == ("failed", 3)
     assert coord("tasks", "output", "a").out == "hi\n"
     assert coord("tasks", "output", "a", "--json").json["output"] == "hi"
-    assert "careful" in coord("tasks", "log", "a").out
-    assert coord("tasks", "log", "b", "--json").json["log"].strip() == "broken"
+    assert "careful" in coord("tasks", "logs", "a").err
+    pieces = coord("tasks", "logs", "b", "--json").json["pieces"]
+    assert [(piece["stream"], piece["text"].strip()) for piece in pieces] == [("err", "broken")]
     types = [event["type"] for event in coord("tasks", "events", "b", "--json").json["events"]]
     assert types == ["created", "unblocked", "claimed", "started", "failed"]
     assert "failed" in coord("tasks", "list", "three").out
@@ -215,3 +221,24 @@ def test_outdated_tasks_are_shown_wherever_tasks_are_until_they_are_done_again(
 
     assert coord("status", "--json").json["outdated"] == []
     assert "outdated" not in coord("runs", "show", "two").out
+
+
+@pytest.mark.full
+def test_logs_show_what_gates_and_merges_said_after_what_the_job_printed(coord: Coord, plan: Path) -> None:
+    coord.process("run", plan, code=1)
+    task = coord("tasks", "show", "b", "--json").json["id"]
+    store = open_store(f"sqlite:///{coord.home / 'coordination.db'}")
+    with closing(store), store.write() as tx:
+        workspace = tx.execute(select(attempts.c.workspace_id).where(attempts.c.task_id == task)).scalar_one()
+        mine = {"task_id": task, "attempt": 1, "workspace_id": workspace}
+        pieces = [["out", "one\n"], ["err", "[gate x] of its own\n"]]
+        tx.execute(insert(output_chunks).values(slot=0, position=0, size=4, pieces=pieces, **mine))
+        log = "[gate x] of its own\nbroken\n[gate pytest] exit status 1 (2s)\n2 failed\n[worktree] kept until Friday"
+        tx.execute(update(attempts).where(attempts.c.task_id == task).values(log=log))
+
+    said = coord("tasks", "logs", "b")
+
+    assert said.out == "one\n"
+    assert said.err == (
+        "[gate x] of its own\n[gate pytest] exit status 1 (2s)\n2 failed\n[worktree] kept until Friday\n"
+    )

@@ -27,7 +27,7 @@ class By(StrEnum):
     MONTH = "month"
 
 
-_TIME = "a month (2027-01), a day or a time"
+_TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
 
 
 def summary(
@@ -43,16 +43,28 @@ def summary(
 ) -> None:
     """The ledger added up, in the days and months of the workspace's time zone."""
     from coordination.cli.tables import show
-    from coordination.domain.spans import span
     from coordination.money import show_usd
+    from coordination.user_times import said
 
-    asked = span(since, until)
     with connected() as co:
-        found = co.costs.summary(by.value, project=project, since=since, until=until, top=top)
-        total = co.costs.total(project=project, since=since, until=until)
+        asked, zone = co.costs.span(since, until), co.costs.timezone
+        begin, end = asked.since or asked.first, asked.until or asked.last
+        found = co.costs.summary(by.value, project=project, since=begin, until=end, top=top)
+        total = co.costs.total(project=project, since=begin, until=end)
         free = co.costs.free_but_priced(project=project, asked=asked)
     if as_json:
-        print_json({"by": by.value, "groups": found, "total": total, "zero_cost_calls_of_priced_models": free})
+        begins, ends = asked.moments(zone)
+        print_json(
+            {
+                "by": by.value,
+                "since": begins,
+                "until": ends,
+                "timezone": zone,
+                "groups": found,
+                "total": total,
+                "zero_cost_calls_of_priced_models": free,
+            }
+        )
         return
     show(
         [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
@@ -71,6 +83,8 @@ def summary(
     )
     unknown = f", {total.unpriced_calls} of them of unknown price" if total.unpriced_calls else ""
     print(f"\n{show_usd(total.cost_usd)} in {many(total.calls, 'call')}{unknown}")
+    if when := said(asked, zone):
+        print(f"Counted {when}.")
     if total.unpriced_calls:
         print("Which models, and whether they have a price by now: coord costs reprice --dry-run")
     say_free(free)

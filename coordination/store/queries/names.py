@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Text, and_, cast, or_, select
+from sqlalchemy import Connection, Text, and_, cast, func, or_, select
 
 from coordination.domain.tasks import Task
 from coordination.ids import id_part
@@ -59,13 +59,19 @@ def find_tasks(
     return [task_of(row) for row in rows]
 
 
-def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 2) -> list[str]:
+def count_runs(tx: Connection, workspace_id: str, name: str, project_id: str, *, most: int) -> int:
+    """How many runs of a project have this name, counted up to *most*."""
+    where = (r.workspace_id == workspace_id, r.project_id == project_id, r.name == name)
+    return tx.execute(select(func.count()).select_from(select(r.id).where(*where).limit(most).subquery())).scalar_one()
+
+
+def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
     """Ids of projects that have a task with this key."""
     where = (t.workspace_id == workspace_id, t.key == key)
     return list(tx.execute(select(t.project_id).where(*where).distinct().limit(limit)).scalars())
 
 
-def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[str]:
+def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 6) -> list[str]:
     """Ids of projects that have a run with this name."""
     where = (r.workspace_id == workspace_id, r.name == name)
     return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())

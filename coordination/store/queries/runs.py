@@ -184,6 +184,16 @@ def get(tx: Connection, workspace_id: str, run_id: str) -> Run | None:
     return None if row is None else _run(tx, row)
 
 
+def heading(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any]:
+    """``id``, ``name`` and ``project`` (its name) of a run; empty for none."""
+    found = tx.execute(
+        select(r.id, r.name, projects.c.name.label("project"))
+        .join(projects, projects.c.id == r.project_id)
+        .where(r.workspace_id == workspace_id, r.id == run_id)
+    ).mappings()
+    return {name: value for row in found for name, value in row.items()}
+
+
 def listed(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 50, open_only: bool = False
 ) -> list[Run]:

@@ -1,0 +1,58 @@
+"""Whose budget ``coord budgets raise`` is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from coordination.domain.excerpts import excerpt
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination
+
+
+def parts(words: Sequence[str]) -> tuple[str | None, str | None, str]:
+    """Scope (None: not said), name (None: the workspace has none) and amount."""
+    from coordination.domain.budgets import Scope
+    from coordination.errors import Refused
+
+    match words:
+        case [Scope.WORKSPACE, usd]:
+            return Scope.WORKSPACE, None, usd
+        case [scope, _] if scope in set(Scope):
+            raise Refused(f"Say which {scope}, and its new cap", hint=f"coord budgets raise {scope} NAME 5")
+        case [name, usd]:
+            return None, name, usd
+        case [scope, name, usd]:
+            return scope, name, usd
+    raise Refused("Say whose budget is raised, and to which cap", hint="coord budgets raise run NAME 5")
+
+
+def scope_of(co: Coordination, name: str, usd: str) -> str:
+    """Whether a run or a project is meant; Ambiguous where both have that name."""
+    import shlex
+
+    from coordination.errors import Ambiguous, NotFound
+    from coordination.money import usd as dollars
+    from coordination.raised_budgets import raising
+
+    cap = dollars(usd)
+    try:
+        project = co.project(name)
+    except NotFound:
+        return "run"
+    try:
+        co.run(name)
+    except NotFound:
+        return "project"
+    except Ambiguous:
+        pass  # several runs, and a project
+    budgets = [one.budget for one in co.budgets.of("project", project.id) if one.budget.usd is not None]
+    raise Ambiguous(
+        f"There is a run and a project {excerpt(name)}",
+        hint="Say which budget is raised:",
+        commands=[
+            f"coord budgets raise run {shlex.quote(name)} {cap:f}",
+            *(raising("project", name, cap, one.period) for one in budgets),
+        ],
+    )

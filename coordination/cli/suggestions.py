@@ -1,0 +1,207 @@
+"""What an unknown command suggests: the command that was meant, with the arguments that were typed.
+
+Names that users of docker, kubectl, celery, make and the like try first stand in ``GUESSES``. A name that is a command
+of some group (``coord forecast``) suggests that one, and a typing mistake what is written like it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from typer.core import TyperGroup
+
+from coordination.errors import Refused
+
+_ANY = ""
+_MOST = 4
+_MOST_LETTERS = 40
+
+_CANCEL = ("runs cancel …", "tasks cancel …")
+_SHOW = ("runs show …", "tasks show …")
+_LIST = ("status", "runs list …", "tasks list …", "projects list")
+_LOGS = ("tasks logs …",)
+_RETRY = ("runs retry …", "tasks retry …")
+_STATUS = ("status",)
+
+GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    _ANY: {
+        **dict.fromkeys(("ps", "top", "watch", "stat", "stats", "active", "inspect"), _STATUS),
+        **dict.fromkeys(("log", "logs", "tail", "follow"), _LOGS),
+        **dict.fromkeys(("kill", "cancel", "abort", "rm", "revoke", "terminate", "delete", "remove"), _CANCEL),
+        "stop": ("runs cancel …", "tasks cancel …", "projects hold …", "down"),
+        **dict.fromkeys(("pause", "hold", "suspend"), ("projects hold …",)),
+        **dict.fromkeys(("unpause", "activate", "continue"), ("projects activate …", "resume …")),
+        **dict.fromkeys(("list", "ls", "get"), _LIST),
+        **dict.fromkeys(("restart", "retry", "rerun", "redo"), (*_RETRY, "resume …")),
+        **dict.fromkeys(("exec", "sh", "bash", "shell", "attach", "ssh"), ("tasks shell …",)),
+        **dict.fromkeys(("show", "describe", "info"), _SHOW),
+        **dict.fromkeys(("apply", "exec-plan", "enqueue", "queue"), ("run …", "submit …")),
+        **dict.fromkeys(("start", "serve", "daemon", "init"), ("up",)),
+        **dict.fromkeys(("shutdown", "quit", "exit"), ("down",)),
+        **dict.fromkeys(("why", "blocked"), ("explain …",)),
+        **dict.fromkeys(("lint", "validate"), ("check …",)),
+        **dict.fromkeys(("purge", "prune", "clean", "gc"), ("retain",)),
+        **dict.fromkeys(("wait", "follow-run"), ("resume …", "runs events …")),
+        "events": ("runs events …", "tasks events …"),
+        **dict.fromkeys(("cost", "spend", "usage"), ("costs summary …",)),
+        **dict.fromkeys(("health", "ping", "diagnose"), ("doctor", "status")),
+        "version": ("--version",),
+        "help": ("--help",),
+    },
+    "runs": {
+        **dict.fromkeys(("ls", "ps"), ("runs list …",)),
+        **dict.fromkeys(("kill", "stop", "abort", "rm", "delete"), ("runs cancel …",)),
+        **dict.fromkeys(("restart", "rerun"), ("runs retry …",)),
+        **dict.fromkeys(("get", "describe", "inspect", "status"), ("runs show …",)),
+        **dict.fromkeys(("create", "start", "submit"), ("run …", "submit …")),
+        **dict.fromkeys(("resume", "watch", "wait"), ("resume …",)),
+        **dict.fromkeys(("log", "logs"), ("runs events …", "tasks list …", "tasks logs TASK")),
+    },
+    "tasks": {
+        **dict.fromkeys(("ls", "ps"), ("tasks list …",)),
+        **dict.fromkeys(("log", "tail"), _LOGS),
+        **dict.fromkeys(("kill", "stop", "abort", "rm", "delete", "revoke"), ("tasks cancel …",)),
+        **dict.fromkeys(("restart", "rerun"), ("tasks retry …",)),
+        **dict.fromkeys(("get", "describe", "inspect", "status"), ("tasks show …",)),
+        **dict.fromkeys(("exec", "attach"), ("tasks shell …",)),
+        **dict.fromkeys(("explain", "why"), ("explain …",)),
+        "result": ("tasks output …",),
+    },
+    "projects": {
+        "ls": ("projects list …",),
+        **dict.fromkeys(("pause", "stop", "suspend"), ("projects hold …",)),
+        **dict.fromkeys(("resume", "unpause", "start", "release"), ("projects activate …",)),
+        **dict.fromkeys(("rm", "delete", "remove"), ("projects archive …",)),
+        **dict.fromkeys(("update", "edit", "set"), ("projects change …",)),
+        **dict.fromkeys(("get", "describe", "inspect", "status"), ("projects show …",)),
+    },
+    "agents": {
+        "ls": ("agents list …",),
+        **dict.fromkeys(("rm", "remove"), ("agents delete …",)),
+        **dict.fromkeys(("update", "edit", "set"), ("agents change …",)),
+        **dict.fromkeys(("get", "describe", "inspect"), ("agents show …",)),
+    },
+    "budgets": {
+        "ls": ("budgets list …",),
+        **dict.fromkeys(("increase", "extend"), ("budgets raise …",)),
+        **dict.fromkeys(("rm", "delete"), ("budgets remove …",)),
+        **dict.fromkeys(("add", "create", "lower", "change"), ("budgets set …",)),
+        **dict.fromkeys(("get", "describe", "status"), ("budgets show …",)),
+    },
+    "costs": {
+        "ls": ("costs list …",),
+        **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",)),
+    },
+    "sessions": {"ls": ("sessions list …",), "get": ("sessions show …",)},
+    "prices": {"ls": ("prices list …",), **dict.fromkeys(("rm", "remove"), ("prices delete …",))},
+}
+"""By group (``""``: none) and by what was typed: commands, where … stands for the arguments that were typed."""
+
+
+class OutputClosedError(Exception):
+    """Nobody reads what is printed any more. No OSError: of those typer makes an exit code of its own."""
+
+
+class Commands(TyperGroup):
+    """A group of commands that knows what an unknown one was meant to be."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the arguments; OutputClosedError when nobody reads a help text."""
+        try:
+            return super().make_context(*args, **options)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; OutputClosedError when nobody reads what it prints."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputClosedError from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the command; Refused with the ones that may be meant when there is none of that name."""
+        name = args[0]
+        if self.get_command(ctx, name) is not None or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        root, called = ctx.find_root(), ctx.command_path
+        group = called.removeprefix(root.command_path).strip()
+        likely = suggestions(root.command, group, name, args[1:])
+        short = name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}…"
+        raise Refused(
+            f"There is no command {shlex.join([*called.split(), short])}",
+            hint="Did you mean:" if likely else f"See: {called} --help",
+            commands=likely,
+        )
+
+
+def suggestions(root: Any, group: str, name: str, rest: Sequence[str] = ()) -> list[str]:
+    """Commands of *root* that an unknown *name* in *group* (``""``: none) may mean, with the arguments *rest*.
+
+    Likely ones first, a few at most, and only those that there are.
+    """
+    known = dict(_all(root))
+    guesses = (
+        GUESSES.get(group, {}).get(name.lower()) or _same_elsewhere(known, group, name) or _alike(root, group, name)
+    )
+    typed = shlex.join(rest)
+    found = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, known)]
+    return [f"coord {one}" for one in dict.fromkeys(found)][:_MOST]
+
+
+def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    """The command that was *typed*, once for each of the *choices* of an ambiguous name, as it can be pasted."""
+    found = []
+    for name, (*words,) in choices:
+        at = next((at for at, word in enumerate(typed) if name and word == name), None)
+        joined = next((at for at, word in enumerate(typed) if name and word.endswith(f"={name}")), None)
+        if at is not None:
+            command = [*typed[:at], words[0], *typed[at + 1 :], *words[1:]]
+        elif joined is not None:
+            command = [
+                *typed[:joined],
+                f"{typed[joined].removesuffix(name)}{words[0]}",
+                *typed[joined + 1 :],
+                *words[1:],
+            ]
+        else:
+            command = [*typed, *(words[1:] if name else words)]
+        found.append(f"coord {shlex.join(command)}")
+    return found
+
+
+def _exists(guess: str, known: Mapping[str, Any]) -> bool:
+    """Whether the command of a guess is one; options of the program itself are."""
+    words = [word for word in guess.split() if word != "…" and not word.isupper()]
+    return words[0].startswith("-") or " ".join(words) in known
+
+
+def _same_elsewhere(known: Mapping[str, Any], group: str, name: str) -> list[str]:
+    """Commands of that name, or of its singular or plural, in other groups and outside of them."""
+    return [f"{path} …" for path in known if path.rpartition(" ")[2] == name.lower() and path != f"{group} {name}"]
+
+
+def _alike(root: Any, group: str, name: str) -> list[str]:
+    """What is written like the name: commands beside it, and what may be guessed there."""
+    from difflib import get_close_matches
+
+    here = root.commands[group] if group else root
+    before = f"{group} " if group else ""
+    beside = {command: f"{before}{command} …" for command, found in here.commands.items() if not found.hidden}
+    close = get_close_matches(name.lower(), beside, n=_MOST)
+    if close:
+        return [beside[command] for command in close]
+    guessed = get_close_matches(name.lower(), GUESSES.get(group, {}), n=1)
+    return list(GUESSES[group][guessed[0]]) if guessed else []
+
+
+def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command and group, by what is typed after ``coord``."""
+    for name, command in group.commands.items():
+        path = f"{before} {name}".strip()
+        if not command.hidden:
+            yield path, command
+        if hasattr(command, "commands"):
+            yield from _all(command, path)

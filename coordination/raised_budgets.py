@@ -1,0 +1,74 @@
+"""Giving a budget a larger cap: which of a subject's budgets is meant, and that it does grow."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from decimal import Decimal
+
+from sqlalchemy import Connection
+
+from coordination.domain.budgets import Budget, Period, Scope
+from coordination.errors import Ambiguous, Refused
+from coordination.flows.set_budget import amend_budget
+from coordination.money import show_usd
+from coordination.runtime import Runtime
+from coordination.store.queries import budgets
+
+
+def raise_budget(
+    runtime: Runtime,
+    scope: Scope,
+    name: str | None,
+    subject: str | None,
+    *,
+    cap: Decimal,
+    period: Period | None,
+    instead: Callable[[], str],
+) -> Budget:
+    """Set the cap in dollars of the budget of *subject*, which people call *name*, to more than it is.
+
+    *period* None: of the one in all, if it is the only one. *instead*: what holds a run that has no budget. Raises
+    Ambiguous where a budget is for a period, with the commands; Refused when there is none, or it does not grow.
+    """
+    with runtime.store.read() as tx:
+        known = budgets.of_subject(tx, runtime.workspace_id, scope, subject or runtime.workspace_id)
+    found = [one for one in known if one.usd is not None and period in (None, one.period)]
+    named = f"{scope} {name}" if name else f"{scope}"
+    typed = f"{scope} {shlex.quote(name)}" if name else f"{scope}"
+    if not found:
+        of = "" if period in (None, Period.TOTAL) else f" of the {period}"
+        hint = instead() if scope is Scope.RUN else f"Give it one: coord budgets set {typed} --usd N"
+        raise Refused(f"The {named} has no budget in dollars{of}", hint=hint)
+    if period is None and (len(found) > 1 or found[0].period is not Period.TOTAL):
+        periods = ", ".join(f"{one.period} ({show_usd(one.usd)})" for one in found if one.usd is not None)
+        raise Ambiguous(
+            f"The {named} has budgets by period: {periods}",
+            hint="Say which is raised:",
+            field="period",
+            commands=[raising(scope, name, cap, one.period) for one in found],
+        )
+    which = found[0].period
+
+    def store(tx: Connection) -> Budget:
+        now = budgets.find(tx, runtime.workspace_id, scope, subject or runtime.workspace_id, which)
+        if now is None or now.usd is None:
+            raise Refused(f"The budget of the {named} has just been taken away")
+        if cap <= now.usd:
+            lower = f"coord budgets set {typed} --usd {cap:f}" + ("" if which is Period.TOTAL else f" --period {which}")
+            raise Refused(
+                f"The {scope}'s budget is {show_usd(now.usd)} already: {show_usd(cap)} does not raise it",
+                hint=f"To lower it: {lower}" if cap < now.usd else None,
+            )
+        said = {"usd": cap}
+        return amend_budget(
+            tx, runtime.workspace_id, said, scope=scope, subject=subject, period=which, actor=runtime.actor
+        )
+
+    return runtime.store.transact(store)
+
+
+def raising(scope: Scope | str, name: str | None, cap: Decimal, period: Period) -> str:
+    """The command that raises a budget to *cap*."""
+    whose = f" {shlex.quote(name)}" if name else ""
+    return f"coord budgets raise {scope}{whose} {cap:f} --period {period}"

@@ -1,0 +1,55 @@
+"""Times as people say them (today, monday, 7d), in the time zone of whoever asks."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+
+from coordination.clock import utc_now
+from coordination.domain.calendars import begins
+from coordination.domain.spans import Span
+
+_ONE = timedelta(days=1)
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_BACK = re.compile(r"(\d{1,4})\s*([hdw])", re.ASCII)
+_UNITS = {"h": timedelta(hours=1), "d": _ONE, "w": timedelta(weeks=1)}
+
+
+def resolved(
+    value: str | date | None, *, zone: str, end: bool = False, now: datetime | None = None
+) -> str | date | None:
+    """What ``domain.spans`` understands instead of *value*: a day or a moment for words, anything else as it is.
+
+    Words are days of this machine's time zone: today, yesterday, and the latest of a weekday; ``7d``, ``12h`` and
+    ``2w`` are so long before now. The day itself is returned where it begins at the same moment in *zone*, the
+    workspace's. *end*: the day is included.
+    """
+    if not isinstance(value, str):
+        return value
+    present, word = now or utc_now(), value.strip().lower()
+    if back := _BACK.fullmatch(word):
+        return present - int(back[1]) * _UNITS[back[2]]
+    today = present.astimezone().date()
+    if word in {"today", "yesterday"}:
+        day = today if word == "today" else today - _ONE
+    elif word in _WEEKDAYS:
+        day = today - (today.weekday() - _WEEKDAYS.index(word)) % 7 * _ONE
+    else:
+        return value
+    edge = day + _ONE if end else day
+    moment = datetime(edge.year, edge.month, edge.day).astimezone(UTC)
+    return day if moment == begins(edge, zone) else moment
+
+
+def said(asked: Span, zone: str) -> str | None:
+    """From when and until when *asked* is, and in whose time zone; None where it is open on both sides."""
+    parts = [
+        f"{word} {_moment(moment)}" if moment is not None else f"{word} {day} ({zone}, the workspace's time zone)"
+        for word, moment, day in (("from", asked.since, asked.first), ("until", asked.until, asked.last))
+        if moment is not None or day is not None
+    ]
+    return " ".join(parts) or None
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z} (your time zone)"
