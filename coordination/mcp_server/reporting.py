@@ -7,6 +7,7 @@ from typing import Any
 
 from coordination.errors import Refused
 from coordination.job import NotReported, report
+from coordination.mcp_server.tools import ANYTHING, FLAG, NUMBER, TEXT, TEXTS, Tool
 
 _END = "Noted. End now: the task is started again {}."
 
@@ -63,7 +64,18 @@ def context() -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-TOOLS = (progress, ask, discovered, done, fail, context)
+TOOLS = (
+    Tool(progress, {"text": TEXT, "percent": NUMBER}, ("text",)),
+    Tool(ask, {"question": TEXT}, ("question",)),
+    Tool(
+        discovered,
+        {"key": TEXT, "title": TEXT, "prompt": TEXT, "shell": TEXT, "needs": TEXTS, "first": FLAG},
+        ("key",),
+    ),
+    Tool(done, {"output": ANYTHING}, ("output",)),
+    Tool(fail, {"why": TEXT, "final": FLAG}, ("why",)),
+    Tool(context),
+)
 
 
 def _heard(said: str, answer: dict[str, Any]) -> str:
