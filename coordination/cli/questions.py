@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordination.cli.names import OfRun, TaskName, found_task, place_of
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 from coordination.cli.texts import read_text
+from coordination.domain.assignments import PERSON
+
+if TYPE_CHECKING:
+    from coordination.domain.questions import Question
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,10 +34,14 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
         return
     show(
         ["task", "asked", "id", "question"],
-        [(one.key, one.asked_at, one.task_id[-12:], one.question) for one in found],
+        [(one.key, one.asked_at, one.task_id[-12:], _shown(one)) for one in found],
     )
     if found:
         print(f"Answer one: coord tasks answer {found[0].key} 'the answer'")
+
+
+def _shown(one: Question) -> str:
+    return f"escalated: {one.question}" if one.escalated else one.question
 
 
 def answer(
@@ -53,7 +61,10 @@ def answer(
     with connected() as co:
         task = found_task(co, name, run)
         ready, place = task.answer(text or ""), place_of(co, task)
-    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})")
+    if PERSON in task.record.options:
+        print(f"{task.key} is completed ({place})")
+    else:
+        print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})")
 
 
 def prompt(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:

@@ -14,6 +14,7 @@ from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import RunName, show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
+from coordination.domain.authority import delegators
 from coordination.domain.durations import show_duration
 from coordination.domain.effects import sentence_of
 from coordination.domain.excerpts import excerpt, many
@@ -113,6 +114,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
             ("asked for later", _deferred(record, co.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
+            ("delegated by", ", by ".join(delegators(record.options)) or None),
             ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )

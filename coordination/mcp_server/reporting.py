@@ -23,6 +23,12 @@ def ask(question: str) -> str:
     return _END.format("with the answer")
 
 
+def escalate(why: str) -> str:
+    """Ask your supervisor to decide what goes beyond your task, and then end: you are started again with the answer."""
+    _report("escalate", why=why)
+    return _END.format("with the answer")
+
+
 def discovered(
     key: str,
     *,
@@ -42,8 +48,27 @@ def discovered(
     run = {"prompt": prompt} if shell is None else {"shell": shell}
     task = {"key": key, "run": run, "title": title, "needs": needs}
     answer = _report("discovered", tasks=[{name: value for name, value in task.items() if value}], first=first)
-    ids = json.dumps(answer.get("ids", {}))
-    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
+    return _added(answer, first=first)
+
+
+def delegate(
+    key: str,
+    *,
+    to: str,
+    prompt: str,
+    title: str | None = None,
+    needs: list[str] | None = None,
+    first: bool = False,
+) -> str:
+    """Give a part of your work, or what is left of it, to another agent.
+
+    key: a short name of letters, digits and -. to: the agent's name. first: you need it done before you can go on;
+    then end.
+    """
+    said = {"title": title, "needs": needs}
+    more = {name: value for name, value in said.items() if value}
+    answer = _report("delegate", key=key, to=to, prompt=prompt, first=first, **more)
+    return _added(answer, first=first)
 
 
 def done(output: Any) -> str:
@@ -67,15 +92,26 @@ def context() -> str:
 TOOLS = (
     Tool(progress, {"text": TEXT, "percent": NUMBER}, ("text",)),
     Tool(ask, {"question": TEXT}, ("question",)),
+    Tool(escalate, {"why": TEXT}, ("why",)),
     Tool(
         discovered,
         {"key": TEXT, "title": TEXT, "prompt": TEXT, "shell": TEXT, "needs": TEXTS, "first": FLAG},
         ("key",),
     ),
+    Tool(
+        delegate,
+        {"key": TEXT, "to": TEXT, "prompt": TEXT, "title": TEXT, "needs": TEXTS, "first": FLAG},
+        ("key", "to", "prompt"),
+    ),
     Tool(done, {"output": ANYTHING}, ("output",)),
     Tool(fail, {"why": TEXT, "final": FLAG}, ("why",)),
     Tool(context),
 )
+
+
+def _added(answer: dict[str, Any], *, first: bool) -> str:
+    ids = json.dumps(answer.get("ids", {}))
+    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
 
 
 def _heard(said: str, answer: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from coordination.domain.chat import ChatCall
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
+from coordination.mcp_server import reporting
 from tests.acceptance.test_agents import MODEL, provider
 from tests.support.fleet import Fleet
 from tests.support.model_server import ToolUse, running_model_server
@@ -59,7 +60,7 @@ def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet)
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     tools, *said = answers(fleet.file("said").read_text())
-    assert tools == ["progress", "ask", "discovered", "done", "fail", "context"]  # nobody told it of a store
+    assert tools == [tool.name for tool in reporting.TOOLS]  # nobody told it of a store
     assert [failed for _, failed, _ in said] == [False, False, False, False, True, False, False]
     assert said[2] == said[3]
     assert "'a b' cannot be a key" in said[4][2]

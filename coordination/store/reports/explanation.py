@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, select
 
+from coordination.domain.assignments import PERSON
+from coordination.domain.authority import delegators
 from coordination.domain.budgets import Short
 from coordination.domain.excerpts import many
 from coordination.domain.leases import MAX_DEFERRALS
@@ -80,7 +82,13 @@ class TaskExplanation:
     def lines(self) -> list[str]:
         """For people: the verdict, then one line per blocker, then one per remark."""
         usage = [f"  usage: {remark}" for remark in self.usage]
-        return [f"{self.task.key}: {self.verdict}", *(f"  {blocker.line()}" for blocker in self.blockers), *usage]
+        chain = [f"  delegated by {', by '.join(who)}"] if (who := delegators(self.task.options)) else []
+        return [
+            f"{self.task.key}: {self.verdict}",
+            *chain,
+            *(f"  {blocker.line()}" for blocker in self.blockers),
+            *usage,
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """As printed by --json."""
@@ -91,6 +99,7 @@ class TaskExplanation:
             "state": self.task.state.value,
             "reasons": self.task.reasons.names(),
             "verdict": self.verdict,
+            "delegated_by": delegators(self.task.options),
             "blockers": [blocker.to_json() for blocker in self.blockers],
             "usage": list(self.usage),
         }
@@ -211,7 +220,12 @@ def _own(tx: Connection, workspace_id: str, task: Task, lack: Short | None) -> I
     if project is not None and (held or BlockReason.PAUSED in task.reasons):
         name = project.name
         yield Blocker("on_hold", f"its project {name} is on hold; let it go on with: coord projects activate {name}")
-    yield from _reasons(task.reasons & ~(BlockReason.BUDGET | BlockReason.LIMIT), task.not_before)
+    apart = BlockReason.BUDGET | BlockReason.LIMIT
+    if (person := task.options.get(PERSON)) is not None and BlockReason.QUESTION in task.reasons:
+        apart |= BlockReason.QUESTION
+        done = f"coord tasks answer {task.key} 'what came of it'"
+        yield Blocker("person", f"{person} is to do it; when it is done: {done}")
+    yield from _reasons(task.reasons & ~apart, task.not_before)
     if BlockReason.LIMIT in task.reasons:
         met = _provider_limit(tx, workspace_id, task)
         until = "" if met is None or (met.resets_at or now) < now else f" ({met.sentence()})"

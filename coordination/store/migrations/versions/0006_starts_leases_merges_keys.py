@@ -37,6 +37,7 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
     op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
     op.add_column("workers", sa.Column("serves", types.Json(), nullable=True))
+    op.add_column("questions", sa.Column("escalated", sa.Boolean(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),
