@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect

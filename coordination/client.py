@@ -19,6 +19,7 @@ from typing import Any, Self
 from sqlalchemy import Connection
 
 from coordination import collector
+from coordination.assigning import Assignable, create_in
 from coordination.budgeting import Budgeted, Budgets
 from coordination.clock import monotonic
 from coordination.conversing import Conversing
@@ -26,7 +27,7 @@ from coordination.costs import Accounting
 from coordination.domain.attempts import Attempt
 from coordination.domain.events import Event
 from coordination.domain.issues import Issue
-from coordination.domain.plans import Plan
+from coordination.domain.plans import Plan, Task
 from coordination.domain.projects import Project
 from coordination.domain.runs import Run as RunRecord
 from coordination.domain.runs import RunState
@@ -34,7 +35,6 @@ from coordination.domain.tasks import Task as TaskRecord
 from coordination.domain.tasks import TaskState, state_named
 from coordination.errors import DatabaseUnavailable, NotFound
 from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.flows.change_priority import change_priority
 from coordination.flows.force_tasks import Forced, force_task
 from coordination.flows.hold_project import hold_project, resume_project
 from coordination.flows.retry_tasks import retry_run, retry_task
@@ -95,6 +95,16 @@ class Coordination(Accounting, Foreseen, Staffed, Stopping):
         submitted = runtime.store.transact(store, patience=timedelta(seconds=30))
         self.runtime.nudge(submitted.project_id)
         return Run(self, submitted.run_id)
+
+    def create(self, task: Task, *, run: Run | None = None) -> TaskHandle:
+        """Store a single task without a plan, in a *run* that exists or one of its own, and wake a worker.
+
+        A run that has ended goes on with it. Raises NotFound, PlanError or Refused with nothing stored.
+        """
+        if run is None:
+            return self.submit(Plan([task], name=task.key)).task(task.key)
+        create_in(self.runtime, run.id, task)
+        return run.task(task.key)
 
     def run(self, name: str, *, project: str | None = None) -> Run:
         """The run with that id, or that unique part of an id or name (the newest) in a project; NotFound or Refused.
@@ -287,7 +297,7 @@ class Run(Budgeted):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskHandle(Produced, Conversing):
+class TaskHandle(Produced, Conversing, Assignable):
     """A task as it was when asked for; ``refresh()`` asks again."""
 
     co: Coordination
@@ -385,12 +395,3 @@ class TaskHandle(Produced, Conversing):
         )
         runtime.stop(forced.project_id, forced.fenced)
         return forced
-
-    def set_priority(self, priority: int) -> bool:
-        """Change the priority of an open task; whether it was open."""
-        runtime = self.co.runtime
-        changed = runtime.store.transact(
-            lambda tx: change_priority(tx, runtime.workspace_id, self.id, priority, actor=runtime.actor)
-        )
-        runtime.nudge(self.record.project_id)
-        return changed

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from coordination.domain import prompts
+from coordination.domain.assignments import PERSON
 from coordination.domain.questions import Question
-from coordination.domain.tasks import Task
+from coordination.domain.tasks import Task, TaskState
 from coordination.errors import Refused
+from coordination.flows.force_tasks import force_task
 from coordination.runtime import Runtime
 from coordination.services import questions as question_service
 from coordination.store.queries import questions
@@ -28,13 +32,38 @@ class Conversing:
     record: Task
 
     def answer(self, text: str) -> bool:
-        """Answer the question that the task waits with; whether it may go on now. Raises Refused when it has none."""
+        """Answer the question that the task waits with; whether it may go on now. Raises Refused when it has none.
+
+        The task of a person is completed by it, and gives the text to those that need it.
+        """
         runtime = self.co.runtime
+        if (person := self.record.options.get(PERSON)) is not None:
+            return self._done_by(str(person), text)
         _, ready = runtime.store.transact(
             lambda tx: question_service.answer(tx, runtime.workspace_id, self.record, text, by=runtime.actor)
         )
         runtime.nudge(self.record.project_id)
         return ready
+
+    def _done_by(self, person: str, text: str) -> bool:
+        runtime, record = self.co.runtime, self.record
+
+        def done(tx: Connection) -> None:
+            question_service.answer(tx, runtime.workspace_id, record, text, by=runtime.actor, agent=person)
+            force_task(
+                tx,
+                runtime.workspace_id,
+                record.id,
+                TaskState.COMPLETED,
+                actor=runtime.actor,
+                reason=f"{person} has done it",
+                output=text,
+                lifetime=runtime.settings.supervisor_lifetime,
+            )
+
+        runtime.store.transact(done)
+        runtime.nudge(record.project_id)
+        return True
 
     def questions(self) -> list[Question]:
         """What its agent has asked, and was answered."""

@@ -19,6 +19,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -104,8 +105,8 @@ class NotReported(Exception):
 def report(do: str, /, **said: Any) -> dict[str, Any]:
     """Tell the worker something about this attempt and return its answer: what ``coord task`` does.
 
-    *do* and its words: progress (text, percent), ask (question), discovered (tasks, first), done (output), fail (why,
-    final), context (). Raises NotReported.
+    *do* and its words: progress (text, percent), ask (question), escalate (why), discovered (tasks, first), delegate
+    (key, to, prompt, title, needs, first), done (output), fail (why, final), context (). Raises NotReported.
     """
     url, token = os.environ.get("COORD_URL"), os.environ.get("COORD_TOKEN")
     if not url or not token:
@@ -150,6 +151,30 @@ def progress(text: str, *, percent: float | None = None) -> None:
         raise ValueError("progress needs a text")
     if os.environ.get("COORD_TOKEN"):
         report("progress", text=text, **({} if percent is None else {"percent": percent}))
+
+
+def delegate(
+    key: str, *, to: str, prompt: str, title: str | None = None, needs: Sequence[str] = (), first: bool = False
+) -> str:
+    """Give a part of the work, or what is left of it, to the agent *to*; return the id of the new task.
+
+    *needs*: keys of tasks that must complete before it. *first*: this task waits until it is done: end the job, and it
+    is started again with what the other agent gave. Raises NotReported, also where *to* may use more than this job.
+    """
+    said: dict[str, Any] = {"key": key, "to": to, "prompt": prompt, "first": first}
+    if title is not None:
+        said["title"] = title
+    if needs:
+        said["needs"] = list(needs)
+    return str(report("delegate", **said)["ids"][key])
+
+
+def escalate(why: str) -> None:
+    """Ask the supervisor of the run, or a person, to decide; then end the job: it is started again with the answer.
+
+    Raises NotReported.
+    """
+    report("escalate", why=why)
 
 
 def _amount(value: Decimal | str | float) -> str:

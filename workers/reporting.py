@@ -51,6 +51,7 @@ class Report:
     count: int = 0
     said: Mapping[str, Any] = field(default_factory=dict)
     question: str | None = None
+    escalated: bool = False
     first: dict[str, Discovered] = field(default_factory=dict)
     failure: str | None = None
     final: bool = False
@@ -63,7 +64,7 @@ class Report:
         if self.question is not None or self.first:
             discovered = (*result.discovered, *self.first.values())
             carry = {FEEDBACK: None, **result.carry}
-            return replace(result, question=self.question, discovered=discovered, carry=carry)
+            return replace(result, question=self.question, escalated=self.escalated, discovered=discovered, carry=carry)
         if self.failure is not None:
             return replace(result, outcome=Outcome.FAILED, error=self.failure, retryable=not self.final)
         if self.output is not None and result.outcome is Outcome.COMPLETED:
@@ -162,10 +163,11 @@ class Reporting:
         return {}
 
     def _ask(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        question = _text(asked, "question")
-        if len(question) > LONGEST:
-            raise Refused(f"The question has {len(question):,} characters; at most {LONGEST:,} are possible")
-        report.question = question
+        report.question, report.escalated = _question(asked, "question"), False
+        return {"end": True}
+
+    def _escalate(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        report.question, report.escalated = _question(asked, "why"), True
         return {"end": True}
 
     def _discovered(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +176,17 @@ class Reporting:
             raise Refused("tasks is a list of tasks as a plan has them", field="tasks")
         first = asked.get("first") is True
         found = tuple(Discovered(_whole(task, report.claim), first=first, work=report.claim.work) for task in tasks)
-        ids = self._add(report.claim, found)
+        return self._found(report, found)
+
+    def _delegate(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
+        run = {"agent": _text(asked, "to"), "prompt": literal(_text(asked, "prompt"))}
+        said = {name: asked[name] for name in ("key", "title", "needs") if asked.get(name) is not None}
+        first = asked.get("first") is True
+        task = Discovered({**said, "run": run}, first=first, work=report.claim.work, delegated=True)
+        return self._found(report, (task,))
+
+    def _found(self, report: Report, found: tuple[Discovered, ...]) -> dict[str, Any]:
+        ids, first = self._add(report.claim, found), found[0].first
         if first:
             # Said twice, it is waited for once.
             report.first.update({str(one.task["key"]): one for one in found})
@@ -205,17 +217,19 @@ class Reporting:
 _DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, Any]]] = {
     "progress": Reporting._progress,  # noqa: SLF001 - the class's own table
     "ask": Reporting._ask,  # noqa: SLF001
+    "escalate": Reporting._escalate,  # noqa: SLF001
     "discovered": Reporting._discovered,  # noqa: SLF001
+    "delegate": Reporting._delegate,  # noqa: SLF001
     "done": Reporting._done,  # noqa: SLF001
     "fail": Reporting._fail,  # noqa: SLF001
     "context": Reporting._context,  # noqa: SLF001
 }
 
 
-_HEAR = frozenset({"progress", "discovered", "done", "context"})
+_HEAR = frozenset({"progress", "discovered", "delegate", "done", "context"})
 """Whose answers tell a job what it should know: after the others it ends."""
 
-_NOT_OF_ANSWERS = frozenset({"ask", "discovered"})
+_NOT_OF_ANSWERS = frozenset({"ask", "escalate", "discovered", "delegate"})
 """Or questions could lead to questions without end."""
 
 
@@ -246,6 +260,13 @@ def _text(asked: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{name} must be a text", field=name)
     return value.replace("\0", "")
+
+
+def _question(asked: Mapping[str, Any], name: str) -> str:
+    text = _text(asked, name)
+    if len(text) > LONGEST:
+        raise Refused(f"The {name} has {len(text):,} characters; at most {LONGEST:,} are possible", field=name)
+    return text
 
 
 def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:

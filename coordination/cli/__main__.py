@@ -2,6 +2,6 @@
 
 import sys
 
-from coordination.cli.main import main
+from coordination.cli.start import main
 
 sys.exit(main())

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import typer
 
+from coordination.cli import mcp_in_a_job
 from coordination.cli.options import connected
 from coordination.errors import Refused
 
 _WITHOUT = 'Run: pip install "coordination[mcp]"'
-_NAMES_A_STORE = ("COORD_DATABASE_URL", "COORD_HOME")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,15 +24,12 @@ def mcp() -> None:
     Inside a job it reports: progress, ask, discovered, done, fail, context. Elsewhere, and in a job whose environment
     names a store, it looks: status, runs, tasks, task, explain, questions.
     """
+    if "COORD_TOKEN" in os.environ:
+        raise typer.Exit(mcp_in_a_job.serve())
     try:
-        from coordination.mcp_server import reading, reporting
+        from coordination.mcp_server import reading
         from coordination.mcp_server.server import serve
     except ImportError as error:
         raise Refused(f"There is no MCP server here: {error.name or error} is not installed", hint=_WITHOUT) from None
-    in_a_job = "COORD_TOKEN" in os.environ
-    reports = reporting.TOOLS if in_a_job else ()
-    if in_a_job and not any(name in os.environ for name in _NAMES_A_STORE):
-        serve(reports, ())
-        return
-    with contextlib.ExitStack() as stack:
-        serve(reports, reading.tools(stack.enter_context(connected())))
+    with connected() as co:
+        serve((), reading.tools(lambda: co))

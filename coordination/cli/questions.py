@@ -12,6 +12,7 @@ from coordination.cli.names import InProject, OfRun, TaskName, found_task, place
 from coordination.cli.next_steps import after_change, called
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 from coordination.cli.texts import read_text
+from coordination.domain.assignments import PERSON
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -39,7 +40,7 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
         return
     show(
         ["task", "asked", "id", "question"],
-        [(one.key, one.asked_at, one.task_id[-12:], one.question) for one in found],
+        [(one.key, one.asked_at, one.task_id[-12:], _shown(one)) for one in found],
     )
     if first is not None:
         print(first)
@@ -63,6 +64,10 @@ def _answer_one(tx: Connection, co: Coordination, one: Question) -> str:
     return f"{one.key}: {sentence(steps(Situation.QUESTION, task=name))}"
 
 
+def _shown(one: Question) -> str:
+    return f"escalated: {one.question}" if one.escalated else one.question
+
+
 def answer(
     name: TaskName,
     text: Annotated[str | None, typer.Argument(help="The answer.")] = None,
@@ -81,8 +86,12 @@ def answer(
     with connected() as co:
         task = found_task(co, name, run, project)
         ready, place = task.answer(text or ""), place_of(co, task)
-        then = after_change(co, task) if ready else f"what else: coord explain {quote(called(co, task))}"
-    print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})\n{then}")
+        is_done = PERSON in task.record.options
+        then = after_change(co, task) if ready or is_done else f"what else: coord explain {quote(called(co, task))}"
+    if is_done:
+        print(f"{task.key} is completed ({place})")
+    else:
+        print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})\n{then}")
 
 
 def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:

@@ -21,7 +21,9 @@ def add_to(app: typer.Typer) -> None:
     commands = typer.Typer(no_args_is_help=True, help="Inside a job: report progress, ask, add work, fail")
     commands.command()(progress)
     commands.command()(ask)
+    commands.command()(escalate)
     commands.command()(discovered)
+    commands.command()(delegate)
     commands.command()(done)
     commands.command()(fail)
     commands.command()(context)
@@ -42,6 +44,12 @@ def ask(question: Annotated[str, typer.Argument(help="What you need to know")]) 
     print(_END.format("with the answer"))
 
 
+def escalate(why: Annotated[str, typer.Argument(help="What has to be decided, and why not by you")]) -> None:
+    """Ask the run's supervisor, or a person, to decide, and then end: the task is started again with the answer."""
+    _report("escalate", why=why)
+    print(_END.format("with the answer"))
+
+
 def discovered(
     key: Annotated[str | None, typer.Argument(help="A name for the work, of letters, digits and -")] = None,
     *,
@@ -56,11 +64,22 @@ def discovered(
 ) -> None:
     """Add work that you found to the run."""
     tasks = _from_file(file) if file is not None else [_task(key, title, prompt, shell, needs)]
-    answer = _report("discovered", tasks=tasks, first=first)
-    for name, task_id in answer.get("ids", {}).items():
-        print(f"{name}  {task_id}")
-    if first:
-        print(_END.format("when it is done"))
+    _added(_report("discovered", tasks=tasks, first=first), first=first)
+
+
+def delegate(
+    key: Annotated[str, typer.Argument(help="A name for the work, of letters, digits and -")],
+    *,
+    to: Annotated[str, typer.Option(help="The agent that is to do it")],
+    prompt: Annotated[str, typer.Option(help="What it is to do")],
+    title: Annotated[str | None, typer.Option(help="What it is, for people")] = None,
+    needs: Annotated[list[str] | None, typer.Option(help="Keys of tasks that must complete before it")] = None,
+    first: Annotated[bool, typer.Option("--first", help="This task waits until it is done; end now")] = False,
+) -> None:
+    """Give a part of the work, or what is left of it, to another agent."""
+    said = {"title": title, "needs": needs}
+    more = {name: value for name, value in said.items() if value}
+    _added(_report("delegate", key=key, to=to, prompt=prompt, first=first, **more), first=first)
 
 
 def done(
@@ -98,6 +117,13 @@ def context() -> None:
     answer = _report("context")
     answer.pop("ok", None)
     print(json_text(answer, indent=2))
+
+
+def _added(answer: dict[str, Any], *, first: bool) -> None:
+    for name, task_id in answer.get("ids", {}).items():
+        print(f"{name}  {task_id}")
+    if first:
+        print(_END.format("when it is done"))
 
 
 def _task(

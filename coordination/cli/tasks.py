@@ -17,6 +17,7 @@ from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
+from coordination.domain.authority import delegators
 from coordination.domain.durations import show_duration
 from coordination.domain.effects import sentence_of
 from coordination.domain.excerpts import excerpt, many
@@ -93,6 +94,7 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
             ("asked for later", _deferred(record, co.runtime.settings.deferral_limit)),
             ("priority", record.priority),
             ("created by", record.creator),
+            ("delegated by", ", by ".join(delegators(record.options)) or None),
             ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )

@@ -112,7 +112,7 @@ class Discovered:
     blocked, and is started again when it has completed. What it ``needs`` are keys of the run, and of those found
     together with it. *role*: what the system made it for; what a job says that it found has none.
     *by_system*: the worker made it of what a plan says (a merge, a part of an assessment), not the job. *work*: the job
-    of the attempt that reported it, as it ran; None: as it is stored.
+    of the attempt that reported it, as it ran; None: as it is stored. *delegated*: the job gives it to another agent.
     """
 
     task: Mapping[str, Any]
@@ -120,6 +120,7 @@ class Discovered:
     role: Mapping[str, Any] = field(default_factory=dict)
     by_system: bool = False
     work: Mapping[str, Any] | None = None
+    delegated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ class Result:
     ``retryable`` False: an error that no retry can mend (a function that does not exist).
     ``began`` False: the job itself was never started, so nothing of it can have happened.
     ``discovered``: tasks to add to the run; with one that comes ``first`` this task waits, whatever the outcome says.
-    ``question``: the job stopped to ask; the task is blocked until somebody answers.
+    ``question``: the job stopped to ask; the task is blocked until somebody answers. ``escalated``: it is for the
+    supervisor of the run, or a person, not for the agent that answers questions.
     ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
     ``artifacts``: files that it made and that were kept; they count with the attempt.
     ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
@@ -153,6 +155,7 @@ class Result:
     not_before: datetime | None = None
     limit: ProviderLimit | None = None
     effect: Effect | None = None
+    escalated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

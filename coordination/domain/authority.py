@@ -6,6 +6,7 @@ whatever else starts work on somebody's behalf (schedules, hooks, messages, hand
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,12 @@ from coordination.errors import Refused
 
 AUTHORITY = "authority"
 """Under which name a task's options hold what was lent to it."""
+
+DELEGATED_BY = "delegated_by"
+"""Under which name a task's options hold who gave it to its agent: ``task`` and ``agent`` of each, the oldest first."""
+
+DELEGATES = "delegates"
+"""Under which name a project's settings hold the agents that its jobs may give work to, whatever these may use."""
 
 _COMMANDS = ("shell", "python")
 _SAME = {"agent": ("agent", "command", "resume", "args", "reads"), "chat": ("url",)}
@@ -112,6 +119,47 @@ def lend(held: Rights, asked: Rights, *, models: bool = True) -> None:
         )
     if asked.work is not None:
         _check_work(held.work, asked.work, models=models)
+
+
+def delegate(held: Rights, asked: Rights, *, project: str, trusted: Sequence[str]) -> None:
+    """Refuse what a job of *project* may not give to another agent. *trusted*: those that a person lets it give work.
+
+    An agent that is not among them has the program, arguments, secrets, variables and tools of the job, or fewer; its
+    name and its model are its own.
+    """
+    _check_folders(held.folders, asked.folders)
+    _check_amounts(held, asked)
+    _check_workspace(held.workspace, asked.workspace)
+    if held.work is None or asked.work is None:
+        return
+    who = str(asked.agent or asked.work.get("agent") or asked.work.get("chat"))
+    if who in trusted:
+        return
+    try:
+        _check_work(held.work, asked.work, models=False)
+    except Refused as refused:
+        names = json.dumps([*trusted, who])
+        raise Refused(
+            f"The agent {who} may use more than the job that delegates to it: {refused.message}",
+            hint=f"A person lets it: coord projects change {project} --set '{DELEGATES}={names}'",
+            field=refused.field,
+        ) from None
+
+
+def check_delegates(value: object) -> None:
+    """Refuse what is no list of names of agents."""
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise Refused(
+            f"{DELEGATES} must be a list of names of agents, not {excerpt(value)}",
+            hint=f'Write {DELEGATES}=["dave/vc"]',
+            field=DELEGATES,
+        )
+
+
+def delegators(options: Mapping[str, Any]) -> list[str]:
+    """Who gave a task to its agent, in words, the nearest first; empty for one that nobody delegated."""
+    chain = options.get(DELEGATED_BY) or ()
+    return [f"{one['task']} ({one['agent']})" if one.get("agent") else str(one["task"]) for one in reversed(chain)]
 
 
 def runs_commands(work: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from coordination.domain.authority import delegators
 from coordination.domain.next_steps import Step, sentence
 from coordination.domain.outdated import Outdated
 from coordination.domain.tasks import Task
@@ -63,8 +64,10 @@ class TaskExplanation:
         usage = [f"  usage: {remark}" for remark in self.usage]
         held = [f"  {blocker.line()}" for blocker in self.blockers]
         old = [f"  outdated: {one.sentence()}" for one in self.outdated]
+        chain = [f"  delegated by {', by '.join(who)}"] if (who := delegators(self.task.options)) else []
         return [
             f"{self.task.key}: {self.verdict}",
+            *chain,
             *usage,
             *held,
             *old,
@@ -80,6 +83,7 @@ class TaskExplanation:
             "state": self.task.state.value,
             "reasons": self.task.reasons.names(),
             "verdict": self.verdict,
+            "delegated_by": delegators(self.task.options),
             "blockers": [blocker.to_json() for blocker in self.blockers],
             "usage": list(self.usage),
             "steps": [step.to_json() for step in self.steps],

@@ -18,6 +18,7 @@ class Situation(StrEnum):
 
     # an open task
     QUESTION = "question"
+    PERSON = "person"  # who is to do it
     OUTCOME_UNKNOWN = "outcome_unknown"
     LIMIT = "limit"
     ON_HOLD = "on_hold"
@@ -70,6 +71,7 @@ _NOW = "coord tasks force {task} queued --reason 'it need not wait'"
 # The last command of each is the one that goes on.
 _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.QUESTION: (("answer it", "coord tasks answer {task} 'the answer'"),),
+    Situation.PERSON: (("when it is done", "coord tasks answer {task} 'what came of it'"),),
     Situation.OUTCOME_UNKNOWN: (
         ("if it was done", "coord tasks force {task} completed --reason 'it was done'"),
         ("if it was not, run it again with", "coord tasks retry {task}"),

@@ -27,3 +27,4 @@ class Question:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
+    escalated: bool = False  # it is for the supervisor of the run, or a person

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from coordination.domain.attempts import Claim, Outcome, Result, Spender, Usage
 from coordination.domain.costs import CostRecord
 from coordination.domain.estimates import Sample, asks_a_model, history_key, sample_of
-from coordination.domain.expansion import ANSWER, ANSWERER, answering
+from coordination.domain.expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answering
 from coordination.domain.plans import Backoff
 from coordination.domain.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
 from coordination.domain.task_limits import DEFERRAL_LIMIT
@@ -206,7 +206,7 @@ def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: 
             continue
         if result.question is not None and isinstance(finish.decision, Wait):
             desk = desk or agents.Desk(tx, workspace_id)
-            ready_now += _asked(tx, workspace_id, claim, result.question, desk)
+            ready_now += _asked(tx, workspace_id, claim, result.question, desk, escalated=result.escalated)
         if ANSWER in (role := claim.options.get("role", {})) and isinstance(finish.decision, Complete):
             ready_now += _answered(tx, workspace_id, claim, role, result.output)
         if result.discovered:
@@ -215,10 +215,19 @@ def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: 
     return ready_now
 
 
-def _asked(tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.Desk) -> int:
-    """Keep what was asked, and let an agent answer where the run has one for that; else it waits for a person."""
-    question_id = questions.ask(tx, workspace_id, claim, question)
-    who = runs.metadata_of(tx, workspace_id, claim.run_id).get(ANSWERER)
+def _asked(
+    tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.Desk, *, escalated: bool
+) -> int:
+    """Keep what was asked, and let an agent answer where the run has one for that; else it waits for a person.
+
+    What is escalated is for the run's supervisor: the agent that analyses what was done, or else that assesses it.
+    """
+    question_id = questions.ask(tx, workspace_id, claim, question, escalated=escalated)
+    metadata = runs.metadata_of(tx, workspace_id, claim.run_id)
+    who = metadata.get(ANSWERER)
+    if escalated:
+        supervision = metadata.get(SUPERVISION) or {}
+        who = supervision.get(ANALYZE) or supervision.get(ASSESS)
     if who is None or ANSWER in claim.options.get("role", {}):
         return 0
     number = len(question_rows.of_task(tx, workspace_id, claim.task_id))

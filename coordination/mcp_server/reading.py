@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from coordination.client import Coordination, TaskHandle
-from coordination.domain.json_values import plain
-from coordination.domain.tasks import TaskState
-from coordination.lookups import project_here
-from coordination.store.queries import questions as question_rows
-from coordination.store.reports.explanation import explain_task
-from coordination.store.reports.overview import overview
+from coordination.mcp_server.tools import TEXT, Tool
+
+if TYPE_CHECKING:
+    from coordination.client import Coordination, TaskHandle
 
 LONGEST_ANSWER = 20_000
 """Characters."""
@@ -20,12 +17,14 @@ LONGEST_ANSWER = 20_000
 _MOST = 200
 
 
-def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
-    """The tools, on an open connection."""
-    runtime = co.runtime
+def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
+    """Return the tools. Each call of one asks *connect* for the open connection."""
 
     def status() -> str:
         """Projects and their supervisors, open runs, living workers, what was spent today."""
+        from coordination.store.reports.overview import overview
+
+        runtime = connect().runtime
         with runtime.store.read() as tx:
             found = overview(
                 tx,
@@ -37,11 +36,11 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
 
     def runs(project: str | None = None) -> str:
         """The newest runs with their state and cost, of one project or of all."""
-        return _json([_run(one) for one in co.runs(project=project, limit=20)])
+        return _json([_run(one) for one in connect().runs(project=project, limit=20)])
 
     def tasks(run: str) -> str:
         """The tasks of a run (its id or name): key, state, what holds them."""
-        found = co.run(run).tasks()
+        found = connect().run(run).tasks()
         told = [_short(task) for task in found[:_MOST]]
         return _json(told if len(found) <= _MOST else [*told, f"… {len(found)} in all"])
 
@@ -58,7 +57,11 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
 
     def explain(task: str, run: str | None = None) -> str:
         """Everything that holds a task (its key or id), in sentences, with the commands that go on."""
-        found = _task(task, run)
+        from coordination.lookups import project_here
+        from coordination.store.reports.explanation import explain_task
+
+        co = connect()
+        found, runtime = _task(task, run), co.runtime
         lacks, here = co.budgets.lacking(tasks=[found.id]), project_here(runtime)
         with runtime.store.read() as tx:
             why = explain_task(
@@ -74,13 +77,25 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
 
     def questions() -> str:
         """What tasks have asked, and nobody has answered yet."""
+        from coordination.store.queries import questions as question_rows
+
+        runtime = connect().runtime
         with runtime.store.read() as tx:
             return _json(question_rows.unanswered(tx, runtime.workspace_id))
 
     def _task(name: str, run: str | None) -> TaskHandle:
+        co = connect()
         return co.run(run).task(name) if run else co.task(name)
 
-    return (status, runs, tasks, task, explain, questions)
+    of_one = {"task": TEXT, "run": TEXT}
+    return (
+        Tool(status),
+        Tool(runs, {"project": TEXT}),
+        Tool(tasks, {"run": TEXT}, ("run",)),
+        Tool(task, of_one, ("task",)),
+        Tool(explain, of_one, ("task",)),
+        Tool(questions),
+    )
 
 
 def _run(run: Any) -> dict[str, Any]:
@@ -110,6 +125,8 @@ def _short(task: TaskHandle) -> dict[str, Any]:
 
 def _ended(task: TaskHandle) -> dict[str, Any]:
     """The last lines of what a failed task printed; what another was given that is out of date."""
+    from coordination.domain.tasks import TaskState
+
     told: dict[str, Any] = {}
     if task.state is TaskState.FAILED:
         told["last_lines"] = {one.stream: list(one.lines) for one in task.last_lines()}
@@ -119,6 +136,8 @@ def _ended(task: TaskHandle) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
+    from coordination.domain.json_values import plain
+
     return _bounded(json.dumps(plain(value), ensure_ascii=False))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from coordination.errors import Refused
 from coordination.job import NotReported, report
+from coordination.mcp_server.tools import ANYTHING, FLAG, NUMBER, TEXT, TEXTS, Tool
 
 _END = "Noted. End now: the task is started again {}."
 
@@ -19,6 +20,12 @@ def progress(text: str, percent: float | None = None) -> str:
 def ask(question: str) -> str:
     """Ask for a decision that you need, and then end: you are started again with the answer."""
     _report("ask", question=question)
+    return _END.format("with the answer")
+
+
+def escalate(why: str) -> str:
+    """Ask your supervisor to decide what goes beyond your task, and then end: you are started again with the answer."""
+    _report("escalate", why=why)
     return _END.format("with the answer")
 
 
@@ -41,8 +48,27 @@ def discovered(
     run = {"prompt": prompt} if shell is None else {"shell": shell}
     task = {"key": key, "run": run, "title": title, "needs": needs}
     answer = _report("discovered", tasks=[{name: value for name, value in task.items() if value}], first=first)
-    ids = json.dumps(answer.get("ids", {}))
-    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
+    return _added(answer, first=first)
+
+
+def delegate(
+    key: str,
+    *,
+    to: str,
+    prompt: str,
+    title: str | None = None,
+    needs: list[str] | None = None,
+    first: bool = False,
+) -> str:
+    """Give a part of your work, or what is left of it, to another agent.
+
+    key: a short name of letters, digits and -. to: the agent's name. first: you need it done before you can go on;
+    then end.
+    """
+    said = {"title": title, "needs": needs}
+    more = {name: value for name, value in said.items() if value}
+    answer = _report("delegate", key=key, to=to, prompt=prompt, first=first, **more)
+    return _added(answer, first=first)
 
 
 def done(output: Any) -> str:
@@ -63,7 +89,29 @@ def context() -> str:
     return json.dumps(answer, ensure_ascii=False)
 
 
-TOOLS = (progress, ask, discovered, done, fail, context)
+TOOLS = (
+    Tool(progress, {"text": TEXT, "percent": NUMBER}, ("text",)),
+    Tool(ask, {"question": TEXT}, ("question",)),
+    Tool(escalate, {"why": TEXT}, ("why",)),
+    Tool(
+        discovered,
+        {"key": TEXT, "title": TEXT, "prompt": TEXT, "shell": TEXT, "needs": TEXTS, "first": FLAG},
+        ("key",),
+    ),
+    Tool(
+        delegate,
+        {"key": TEXT, "to": TEXT, "prompt": TEXT, "title": TEXT, "needs": TEXTS, "first": FLAG},
+        ("key", "to", "prompt"),
+    ),
+    Tool(done, {"output": ANYTHING}, ("output",)),
+    Tool(fail, {"why": TEXT, "final": FLAG}, ("why",)),
+    Tool(context),
+)
+
+
+def _added(answer: dict[str, Any], *, first: bool) -> str:
+    ids = json.dumps(answer.get("ids", {}))
+    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
 
 
 def _heard(said: str, answer: dict[str, Any]) -> str:

@@ -1,47 +1,50 @@
-"""The server over stdin and stdout: which tools it has here, and how a refusal reaches who called."""
+"""The server over stdin and stdout by the protocol's own library: for agents outside of jobs."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from mcp.server.mcpserver import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+import anyio
+import mcp_types as types
+from anyio import to_thread
+from mcp.server import NotificationOptions, Server
+from mcp.server.stdio import stdio_server
 
-from coordination.errors import CoordinationError
+from coordination import __version__
+from coordination.mcp_server.session import NAME, instructions
+from coordination.mcp_server.tools import Tool, call
 
-NAME = "coord"
-MOST_TOOLS = 12
+MOST_TOOLS = 14
 MOST_BYTES = 12 * 1024
 """Of all their schemas together: each tool costs every agent that sees it a part of its context."""
 
-_IN_A_JOB = "Report on the task that you work on; a job that ends well is done."
-_OUTSIDE = "Look at plans of agents at work."
 
-Tool = Callable[..., str]
-
-
-def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> MCPServer:
+def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> Server:
     """A server with these tools."""
-    told = " ".join([*([_IN_A_JOB] if reporting else []), *([_OUTSIDE] if reading else [])])
-    server: MCPServer = MCPServer(NAME, instructions=told, log_level="WARNING")
-    for tool in (*reporting, *reading):
-        server.add_tool(_explained(tool), description=inspect.getdoc(tool), structured_output=False)
-    return server
+    tools = (*reporting, *reading)
+
+    async def list_tools(_context: object, _asked: object) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[types.Tool.model_validate(tool.declaration()) for tool in tools])
+
+    async def call_tool(_context: object, asked: types.CallToolRequestParams) -> types.CallToolResult:
+        text, failed = await to_thread.run_sync(partial(call, tools, asked.name, asked.arguments))
+        return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=failed)
+
+    return Server(
+        NAME,
+        version=__version__,
+        instructions=instructions(reporting, reading),
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
 
 
 def serve(reporting: Sequence[Tool], reading: Sequence[Tool]) -> None:
     """Answer until stdin ends."""
-    make_server(reporting, reading).run("stdio")
+    anyio.run(_serve, make_server(reporting, reading))
 
 
-def _explained(tool: Tool) -> Tool:
-    @functools.wraps(tool)
-    def called(*given: object, **named: object) -> str:
-        try:
-            return tool(*given, **named)
-        except CoordinationError as error:
-            raise ToolError(error.sentence()) from None
-
-    return called
+async def _serve(server: Server) -> None:
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options(NotificationOptions()))

@@ -93,6 +93,10 @@ class Desk:
         """All of them."""
         return list(self._profiles)
 
+    def known(self, name: str) -> Profile | None:
+        """The one of that name, active or not."""
+        return self._profiles.get(name)
+
     def choose(self, wanted: str) -> Profile | None:
         """Who is to do it; None when *wanted* is a name that no agent has, Refused when nobody fits.
 

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy import Connection
 
+from coordination.domain.authority import DELEGATES, check_delegates
 from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.plan_values import check_name
@@ -103,6 +104,8 @@ def _check_name(name: str) -> None:
 def _check_settings(changes: Mapping[str, Any]) -> None:
     """Refuse words that could not be used, and agents that could not look at the tasks of others, or answer them."""
     _check_words(changes.get(PROJECT_SETTING))
+    if (delegates := changes.get(DELEGATES)) is not None:
+        check_delegates(delegates)
     if (answerer := changes.get(ANSWERER)) is not None:
         check_supervisor(answerer, ANSWERER)
     if isinstance(who := changes.get("supervision"), Mapping):

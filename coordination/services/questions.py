@@ -15,10 +15,14 @@ from coordination.store.queries import questions as rows
 from coordination.store.queries import tasks as task_rows
 
 
-def ask(tx: Connection, workspace_id: str, claim: Claim, question: str) -> str:
-    """Keep what an attempt asked; its id."""
+def ask(tx: Connection, workspace_id: str, claim: Claim, question: str, *, escalated: bool = False) -> str:
+    """Keep what an attempt asked, or *escalated*; its id."""
     about = {"project_id": claim.project_id, "run_id": claim.run_id, "task_id": claim.task_id}
-    return rows.put(tx, workspace_id, {**about, "attempt": claim.attempt, "question": question[:LONGEST]})
+    about_attempt = {**about, "attempt": claim.attempt}
+    if escalated:
+        told = {"actor": f"task:{claim.key}", "payload": {"why": question[:2000]}}
+        events.append(tx, workspace_id, [{**about_attempt, **told, "type": EventType.ESCALATED}])
+    return rows.put(tx, workspace_id, {**about_attempt, "question": question[:LONGEST], "escalated": escalated or None})
 
 
 def left_to_a_person(tx: Connection, workspace_id: str, task: Task, why: str, *, by: str) -> None:

@@ -15,6 +15,7 @@ from coordination.domain.chat import ChatCall
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
 from coordination.domain.work import AgentCall
+from coordination.mcp_server import reporting
 from tests.acceptance.test_agents import MODEL, provider
 from tests.support.fleet import Fleet
 from tests.support.model_server import ToolUse, running_model_server
@@ -59,7 +60,7 @@ def test_a_job_reports_over_mcp_and_what_it_says_twice_counts_once(fleet: Fleet)
     assert run.wait(timeout=90) is RunState.COMPLETED
 
     tools, *said = answers(fleet.file("said").read_text())
-    assert tools == ["progress", "ask", "discovered", "done", "fail", "context"]  # nobody told it of a store
+    assert tools == [tool.name for tool in reporting.TOOLS]  # nobody told it of a store
     assert [failed for _, failed, _ in said] == [False, False, False, False, True, False, False]
     assert said[2] == said[3]
     assert "'a b' cannot be a key" in said[4][2]
@@ -139,9 +140,7 @@ def test_claude_code_reports_with_our_tools(
 ) -> None:
     shared = tmp_path_factory.getbasetemp()
     claude = npm_program(CLAUDE, "claude", (shared.parent if "gw" in shared.name else shared) / "programs")
-    # It begins without waiting for its servers, and has their tools once they have answered.
     turns = [
-        ToolUse("Bash", {"command": "sleep 8"}),
         ToolUse("mcp__coord__progress", {"text": "looking"}),
         ToolUse("Bash", {"command": "touch it"}),
         "Done",
@@ -156,5 +155,7 @@ def test_claude_code_reports_with_our_tools(
         assert run.wait(timeout=120) is RunState.COMPLETED
 
     assert run.task("look").output == "Done"
+    # It does not wait for a server that is slow, so ours must not be.
+    assert "mcp__coord__progress" in [tool["name"] for tool in server.requests[0]["tools"]]
     assert "looking" in texts(fleet, run, "look")
     assert fleet.file("it").exists()

@@ -76,7 +76,9 @@ DECIDES = {
     "stop": "",
     "submit": "plan.yaml",
     "tasks answer": "a blue",
+    "tasks assign": "a --person ann",
     "tasks cancel": "a",
+    "tasks create": "x --shell true",
     "tasks force": "a completed --reason x",
     "tasks priority": "a 5",
     "tasks retry": "a",
@@ -94,7 +96,9 @@ LOOKS = {
     *("tasks events", "tasks list", "tasks logs", "tasks output", "tasks prompt", "tasks show"),
     "tasks shell",  # starts a shell of the caller's own in the folder of a task
 }
-REPORTS = {f"task {verb}" for verb in ("ask", "context", "discovered", "done", "fail", "progress")}
+REPORTS = {
+    f"task {verb}" for verb in ("ask", "context", "delegate", "discovered", "done", "escalate", "fail", "progress")
+}
 """Commands that speak for the attempt, with its token, over its socket."""
 
 
@@ -176,6 +180,7 @@ def _run(co: Coordination) -> Run:
 
 VERBS: dict[type, dict[str, Verb]] = {
     Coordination: {
+        "create": lambda co: co.create(Task("x", {"shell": "true"})),
         "hold": lambda co: co.hold("shop"),
         "resume_project": lambda co: co.resume_project("shop"),
         "set_limits": lambda co: co.set_limits("shop", {"project": 1}),
@@ -191,6 +196,7 @@ VERBS: dict[type, dict[str, Verb]] = {
     },
     TaskHandle: {
         "answer": lambda co: _a(co).answer("x"),
+        "assign": lambda co: _a(co).assign(person="ann"),
         "cancel": lambda co: _a(co).cancel(),
         "force": lambda co: _a(co).force(TaskState.COMPLETED, reason="x"),
         "retry": lambda co: _a(co).retry(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from coordination.domain.plans import Plan, ProjectRef, Task
 from coordination.errors import Refused
 from coordination.mcp_server import reading, reporting
 from coordination.mcp_server.server import MOST_BYTES, MOST_TOOLS, make_server
+from coordination.mcp_server.tools import FLAG, NUMBER, TEXT, TEXTS, Tool, call
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.support.refusals import refuses
@@ -29,7 +31,7 @@ def co(store_url: str, tmp_path: Any) -> Any:
 
 
 def ask(co: Coordination | None, name: str, **arguments: Any) -> tuple[bool, str]:
-    server = make_server(reporting.TOOLS, reading.tools(co) if co is not None else ())
+    server = make_server(reporting.TOOLS, reading.tools(lambda: co) if co is not None else ())
 
     async def call() -> Any:
         async with Client(server) as client:
@@ -40,12 +42,19 @@ def ask(co: Coordination | None, name: str, **arguments: Any) -> tuple[bool, str
 
 
 def test_they_are_few_and_small(co: Coordination) -> None:
-    tools = asyncio.run(make_server(reporting.TOOLS, reading.tools(co)).list_tools())
+    tools = [tool.declaration() for tool in (*reporting.TOOLS, *reading.tools(lambda: co))]
 
-    told = json.dumps([tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in tools])
     assert len(tools) <= MOST_TOOLS
-    assert len(told.encode()) <= MOST_BYTES
-    assert all(tool.description and tool.output_schema is None for tool in tools)
+    assert len(json.dumps(tools).encode()) <= MOST_BYTES
+    assert all(tool["description"] for tool in tools)
+
+
+def test_their_schemas_have_the_arguments_of_their_functions(co: Coordination) -> None:
+    for tool in (*reporting.TOOLS, *reading.tools(lambda: co)):
+        parameters = inspect.signature(tool.call).parameters.values()
+
+        assert [*tool.arguments] == [one.name for one in parameters], tool.name
+        assert [*tool.needed] == [one.name for one in parameters if one.default is one.empty], tool.name
 
 
 def test_they_look_at_what_is_at_work(co: Coordination) -> None:
@@ -97,7 +106,14 @@ def test_a_long_answer_is_cut(co: Coordination, monkeypatch: pytest.MonkeyPatch)
         ("task", {"task": "nobody"}, "There is no task 'nobody'"),
         ("explain", {"task": "nobody", "run": "none"}, "There is no run 'none'"),
         ("runs", {"project": "nowhere"}, "nowhere"),
-        ("tasks", {}, "Field required"),
+        ("nothing", {}, "There is no tool 'nothing'. Call one of: progress, ask"),
+        ("tasks", {}, "tasks lacks the argument run. Call tasks with: run (a text)."),
+        ("tasks", {"run": None}, "tasks lacks the argument run."),
+        ("tasks", {"run": ["x"]}, 'tasks: run is a text, not ["x"]. Call tasks with: run (a text).'),
+        ("runs", {"projects": "x"}, "runs has no argument 'projects'. Call runs with: project (a text, optional)."),
+        ("status", {"run": "x"}, "status has no argument 'run'. Call status without arguments."),
+        ("progress", {"text": "x", "percent": "half"}, "progress: percent is a number, not 'half'."),
+        ("discovered", {"key": "x", "shell": "y", "needs": [1]}, "discovered: needs is a list of texts, not [1]."),
         ("progress", {"text": "x"}, "This is not a job that can report"),
         ("discovered", {"key": "x"}, "Say either prompt or shell"),
         ("discovered", {"key": "x", "prompt": "a", "shell": "b"}, "Say either prompt or shell"),
@@ -109,18 +125,38 @@ def test_what_is_wrong_is_a_sentence(co: Coordination, name: str, arguments: dic
 
     assert failed
     assert words in text
-    assert "Traceback" not in text
+    assert "\n" not in text
+
+
+def test_what_models_write_as_a_text_or_null_is_taken_as_what_it_means() -> None:
+    heard: list[Any] = []
+
+    def note(count: float, names: list[str], sure: bool = False, text: str | None = None) -> str:  # noqa: FBT001, FBT002
+        heard.append((count, names, sure, text))
+        return "ok"
+
+    tool = Tool(note, {"count": NUMBER, "names": TEXTS, "sure": FLAG, "text": TEXT}, ("count", "names"))
+
+    said = {"count": "2.5", "names": '["a", "b"]', "sure": "true", "text": None}
+    assert call([tool], "note", said) == ("ok", False)
+    assert heard == [(2.5, ["a", "b"], True, None)]
+
+
+def test_a_tool_that_fails_unexpectedly_is_a_sentence_too() -> None:
+    def bad() -> str:
+        raise KeyError("x")
+
+    text, failed = call([Tool(bad)], "bad", None)
+
+    assert failed
+    assert text.startswith("bad failed unexpectedly with KeyError")
 
 
 def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     from coordination.cli.mcp import mcp
-    from workers.runners import environment
 
-    monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
     monkeypatch.delitem(sys.modules, "coordination.mcp_server.server")
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     with refuses(Refused):
         mcp()
-    with refuses(Refused):
-        environment.our_server()

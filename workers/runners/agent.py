@@ -56,10 +56,7 @@ class AgentRunner:
             if not program.can_be_entered(folder):
                 return program.missing_folder(folder)
             if call.tools:
-                try:
-                    file = scratch.write_servers(control.line)
-                except Refused as refusal:
-                    return program.refused(refusal.sentence())
+                file = scratch.write_servers(control.line)
                 servers = [part.replace("{file}", file) for part in adapter.takes_servers]
                 call = replace(call, args=[*servers, *call.args])
             conversation = Conversation(claim, call, adapter)

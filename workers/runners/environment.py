@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -16,7 +15,6 @@ from typing import Self
 
 from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
-from coordination.errors import Refused
 from coordination.machine import ATTEMPT_MARKER
 from workers import files
 from workers.runners import reports
@@ -70,12 +68,7 @@ def of_line(line: Line | None, path: str) -> dict[str, str]:
 
 
 def our_server() -> list[str]:
-    """What starts the MCP server with which a job reports. Raises Refused where it cannot be."""
-    if importlib.util.find_spec("mcp") is None:
-        raise Refused(
-            "This worker has no MCP server: mcp is not installed",
-            hint='Run, where the worker is installed: pip install "coordination[mcp]"',
-        )
+    """What starts the MCP server with which a job reports."""
     return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
 
 
@@ -123,7 +116,7 @@ class Scratch:
         return path
 
     def write_servers(self, line: Line | None) -> str:
-        """A file that tells an agent of our MCP server, as such programs read it. Raises Refused."""
+        """A file that tells an agent of our MCP server, as such programs read it."""
         told = {name: value for name, value in of_line(line, "").items() if name != "PATH"}
         program, *arguments = our_server()
         ours = {"type": "stdio", "command": program, "args": arguments, "env": told}

@@ -80,7 +80,7 @@ def grow(
         replace(task, role=found.role, supervised=False)
         if found.role
         else task
-        if found.by_system
+        if found.by_system or found.delegated
         else replace(task, agent=task.agent or finder.agent)
         for task, found in zip(planned, discovered, strict=True)
     )
@@ -94,15 +94,15 @@ def grow(
     new = [task for task in planned if task.key not in again]
     plan = Plan(new, defaults=_defaults(finder))
     works: Mapping[str, Work] = graph.check(plan, known=there) if new else {}
-    _check_needs(new, there, finder, first)
+    check_needs(new, there, finder, first)
     if new and (parted := _in_parts(tx, finder, plan)) is not plan:
         plan, works = parted, graph.check(parted, known=there)
-    satisfied = _check_needs(plan.tasks, there, finder, set())
+    satisfied = check_needs(plan.tasks, there, finder, set())
     ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
     if new:
         _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first, loan=loan)
     waits_for = [key for key in first if key not in again or there[key].state in OPEN]
-    queued = sum(not _waits(task, satisfied) for task in plan.tasks)
+    queued = sum(not waits(task, satisfied) for task in plan.tasks)
     held = False
     if finder.state is TaskState.BLOCKED and finder.reasons & BlockReason.DEPENDENCIES and first:
         held = bool(waits_for)
@@ -155,11 +155,12 @@ def _in_parts(tx: Connection, finder: Task, plan: Plan) -> Plan:
 
 
 def _named(planned: Sequence[Planned]) -> list[str]:
-    keys = {key for task in planned for key in (task.key, *(_key(need) for need in task.needs))}
+    keys = {key for task in planned for key in (task.key, *(key_of(need) for need in task.needs))}
     return sorted(keys | {task.parent for task in planned if task.parent is not None})
 
 
-def _key(need: str | Dependency) -> str:
+def key_of(need: str | Dependency) -> str:
+    """The key of what is needed."""
     return need if isinstance(need, str) else need.key
 
 
@@ -197,14 +198,14 @@ def _renamed(task: Planned, anew: Mapping[str, str]) -> Planned:
     return replace(task, key=anew.get(task.key, task.key), needs=needs)
 
 
-def _check_needs(
-    new: Sequence[Planned], there: Mapping[str, Task], finder: Task, first: set[str]
+def check_needs(
+    new: Sequence[Planned], there: Mapping[str, Task], finder: Task | None, first: set[str]
 ) -> set[tuple[str, str]]:
     """The edges from tasks of the run to new ones that hold nothing back any more, as (parent, child) keys."""
     keys, satisfied = {task.key for task in new}, set()
     for task in new:
         for need in task.needs:
-            key = _key(need)
+            key = key_of(need)
             if key in keys or not _holds_back(need):
                 continue
             parent = there[key]
@@ -214,12 +215,16 @@ def _check_needs(
                 if task.on_dependency_failure is not OnDependencyFailure.RUN:
                     raise Refused(f"{excerpt(task.key)} needs {key}, which ended as {parent.state}")
                 satisfied.add((key, task.key))
-            elif task.key in first and parent.creator != task_rows.FOUND_BY + finder.key:
+            elif finder is not None and task.key in first and parent.creator != task_rows.FOUND_BY + finder.key:
                 raise Refused(
                     f"{excerpt(task.key)} is to come before {finder.key} and needs {key}, which has not ended",
                     hint=f"What comes first may need what has completed, and what {finder.key} found itself",
                 )
     return satisfied
+
+
+def _origin(task: Planned, finder: Task, loan: Loan) -> dict[str, Any]:
+    return {"found_by": finder.key} | ({"delegated": True} if loan.is_delegated(task) else {})
 
 
 def _defaults(finder: Task) -> Defaults:
@@ -233,8 +238,9 @@ def _defaults(finder: Task) -> Defaults:
     )
 
 
-def _waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
-    return any(_holds_back(need) and (_key(need), task.key) not in satisfied for need in task.needs)
+def waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
+    """Whether the new task waits for something that is not *satisfied*."""
+    return any(_holds_back(need) and (key_of(need), task.key) not in satisfied for need in task.needs)
 
 
 def _check_models(tx: Connection, finder: Task, plan: Plan, jobs: Mapping[str, rows.Job]) -> None:
@@ -310,7 +316,7 @@ def _store(
         tx,
         finder.workspace_id,
         [
-            {**about, "task_id": ids[task.key], "type": EventType.CREATED, "payload": {"found_by": finder.key}}
+            {**about, "task_id": ids[task.key], "type": EventType.CREATED, "payload": _origin(task, finder, loan)}
             for task in plan.tasks
         ],
     )

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.domain.attempts import Discovered
-from coordination.domain.authority import AUTHORITY, Rights, lend, rights_of
+from coordination.domain.authority import AUTHORITY, DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
 from coordination.domain.budgets import Action, Budget, Scope
 from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import VARIANT, WORK
@@ -21,7 +21,7 @@ from coordination.domain.work import PAID_KINDS
 from coordination.domain.workspaces import MERGE_KEY, without_merge
 from coordination.errors import PlanError, Refused, inside
 from coordination.ids import new_id
-from coordination.store.queries import budgets
+from coordination.store.queries import budgets, projects
 
 _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 
@@ -32,14 +32,16 @@ class Loan:
     def __init__(self, tx: Connection, finder: Task, discovered: Sequence[Discovered]) -> None:
         self._finder = finder
         self._held = _rights(finder, next((found.work for found in discovered if found.work is not None), finder.work))
-        self._by_system = [found.by_system for found in discovered]
-        self._chosen: dict[str, bool] = {}
+        self._discovered = discovered
+        self._named: dict[str, Discovered] = {}
+        delegates = any(found.delegated for found in discovered)
+        self._project = projects.get(tx, finder.workspace_id, finder.project_id) if delegates else None
         self._budgets = budgets.of_subject(tx, finder.workspace_id, Scope.TASK, finder.id)
 
     def check_words(self, planned: Sequence[Planned]) -> None:
         """Refuse what only a plan or the system may say of the tasks that were discovered, in their order."""
-        for task, by_system in zip(planned, self._by_system, strict=True):
-            if by_system:
+        for task, found in zip(planned, self._discovered, strict=True):
+            if found.by_system:
                 continue
             if (task.concurrency_key or "").startswith(MERGE_KEY):
                 raise _problem(task.key, Refused("Only the merge queue uses this key", field="concurrency_key"))
@@ -49,25 +51,47 @@ class Loan:
 
     def name(self, planned: Sequence[Planned]) -> None:
         """Take the keys under which the tasks that were discovered are stored, in their order."""
-        self._chosen = {task.key: by_system for task, by_system in zip(planned, self._by_system, strict=True)}
+        self._named = {task.key: found for task, found in zip(planned, self._discovered, strict=True)}
 
     def _is_reported(self, task: Planned) -> bool:
-        """Whether a job said what the task does. Parts have keys below that of their task."""
+        """Whether a job said what the task does."""
         if task.role and not task.role.keys() & {WORK, VARIANT}:
             return False
-        above = [key for key in self._chosen if task.key == key or task.key.startswith(f"{key}/")]
-        return not self._chosen[max(above, key=len)] if above else True
+        found = self._found(task)
+        return found is None or not found.by_system
+
+    def is_delegated(self, task: Planned) -> bool:
+        """Whether a job gives what the task does to another agent."""
+        found = self._found(task)
+        return found is not None and found.delegated and self._is_reported(task)
+
+    def _found(self, task: Planned) -> Discovered | None:
+        """What was discovered of which the task is, or is a part. Parts have keys below that of their task."""
+        above = [key for key in self._named if task.key == key or task.key.startswith(f"{key}/")]
+        return self._named[max(above, key=len)] if above else None
 
     def check(self, plan: Plan, found: Sequence[dict[str, Any]]) -> None:
         """Refuse rows of new tasks that go beyond what is lent; the others note it, for the claim to check again."""
         chosen = replace(self._held, work=None, agent=None, max_attempts=None, priority=None)
         for task, row in zip(plan.tasks, found, strict=True):
-            held = self._held if self._is_reported(task) else chosen
+            held, asked = self._held if self._is_reported(task) else chosen, _asked(row)
             try:
-                lend(held, _asked(row))
+                if delegated := self.is_delegated(task):
+                    project = self._project
+                    trusted = () if project is None else project.settings.get(DELEGATES) or ()
+                    delegate(held, asked, project="" if project is None else project.name, trusted=trusted)
+                    held = replace(held, work=row["work"], agent=row["agent"])
+                else:
+                    lend(held, asked)
             except Refused as refused:
                 raise _problem(task.key, refused) from None
             row["options"] = {**row["options"], AUTHORITY: held.to_json()}
+            if delegated:
+                row["options"][DELEGATED_BY] = self._chain()
+
+    def _chain(self) -> list[dict[str, Any]]:
+        who = {"task": self._finder.key, "agent": self._finder.agent}
+        return [*self._finder.options.get(DELEGATED_BY, ()), {name: value for name, value in who.items() if value}]
 
     def budgets(self, plan: Plan, ids: Mapping[str, str], stated: Sequence[Budget]) -> list[Budget]:
         """The budgets of the new tasks: those *stated*, which must not exceed the finder's, and its caps for the rest.

@@ -71,4 +71,5 @@ def _question(row: RowMapping) -> Question:
         answer=row["answer"],
         answered_by=row["answered_by"],
         answered_at=row["answered_at"],
+        escalated=bool(row["escalated"]),
     )

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, RowMapping, select
 
+from coordination.domain.assignments import PERSON
 from coordination.domain.budgets import Short
 from coordination.domain.explanations import Blocker, TaskExplanation
 from coordination.domain.leases import MAX_DEFERRALS
@@ -147,7 +148,11 @@ def _own(about: TaskSteps, lack: Short | None) -> Iterator[Blocker]:
     if project is not None and (held or (stop is None and BlockReason.PAUSED in task.reasons)):
         then = steps(Situation.ON_HOLD, project=project.name)
         yield Blocker("on_hold", f"its project {project.name} is on hold", steps=then)
-    yield from _reasons(about, task.reasons & ~(BlockReason.BUDGET | BlockReason.LIMIT), task.not_before)
+    apart = BlockReason.BUDGET | BlockReason.LIMIT
+    if (person := task.options.get(PERSON)) is not None and BlockReason.QUESTION in task.reasons:
+        apart |= BlockReason.QUESTION
+        yield Blocker("person", f"{person} is to do it", steps=about.of(Situation.PERSON))
+    yield from _reasons(about, task.reasons & ~apart, task.not_before)
     if BlockReason.LIMIT in task.reasons:
         met = _provider_limit(tx, workspace_id, task)
         until = "" if met is None or (met.resets_at or now) < now else f" ({met.sentence()})"

@@ -1,6 +1,6 @@
 """Questions that agents stop to ask, and what they were answered."""
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Str, UtcTime, db_now
@@ -21,6 +21,7 @@ questions = Table(
     Column("answer", Str),
     Column("answered_by", Str),
     Column("answered_at", UtcTime),
+    Column("escalated", Boolean),  # NULL, as of programs that know none: no
     Index("ix_questions_task_id", "task_id"),
     Index("ix_questions_open", "workspace_id", "asked_at", postgresql_where=UNANSWERED, sqlite_where=UNANSWERED),
 )

@@ -69,6 +69,7 @@ def upgrade() -> None:
         postgresql_where=outdated,
         sqlite_where=outdated,
     )
+    op.add_column("questions", sa.Column("escalated", sa.Boolean(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),

@@ -1,0 +1,160 @@
+"""One session of the protocol as far as a server of tools needs it: messages in, answers out. Standard library only.
+
+Two eras, as the protocol's own library serves them on a stream: the client's first request decides. Up to 2025-11-25
+there is the ``initialize`` handshake; from 2026-07-28 on each request carries its version and what the client can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from coordination import __version__
+from coordination.mcp_server.tools import Tool, call
+
+NAME = "coord"
+HANDSHAKE_VERSIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+MODERN_VERSIONS = ("2026-07-28",)
+SERVER = {"name": NAME, "version": __version__}
+
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS = -32700, -32600, -32601, -32602
+UNSUPPORTED_VERSION = -32022
+
+_PREFIX = "io.modelcontextprotocol/"
+_VERSION, _CAPABILITIES, _SERVER_INFO = (
+    f"{_PREFIX}{name}" for name in ("protocolVersion", "clientCapabilities", "serverInfo")
+)
+
+_IN_A_JOB = "Report on the task that you work on; a job that ends well is done."
+_OUTSIDE = "Look at plans of agents at work."
+
+
+Answer = dict[str, Any] | Callable[[], dict[str, Any]] | None
+"""What is said at once, or what does what was asked and returns what is to be said; None: nothing is said."""
+
+
+class Session:
+    """What one client and the server have said."""
+
+    def __init__(self, reporting: Sequence[Tool], reading: Sequence[Tool]) -> None:
+        self._tools = (*reporting, *reading)
+        self._instructions = instructions(reporting, reading)
+        self._modern: bool | None = None
+
+    def answer(self, message: object) -> Answer:
+        """Return the answer to one message; for a call of a tool, what runs it."""
+        if not isinstance(message, Mapping) or not is_request(message):
+            return None if is_silent(message) else failed(None, INVALID_REQUEST, "That is not a request")
+        id_, method, params = message["id"], message["method"], message.get("params") or {}
+        if not isinstance(params, Mapping):
+            return failed(id_, INVALID_PARAMS, "params must be an object")
+        meta = params.get("_meta")
+        enveloped = isinstance(meta, Mapping) and _VERSION in meta
+        if self._modern is None:
+            self._modern = enveloped and method != "initialize"
+        if not self._modern:
+            if enveloped and method != "initialize":
+                told = "This connection was opened with initialize; a request on it names no version of its own"
+                return failed(id_, INVALID_REQUEST, told)
+            return self._answer(id_, method, params)
+        return self._problem(id_, method, params) or self._answer_modern(id_, method, params)
+
+    def _answer(self, id_: object, method: str, params: Mapping[str, Any]) -> Answer:
+        match method:
+            case "initialize":
+                asked = params.get("protocolVersion")
+                return answered(
+                    id_,
+                    {
+                        "protocolVersion": asked if asked in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1],
+                        **self._about(),
+                        "serverInfo": SERVER,
+                    },
+                )
+            case "ping":
+                return answered(id_, {})
+            case "tools/list":
+                return answered(id_, self._list())
+            case "tools/call":
+                return self._call(id_, params, {})
+        return failed(id_, METHOD_NOT_FOUND, "Method not found", method)
+
+    @staticmethod
+    def _problem(id_: object, method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is wrong with a request for which there is no handshake."""
+        if method == "initialize":
+            told = f"This connection speaks {MODERN_VERSIONS[-1]}, which has no initialize"
+            return failed(id_, UNSUPPORTED_VERSION, told, _supported(params.get("protocolVersion")))
+        meta = params.get("_meta")
+        if not isinstance(meta, Mapping) or _VERSION not in meta or not isinstance(meta.get(_CAPABILITIES), Mapping):
+            return failed(id_, INVALID_PARAMS, f"params._meta must have {_VERSION} and {_CAPABILITIES}")
+        if meta[_VERSION] not in MODERN_VERSIONS:
+            told = "That version of the protocol is not served"
+            return failed(id_, UNSUPPORTED_VERSION, told, _supported(meta[_VERSION]))
+        return None
+
+    def _answer_modern(self, id_: object, method: str, params: Mapping[str, Any]) -> Answer:
+        common = {"resultType": "complete", "_meta": {_SERVER_INFO: SERVER}}
+        kept = {"ttlMs": 0, "cacheScope": "private", **common}
+        match method:
+            case "server/discover":
+                return answered(id_, {"supportedVersions": [*MODERN_VERSIONS], **self._about(), **kept})
+            case "tools/list":
+                return answered(id_, {**self._list(), **kept})
+            case "tools/call":
+                return self._call(id_, params, common)
+        return failed(id_, METHOD_NOT_FOUND, "Method not found", method)
+
+    def _about(self) -> dict[str, Any]:
+        return {"capabilities": {"tools": {"listChanged": False}}, "instructions": self._instructions}
+
+    def _list(self) -> dict[str, Any]:
+        return {"tools": [tool.declaration() for tool in self._tools]}
+
+    def _call(self, id_: object, params: Mapping[str, Any], common: Mapping[str, Any]) -> Answer:
+        name, given = params.get("name"), params.get("arguments")
+        if not isinstance(name, str) or not (given is None or isinstance(given, Mapping)):
+            return failed(id_, INVALID_PARAMS, "tools/call needs name, a text, and arguments, an object")
+        return partial(self._called, id_, name, given, common)
+
+    def _called(
+        self, id_: object, name: str, given: Mapping[str, Any] | None, common: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        text, is_error = call(self._tools, name, given)
+        return answered(id_, {"content": [{"type": "text", "text": text}], "isError": is_error, **common})
+
+
+def instructions(reporting: Sequence[Tool], reading: Sequence[Tool]) -> str:
+    """Return what the server says of itself."""
+    return " ".join([*([_IN_A_JOB] if reporting else []), *([_OUTSIDE] if reading else [])])
+
+
+def is_request(message: Mapping[str, Any]) -> bool:
+    """Whether the message is a request of JSON-RPC 2.0 that wants an answer."""
+    id_ = message.get("id")
+    return (
+        message.get("jsonrpc") == "2.0"
+        and isinstance(message.get("method"), str)
+        and (isinstance(id_, str) or (isinstance(id_, int) and not isinstance(id_, bool)))
+    )
+
+
+def is_silent(message: object) -> bool:
+    """Whether the message is a notification, or an answer to something that was never asked."""
+    return isinstance(message, Mapping) and ("id" not in message or "result" in message or "error" in message)
+
+
+def answered(id_: object, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the answer to the request with that id."""
+    return {"jsonrpc": "2.0", "id": id_, "result": dict(result)}
+
+
+def failed(id_: object, code: int, text: str, data: object = None) -> dict[str, Any]:
+    """Return the error that answers the request with that id; None: it is not known which."""
+    error = {"code": code, "message": text} | ({} if data is None else {"data": data})
+    return {"jsonrpc": "2.0", "id": id_, "error": error}
+
+
+def _supported(requested: object) -> dict[str, Any]:
+    return {"supported": [*MODERN_VERSIONS], "requested": str(requested)}
