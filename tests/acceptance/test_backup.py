@@ -1,4 +1,4 @@
-"""docs/backup.md, followed on each kind of database: backed up while work goes on, all of it lost, restored, gone on with."""
+"""docs/backup.md, followed on each kind of database: backed up while work goes on, all lost, restored, continued."""
 
 from __future__ import annotations
 

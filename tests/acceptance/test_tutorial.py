@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator

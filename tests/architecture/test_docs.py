@@ -130,7 +130,7 @@ def test_every_setting_in_the_pages_exists() -> None:
     known = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
     of_jobs = {
         f"COORD_{name}" for name in ("TASK_ID", "TASK_KEY", "ATTEMPT", "PROJECT", "RUN_ID", "AGENT", "URL", "TOKEN")
-    }
+    } | {"COORD_ISSUE_ID", "COORD_ISSUE_TITLE"}
     of_tests = {"COORD_TEST_DATABASE_URL", "COORD_CI_PYTHONS"}
 
     named = {name for page in SENTENCES for name in re.findall(r"\bCOORD_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
