@@ -99,11 +99,38 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
     assert not broken
 
 
+def test_the_index_lists_every_page_and_the_readme_leads_to_it() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+
+    listed = set(re.findall(r"\]\((\w+\.md)\)", index))
+
+    assert listed == pages
+    assert "](docs/index.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_link_to_a_heading_names_one_that_is_there() -> None:
+    broken = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            file = (page.parent / target).resolve() if target else page
+            if file.suffix == ".md" and anchor not in anchors_of(file):
+                broken.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
+
+    assert not broken
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_every_setting_in_the_pages_exists() -> None:
     known = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
     of_jobs = {
         f"COORD_{name}" for name in ("TASK_ID", "TASK_KEY", "ATTEMPT", "PROJECT", "RUN_ID", "AGENT", "URL", "TOKEN")
-    }
+    } | {"COORD_ISSUE_ID", "COORD_ISSUE_TITLE"}
     of_tests = {"COORD_TEST_DATABASE_URL", "COORD_CI_PYTHONS"}
 
     named = {name for page in SENTENCES for name in re.findall(r"\bCOORD_[A-Z_]+\b", page.read_text(encoding="utf-8"))}
