@@ -25,6 +25,7 @@ LOOKS = ("coord explain ", "coord questions", "coord runs show ", "coord tasks l
 """Blocks that begin so change nothing, and are repeated until they print what the page says."""
 
 VARYING = (
+    (r"(?m)^(\d\d:\d\d:\d\d)  \d+/\d+ ", r"\1  COUNT "),  # read a moment before or after the event beside it
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "ID"),
     (r"\b[0-9a-f]{12}\b", "ID"),
     (r"\bindex [0-9a-f]+\.\.[0-9a-f]+", "index IDS"),
