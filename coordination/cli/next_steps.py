@@ -33,16 +33,16 @@ def of_ended(
         return [task_steps.of_ended(about, (old or {}).get(about.task.id, ())) for about in abouts]
 
 
-def of_run(run: Run, situation: Situation) -> str:
-    """The next steps for a run, as a sentence."""
+def of_run(run: Run, situation: Situation) -> tuple[Step, ...]:
+    """The next steps for a run."""
     from coordination.store.queries import names
 
     co, record, here = run.co, run.record, project_here(run.co)
     with co.runtime.store.read() as tx:
-        called = names.run_name(
+        named = names.run_name(
             tx, co.runtime.workspace_id, run.id, name=record.name, project_id=record.project_id, here=here
         )
-    return sentence(steps(situation, run=called))
+    return steps(situation, run=named)
 
 
 def called(co: Coordination, task: TaskHandle) -> str:
@@ -72,7 +72,7 @@ def after_change(co: Coordination, task: TaskHandle) -> str:
     if alive:
         return sentence(steps(Situation.RUNNING, task=called(co, task)))
     run = co.run(task.record.run_id)
-    return f"No worker is alive; {of_run(run, Situation.RUN_INTERRUPTED)}"
+    return f"No worker is alive; {sentence(of_run(run, Situation.RUN_INTERRUPTED))}"
 
 
 def explained(co: Coordination, task: TaskHandle) -> TaskExplanation:

@@ -10,6 +10,7 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import show_stops
 from coordination.domain.excerpts import many
+from coordination.domain.next_steps import Situation, sentence, steps
 from coordination.domain.runs import RunState
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         print()
     stuck = [run for run in found.runs if run.state is RunState.STUCK]
     for run in stuck:
-        print(f"run {run.id} cannot go on by itself; why: coord runs show {run.id}")
+        print(f"run {run.id} cannot go on by itself; {sentence(steps(Situation.RUN_STUCK, run=run.id))}")
     if stuck:
         print()
     show(

@@ -11,7 +11,7 @@ from coordination.cli import next_steps, terminal
 from coordination.domain.durations import show_duration
 from coordination.domain.excerpts import many
 from coordination.domain.last_lines import last_lines
-from coordination.domain.next_steps import Situation, sentence
+from coordination.domain.next_steps import Situation, Step, sentence
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.money import show_usd
@@ -117,11 +117,15 @@ def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence
 
 def show_next(run: Run) -> None:
     """Print the command that goes on with the run, on a stack of its own where none runs; none where it completed."""
-    state = run.state
-    if state in (RunState.FAILED, RunState.CANCELED, RunState.STUCK):
-        print(f"\n{next_steps.of_run(run, Situation.RUN_ENDED_BADLY)}")
-    elif state is RunState.OPEN:
-        print(f"\n{next_steps.of_run(run, Situation.RUN_INTERRUPTED)}")
+    if then := _next(run, run.state):
+        print(f"\n{sentence(then)}")
+
+
+def _next(run: Run, state: RunState) -> tuple[Step, ...]:
+    if state is RunState.COMPLETED:
+        return ()
+    ended = state is not RunState.OPEN
+    return next_steps.of_run(run, Situation.RUN_ENDED_BADLY if ended else Situation.RUN_INTERRUPTED)
 
 
 def explain_open(run: Run) -> None:
@@ -222,7 +226,9 @@ def _closing_line(run: Run) -> str:
 
 def as_json(run: Run) -> dict[str, Any]:
     """The run and its tasks, with outputs, as one document."""
-    record, outputs, old = run.record, run.outputs(), outdated_in(run)
+    record, outputs, old, tasks = run.record, run.outputs(), outdated_in(run), run.tasks()
+    failed = [task for task in tasks if task.state is TaskState.FAILED]
+    ends = {task.id: task.last_lines() for task in failed[:_MOST_FAILED]}
     return {
         "run": record.id,
         "project": record.project,
@@ -245,7 +251,9 @@ def as_json(run: Run) -> dict[str, Any]:
                 "error": task.error,
                 "output": outputs.get(task.id),
                 "outdated": [one.to_json() for one in old.get(task.id, ())],
+                "last_lines": [one.to_json() for one in ends.get(task.id, ())],
             }
-            for task in run.tasks()
+            for task in tasks
         ],
+        "steps": [step.to_json() for step in _next(run, record.state)],
     }

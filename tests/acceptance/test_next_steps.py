@@ -250,6 +250,28 @@ def test_an_older_run_of_the_same_plan_is_named_by_its_id(fleet: Fleet) -> None:
     assert of_older == older.task("b").id
 
 
+def test_an_agent_that_is_started_again_is_told_how_it_failed_and_what_it_printed(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    told = fleet.file("told")
+    path = fleet.file("agent")
+    path.write_text(
+        f"#!/bin/sh\ncat > {told}.$COORD_ATTEMPT\n"
+        "echo 'no $KEY here: hidden-value'; echo 'two tests fail' >&2; exit $((2 - COORD_ATTEMPT))\n"
+    )
+    path.chmod(0o755)
+    again = Backoff(initial=timedelta(0))
+
+    run = fleet.submit(
+        Task("b", AgentCall("custom", "Do it", command=[str(path)]), max_attempts=2, backoff=again),
+    )
+    run.wait(timeout=patience(60))
+
+    first, second = (Path(f"{told}.{number}").read_text() for number in (1, 2))
+    assert "Why your last attempt did not count" not in first
+    assert "## Why your last attempt did not count\nIt failed: exit status 1: two tests fail\n" in second
+    assert "answer:\n  no $KEY here: hidden-value\nstderr:\n  two tests fail" in second
+
+
 @pytest.mark.own_worker
 def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(coord_on_each: Coord) -> None:
     coord = coord_on_each

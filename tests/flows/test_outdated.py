@@ -100,6 +100,49 @@ def test_what_runs_with_the_former_output_goes_on_and_is_outdated(world: World) 
     assert broken(world.store) == []
 
 
+def test_what_fails_with_the_former_output_begins_anew_with_the_newest(world: World) -> None:
+    world.submit("up", "down < up", tasks={"down": {"max_attempts": 2}})
+    world.do("up", output="old")
+    world.claim("down")
+
+    force(world, "up")
+    world.finish("down", Outcome.FAILED, error="exit status 1")
+    world.make_due("down")
+    assert world.states() == {"up": "queued", "down": "blocked"}
+    assert broken(world.store) == []
+    world.do("up", output="new")
+
+    assert given(world, "down") == {"up": "new"}
+    assert found(world) == []
+    assert broken(world.store) == []
+
+
+def test_what_asks_with_the_former_output_waits_for_its_answer_and_the_newest(world: World) -> None:
+    world.submit("up", "down < up")
+    world.do("up", output="old")
+    world.claim("down")
+
+    force(world, "up")
+    world.finish("down", question="Which colour?")
+
+    assert world.task("down").reasons.names() == ["dependencies", "question"]
+    assert broken(world.store) == []
+
+
+def test_what_fails_after_its_need_was_done_again_begins_anew_at_once(world: World) -> None:
+    world.submit("up", "down < up", tasks={"down": {"max_attempts": 2}})
+    world.do("up", output="old")
+    world.claim("down")
+
+    force(world, "up")
+    world.do("up", output="new")
+    world.finish("down", Outcome.FAILED, error="exit status 1")
+    world.make_due("down")
+
+    assert given(world, "down") == {"up": "new"}
+    assert found(world) == []
+
+
 def test_what_ran_although_its_need_had_failed_is_outdated_when_that_is_retried(world: World) -> None:
     world.submit("up", "begun < up", "waiting < up", tasks={"begun": {"on_dependency_failure": RUN}})
     world.fail("up")

@@ -21,7 +21,7 @@ from coordination.domain.task_limits import DEFERRAL_LIMIT, limit_reached
 from coordination.domain.tasks import BlockReason, CancelCause, OnDependencyFailure, TaskState
 from coordination.services.endings.records import Ended, Ending
 from coordination.services.endings.stories import event_of, payload_of
-from coordination.store.queries import artifacts, completions, ready, runs, slots
+from coordination.store.queries import artifacts, completions, outdated, ready, runs, slots
 from coordination.store.queries import attempts as attempt_rows
 from coordination.store.queries import dependencies as edges
 from coordination.store.queries import events as log
@@ -52,6 +52,7 @@ def end_attempts(
     others = [_move_task(tx, workspace_id, ending, done, deferral_limit) for ending in others]
     held = [ending for ending in others if ending.fence in done.fences]
     if held:
+        outdated.wait_again(tx, workspace_id, [ending.fence for ending in held])
         attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
         log.append(tx, workspace_id, [event_of(project_id, ending) for ending in held])
     for ending in endings:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from coordination.domain.outdated import Outdated
-from coordination.domain.tasks import TaskState
-from coordination.store.queries.tasks import BATCH
+from coordination.domain.tasks import OPEN, TaskState
+from coordination.store.queries.forced import take_release_back
+from coordination.store.queries.tasks import BATCH, get, lock
 from coordination.store.tables.tasks import dependencies, tasks
 
 d = dependencies.c
@@ -36,6 +37,10 @@ _FOUND = (
     .order_by(tasks.c.id, _need.c.id)
 )
 
+_NOTED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
+    d.outdated_attempt.is_not(None), d.satisfied_at.is_not(None)
+)
+
 
 def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Outdated]:
     """What is out of date of what these tasks were given."""
@@ -54,6 +59,29 @@ def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[Outdat
     """The newest *most* in all projects."""
     statement = _FOUND.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
     return [_outdated(row) for row in tx.execute(statement).mappings()]
+
+
+def wait_again(tx: Connection, workspace_id: str, fences: Collection[tuple[str, int]]) -> None:
+    """Let tasks whose attempt has ended, and that may begin anew, wait for what is being done again since it began.
+
+    *fences*: (task id, attempt) of tasks that are locked and no longer run. Raises when somebody else has locked what
+    they need.
+    """
+    attempts = dict(fences)
+    needs: dict[str, list[str]] = {}
+    ids = list(attempts)
+    for start in range(0, len(ids), BATCH):
+        rows = tx.execute(_NOTED.where(d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH])))
+        for row in rows:
+            if row.outdated_attempt == attempts[row.child_id]:
+                needs.setdefault(row.parent_id, []).append(row.child_id)
+    if not needs:
+        return  # as nearly always
+    lock(tx, workspace_id, list(needs), nowait=True)
+    for need, children in needs.items():
+        found = get(tx, workspace_id, need)
+        if found is not None and found.state in OPEN:
+            take_release_back(tx, workspace_id, need, children)
 
 
 def _read(tx: Connection, *where: Any) -> list[Outdated]:

@@ -37,6 +37,11 @@ def test_a_failure_without_words_is_its_exit_status(bench: Bench) -> None:
     assert bench.run({"shell": "exit 4"}).error == "exit status 4"
 
 
+def test_a_failure_without_words_on_stderr_quotes_the_last_line_of_stdout(bench: Bench) -> None:
+    assert bench.run({"shell": "echo collected; echo 1 failed; exit 1"}).error == "exit status 1: 1 failed"
+    assert bench.run({"shell": "echo 1 failed; echo why >&2; exit 1"}).error == "exit status 1: why"
+
+
 def test_exit_status_75_defers(bench: Bench) -> None:
     result = bench.run({"shell": "echo quota used up >&2; exit 75"})
 
