@@ -10,6 +10,7 @@ import typer
 
 from coordination import collector
 from coordination.cli import (
+    accounts,
     agents,
     artifacts,
     beads,
@@ -92,6 +93,7 @@ _ALL = (
         artifacts,
         questions,
         agents,
+        accounts,
         projects,
         sessions,
         costs,

@@ -30,13 +30,17 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file (YAML).")], *, as_json: AsJson = False
 ) -> None:
     """Check what a plan file says, without a store: whether its agents exist is asked when it is submitted."""
+    from coordination.cli.accounts import unknown_accounts
     from coordination.cli.work import read_plan_file
     from coordination.domain import graph
 
     found = read_plan_file(file)
     graph.check(found)
+    notes = unknown_accounts(found)
     edges = sum(len(task.needs) for task in found.tasks)
     if as_json:
-        print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges})
+        print_json({"plan": str(file), "valid": True, "tasks": len(found.tasks), "dependencies": edges, "notes": notes})
     else:
         print(f"{file} is a good plan: {many(len(found.tasks), 'task')}, {many(edges, 'dependency', 'dependencies')}.")
+        for note in notes:
+            print(note)

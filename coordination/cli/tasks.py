@@ -120,12 +120,13 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
     if attempts:
         print()
         table(
-            ["attempt", "outcome", "worker", "started", "finished", "exit", "error"],
+            ["attempt", "outcome", "worker", "account", "started", "finished", "exit", "error"],
             [
                 (
                     one.number,
                     _outcome(one),
                     one.worker,
+                    one.account,
                     one.started_at,
                     one.finished_at,
                     one.exit_code,
@@ -133,6 +134,7 @@ def show(name: TaskName, *, run: OfRun = None, as_json: AsJson = False) -> None:
                 )
                 for one in attempts
             ],
+            optional=["account"],
         )
 
 

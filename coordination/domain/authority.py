@@ -23,12 +23,12 @@ AUTHORITY = "authority"
 """Under which name a task's options hold what was lent to it."""
 
 _COMMANDS = ("shell", "python")
-_SAME = {"agent": ("agent", "command", "resume", "args", "reads"), "chat": ("url",)}
+_SAME = {"agent": ("agent", "command", "resume", "args", "reads", "account"), "chat": ("url", "account")}
 _KEPT = {
     "shell": (),
     "python": (),
     "agent": (*_SAME["agent"], "model", "secrets", "tools"),
-    "chat": ("chat", "url", "secrets", "tools", "settings"),
+    "chat": ("chat", *_SAME["chat"], "secrets", "tools", "settings"),
 }
 _PLACE = ("kind", "base")
 _RESTRICTS = re.compile(r"(?i)--?[a-z-]*(tool|permission|sandbox|approv|allow|deny|mode|read-?only|plan)")

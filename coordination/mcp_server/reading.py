@@ -48,6 +48,7 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
         found = _task(task, run)
         tried = [
             {"number": one.number, "outcome": one.outcome, "error": one.error, "started_at": one.started_at}
+            | ({} if one.account is None else {"account": one.account})
             for one in found.attempts()
         ]
         asked = [{"question": one.question, "answer": one.answer, "by": one.answered_by} for one in found.questions()]

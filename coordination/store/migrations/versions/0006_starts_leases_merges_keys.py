@@ -1,8 +1,8 @@
-"""Limits of starts and losses, what workers serve, machines lend and merge, and the broker's key.
+"""Limits of starts and losses, what workers serve, machines lend and merge, accounts, and the broker's key.
 
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
-ports or databases and refuse a task whose plan asks for them. Each side finds its own records of merges only, so a
+ports or databases and refuse a task whose plan asks for them, or whose job names an account. Each side finds its own records of merges only, so a
 change whose end was lost by one is made again by the other. They sign no message: workers of 0006 refuse theirs and
 take the tasks from SQL some seconds later.
 """
@@ -37,6 +37,8 @@ def upgrade() -> None:
     op.add_column("attempts", sa.Column("began", sa.Boolean(), nullable=True))
     op.add_column("attempts", sa.Column("details", types.Json(), nullable=True))
     op.add_column("workers", sa.Column("serves", types.Json(), nullable=True))
+    op.add_column("attempts", sa.Column("account", types.Str(), nullable=True))
+    op.add_column("costs", sa.Column("account", types.Str(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),
