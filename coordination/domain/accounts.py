@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.domain.excerpts import excerpt
-from coordination.domain.job_environment import is_secretive, is_variable
+from coordination.domain.json_values import text_problem
+from coordination.domain.job_environment import is_variable
 from coordination.errors import Refused
 
 DEFAULT_ACCOUNT = "default_account"
@@ -30,6 +31,7 @@ SHORTEST_SECRET = 8
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _NAME = re.compile(rf"{_PART}(@{_PART})?")
 _PASSWORD = re.compile(r"\w+://[^\s/@]*:[^\s/@]+@")
+_SECRETIVE = re.compile(r"(?i)(key|token|secret|passw|credential)")
 _OURS = re.compile(r"COORD_|LD_|(PATH|IFS|BASH_ENV|ENV|PYTHONPATH|PYTHONHOME|PYTHONSTARTUP)$")
 _FOLDER = re.compile(r"_(DIR|HOME)$|^HOME$")
 
@@ -100,7 +102,8 @@ def check_secret(name: str, value: str) -> str:
 def check_setting(name: str, value: str) -> str:
     """Return *value* if it can be kept as a setting, which everybody may see; else Refused, without showing it."""
     _check_value(name, value)
-    if is_secretive(name) or _PASSWORD.search(value):
+    path = posixpath.isabs(value) and "CREDENTIALS" in name.upper()  # the name of a file that holds them
+    if (_SECRETIVE.search(name) and not path) or _PASSWORD.search(value):
         raise Refused(
             f"The value for {name} looks like a secret, and a command line is seen by others",
             hint=f"Write {name} alone: its value is asked for, or read from stdin",
@@ -116,5 +119,7 @@ def _check_value(name: str, value: str) -> None:
         raise Refused(f"The value for {name} is empty", field="value")
     if "\0" in value:
         raise Refused(f"The value for {name} holds a NUL character, which no variable can", field="value")
-    if len(value.encode(errors="surrogateescape")) > LONGEST_VALUE:
+    if problem := text_problem(value):
+        raise Refused(f"The value for {name} {problem}", field="value")
+    if len(value.encode()) > LONGEST_VALUE:
         raise Refused(f"The value for {name} is longer than {LONGEST_VALUE:,} bytes", field="value")

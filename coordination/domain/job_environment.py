@@ -18,11 +18,6 @@ def is_variable(name: str) -> bool:
     return _VARIABLE.match(name) is not None
 
 
-def is_secretive(name: str) -> bool:
-    """Whether a variable of that name is likely to hold a secret."""
-    return _SECRETIVE.search(name) is not None
-
-
 def check_environment(env: Mapping[str, str], secrets: Sequence[str]) -> None:
     """Refuse a name in *secrets* that is none, and a value in *env* that looks like a secret."""
     for name in secrets:

@@ -1,7 +1,7 @@
 """Which providers chats can be held with, and the variables of the worker's environment that each needs by its nature.
 
 A key goes to its provider's own address, or to the one that the worker's environment gives. To an address that the
-*plan* gives goes only what the plan names.
+*plan* gives goes only what the plan names: a variable, or the account that has the key.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def access(call: ChatCall, given: Given) -> Access:
     needs = needs_of(call)
     said = call.url or (call.env.get(needs.address) if needs.address else None)
     address = said or (given.values.get(needs.address) if needs.address else None)
-    usual = () if said else needs.keys
+    usual = () if said and given.account is None else needs.keys
     key = next((given.values[name] for name in (*call.secrets[:1], *usual) if given.values.get(name)), None)
     if key is None and address is None and call.provider not in _KEYLESS:
         if given.account is not None:
