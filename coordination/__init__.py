@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coordination.accounts import Accounts
     from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.costs import Costs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from coordination.worktrees import TaskCheckout
 
 _HOMES = {
+    "Accounts": "coordination.accounts",
     "Agent": "coordination.domain.agents",
     "AgentCall": "coordination.domain.work",
     "Agents": "coordination.staffing",
@@ -75,6 +77,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Accounts",
     "Agent",
     "AgentCall",
     "Agents",

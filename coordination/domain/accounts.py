@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.domain.excerpts import excerpt
-from coordination.domain.json_values import text_problem
 from coordination.domain.job_environment import is_variable
+from coordination.domain.json_values import text_problem
 from coordination.errors import Refused
 
 DEFAULT_ACCOUNT = "default_account"
