@@ -14,10 +14,12 @@ import pytest
 from coordination import keyrings
 from coordination.accounts import Accounts
 from coordination.domain.accounts import MOST_VARIABLES, Kept
-from coordination.errors import CoordinationError, NotFound, Refused
+from coordination.errors import NotFound, Refused
 from tests.support.refusals import refuses
 
 KEY = "sk-ant-0123456789"
+PLACE = r"/\S*/"
+HERE = r"(?<= on | of )\S+(?=\.| does| that)|COORD_HOME=\S+"
 
 
 @pytest.fixture
@@ -67,7 +69,7 @@ def test_an_account_ends_with_its_last_variable(accounts: Accounts) -> None:
 
     assert accounts.names() == []
     for ask in (accounts.get, accounts.held, accounts.unset):
-        with pytest.raises(NotFound, match="There is no account work on"):
+        with refuses(NotFound, varies=HERE):
             ask("work")
 
 
@@ -89,18 +91,17 @@ def test_files_that_others_may_read_or_own_or_that_are_links_are_not_used(accoun
     os.mkfifo(place["pipe"], 0o600)
     place["garbage"].write_text(f'{{"format": 1, "variables": {{"MY_KEY": "{KEY}"')
     place["foreign"].write_text(json.dumps({"format": 2, "variables": {}}))
-    wanted = {"open": "other users may open it", "link": "it is a link", "pipe": "it is no file"}
-    wanted |= {"garbage": "cannot be understood", "foreign": "cannot be understood"}
+    unusable = ["open", "link", "pipe", "garbage", "foreign"]
 
-    for name, why in wanted.items():
+    for name in unusable:
         for ask in (accounts.held, accounts.get, accounts.unset):
-            with pytest.raises(Refused, match=why) as refused:
+            with refuses(Refused, varies=PLACE) as refused:
                 ask(name)
             assert KEY not in f"{refused.value.sentence()}"
-        with pytest.raises(Refused, match=why):
+        with refuses(Refused, varies=PLACE):
             accounts.set(name, "MY_KEY", KEY, kept=Kept.FILE)
 
-    assert len(accounts.problems()) == len(wanted)
+    assert len(accounts.problems()) == len(unusable)
     assert accounts.held("good").values == {"MY_KEY": KEY}
     assert (tmp_path / "elsewhere").read_text()
 
@@ -110,27 +111,27 @@ def test_files_and_folders_of_other_users_are_not_used(accounts: Accounts) -> No
     accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
     os.chown(accounts.folder / "work.json", 65534, 65534)
 
-    with pytest.raises(Refused, match="belongs to another user"):
+    with refuses(Refused, varies=PLACE):
         accounts.held("work")
 
     os.chown(accounts.folder / "work.json", 0, 0)
     os.chown(accounts.folder, 65534, 65534)
-    with pytest.raises(Refused, match="belongs to another user"):
+    with refuses(Refused, varies=PLACE):
         accounts.held("work")
 
 
 def test_a_folder_that_is_a_link_or_open_to_others_is_not_used(accounts: Accounts, tmp_path: Path) -> None:
     accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
     accounts.folder.chmod(0o755)
-    with pytest.raises(Refused, match="other users may open it"):
+    with refuses(Refused, varies=PLACE):
         accounts.held("work")
     accounts.folder.chmod(0o700)
     accounts.folder.rename(tmp_path / "elsewhere")
     accounts.folder.symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(Refused, match="a link"):
+    with refuses(Refused, varies=PLACE):
         accounts.held("work")
-    with pytest.raises(Refused, match="a link"):
+    with refuses(Refused, varies=PLACE):
         accounts.set("other", "MY_KEY", KEY, kept=Kept.FILE)
     assert len(accounts.problems()) == 1
 
@@ -142,7 +143,7 @@ def test_writers_at_once_lose_nothing(accounts: Accounts) -> None:
         list(pool.map(lambda name: Accounts(accounts.home).set("work", name, f"{KEY}{name}", kept=Kept.FILE), names))
 
     assert accounts.held("work").values == {name: f"{KEY}{name}" for name in names}
-    with pytest.raises(Refused, match="may have no more"):
+    with refuses(Refused):
         accounts.set("work", "ONE_MORE", KEY, kept=Kept.FILE)
 
 
@@ -157,7 +158,7 @@ def test_what_a_killed_writer_left_is_taken_away_and_never_read(accounts: Accoun
 
 def test_a_refusal_changes_nothing(accounts: Accounts) -> None:
     refused = Accounts(accounts.home, refusal=Refused("A job changes nothing"))
-    with pytest.raises(Refused, match="A job changes nothing"):
+    with refuses(Refused):
         refused.set("work", "MY_KEY", KEY)
 
     assert not accounts.folder.exists()
@@ -235,7 +236,7 @@ def test_a_keyring_that_does_not_work_is_not_used(
 
     assert accounts.set("work", "MY_KEY", KEY).kept is Kept.FILE
     for ask in (lambda: accounts.set("work", "MY_KEY", KEY, kept=Kept.KEYRING), lambda: accounts.held("locked")):
-        with pytest.raises(CoordinationError, match="keyring") as refused:
+        with refuses(Refused, varies=HERE) as refused:
             ask()
         assert KEY not in refused.value.sentence()
     assert accounts.held("work").values == {"MY_KEY": KEY}
