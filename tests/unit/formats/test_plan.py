@@ -375,7 +375,6 @@ AGENT_CALLS = st.builds(
     env=ENVIRONMENTS,
     secrets=st.lists(st.sampled_from(["MY_KEY", "OTHER"]), max_size=2).map(tuple),
     command=WORDS,
-    account=st.sampled_from([None, "work", "on"]),
 )
 CUSTOM_CALLS = st.builds(
     AgentCall,
@@ -398,7 +397,6 @@ CHAT_CALLS = st.builds(
     settings=st.sampled_from([{}, {"temperature": 0}, {"temperature": 0.5, "max_tokens": 9, "max_steps": 3}]),
     env=ENVIRONMENTS,
     secrets=st.lists(st.sampled_from(["MY_KEY", "OTHER"]), max_size=2).map(tuple),
-    account=st.sampled_from([None, "work", "openai@work"]),
 )
 JOBS = (
     st.builds(Shell, COMMANDS, env=ENVIRONMENTS)
@@ -464,16 +462,7 @@ def plans(draw):
         name=draw(st.none() | NAMES | TRAPS),
         project=draw(st.builds(ProjectRef, st.none() | NAMES, st.none() | NAMES, st.none() | NAMES)),
         defaults=draw(
-            st.builds(
-                Defaults,
-                SPANS,
-                st.none() | SPANS,
-                st.integers(1, 9),
-                BACKOFFS,
-                limits=LIMITS,
-                checkout=SPACES,
-                account=st.sampled_from([None, "claude@work"]),
-            )
+            st.builds(Defaults, SPANS, st.none() | SPANS, st.integers(1, 9), BACKOFFS, limits=LIMITS, checkout=SPACES)
         ),
         gates=draw(GATES),
         concurrency=draw(
