@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from coordination.accounts import Accounts
     from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.costs import Costs
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from coordination.worktrees import TaskCheckout
 
 _HOMES = {
+    "Accounts": "coordination.accounts",
     "Agent": "coordination.domain.agents",
     "AgentCall": "coordination.domain.work",
     "Agents": "coordination.staffing",
@@ -82,6 +84,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Accounts",
     "Agent",
     "AgentCall",
     "Agents",

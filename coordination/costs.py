@@ -90,9 +90,9 @@ class Costs:
         until: str | date | None = None,
         top: int | None = None,
     ) -> list[Spending]:
-        """The same by project, session, model, run, agent, day or month, the dearest first, *top*: only so many.
+        """The same by project, session, model, run, agent, account, day or month, the dearest first.
 
-        Days and months stand in their order, unless *top* asks for the dearest.
+        *top*: only so many. Days and months stand in their order, unless *top* asks for the dearest.
         """
         if by not in DIMENSIONS:
             raise Refused(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from coordination.accounts import Accounts
 from coordination.domain.agents import Agent, Profile, Record, profile_of
 from coordination.domain.excerpts import excerpt
 from coordination.errors import Refused
@@ -30,9 +31,14 @@ class _Connected(Protocol):
 
 
 class Staffed:
-    """The part of a connection that knows whom work can be given to."""
+    """The part of a connection that knows whom work can be given to, and which accounts this machine has."""
 
     runtime: Runtime
+
+    @property
+    def accounts(self) -> Accounts:
+        """The accounts of this machine, by the home folder of the settings; they stand in no store."""
+        return Accounts(self.runtime.settings.home, refusal=self.runtime.store.refusal)
 
     @property
     def agents(self) -> Agents:

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
 from coordination import started_jobs
+from coordination.accounts import Accounts
 from coordination.clock import utc_now
 from coordination.domain.attempts import Spender, Usage
 from coordination.domain.costs import CostRecord
-from coordination.errors import DatabaseUnavailable
+from coordination.errors import CoordinationError, DatabaseUnavailable
 from coordination.flows.finish_attempts import cost_of
 from coordination.flows.settle_reports import AttemptReport, settle_reports
+from coordination.settings import load_settings
 from coordination.store.engine import Store
 from coordination.store.queries import fleet
-from coordination.store.queries.fleet import Account
+from coordination.store.queries.fleet import BilledAttempt
 from workers.prices import Prices
 from workers.runners import reports, usage
+from workers.runners.given import Given
 from workers.runners.hiding import Secrets
 from workers.runners.reports import Fence, Leftovers
 
@@ -74,13 +78,13 @@ class Settling:
         for start in range(0, len(fences), _AT_ONCE):
             some = fences[start : start + _AT_ONCE]
             with self._store.read() as tx:
-                accounts = fleet.accounts(tx, some)
-            by_workspace: dict[str, list[Account]] = {}
-            for one in accounts:
+                billed = fleet.billed_attempts(tx, some)
+            by_workspace: dict[str, list[BilledAttempt]] = {}
+            for one in billed:
                 by_workspace.setdefault(one.workspace_id, []).append(one)
             for workspace_id, group in by_workspace.items():
                 self._write_or_drop(workspace_id, [AttemptReport(one, _used(one, left)) for one in group])
-            if unknown := len(some) - len(accounts):
+            if unknown := len(some) - len(billed):
                 log.warning("costs of attempts that are in the database no more", attempts=unknown, folder=str(folder))
             if not keep:
                 for fence in some:
@@ -111,12 +115,23 @@ def _record(by: Spender, used: Usage) -> CostRecord:
     return cost_of(by, used, utc_now())
 
 
-def _used(account: Account, left: Mapping[Fence, Leftovers]) -> list[Usage]:
+def _used(attempt: BilledAttempt, left: Mapping[Fence, Leftovers]) -> list[Usage]:
     """What one attempt has used, as it would have been recorded."""
-    found = left[account.task_id, account.attempt]
+    found = left[attempt.task_id, attempt.attempt]
     lines = [one for path in found.files for one in usage.read(str(path))[0]]
     told = [] if found.journal is None else reports.read_journal(found.journal)  # which hides what is to be hidden
-    return [*Secrets(named=_secrets(account.work)).hide_usage(lines), *told]
+    return [*_hidden(attempt.work).hide_usage(lines), *told]
+
+
+def _hidden(work: Mapping[str, Any]) -> Secrets:
+    """What to hide of a job: as much of it as is still there."""
+    named, account = _secrets(work), work.get("account")
+    if isinstance(account, str):
+        try:
+            return Given(Accounts(load_settings().home), account, (), named=named)
+        except CoordinationError as error:
+            log.warning("what an attempt has spent is recorded without its account's values", why=error.message)
+    return Secrets(named=named)
 
 
 def _secrets(work: Mapping[str, object]) -> list[str]:

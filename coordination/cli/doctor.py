@@ -116,8 +116,23 @@ def _checks(settings: Settings) -> Iterator[Check]:
             hint = f"For it: pip install 'coordination[{name}]'"
             yield Check("extra", Verdict.NOTE, f"{name} ({what}) is not installed", hint)
     yield _sandbox(settings)
+    yield from _accounts(settings)
     yield from _database(settings)
     yield from _redis(settings)
+
+
+def _accounts(settings: Settings) -> Iterator[Check]:
+    """Whether the accounts of this machine can be used; nothing where there are none."""
+    from coordination import keyrings
+    from coordination.accounts import Accounts
+    from coordination.domain.excerpts import many
+
+    accounts = Accounts(settings.home)
+    for problem in accounts.problems():
+        yield Check("accounts", Verdict.WRONG, problem)
+    if (names := accounts.names() if accounts.folder.is_dir() else []) and not accounts.problems():
+        where = f"the keyring {found}, or files" if (found := keyrings.name()) else "files"
+        yield Check("accounts", Verdict.OK, f"{many(len(names), 'account')}, whose secrets are kept in {where}")
 
 
 def _sandbox(settings: Settings) -> Check:

@@ -10,6 +10,7 @@ import typer
 
 from coordination import collector
 from coordination.cli import (
+    accounts,
     agents,
     artifacts,
     beads,
@@ -99,6 +100,7 @@ _ALL = (
         artifacts,
         questions,
         agents,
+        accounts,
         projects,
         sessions,
         costs,

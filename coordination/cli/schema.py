@@ -32,19 +32,23 @@ def check(
 ) -> None:
     """Check what a plan file says, without a store: whether its agents exist is asked when it is submitted.
 
-    Warns of agents that may work in one folder at the same time, and of programs and keys that are not here; exit code
-    0 all the same, because the workers may have them.
+    Warns of agents that may work in one folder at the same time, and of programs, keys and accounts that are not here;
+    exit code 0 all the same, because the workers may have them.
     """
     import os
     import shutil
 
+    from coordination.cli.accounts import unknown_accounts
     from coordination.cli.work import read_plan_file
     from coordination.domain import graph
     from coordination.domain.plan_warnings import warnings_of
 
     found = read_plan_file(file)
     graph.check(found)
-    warnings = warnings_of(found, has_program=lambda name: shutil.which(name) is not None, variables=os.environ)
+    warnings = [
+        *warnings_of(found, has_program=lambda name: shutil.which(name) is not None, variables=os.environ),
+        *unknown_accounts(found),
+    ]
     edges = sum(len(task.needs) for task in found.tasks)
     if as_json:
         counts = {"tasks": len(found.tasks), "dependencies": edges}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,20 +11,28 @@ from coordination.cli import terminal
 _UNBROKEN = 400
 
 
-def show(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "(none)") -> None:
-    """Print one table; *empty* where it has no row."""
+def show(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    empty: str = "(none)",
+    optional: Collection[str] = (),
+) -> None:
+    """Print one table; *empty* where it has no row. *optional*: columns that are left out where they say nothing."""
     from rich.table import Table
     from rich.text import Text
 
     console = terminal.console(highlight=False)
     if not console.is_terminal:
         console = terminal.console(highlight=False, width=_UNBROKEN)
+    rows = list(rows)
+    said = [at for at, name in enumerate(headers) if name not in optional or any(shown(row[at]) for row in rows)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for header in headers:
+    for header in (headers[at] for at in said):
         # Ids are there to be copied: whole, on one line.
         table.add_column(header, no_wrap=True, overflow="fold" if header in ("id", "run") else "ellipsis")
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(shown(row[at])) for at in said))
     if not table.row_count:
         print(empty)
         return

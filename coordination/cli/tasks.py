@@ -101,12 +101,13 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
     if attempts:
         print()
         table(
-            ["attempt", "outcome", "worker", "started", "finished", "exit", "error"],
+            ["attempt", "outcome", "worker", "account", "started", "finished", "exit", "error"],
             [
                 (
                     one.number,
                     _outcome(one),
                     one.worker,
+                    one.account,
                     one.started_at,
                     one.finished_at,
                     one.exit_code,
@@ -114,6 +115,7 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
                 )
                 for one in attempts
             ],
+            optional=["account"],
         )
         if attempts[-1].outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
             show_last_lines(task, attempts[-1], called=name)

@@ -13,14 +13,14 @@ from coordination.domain.chat import ChatCall
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.json_values import json_problem
 from coordination.domain.templates import is_template
-from coordination.domain.work import AGENTS, AgentCall, parse_work
+from coordination.domain.work import AGENTS, AgentCall, check_account_for, parse_work
 from coordination.errors import Refused, inside
 
 DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
 
-RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools", "resume")
-CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets")
+RUNNER_KEYS = ("agent", "command", "args", "env", "secrets", "reads", "tools", "resume", "account")
+CHAT_KEYS = ("chat", "system", "url", "tools", "settings", "env", "secrets", "account")
 """What a runner may have instead, when the agent is a model that is chatted with."""
 
 IDENTITY_KEYS = ("personality", "role", "behaviour")
@@ -92,6 +92,8 @@ class Profile:
         introduction = self.introduction()
         if isinstance(runner, ChatCall):
             return self._chat(runner, work, introduction)
+        if work.account is not None:
+            check_account_for(work.account, runner.agent)
         return replace(
             runner,
             prompt=f"{introduction}\n\n{work.prompt}" if introduction else work.prompt,
@@ -99,6 +101,7 @@ class Profile:
             args=(*runner.args, *work.args),
             env={**runner.env, **work.env},
             secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            account=work.account or runner.account,
             tools=tuple(dict.fromkeys((*runner.tools, *work.tools))),
         )
 
@@ -113,6 +116,7 @@ class Profile:
             system="\n\n".join(filter(None, [introduction, runner.system])) or None,
             env={**runner.env, **work.env},
             secrets=tuple(dict.fromkeys((*runner.secrets, *work.secrets))),
+            account=work.account or runner.account,
             tools=(*runner.tools, *(name for name in work.tools if name not in runner.tools)),
         )
 

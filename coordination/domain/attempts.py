@@ -68,6 +68,8 @@ class Spender(Protocol):
     def key(self) -> str: ...
     @property
     def agent(self) -> str | None: ...
+    @property
+    def work(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,4 +178,5 @@ class Attempt:
     error: str | None
     output: Any
     log: str | None
+    account: str | None = None
     details: Mapping[str, Any] | None = None  # a limit that it met, what it changed, tools that it was not allowed

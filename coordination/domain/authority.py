@@ -30,12 +30,12 @@ DELEGATES = "delegates"
 """Under which name a project's settings hold the agents that its jobs may give work to, whatever these may use."""
 
 _COMMANDS = ("shell", "python")
-_SAME = {"agent": ("agent", "command", "resume", "args", "reads"), "chat": ("url",)}
+_SAME = {"agent": ("agent", "command", "resume", "args", "reads", "account"), "chat": ("url", "account")}
 _KEPT = {
     "shell": (),
     "python": (),
     "agent": (*_SAME["agent"], "model", "secrets", "tools"),
-    "chat": ("chat", "url", "secrets", "tools", "settings"),
+    "chat": ("chat", *_SAME["chat"], "secrets", "tools", "settings"),
 }
 _PLACE = ("kind", "base")
 _RESTRICTS = re.compile(r"(?i)--?[a-z-]*(tool|permission|sandbox|approv|allow|deny|mode|read-?only|plan)")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.accounts import check_account
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.job_environment import check_environment
 from coordination.errors import Refused, inside
@@ -25,7 +26,7 @@ MOST_TOKENS = 10_000_000
 HOTTEST = 2
 MOST_SERVERS = 20
 
-_OPTIONAL = ("system", "url", "schema", "tools", "settings", "secrets")
+_OPTIONAL = ("system", "url", "schema", "tools", "settings", "secrets", "account")
 _MODEL = re.compile(r"[a-z][a-z0-9-]*:\S{1,190}")
 _URL = re.compile(r"https?://[^\s/?#@]+([/?#]\S*)?")
 _LONGEST_URL = 2_000
@@ -41,6 +42,7 @@ class ChatCall:
     OURS.
     *settings*: the keys of SETTINGS. *secrets*: variables of the worker's own environment by name, the first of which
     is the key for the model; their values are stored nowhere.
+    *account*: which account of the worker's machine has the keys; None: what the worker's environment has.
     """
 
     chat: str
@@ -52,6 +54,7 @@ class ChatCall:
     settings: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
+    account: str | None = None
 
     kind = "chat"
 
@@ -80,6 +83,7 @@ class ChatCall:
             "settings": dict(self.settings),
             "env": dict(self.env),
             "secrets": list(self.secrets),
+            "account": self.account,
         }
         return {"chat": self.chat, "prompt": self.prompt} | {name: value for name, value in more.items() if value}
 
@@ -107,6 +111,8 @@ def check_chat(call: ChatCall) -> None:
     _check_settings(call.settings)
     _check_texts("secrets", call.secrets)
     check_environment(call.env, call.secrets)
+    if call.account is not None:
+        check_account(call.account)
     if not isinstance(call.tools, list | tuple) or len(call.tools) > MOST_SERVERS:
         raise Refused(f"tools must be a list of at most {MOST_SERVERS} MCP servers", field="tools")
     for number, server in enumerate(call.tools, start=1):

@@ -17,6 +17,7 @@ class CostRecord:
     which prices.
     ``corrects``: this is no call, but a correction of the record of that id: it has no tokens, stands where that one
     stands (project, run, session, day), and its amount, which may be negative, is added to that one's.
+    ``account``: of its worker's machine, with which the call was made; None: what the worker's environment had.
     ``settles``: it gave that record, whose price was unknown, its price.
     """
 
@@ -38,6 +39,7 @@ class CostRecord:
     extra: dict[str, Any] = field(default_factory=dict)
     corrects: str | None = None
     settles: bool = False
+    account: str | None = None
 
 
 def correction_id(corrected: str, number: int) -> str:

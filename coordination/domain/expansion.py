@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain import templates
+from coordination.domain.accounts import fits
 from coordination.domain.attempts import Claim, Discovered
 from coordination.domain.excerpts import excerpt
 from coordination.domain.plans import Plan, Supervision, Task
@@ -114,12 +115,15 @@ def overlays(variants: Any) -> Sequence[Mapping[str, Any]]:
 def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """The job *run* with what a variant says differently; Refused when that makes no job.
 
-    Of another agent it has the prompt and the environment, not the arguments: these belong to a program.
+    Of another agent it has the prompt and the environment, not the arguments: these belong to a program. So does an
+    account that names its agent, ``claude@work``.
     """
     if not isinstance(overlay, Mapping):
         raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}", field="variants")
     other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in ("agent", "chat", "shell", "python"))
     base = {name: run[name] for name in _OF_ANOTHER_AGENT if name in run} if other else dict(run)
+    if other and (account := run.get("account")) is not None and fits(account, overlay):
+        base["account"] = account
     return parse_work({**base, **overlay}).to_json()
 
 

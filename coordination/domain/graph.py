@@ -17,7 +17,7 @@ from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import overlays
 from coordination.domain.json_values import json_problem
 from coordination.domain.limits import Limits
-from coordination.domain.plan_values import Refuse, check_json, check_name, is_whole
+from coordination.domain.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
 from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, BudgetCap, Dependency, Plan, Task
 from coordination.domain.task_limits import MOST_STARTS
 from coordination.domain.tasks import DependencyKind, OnDependencyFailure
@@ -155,6 +155,7 @@ def _check_plan(plan: Plan) -> None:
         workdir=defaults.workdir,
         agent=defaults.agent,
     )
+    check_account_name(refuse_default, defaults.account)
     _check_limits(refuse_default, defaults.limits)
     limits = plan.concurrency
     slots = {"concurrency.project": limits.project}

@@ -13,6 +13,11 @@ _SECRETIVE = re.compile(r"(?i)(api_?key|token(?!s)|secret|passw(or)?d|credential
 _SHORTEST_SECRET = 8
 
 
+def is_variable(name: str) -> bool:
+    """Whether *name* can be the name of a variable."""
+    return _VARIABLE.match(name) is not None
+
+
 def check_environment(env: Mapping[str, str], secrets: Sequence[str]) -> None:
     """Refuse a name in *secrets* that is none, and a value in *env* that looks like a secret."""
     for name in secrets:

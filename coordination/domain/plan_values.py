@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from coordination.domain.accounts import check_account
 from coordination.domain.excerpts import excerpt
 from coordination.domain.json_values import json_problem, text_problem
 from coordination.domain.plans import MAX_KEY
+from coordination.errors import Refused
 
 Refuse = Callable[..., NoReturn]
 """Raises: takes a message, a hint or None, and the field that is wrong."""
@@ -44,3 +46,12 @@ def check_json(refuse: Refuse, what: str, value: object) -> None:
 def is_whole(value: object, lowest: int, highest: int) -> bool:
     """Return whether *value* is a whole number in these limits."""
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def check_account_name(refuse: Refuse, account: object) -> None:
+    """Refuse what names no account; None names none, and may."""
+    try:
+        if account is not None:
+            check_account(account)
+    except Refused as refused:
+        refuse(refused.message, refused.hint, field=refused.field)

@@ -40,6 +40,7 @@ class Code(StrEnum):
     SAME_FOLDER = "agents_in_one_folder"
     NO_PROGRAM = "program_missing"
     NO_KEY = "key_missing"
+    NO_ACCOUNT = "account_missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class PlanWarning:
     code: Code
     sentence: str
     hint: str
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
     name: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -226,7 +227,10 @@ def first_word(command: str) -> str | None:
 def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[str]) -> Iterator[PlanWarning]:
     wanted: dict[str, list[str]] = {}
     for task in plan.tasks:
-        for name in getattr(works.get(task.key), "secrets", ()):
+        work = works.get(task.key)
+        if getattr(work, "account", None) or plan.defaults.account:
+            continue  # which has them, or not
+        for name in getattr(work, "secrets", ()):
             wanted.setdefault(name, []).append(task.key)
     for name, users in wanted.items():
         if name not in variables:

@@ -106,7 +106,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for every task of the plan that says nothing else."""
+    """What holds for every task of the plan that says nothing else.
+
+    ``account``: of agents and chats that name none; ``claude@work`` of jobs for claude alone.
+    """
 
     timeout: timedelta = DEFAULT_TIMEOUT
     stall_timeout: timedelta | None = None
@@ -118,6 +121,7 @@ class Defaults:
     limits: Limits = NO_LIMITS
     checkout: Checkout | Mapping[str, Any] | str = FOLDER
     max_starts: int | None = None
+    account: str | None = None
     workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
 
     def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from coordination.domain.accounts import check_account, program_of
 from coordination.domain.chat import OURS, ChatCall, chat_call, check_chat
 from coordination.domain.excerpts import excerpt
 from coordination.domain.job_environment import check_environment
@@ -25,6 +26,8 @@ PAID_KINDS = ("agent", "chat")
 CUSTOM = "custom"
 AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
 """Coding agents whose command lines are known, and any other one, whose command line and output the job describes."""
+
+_KNOWN = tuple(name for name in AGENTS if name != CUSTOM)
 
 GIVEN_TOOLS = ("claude",)
 """Those that we tell of our MCP server; to the others their own configuration tells it."""
@@ -95,6 +98,7 @@ class AgentCall:
     *reads*: for ``custom``, where in its output things stand: ``{"format": "json", "result": "answer.text", …}``.
     *resume*: for ``custom``, what to start instead of *command* to go on with the conversation ``{session}``.
     *tools*: ``("coord",)`` gives it our MCP server, with which it reports.
+    *account*: which account of the worker's machine it asks its provider with; None: what the worker's environment has.
     """
 
     agent: str
@@ -107,6 +111,7 @@ class AgentCall:
     reads: Mapping[str, str] = field(default_factory=dict)
     tools: Sequence[str] = ()
     resume: Sequence[str] = ()
+    account: str | None = None
 
     kind = "agent"
 
@@ -115,7 +120,7 @@ class AgentCall:
         body: dict[str, Any] = {"agent": self.agent, "prompt": self.prompt}
         lists = {"args": list(self.args), "secrets": list(self.secrets), "command": list(self.command)}
         lists |= {"tools": list(self.tools), "resume": list(self.resume)}
-        more = {"model": self.model, **lists, "env": dict(self.env), "reads": dict(self.reads)}
+        more = {"model": self.model, "account": self.account, **lists, "env": dict(self.env), "reads": dict(self.reads)}
         return body | {name: value for name, value in more.items() if value}
 
 
@@ -124,8 +129,8 @@ Work = Shell | PythonCall | AgentCall | ChatCall
 KEYS: Mapping[str, tuple[str, ...]] = {
     "shell": ("shell", "env"),
     "python": ("python", "args", "env"),
-    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads", "tools", "resume"),
-    "chat": ("chat", "prompt", "system", "url", "schema", "tools", "settings", "env", "secrets"),
+    "agent": ("agent", "prompt", "model", "args", "env", "secrets", "command", "reads", "tools", "resume", "account"),
+    "chat": ("chat", "prompt", "system", "url", "schema", "tools", "settings", "env", "secrets", "account"),
 }
 """The keys that a job of each kind may have."""
 
@@ -205,7 +210,13 @@ def _agent_call(value: Mapping[Any, Any], env: dict[str, str]) -> Work:
         raise Refused("reads must map names to places in the agent's output", field="reads")
     return _checked(
         AgentCall(
-            value["agent"], value.get("prompt", ""), model=value.get("model"), env=env, reads=dict(reads), **lists
+            value["agent"],
+            value.get("prompt", ""),
+            model=value.get("model"),
+            env=env,
+            reads=dict(reads),
+            account=value.get("account"),
+            **lists,
         )
     )
 
@@ -239,6 +250,8 @@ def _check_agent(work: AgentCall) -> None:
     if work.model is not None and (not isinstance(work.model, str) or not work.model.strip()):
         raise Refused("model must be the name of a model", field="model")
     check_environment(work.env, work.secrets)
+    if work.account is not None:
+        check_account_for(work.account, work.agent)
     _check_tools(work)
     if work.agent == CUSTOM:
         _check_custom(work)
@@ -251,6 +264,17 @@ def _check_agent(work: AgentCall) -> None:
     elif work.command and work.agent not in AGENTS:
         raise Refused(
             f"How {work.agent} is started, the workspace knows; command is for {', '.join(AGENTS)}", field="command"
+        )
+
+
+def check_account_for(account: object, agent: str) -> None:
+    """Refuse what names no account, and the account of another program than *agent*."""
+    program = program_of(check_account(account))
+    if agent in _KNOWN and program in _KNOWN and program != agent:
+        raise Refused(
+            f"{account} is an account of {program}, and this job is for {agent}",
+            hint=f"Name an account like {agent}@work, or one without an @ that holds variables for both",
+            field="account",
         )
 
 

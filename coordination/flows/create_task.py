@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from coordination.domain import graph
+from coordination.domain.accounts import DEFAULT_ACCOUNT
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import excerpt
 from coordination.domain.expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
-from coordination.domain.plans import Plan
+from coordination.domain.plans import Defaults, Plan
 from coordination.domain.plans import Task as Planned
 from coordination.domain.projects import Project, ProjectStatus
 from coordination.domain.supervision import DEFAULT_LIFETIME
@@ -72,7 +73,7 @@ def create_task(
         raise Refused(f"The run has a task {excerpt(task.key)} already", hint="Give the new one another key")
     metadata = runs.metadata_of(tx, workspace_id, run_id)
     who = metadata.get(SUPERVISION)
-    plan = Plan([task])
+    plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
     graph.check(plan, known=there)
     plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
     works: Mapping[str, Work] = graph.check(plan, known=there)

@@ -353,4 +353,5 @@ def cost_of(claim: Spender, usage: Usage, now: datetime) -> CostRecord:
         stale=False,
         occurred_at=usage.at or now,
         extra=usage.extra,
+        account=claim.work.get("account"),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from coordination.domain import graph
+from coordination.domain.accounts import DEFAULT_ACCOUNT
 from coordination.domain.events import EventType
 from coordination.domain.excerpts import did_you_mean, excerpt
 from coordination.domain.expansion import ANALYZE, ANSWERER, ASSESS, SUPERVISION, VARIANT, VARIANTS, check_supervisor
@@ -142,8 +143,10 @@ def _branch(run_id: str, plan: Plan) -> dict[str, str]:
 
 
 def _lookers(plan: Plan) -> dict[str, Any]:
-    """For the run's metadata: that some tasks race, and who supervises what its work will find."""
+    """For the run's metadata: that some tasks race, who supervises what its work will find, and with which account."""
     found: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    if plan.defaults.account is not None:
+        found[DEFAULT_ACCOUNT] = plan.defaults.account
     if plan.supervision is not None:
         who = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
         found[SUPERVISION] = {name: dict(body) for name, body in who.items() if body is not None}

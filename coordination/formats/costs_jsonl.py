@@ -146,6 +146,7 @@ def _record(text: str, line: dict[str, Any], project_id: str | None) -> CostReco
         stale=own["stale"],
         corrects=own["corrects"],
         settles=own["settles"],
+        account=own["account"],
     )
 
 
@@ -218,6 +219,7 @@ def _own(own: Mapping[str, Any]) -> dict[str, Any]:
         "stale": own.get("stale") is True,
         "corrects": corrects,
         "settles": corrects is not None and own.get("settles") is True,
+        "account": _optional(own, "account", most=_LONGEST),
         "extra": _plain(extra),
     }
 
@@ -245,6 +247,7 @@ def _foreign(record: CostRecord) -> dict[str, Any]:
         "stale": record.stale or None,
         "corrects": record.corrects,
         "settles": record.settles or None,
+        "account": record.account,
         "extra": record.extra or None,
     }
     usage = {

@@ -49,6 +49,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         found = _task(task, run)
         tried = [
             {"number": one.number, "outcome": one.outcome, "error": one.error, "started_at": one.started_at}
+            | ({} if one.account is None else {"account": one.account})
             for one in found.attempts()
         ]
         asked = [{"question": one.question, "answer": one.answer, "by": one.answered_by} for one in found.questions()]

@@ -19,6 +19,7 @@ import pytest
 import typer
 
 from coordination import Plan, Profile, Task, connect
+from coordination.accounts import Accounts
 from coordination.budgeting import Budgets
 from coordination.cli import stack
 from coordination.cli.exit_codes import REFUSED
@@ -40,6 +41,8 @@ from tests.support.refusals import refuses
 SAID = "A job of this store changes nothing in it but by its reports"
 
 DECIDES = {
+    "accounts set": "work REGION=eu",
+    "accounts unset": "work",
     "agents change": "bob --model opus",
     "agents clone": "bob eve",
     "agents create": "eve --runner claude",
@@ -89,6 +92,7 @@ DECIDES = {
 """Commands that change the store or administer it, with arguments that would do so here."""
 
 LOOKS = {
+    *("accounts list", "accounts show"),
     *("agents export", "agents list", "agents show", "budgets check", "budgets list", "budgets show", "check"),
     *("costs export", "costs forecast", "costs list", "costs summary", "doctor", "explain", "export beads", "mcp"),
     *("prices list", "prices show", "projects list", "projects show", "questions", "ready", "runs events", "runs list"),
@@ -179,6 +183,10 @@ def _run(co: Coordination) -> Run:
 
 
 VERBS: dict[type, dict[str, Verb]] = {
+    Accounts: {
+        "set": lambda co: co.accounts.set("work", "MY_KEY", "0123456789"),
+        "unset": lambda co: co.accounts.unset("work"),
+    },
     Coordination: {
         "create": lambda co: co.create(Task("x", {"shell": "true"})),
         "hold": lambda co: co.hold("shop"),
@@ -226,7 +234,10 @@ VERBS: dict[type, dict[str, Verb]] = {
     },
 }
 LOOKING: dict[type, set[str]] = {
-    Coordination: {"agents", "close", "costs", "prices", "project", "run", "runs", "simulate", "stopped", "task"},
+    Accounts: {"command", "get", "held", "names", "problems", "suggestion"},
+    Coordination: {
+        *("accounts", "agents", "close", "costs", "prices", "project", "run", "runs", "simulate", "stopped", "task")
+    },
     Run: {
         *("budget", "co", "cost", "events", "id", "outputs", "record", "running", "state", "task", "tasks", "wait"),
     },

@@ -11,7 +11,7 @@ from coordination.domain.attempts import Discovered
 from coordination.domain.authority import AUTHORITY
 from coordination.domain.budgets import Scope
 from coordination.domain.limits import Limits
-from coordination.domain.plans import BudgetCap, Supervision
+from coordination.domain.plans import BudgetCap, Defaults, Supervision
 from coordination.errors import PlanError
 from coordination.flows.add_found import add_found
 from coordination.store.queries import budgets, tasks
@@ -57,6 +57,8 @@ def learn(world: World) -> None:
         ),
         ({"run": AGENT}, {"run": {**AGENT, "secrets": ["TEAM_KEY", "OTHER_KEY"]}}, "run.secrets"),
         ({"run": AGENT}, {"run": {**AGENT, "command": ["sh"]}}, "run.command"),
+        ({"run": AGENT}, {"run": {**AGENT, "account": "claude@work"}}, "run.account"),
+        ({"run": {**AGENT, "account": "claude@work"}}, {"run": AGENT}, "run.account"),
         ({"run": AGENT}, {"run": AGENT, "max_starts": 21}, "max_starts"),
         ({"max_attempts": 3}, {"max_attempts": 4}, "max_attempts"),
         ({"priority": 5}, {"priority": 6}, "priority"),
@@ -121,6 +123,23 @@ def test_what_is_reported_in_turn_is_bounded_by_the_whole_chain(world: World) ->
 
     assert world.task("c").options[AUTHORITY]["folders"] == ["/srv/shop/api", "/srv/shop/api/v2"]
     assert world.task("c").workdir == "/srv/shop/api/v2/deep"
+
+
+def test_the_plans_default_account_is_for_agents_that_are_put_to_work_later_too(world: World) -> None:
+    looks = Supervision(assess={"agent": "claude"}, analyze={"agent": "codex"})
+    chat = {"chat": "openai:gpt-5-mini", "prompt": "x"}
+    tasks = {"a": {"run": AGENT}, "b": {"run": {**AGENT, "account": "claude@max2"}}, "c": {"run": chat}}
+    world.submit("a", "b", "c", tasks=tasks, defaults=Defaults(account="claude@work"), supervision=looks)
+    world.claim("a/assess")
+    assert world.task("a/work").work["account"] == world.task("a/assess").work["account"] == "claude@work"
+    assert world.task("b/work").work["account"] == "claude@max2"
+    assert "account" not in world.task("a").work | world.task("c/work").work
+
+    report(world, "a/assess", run=world.task("a/assess").work)
+
+    accounts = {key: world.task(key).work.get("account") for key in ("x/assess", "x/work", "x")}
+    assert accounts == {"x/assess": "claude@work", "x/work": "claude@work", "x": None}
+    assert [one.account for one in world.attempts("a/assess")] == ["claude@work"]
 
 
 def test_gates_and_limits_are_added_to_those_of_the_finder_and_never_taken_away(world: World) -> None:

@@ -13,7 +13,7 @@ from coordination.domain.effects import Effect
 from coordination.domain.events import EventType
 from coordination.domain.output import Stream
 from coordination.domain.work import CUSTOM, AgentCall, parse_work
-from coordination.errors import Refused
+from coordination.errors import NotFound, Refused
 from workers.runners import environment, program, usage
 from workers.runners.agents.base import Adapter, Start, Transcript
 from workers.runners.agents.claude import Claude
@@ -25,7 +25,7 @@ from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.lines import Lines
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
-from workers.runners.hiding import Secrets
+from workers.runners.given import Given, Providing
 from workers.runners.output import Capture, clean_text, decode, without_line_break
 from workers.runners.process import Launcher
 
@@ -39,17 +39,18 @@ ADAPTERS = {adapter.name: adapter for adapter in _ALL}
 class AgentRunner:
     """Executes agents' jobs."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, providing: Providing) -> None:
         self._launcher = launcher
+        self._providing = providing
 
     def run(self, claim: Claim, control: Control) -> Result:
         """Run the agent to its end, in a session of its own."""
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
         try:
-            call, adapter, given = _checked(claim)
+            call, adapter, given = self._checked(claim)
             control.secrets = given
-        except Refused as refusal:
+        except (Refused, NotFound) as refusal:
             return program.refused(refusal.sentence())
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
@@ -68,7 +69,8 @@ class AgentRunner:
             name = start.arguments[0]
             if (problem := program.program_problem(name, folder=folder, path=variables["PATH"])) is not None:
                 return program.refused(problem)
-            reader = _Reader(adapter, call, control, conversation)
+            advice = adapter.log_in.advice(call.agent, given, call.secrets)
+            reader = _Reader(adapter, call, control, conversation, advice=advice)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -103,27 +105,31 @@ class AgentRunner:
         reader.close()
         return reader.result(ran, *usage.read(scratch.costs))
 
-
-def _checked(claim: Claim) -> tuple[AgentCall, Adapter, Secrets]:
-    call = parse_work(claim.work)
-    if not isinstance(call, AgentCall):
-        raise Refused(f"A {call.kind} job is not for an agent")
-    adapter = ADAPTERS.get(call.agent)
-    if adapter is None:
-        raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
-    given = Secrets(adapter.passes_on, named=call.secrets)
-    if missing := [name for name in call.secrets if name not in given.values]:
-        raise Refused(
-            f"The worker's environment has no {', '.join(missing)}", hint="Set it where the worker is started"
+    def _checked(self, claim: Claim) -> tuple[AgentCall, Adapter, Given]:
+        call = parse_work(claim.work)
+        if not isinstance(call, AgentCall):
+            raise Refused(f"A {call.kind} job is not for an agent")
+        adapter = ADAPTERS.get(call.agent)
+        if adapter is None:
+            raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
+        given = self._providing.given_to(
+            call,
+            program=call.agent,
+            passes_on=adapter.passes_on,
+            named=call.secrets,
+            enough=adapter.log_in.enough,
         )
-    return call, adapter, given
+        return call, adapter, given
 
 
 class _Reader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
-    def __init__(self, adapter: Adapter, call: AgentCall, control: Control, conversation: Conversation) -> None:
+    def __init__(
+        self, adapter: Adapter, call: AgentCall, control: Control, conversation: Conversation, *, advice: str
+    ) -> None:
         self._adapter = adapter
+        self._advice = advice
         self._call = call
         self._control = control
         self._conversation = conversation
@@ -182,7 +188,7 @@ class _Reader:
             ran,
             told,
             self._call,
-            self._adapter.log_in,
+            advice=self._advice,
             account=account,
             printed=self._said.text(),
             complaints=self._hide(clean_text(decode(bytes(self._complaints)))),

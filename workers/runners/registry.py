@@ -12,6 +12,7 @@ from coordination.errors import Refused
 from workers.runners.agent import AgentRunner
 from workers.runners.base import Runner
 from workers.runners.chat.runner import ChatRunner
+from workers.runners.given import Providing
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
 from workers.runners.python_callable import PythonRunner
@@ -26,11 +27,12 @@ class Runners:
         self.launcher = Launcher(worker_id, sandbox=sandbox)
         self.pool = Pool(self.launcher)
         self.python = PythonRunner(self.pool)
-        self._chat = ChatRunner(self.launcher)
+        providing = Providing()
+        self._chat = ChatRunner(self.launcher, providing)
         self._by_kind: dict[str, Runner] = {
             "shell": ShellRunner(self.launcher),
             "python": self.python,
-            "agent": AgentRunner(self.launcher),
+            "agent": AgentRunner(self.launcher, providing),
             "chat": self._chat,
         }
 

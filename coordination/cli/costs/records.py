@@ -51,12 +51,13 @@ def record_table(records: Sequence[CostRecord]) -> None:
     from coordination.money import show_usd
 
     show(
-        ["time", "model", "agent", "tokens in", "out", "cost", "price", "session", "id"],
+        ["time", "model", "agent", "account", "tokens in", "out", "cost", "price", "session", "id"],
         [
             (
                 one.occurred_at,
                 one.model,
                 one.agent,
+                one.account,
                 one.input_tokens,
                 one.output_tokens,
                 "unknown" if one.cost_usd is None else show_usd(one.cost_usd),
@@ -67,6 +68,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
             for one in records
         ],
         empty="No costs.",
+        optional=["account"],
     )
 
 

@@ -23,6 +23,7 @@ class By(StrEnum):
     MODEL = "model"
     RUN = "run"
     AGENT = "agent"
+    ACCOUNT = "account"
     DAY = "day"
     MONTH = "month"
 

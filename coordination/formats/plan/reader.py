@@ -38,7 +38,7 @@ PLAN_KEYS = (
 PROJECT_KEYS = ("name", "git_remote", "path")
 DEFAULTS_KEYS = (
     *("timeout", "stall_timeout", "max_attempts", "max_starts", "backoff", "on_dependency_failure", "workdir"),
-    *("agent", "limits", "checkout", "workspace"),
+    *("agent", "limits", "checkout", "workspace", "account"),
 )
 LIMITS_KEYS = ("memory", "cpu", "files", "output")
 BACKOFF_KEYS = ("initial", "factor", "max")
@@ -132,6 +132,7 @@ def _defaults(fields: Fields | None) -> Defaults:
         "agent": fields.text("agent"),
         "limits": _limits(fields),
         "checkout": read_checkout(fields),
+        "account": fields.text("account"),
     }
     given: dict[str, Any] = {name: value for name, value in written.items() if value is not None}
     return Defaults(**given)
@@ -286,6 +287,7 @@ def _agent_call(agent: str, env: dict[str, str], run: Fields) -> AgentCall:
         command=run.texts("command"),
         tools=run.texts("tools"),
         resume=run.texts("resume"),
+        account=run.text("account"),
     )
 
 
@@ -300,6 +302,7 @@ def _chat_call(chat: str, env: dict[str, str], run: Fields) -> ChatCall:
         settings=_settings(run),
         env=env,
         secrets=run.texts("secrets"),
+        account=run.text("account"),
     )
 
 

@@ -35,7 +35,7 @@ def plan_schema() -> _Schema:
             project=_optional(_object(reader.PROJECT_KEYS, name=_NAME, git_remote=_TEXT, path=_TEXT)),
             name=_NAME,
             session=_NAME,
-            defaults=_optional(_object(reader.DEFAULTS_KEYS, **_rules())),
+            defaults=_optional(_object(reader.DEFAULTS_KEYS, account=_ACCOUNT, **_rules())),
             budget=_budget("the whole run"),
             concurrency=_optional(
                 _object(reader.CONCURRENCY_KEYS, project=_SLOTS, agents=_by_name(_SLOTS), keys=_by_name(_SLOTS))
@@ -157,6 +157,7 @@ def _agent() -> _Schema:
         env=_by_name({"type": "string"}),
         tools=_optional({"type": "array", "items": {"const": chat.OURS}}),
         reads=_optional(_object(work.READS, format={"enum": [*work.FORMATS, None]}, **places)),
+        account=_ACCOUNT,
     )
 
 
@@ -186,6 +187,7 @@ def _chat() -> _Schema:
         ),
         env=env,
         secrets=names,
+        account=_ACCOUNT,
     )
 
 
@@ -264,6 +266,7 @@ def _by_name(schema: _Schema) -> _Schema:
 _SOME_TEXT = {"type": "string", "minLength": 1}
 _TEXT = {"type": ["string", "null"], "minLength": 1}
 _NAME = {**_TEXT, "maxLength": MAX_KEY}
+_ACCOUNT = {**_TEXT, "description": "An account of the worker's machine, such as claude@work."}
 _KEY = {
     "type": "string",
     "minLength": 1,

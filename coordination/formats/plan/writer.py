@@ -89,6 +89,7 @@ def _defaults(plan: Plan) -> dict[str, Any]:
         "agent": rules.agent,
         "limits": _limits(rules.limits),
         "checkout": _checkout(rules.checkout),
+        "account": rules.account,
     }
     return _given(**{name: value for name, value in written.items() if getattr(rules, name) != getattr(standard, name)})
 

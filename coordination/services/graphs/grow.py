@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from coordination.domain import graph
+from coordination.domain.accounts import DEFAULT_ACCOUNT
 from coordination.domain.attempts import Discovered
 from coordination.domain.estimates import asks_a_model
 from coordination.domain.events import EventType
@@ -92,10 +93,11 @@ def grow(
     loan.name(planned)
     first = {task.key for task, found in zip(planned, discovered, strict=True) if found.first}
     new = [task for task in planned if task.key not in again]
-    plan = Plan(new, defaults=_defaults(finder))
+    about_run = runs.metadata_of(tx, finder.workspace_id, finder.run_id) if new else {}
+    plan = Plan(new, defaults=_defaults(finder, about_run.get(DEFAULT_ACCOUNT)))
     works: Mapping[str, Work] = graph.check(plan, known=there) if new else {}
     check_needs(new, there, finder, first)
-    if new and (parted := _in_parts(tx, finder, plan)) is not plan:
+    if new and (parted := _in_parts(tx, finder, plan, about_run.get(SUPERVISION))) is not plan:
         plan, works = parted, graph.check(parted, known=there)
     satisfied = check_needs(plan.tasks, there, finder, set())
     ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
@@ -134,12 +136,11 @@ def _check_room(tx: Connection, finder: Task, more: int) -> None:
         raise Refused(f"The work of this run has found {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")
 
 
-def _in_parts(tx: Connection, finder: Task, plan: Plan) -> Plan:
-    """*plan*, what was found, with what its variants and the run's supervision make of it.
+def _in_parts(tx: Connection, finder: Task, plan: Plan, who: Mapping[str, Any] | None) -> Plan:
+    """*plan*, what was found, with what its variants and *who*, the run's supervision, make of it.
 
     What may find nothing any more, being found so many times over, is not supervised: it could not be sent back.
     """
-    who = runs.metadata_of(tx, finder.workspace_id, finder.run_id).get(SUPERVISION)
     if who and finder.options.get(_DEPTH, 0) + 1 < DEEPEST:
         parted = expanded(replace(plan, supervision=supervision_of(who)))
     else:
@@ -227,7 +228,7 @@ def _origin(task: Planned, finder: Task, loan: Loan) -> dict[str, Any]:
     return {"found_by": finder.key} | ({"delegated": True} if loan.is_delegated(task) else {})
 
 
-def _defaults(finder: Task) -> Defaults:
+def _defaults(finder: Task, account: str | None) -> Defaults:
     written: dict[str, Any] = {"timeout": finder.timeout, "stall_timeout": finder.stall_timeout}
     given = {name: value for name, value in written.items() if value is not None}
     return Defaults(
@@ -235,6 +236,7 @@ def _defaults(finder: Task) -> Defaults:
         max_attempts=finder.max_attempts,
         max_starts=finder.max_starts,
         workdir=finder.workdir,
+        account=account,
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Protocol
 
 from coordination.domain import budgets as budgeting
+from coordination.domain.accounts import fits
 from coordination.domain.agents import Profile
 from coordination.domain.budgets import Budget
 from coordination.domain.caps import budget_of, caps_of
+from coordination.domain.chat import ChatCall
 from coordination.domain.effects import EXPECTS
 from coordination.domain.estimates import parse_stated
 from coordination.domain.events import EventType
@@ -60,7 +62,7 @@ class Chooser(Protocol):
 
 
 def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[Mapping[str, Work], dict[str, str]]:
-    """The works with agents put in for their names, and whose each task is, by its key."""
+    """The works with agents put in for their names, and the default account; and whose each task is, by its key."""
     found, assigned = dict(works), {}
     for task in plan.tasks:
         work, wanted, place = works[task.key], task.agent or plan.defaults.agent, "agent"
@@ -83,7 +85,21 @@ def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[M
             ) from None
         if wanted:
             assigned[task.key] = wanted
+    if plan.defaults.account is not None:
+        found = _with_account(found, plan.defaults.account)
     return found, assigned
+
+
+def _with_account(works: Mapping[str, Work], account: str) -> dict[str, Work]:
+    """*works* in which those that *account* fits, and that name none, have it. What shares a Work still does."""
+    made: dict[int, Work] = {}
+    for work in works.values():
+        if id(work) in made:
+            continue
+        made[id(work)] = work
+        if isinstance(work, AgentCall | ChatCall) and work.account is None and fits(account, work.to_json()):
+            made[id(work)] = replace(work, account=account)
+    return {key: made[id(work)] for key, work in works.items()}
 
 
 @dataclass(frozen=True, slots=True)

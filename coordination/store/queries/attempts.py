@@ -304,5 +304,6 @@ def _attempt(row: RowMapping) -> Attempt:
         error=row["error"],
         output=row["output"],
         log=row["log"],
+        account=row["account"],
         details=row["details"],
     )

@@ -59,6 +59,8 @@ _UNLIMITED = (
 )
 
 
+# Looked for in the jobs alone that may name one: the others are not parsed for it.
+_ACCOUNT = "CASE WHEN substr(kind, 1, 5) IN ('agent', 'chat:') THEN work ->> 'account' END"
 _HELD = ", held.value -> 'slots', held.value -> 'reserved'"
 _JOIN_HELD = " JOIN json_each(%(held)s::json) AS held ON held.key = ready.id::text"
 
@@ -80,9 +82,9 @@ WITH ready AS MATERIALIZED (
     FROM ready WHERE t.id = ANY(ARRAY[ready.id])
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
-        lease_until{", slots, reserved" if held else ""})
+        lease_until, account{", slots, reserved" if held else ""})
     SELECT id, attempt, %(workspace)s::uuid, project_id, run_id, %(worker)s::uuid, now(), now(),
-        now() + make_interval(secs => %(lease)s){_HELD if held else ""}
+        now() + make_interval(secs => %(lease)s), {_ACCOUNT}{_HELD if held else ""}
     FROM ready{_JOIN_HELD if held else ""}
 ), told AS (
     INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, created_at)
@@ -125,17 +127,17 @@ UPDATE tasks
 SET state = 'running', attempt = attempt + 1, rung_at = NULL, not_before = NULL, error = NULL, updated_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
-_SQLITE_OPEN = """
+_SQLITE_OPEN = f"""
 INSERT INTO attempts
-    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until)
-SELECT id, attempt, workspace_id, project_id, run_id, :worker, :now, :now, :lease_until
+    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until, account)
+SELECT id, attempt, workspace_id, project_id, run_id, :worker, :now, :now, :lease_until, {_ACCOUNT}
 FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
 """
-_SQLITE_OPEN_HELD = """
+_SQLITE_OPEN_HELD = f"""
 INSERT INTO attempts
-    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until, slots,
-        reserved)
-SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :now, :lease_until,
+    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until,
+        account, slots, reserved)
+SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :now, :lease_until, {_ACCOUNT},
     held.value -> '$.slots', held.value -> '$.reserved'
 FROM tasks t JOIN json_each(:held) held ON held.key = t.id
 """

@@ -215,4 +215,5 @@ def record_of(row: RowMapping) -> CostRecord:
         extra=row["extra"],
         corrects=row["corrects"],
         settles=bool(row["settles"]),
+        account=row["account"],
     )

@@ -395,7 +395,7 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class BilledAttempt:
     """An attempt, as the records of its costs name it, and its task's job."""
 
     task_id: str
@@ -409,7 +409,7 @@ class Account:
     work: dict[str, Any]
 
 
-def accounts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[Account]:
+def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[BilledAttempt]:
     """Those of these attempts that there are."""
     rows = tx.execute(
         select(a.task_id, a.number, t.workspace_id, t.project_id, t.run_id, r.session_id, t.key, t.agent, t.work)
@@ -417,4 +417,4 @@ def accounts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[Account]
         .join(runs, r.id == t.run_id)
         .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
     )
-    return [found for row in rows if ((found := Account(*row)).task_id, found.attempt) in set(fences)]
+    return [found for row in rows if ((found := BilledAttempt(*row)).task_id, found.attempt) in set(fences)]

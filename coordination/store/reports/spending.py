@@ -1,4 +1,4 @@
-"""Where the money went: by project, session, model, run, agent, day or month, in the workspace's time zone.
+"""Where the money went: by project, session, model, run, agent, account, day or month, in the workspace's time zone.
 
 Whole days are read from the sums, so that the answer takes as long however many records there are. A span that begins
 or ends within a day, and a ledger whose sums are being counted, are added up from the records.
@@ -25,7 +25,8 @@ from coordination.store.types import UtcTime, local_day, sum_money
 
 c, r = costs.c, rollups.c
 
-DIMENSIONS = ("project", "session", "model", "run", "agent", DAY, MONTH)
+_ACCOUNT = "account"  # of which there are no sums: programs that know of none write to the ledger, too
+DIMENSIONS = ("project", "session", "model", "run", "agent", _ACCOUNT, DAY, MONTH)
 ALWAYS = Span()
 _COUNTS = ("calls", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "unpriced")
 
@@ -165,7 +166,7 @@ def zero_cost_periods(
 
 def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, span: Span) -> Any:
     """Rows with a ``key`` and what they come to: sums where these say it, else records."""
-    if span.of_days and sums.complete(tx, workspace_id):
+    if by != _ACCOUNT and span.of_days and sums.complete(tx, workspace_id):
         return _sums(workspace_id, by, project_id, span)
     key = _recorded_key(tx, workspace_id, by)
     measures = {
@@ -216,7 +217,14 @@ def _recorded_key(tx: Connection, workspace_id: str, by: str) -> Any:
     if by in {DAY, MONTH}:
         day = local_day(literal(sums.zone(tx, workspace_id)), c.occurred_at)
         return day if by == DAY else func.substr(day, 1, func.length(day) - 3)
-    return {"project": c.project_id, "session": c.session_id, "model": c.model, "run": c.run_id, "agent": c.agent}[by]
+    return {
+        "project": c.project_id,
+        "session": c.session_id,
+        "model": c.model,
+        "run": c.run_id,
+        "agent": c.agent,
+        _ACCOUNT: c.account,
+    }[by]
 
 
 def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ attempts = Table(
     Column("error", Str),
     Column("output", Json),
     Column("log", Str),
+    Column("account", Str),  # with which account of its worker's machine its job asks a provider
     Column("details", Json),  # what is known of its end besides: a limit that it met, what an agent changed
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint("outcome IN ({})".format(", ".join(f"'{outcome}'" for outcome in Outcome)), name="outcome"),

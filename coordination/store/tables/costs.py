@@ -36,6 +36,7 @@ costs = Table(
     Column("recorded_at", UtcTime, nullable=False, default=db_now()),
     Column("extra", Json, nullable=False),
     Column("corrects", Str),  # the id of the row that this one corrects
+    Column("account", Str),  # the account of the worker's machine that the call was made with
     Column("settles", Boolean),  # whether that one's price was unknown; NULL where an earlier program wrote the row
     Index("ix_costs_run_id", "run_id"),
     Index("ix_costs_project_id", "project_id", "occurred_at"),

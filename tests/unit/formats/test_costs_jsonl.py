@@ -182,6 +182,7 @@ class TestWrite:
         [
             own(),
             own(cost_usd=None),
+            own(account="claude@work"),
             own(cost_usd=Decimal("-0.25"), corrects="call-0"),
             own(id="call-0~priced", corrects="call-0", settles=True),
             own(session_id=None, agent=None, project_id=None, run_id=None, task_id=None, attempt=None, stale=False),

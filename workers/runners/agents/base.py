@@ -18,7 +18,8 @@ from coordination.domain.provider_troubles import ProviderLimit
 from coordination.domain.work import AgentCall
 from coordination.errors import Refused
 from coordination.money import usd
-from workers.runners.agents.failures import LONGEST_SENTENCE, Failure, LogIn, failure_of_words, with_limit
+from workers.runners.agents.failures import LONGEST_SENTENCE, Failure, failure_of_words, with_limit
+from workers.runners.log_in import LogIn
 from workers.runners.output import clean_text, decode, one_line
 
 LONGEST_TEXT = 2_000

@@ -18,7 +18,7 @@ from coordination.domain.provider_troubles import ProviderLimit, window_of
 from coordination.domain.reset_times import of_epoch
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, texts, tokens, total
-from workers.runners.agents.failures import LogIn
+from workers.runners.log_in import LogIn
 
 _SYNTHETIC = "<synthetic>"  # the model of messages that the program itself made
 
@@ -29,7 +29,12 @@ class Claude:
     name = "claude"
     resumes = True
     counts_anew = True
-    log_in = LogIn(("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"), "claude auth login")
+    log_in = LogIn(
+        ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+        "claude auth login",
+        "CLAUDE_CONFIG_DIR",
+        ("ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX"),
+    )
     takes_servers = ("--mcp-config", "{file}", "--allowedTools", f"mcp__{OURS}")
     passes_on = (
         *("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ANTHROPIC_MODEL"),

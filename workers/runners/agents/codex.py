@@ -11,7 +11,7 @@ from typing import Any
 
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
-from workers.runners.agents.failures import LogIn
+from workers.runners.log_in import LogIn
 
 _DEFAULT = "codex-default"
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search"})
@@ -24,7 +24,7 @@ class Codex:
     name = "codex"
     resumes = True
     counts_anew = False
-    log_in = LogIn(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login")
+    log_in = LogIn(("CODEX_API_KEY", "OPENAI_API_KEY"), "codex login", "CODEX_HOME")
     takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordination.domain.work import COUNTS, CUSTOM, AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
-from workers.runners.agents.failures import LogIn
+from workers.runners.log_in import LogIn
 
 _PROMPT = "{prompt}"
 _PLACE = re.compile(r"\{(?:prompt|model|session)\}")

@@ -13,7 +13,7 @@ from coordination.domain.work import AgentCall
 from coordination.machine import host
 from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript
-from workers.runners.agents.failures import Failure, LogIn, failure_of_words
+from workers.runners.agents.failures import Failure, failure_of_words
 from workers.runners.output import clean_text, last_line
 from workers.runners.watch import Interruption
 
@@ -36,19 +36,22 @@ def end_of(
     ran: program.Ran,
     told: Transcript,
     call: AgentCall,
-    log_in: LogIn,
     *,
+    advice: str,
     account: str,
     printed: str,
     complaints: str = "",
 ) -> End:
-    """How it ended. *printed*: what its program wrote on stdout; *complaints*: on stderr since its last line there."""
+    """How it ended. *advice*: what to do if it is not logged in; *account*: whose a limit is.
+
+    *printed*: what its program wrote on stdout; *complaints*: on stderr since its last line there.
+    """
     lingered = ran.interruption is not None and ran.interruption.outcome is Outcome.COMPLETED
     if ran.interruption is not None and not lingered:
         return End(_interrupted(ran.interruption, told, complaints, account))
     remarks = [ran.interruption.error] if ran.interruption is not None else []
     if told.failure is not None:
-        return End(_failed(told.failure, call, log_in, account), remarks)
+        return End(_failed(told.failure, advice, account), remarks)
     if lingered:
         return End({"outcome": Outcome.COMPLETED}, remarks)
     said = last_line(ran.log or printed, _ERROR_LIMIT)
@@ -60,12 +63,14 @@ def end_of(
     if outcome is Outcome.COMPLETED and not told.ended:
         outcome, error = Outcome.FAILED, f"{call.agent} ended without saying that it was done"
     if outcome is Outcome.FAILED and not told.ended and (failure := _of_words(ran, error or "", printed)) is not None:
-        return End(_failed(failure, call, log_in, account), remarks)
+        return End(_failed(failure, advice, account), remarks)
     return End({"outcome": outcome, "error": error}, remarks)
 
 
 def account_of(adapter: Adapter, call: AgentCall) -> str:
     """Whose limit a limit is, as far as is known here: the program, and what it is logged in with."""
+    if call.account is not None:
+        return call.account
     given = {**os.environ, **call.env}
     names = (*call.secrets, *adapter.log_in.variables)
     used = next((name for name in names if given.get(name)), None)
@@ -82,10 +87,10 @@ def _interrupted(interruption: Interruption, told: Transcript, complaints: str, 
     return {"outcome": interruption.outcome, "error": interruption.error}
 
 
-def _failed(failure: Failure, call: AgentCall, log_in: LogIn, account: str) -> dict[str, Any]:
+def _failed(failure: Failure, advice: str, account: str) -> dict[str, Any]:
     fields = failure.ended(account=account)
     if failure.of is TroubleClass.LOG_IN:
-        fields["error"] = f"{log_in.advice(call.agent, call.secrets)} (it said: {failure.sentence})"
+        fields["error"] = f"{advice} (it said: {failure.sentence})"
     return fields
 
 

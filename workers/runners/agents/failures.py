@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -20,27 +19,6 @@ from coordination.domain.provider_troubles import (
 from workers.runners.output import clean_text, one_line
 
 LONGEST_SENTENCE = 300
-
-
-@dataclass(frozen=True, slots=True)
-class LogIn:
-    """How a program is logged in: *variables* of the worker's environment, one of which is enough, and a *command*."""
-
-    variables: Sequence[str] = ()
-    command: str | None = None
-
-    def advice(self, program: str, named: Sequence[str] = ()) -> str:
-        """The next step for whoever starts the worker. *named*: variables that the job names itself."""
-        names = [*named, *(name for name in self.variables if name not in named)]
-        ways = []
-        if names:
-            ways.append(f"set {' or '.join(names)} in the environment of the worker, and start it again")
-        if self.command:
-            ways.append(f"log in with {self.command} as the user of the worker")
-        if not ways:
-            ways.append("name the variable that holds its key: secrets: [MY_KEY]")
-        first, *others = ways
-        return f"{program} is not logged in where this worker runs: {', or '.join([first, *others])}"
 
 
 @dataclass(frozen=True, slots=True)

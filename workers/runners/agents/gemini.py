@@ -11,7 +11,7 @@ from typing import Any
 
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens, total
-from workers.runners.agents.failures import LogIn
+from workers.runners.log_in import LogIn
 
 _NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
 
@@ -22,7 +22,11 @@ class Gemini:
     name = "gemini"
     resumes = True
     counts_anew = True
-    log_in = LogIn(("GEMINI_API_KEY", "GOOGLE_API_KEY"), "gemini")
+    log_in = LogIn(
+        ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        "gemini",
+        others=("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI", "HOME"),
+    )
     takes_servers = ()
     passes_on = (
         *("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT"),

@@ -13,9 +13,14 @@ from typing import Any
 from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.domain.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens, total
-from workers.runners.agents.failures import LogIn
+from workers.runners.log_in import LogIn
 
 _DEFAULT = "opencode-default"
+_KEYS = (
+    *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY"),
+    *("OPENROUTER_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "DEEPSEEK_API_KEY"),
+    "OPENCODE_API_KEY",
+)
 
 
 class OpenCode:
@@ -24,13 +29,9 @@ class OpenCode:
     name = "opencode"
     resumes = True
     counts_anew = True
-    log_in = LogIn(command="opencode auth login")
+    log_in = LogIn(command="opencode auth login", folder="XDG_DATA_HOME", others=_KEYS)
     takes_servers = ()
-    passes_on = (
-        *("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "GOOGLE_GENERATIVE_AI_API_KEY"),
-        *("OPENROUTER_API_KEY", "GROQ_API_KEY", "MISTRAL_API_KEY", "XAI_API_KEY", "DEEPSEEK_API_KEY"),
-        *("OPENCODE_API_KEY", "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
-    )
+    passes_on = (*_KEYS, "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
     def start(self, call: AgentCall, session: str | None = None) -> Start:
         """The prompt comes on stdin: as an argument it would be quoted anew."""

@@ -1,7 +1,7 @@
 """Which providers chats can be held with, and the variables of the worker's environment that each needs by its nature.
 
 A key goes to its provider's own address, or to the one that the worker's environment gives. To an address that the
-*plan* gives goes only what the plan names.
+*plan* gives goes only what the plan names: a variable, or the account that has the key.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from coordination.domain.chat import ChatCall
 from coordination.domain.excerpts import did_you_mean
 from coordination.errors import Refused
-from workers.runners.hiding import Secrets
+from coordination.machine import host
+from workers.runners.given import Given
 
 COMPATIBLE = ("openai", "openai-chat", "openai-responses")
 """Providers whose protocol many servers speak."""
@@ -77,17 +78,24 @@ def needs_of(call: ChatCall) -> Needs:
     return KNOWN[call.provider]
 
 
-def access(call: ChatCall, given: Secrets) -> Access:
+def access(call: ChatCall, given: Given) -> Access:
     """The key and the address for this chat; Refused when there is no key where one is needed."""
     needs = needs_of(call)
     said = call.url or (call.env.get(needs.address) if needs.address else None)
     address = said or (given.values.get(needs.address) if needs.address else None)
-    usual = () if said else needs.keys
+    usual = () if said and given.account is None else needs.keys
     key = next((given.values[name] for name in (*call.secrets[:1], *usual) if given.values.get(name)), None)
     if key is None and address is None and call.provider not in _KEYLESS:
+        if given.account is not None:
+            raise Refused(
+                f"{call.provider} wants a key, and the account {given.account} on {host()} has no "
+                f"{' or '.join(needs.keys)}",
+                hint=f"Run there: {given.accounts.command(given.account, needs.keys[0])}",
+            )
         raise Refused(
             f"{call.provider} wants a key, and the worker's environment has no {' or '.join(needs.keys)}",
-            hint="Set it where the worker is started, or name another variable: secrets: [MY_KEY]",
+            hint=f"Set it where the worker is started, on {host()}, or name another variable: secrets: [MY_KEY]; "
+            f"or keep it there in an account: {given.accounts.suggestion(call.provider, needs.keys[0])}",
         )
     values = {**given.values, **call.env}
     more = {name: values[variable] for name, variable in (needs.more or {}).items() if values.get(variable)}

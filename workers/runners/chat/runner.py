@@ -13,15 +13,16 @@ from coordination.domain.chat import ChatCall
 from coordination.domain.events import EventType
 from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.domain.work import parse_work
-from coordination.errors import Refused
+from coordination.errors import NotFound, Refused
 from workers.runners import environment, program, usage
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.failures import Failure, LogIn
+from workers.runners.agents.failures import Failure
 from workers.runners.base import Control
 from workers.runners.chat.loop import Loop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
 from workers.runners.chat.servers import Servers
-from workers.runners.hiding import Secrets
+from workers.runners.given import Given, Providing
+from workers.runners.log_in import LogIn
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
 from workers.runners.watch import Interruption
@@ -32,8 +33,9 @@ _WITHOUT = 'Run, where the worker is installed: pip install "coordination[chat]"
 class ChatRunner:
     """Executes chats, all of a process on one loop."""
 
-    def __init__(self, launcher: Launcher) -> None:
+    def __init__(self, launcher: Launcher, providing: Providing) -> None:
         self._launcher = launcher
+        self._providing = providing
         self._loop = Loop()
 
     def run(self, claim: Claim, control: Control) -> Result:
@@ -41,12 +43,12 @@ class ChatRunner:
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
         try:
-            call, secrets = _checked(claim)
+            call, secrets = self._checked(claim)
             control.secrets = secrets
             reached = access(call, secrets)
             tools = _Tools()
             conversation, told = _prepared(call, control, secrets, tools)
-        except Refused as refusal:
+        except (Refused, NotFound) as refusal:
             return program.refused(refusal.sentence())
         began = time.monotonic()  # what the first chat of a process imports is not of its time
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
@@ -87,6 +89,18 @@ class ChatRunner:
             result = _failed(result, told.failure, call, secrets)
         return secrets.hide_in(result)
 
+    def _checked(self, claim: Claim) -> tuple[ChatCall, Given]:
+        call = parse_work(claim.work)
+        if not isinstance(call, ChatCall):
+            raise Refused(f"A {call.kind} job is not a chat")
+        of_tools = (name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ()))
+        given = self._providing.given_to(
+            call, program=call.provider, passes_on=needs_of(call).names, named=[*call.secrets, *of_tools]
+        )
+        if any("\0" in text for text in (*call.env, *call.env.values())):
+            raise Refused("env holds a NUL character, which no environment can")
+        return call, given
+
     def close(self) -> None:
         """End the loop."""
         self._loop.close()
@@ -105,24 +119,6 @@ class ChatRunner:
         return interruption
 
 
-def _checked(claim: Claim) -> tuple[ChatCall, Secrets]:
-    call = parse_work(claim.work)
-    if not isinstance(call, ChatCall):
-        raise Refused(f"A {call.kind} job is not a chat")
-    named = [
-        *call.secrets,
-        *(name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ())),
-    ]
-    secrets = Secrets(needs_of(call).names, named=named)
-    if missing := [name for name in named if name not in secrets.values]:
-        raise Refused(
-            f"The worker's environment has no {', '.join(missing)}", hint="Set it where the worker is started"
-        )
-    if any("\0" in text for text in (*call.env, *call.env.values())):
-        raise Refused("env holds a NUL character, which no environment can")
-    return call, secrets
-
-
 class _Tools:
     """What the programs of a chat's tools spend. No call of the model is made before that is settled, too."""
 
@@ -135,7 +131,7 @@ class _Tools:
         return control.paid()
 
 
-def _prepared(call: ChatCall, control: Control, secrets: Secrets, tools: _Tools) -> tuple[Any, Transcript]:
+def _prepared(call: ChatCall, control: Control, secrets: Given, tools: _Tools) -> tuple[Any, Transcript]:
     try:
         from workers.runners.chat.conversation import Conversation
         from workers.runners.chat.forms import Form
@@ -170,13 +166,13 @@ def _result(
     return Result(outcome, output=output, error=error, log=log, usage=usage)
 
 
-def _failed(result: Result, failure: Failure, call: ChatCall, secrets: Secrets) -> Result:
+def _failed(result: Result, failure: Failure, call: ChatCall, given: Given) -> Result:
     """*result* of a conversation that gave up, with whose limit or log-in it was about."""
     keys = needs_of(call).keys
-    used = next((name for name in (*call.secrets, *keys) if secrets.values.get(name)), None)
-    fields = failure.ended(account=f"{call.provider} with {used}" if used else call.provider)
+    used = next((name for name in (*call.secrets, *keys) if given.values.get(name)), None)
+    fields = failure.ended(account=call.account or (f"{call.provider} with {used}" if used else call.provider))
     if failure.of is TroubleClass.LOG_IN:
-        fields["error"] = f"{LogIn(keys).advice(call.chat, call.secrets)} (it said: {failure.sentence})"
+        fields["error"] = f"{LogIn(keys).advice(call.chat, given, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
 
 

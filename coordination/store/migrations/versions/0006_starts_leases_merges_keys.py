@@ -1,12 +1,12 @@
-"""Limits of starts and losses, what workers serve, machines lend and merge, stops, and the broker's key.
+"""Limits of starts and losses, what workers serve, machines lend and merge, stops, accounts, and the broker's key.
 
 Revision: 0006. Only adds, so programs of 0001 to 0005 go on working beside those of 0006. What these claim or end is
 not counted against limits of starts and losses until `coord budgets check --repair` has counted again. They lend no
-ports or databases and refuse a task whose plan asks for them. Each side finds its own records of merges only, so a
-change whose end was lost by one is made again by the other. When they let a task be done again, what has begun with
-its former output is not shown as outdated. They sign no message: workers of 0006 refuse theirs and take the tasks from
-SQL some seconds later. They start nothing of a stopped project, which is on hold to them; of what they run, a stop
-ends what may be repeated, as if it were canceled, and waits for the rest.
+ports or databases and refuse a task whose plan asks for them, or whose job names an account. Each side finds its own
+records of merges only, so a change whose end was lost by one is made again by the other. When they let a task be done
+again, what has begun with its former output is not shown as outdated. They sign no message: workers of 0006 refuse
+theirs and take the tasks from SQL some seconds later. They start nothing of a stopped project, which is on hold to
+them; of what they run, a stop ends what may be repeated, as if it were canceled, and waits for the rest.
 """
 
 import sqlalchemy as sa
@@ -70,6 +70,8 @@ def upgrade() -> None:
         sqlite_where=outdated,
     )
     op.add_column("questions", sa.Column("escalated", sa.Boolean(), nullable=True))
+    op.add_column("attempts", sa.Column("account", types.Str(), nullable=True))
+    op.add_column("costs", sa.Column("account", types.Str(), nullable=True))
     op.create_table(
         "host_leases",
         sa.Column("host", types.Str(), nullable=False),

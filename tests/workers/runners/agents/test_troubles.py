@@ -9,13 +9,16 @@ import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordination.accounts import Accounts
 from coordination.domain.attempts import Outcome, Result
 from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.domain.work import AgentCall
+from coordination.machine import host
 from tests.support.jobs import Bench
 from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
@@ -24,12 +27,14 @@ from workers.runners.agents.base import Transcript
 from workers.runners.agents.ends import End, end_of
 from workers.runners.agents.failures import failure_of_words
 from workers.runners.agents.lines import Lines
+from workers.runners.given import Given
 from workers.runners.program import Ran
 from workers.runners.watch import Interruption
 
 STREAMS = ROOT / "tests" / "data" / "agent_streams"
 DONE, FAILED, WAITS = Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED
 TOO_LONG = timedelta(seconds=60)
+HOME = Path("/home/ada/jobs")
 
 
 def recorded() -> list[tuple[str, dict[str, Any]]]:
@@ -49,8 +54,9 @@ def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> 
         cut.feed((line if isinstance(line, str) else json.dumps(line)).encode() + b"\n")
     cut.close()
     told.cut_off()
+    advice = adapter.log_in.advice(agent, Given(Accounts(HOME), None, (), named=()))
     ran = Ran(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
-    return told, end_of(ran, told, call, adapter.log_in, account="somebody", printed="", complaints=stderr)
+    return told, end_of(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)
 
 
 def fields(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> dict[str, Any]:
@@ -294,8 +300,9 @@ def test_a_log_in_names_the_variable_and_the_command() -> None:
 
     assert end["error"] == (
         "codex is not logged in where this worker runs: set CODEX_API_KEY or OPENAI_API_KEY in the environment of the"
-        " worker, and start it again, or log in with codex login as the user of the worker"
-        " (it said: unexpected status 401 Unauthorized)"
+        f" worker on {host()}, and start it again, or log in with codex login as the user of the worker, or keep it"
+        " there in an account: COORD_HOME=/home/ada/jobs coord accounts set codex@work CODEX_API_KEY, and write"
+        " account: codex@work (it said: unexpected status 401 Unauthorized)"
     )
 
 

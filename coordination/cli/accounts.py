@@ -1,0 +1,205 @@
+"""``coord accounts …``: keys and log-ins of this machine, by name. None prints a secret, or takes one as argument."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.cli.options import AsJson, print_json
+from coordination.domain.accounts import Kept
+
+if TYPE_CHECKING:
+    from coordination.accounts import Account, Accounts, Variable
+    from coordination.domain.plan_warnings import PlanWarning
+    from coordination.domain.plans import Plan
+
+Name = Annotated[str, typer.Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
+_IN_WORDS = {Kept.FILE: "file", Kept.KEYRING: "keyring", Kept.SETTING: "file (no secret)"}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(
+        no_args_is_help=True, rich_markup_mode=None, help="Accounts: keys and log-ins of this machine, by name."
+    )
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("set")(set_)
+    group.command("unset")(unset)
+    app.add_typer(group, name="accounts")
+
+
+def list_(*, as_json: AsJson = False) -> None:
+    """The accounts of this machine, with the names of their variables."""
+    from coordination.cli.tables import show as table
+    from coordination.errors import CoordinationError
+
+    accounts = _accounts()
+    found: list[Account] = []
+    wrong: dict[str, str] = {}
+    for name in accounts.names():
+        try:
+            found.append(accounts.get(name))
+        except CoordinationError as error:  # the others are shown all the same
+            wrong[name] = error.sentence()
+    if as_json:
+        print_json({"folder": accounts.folder, "accounts": [_plain(one) for one in found], "unusable": wrong})
+        return
+    table(
+        ["account", "variables", "kept in"],
+        [
+            *(
+                (
+                    one.name,
+                    ", ".join(variable.name for variable in one.variables),
+                    ", ".join(sorted({_IN_WORDS[variable.kept] for variable in one.variables})),
+                )
+                for one in found
+            ),
+            *((name, problem, "") for name, problem in wrong.items()),
+        ],
+        empty="No accounts. Make one: coord accounts set claude@work ANTHROPIC_API_KEY",
+    )
+
+
+def show(account: Name, *, as_json: AsJson = False) -> None:
+    """The variables of an account, and where each is kept. Values of secrets are never shown."""
+    from coordination.cli.tables import show as table
+
+    accounts = _accounts()
+    found = accounts.get(account)
+    if as_json:
+        print_json({"folder": accounts.folder} | _plain(found))
+        return
+    table(
+        ["variable", "kept in", "value"],
+        [(one.name, _IN_WORDS[one.kept], "(secret)" if one.value is None else one.value) for one in found.variables],
+    )
+
+
+def set_(
+    account: Name,
+    variables: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VARIABLE…",
+            help="A variable, whose value is asked for, or read from stdin; NAME=VALUE for what is no secret.",
+        ),
+    ],
+    *,
+    keep: Annotated[
+        Kept | None,
+        typer.Option("--keep", help="Where secrets go (default: the keyring where one works, else a file)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set variables of an account; the account is made if there is none. Jobs that name it have them from now on.
+
+    At a terminal the values are asked for, and not shown. Elsewhere stdin is the value of the one variable.
+    """
+    from coordination.callers import check_caller
+    from coordination.domain.accounts import check_account, check_secret, check_setting, check_variable
+    from coordination.errors import Refused
+    from coordination.settings import load_settings
+
+    check_account(account)
+    settings = [text.partition("=")[::2] for text in variables if "=" in text]
+    asked = [text for text in variables if "=" not in text]
+    for name in (*asked, *(name for name, _ in settings)):
+        check_variable(name)
+    for name, value in settings:
+        check_setting(name, value)
+    if keep is Kept.SETTING:
+        raise Refused("A secret is kept in the keyring or in a file", hint="For what is no secret, write NAME=VALUE")
+    if len(asked) > 1 and not sys.stdin.isatty():
+        raise Refused("stdin holds the value of one variable", hint="Set one after the other")
+    accounts = _accounts()
+    check_caller(load_settings().database_url)
+    given = [(name, check_secret(name, _asked(account, name))) for name in asked]  # all, before anything is changed
+    made = [accounts.set(account, name, value, kept=Kept.SETTING) for name, value in settings]
+    made += [accounts.set(account, name, value, kept=keep) for name, value in given]
+    if as_json:
+        print_json({"account": account, "folder": accounts.folder, "variables": [_row(one) for one in made]})
+        return
+    for one in made:
+        where = "in the keyring" if one.kept is Kept.KEYRING else f"in {accounts.folder}/{account}.json"
+        print(f"{one.name} of {account} is kept {where}.")
+    print(f"Jobs on this machine have it that say account: {account}")
+
+
+def unset(
+    account: Name,
+    variable: Annotated[str | None, typer.Argument(metavar="[VARIABLE]", help="Only this one.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a variable of an account, or the account. What runs keeps what it was given."""
+    from coordination.callers import check_caller
+    from coordination.settings import load_settings
+
+    accounts = _accounts()
+    check_caller(load_settings().database_url)
+    gone = accounts.unset(account, variable)
+    if as_json:
+        print_json({"account": account, "unset": gone})
+    else:
+        print(f"{account} has no {', '.join(gone)} any more.")
+
+
+def unknown_accounts(plan: Plan) -> list[PlanWarning]:
+    """A warning for each account that a checked plan names and this machine does not know."""
+    from coordination.domain.plan_warnings import Code, PlanWarning
+    from coordination.domain.work import parse_work
+    from coordination.machine import host
+
+    run_of = [parse_work(task.run) for task in plan.tasks]
+    named = {plan.defaults.account, *(getattr(work, "account", None) for work in run_of)}
+    who = [plan.questions, *((plan.supervision.assess, plan.supervision.analyze) if plan.supervision else ())]
+    named |= {one.get("account") for one in who if one is not None and not isinstance(one, str)}
+    accounts = _accounts()
+    unknown = sorted({name for name in named if name is not None} - set(accounts.names()))
+    help_ = "Where the plan's workers run, set it: coord accounts set {} VARIABLE"
+    return [
+        PlanWarning(Code.NO_ACCOUNT, f"There is no account {name} on {host()}", help_.format(name), name=name)
+        for name in unknown
+    ]
+
+
+def _accounts() -> Accounts:
+    from coordination.accounts import Accounts
+    from coordination.settings import load_settings
+
+    return Accounts(load_settings().home)
+
+
+def _asked(account: str, name: str) -> str:
+    """The value for a variable, from the terminal without echo, or from stdin."""
+    from coordination.errors import Refused
+
+    if not sys.stdin.isatty():
+        try:
+            return sys.stdin.buffer.read().decode().rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise Refused(f"The value for {name} is no text in UTF-8", field="value") from None
+    import getpass
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", getpass.GetPassWarning)
+        try:
+            return getpass.getpass(f"{name} of {account} (is not shown): ").strip()
+        except getpass.GetPassWarning:
+            raise Refused("This terminal would show the value", hint="Give it on stdin instead") from None
+        except EOFError:
+            raise Refused(f"No value for {name} was given; nothing is changed") from None
+
+
+def _plain(account: Account) -> dict[str, object]:
+    return {"account": account.name, "variables": [_row(one) for one in account.variables]}
+
+
+def _row(one: Variable) -> dict[str, object]:
+    row: dict[str, object] = {"name": one.name, "kept": one.kept}
+    return row if one.value is None else row | {"value": one.value}
