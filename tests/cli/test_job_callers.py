@@ -72,6 +72,8 @@ DECIDES = {
     "run": "plan.yaml",
     "runs cancel": "three",
     "runs retry": "three",
+    "start": "",
+    "stop": "",
     "submit": "plan.yaml",
     "tasks answer": "a blue",
     "tasks cancel": "a",
@@ -177,6 +179,8 @@ VERBS: dict[type, dict[str, Verb]] = {
         "hold": lambda co: co.hold("shop"),
         "resume_project": lambda co: co.resume_project("shop"),
         "set_limits": lambda co: co.set_limits("shop", {"project": 1}),
+        "start": lambda co: co.start(),
+        "stop": lambda co: co.stop(),
         "submit": lambda co: co.submit(Plan([Task("x", {"shell": "true"})])),
         "wake": lambda co: co.wake(_run(co).record),
     },
@@ -216,7 +220,7 @@ VERBS: dict[type, dict[str, Verb]] = {
     },
 }
 LOOKING: dict[type, set[str]] = {
-    Coordination: {"agents", "close", "costs", "prices", "project", "run", "runs", "simulate", "task"},
+    Coordination: {"agents", "close", "costs", "prices", "project", "run", "runs", "simulate", "stopped", "task"},
     Run: {
         *("budget", "co", "cost", "events", "id", "outputs", "record", "running", "state", "task", "tasks", "wait"),
     },
