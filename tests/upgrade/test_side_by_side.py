@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, text
 from coordination.client import Coordination, Run
 from coordination.domain.plans import Task
 from coordination.domain.runs import RunState
+from coordination.domain.tasks import TaskState
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import open_store
@@ -196,6 +197,35 @@ class TestAnEarlierRelease:
             assert len(workers_of(fleet, run, ["left", "right"])) == 2
             assert old.exit_code is None
             assert old.stop() == 0
+
+    def test_a_stop_holds_its_workers_and_ends_what_they_may_begin_again(  # noqa: PLR0917 - fixtures
+        self,
+        release: Release,
+        earlier: Earlier,
+        processes: Processes,
+        blank_postgres_url: str,
+        redis_url: str,
+        tmp_path: Path,
+    ) -> None:
+        environment = Fleet.environment(blank_postgres_url, redis_url, tmp_path)
+        theirs = Theirs(processes, earlier, environment, tmp_path)
+        theirs.coord("migrate")
+        theirs.worker()
+        run_id = theirs.submit([Task("held", {"shell": HELD}), Task("next", {"shell": "echo next"}, needs=["held"])])
+        theirs.await_file("held.begun")
+        assert migrated_to_today(blank_postgres_url) == release.schema
+        with fleet_on(processes, blank_postgres_url, redis_url, tmp_path) as fleet:
+            stopped = fleet.co.stop(timeout=60)
+            fleet.file("go").touch()
+
+            assert stopped.silent, [one.words() for one in stopped.attempts]
+            assert [one.words() for one in stopped.attempts] == ["ended: coord start goes on with it"]
+            run = fleet.co.run(run_id)
+            until(lambda: run.task("held").state is TaskState.BLOCKED, what="that its worker is refused the task")
+            assert run.task("held").record.attempt == 1
+
+            fleet.co.start()
+            assert run.wait(timeout=60) is RunState.COMPLETED
 
     def test_it_starts_on_todays_schema_or_refuses_with_one_sentence(  # noqa: PLR0917 - fixtures
         self,

@@ -22,6 +22,7 @@ from coordination.domain.output import Chunk
 from coordination.domain.tasks import TaskState
 from coordination.errors import DatabaseUnavailable
 from coordination.flows.force_tasks import force_task
+from coordination.flows.stop_work import stop_work
 from coordination.ids import new_id
 from coordination.store.engine import Store
 from coordination.store.queries import events, fleet, output
@@ -221,6 +222,21 @@ class TestAnAttemptThatIsNotOursAnyMore:
 
         assert bench.reason("a") is StopReason.LEASE_LOST
         assert bench.entries["a"].renewed == before
+
+    def test_one_that_is_stopped_is_told_without_a_message(self, bench: Bench) -> None:
+        bench.world.submit("a")
+        bench.run("a")
+        project = bench.world.project_id
+
+        def stop(*, at_once: bool) -> StopReason | None:
+            bench.world.store.transact(
+                lambda tx: stop_work(tx, bench.world.workspace, project, actor="ann", reason=None, at_once=at_once)
+            )
+            bench.heartbeat.beat()
+            return bench.reason("a")
+
+        assert stop(at_once=False) is StopReason.STOPPED
+        assert stop(at_once=True) is StopReason.STOPPED_NOW
 
     def test_one_that_was_canceled_is_stopped_without_a_message_and_keeps_its_lease_while_it_ends(
         self, bench: Bench
