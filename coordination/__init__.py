@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coordination.domain.preparation import Database, Preparation
     from coordination.domain.runs import RunState
     from coordination.domain.standings import Standing
+    from coordination.domain.stops import InFlight, Started, Stop, Stopped
     from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.domain.work import AgentCall, PythonCall, Shell
     from coordination.domain.workspaces import Checkout, CheckoutKind, Gate
@@ -50,6 +51,7 @@ _HOMES = {
     "DependencyKind": "coordination.domain.tasks",
     "Event": "coordination.domain.events",
     "EventType": "coordination.domain.events",
+    "InFlight": "coordination.domain.stops",
     "Limits": "coordination.domain.limits",
     "Gate": "coordination.domain.workspaces",
     "OnDependencyFailure": "coordination.domain.tasks",
@@ -65,6 +67,9 @@ _HOMES = {
     "RunState": "coordination.domain.runs",
     "Shell": "coordination.domain.work",
     "Standing": "coordination.domain.standings",
+    "Started": "coordination.domain.stops",
+    "Stop": "coordination.domain.stops",
+    "Stopped": "coordination.domain.stops",
     "Task": "coordination.domain.plans",
     "TaskCheckout": "coordination.worktrees",
     "TaskHandle": "coordination.client",
@@ -96,6 +101,7 @@ __all__ = [
     "Event",
     "EventType",
     "Gate",
+    "InFlight",
     "Limits",
     "OnDependencyFailure",
     "Outcome",
@@ -110,6 +116,9 @@ __all__ = [
     "RunState",
     "Shell",
     "Standing",
+    "Started",
+    "Stop",
+    "Stopped",
     "Task",
     "TaskCheckout",
     "TaskHandle",

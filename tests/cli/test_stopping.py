@@ -29,7 +29,7 @@ def test_a_stop_is_said_by_every_command_that_a_person_asks(coord_on_each: Coord
     assert "active (stopped)" in coord("projects", "list").out
     assert coord("projects", "show", "shop", "--json").json["stopped"] is True
     assert coord("status", "--json").json["stops"][0]["reason"] == "it deletes files"
-    assert [one["kind"] for one in coord("explain", "a", "--json").json["blockers"]][0] == "stopped"
+    assert coord("explain", "a", "--json").json["task"]["blockers"][0]["kind"] == "stopped"
     assert "is stopped since" in coord("submit", plan).err
     found = coord("doctor", "--live", "--json", code=None).json["findings"]
     assert [(one["subject"], one["wrong"]) for one in found if one["code"] == "stopped"] == [("shop", False)]
