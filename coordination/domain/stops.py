@@ -118,8 +118,8 @@ class InFlight:
             return "did not answer: its worker is not known any more"
         if self.silent:
             return f"did not answer: nothing was heard of its worker since {self.heard_at:%H:%M:%S} UTC"
-        if not self.tellable and not self.repeatable:
-            return "runs: its worker is of an earlier version, which would begin it again; wait for it, or cancel it"
+        if not self.tellable:
+            return "runs: its worker is of an earlier version, which knows no stop; wait for it, or cancel it"
         return "has not ended yet, and its worker lives: look again with coord stop, or kill it with coord stop --now"
 
 

@@ -47,6 +47,7 @@ from coordination.store.queries import merges as merge_queries
 from coordination.store.queries import money
 from coordination.store.queries import output as output_queries
 from coordination.store.queries import questions as question_queries
+from coordination.store.queries import stops as stop_queries
 from coordination.store.queries import tasks as task_queries
 from coordination.store.queries.completions import Completion
 from coordination.store.queries.host_leases import LeaseKind
@@ -59,6 +60,7 @@ WITHOUT_WORKSPACE = {
     "projects.make_workspace",
     "projects.workspaces_here",
     "events.parse_cursor",  # no statements
+    "stops.claiming",  # transactions on the database
     "counters.added",
     "counters.is_over",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
@@ -156,6 +158,10 @@ class Full:
             money.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
+            for place in (None, world.project_id):
+                stop = {"actor": name, "reason": f"of {name}", "at_once": False}
+                stop_queries.add(tx, world.workspace, place, **stop)
+            stop_queries.end(tx, world.workspace, stop_queries.active(tx, world.workspace)[1].id, actor=name)
             project = project_service.find(tx, world.workspace, "shop")
             project_service.rename_remote(tx, world.workspace, project, "example.org/other/name")
         self.world = world
@@ -226,6 +232,11 @@ def _agent(world: World) -> str:
     with world.store.read() as tx:
         (found,) = agent_queries.listed(tx, world.workspace)
     return found.id
+
+
+def _stop(world: World) -> str:
+    with world.store.read() as tx:
+        return stop_queries.active(tx, world.workspace)[0].id
 
 
 def _question(world: World) -> dict[str, Any]:
@@ -329,6 +340,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.drop_merge_limits": {"keep": lambda world: []},
     "durations.recent": {"kinds": lambda world: ["shell:true"]},
     "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "stops.add": {"reason": lambda _: "so", "at_once": lambda _: False},
+    "stops.note": {"stop_id": _stop, "at_once": lambda _: True},
+    "stops.end": {"stop_id": _stop},
+    "stops.running": {"silent_after": lambda _: timedelta(0)},
+    "stops.these": {"keys": lambda world: [(world.ids["lost"], 1)], "silent_after": lambda _: timedelta(0)},
+    "stops.count_old": {"age": lambda _: timedelta(days=-1)},
+    "stops.forget": {"age": lambda _: timedelta(days=-1)},
     "history.forget": {"age": lambda world: timedelta(days=-1)},
     "history.count_unused": {"age": lambda world: timedelta(days=-1)},
     "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},

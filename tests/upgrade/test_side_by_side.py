@@ -198,6 +198,7 @@ class TestAnEarlierRelease:
             assert old.exit_code is None
             assert old.stop() == 0
 
+    @pytest.mark.deadlocks  # as above
     def test_a_stop_holds_its_workers_and_ends_what_they_may_begin_again(  # noqa: PLR0917 - fixtures
         self,
         release: Release,
@@ -215,14 +216,19 @@ class TestAnEarlierRelease:
         theirs.await_file("held.begun")
         assert migrated_to_today(blank_postgres_url) == release.schema
         with fleet_on(processes, blank_postgres_url, redis_url, tmp_path) as fleet:
-            stopped = fleet.co.stop(timeout=60)
+            hears = release.schema > "0001"  # the first one reads no message that is signed
+            stopped = fleet.co.stop(timeout=60 if hears else 1)
             fleet.file("go").touch()
+            if not hears:
+                assert ["earlier version" in one.words() for one in stopped.attempts] == [True]
+                stopped = fleet.co.stop(timeout=60)
 
             assert stopped.silent, [one.words() for one in stopped.attempts]
-            assert [one.words() for one in stopped.attempts] == ["ended: coord start goes on with it"]
-            run = fleet.co.run(run_id)
-            until(lambda: run.task("held").state is TaskState.BLOCKED, what="that its worker is refused the task")
-            assert run.task("held").record.attempt == 1
+            became = "ended: coord start goes on with it" if hears else "completed meanwhile"
+            assert [one.words() for one in stopped.attempts] == [became]
+            run, waits = fleet.co.run(run_id), "held" if hears else "next"
+            until(lambda: run.task(waits).state is TaskState.BLOCKED, what="that its worker is refused the task")
+            assert run.task(waits).record.attempt == (1 if hears else 0)
 
             fleet.co.start()
             assert run.wait(timeout=60) is RunState.COMPLETED
