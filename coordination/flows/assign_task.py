@@ -74,7 +74,7 @@ def assign_task(
         options[AUTHORITY] = replace(held, work=work, agent=agent).to_json()
     kind = kind_of(work) + (IN_WORKTREE if STORED in options else "")
     carried = {name: task.carried[name] for name in _KEPT if name in task.carried}
-    rows.give(tx, task, agent=agent, work=work, kind=kind, options=options, carried=carried)
+    rows.give(tx, workspace_id, task.id, agent=agent, work=work, kind=kind, options=options, carried=carried)
     _tell(tx, task, {"agent": agent, "model": work.get("model") or work.get("chat"), "before": task.agent}, actor)
     queued = 0
     if before is not None:
@@ -136,7 +136,8 @@ def _to_a_person(tx: Connection, task: Task, person: str, *, actor: str) -> Assi
     about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "attempt": task.attempt}
     what = str(task.work.get("prompt") or task.title)
     question_rows.put(tx, task.workspace_id, {**about, "question": f"{person} is to do this: {what}"[:20_000]})
-    rows.wait_for_person(tx, task, person=person, options={**task.options, PERSON: person})
+    options = {**task.options, PERSON: person}
+    rows.wait_for_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)
     _tell(tx, task, {"agent": person, "person": True, "before": task.agent}, actor)
     return Assigned(task.project_id, person, task.work, 0)
 

@@ -87,7 +87,7 @@ def test_tools_over_mcp_look_where_they_stand(
     co: Coordination, runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask(**arguments: str) -> str:
-        async with Client(make_server((), reading.tools(co))) as client:
+        async with Client(make_server((), reading.tools(lambda: co))) as client:
             result = await client.call_tool("task", arguments)
         return "".join(part.text for part in result.content)
 

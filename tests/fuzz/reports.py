@@ -52,6 +52,8 @@ _SAID: list[dict[str, Any]] = [
         "tasks": [_FOUND, {**_FOUND, "key": "other", "needs": ["found"]}],
         "first": True,
     },
+    {"do": "escalate", "token": _OWN, "why": "May I?"},
+    {"do": "delegate", "token": _OWN, "key": "given", "to": "claude", "prompt": "Look", "needs": [], "first": True},
     {"do": "done", "token": _OWN, "output": {"made": ["x", 1.5]}},
     {"do": "fail", "token": _OWN, "why": "no luck", "final": True},
     {"do": "context", "token": _OWN},

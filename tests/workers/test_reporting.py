@@ -200,6 +200,31 @@ def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, re
     assert report.settle(Result(Outcome.CANCELED)).question is None
 
 
+def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(desk: Desk, report: Report) -> None:
+    assert desk.say("escalate", why="May I?") == {"ok": True, "end": True}
+    settled = report.settle(DONE)
+    assert (settled.question, settled.escalated) == ("May I?", True)
+
+    desk.say("ask", question="Which?")
+    settled = report.settle(DONE)
+    assert (settled.question, settled.escalated) == ("Which?", False)
+    assert desk.say("escalate")["ok"] is False
+    assert desk.say("escalate", why="x" * 20_001)["ok"] is False
+
+
+def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(desk: Desk, report: Report) -> None:
+    said = {"key": "p", "to": "bob", "prompt": "Mend {{ it }}", "title": "It", "needs": ["a"], "agent": "eve"}
+    assert desk.say("delegate", **said)["ids"] == {"p": "id"}
+
+    ((found,),) = desk.added
+    run = {"agent": "bob", "prompt": "Mend {{ '{{' }} it }}"}
+    assert (found.task, found.delegated) == ({"key": "p", "title": "It", "needs": ["a"], "run": run}, True)
+    assert found.work == report.claim.work
+    for missing in ("to", "prompt"):
+        assert desk.say("delegate", **{**said, missing: " "})["ok"] is False
+    assert len(desk.added) == 1
+
+
 def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Report) -> None:
     task = {"key": "p", "run": {"shell": "true"}}
 
