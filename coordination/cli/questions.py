@@ -38,11 +38,12 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
 
 def answer(
     name: TaskName,
-    text: Annotated[str | None, typer.Argument(help="The answer.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[ANSWER]", help="The answer.")] = None,
     *,
     file: Annotated[Path | None, typer.Option("--file", help="A file with it; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
     project: InProject = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer the question that a task waits with; its agent goes on with the answer."""
     from coordination.errors import Refused
@@ -54,6 +55,9 @@ def answer(
     with connected() as co:
         task = found_task(co, name, run, project)
         ready, place = task.answer(text or ""), place_of(co, task)
+    if as_json:
+        print_json({"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "ready": ready})
+        return
     print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})")
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.domain.excerpts import many
+from coordination.ids import SHORT
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing
     from coordination.runtime import Runtime
     from coordination.store.reports.overview import Overview
+
+
+_SAYS = 60
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(*, as_json: AsJson = False) -> None:
-    """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
+    """What runs now with its last sign of progress; projects, open runs, workers, queues, budgets, today's cost."""
     from coordination.store.reports.overview import overview
 
     with connected() as co:
@@ -44,6 +49,8 @@ def status(*, as_json: AsJson = False) -> None:
                     {"id": run.id, "project": run.project, "name": run.name, "state": run.state, "counts": run.counts}
                     for run in found.runs
                 ],
+                "running": found.running,
+                "running_in_all": found.running_in_all,
                 "workers": found.workers,
                 "queues": queues,
                 "budgets": [one.to_json() for one in holding],
@@ -53,6 +60,33 @@ def status(*, as_json: AsJson = False) -> None:
         )
     else:
         _show(found, queues, holding)
+
+
+def _show_running(found: Overview) -> None:
+    from coordination.cli.tables import show, shown
+    from coordination.domain.durations import show_duration
+    from coordination.money import show_usd
+
+    show(
+        ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "says"],
+        [
+            (
+                one.key,
+                one.project,
+                one.run or one.run_id[-SHORT:],
+                one.attempt,
+                show_duration(one.now - one.started_at),
+                one.sign,
+                show_duration(max(one.now - one.sign_at, timedelta(0))),
+                show_usd(one.cost_usd) + (f" + {one.unpriced_calls} unknown" if one.unpriced_calls else ""),
+                shown(one.report)[:_SAYS] if one.report else "",
+            )
+            for one in found.running
+        ],
+        empty="Nothing runs.",
+    )
+    if (more := found.running_in_all - len(found.running)) > 0:
+        print(f"and {many(more, 'more task')}")
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -98,6 +132,8 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         ],
         empty="No open runs.",
     )
+    print()
+    _show_running(found)
     print()
     if holding:
         print("budgets for which tasks wait (what to do: coord explain TASK)")

@@ -23,7 +23,7 @@ def tools(co: Coordination) -> tuple[Callable[..., str], ...]:
     runtime = co.runtime
 
     def status() -> str:
-        """Projects and their supervisors, open runs, living workers, what was spent today."""
+        """What runs now with its last sign of progress, projects, open runs, living workers, what was spent today."""
         with runtime.store.read() as tx:
             found = overview(
                 tx,
