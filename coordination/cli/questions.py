@@ -38,7 +38,7 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
 
 def answer(
     name: TaskName,
-    text: Annotated[str | None, typer.Argument(metavar="[ANSWER]", help="The answer.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="ANSWER", help="The answer.")] = None,
     *,
     file: Annotated[Path | None, typer.Option("--file", help="A file with it; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,

@@ -79,7 +79,7 @@ def test_many_tasks_are_read_by_a_few_statements_and_not_all_at_once(coord_on_ea
 
     assert [task["key"] for task in listed] == [*(f"many-{number}" for number in range(2500)), "last"]
     assert len(coord("tasks", "list").out.splitlines()) == 2502
-    assert task_list._AT_ONCE <= 1000  # noqa: SLF001 - rows in memory
+    assert task_list._AT_ONCE <= 1000
     assert len(listed[0]) == len(task_list.TaskLine._fields)
 
 
