@@ -52,6 +52,7 @@ IDLE_MEMORY = Goal(150, 90)  # MB
 CHAT_MEMORY = Goal(200, 120)  # MB over an idle worker process
 SUBMISSION = Goal(2, 0.7)  # seconds
 HELP, EMBEDDED_UP, FIRST_TASK = Goal(0.3, 0.15), Goal(3, 1.5), Goal(5, 2.5)  # seconds
+LISTING = Goal(2, 1)  # CPU seconds
 SUMMARY = Goal(50, 20)  # milliseconds
 IMPORT = Goal(20, 50, more=True)  # thousand lines a second
 AGENT = Goal(0.1, 0.02)  # seconds a task

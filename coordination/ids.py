@@ -13,6 +13,9 @@ _last = 0
 SHORTEST_PART = 4
 """So many letters of an id name it, at least; an id has 36."""
 
+SHORT = 12
+"""So many letters at the end of an id stand for it in what people read and type: its random part."""
+
 _SUB_MS_STEPS = 1 << 12
 _RAND_B_BITS = 62
 

@@ -11,12 +11,9 @@ from coordination.domain.excerpts import excerpt
 from coordination.domain.projects import Project
 from coordination.domain.tasks import Task
 from coordination.errors import Ambiguous, CoordinationError, NotFound, Refused
-from coordination.ids import SHORTEST_PART, is_id
+from coordination.ids import SHORT, SHORTEST_PART, is_id
 from coordination.runtime import Runtime
 from coordination.store.queries import names, projects
-
-SHORT = 12
-"""So many letters at the end of an id stand for it in what people read and type: its random part."""
 
 _RUNS, _TASKS = "See: coord runs list", "See: coord tasks list RUN"
 _ELSEWHERE = "Give its id, or name the project or run that it is of; see: coord runs list"

@@ -31,29 +31,27 @@ def raise_budget(
     *period* None: of the one in all, if it is the only one. *instead*: what holds a run that has no budget. Raises
     Ambiguous where a budget is for a period, with the commands; Refused when there is none, or it does not grow.
     """
-    with runtime.store.read() as tx:
-        known = budgets.of_subject(tx, runtime.workspace_id, scope, subject or runtime.workspace_id)
-    found = [one for one in known if one.usd is not None and period in (None, one.period)]
     named = f"{scope} {name}" if name else f"{scope}"
     typed = f"{scope} {shlex.quote(name)}" if name else f"{scope}"
-    if not found:
-        of = "" if period in (None, Period.TOTAL) else f" of the {period}"
-        hint = instead() if scope is Scope.RUN else f"Give it one: coord budgets set {typed} --usd N"
-        raise Refused(f"The {named} has no budget in dollars{of}", hint=hint)
-    if period is None and (len(found) > 1 or found[0].period is not Period.TOTAL):
-        periods = ", ".join(f"{one.period} ({show_usd(one.usd)})" for one in found if one.usd is not None)
-        raise Ambiguous(
-            f"The {named} has budgets by period: {periods}",
-            hint="Say which is raised:",
-            field="period",
-            commands=[raising(scope, name, cap, one.period) for one in found],
-        )
-    which = found[0].period
+    whose = subject or runtime.workspace_id
 
-    def store(tx: Connection) -> Budget:
-        now = budgets.find(tx, runtime.workspace_id, scope, subject or runtime.workspace_id, which)
+    def store(tx: Connection) -> Budget | None:
+        known = budgets.of_subject(tx, runtime.workspace_id, scope, whose)
+        found = [one for one in known if one.usd is not None and period in (None, one.period)]
+        if not found:
+            return None
+        if period is None and (len(found) > 1 or found[0].period is not Period.TOTAL):
+            periods = ", ".join(f"{one.period} ({show_usd(one.usd)})" for one in found if one.usd is not None)
+            raise Ambiguous(
+                f"The {named} has budgets by period: {periods}",
+                hint="Say which is raised:",
+                field="period",
+                commands=[raising(scope, name, cap, one.period) for one in found],
+            )
+        which = found[0].period
+        now = budgets.find(tx, runtime.workspace_id, scope, whose, which)
         if now is None or now.usd is None:
-            raise Refused(f"The budget of the {named} has just been taken away")
+            return None
         if cap <= now.usd:
             lower = f"coord budgets set {typed} --usd {cap:f}" + ("" if which is Period.TOTAL else f" --period {which}")
             raise Refused(
@@ -65,7 +63,12 @@ def raise_budget(
             tx, runtime.workspace_id, said, scope=scope, subject=subject, period=which, actor=runtime.actor
         )
 
-    return runtime.store.transact(store)
+    made = runtime.store.transact(store)
+    if made is None:
+        of = "" if period in (None, Period.TOTAL) else f" of the {period}"
+        hint = instead() if scope is Scope.RUN else f"Give it one: coord budgets set {typed} --usd N"
+        raise Refused(f"The {named} has no budget in dollars{of}", hint=hint)
+    return made
 
 
 def raising(scope: Scope | str, name: str | None, cap: Decimal, period: Period) -> str:

@@ -114,6 +114,8 @@ def set_(
 ) -> None:
     """Cap what a workspace, project, agent, session, run or task may spend; or change such a cap.
 
+    Such as: coord budgets set project shop --usd 50 --period month; coord budgets set task fix --run nightly --usd 1
+
     What is not said stays as it was; "none" takes a cap away. Tasks that wait for money are looked at again at once.
     """
     from coordination.errors import Refused

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -64,8 +66,25 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _enter(folder: Path | None) -> None:
+    """Work as if the program had been started in *folder*; what the environment names stays where it was."""
+    from coordination.errors import Refused
+
+    if folder is None:
+        return
+    if home := os.environ.get("COORD_HOME"):
+        os.environ["COORD_HOME"] = str(Path(home).absolute())
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise Refused(f"{folder} cannot be entered: {(error.strerror or str(error)).lower()}") from error
+
+
 @app.callback()
 def _global(
+    folder: Annotated[
+        Path | None, typer.Option("-C", metavar="DIR", help="Work as if started in this folder (its project is meant).")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
@@ -73,6 +92,7 @@ def _global(
 ) -> None:
     """Options of every command."""
     shared.debug = debug
+    _enter(folder)
     _warn_of_strangers()
 
 

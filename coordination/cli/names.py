@@ -92,7 +92,8 @@ def typed_run(co: Coordination, run: RunRecord) -> str:
     """
     import shlex
 
-    from coordination.lookups import SHORT, project_here
+    from coordination.ids import SHORT
+    from coordination.lookups import project_here
     from coordination.store.queries import names
 
     runtime, here = co.runtime, project_here(co.runtime)

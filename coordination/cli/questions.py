@@ -70,11 +70,12 @@ def _shown(one: Question) -> str:
 
 def answer(
     name: TaskName,
-    text: Annotated[str | None, typer.Argument(help="The answer.")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="ANSWER", help="The answer.")] = None,
     *,
     file: Annotated[Path | None, typer.Option("--file", help="A file with it; - is stdin.", allow_dash=True)] = None,
     run: OfRun = None,
     project: InProject = None,
+    as_json: AsJson = False,
 ) -> None:
     """Answer the question that a task waits with; its agent goes on with the answer."""
     from coordination.errors import Refused
@@ -88,7 +89,9 @@ def answer(
         ready, place = task.answer(text or ""), place_of(co, task)
         is_done = PERSON in task.record.options
         then = after_change(co, task) if ready or is_done else f"what else: coord explain {quote(called(co, task))}"
-    if is_done:
+    if as_json:
+        print_json({"task": task.id, "run": task.record.run_id, "project_id": task.record.project_id, "ready": ready})
+    elif is_done:
         print(f"{task.key} is completed ({place})")
     else:
         print(f"{task.key} {'goes on' if ready else 'has its answer, and waits for something else'} ({place})\n{then}")

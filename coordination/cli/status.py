@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +13,7 @@ from coordination.cli.stopping import show_stops
 from coordination.domain.excerpts import many
 from coordination.domain.next_steps import Situation, sentence, steps
 from coordination.domain.runs import RunState
+from coordination.ids import SHORT
 
 if TYPE_CHECKING:
     from coordination.domain.standings import Standing
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 _MOST_OUTDATED = 10
 
 
+_SAYS = 60
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command("status")(status)
 
 
 def status(*, as_json: AsJson = False) -> None:
-    """Projects and their supervisors, open runs, budgets that hold them, living workers, queues, today's cost."""
+    """What runs now with its last sign of progress; projects, open runs, workers, queues, budgets, today's cost."""
     from coordination.store.queries import outdated, stops
     from coordination.store.reports.overview import overview
 
@@ -53,6 +58,8 @@ def status(*, as_json: AsJson = False) -> None:
                     {"id": run.id, "project": run.project, "name": run.name, "state": run.state, "counts": run.counts}
                     for run in found.runs
                 ],
+                "running": found.running,
+                "running_in_all": found.running_in_all,
                 "workers": found.workers,
                 "queues": queues,
                 "budgets": [one.to_json() for one in holding],
@@ -68,6 +75,33 @@ def status(*, as_json: AsJson = False) -> None:
             print("\noutdated (what to do: coord explain TASK)")
             for one in old:
                 print(f"  {one.key} of run {one.run_id}: {one.sentence()}")
+
+
+def _show_running(found: Overview) -> None:
+    from coordination.cli.tables import show, shown
+    from coordination.domain.durations import show_duration
+    from coordination.money import show_usd
+
+    show(
+        ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "says"],
+        [
+            (
+                one.key,
+                one.project,
+                one.run or one.run_id[-SHORT:],
+                one.attempt,
+                show_duration(one.now - one.started_at),
+                one.sign,
+                show_duration(max(one.now - one.sign_at, timedelta(0))),
+                show_usd(one.cost_usd) + (f" + {one.unpriced_calls} unknown" if one.unpriced_calls else ""),
+                shown(one.report)[:_SAYS] if one.report else "",
+            )
+            for one in found.running
+        ],
+        empty="Nothing runs.",
+    )
+    if (more := found.running_in_all - len(found.running)) > 0:
+        print(f"and {many(more, 'more task')}")
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -113,6 +147,8 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         ],
         empty="No open runs.",
     )
+    print()
+    _show_running(found)
     print()
     if holding:
         print("budgets for which tasks wait (what to do: coord explain TASK)")

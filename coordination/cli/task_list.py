@@ -27,7 +27,7 @@ _AT_ONCE = 64_000
 MaybeRun = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="The run: its id, the start or end of it, or its name (default: the newest of the project).",
         show_default=False,
     ),

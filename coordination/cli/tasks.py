@@ -219,7 +219,10 @@ def force(
     project: InProject = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a task's state by force: the way out when nothing else helps. What still runs of it is stopped."""
+    """Set a task's state by force: the way out when nothing else helps. What still runs of it is stopped.
+
+    Such as: coord tasks force fix completed --reason "done by hand" --output '{"files": 3}'
+    """
     with connected() as co:
         task = found_task(co, name, run, project)
         done, place = task.force(state, reason=reason, output=_value(output)), place_of(co, task)

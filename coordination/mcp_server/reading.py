@@ -21,7 +21,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
     """Return the tools. Each call of one asks *connect* for the open connection."""
 
     def status() -> str:
-        """Projects and their supervisors, open runs, living workers, what was spent today."""
+        """What runs now with its last sign of progress, projects, open runs, living workers, what was spent today."""
         from coordination.store.reports.overview import overview
 
         runtime = connect().runtime

@@ -11,7 +11,7 @@ from mcp import Client
 
 from coordination.client import Coordination, Run
 from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.errors import NotFound, Refused
+from coordination.errors import Ambiguous, NotFound
 from coordination.mcp_server import reading
 from coordination.mcp_server.server import make_server
 from coordination.runtime import open_runtime
@@ -76,9 +76,9 @@ def test_where_no_project_is_what_several_have_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path / "elsewhere")
 
-    with refuses(Refused):
+    with refuses(Ambiguous):
         co.task("build")
-    with refuses(Refused):
+    with refuses(Ambiguous):
         co.run("nightly")
     assert co.task("only-a").record.run_id == runs["a"].id
 

@@ -17,7 +17,8 @@ from coordination.domain.runs import Run
 from coordination.domain.supervision import StatusThresholds, status_of
 from coordination.domain.tasks import OPEN
 from coordination.store.queries import fleet, projects, runs, supervisors
-from coordination.store.reports import spending
+from coordination.store.reports import running, spending
+from coordination.store.reports.running import RunningTask
 from coordination.store.tables.runs import runs as runs_table
 from coordination.store.tables.tasks import tasks
 
@@ -66,6 +67,8 @@ class Overview:
     projects: list[ProjectLine]
     runs: list[Run]
     workers: list[WorkerLine]
+    running: list[RunningTask]
+    running_in_all: int
     cost_today_usd: Decimal
     unpriced_today: int
 
@@ -75,6 +78,7 @@ def overview(
 ) -> Overview:
     """Everything at one moment; projects that are archived are left out, of open runs the newest *most* are shown."""
     open_runs, open_tasks = _open_work(tx, workspace_id)
+    active, in_all = running.running(tx, workspace_id, most=most)
     cost = spending.today(tx, workspace_id)
     lines = []
     for project in projects.listed(tx, workspace_id):
@@ -101,6 +105,8 @@ def overview(
         projects=lines,
         runs=runs.listed(tx, workspace_id, open_only=True, limit=most),
         workers=living(tx, within=live_within),
+        running=active,
+        running_in_all=in_all,
         cost_today_usd=sum((group.cost_usd for group in cost.values()), Decimal(0)),
         unpriced_today=sum(group.unpriced_calls for group in cost.values()),
     )
