@@ -92,7 +92,7 @@ def _groups(tx: Connection, workspace_id: str, run_id: str) -> dict[tuple[TaskSt
 
 
 def _of_project(tx: Connection, workspace_id: str, project_id: str, number: int) -> Iterator[Hold]:
-    """What holds everything of the project, whatever its tasks wait for besides."""
+    """What holds everything of the project, whatever its tasks wait for besides: one ``yield`` for each such rule."""
     project = projects.get(tx, workspace_id, project_id)
     if project is not None and project.status in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED):
         yield Hold("on_hold", number, (project.name,))
