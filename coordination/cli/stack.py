@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordination.cli.exit_codes import INTERRUPTED
+from coordination.domain.durations import show_duration
 
 if TYPE_CHECKING:
     from coordination.local.joining import Joined
@@ -47,6 +49,9 @@ def up(
             try:
                 _keep_up(joined, settings, detach=detach, slots=slots)
             except KeyboardInterrupt:
+                if joined.is_last():
+                    grace = show_duration(timedelta(seconds=joined.found.grace))
+                    print(f"\nStopping; running jobs have {grace} to end. Ctrl-C again ends them at once.", flush=True)
                 break
             except StackStoppedError:
                 break

@@ -58,7 +58,7 @@ class Waiting:
         from coordination.local.stack import WORKER
         from coordination.machine import boot_id, host
         from coordination.store.engine import open_store
-        from coordination.store.queries import fleet
+        from coordination.store.queries import fleet, serving
 
         worker = record.services.get(WORKER)
         if worker is None:
@@ -67,7 +67,7 @@ class Waiting:
         try:
             with store.read() as tx:
                 ids = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
-                return fleet.running_on(tx, ids)
+                return serving.running_on(tx, ids)
         except CoordinationError:
             return []  # the database is away; what it would tell is not worth more than the stop
         finally:

@@ -85,8 +85,8 @@ def _table(longest: Longest, tasks: Iterable[TaskLine], old: Mapping[str, list[O
 
     def line(*cells: object) -> str:
         name, state, reason, priority, attempt, who, title = cells
-        text = f"{name:<{key}}  {state:<{state_width}}  {reason:<{why}}  {priority:<8}  {attempt:<7}  {who:<{agent}}  {title}"
-        text = text.rstrip()
+        text = f"{name:<{key}}  {state:<{state_width}}  {reason:<{why}}  {priority:<8}  {attempt:<7}  {who:<{agent}}"
+        text = f"{text}  {title}".rstrip()
         return f"{text[: width - 1]}…\n" if width is not None and len(text) > width else f"{text}\n"
 
     yield line("key", "state", "why", "priority", "attempt", "agent", "title")

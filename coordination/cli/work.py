@@ -248,12 +248,14 @@ def _interrupted(run: str | None, around: Surroundings | None) -> str:
     """What is true after Ctrl-C: whether the run goes on, and what a person can do."""
     if run is None:
         return "coord: interrupted before anything was submitted"
-    if around is None or around.stays == []:
-        return f"\ncoord: interrupted; running jobs were handed back. Go on with: coord resume {run}"
-    if around.stays is None:
+    if around is not None and around.joined is None:
         where = "on the workers that are configured"
-    else:
+    elif around is not None and around.stays:
         where = f"as long as the stack is in use by {', '.join(around.stays)}"
+    else:
+        hurried = around is not None and around.joined is not None and around.joined.hurried
+        jobs = "running jobs were ended" if hurried else "running jobs were handed back"
+        return f"\ncoord: interrupted; {jobs}. Go on with: coord resume {run}"
     return (
         f"\ncoord: no longer watching; the run goes on, {where}.\n"
         f"  Watch it: coord resume {run}\n  Cancel it: coord runs cancel {run}"

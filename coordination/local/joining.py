@@ -163,6 +163,7 @@ class Joined:
         self.found = found
         self.membership = membership
         self.started = started
+        self.hurried = False  # its jobs were ended at once, not handed back
         self._home = home
         self._users = Users(home)
 
@@ -204,6 +205,7 @@ class Joined:
         try:
             return self._await_end()
         except KeyboardInterrupt:
+            self.hurried = True
             with undisturbed():
                 self._hurry()
             return []

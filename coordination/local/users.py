@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from coordination.clock import utc_now
-from coordination.errors import Unavailable
+from coordination.errors import CoordinationError, Unavailable
 from coordination.local.home import Home
 from coordination.local.processes import ProcessRecord
 
@@ -56,7 +56,8 @@ class Membership:
         """Write down which run this command waits for."""
         if self._lock is not None and self._user.run != run:
             self._user = User(self._user.pid, self._user.command, self._user.since, run)
-            self._write(self._lock)
+            with contextlib.suppress(CoordinationError):  # a full disk: the lock counts, this only tells
+                self._write(self._lock)
 
     def leave(self) -> None:
         """Use the stack no longer. Safe to call twice."""

@@ -68,7 +68,7 @@ class Desk:
         assert found is not None
         return found
 
-    def ends_of(self, key: str) -> list[tuple[str, ...]]:
+    def ends_of(self, key: str) -> list[tuple[int, str, str]]:
         """The outcomes of the job's attempts, and the state of its task."""
         with closing(sqlite3.connect(self.home.folder / "coordination.db")) as connection:
             return connection.execute(

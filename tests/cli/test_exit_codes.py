@@ -10,8 +10,10 @@ import pytest
 from coordination.cli import exit_codes, main, work
 from coordination.cli.embedded import Surroundings
 from coordination.client import Coordination
+from coordination.domain.attempt_tokens import TokenRefused
 from coordination.domain.tasks import OnDependencyFailure
 from coordination.errors import CoordinationError
+from coordination.local import joining
 from coordination.runtime import open_runtime
 from coordination.store.engine import open_store
 from tests.support.command import Coord
@@ -82,6 +84,7 @@ def every_error(of: type[CoordinationError] = CoordinationError) -> Iterator[typ
 def test_every_error_of_ours_is_a_refusal_but_the_plain_one_and_the_end_of_a_stack() -> None:
     codes = {error.code for error in every_error() if error.__module__.startswith("coordination.")}
 
+    assert {joining.StackGoneError.code, joining.StackStoppedError.code, TokenRefused.code} <= codes
     assert codes == set(exit_codes.EXIT_CODES)
     assert {code: exit_codes.EXIT_CODES[code] for code in codes if exit_codes.EXIT_CODES[code] != 2} == {
         "error": 1,

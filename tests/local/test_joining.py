@@ -84,7 +84,7 @@ class TestJoin:
     def test_a_process_that_ends_without_a_word_is_quoted(self, home: Path) -> None:
         argv = [sys.executable, "-c", "import sys; sys.exit('the cat ate it')"]
 
-        with pytest.raises(Unavailable, match="the cat ate it"):
+        with refuses(Unavailable):
             joining.join(settings_in(home), argv, "coord up", prepare=lambda: None)
 
     def test_nothing_is_started_when_the_preparation_is_refused(self, home: Path) -> None:
@@ -162,6 +162,19 @@ class TestEnds:
         member.leave()
         member.leave()
         assert Users(home_).present() == []
+
+    def test_nobody_is_left_only_when_the_last_user_has_gone(self, home: Path) -> None:
+        users = Users(Home(home).prepared())
+        members = [users.join("coord run"), users.join("coord up")]
+        decided: list[bool] = []
+
+        for member in members:
+            assert not users.none_left(lambda: decided.append(True))
+            member.leave()
+
+        assert decided == []
+        assert users.none_left(lambda: decided.append(True))
+        assert decided == [True]
 
     def test_a_file_of_a_user_that_cannot_be_read_still_counts(self, home: Path) -> None:
         home_ = Home(home).prepared()

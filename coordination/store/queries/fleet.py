@@ -297,27 +297,6 @@ def by_process(tx: Connection, *, host: str, boot_id: str, pid: int) -> list[str
     )
 
 
-def running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
-    """What runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
-    return list(
-        tx.execute(
-            select(
-                a.task_id,
-                a.number,
-                t.key,
-                t.run_id,
-                projects.c.name.label("project"),
-                a.started_at,
-                db_now().label("now"),
-            )
-            .join(tasks, t.id == a.task_id)
-            .join(projects, projects.c.id == t.project_id)
-            .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
-            .order_by(a.started_at)
-        ).mappings()
-    )
-
-
 def has_ended_a_job(tx: Connection, worker_id: str) -> bool:
     """Whether an attempt of that worker came to an end of its own, good or bad."""
     own = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)

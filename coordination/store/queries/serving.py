@@ -1,13 +1,19 @@
-"""Which living workers run jobs of a workspace: each says so in its row."""
+"""Which living workers run jobs of a workspace, as each says in its row, and what runs on some."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import Connection, RowMapping, select
 
 from coordination.store.queries import fleet
-from coordination.store.tables.projects import workspaces
+from coordination.store.tables.attempts import attempts
+from coordination.store.tables.projects import projects, workspaces
+from coordination.store.tables.tasks import tasks
+from coordination.store.types import db_now
+
+a, t = attempts.c, tasks.c
 
 
 def live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:
@@ -23,3 +29,24 @@ def live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[Ro
 def name_of(tx: Connection, workspace_id: str) -> str:
     """The name of a workspace."""
     return str(tx.execute(select(workspaces.c.name).where(workspaces.c.id == workspace_id)).scalar())
+
+
+def running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
+    """What runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
+    return list(
+        tx.execute(
+            select(
+                a.task_id,
+                a.number,
+                t.key,
+                t.run_id,
+                projects.c.name.label("project"),
+                a.started_at,
+                db_now().label("now"),
+            )
+            .join(tasks, t.id == a.task_id)
+            .join(projects, projects.c.id == t.project_id)
+            .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
+            .order_by(a.started_at)
+        ).mappings()
+    )

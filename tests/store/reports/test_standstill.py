@@ -9,7 +9,7 @@ import pytest
 
 from coordination.clock import utc_now
 from coordination.domain.attempts import Outcome
-from coordination.domain.retry import Backoff
+from coordination.domain.plans import Backoff
 from coordination.domain.tasks import BlockReason
 from coordination.flows.hold_project import hold_project
 from coordination.store.queries import fleet
