@@ -9,8 +9,8 @@ import typer
 
 from coordination.cli.options import connected
 from coordination.errors import Refused
+from coordination.extras import install_command
 
-_WITHOUT = 'Run: pip install "coordination[mcp]"'
 _NAMES_A_STORE = ("COORD_DATABASE_URL", "COORD_HOME")
 
 
@@ -29,7 +29,10 @@ def mcp() -> None:
         from coordination.mcp_server import reading, reporting
         from coordination.mcp_server.server import serve
     except ImportError as error:
-        raise Refused(f"There is no MCP server here: {error.name or error} is not installed", hint=_WITHOUT) from None
+        raise Refused(
+            f"There is no MCP server here: {error.name or error} is not installed",
+            hint=f"Run: {install_command('mcp')}",
+        ) from None
     in_a_job = "COORD_TOKEN" in os.environ
     reports = reporting.TOOLS if in_a_job else ()
     if in_a_job and not any(name in os.environ for name in _NAMES_A_STORE):

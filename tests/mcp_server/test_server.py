@@ -119,6 +119,8 @@ def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "mcp.server.mcpserver", None)
     monkeypatch.delitem(sys.modules, "coordination.mcp_server.server")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for user in ("coordination.cli.mcp", "workers.runners.environment"):
+        monkeypatch.setattr(f"{user}.install_command", lambda extra: f"pip install '.[{extra}]'")
 
     with refuses(Refused):
         mcp()

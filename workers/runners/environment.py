@@ -17,6 +17,7 @@ from typing import Self
 from coordination.domain.attempts import Claim
 from coordination.domain.chat import OURS
 from coordination.errors import Refused
+from coordination.extras import install_command
 from coordination.machine import ATTEMPT_MARKER
 from workers import files
 from workers.runners import reports
@@ -74,7 +75,7 @@ def our_server() -> list[str]:
     if importlib.util.find_spec("mcp") is None:
         raise Refused(
             "This worker has no MCP server: mcp is not installed",
-            hint='Run, where the worker is installed: pip install "coordination[mcp]"',
+            hint=f"Run, on the worker's machine: {install_command('mcp')}",
         )
     return [sys.executable, "-P", "-m", "coordination.cli", "mcp"]
 
