@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 
 from tests.support.sources import ROOT
@@ -40,4 +41,4 @@ def script(*, leave_out: Sequence[str] = (), replaced: Mapping[str, str] | None 
 
 
 if __name__ == "__main__":
-    print(script(leave_out=["export COORD_DATABASE_URL"]), end="")
+    sys.stdout.write(script(leave_out=["export COORD_DATABASE_URL"]))
