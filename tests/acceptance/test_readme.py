@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.processes import Processes
 from tests.support.readme import BEGINS, LEFT_OUT, blocks, script
+from tests.support.reaper import TAG
 from tests.support.sources import ROOT, pyproject
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def stranger(folder: Path) -> dict[str, str]:
     """An environment with a home of its own, and of the programs only Python's and the system's."""
     home = folder / "home of ada"
     home.mkdir()
-    kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+    kept = {name: value for name, value in os.environ.items() if name == TAG or KEPT.fullmatch(name)}
     settings = Path("~/.config/pip/pip.conf").expanduser()
     if settings.exists():
         kept.setdefault("PIP_CONFIG_FILE", str(settings))
@@ -57,7 +58,7 @@ def test_its_commands_run_in_order_as_they_are_printed(
         }
     )
 
-    ran = processes.start(["/bin/bash", "-c", f"{commands}kill $(jobs -p)\nwait\n"], cwd=clone, env=stranger(tmp_path))
+    ran = processes.start("/bin/bash", "-c", f"{commands}kill $(jobs -p)\nwait\n", cwd=clone, env=stranger(tmp_path))
     code = ran.wait(within=LIMIT)
 
     assert code == 0, ran.output
