@@ -71,9 +71,8 @@ def test_its_commands_run_in_order_as_they_are_printed(
     assert [line for line in lines if shape(line) not in printed] == []
     assert "tell:\n  lint completed, " in ran.output
     home = tmp_path / "home of ada"
-    assert not any(
-        (home / name).exists() for name in (".coordination", ".local/bin/coord", ".local/share/coordination")
-    )
+    # The worker and beat of the block before may still write into the home folder, so that is not looked at.
+    assert not any((home / name).exists() for name in (".local/bin/coord", ".local/share/coordination"))
 
 
 def test_the_commands_that_are_left_out_are_there() -> None:
