@@ -95,9 +95,21 @@ $(PY):
 	    echo "No Python 3.11, 3.12 or 3.13 among: $${candidates[*]}. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; \
 	fi; \
 	echo "== environment: .venv with $$("$$found" --version)"; \
-	"$$found" -m venv --clear .venv || { \
+	{ "$$found" -m venv --clear --without-pip .venv && $(PY) -c "$$UNPACK_PIP"; } || { \
 	    rm -rf .venv; \
 	    echo "This Python cannot make environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+
+# The pip that comes with Python, unpacked: to install it takes seconds, of which most are spent on compiling it.
+define UNPACK_PIP
+import ensurepip, pathlib, subprocess, sys, sysconfig, zipfile
+folders = pathlib.Path(ensurepip.__file__).parent / "_bundled", pathlib.Path(sysconfig.get_config_var("WHEEL_PKG_DIR") or "/")
+wheels = [wheel for folder in folders for wheel in folder.glob("pip-*.whl")]
+if wheels:
+    zipfile.ZipFile(wheels[0]).extractall(sysconfig.get_path("purelib"))
+else:
+    subprocess.run([sys.executable, "-m", "ensurepip"], check=True, stdout=subprocess.DEVNULL)
+endef
+export UNPACK_PIP
 
 # uv where it is installed (seconds instead of half a minute); its own index settings may differ from pip's, so pip is the way back.
 # Whatever index serves a package, its hash must be one of the lock.

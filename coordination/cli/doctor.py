@@ -105,6 +105,8 @@ def _versions() -> dict[str, str | None]:
 def _checks(settings: Settings) -> Iterator[Check]:
     import platform
 
+    from coordination.extras import install_command
+
     versions = _versions()
     known = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
     yield Check("versions", Verdict.OK, f"Python {platform.python_version()}, {known}")
@@ -113,7 +115,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
             yield Check("library", Verdict.WRONG, f"{name} is not installed", "Install the package again")
     for name, what in _EXTRAS.items():
         if versions[name] is None:
-            hint = f"For it: pip install 'coordination[{name}]'"
+            hint = f"For it: {install_command(name)}"
             yield Check("extra", Verdict.NOTE, f"{name} ({what}) is not installed", hint)
     yield _sandbox(settings)
     yield from _accounts(settings)

@@ -9,8 +9,7 @@ import typer
 from coordination.cli import mcp_in_a_job
 from coordination.cli.options import connected
 from coordination.errors import Refused
-
-_WITHOUT = 'Run: pip install "coordination[mcp]"'
+from coordination.extras import install_command
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +29,9 @@ def mcp() -> None:
         from coordination.mcp_server import reading
         from coordination.mcp_server.server import serve
     except ImportError as error:
-        raise Refused(f"There is no MCP server here: {error.name or error} is not installed", hint=_WITHOUT) from None
+        raise Refused(
+            f"There is no MCP server here: {error.name or error} is not installed",
+            hint=f"Run: {install_command('mcp')}",
+        ) from None
     with connected() as co:
         serve((), reading.tools(lambda: co))

@@ -258,7 +258,7 @@ def test_a_run_that_waits_for_money_says_so_and_can_be_left_and_taken_up_again(
     told = (
         r"1 task waits for a budget, and nothing else of this run can go on:\n"
         r"  the run's budget of \$0.20 has \$0.00 left; this needs \$0.05."
-        r" Raise it: coord budgets raise run (\S+) USD\n"
+        r" Raise it: \S*coord budgets raise run (\S+) USD\n"
     )
     run = processes.start_python(
         *("-m", "coordination.cli", "run", str(plan), "--json"), env=coord.environment, cwd=coord.cwd

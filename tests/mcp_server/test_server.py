@@ -157,6 +157,7 @@ def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     monkeypatch.delitem(sys.modules, "coordination.mcp_server.server")
+    monkeypatch.setattr("coordination.cli.mcp.install_command", lambda extra: f"pip install '.[{extra}]'")
 
     with refuses(Refused):
         mcp()

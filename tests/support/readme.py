@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 
 from tests.support.sources import ROOT
@@ -28,16 +29,17 @@ def script(*, leave_out: Sequence[str] = (), replaced: Mapping[str, str] | None 
     *leave_out*: blocks that begin so are not run, besides ``LEFT_OUT``. *replaced*: other values for texts in it.
     """
     lines = ["set -eo pipefail"]
-    for language, text in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
+    for language, written in blocks((ROOT / "README.md").read_text(encoding="utf-8")):
         if language in _FILES:
-            lines.append(f"cat > {_FILES[language]} <<'END OF FILE'\n{text}END OF FILE")
-        elif language == "console" and not text.startswith((*LEFT_OUT, *leave_out)):
-            lines += [f"echo {shlex.quote(BEGINS + text.splitlines()[0])}", text.rstrip()]
-    made = "\n".join(lines) + "\n"
-    for old, new in (replaced or {}).items():
-        made = made.replace(old, new)
-    return made
+            lines.append(f"cat > {_FILES[language]} <<'END OF FILE'\n{written}END OF FILE")
+        elif language == "console" and not written.startswith((*LEFT_OUT, *leave_out)):
+            lines.append(f"echo {shlex.quote(BEGINS + written.splitlines()[0])}")
+            text = written
+            for old, new in (replaced or {}).items():
+                text = text.replace(old, new)
+            lines.append(text.rstrip())
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    print(script(leave_out=["export COORD_DATABASE_URL"]), end="")
+    sys.stdout.write(script(leave_out=["export COORD_DATABASE_URL"]))

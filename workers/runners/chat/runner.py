@@ -14,6 +14,7 @@ from coordination.domain.events import EventType
 from coordination.domain.provider_trouble_table import TroubleClass
 from coordination.domain.work import parse_work
 from coordination.errors import NotFound, Refused
+from coordination.extras import install_command
 from workers.runners import environment, program, usage
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import Failure
@@ -26,8 +27,6 @@ from workers.runners.log_in import LogIn
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
 from workers.runners.watch import Interruption
-
-_WITHOUT = 'Run, where the worker is installed: pip install "coordination[chat]"'
 
 
 class ChatRunner:
@@ -137,7 +136,10 @@ def _prepared(call: ChatCall, control: Control, secrets: Given, tools: _Tools) -
         from workers.runners.chat.forms import Form
         from workers.runners.chat.making import import_provider
     except ImportError as error:
-        raise Refused(f"This worker cannot hold chats: {error.name or error} is not installed", hint=_WITHOUT) from None
+        raise Refused(
+            f"This worker cannot hold chats: {error.name or error} is not installed",
+            hint=f"Run, on the worker's machine: {install_command('chat')}",
+        ) from None
     import_provider(call)
     told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
     form = Form(call.schema) if call.schema else None

@@ -87,7 +87,7 @@ class TestAnswers:
             result = provider.run()
 
         assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
-        assert 'pip install "coordination[chat]"' in result.error
+        assert "[chat]" in result.error
         assert not provider.server.requests
 
     def test_a_provider_that_nobody_knows_is_named(self, bench: Bench) -> None:
