@@ -117,7 +117,8 @@ class Reference:
         for report in reports:
             before = self.attempts[report.key, report.number].outcome
             if report.cost is not None:
-                stale = report not in holders and before != report.outcome
+                # Not its own commit whose answer was lost; that an attempt is lost, others write as well.
+                stale = report not in holders and (before != report.outcome or report.outcome == "lost")
                 self.costs[report.cost] = (report.key, report.number, stale)
             if report not in holders and before is None:  # the task was canceled; the job has ended now
                 late = report.outcome in ("completed", "failed", "timed_out", "deferred")
