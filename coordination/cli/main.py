@@ -137,6 +137,19 @@ for group in app.registered_groups:
         group.typer_instance.info.cls = Commands
 
 
+def _words_after_coord() -> Iterator[str]:
+    """The names of all commands and groups."""
+    for command in app.registered_commands:
+        if command.name:
+            yield command.name
+    for group in app.registered_groups:
+        if group.name:
+            yield group.name
+
+
+_FIRST_WORDS = tuple(_words_after_coord())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. *argv*: the arguments after the program's name.
 
@@ -145,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         speak_utf8()
         collector.settle()
-        hints.begin(_first_words())
+        hints.begin(_FIRST_WORDS)
     try:
         with cleaned():
             code = _run(argv)
@@ -155,16 +168,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_unread()
         return OUTPUT_CLOSED
     return code
-
-
-def _first_words() -> Iterator[str]:
-    """The names of all commands and groups."""
-    for command in app.registered_commands:
-        if command.name:
-            yield command.name
-    for group in app.registered_groups:
-        if group.name:
-            yield group.name
 
 
 def _run(argv: Sequence[str] | None) -> int:

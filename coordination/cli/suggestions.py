@@ -131,7 +131,7 @@ class Commands(TyperGroup):
         likely = suggestions(root.command, group, name, args[1:])
         short = name if len(name) <= _MOST_LETTERS else f"{name[:_MOST_LETTERS]}…"
         raise Refused(
-            f"There is no command {shlex.join([*called.split(), short])}",
+            f"There is no command '{' '.join([*group.split(), short])}'",
             hint="Did you mean:" if likely else f"See: {called} --help",
             commands=likely,
         )

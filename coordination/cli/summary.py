@@ -8,6 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from coordination.cli import next_steps, terminal
+from coordination.cli.hints import Exact
 from coordination.domain.durations import show_duration
 from coordination.domain.excerpts import many
 from coordination.domain.last_lines import last_lines
@@ -181,7 +182,7 @@ def show_last_lines(task: TaskHandle, attempt: Attempt, *, called: str) -> None:
     found = last_lines(task.record.work, attempt.output, attempt.log)
     for one in found:
         terminal.console(highlight=False).print(f"\n{task.key}, the last lines of its {one.stream}:", style="bold")
-        print("\n".join(f"  {line}" for line in one.lines))
+        print(Exact("\n".join(f"  {line}" for line in one.lines)))
     if any(one.left_out for one in found):
         print(f"  … the rest: coord tasks logs {quote(called)}")
 

@@ -248,7 +248,7 @@ LOOKING: dict[type, set[str]] = {
     },
     Budgets: {"check", "held", "lacking", "list", "of", "store_all"},  # the last one in a transaction of its caller
     Agents: {"export", "get", "list", "record"},
-    Costs: {"export", "forecast", "free_but_priced", "summary", "timezone", "total", "with_a_price"},
+    Costs: {"export", "forecast", "free_but_priced", "span", "summary", "timezone", "total", "with_a_price"},
     Prices: {"list", "of"},
 }
 

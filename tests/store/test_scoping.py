@@ -61,6 +61,9 @@ WITHOUT_WORKSPACE = {
     "projects.workspaces_here",
     "events.parse_cursor",  # no statements
     "stops.claiming",  # transactions on the database
+    "serving.running_on",  # of workers, which serve all workspaces
+    "queueing.in_queue",  # of a task that its caller has read
+    "task_steps.of_ended",
     "counters.added",
     "counters.is_over",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
@@ -206,7 +209,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "state": {"x": 1}, "strategy": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
-        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "actor": "me", "most": 50,
+        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "here": None, "actor": "me", "most": 50,
         "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
     }  # fmt: skip
     given = {}
