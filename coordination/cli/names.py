@@ -8,7 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
-    from coordination.domain.runs import Run as RunRecord
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
 OfRun = Annotated[
@@ -82,29 +81,6 @@ def newest_run(co: Coordination, project: str | None) -> Run:
     if found is None:
         raise NotFound(f"The project {meant.name} has no run", hint="Start one with: coord run PLAN")
     return Run(co, found)
-
-
-def typed_run(co: Coordination, run: RunRecord) -> str:
-    """What a person types for a run, as arguments of a shell, for hints.
-
-    Its name where no other run of its project has that, else the end of its id; with the project where that is not
-    the one that one stands in.
-    """
-    import shlex
-
-    from coordination.ids import SHORT
-    from coordination.lookups import project_here
-    from coordination.store.queries import names
-
-    runtime, here = co.runtime, project_here(co.runtime)
-    word = run.id[-SHORT:]
-    if run.name:
-        with runtime.store.read() as tx:
-            alone = names.count_runs(tx, runtime.workspace_id, run.name, run.project_id, most=2) == 1
-        # A name like a part of an id, or an option, would be taken for that.
-        word = run.name if alone and not run.name.startswith("-") else word
-    elsewhere = [] if here is not None and here.id == run.project_id else ["--project", run.project]
-    return shlex.join([word, *elsewhere])
 
 
 def place(co: Coordination, project_id: str, run_id: str) -> str:

@@ -35,14 +35,18 @@ def of_ended(
 
 def of_run(run: Run, situation: Situation) -> tuple[Step, ...]:
     """The next steps for a run."""
+    return steps(situation, run=called_run(run))
+
+
+def called_run(run: Run) -> str:
+    """What a command calls the run where one stands."""
     from coordination.store.queries import names
 
     co, record, here = run.co, run.record, project_here(run.co)
     with co.runtime.store.read() as tx:
-        named = names.run_name(
+        return names.run_name(
             tx, co.runtime.workspace_id, run.id, name=record.name, project_id=record.project_id, here=here
         )
-    return steps(situation, run=named)
 
 
 def called(co: Coordination, task: TaskHandle) -> str:

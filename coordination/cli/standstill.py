@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from coordination.clock import monotonic
 from coordination.domain.budgets import Period
 from coordination.domain.excerpts import many
+from coordination.domain.next_steps import Situation, sentence, steps
 from coordination.domain.runs import RunState
 from coordination.domain.tasks import TaskState
 from coordination.errors import CoordinationError, DatabaseUnavailable
@@ -26,15 +27,12 @@ _WORTH_SAYING = timedelta(seconds=10)
 _WORKERS_BACK_WITHIN = 15.0
 """Seconds that a worker which is started anew may be away."""
 
-_ASKS = {
-    "question": ("asked a question", "coord tasks answer {key} 'the answer'"),
-    "outcome_unknown": (
-        "may have been done, and must not be repeated",
-        "coord explain {key}; then coord tasks retry {key}, or coord tasks cancel {key}",
-    ),
-    "limit": ("", "coord explain {key}; then coord tasks retry {key}, or coord tasks cancel {key}"),
-    "approval": ("waits for an approval", "coord explain {key}"),
-    "policy": ("is held by a policy", "coord explain {key}"),
+_OF_PERSONS = {
+    "question": (" asked a question", Situation.QUESTION),
+    "outcome_unknown": (" may have been done, and must not be repeated", Situation.OUTCOME_UNKNOWN),
+    "limit": (" was tried as often as it may be", Situation.LIMIT),
+    "approval": (" waits for an approval", None),
+    "policy": (" is held by a policy", None),
 }
 
 
@@ -163,17 +161,17 @@ def is_attended() -> bool:
 
 def _obstacle(hold: Hold) -> Obstacle:
     if hold.kind == "stopped":
-        sentence, command = hold.keys
-        words = f"{sentence}; let it go on with: {command}"
+        stop, command = hold.keys
+        words = f"{stop}; let it go on with: {command}"
     elif hold.kind == "on_hold":
         words = f"its project {hold.keys[0]} is on hold; let it go on with: coord projects activate {hold.keys[0]}"
     elif hold.kind == "no_worker":
         words = no_worker(hold.keys[0])
     else:
-        what, command = _ASKS.get(hold.kind, (f"waits: {hold.kind}", "coord explain {key}"))
+        what, situation = _OF_PERSONS.get(hold.kind, (f" waits: {hold.kind}", None))
         lines = [
-            f"{key}{f' {what}' if what else ''}: {'' if command.startswith('coord tasks') else 'see '}"
-            + command.format(key=key)
+            f"{key}{what}; "
+            + (f"why: coord explain {key}" if situation is None else sentence(steps(situation, task=key)))
             for key in hold.keys
         ]
         more = hold.tasks - len(hold.keys)

@@ -102,10 +102,12 @@ def submit(
         if as_json:
             print_json({"run": made.id, "project": made.record.project, "tasks": made.record.total})
         else:
-            from coordination.cli.names import typed_run
+            from shlex import quote
+
+            from coordination.cli.next_steps import called_run
 
             tasks = many(made.record.total, "task")
-            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {typed_run(co, made.record)}")
+            print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {quote(called_run(made))}")
         from coordination.cli.standstill import who_will_do_it
 
         if (note := who_will_do_it(co)) is not None:

@@ -129,7 +129,7 @@ def test_what_a_job_said_is_printed_as_it_is(shop: Shop) -> None:
 def test_the_usage_names_no_home_and_the_program_that_was_started(shop: Shop) -> None:
     said = shop.coord("tasks show --lost").stderr
 
-    assert said.startswith("Usage: coord tasks show [OPTIONS] TASK\n")
+    assert said.startswith("Usage: coord tasks show [OPTIONS] {TASK}\n")
     assert hint(said, "Help: ") == f"{COORD} tasks show -h"
 
 

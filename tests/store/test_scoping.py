@@ -209,7 +209,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "state": {"x": 1}, "strategy": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
-        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "here": None, "actor": "me", "most": 50,
+        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False,
         "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
     }  # fmt: skip
     given = {}
@@ -279,6 +279,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "merges.unfinished": {"before": lambda world: 2},
     "attempts.close_many": {"rows": lambda world: [_closing(world)]},
     "attempts.close_one": {"row": _closing},
+    "outdated.wait_again": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.lock": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "claims.claim_chosen": {"held": lambda world: {world.ids["next"]: {"slots": []}}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Text, and_, cast, func, or_, select
+from sqlalchemy import Connection, Text, and_, cast, or_, select
 
 from coordination.domain.tasks import Task
 from coordination.ids import id_part
@@ -57,12 +57,6 @@ def find_tasks(
             where.append(t.project_id == project_id)
         rows = tx.execute(select(tasks).where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
     return [task_of(row) for row in rows]
-
-
-def count_runs(tx: Connection, workspace_id: str, name: str, project_id: str, *, most: int) -> int:
-    """How many runs of a project have this name, counted up to *most*."""
-    where = (r.workspace_id == workspace_id, r.project_id == project_id, r.name == name)
-    return tx.execute(select(func.count()).select_from(select(r.id).where(*where).limit(most).subquery())).scalar_one()
 
 
 def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
