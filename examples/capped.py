@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 SAYS_SO = "(No model was asked: this stands in for a call that costs five cents.)"
 WAIT = 20  # letters, of which there are thirty
 PATIENCE = 90.0  # seconds
+STANDS_STILL = 3
+"""How ``coord run`` ends where no person sits at a terminal: it can go on once somebody has raised the budget."""
 
 
 def answer(letter: int) -> str:
@@ -40,6 +42,11 @@ def main() -> int:
             show(environment, "budgets", "list")
             show(environment, "budgets", "raise", "capped", "1.50")
             status = run.wait(PATIENCE)
+            if status == STANDS_STILL:
+                print("\n== coord resume capped", flush=True)
+                status = subprocess.run(
+                    [*coord(), "resume", "capped"], cwd=HERE, env=environment, check=False
+                ).returncode
         finally:
             if run.poll() is None:
                 run.terminate()
@@ -65,7 +72,7 @@ def budget_of_the_run(environment: dict[str, str]) -> dict[str, Any]:
 def waits_for_money(run: subprocess.Popen[bytes], environment: dict[str, str]) -> None:
     """Until nothing is left, nothing runs, and twenty tasks wait."""
     deadline = time.monotonic() + PATIENCE
-    while run.poll() is None and time.monotonic() < deadline:
+    while run.poll() in {None, STANDS_STILL} and time.monotonic() < deadline:
         one = budget_of_the_run(environment)
         if one and one["waiting"] == WAIT and float(one["reserved"]["usd"]) == 0:
             return

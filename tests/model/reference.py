@@ -27,6 +27,9 @@ class RefTask:
     state: str = "queued"
     reasons: set[str] = field(default_factory=set)
     open: set[str] = field(default_factory=set)
+    outdated: dict[str, int] = field(
+        default_factory=dict
+    )  # by need: the attempt that had begun with what is done again
     attempt: int = 0
     failures: int = 0
     losses: int = 0
@@ -125,6 +128,7 @@ class Reference:
                 self.attempts[report.key, report.number].outcome = "canceled" if late else report.outcome
         for report in holders:
             self._end(report)
+        self._wait_again([(report.key, report.number) for report in holders])
         self._settle([report.key for report in holders])
 
     def cancel(self, keys: Iterable[str]) -> None:
@@ -158,6 +162,12 @@ class Reference:
                 wave = [
                     child.key for child in self.tasks.values() if child.cause == "dependency" and child.open & set(wave)
                 ]
+            for each in reopened:
+                for child in self._released_by(each):
+                    if child.state in ("running", "completed"):
+                        child.outdated[each] = child.attempt
+                    else:
+                        self._hold_again(each, child)
         run = self.tasks[key].run
         self.supervised = True
         if self.runs[run]:
@@ -194,6 +204,7 @@ class Reference:
             losses = self.tasks[key].losses
             self.tasks[key].losses = losses + 1 if alone else max(losses, int(suspect))
             self._end(Report(key, number, "lost"))
+        self._wait_again(held)
         self._settle([key for key, _ in held])
 
     def tick(self) -> bool:
@@ -314,6 +325,24 @@ class Reference:
             if not over and not any(task.is_open for task in self.tasks.values() if task.run == run):
                 self.runs[run] = True
                 self._tell(run, "run_finished")
+
+    def _wait_again(self, ended: Iterable[tuple[str, int]]) -> None:
+        """What did not complete while something that it needs is done again waits for that."""
+        for key, number in ended:
+            child = self.tasks[key]
+            if child.state != "completed":
+                for need in child.needs:
+                    if need not in child.open and child.outdated.get(need) == number and self.tasks[need].is_open:
+                        self._hold_again(need, child)
+
+    def _hold_again(self, key: str, child: RefTask) -> None:
+        child.open.add(key)
+        if child.is_open:
+            child.state = "blocked"
+            child.reasons.add("dependencies")
+
+    def _released_by(self, key: str) -> list[RefTask]:
+        return [task for task in self.tasks.values() if key in task.needs and key not in task.open]
 
     def _waiting_for(self, key: str) -> list[RefTask]:
         return [task for task in self.tasks.values() if key in task.open]
