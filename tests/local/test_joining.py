@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -175,6 +176,19 @@ class TestEnds:
         assert decided == []
         assert users.none_left(lambda: decided.append(True))
         assert decided == [True]
+
+    def test_a_stack_that_cannot_count_its_users_does_not_end_their_jobs(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        users = Users(Home(home).prepared())
+
+        def full(*_: object, **__: object) -> int:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("coordination.local.users.os.open", full)
+            assert not users.none_left(lambda: None)
+        assert users.none_left(lambda: None)
 
     def test_a_file_of_a_user_that_cannot_be_read_still_counts(self, home: Path) -> None:
         home_ = Home(home).prepared()
