@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -182,7 +183,7 @@ class Accounts:
     def command(self, account: str, variable: str) -> str:
         """The command that sets a variable, as it is to be run on this machine by the user of this process."""
         usual = Path.home() / ".coordination"
-        home = "" if self.home == usual else f"COORD_HOME={self.home} "
+        home = "" if self.home == usual else f"COORD_HOME={shlex.quote(str(self.home))} "
         return f"{home}coord accounts set {account} {variable}"
 
     def suggestion(self, program: str, variable: str) -> str:

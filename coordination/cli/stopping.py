@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +49,8 @@ def stop(
         try:
             found = co.stop(project, reason=reason, now=now, timeout=patience)
         except KeyboardInterrupt:
-            print("\ncoord: what is stopped stays stopped. Look again with: coord stop", file=sys.stderr)
+            again = "coord stop" if project is None else f"coord stop --project {shlex.quote(project)}"
+            print(f"\ncoord: what is stopped stays stopped. Look again with: {again}", file=sys.stderr)
             raise
     if as_json:
         print_json(_document(found))
@@ -121,7 +123,7 @@ def _show(found: Stopped) -> None:
         counted = many(len(found.attempts), "attempt was", "attempts were")
         print(f"Nothing runs any more; {counted} in flight. Go on with: {found.stop.command}")
         return
-    again = "coord stop" if found.stop.project is None else f"coord stop --project {found.stop.project}"
+    again = found.stop.again
     if unanswered:
         counted = many(len(unanswered), "attempt has", "attempts have")
         print(f"{counted} not ended; nothing else starts. Look again: {again}")

@@ -33,7 +33,11 @@ class Waiting:
 
         if not home.is_owned():
             return
-        for user in Users(home).present():
+        try:
+            users = Users(home).present()
+        except CoordinationError:
+            return  # who uses it is not worth more than the stop
+        for user in users:
             goes_on = f"; its run goes on later with: coord resume {user.run}" if user.run else ""
             print(f"This ends {user.sentence()}{goes_on}", flush=True)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -138,10 +139,10 @@ def delegate(held: Rights, asked: Rights, *, project: str, trusted: Sequence[str
     try:
         _check_work(held.work, asked.work, models=False)
     except Refused as refused:
-        names = json.dumps([*trusted, who])
+        allowed = shlex.quote(f"{DELEGATES}={json.dumps([*trusted, who], ensure_ascii=False)}")
         raise Refused(
             f"The agent {who} may use more than the job that delegates to it: {refused.message}",
-            hint=f"A person lets it: coord projects change {project} --set '{DELEGATES}={names}'",
+            hint=f"A person lets it: coord projects change {shlex.quote(project)} --set {allowed}",
             field=refused.field,
         ) from None
 

@@ -68,6 +68,8 @@ _LOOK = ("what it printed", "coord tasks logs {task}")
 _MENDED = ("when that is mended", "coord tasks retry {task}")
 _NOW = "coord tasks force {task} queued --reason 'it need not wait'"
 
+_PLACE = re.compile(r"\{([a-z]+)\}")
+
 # The last command of each is the one that goes on.
 _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.QUESTION: (("answer it", "coord tasks answer {task} 'the answer'"),),
@@ -118,7 +120,7 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
     (re.compile(r"the project does not allow the model|it names no model, and the project allows"), Situation.MODEL),
     (re.compile(r".{0,400} is not installed where this worker looks for programs", re.DOTALL), Situation.PROGRAM),
     (re.compile(r"The job's folder "), Situation.FOLDER),
-    (re.compile(r".{0,400} is not logged in where this worker runs", re.DOTALL), Situation.LOG_IN),
+    (re.compile(r".{0,400} is not logged in (where this worker runs|with the account )", re.DOTALL), Situation.LOG_IN),
 )
 
 
@@ -133,9 +135,8 @@ def steps(situation: Situation, **names: str) -> tuple[Step, ...]:
 
 
 def _filled(command: str, names: Mapping[str, str]) -> str:
-    for name, value in names.items():
-        command = command.replace(f"{{{name}}}", value)
-    return command
+    # All at once: what stands in a name is no place for another one, or that would be quoted within quotes.
+    return _PLACE.sub(lambda found: names.get(found[1], found[0]), command)
 
 
 def failure_of(error: str | None) -> Situation:

@@ -22,6 +22,10 @@ _WORDS = {
 }
 
 
+def _of(project: str | None) -> str:
+    return "" if project is None else f" --project {shlex.quote(project)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """A stop that holds. ``project``: the name of the one that it holds; None: the whole workspace.
@@ -41,7 +45,12 @@ class Stop:
     @property
     def command(self) -> str:
         """The command that ends it."""
-        return "coord start" if self.project is None else f"coord start --project {shlex.quote(self.project)}"
+        return f"coord start{_of(self.project)}"
+
+    @property
+    def again(self) -> str:
+        """The command that looks again at what it stops."""
+        return f"coord stop{_of(self.project)}"
 
     def sentence(self) -> str:
         """What is stopped, since when and by whom, for people; without a full stop."""
@@ -55,7 +64,7 @@ class InFlight:
     """An attempt that ran when a stop began, or that runs now, and what is known of it.
 
     ``heard_at``: the last sign of life of its worker; ``silent``: for longer than a lease. ``tellable``: its worker
-    ends its job when it is told of a stop.
+    ends its job when it is told of a stop. ``of_project``: the stop holds its project, not the whole workspace.
     """
 
     task_id: str
@@ -80,6 +89,7 @@ class InFlight:
     reasons: BlockReason
     cost_usd: Decimal
     unpriced_calls: int
+    of_project: bool = False
 
     @property
     def ended(self) -> bool:
@@ -100,16 +110,17 @@ class InFlight:
         """What became of it, for people: a few words, and the command that helps where one does."""
         if self.outcome is None:
             return self._unanswered()
+        task = shlex.quote(self.task)
         if self.unknown:
             return (
                 "outcome unknown: it was ended in the middle, and must not be repeated; "
-                f"coord tasks retry {self.task}, or coord tasks force {self.task} completed"
+                f"coord tasks retry {task}, or coord tasks force {task} completed --reason 'it was done'"
             )
         if self.outcome is Outcome.HANDED_BACK:
             when = "ended" if self.began else "ended before its job began"
-            return f"{when}, and handed back: coord start goes on with it"
+            return f"{when}, and handed back: coord start{self._whose} goes on with it"
         if self.outcome is Outcome.CANCELED and self.state is not TaskState.CANCELED:
-            return "ended: coord start goes on with it"
+            return f"ended: coord start{self._whose} goes on with it"
         why = f": {excerpt(self.error, _LONGEST_ERROR)}" if self.error and self.outcome in _FAILED else ""
         return _WORDS.get(self.outcome, f"{self.outcome} meanwhile") + why
 
@@ -120,7 +131,13 @@ class InFlight:
             return f"did not answer: nothing was heard of its worker since {self.heard_at:%H:%M:%S} UTC"
         if not self.tellable:
             return "runs: its worker is of an earlier version, which knows no stop; wait for it, or cancel it"
-        return "has not ended yet, and its worker lives: look again with coord stop, or kill it with coord stop --now"
+        again = f"coord stop{self._whose}"
+        return f"has not ended yet, and its worker lives: look again with {again}, or kill it with {again} --now"
+
+    @property
+    def _whose(self) -> str:
+        """What the commands of its stop name, or they would be about the whole workspace."""
+        return _of(self.project if self.of_project else None)
 
 
 @dataclass(frozen=True, slots=True)

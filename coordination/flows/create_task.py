@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
 
 from coordination.domain import graph
 from coordination.domain.accounts import DEFAULT_ACCOUNT
@@ -34,6 +35,8 @@ from coordination.store.queries import tasks as task_rows
 from coordination.store.tables.events import task_events
 from coordination.store.tables.tasks import dependencies, tasks
 from coordination.store.types import commit_order, db_now
+
+_TAKEN = "23505"  # a key of a table is there already, as PostgreSQL says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def create_task(
     task_rows.lock(tx, workspace_id, [one.id for one in task_rows.keyed(tx, workspace_id, run_id, keys).values()])
     there = task_rows.keyed(tx, workspace_id, run_id, keys)
     if task.key in there:
-        raise Refused(f"The run has a task {excerpt(task.key)} already", hint="Give the new one another key")
+        raise _exists(task.key)
     metadata = runs.metadata_of(tx, workspace_id, run_id)
     who = metadata.get(SUPERVISION)
     plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
@@ -78,7 +81,7 @@ def create_task(
     plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
     works: Mapping[str, Work] = graph.check(plan, known=there)
     if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
-        raise Refused(f"The run has a task {excerpt(min(taken))} already", hint="Give the new one another key")
+        raise _exists(min(taken))
     satisfied = check_needs(plan.tasks, there, None, set())
     works, assigned = rows.assignments(plan, works, Desk(tx, workspace_id))
     jobs = rows.jobs(works)
@@ -92,7 +95,7 @@ def create_task(
         if any((edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]) for parent, child in satisfied):
             edge["satisfied_at"] = now
             pending[edge["child_id"]] -= 1
-    insert_rows(tx, tasks, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
+    _insert(tx, task.key, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
     insert_rows(tx, dependencies, edges)
     about = {"project_id": project.id, "run_id": run_id, "actor": actor}
     made = [{**about, "task_id": ids[one.key], "type": EventType.CREATED, "payload": {}} for one in plan.tasks]
@@ -107,6 +110,19 @@ def create_task(
     supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
     queued = sum(not waits(one, satisfied) for one in plan.tasks)
     return Created(project.id, ids[task.key], queued, reopened)
+
+
+def _insert(tx: Connection, key: str, made: list[dict[str, Any]]) -> None:
+    try:
+        insert_rows(tx, tasks, made)
+    except IntegrityError as error:
+        if getattr(error.orig, "sqlstate", None) != _TAKEN:
+            raise
+        raise _exists(key) from None  # somebody has added it since this transaction has looked
+
+
+def _exists(key: str) -> Refused:
+    return Refused(f"The run has a task {excerpt(key)} already", hint="Give the new one another key")
 
 
 def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project, plan: Plan, *, actor: str) -> bool:

@@ -46,7 +46,8 @@ def look(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedel
     running = rows.running(tx, workspace_id, stop.project_id, silent_after=silent_after)
     missing = set(stop.in_flight or ()).difference(one.key for one in running)
     ended = rows.these(tx, workspace_id, missing, silent_after=silent_after)
-    return sorted([*running, *ended], key=lambda one: (one.started_at, one.task, one.attempt))
+    found = [replace(one, of_project=stop.project_id is not None) for one in (*running, *ended)]
+    return sorted(found, key=lambda one: (one.started_at, one.task, one.attempt))
 
 
 def remember(tx: Connection, workspace_id: str, stop: Stop, found: Sequence[InFlight]) -> Stop:

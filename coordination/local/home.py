@@ -125,7 +125,7 @@ class Home:
 
     def _hold(self, lock: int) -> None:
         deadline = time.monotonic() + _LOOKERS.total_seconds()
-        while not _locked(lock, fcntl.LOCK_EX):
+        while not locked(lock, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 raise self.taken()
             time.sleep(0.01)
@@ -140,7 +140,7 @@ class Home:
             raise self._explanation(error) from error
         try:
             with self.explained():
-                return not _locked(lock, fcntl.LOCK_SH)
+                return not locked(lock, fcntl.LOCK_SH)
         finally:
             os.close(lock)
 
@@ -243,7 +243,8 @@ def _close(folder: Path) -> bool:
     return True
 
 
-def _locked(lock: int, kind: int) -> bool:
+def locked(lock: int, kind: int) -> bool:
+    """Whether the open file could be locked, without waiting; *kind* is fcntl.LOCK_EX or LOCK_SH."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:

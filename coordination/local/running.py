@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 from coordination.errors import Conflict, Unavailable
-from coordination.local.home import Home, RunningStack
+from coordination.local.home import Home, RunningStack, locked
 from coordination.local.stack import end_what_was_left
 from coordination.settings import Settings, masked
 
 _LOOK_AGAIN = 0.02
 _TELL_AFTER = 0.5
+_NOTED_WITHIN = 3.0  # seconds in which an owner that was asked to stop writes that down; those of before do not
 _TAIL_BYTES = 4_000
 
 
@@ -104,11 +106,34 @@ def down(
 
 
 def _ask_to_stop(home: Home, record: RunningStack, *, now: bool) -> None:
-    """Signal the owner: SIGTERM once, as a second one would end its jobs the hard way; SIGQUIT takes the grace away."""
-    found = home.read()
-    if now or found is None or not found.stopping:
+    """Signal the owner: SIGTERM once, as a second one would end its jobs the hard way; SIGQUIT takes the grace away.
+
+    Of commands that ask at the same time the next one waits until the record says what the first has asked for.
+    """
+    deadline = time.monotonic() + _NOTED_WITHIN
+    with _alone(home, deadline):
+        found = home.read()
+        if found is not None and found.stopping and not now:
+            return
         with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
             os.kill(record.owner.pid, signal.SIGQUIT if now else signal.SIGTERM)
+        while home.is_owned() and time.monotonic() < deadline:
+            found = home.read()
+            if found is not None and found.stopping:
+                return
+            time.sleep(_LOOK_AGAIN)
+
+
+@contextlib.contextmanager
+def _alone(home: Home, deadline: float) -> Iterator[None]:
+    """One command at a time, as well as can be: a stack has to stop also where the folder cannot be locked."""
+    with contextlib.ExitStack() as kept:
+        with contextlib.suppress(OSError):
+            gate = os.open(home.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # no file: the disk may be full
+            kept.callback(os.close, gate)
+            while not locked(gate, fcntl.LOCK_EX) and time.monotonic() < deadline:
+                time.sleep(_LOOK_AGAIN)
+        yield
 
 
 def _clear(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:

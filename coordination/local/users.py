@@ -108,18 +108,21 @@ class Users:
             return self._present(besides)
 
     def none_left(self, then: Callable[[], None]) -> bool:
-        """Whether nobody uses the stack of this process, or has it kept; *then* is called before anybody can join."""
-        with self.home.explained():
-            if not self.home.folder.is_dir():
-                return True  # somebody has deleted it
-            try:
+        """Whether nobody uses the stack of this process, or has it kept; *then* is called before anybody can join.
+
+        When that cannot be found out now (too many files are open, a network's disk is away) somebody may use it.
+        """
+        try:
+            with self.home.explained():
+                if not self.home.folder.is_dir():
+                    return True  # somebody has deleted it
                 with self._alone():
                     if self.is_kept(ProcessRecord.of(os.getpid())) or self._present():
                         return False
                     then()
                     return True
-            except Unavailable:
-                return False
+        except CoordinationError:
+            return False
 
     def keep(self, owner: ProcessRecord) -> None:
         """Keep the stack of that process up without any user."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+from sqlalchemy import text
 
 from coordination.domain.agents import Profile
 from coordination.domain.events import EventType
@@ -13,6 +16,7 @@ from coordination.flows.create_task import Created, create_task
 from coordination.ids import new_id
 from coordination.services import agents
 from coordination.store.queries import events, runs, slots, tasks
+from tests.support.processes import until
 from tests.support.refusals import refuses
 from tests.support.world import World
 
@@ -115,3 +119,33 @@ def test_a_run_that_is_none_is_said(world: World) -> None:
     world.submit("a")
     with pytest.raises(NotFound):
         create(world, Task("x", SHELL), run=new_id())
+
+
+@pytest.mark.stores("postgres")
+def test_of_two_persons_who_add_the_same_key_at_once_the_second_is_told(world: World) -> None:
+    world.submit("a")
+    errors: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            create(world, Task("x", SHELL))
+        except BaseException as error:  # noqa: BLE001 - looked at below
+            errors.append(error)
+
+    other = threading.Thread(target=second)
+    with world.store.write() as tx:
+        create_task(tx, world.workspace, world.run_id, Task("x", SHELL), actor="user:bob")
+        other.start()
+        until(lambda: waits_for_a_lock(world), what="the second one")
+    other.join(timeout=60)
+
+    assert [type(error) for error in errors] == [Refused]
+    assert "has a task 'x' already" in str(errors[0])
+
+
+def waits_for_a_lock(world: World) -> bool:
+    with world.store.read() as tx:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return bool(tx.execute(text(waiting)).scalar_one())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -201,6 +203,26 @@ class TestWhatWasInFlight:
         assert found["once"].words().startswith("outcome unknown")
         assert world.states() == {"back": "queued", "done": "completed", "once": "blocked", "runs": "running"}
         assert world.task("back").failures == 0
+
+    def test_the_commands_are_about_what_is_stopped_alone(self, world: World) -> None:
+        other = World(world.store, project="example.org/acme/mill")
+        for one in (world, other):
+            one.submit("back", "once", "runs", tasks={"once": {"repeatable": False}})
+            one.claim("back", "once", "runs")
+        made, _ = stop(world, world.project_id)
+        with world.store.read() as tx:
+            seen = look(tx, world.workspace, made, silent_after=SILENT)
+        made = world.store.transact(lambda tx: remember(tx, world.workspace, made, seen))
+        world.finish("back", Outcome.HANDED_BACK)
+
+        with world.store.read() as tx:
+            there = look(tx, world.workspace, made, silent_after=SILENT)
+        found = {one.task: replace(one, tellable=True) for one in there}
+
+        whose = f"--project {shlex.quote(str(made.project))}"
+        assert f"coord start {whose} goes on" in found["back"].words()
+        assert f"kill it with coord stop {whose} --now" in found["runs"].words(), "not all of the workspace"
+        assert made.again == f"coord stop {whose}"
 
     def test_a_heartbeat_learns_of_it(self, world: World) -> None:
         world.submit("a")

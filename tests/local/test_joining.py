@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coordination.cli.stopping_stack import Waiting
 from coordination.errors import RedisUnavailable, SettingsError, StackRunning, Unavailable
 from coordination.local import joining, running, stack
 from coordination.local.home import Home
@@ -175,6 +178,31 @@ class TestEnds:
         assert decided == []
         assert users.none_left(lambda: decided.append(True))
         assert decided == [True]
+
+    def test_a_stack_that_cannot_count_its_users_does_not_end_their_jobs(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        users = Users(Home(home).prepared())
+
+        def full(*_: object, **__: object) -> int:
+            raise OSError(errno.ENFILE, "Too many open files in system")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("coordination.local.users.os.open", full)
+            assert not users.none_left(lambda: None)
+        assert users.none_left(lambda: None)
+
+    def test_a_stack_is_stopped_also_where_its_users_cannot_be_named(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        joined = join(home)
+        monkeypatch.setattr("coordination.local.users._PATIENCE", 0.0)
+        with (home / "users.lock").open() as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)  # as a command that was suspended while it joined
+
+            Waiting(settings_in(home), now=False).tell_users(Home(home))
+
+        assert joined.problem() is None
 
     def test_a_file_of_a_user_that_cannot_be_read_still_counts(self, home: Path) -> None:
         home_ = Home(home).prepared()

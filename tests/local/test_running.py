@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import redis
 
+from coordination.clock import utc_now
 from coordination.errors import Conflict, Unavailable
 from coordination.local import running, stack
-from coordination.local.home import Home
+from coordination.local.home import Home, RunningStack
+from coordination.local.processes import ProcessRecord
 from coordination.settings import client_url
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
@@ -92,6 +98,34 @@ class TestDown:
         assert not any(one.alive() for one in record.services.values())
         assert deaths == [record.services["worker"].pid]
         assert not (home / "stack.json").exists()
+
+    def test_two_that_stop_it_at_once_signal_it_once(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A second signal would end its jobs the hard way."""
+        home_ = Home(home).prepared()
+        lock = home_.acquire()
+        owner = ProcessRecord.of(os.getpid())
+        record = RunningStack(owner, utc_now(), "", "redis://x", "sqlite://", ready=True)
+        home_.write(record)
+        second = threading.Thread(target=running.down, args=(home,))
+        signals: list[int] = []
+        twice = threading.Event()
+
+        def kill(_pid: int, number: int) -> None:
+            signals.append(number)
+            if len(signals) > 1:
+                twice.set()
+                return
+            second.start()
+            twice.wait(0.5)
+            home_.write(replace(record, ready=False, stopping=True))
+            threading.Timer(0.2, os.close, [lock]).start()
+
+        monkeypatch.setattr("coordination.local.running.os.kill", kill)
+
+        running.down(home)
+
+        second.join(timeout=60)
+        assert signals == [signal.SIGTERM]
 
     def test_an_owner_that_does_not_end_in_time_is_named(
         self, home: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch

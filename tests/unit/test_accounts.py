@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,14 @@ def test_nobody_else_can_read_them_whatever_the_umask(accounts: Accounts) -> Non
 
     assert mode(accounts.folder) == 0o700
     assert {mode(path) for path in accounts.folder.iterdir()} == {0o600}
+
+
+def test_the_command_that_sets_one_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    home = tmp_path / "my 'own' home; x"
+
+    words = shlex.split(Accounts(home).command("claude@work", "KEY"))
+
+    assert words == [f"COORD_HOME={home}", "coord", "accounts", "set", "claude@work", "KEY"]
 
 
 def test_an_account_ends_with_its_last_variable(accounts: Accounts) -> None:

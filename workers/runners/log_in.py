@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class LogIn:
 
     def _of_account(self, program: str, given: Given, account: str, names: Sequence[str]) -> str:
         if self.command and self.folder and (folder := given.values.get(self.folder)):
-            way = f"{self.folder}='{folder}' {self.command}"
+            way = f"{self.folder}={shlex.quote(folder)} {self.command}"
         else:
             held = next((name for name in names if name in given.values), None)
             way = given.accounts.command(account, held or next(iter(names), "VARIABLE"))

@@ -44,6 +44,12 @@ def test_names_are_quoted_for_a_shell() -> None:
     assert shlex.split(step.command) == ["coord", "tasks", "answer", "it's; rm -rf ~", "the answer"]
 
 
+def test_a_name_that_looks_like_a_place_is_quoted_once() -> None:
+    found = steps(Situation.MODEL, task="fix {project}", project="x; rm -rf ~")
+
+    assert [shlex.split(step.command)[-1] for step in found[::2]] == ["x; rm -rf ~", "fix {project}"]
+
+
 def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
     assert sentence(steps(Situation.FAILED, task="fix")).endswith("when that is mended: coord tasks retry fix")
     assert sentence(()) == ""
@@ -61,6 +67,7 @@ def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
         ("claude is not installed where this worker looks for programs (PATH).", Situation.PROGRAM),
         ("The job's folder /x does not exist on this machine: make it", Situation.FOLDER),
         ("claude is not logged in where this worker runs: set A (it said: no)", Situation.LOG_IN),
+        ("claude is not logged in with the account a on h: run there x (it said: no)", Situation.LOG_IN),
     ],
 )
 def test_what_was_in_the_way_of_a_job_is_known_by_its_error(error: str | None, situation: Situation) -> None:
