@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.excerpts import excerpt
+from coordination.domain.next_steps import Situation, sentence, steps
 from coordination.domain.tasks import BlockReason, TaskState
 
 _LONGEST_ERROR = 200
@@ -101,10 +102,8 @@ class InFlight:
         if self.outcome is None:
             return self._unanswered()
         if self.unknown:
-            return (
-                "outcome unknown: it was ended in the middle, and must not be repeated; "
-                f"coord tasks retry {self.task}, or coord tasks force {self.task} completed"
-            )
+            ways = sentence(steps(Situation.OUTCOME_UNKNOWN, task=self.task))
+            return f"outcome unknown: it was ended in the middle, and must not be repeated; {ways}"
         if self.outcome is Outcome.HANDED_BACK:
             when = "ended" if self.began else "ended before its job began"
             return f"{when}, and handed back: coord start goes on with it"
