@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -43,7 +44,10 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
         ready.lift_from(tx, workspace_id, [task_id], FOR_A_PERSON)
         reopened = [task_id]
     elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
-        raise IllegalMove(TaskMove.REOPEN, task.state)
+        completed = task.state is TaskState.COMPLETED
+        key = shlex.quote(task.key)
+        hint = f"Run it again: coord tasks force {key} queued --reason 'once more'" if completed else f"See: coord explain {key}"
+        raise IllegalMove(TaskMove.REOPEN, task.state, hint=hint)
     else:
         reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
         for again in reopened:
