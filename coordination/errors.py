@@ -139,8 +139,8 @@ class IllegalMove(Conflict):
 
     code = "illegal_move"
 
-    def __init__(self, move: str, state: str, *, what: str = "task") -> None:
-        super().__init__(f"A {what} that is {state} cannot {move}")
+    def __init__(self, move: str, state: str, *, what: str = "task", hint: str | None = None) -> None:
+        super().__init__(f"A {what} that is {state} cannot {move}", hint=hint)
         self.move = move
         self.state = state
 

@@ -15,7 +15,7 @@ from coordination.ids import SHORT, SHORTEST_PART, is_id
 from coordination.runtime import Runtime
 from coordination.store.queries import names, projects
 
-_RUNS, _TASKS = "See: coord runs list", "See: coord tasks list RUN"
+_RUNS, _TASKS = "See: coord runs list", "See: coord tasks list"
 _ELSEWHERE = "Give its id, or name the project or run that it is of; see: coord runs list"
 
 

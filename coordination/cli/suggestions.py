@@ -90,6 +90,12 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
         **dict.fromkeys(("add", "create", "lower", "change"), ("budgets set …",)),
         **dict.fromkeys(("get", "describe", "status"), ("budgets show …",)),
     },
+    "accounts": {
+        "ls": ("accounts list",),
+        **dict.fromkeys(("rm", "remove", "delete"), ("accounts unset …",)),
+        **dict.fromkeys(("add", "create", "change", "login"), ("accounts set …",)),
+        **dict.fromkeys(("get", "describe"), ("accounts show …",)),
+    },
     "costs": {
         "ls": ("costs list …",),
         **dict.fromkeys(("show", "total", "today", "sum", "by"), ("costs summary …",)),

@@ -37,7 +37,7 @@ _MARKS = {
 
 
 def show(run: Run, *, ended: bool = True) -> None:
-    """Print the summary for people. *ended*: the command has followed the run, and leaves it now."""
+    """Print the summary for people. *ended*: the command has followed the run to its end, and says how to go on."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text

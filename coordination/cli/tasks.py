@@ -289,7 +289,7 @@ def explain(
     if of_task is None and of_issue is None:
         raise NotFound(
             f"There is neither a task nor an imported issue {excerpt(name)}",
-            hint="See: coord tasks list RUN; for an issue of a file add --beads FILE",
+            hint="See: coord tasks list; for an issue of a file add --beads FILE",
         )
     _answer(of_task, of_issue, as_json=as_json)
 

@@ -273,7 +273,7 @@ def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
     if as_json:
         print_json({**summary.as_json(run), "waits_for": waits})
     else:
-        summary.show(run)
+        summary.show(run, ended=not waits)  # what it waits for was said with the command that goes on
     if waits:
         return STANDS_STILL
     return OK if run.state is RunState.COMPLETED else NOT_COMPLETED

@@ -101,7 +101,7 @@ def _in_one_folder(plan: Plan, works: Mapping[str, Any]) -> Iterator[PlanWarning
             yield PlanWarning(
                 Code.SAME_FOLDER,
                 f"{_named(together)} may work in {where} at the same time, and change each other's files",
-                "Give each a folder of its own with workspace: git-worktree, or an order with needs",
+                "Give each a folder of its own with checkout: git-worktree, or an order with needs",
                 tuple(together),
             )
 

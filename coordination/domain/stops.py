@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from coordination.domain.attempts import Outcome
 from coordination.domain.excerpts import excerpt
+from coordination.domain.next_steps import Situation, sentence, steps
 from coordination.domain.tasks import BlockReason, TaskState
 
 _LONGEST_ERROR = 200
@@ -110,12 +111,9 @@ class InFlight:
         """What became of it, for people: a few words, and the command that helps where one does."""
         if self.outcome is None:
             return self._unanswered()
-        task = shlex.quote(self.task)
         if self.unknown:
-            return (
-                "outcome unknown: it was ended in the middle, and must not be repeated; "
-                f"coord tasks retry {task}, or coord tasks force {task} completed --reason 'it was done'"
-            )
+            ways = sentence(steps(Situation.OUTCOME_UNKNOWN, task=self.task))
+            return f"outcome unknown: it was ended in the middle, and must not be repeated; {ways}"
         if self.outcome is Outcome.HANDED_BACK:
             when = "ended" if self.began else "ended before its job began"
             return f"{when}, and handed back: coord start{self._whose} goes on with it"

@@ -60,7 +60,7 @@ def assign_task(
     tasks.lock(tx, workspace_id, [task_id])
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
-        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
     _check(task, to, model, person)
     before = task.options.get(PERSON)
     if person is not None:

@@ -36,7 +36,7 @@ def cancel_task(tx: Connection, workspace_id: str, task_id: str, *, actor: str, 
     """Cancel one task, and its dependants as they ask to be treated; canceling an ended task changes nothing."""
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
-        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
     whole = [task_id, *(part.id for part in tasks.parts(tx, workspace_id, task_id) if part.state in OPEN)]
     canceled, ended = cancel_tasks(tx, workspace_id, task.project_id, whole, actor=actor, why=why)
     return Canceled(task.project_id, canceled, ended.freed)

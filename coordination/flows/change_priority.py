@@ -18,7 +18,7 @@ def change_priority(tx: Connection, workspace_id: str, task_id: str, priority: i
     """
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
-        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
     if task.priority == priority or task.state in TERMINAL:
         return task.state not in TERMINAL
     if not tasks.set_priority(tx, workspace_id, task_id, priority):

@@ -76,7 +76,7 @@ def force_task(
         rows.waive_needs(tx, workspace_id, task_id)
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
-        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
     forced(task.state, target)
     running = [(task_id, number) for number in rows.open_attempts(tx, workspace_id, task_id)]
     _tell(tx, task, target, actor=actor, reason=reason, running=[number for _, number in running])

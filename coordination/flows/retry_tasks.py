@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
 from sqlalchemy import Connection
@@ -36,14 +37,21 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
     """Retry a task that is locked with all that its end concerned."""
     task = tasks.get(tx, workspace_id, task_id)
     if task is None:
-        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list RUN")
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
     if task.state is TaskState.BLOCKED and task.reasons & FOR_A_PERSON:
         if BlockReason.LIMIT in task.reasons:
             tasks.count_anew(tx, workspace_id, task_id)
         ready.lift_from(tx, workspace_id, [task_id], FOR_A_PERSON)
         reopened = [task_id]
     elif task.state not in TERMINAL or task.state is TaskState.COMPLETED:
-        raise IllegalMove(TaskMove.REOPEN, task.state)
+        completed = task.state is TaskState.COMPLETED
+        key = shlex.quote(task.key)
+        hint = (
+            f"Run it again: coord tasks force {key} queued --reason 'once more'"
+            if completed
+            else f"See: coord explain {key}"
+        )
+        raise IllegalMove(TaskMove.REOPEN, task.state, hint=hint)
     else:
         reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
         for again in reopened:

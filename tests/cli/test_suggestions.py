@@ -37,6 +37,8 @@ MEANT = [
     ("projects pause shop", "coord projects hold shop"),
     ("projects resume shop", "coord projects activate shop"),
     ("budgets increase nightly 5", "coord budgets raise nightly 5"),
+    ("accounts remove claude@work", "coord accounts unset claude@work"),
+    ("accounts add claude@work KEY", "coord accounts set claude@work KEY"),
     # of another group
     ("forecast", "coord costs forecast"),
     ("force fix failed", "coord tasks force fix failed"),

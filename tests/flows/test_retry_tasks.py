@@ -200,10 +200,12 @@ def test_only_what_ended_without_success_can_be_retried(world: World) -> None:
     world.submit("a", "b")
     world.do("a")
 
-    for key, state in (("a", "completed"), ("b", "queued")):
+    again = "Run it again: coord tasks force a queued --reason 'once more'"
+    for key, state, hint in (("a", "completed", again), ("b", "queued", "See: coord explain b")):
         with refuses(IllegalMove) as refused:
             world.retry(key)
         assert refused.value.state == state
+        assert refused.value.hint == hint
     world.ids["ghost"] = new_id()
     with refuses(NotFound):
         world.retry("ghost")

@@ -201,6 +201,7 @@ class TestWhatWasInFlight:
         assert found["done"].words() == "completed meanwhile"
         assert found["once"].unknown
         assert found["once"].words().startswith("outcome unknown")
+        assert "coord tasks force once completed --reason " in found["once"].words()
         assert world.states() == {"back": "queued", "done": "completed", "once": "blocked", "runs": "running"}
         assert world.task("back").failures == 0
 

@@ -33,7 +33,7 @@ _WORDS = {
     BlockReason.RESERVATION: "a file that it needs is reserved by somebody else",
     BlockReason.QUESTION: "its agent asked a question and waits for the answer (coord questions)",
     BlockReason.LIMIT: "it was tried as often as it may be",
-    BlockReason.OUTCOME_UNKNOWN: "it must not be repeated, and its worker was lost: nobody knows whether it was done",
+    BlockReason.OUTCOME_UNKNOWN: "it must not be repeated, and was ended in the middle: nobody knows if it was done",
 }
 _SITUATIONS = {
     BlockReason.QUESTION: Situation.QUESTION,
