@@ -193,6 +193,8 @@ class Reference:
             if "paused" in task.reasons:
                 task.reasons.discard("paused")
                 task.state = "blocked" if task.reasons else "queued"
+                if task.state == "queued":
+                    self._tell(task.key, "unblocked")
 
     def lose(self, lost: Sequence[tuple[str, int]], *, suspect: bool = False, alone: bool = False) -> None:
         """These open attempts are given up, because nobody works on them any more."""
@@ -273,15 +275,16 @@ class Reference:
         task.deferrals += report.outcome == "deferred"
         if report.outcome in ("failed", "timed_out"):
             task.deferrals = 0
-        unknown = report.outcome == "lost" or (report.outcome == "handed_back" and report.began)
+        failed = report.outcome in ("failed", "timed_out")
+        for_good = failed and (not report.retryable or task.failures >= task.max_attempts)
+        in_the_middle = report.outcome in ("handed_back", "timed_out") and report.began and not for_good
+        unknown = report.outcome == "lost" or in_the_middle
         if report.outcome == "completed":
             task.state = kind = "completed"
         elif unknown and not task.repeatable:
             task.state = kind = "blocked"
             task.reasons = {"outcome_unknown"}
-        elif (report.outcome == "lost" and task.losses > MAX_LOSSES) or (
-            report.outcome in ("failed", "timed_out") and (not report.retryable or task.failures >= task.max_attempts)
-        ):
+        elif for_good or (report.outcome == "lost" and task.losses > MAX_LOSSES):
             task.state = kind = "failed"
         else:
             task.state = "queued"
@@ -338,6 +341,8 @@ class Reference:
     def _hold_again(self, key: str, child: RefTask) -> None:
         child.open.add(key)
         if child.is_open:
+            if child.state == "queued":
+                self._tell(child.key, "blocked")
             child.state = "blocked"
             child.reasons.add("dependencies")
 

@@ -52,9 +52,9 @@ def end_attempts(
     others = [_move_task(tx, workspace_id, ending, done, deferral_limit) for ending in others]
     held = [ending for ending in others if ending.fence in done.fences]
     if held:
-        outdated.wait_again(tx, workspace_id, [ending.fence for ending in held])
         attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
         log.append(tx, workspace_id, [event_of(project_id, ending) for ending in held])
+        outdated.wait_again(tx, workspace_id, [ending.fence for ending in held])
     for ending in endings:
         if ending.artifacts and ending.fence in done.fences:
             artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)

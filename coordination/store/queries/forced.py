@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
 
+from coordination.domain.events import EventType
 from coordination.domain.tasks import NO_REASON, BlockReason, Task, TaskState
+from coordination.store.queries import events
 from coordination.store.queries.counters import FRESH
 from coordination.store.queries.dependencies import HOLDING
 from coordination.store.queries.tasks import BATCH
@@ -133,6 +135,8 @@ def take_release_back(tx: Connection, workspace_id: str, parent_id: str, childre
                 .returning(d.child_id)
             ).scalars()
         )
+        queued = select(t.id, t.run_id, t.project_id).where(t.id.in_(taken), t.state == TaskState.QUEUED)
+        blocked = tx.execute(queued.order_by(t.id)).all()
         open_ = or_(t.state == TaskState.QUEUED, t.state == TaskState.BLOCKED)
         tx.execute(
             update(tasks)
@@ -148,8 +152,15 @@ def take_release_back(tx: Connection, workspace_id: str, parent_id: str, childre
                 updated_at=db_now(),
             )
         )
+        events.append(tx, workspace_id, [_waits_again(row) for row in blocked])
         found += taken
     return found
+
+
+def _waits_again(row: Any) -> dict[str, Any]:
+    payload = {"why": "what it needs is done again"}
+    of = {"task_id": row.id, "run_id": row.run_id, "project_id": row.project_id}
+    return {**of, "type": EventType.BLOCKED, "payload": payload}
 
 
 def open_attempts(tx: Connection, workspace_id: str, task_id: str) -> list[int]:
