@@ -301,7 +301,7 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
     assert shown.splitlines()[-1] == "try again what did not complete: coord resume nightly --retry"
 
     (coord.cwd / "mended").touch()
-    again = coord.process(*shlex.split(commands_of(said)[-1])[1:]).out
+    again = coord.process(*shlex.split(commands_of(shown)[-1])[1:]).out
 
     assert "shipped" in again
 
