@@ -213,6 +213,7 @@ class TestEnds:
         assert [user.pid for user in Users(home_).present()] == [os.getpid()]
         member.leave()
 
+    @pytest.mark.full
     def test_a_worker_that_does_not_obey_is_killed_without_the_grace(self, home: Path) -> None:
         joined = join(home, "stubborn")
         worker = joined.found.services["worker"]

@@ -127,6 +127,7 @@ class TestDown:
         second.join(timeout=60)
         assert signals == [signal.SIGTERM]
 
+    @pytest.mark.full
     def test_an_owner_that_does_not_end_in_time_is_named(
         self, home: Path, processes: Processes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
