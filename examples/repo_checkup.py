@@ -57,15 +57,20 @@ def inventory() -> Json:
     }
 
 
+def _texts(watch: _Watch) -> Iterator[tuple[Path, bytes]]:
+    """The files that are no binary ones, with what is in them."""
+    for path in watch.over(_files()):
+        data = _read(path)
+        if data is not None and b"\0" not in data[:8000]:
+            yield path, data
+
+
 def broken() -> Json:
     """JSON and TOML files that cannot be parsed, and files with the marks of a merge that nobody finished."""
     found: list[Json] = []
     looked = 0
     watch = _Watch()
-    for path in watch.over(_files()):
-        data = _read(path)
-        if data is None or b"\0" in data[:8000]:
-            continue
+    for path, data in _texts(watch):
         looked += 1
         why = _unparsed(path.suffix, data) if len(data) < MOST_BYTES else None
         if why is None and (begin := _OURS.search(data)) and _THEIRS.search(data, begin.end()):
@@ -120,10 +125,7 @@ def secrets() -> Json:
     found: list[Json] = []
     looked = 0
     watch = _Watch()
-    for path in watch.over(_files()):
-        data = _read(path)
-        if data is None or b"\0" in data[:8000]:
-            continue
+    for path, data in _texts(watch):
         looked += 1
         for name, looks in _KEYS.items():
             found += [{"file": _shown(path), "line": _line(data, key), "what": name} for key in looks.finditer(data)]
