@@ -25,20 +25,20 @@ ACCOUNT, WITHOUT = "BENCH_ACCOUNT", "BENCH_WITHOUT"
 
 
 def _no_bundles() -> None:
-    from workers import kinds
+    from workers.leases import duration_stats
 
-    kinds.LARGEST = 1
+    duration_stats.LARGEST = 1
     _no_strangers()
 
 
 def _no_strangers() -> None:
-    from workers import kinds
+    from workers.leases import duration_stats
 
-    kinds._STRANGERS = kinds.LARGEST  # so many are never seen in a row
+    duration_stats._STRANGERS = duration_stats.LARGEST  # so many are never seen in a row
 
 
 def _no_going_on() -> None:
-    from workers.execution import Execution
+    from workers.engine.executor import Execution
 
     write = Execution._write
 
@@ -49,15 +49,15 @@ def _no_going_on() -> None:
 
 
 def _no_combining() -> None:
-    from workers.combining import Combiner
+    from workers.engine.group_commit import Combiner
 
     Combiner.__init__.__kwdefaults__["most"] = 1
 
 
 def _no_settling() -> None:
-    from coordination import collector
+    from coordination.base import gc_tuning
 
-    collector.settle = lambda: gc.set_threshold(*gc.get_threshold())
+    gc_tuning.settle = lambda: gc.set_threshold(*gc.get_threshold())
 
 
 def _no_preparing() -> None:
@@ -67,7 +67,7 @@ def _no_preparing() -> None:
 
 
 def _one_at_a_time() -> None:
-    from workers import heartbeat
+    from workers.leases import heartbeat
 
     heartbeat._BATCH = 1
 
@@ -83,16 +83,16 @@ SHORTCUTS: dict[str, tuple[str, Callable[[], None]]] = {
 }
 
 _SECTIONS = (
-    ("claims", "workers.writing", "Writing._claimed"),
-    ("claims", "workers.writing", "Writing._claim_together"),
-    ("ends", "coordination.services.endings.end", "end_attempts"),
-    ("what is next", "coordination.flows.finish_attempts", "finish_attempts"),
+    ("claims", "workers.engine.committer", "Writing._claimed"),
+    ("claims", "workers.engine.committer", "Writing._claim_together"),
+    ("ends", "coordination.services.attempts.end", "end_attempts"),
+    ("what is next", "coordination.flows.tasks.finish_attempts", "finish_attempts"),
     ("begin, commit", "coordination.store.engine", "Store.transact"),
-    ("rings", "workers.publisher", "CeleryPublisher.publish"),
+    ("rings", "workers.broker.publisher", "CeleryPublisher.publish"),
     ("interpreters", "workers.runners.python_callable", "PythonRunner.run_batch"),
-    ("results and notes", "workers.board", "keep"),
-    ("bundles and slots", "workers.execution", "Execution.work_off"),
-    ("supervisors", "workers.housekeeping", "Housekeeper._once"),
+    ("results and notes", "workers.engine.batch_control", "keep"),
+    ("bundles and slots", "workers.engine.executor", "Execution.work_off"),
+    ("supervisors", "workers.maintenance.supervisor_loop", "Housekeeper._once"),
 )
 
 
@@ -151,7 +151,7 @@ def main() -> int:
     from workers.__main__ import main as work
 
     if file := os.environ.get(ACCOUNT):
-        import workers.lifecycle  # noqa: F401 - brings in all that is put on the account
+        import workers.process.lifecycle
 
         Account().open(Path(file))
     return work(sys.argv[1:])

@@ -12,9 +12,9 @@ from benchmarks.measure import in_turns, ratios, series
 from benchmarks.ours import OurStack
 from benchmarks.report import Line
 from coordination import BudgetCap, Task
-from coordination.domain.budgets import Period, Scope
-from coordination.domain.caps import caps_of
-from coordination.flows.set_budget import set_budget
+from coordination.domain.money.budgets import Period, Scope
+from coordination.domain.money.caps import caps_of
+from coordination.flows.money.set_budget import set_budget
 
 _FREE, _CAPPED = "free", "capped"
 

@@ -21,8 +21,8 @@ from benchmarks.bench import STORES, Bench, OurStack
 from benchmarks.measure import percentile, series
 from benchmarks.report import Line
 from coordination import Task
-from coordination.store.volatile.nudges import NUDGES
-from workers import queues
+from coordination.store.redis.wakeups import NUDGES
+from workers.broker import queues
 
 _BELL = queues.PREFIX + queues.JOBS
 _SIGNALS = {"doorbell": {_BELL}, "submission committed": {_BELL, NUDGES}}

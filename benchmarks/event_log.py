@@ -14,11 +14,11 @@ from benchmarks.bench import Bench, no_op
 from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import Plan, connect
-from coordination.domain.events import EventType
-from coordination.domain.plans import ProjectRef
+from coordination.domain.plans.plans import ProjectRef
+from coordination.domain.tasks.events import EventType
 from coordination.settings import load_settings
-from coordination.store.queries import events
-from coordination.store.tables.events import task_events
+from coordination.store.queries.tasks import events
+from coordination.store.tables.tasks.events import task_events
 from tests.support.piles import pile_up
 
 _FEW, _MANY = 10_000, 3_000_000

@@ -17,19 +17,22 @@ from benchmarks.bench import STORES, Bench, no_op
 from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import Plan, Run, connect
+from coordination.base.clock import utc_now
+from coordination.base.host import boot_id, host
+from coordination.base.ids import new_id
 from coordination.client import Coordination
-from coordination.clock import utc_now
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.plans import ProjectRef
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.finish_attempts import decided, finish_attempts
-from coordination.flows.tick_supervisor import tick_supervisor
-from coordination.ids import new_id
-from coordination.machine import boot_id, host
-from coordination.services import windows
+from coordination.domain.plans.plans import ProjectRef
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.flows.fleet.tick_supervisor import tick_supervisor
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import decided, finish_attempts
+from coordination.services.tasks import dispatch_window
 from coordination.settings import load_settings
-from coordination.store.queries import events, fleet, retention, tasks
-from coordination.store.reports import explanation, overview
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.projects import retention
+from coordination.store.queries.tasks import events, tasks
+from coordination.store.reports.projects import overview
+from coordination.store.reports.tasks import explanation
 from tests.support.piles import pile_up
 
 _FEW, _MANY = 1_000, 1_000_000
@@ -97,7 +100,7 @@ class _Store:
         self._workspace = self._co.runtime.workspace_id
         self._worker = new_id()
         row = {"id": self._worker, "name": "bench", "host": host(), "boot_id": boot_id(), "pid": 1, "slots": 8}
-        self._store.transact(lambda tx: fleet.register(tx, row | {"version": "bench"}))
+        self._store.transact(lambda tx: workers.register(tx, row | {"version": "bench"}))
         self._claims: list[Claim] = []
         self._run: Run | None = None
         self._next: list[str] = []
@@ -141,7 +144,7 @@ class _Store:
         assert self._run is not None
         run_id, task_id = self._run.id, self._next.pop()
         window = self._timed_change(
-            lambda tx: windows.fill(tx, self._workspace, self._project, window=_READY, bundle=lambda _kind: 1)
+            lambda tx: dispatch_window.fill(tx, self._workspace, self._project, window=_READY, bundle=lambda _kind: 1)
         )
         began = time.perf_counter()
         (claim,) = self._store.transact(lambda tx: self._claimed(tx, task_id))
@@ -159,7 +162,7 @@ class _Store:
             "coord explain (by id)": lambda tx: self._explained(tx, task_id),
             "a task by its key": lambda tx: tasks.find(tx, self._workspace, f"r{_READY - 1}", run_id=run_id),
             "read a run's events": lambda tx: events.tail(tx, self._workspace, run_id=run_id, limit=100),
-            "heartbeat of a worker": lambda tx: fleet.live_slots(tx, within=_LEASE),
+            "heartbeat of a worker": lambda tx: workers.live_slots(tx, within=_LEASE),
             "look for old runs": lambda tx: retention.old_runs(tx, self._workspace, age=timedelta(days=90)),
         }
         return {

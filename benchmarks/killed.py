@@ -22,9 +22,9 @@ from benchmarks.measure import series
 from benchmarks.places import ROOT
 from benchmarks.report import Line
 from coordination import Plan, Task, connect
-from coordination.domain.plans import ProjectRef
-from coordination.local.home import Home
+from coordination.domain.plans.plans import ProjectRef
 from coordination.settings import load_settings
+from coordination.stack.home import Home
 from tests.support.fleet import SHORT_LEASES
 from tests.support.processes import Process, until
 

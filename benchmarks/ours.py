@@ -14,10 +14,10 @@ from benchmarks import jobs
 from benchmarks.measure import cpu_seconds
 from benchmarks.places import ROOT
 from coordination import BudgetCap, Plan, Run, Task, connect
-from coordination.domain.plans import ProjectRef
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import ProjectRef
+from coordination.domain.tasks.runs import RunState
 from coordination.settings import load_settings
-from coordination.store.tables.runs import runs
+from coordination.store.tables.tasks.runs import runs
 from tests.support.processes import Process
 
 STORES = ("sqlite", "postgresql")

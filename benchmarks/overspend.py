@@ -24,9 +24,9 @@ from benchmarks.bench import STORES, Bench
 from benchmarks.measure import series
 from benchmarks.places import ROOT
 from benchmarks.report import Line
-from coordination.domain.plans import BudgetCap
+from coordination.domain.plans.plans import BudgetCap
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import budgets, money
+from coordination.store.queries.money import budget_usage, budgets
 from coordination.store.schema import prepare
 from tests.support.model_server import running_model_server
 from tests.support.money_race import ESTIMATE, watch
@@ -80,7 +80,7 @@ def _ours(bench: Bench, kind: str, count: int) -> float:
             process.communicate(timeout=3600)
         with store.read() as tx:
             (one,) = budgets.listed(tx, world.workspace)
-            use = money.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+            use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         return _beyond(use.taken.usd, cap)
     finally:
         store.close()

@@ -14,16 +14,16 @@ from benchmarks.bench import STORES, Bench, no_op
 from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import Plan, connect
+from coordination.base.clock import utc_now
+from coordination.base.host import boot_id, host
+from coordination.base.ids import new_id
 from coordination.client import Coordination
-from coordination.clock import utc_now
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.plans import ProjectRef
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.finish_attempts import decided, finish_attempts
-from coordination.ids import new_id
-from coordination.machine import boot_id, host
+from coordination.domain.plans.plans import ProjectRef
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import decided, finish_attempts
 from coordination.settings import load_settings
-from coordination.store.queries import fleet
+from coordination.store.queries.fleet import workers
 
 _FEW, _MANY = 1_000, 1_000_000
 _CHILDREN = 10
@@ -130,7 +130,7 @@ class _Store:
 
     def _register(self, tx: Connection) -> None:
         row = {"id": self._worker, "name": "bench", "host": host(), "boot_id": boot_id(), "pid": 1, "slots": 1}
-        fleet.register(tx, row | {"version": "bench"})
+        workers.register(tx, row | {"version": "bench"})
 
     def _fill(self, tx: Connection, count: int) -> None:
         """Copy one finished task with its attempt, its events and an edge, as one statement per table."""

@@ -15,7 +15,7 @@ from benchmarks.report import Line
 _API = """
 import json, sys, time
 from coordination import Plan, Task, connect
-from coordination.domain.plans import ProjectRef
+from coordination.domain.plans.plans import ProjectRef
 with open(sys.argv[1]) as file:
     edges = json.load(file)
 co = connect()

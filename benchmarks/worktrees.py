@@ -17,13 +17,13 @@ from benchmarks import goals
 from benchmarks.bench import Bench
 from benchmarks.measure import in_turns, series
 from benchmarks.report import Line
-from coordination.domain.attempts import Claim, Outcome
-from coordination.domain.workspaces import STORED
-from coordination.ids import new_id
-from workers.jobs import Jobs
+from coordination.base.ids import new_id
+from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.tasks.attempts import Claim, Outcome
+from workers.attempt.jobs import Jobs
+from workers.attempt.surroundings import Surroundings
 from workers.runners.base import Control
 from workers.runners.registry import Runners
-from workers.surroundings import Surroundings
 
 _PACKAGES, _FILES, _SCRIPTS = 200, 50, 40
 _TIMES = 5

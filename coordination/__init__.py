@@ -11,75 +11,84 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from coordination.accounts import Accounts
+    from coordination.adapters.account_store import Accounts
+    from coordination.base.errors import CoordinationError
     from coordination.budgeting import Budgets
     from coordination.client import Coordination, Run, TaskHandle, connect
     from coordination.costs import Costs
-    from coordination.domain.agents import Agent, Profile
-    from coordination.domain.attempts import Attempt, Outcome
-    from coordination.domain.chat import ChatCall
-    from coordination.domain.events import Event, EventType
-    from coordination.domain.plans import Backoff, BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
-    from coordination.domain.predictions import Prediction
-    from coordination.domain.preparation import Database, Preparation
-    from coordination.domain.runs import RunState
-    from coordination.domain.standings import Standing
-    from coordination.domain.stops import InFlight, Started, Stop, Stopped
-    from coordination.domain.tasks import DependencyKind, OnDependencyFailure, TaskState
-    from coordination.domain.work import AgentCall, PythonCall, Shell
-    from coordination.domain.workspaces import Checkout, CheckoutKind, Gate
-    from coordination.errors import CoordinationError
+    from coordination.domain.agents.agents import Agent, Profile
+    from coordination.domain.forecast.predictions import Prediction
+    from coordination.domain.jobs.chat import ChatCall
+    from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate
+    from coordination.domain.jobs.preparation import Database, Preparation
+    from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
+    from coordination.domain.money.budget_status import Standing
+    from coordination.domain.plans.plans import (
+        Backoff,
+        BudgetCap,
+        Concurrency,
+        Defaults,
+        Dependency,
+        Plan,
+        ProjectRef,
+        Task,
+    )
+    from coordination.domain.projects.stops import InFlight, Started, Stop, Stopped
+    from coordination.domain.tasks.attempts import Attempt, Outcome
+    from coordination.domain.tasks.events import Event, EventType
+    from coordination.domain.tasks.runs import RunState
+    from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.prices import Prices
     from coordination.staffing import Agents
     from coordination.worktrees import TaskCheckout
 
 _HOMES = {
-    "Accounts": "coordination.accounts",
-    "Agent": "coordination.domain.agents",
-    "AgentCall": "coordination.domain.work",
+    "Accounts": "coordination.adapters.account_store",
+    "Agent": "coordination.domain.agents.agents",
+    "AgentCall": "coordination.domain.jobs.work",
     "Agents": "coordination.staffing",
-    "Attempt": "coordination.domain.attempts",
-    "Backoff": "coordination.domain.plans",
-    "BudgetCap": "coordination.domain.plans",
+    "Attempt": "coordination.domain.tasks.attempts",
+    "Backoff": "coordination.domain.plans.plans",
+    "BudgetCap": "coordination.domain.plans.plans",
     "Budgets": "coordination.budgeting",
-    "ChatCall": "coordination.domain.chat",
-    "Checkout": "coordination.domain.workspaces",
-    "CheckoutKind": "coordination.domain.workspaces",
-    "Concurrency": "coordination.domain.plans",
+    "ChatCall": "coordination.domain.jobs.chat",
+    "Checkout": "coordination.domain.jobs.checkouts",
+    "CheckoutKind": "coordination.domain.jobs.checkouts",
+    "Concurrency": "coordination.domain.plans.plans",
     "Coordination": "coordination.client",
-    "CoordinationError": "coordination.errors",
+    "CoordinationError": "coordination.base.errors",
     "Costs": "coordination.costs",
-    "Database": "coordination.domain.preparation",
-    "Defaults": "coordination.domain.plans",
-    "Dependency": "coordination.domain.plans",
-    "DependencyKind": "coordination.domain.tasks",
-    "Event": "coordination.domain.events",
-    "EventType": "coordination.domain.events",
-    "InFlight": "coordination.domain.stops",
-    "Limits": "coordination.domain.limits",
-    "Gate": "coordination.domain.workspaces",
-    "OnDependencyFailure": "coordination.domain.tasks",
-    "Outcome": "coordination.domain.attempts",
-    "Plan": "coordination.domain.plans",
-    "Prediction": "coordination.domain.predictions",
-    "Preparation": "coordination.domain.preparation",
+    "Database": "coordination.domain.jobs.preparation",
+    "Defaults": "coordination.domain.plans.plans",
+    "Dependency": "coordination.domain.plans.plans",
+    "DependencyKind": "coordination.domain.tasks.tasks",
+    "Event": "coordination.domain.tasks.events",
+    "EventType": "coordination.domain.tasks.events",
+    "InFlight": "coordination.domain.projects.stops",
+    "Limits": "coordination.domain.jobs.resource_limits",
+    "Gate": "coordination.domain.jobs.checkouts",
+    "OnDependencyFailure": "coordination.domain.tasks.tasks",
+    "Outcome": "coordination.domain.tasks.attempts",
+    "Plan": "coordination.domain.plans.plans",
+    "Prediction": "coordination.domain.forecast.predictions",
+    "Preparation": "coordination.domain.jobs.preparation",
     "Prices": "coordination.prices",
-    "Profile": "coordination.domain.agents",
-    "ProjectRef": "coordination.domain.plans",
-    "PythonCall": "coordination.domain.work",
+    "Profile": "coordination.domain.agents.agents",
+    "ProjectRef": "coordination.domain.plans.plans",
+    "PythonCall": "coordination.domain.jobs.work",
     "Run": "coordination.client",
-    "RunState": "coordination.domain.runs",
-    "Shell": "coordination.domain.work",
-    "Standing": "coordination.domain.standings",
-    "Started": "coordination.domain.stops",
-    "Stop": "coordination.domain.stops",
-    "Stopped": "coordination.domain.stops",
-    "Task": "coordination.domain.plans",
+    "RunState": "coordination.domain.tasks.runs",
+    "Shell": "coordination.domain.jobs.work",
+    "Standing": "coordination.domain.money.budget_status",
+    "Started": "coordination.domain.projects.stops",
+    "Stop": "coordination.domain.projects.stops",
+    "Stopped": "coordination.domain.projects.stops",
+    "Task": "coordination.domain.plans.plans",
     "TaskCheckout": "coordination.worktrees",
     "TaskHandle": "coordination.client",
-    "TaskState": "coordination.domain.tasks",
-    "Workspace": "coordination.domain.workspaces",  # of before: Checkout
-    "WorkspaceKind": "coordination.domain.workspaces",
+    "TaskState": "coordination.domain.tasks.tasks",
+    "Workspace": "coordination.domain.jobs.checkouts",  # of before: Checkout
+    "WorkspaceKind": "coordination.domain.jobs.checkouts",
     "connect": "coordination.client",
 }
 

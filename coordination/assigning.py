@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from coordination.domain.plans import Task
-from coordination.domain.tasks import Task as TaskRecord
-from coordination.flows.assign_task import Assigned, assign_task
-from coordination.flows.change_priority import change_priority
-from coordination.flows.create_task import create_task
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.tasks import Task as TaskRecord
+from coordination.flows.tasks.assign_task import Assigned, assign_task
+from coordination.flows.tasks.change_priority import change_priority
+from coordination.flows.tasks.create_task import create_task
 from coordination.runtime import Runtime
 
 

@@ -15,24 +15,24 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 
-from coordination import price_list
-from coordination.clock import utc_now
-from coordination.domain.budgets import Budget, Period, Scope, Short
-from coordination.domain.caps import caps_of
-from coordination.domain.excerpts import excerpt
-from coordination.domain.pricing import PriceBook, Quote, Unknown
-from coordination.domain.projects import Project
-from coordination.domain.standings import Checked, Standing
-from coordination.errors import NotFound, Refused, Unavailable
-from coordination.flows.set_budget import amend_budget, check_budget, remove_budget, set_budget
-from coordination.ids import is_id
-from coordination.money import usd
+from coordination.adapters import price_list
+from coordination.base.clock import utc_now
+from coordination.base.errors import NotFound, Refused, Unavailable
+from coordination.base.ids import is_id
+from coordination.base.money import usd
+from coordination.base.wording import excerpt
+from coordination.domain.money.budget_status import Checked, Standing
+from coordination.domain.money.budgets import Budget, Period, Scope, Short
+from coordination.domain.money.caps import caps_of
+from coordination.domain.money.pricing import PriceBook, Quote, Unknown
+from coordination.domain.projects.projects import Project
+from coordination.flows.money.set_budget import amend_budget, check_budget, remove_budget, set_budget
 from coordination.raised_budgets import raise_budget
 from coordination.runtime import Runtime
-from coordination.services import budgets as service
-from coordination.services import prices
-from coordination.services.expectations import estimator
-from coordination.store.queries import budgets, money
+from coordination.services.forecast.cost_estimates import estimator
+from coordination.services.money import budgets as service
+from coordination.services.money import prices
+from coordination.store.queries.money import budget_usage, budgets
 
 MOST = 10_000
 """So many budgets are listed, unless more are asked for."""
@@ -248,7 +248,7 @@ class Budgets:
         runtime = self._co.runtime
         with runtime.store.read() as tx:
             found = lacking(tx, runtime.workspace_id, run=run)
-            waiting = money.count_waiting(tx, runtime.workspace_id, run)
+            waiting = budget_usage.count_waiting(tx, runtime.workspace_id, run)
         return list(found.values()) if len(found) == waiting else ()
 
     def _nudge(self, budget: Budget) -> None:
@@ -258,7 +258,7 @@ class Budgets:
             runtime.nudge(budget.project_id)
             return
         with runtime.store.read() as tx:
-            waiting = money.projects_waiting(tx, runtime.workspace_id)
+            waiting = budget_usage.projects_waiting(tx, runtime.workspace_id)
         for project_id in waiting:
             runtime.nudge(project_id)
 
@@ -322,7 +322,7 @@ def lacking(
     """Why tasks that wait for money do, by prices as they are now."""
     guess = _estimator(tx, workspace_id)
     if tasks is not None:
-        return service.shortages(tx, workspace_id, money.asking(tx, workspace_id, tasks), guess)
+        return service.shortages(tx, workspace_id, budget_usage.asking(tx, workspace_id, tasks), guess)
     return service.lacking(tx, workspace_id, guess, run_id=run)
 
 

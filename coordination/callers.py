@@ -14,10 +14,10 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from coordination.errors import DatabaseUnavailable, Refused
-from coordination.machine import WORKER_MARKER, carries_tag
+from coordination.base.errors import DatabaseUnavailable, Refused
+from coordination.base.host import WORKER_MARKER, carries_tag
 from coordination.store.engine import Store
-from coordination.store.queries import fleet
+from coordination.store.queries.fleet import workers
 
 HELPERS = ".helpers"
 """How the mark of processes ends that a worker starts to run a job alone; their jobs have marks of their own."""
@@ -38,7 +38,7 @@ def refusal_for_jobs(store: Store, *, helper: bool = False) -> Refused | None:
         return None
     try:
         with store.read() as tx:
-            known = fleet.ids(tx)
+            known = workers.ids(tx)
     except (DBAPIError, DatabaseUnavailable):  # it has no tables yet, so nothing runs for it
         return None
     if named.isdisjoint(known) and not (tag is not None and any(carries_tag(tag, one) for one in known)):

@@ -18,38 +18,40 @@ from typing import Any, Self
 
 from sqlalchemy import Connection
 
-from coordination import collector
 from coordination.assigning import Assignable, create_in
+from coordination.base import gc_tuning
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable, NotFound
 from coordination.budgeting import Budgeted, Budgets
-from coordination.clock import monotonic
 from coordination.conversing import Conversing
 from coordination.costs import Accounting
-from coordination.domain.attempts import Attempt
-from coordination.domain.events import Event
 from coordination.domain.issues import Issue
-from coordination.domain.plans import Plan, Task
-from coordination.domain.projects import Project
-from coordination.domain.runs import Run as RunRecord
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import Task as TaskRecord
-from coordination.domain.tasks import TaskState, state_named
-from coordination.errors import DatabaseUnavailable, NotFound
-from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.flows.force_tasks import Forced, force_task
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.retry_tasks import retry_run, retry_task
-from coordination.flows.submit_plan import Submitted, submit_plan
+from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.projects.projects import Project
+from coordination.domain.tasks.attempts import Attempt
+from coordination.domain.tasks.events import Event
+from coordination.domain.tasks.runs import Run as RunRecord
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import Task as TaskRecord
+from coordination.domain.tasks.tasks import TaskState, state_named
+from coordination.flows.plans.submit_plan import Submitted, submit_plan
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
+from coordination.flows.tasks.force_tasks import Forced, force_task
+from coordination.flows.tasks.retry_tasks import retry_run, retry_task
 from coordination.foreseen import Foreseen
 from coordination.location import origin_of
 from coordination.lookups import find_run, find_task
 from coordination.produced import Produced
 from coordination.runtime import Runtime, open_runtime
-from coordination.services import limits as limit_service
-from coordination.services import projects as project_service
+from coordination.services.projects import projects as project_service
+from coordination.services.tasks import concurrency_limits as limit_service
 from coordination.settings import Settings, load_settings
 from coordination.staffing import Staffed
 from coordination.stopping import Stopping
-from coordination.store.queries import attempts, costs, events, runs, supervisors, tasks
+from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.money import costs
+from coordination.store.queries.tasks import attempts, events, runs, tasks
 
 _FIRST_POLL, _LAST_POLL = 0.01, 0.25
 _OUTAGE = 30.0  # seconds without the database that a wait rides out
@@ -82,7 +84,7 @@ class Coordination(Accounting, Foreseen, Staffed, Stopping):
         origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
 
         def store(tx: Connection) -> Submitted:
-            with collector.paused():  # not while it waits for the database
+            with gc_tuning.paused():  # not while it waits for the database
                 return submit_plan(
                     tx,
                     runtime.workspace_id,

@@ -6,16 +6,16 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from coordination.domain import prompts
-from coordination.domain.assignments import PERSON
-from coordination.domain.questions import Question
-from coordination.domain.tasks import Task, TaskState
-from coordination.errors import Refused
-from coordination.flows.force_tasks import force_task
+from coordination.base.errors import Refused
+from coordination.domain.agents import prompts
+from coordination.domain.agents.assignments import PERSON
+from coordination.domain.tasks.questions import Question
+from coordination.domain.tasks.tasks import Task, TaskState
+from coordination.flows.tasks.force_tasks import force_task
 from coordination.runtime import Runtime
-from coordination.services import questions as question_service
-from coordination.store.queries import questions
-from coordination.store.reports.preview import preview
+from coordination.services.tasks import questions as question_service
+from coordination.store.queries.tasks import questions
+from coordination.store.reports.tasks.claim_preview import preview
 
 
 class _Connected(Protocol):

@@ -10,26 +10,26 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from coordination import checkout, price_list
-from coordination.domain import calendars
-from coordination.domain.excerpts import excerpt
-from coordination.domain.pricing import Quote
-from coordination.domain.projects import Project
-from coordination.domain.spans import Span, span
-from coordination.errors import Refused, Unavailable
-from coordination.flows.check_costs import Checked, check_costs, set_timezone
-from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
-from coordination.flows.reprice_costs import Repriced, Wanted, reprice_costs
+from coordination.adapters import git_checkout, price_list
+from coordination.base import calendars
+from coordination.base.errors import Refused, Unavailable
+from coordination.base.wording import excerpt
+from coordination.domain.money.date_ranges import Span, span
+from coordination.domain.money.pricing import Quote
+from coordination.domain.projects.projects import Project
+from coordination.flows.money.check_costs import Checked, check_costs, set_timezone
+from coordination.flows.money.import_costs import Imported, check_file, cost_project, import_file
+from coordination.flows.money.reprice_costs import Repriced, Wanted, reprice_costs
 from coordination.formats.costs_jsonl import Shape, write_costs
 from coordination.prices import Prices
 from coordination.runtime import Runtime
-from coordination.services import prices
-from coordination.services import projects as project_service
-from coordination.store.queries import costs, rollups
-from coordination.store.reports import spending as report
-from coordination.store.reports.outlook import Outlook, outlook
-from coordination.store.reports.spending import DIMENSIONS, Spending, ZeroCost
-from coordination.store.spool import Spool
+from coordination.services.money import prices
+from coordination.services.projects import projects as project_service
+from coordination.store.disk_queue import Spool
+from coordination.store.queries.money import costs, rollups
+from coordination.store.reports.forecast.spending_outlook import Outlook, outlook
+from coordination.store.reports.money import spending as report
+from coordination.store.reports.money.spending import DIMENSIONS, Spending, ZeroCost
 from coordination.user_times import resolved
 
 _FEW = 50_000  # calls, of which each can be looked at while somebody waits
@@ -204,7 +204,7 @@ class Costs:
     def _owner(self, tx: Connection, name: str | None) -> Project:
         if name is not None:
             return project_service.find(tx, self._workspace_id, name)
-        here = checkout.here()
+        here = git_checkout.here()
         return cost_project(tx, self._workspace_id, identity=here.identity, name=here.name, path=str(here.root))
 
     def _project(self, name: str | None) -> str | None:

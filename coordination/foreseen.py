@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.domain.plans import Plan
-from coordination.domain.predictions import Prediction
-from coordination.flows.simulate_plan import simulate_plan
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.plans.plans import Plan
+from coordination.flows.forecast.simulate_plan import simulate_plan
 from coordination.location import origin_of
 from coordination.runtime import Runtime
 

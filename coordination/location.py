@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coordination import checkout
-from coordination.domain.plans import Plan
-from coordination.domain.projects import identity_of, short_name
-from coordination.errors import Refused
-from coordination.flows.submit_plan import Origin
+from coordination.adapters import git_checkout
+from coordination.base.errors import Refused
+from coordination.domain.plans.plans import Plan
+from coordination.domain.projects.projects import identity_of, short_name
+from coordination.flows.plans.submit_plan import Origin
 
 
 def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
@@ -20,9 +20,9 @@ def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
     if not folder.is_dir():
         raise Refused(f"The project's folder {folder} does not exist")
     if reference.git_remote is not None:  # then only its place is asked of git: each question is a process
-        identity = identity_of(reference.git_remote, machine=checkout.machine())
-        name, root = reference.name or short_name(identity), checkout.top(folder)
+        identity = identity_of(reference.git_remote, machine=git_checkout.machine())
+        name, root = reference.name or short_name(identity), git_checkout.top(folder)
     else:
-        here = checkout.here(folder)
+        here = git_checkout.here(folder)
         identity, name, root = here.identity, reference.name or here.name, here.root
     return Origin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)

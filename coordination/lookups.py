@@ -6,14 +6,15 @@ the one that the current folder belongs to. Where that is none, it has to fit in
 
 from __future__ import annotations
 
-from coordination import checkout
-from coordination.domain.excerpts import excerpt
-from coordination.domain.projects import Project
-from coordination.domain.tasks import Task
-from coordination.errors import Ambiguous, CoordinationError, NotFound, Refused
-from coordination.ids import SHORT, SHORTEST_PART, is_id
+from coordination.adapters import git_checkout
+from coordination.base.errors import Ambiguous, CoordinationError, NotFound, Refused
+from coordination.base.ids import SHORT, SHORTEST_PART, is_id
+from coordination.base.wording import excerpt
+from coordination.domain.projects.projects import Project
+from coordination.domain.tasks.tasks import Task
 from coordination.runtime import Runtime
-from coordination.store.queries import names, projects
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import names
 
 _RUNS, _TASKS = "See: coord runs list", "See: coord tasks list"
 _ELSEWHERE = "Give its id, or name the project or run that it is of; see: coord runs list"
@@ -69,7 +70,7 @@ def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project
 def project_here(runtime: Runtime) -> Project | None:
     """The project that the current folder belongs to, if the workspace knows it."""
     try:
-        here = checkout.here()
+        here = git_checkout.here()
     except (CoordinationError, OSError):
         return None  # a folder that is gone, or may not be looked at
     with runtime.store.read() as tx:

@@ -6,13 +6,13 @@ import builtins
 from collections.abc import Mapping
 from decimal import Decimal
 
-from coordination import price_list
-from coordination.clock import utc_now
-from coordination.domain.pricing import Override, Quote
+from coordination.adapters import price_list
+from coordination.base.clock import utc_now
+from coordination.domain.money.pricing import Override, Quote
 from coordination.runtime import Runtime
-from coordination.services import prices
-from coordination.services import projects as project_service
-from coordination.store.queries import prices as rows
+from coordination.services.money import prices
+from coordination.services.projects import projects as project_service
+from coordination.store.queries.money import prices as rows
 
 
 class Prices:

@@ -7,15 +7,16 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from coordination.clock import monotonic
-from coordination.domain.artifacts import Artifact
-from coordination.domain.last_lines import LastLines, last_lines
-from coordination.domain.outdated import Outdated
-from coordination.domain.output import Piece, Reel, Stream
-from coordination.domain.tasks import OPEN, Task
-from coordination.errors import DatabaseUnavailable, NotFound
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable, NotFound
+from coordination.domain.jobs.artifacts import Artifact
+from coordination.domain.jobs.last_lines import LastLines, last_lines
+from coordination.domain.jobs.output import Piece, Reel, Stream
+from coordination.domain.tasks.outdated import Outdated
+from coordination.domain.tasks.tasks import OPEN, Task
 from coordination.runtime import Runtime
-from coordination.store.queries import artifacts, attempts, outdated, output, tasks
+from coordination.store.queries.jobs import artifacts, output
+from coordination.store.queries.tasks import attempts, outdated, tasks
 from coordination.worktrees import TaskCheckout, checkout_of
 
 _FIRST_POLL = 0.1

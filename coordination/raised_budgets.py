@@ -8,12 +8,12 @@ from decimal import Decimal
 
 from sqlalchemy import Connection
 
-from coordination.domain.budgets import Budget, Period, Scope
-from coordination.errors import Ambiguous, Refused
-from coordination.flows.set_budget import amend_budget
-from coordination.money import show_usd
+from coordination.base.errors import Ambiguous, Refused
+from coordination.base.money import show_usd
+from coordination.domain.money.budgets import Budget, Period, Scope
+from coordination.flows.money.set_budget import amend_budget
 from coordination.runtime import Runtime
-from coordination.store.queries import budgets
+from coordination.store.queries.money import budgets
 
 
 def raise_budget(

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from coordination.base.errors import RedisUnavailable
 from coordination.callers import refusal_for_jobs
-from coordination.errors import RedisUnavailable
-from coordination.flows.check_costs import complete_sums
-from coordination.local.home import Home
-from coordination.services.broker_keys import signatures_in
+from coordination.flows.money.check_costs import complete_sums
+from coordination.services.fleet.broker_keys import signatures_in
 from coordination.settings import Settings, client_url
+from coordination.stack.home import Home
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import projects
-from coordination.store.volatile.nudges import Nudges
+from coordination.store.queries.projects import projects
+from coordination.store.redis.wakeups import Nudges
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from coordination.domain.durations import parse_duration
-from coordination.domain.limits import FEWEST_FILES
-from coordination.domain.network import parse_network
-from coordination.domain.served import NAME
-from coordination.domain.sizes import parse_size
-from coordination.errors import Refused
-from coordination.urls import is_socket, redis_parts, written_for_socket
+from coordination.base.durations import parse_duration
+from coordination.base.errors import Refused
+from coordination.base.sizes import parse_size
+from coordination.base.urls import is_socket, redis_parts, written_for_socket
+from coordination.domain.fleet.served_workspaces import NAME
+from coordination.domain.jobs.network import parse_network
+from coordination.domain.jobs.resource_limits import FEWEST_FILES
 
 STRICT = "strict"
 """The sandbox that shows jobs only what is named."""

@@ -18,23 +18,17 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from coordination import setting_values as kinds
-from coordination.domain.durations import write_duration
-from coordination.domain.leases import LeaseTerms
-from coordination.domain.limits import FEWEST_FILES, Limits
-from coordination.domain.network import Network, parse_network
-from coordination.domain.ports import parse_ports, write_ports
-from coordination.domain.served import checked_names, served_names
-from coordination.domain.supervision import DEFAULT_LIFETIME, StatusThresholds
-from coordination.domain.task_limits import DEFERRAL_LIMIT
-from coordination.errors import SettingsError
-from coordination.machine import ATTEMPT_MARKER, WORKER_MARKER
-from coordination.urls import (
-    broker_url,
-    client_url,
-    masked,
-    socket_url,
-    store_url,
-)
+from coordination.base.durations import write_duration
+from coordination.base.errors import SettingsError
+from coordination.base.host import ATTEMPT_MARKER, WORKER_MARKER
+from coordination.base.urls import broker_url, client_url, masked, socket_url, store_url
+from coordination.domain.fleet.leases import LeaseTerms
+from coordination.domain.fleet.served_workspaces import checked_names, served_names
+from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME, StatusThresholds
+from coordination.domain.jobs.network import Network, parse_network
+from coordination.domain.jobs.ports import parse_ports, write_ports
+from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
+from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 
 __all__ = [
     "Settings",

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from coordination.accounts import Accounts
-from coordination.domain.agents import Agent, Profile, Record, profile_of
-from coordination.domain.excerpts import excerpt
-from coordination.errors import Refused
+from coordination.adapters.account_store import Accounts
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.agents.agents import Agent, Profile, Record, profile_of
 from coordination.runtime import Runtime
-from coordination.services import agents as service
-from coordination.store.queries import agents as rows
+from coordination.services.agents import agents as service
+from coordination.store.queries.agents import agents as rows
 
 VERSION = 1
 """Of the document that is exported."""

@@ -17,15 +17,15 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from coordination.clock import monotonic
-from coordination.domain.excerpts import excerpt
-from coordination.domain.projects import Project
-from coordination.domain.stops import InFlight, Started, Stop, Stopped
-from coordination.errors import RedisUnavailable, Refused
-from coordination.flows.stop_work import look, remember, start_work, stop_work
+from coordination.base.clock import monotonic
+from coordination.base.errors import RedisUnavailable, Refused
+from coordination.base.wording import excerpt
+from coordination.domain.projects.projects import Project
+from coordination.domain.projects.stops import InFlight, Started, Stop, Stopped
+from coordination.flows.projects.stop_work import look, remember, start_work, stop_work
 from coordination.runtime import Runtime
-from coordination.store.queries import fleet
-from coordination.store.queries import stops as rows
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.projects import stops as rows
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ class _Round:
             # After that: what these have opened until they ended is found.
             with runtime.store.read() as tx:
                 found = look(tx, runtime.workspace_id, stop, silent_after=self._silent_after)
-                helpless = not fleet.live(tx, within=self._silent_after)
+                helpless = not workers.live(tx, within=self._silent_after)
             if stop.in_flight is None or {one.key for one in found}.difference(stop.in_flight):
                 stop = self._transact(partial(remember, workspace_id=runtime.workspace_id, stop=stop, found=found))
             stopped = Stopped(stop, new, found, claiming=len(claiming))

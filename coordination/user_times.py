@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 
-from coordination.clock import utc_now
-from coordination.domain.calendars import begins
-from coordination.domain.spans import Span
+from coordination.base.calendars import begins
+from coordination.base.clock import utc_now
+from coordination.domain.money.date_ranges import Span
 
 _ONE = timedelta(days=1)
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")

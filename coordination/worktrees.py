@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.attempts import Attempt
-from coordination.domain.preparation import copy_url, port_variables
-from coordination.domain.tasks import Task
-from coordination.domain.workspaces import STORED as CHECKOUT
-from coordination.domain.workspaces import CheckoutKind, parse_checkout
-from coordination.errors import NotFound
-from coordination.machine import host
+from coordination.base.errors import NotFound
+from coordination.base.host import host
+from coordination.base.urls import masked
+from coordination.domain.jobs.checkouts import STORED as CHECKOUT
+from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout
+from coordination.domain.jobs.preparation import copy_url, port_variables
+from coordination.domain.tasks.attempts import Attempt
+from coordination.domain.tasks.tasks import Task
 from coordination.runtime import Runtime
-from coordination.store.queries import attempts, events, host_leases
-from coordination.store.queries.host_leases import LeaseKind
-from coordination.urls import masked
+from coordination.store.queries.fleet import host_leases
+from coordination.store.queries.fleet.host_leases import LeaseKind
+from coordination.store.queries.tasks import attempts, events
 
 _MOST_EVENTS = 10_000
 

@@ -17,7 +17,7 @@ import typer
 import coordination
 from coordination import settings
 from coordination.cli.main import app
-from coordination.domain.tasks import MOVES, TaskState
+from coordination.domain.tasks.tasks import MOVES, TaskState
 from coordination.formats.plan.schema import plan_schema
 
 DOCS = Path(__file__).resolve().parent

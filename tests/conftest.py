@@ -70,9 +70,9 @@ def _nothing_left_running() -> Iterator[None]:
 
 def _clear_folders() -> None:
     """What killed workers have left in the folder for temporary files: nobody else may come to take it away."""
-    from workers import own_folders
+    from workers.runners import scratch_dirs
 
-    own_folders.clear(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+    scratch_dirs.clear(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-from coordination import surrounding_variables
-from coordination.machine import keep_private, speak_utf8
+from coordination.base import inherited_variables
+from coordination.base.host import keep_private, speak_utf8
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker until it is told to stop; bad settings are one sentence and exit 2."""
-    speak_utf8(surrounding_variables.complete())
+    speak_utf8(inherited_variables.complete())
     keep_private()
+    from coordination.base.errors import CoordinationError
     from coordination.callers import check_caller  # not before: a job could read the environment meanwhile
-    from coordination.errors import CoordinationError
     from coordination.settings import load_settings
 
     try:

@@ -15,14 +15,14 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 import beat_schedule
-from coordination import surrounding_variables
+from coordination.base import inherited_variables
+from coordination.base.errors import SettingsError
 from coordination.callers import check_process
-from coordination.errors import SettingsError
-from coordination.local.home import Home
-from coordination.services.broker_keys import signatures_at
+from coordination.services.fleet.broker_keys import signatures_at
 from coordination.settings import Settings, broker_url, load_settings
-from workers import flower, queues
-from workers.channel import SIGNATURES, mend, name_of
+from coordination.stack.home import Home
+from workers.broker import queues, remote_control
+from workers.broker.redis_transport import SIGNATURES, mend, name_of
 from workers.shutdown import Shutdown
 
 app: Celery
@@ -30,7 +30,7 @@ app: Celery
 
 # Imported by a worker and by beat when they start, not by whoever only sends.
 _MODULES = [
-    "workers.lifecycle",
+    "workers.process.lifecycle",
     "workers.tasks.run_tasks",
     "workers.tasks.tick",
     "workers.tasks.sweep",
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Celery:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with _lock:
         if name not in globals():
-            flower.guard(sys.argv)
+            remote_control.guard(sys.argv)
             globals()[name] = make_app(load_settings())
         return globals()[name]
 
@@ -56,11 +56,11 @@ def make_app(settings: Settings) -> Celery:
     As with every Celery app, the one made last is the current app of its thread.
     """
     configuration = _configuration(settings, redis_of(settings))
-    surrounding_variables.put_aside()  # again: Celery's own command line has put there what it took for its options
+    inherited_variables.put_aside()  # again: Celery's own command line has put there what it took for its options
     mend()
     new_app = Celery("coordination", include=_MODULES)
     new_app.steps["worker"].add(Shutdown)
-    new_app.steps["consumer"].add(flower.Statistics)
+    new_app.steps["consumer"].add(remote_control.Statistics)
     new_app.conf.update(configuration)
     return new_app
 
@@ -139,6 +139,6 @@ def _configuration(settings: Settings, redis_url: str) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "beat_schedule": beat_schedule.BEAT_SCHEDULE,
-        "beat_scheduler": "workers.beat:Scheduler",
+        "beat_scheduler": "workers.process.beat_scheduler:Scheduler",
         "beat_max_loop_interval": 5,
     }

@@ -12,26 +12,25 @@ from typing import Any
 
 import structlog
 
-from coordination.clock import monotonic
-from coordination.domain.leases import LeaseTerms
-from coordination.errors import DatabaseUnavailable, RedisUnavailable
-from coordination.ids import new_id
-from coordination.machine import boot_id, host
-from coordination.services.broker_keys import signatures_in
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable, RedisUnavailable
+from coordination.base.host import boot_id, host
+from coordination.base.ids import new_id
+from coordination.base.started_jobs import StartedJobs
+from coordination.domain.fleet.leases import LeaseTerms
+from coordination.services.fleet.broker_keys import signatures_in
 from coordination.settings import Settings, client_url
-from coordination.started_jobs import StartedJobs
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import fleet
-from coordination.store.volatile.nudges import Nudges
-from workers import own_folders
-from workers.heartbeat import Heartbeat
-from workers.held import HeldAttempts
-from workers.kinds import Kinds
-from workers.own_folders import OwnFolder
-from workers.prices import Prices
-from workers.publisher import Publisher
-from workers.runners import reports
-from workers.settling import Settling
+from coordination.store.queries.fleet import workers
+from coordination.store.redis.wakeups import Nudges
+from workers.broker.publisher import Publisher
+from workers.leases.cost_settling import Settling
+from workers.leases.duration_stats import Kinds
+from workers.leases.heartbeat import Heartbeat
+from workers.leases.in_flight import HeldAttempts
+from workers.leases.usage_prices import Prices
+from workers.runners import cost_reports, scratch_dirs
+from workers.runners.scratch_dirs import OwnFolder
 
 log = structlog.get_logger()
 
@@ -86,7 +85,7 @@ class Context:
             self._fleet_asked = monotonic()
             try:
                 with self.store.read() as tx:
-                    self._fleet_slots = fleet.live_slots(tx, within=self.terms.ttl)
+                    self._fleet_slots = workers.live_slots(tx, within=self.terms.ttl)
             except DatabaseUnavailable:
                 log.debug("kept the last known size of the fleet")
         return max(_MIN_WINDOW, 2 * max(self._fleet_slots, self.slots))
@@ -121,8 +120,8 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     terms = settings.leases()
     url = settings.redis_url
     assert url is not None  # noqa: S101 - no app is made without one
-    own = own_folders.take(scratch_of(settings), own_folders.IN_HOME)
-    reports.keep_in(own.path)
+    own = scratch_dirs.take(scratch_of(settings), scratch_dirs.IN_HOME)
+    cost_reports.keep_in(own.path)
     prices = Prices(store)
     return Context(
         settings=settings,

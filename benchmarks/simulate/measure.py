@@ -34,14 +34,14 @@ class Parts:
         environment = bench.environment("postgresql", database=5) | {"COORD_LOG_LEVEL": "error"}
         os.environ.update(environment)  # there lifecycle reads how to log
         from coordination.settings import load_settings
-        from coordination.store.queries import fleet
+        from coordination.store.queries.fleet import workers
         from workers import context as wiring
         from workers.app import make_app
-        from workers.housekeeping import Housekeeper
-        from workers.log_lines import configure_logging
-        from workers.publisher import CeleryPublisher
+        from workers.broker.publisher import CeleryPublisher
+        from workers.engine.committer import Writing
+        from workers.maintenance.supervisor_loop import Housekeeper
+        from workers.process.log_format import configure_logging
         from workers.runners.registry import Runners
-        from workers.writing import Writing
 
         configure_logging()
         self.stack = OurStack("postgresql", environment)
@@ -49,7 +49,7 @@ class Parts:
         publisher = partial(CeleryPublisher, make_app(settings))
         self.context = wiring.make_context(settings, name="simulated", slots=8, publisher=publisher)
         with self.context.store.write() as tx:
-            fleet.register(tx, self.context.row)
+            workers.register(tx, self.context.row)
         self.writing = Writing(self.context)
         self.runners = Runners(self.context.worker_id)
         self.housekeeper = Housekeeper(self.context)
@@ -74,9 +74,9 @@ class Parts:
 
     def ends(self, claims: Any) -> Any:
         """Their ends, completed."""
-        from coordination.clock import utc_now
-        from coordination.domain.attempts import Outcome, Result
-        from coordination.flows.finish_attempts import decided
+        from coordination.base.clock import utc_now
+        from coordination.domain.tasks.attempts import Outcome, Result
+        from coordination.flows.tasks.finish_attempts import decided
 
         return [(decided(claim, Result(Outcome.COMPLETED, exit_code=0), now=utc_now()), []) for claim in claims]
 
@@ -141,7 +141,7 @@ def _claims(parts: Parts, rounds: int) -> Operation:
 
 def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
     """With more that is ready: rung for (a message each), or claimed at once by the thread (short kinds)."""
-    from workers.writing import Ending, Place
+    from workers.engine.committer import Ending, Place
 
     found = {}
     for size in (1, 8, _BUNDLE) if not go_on else (8, _BUNDLE):
@@ -175,8 +175,8 @@ def _cancel(parts: Parts) -> None:
 
 
 def _doorbells(parts: Parts, rounds: int) -> Operation:
-    from coordination.ids import new_id
-    from coordination.store.queries.ready import Ready
+    from coordination.base.ids import new_id
+    from coordination.store.queries.tasks.ready import Ready
 
     found = {}
     workspace = new_id()
@@ -216,7 +216,7 @@ class _Watched:
 
 def _batches(parts: Parts, rounds: int) -> Operation:
     """All between a message and the last write, but for the writes: jobs that do nothing, in a warm interpreter."""
-    from workers.execution import Execution
+    from workers.engine.executor import Execution
 
     execution = Execution(parts.context, parts.runners, parts.housekeeper)
     execution._writing = watched = _Watched(parts.writing)  # type: ignore[assignment]  # noqa: SLF001
@@ -237,7 +237,7 @@ def _batches(parts: Parts, rounds: int) -> Operation:
 
 def _long_jobs(parts: Parts, rounds: int, others: Sequence[Operation]) -> Operation:
     """What a job that takes a while costs beside *others*: a line of its own, a note that it started."""
-    from workers.execution import Execution
+    from workers.engine.executor import Execution
 
     execution = Execution(parts.context, parts.runners, parts.housekeeper)
     task = {"python": "benchmarks.jobs:nap_50", "args": {"seconds": 0.05}}
@@ -272,8 +272,8 @@ def _heartbeats(parts: Parts, rounds: int) -> Operation:
 
 def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
     """What goes on beside the jobs: ticks, sweeps, looks for parked tasks, the size of the fleet."""
-    from coordination.flows.tick_supervisor import tick_supervisor
-    from coordination.store.queries import fleet, supervisors
+    from coordination.flows.fleet.tick_supervisor import tick_supervisor
+    from coordination.store.queries.fleet import supervisors, workers
 
     context, used = parts.context, parts.accounts.used
     ticks = {}
@@ -307,13 +307,13 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
 
     def sweep() -> None:
         with context.store.write() as tx:
-            fleet.stop_silent(tx, after=context.terms.ttl * 3)
+            workers.stop_silent(tx, after=context.terms.ttl * 3)
 
     def size_of_fleet() -> None:
         with context.store.read() as tx:
-            fleet.live_slots(tx, within=context.terms.ttl)
+            workers.live_slots(tx, within=context.terms.ttl)
 
-    from workers.spare import Spare
+    from workers.process.prefetch_recovery import Spare
 
     spare = Spare(context, free=lambda: 8, work_off=lambda *_: None)
     look = spare.look
@@ -339,8 +339,8 @@ def _real_worker(bench: Bench, count: int) -> tuple[Operation, float]:
     And its CPU seconds for a task that does nothing, of very many, by all its threads.
     """
     from coordination.settings import load_settings
-    from workers import queues
     from workers.app import make_app
+    from workers.broker import queues
 
     environment = bench.environment("postgresql", database=6) | {"COORD_LOG_LEVEL": "error"}
     app = make_app(load_settings(environment))

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from benchmarks.simulate.kernel import Process, Server, SharedFlush, Signal, Simulation
 from benchmarks.simulate.times import Operation, ServiceTimes
 
-MOMENT = 0.02  # as in workers.kinds: how much work one bundle may hold, and how many tasks
+MOMENT = 0.02  # as in workers.leases.duration_stats: how much work one bundle may hold, and how many tasks
 LARGEST = 64
 _ALONE = 0.02  # jobs of at least that length run alone, with a line of their own
-_GO_ON_FOR = 0.25  # as in workers.execution
+_GO_ON_FOR = 0.25  # as in workers.engine.executor
 _THREADS = 8  # with so many at once contention was measured
 _TURN = 0.005  # sys.getswitchinterval()
 _LONG = 1.0  # jobs that are in their middle when the story begins
@@ -101,7 +101,7 @@ class Told:
 
 
 class _Joined:
-    """One writer at a time; who comes meanwhile is in the next transaction (workers.combining)."""
+    """One writer at a time; who comes meanwhile is in the next transaction (workers.engine.group_commit)."""
 
     def __init__(self, world: World, worker: Worker, operation: Operation) -> None:
         self._world, self._worker, self._operation = world, worker, operation

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.options import AsJson, print_json
-from coordination.domain.accounts import Kept
+from coordination.domain.jobs.accounts import Kept
 
 if TYPE_CHECKING:
-    from coordination.accounts import Account, Accounts, Variable
-    from coordination.domain.plan_warnings import PlanWarning
-    from coordination.domain.plans import Plan
+    from coordination.adapters.account_store import Account, Accounts, Variable
+    from coordination.domain.plans.plan_warnings import PlanWarning
+    from coordination.domain.plans.plans import Plan
 
 Name = Annotated[str, typer.Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
 _IN_WORDS = {Kept.FILE: "file", Kept.KEYRING: "keyring", Kept.SETTING: "file (no secret)"}
@@ -33,8 +33,8 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(*, as_json: AsJson = False) -> None:
     """The accounts of this machine, with the names of their variables."""
+    from coordination.base.errors import CoordinationError
     from coordination.cli.tables import show as table
-    from coordination.errors import CoordinationError
 
     accounts = _accounts()
     found: list[Account] = []
@@ -99,9 +99,9 @@ def set_(
 
     At a terminal the values are asked for, and not shown. Elsewhere stdin is the value of the one variable.
     """
+    from coordination.base.errors import Refused
     from coordination.callers import check_caller
-    from coordination.domain.accounts import check_account, check_secret, check_setting, check_variable
-    from coordination.errors import Refused
+    from coordination.domain.jobs.accounts import check_account, check_secret, check_setting, check_variable
     from coordination.settings import load_settings
 
     check_account(account)
@@ -150,9 +150,9 @@ def unset(
 
 def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     """A warning for each account that a checked plan names and this machine does not know."""
-    from coordination.domain.plan_warnings import Code, PlanWarning
-    from coordination.domain.work import parse_work
-    from coordination.machine import host
+    from coordination.base.host import host
+    from coordination.domain.jobs.work import parse_work
+    from coordination.domain.plans.plan_warnings import Code, PlanWarning
 
     run_of = [parse_work(task.run) for task in plan.tasks]
     named = {plan.defaults.account, *(getattr(work, "account", None) for work in run_of)}
@@ -168,7 +168,7 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
 
 
 def _accounts() -> Accounts:
-    from coordination.accounts import Accounts
+    from coordination.adapters.account_store import Accounts
     from coordination.settings import load_settings
 
     return Accounts(load_settings().home)
@@ -176,7 +176,7 @@ def _accounts() -> Accounts:
 
 def _asked(account: str, name: str) -> str:
     """The value for a variable, from the terminal without echo, or from stdin."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if not sys.stdin.isatty():
         try:

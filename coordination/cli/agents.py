@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from coordination.domain.agents import Agent, Profile, Record
+    from coordination.domain.agents.agents import Agent, Profile, Record
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
 Runner = Annotated[
@@ -65,8 +65,8 @@ def add_to(app: typer.Typer) -> None:
 def list_(*, as_json: AsJson = False) -> None:
     """All agents, and what they came to."""
     from coordination.cli.tables import show as table
-    from coordination.domain.agents import Record
-    from coordination.store.queries import agents
+    from coordination.domain.agents.agents import Record
+    from coordination.store.queries.agents import agents
 
     with connected() as co, co.runtime.store.read() as tx:
         found = agents.listed(tx, co.runtime.workspace_id)
@@ -97,9 +97,9 @@ def list_(*, as_json: AsJson = False) -> None:
 def show(name: Name, *, as_json: AsJson = False) -> None:
     """One agent: how it is run, who it is meant to be, and what it came to."""
     from coordination.cli.tables import fields
-    from coordination.domain.agents import Record
-    from coordination.services import agents as service
-    from coordination.store.queries import agents
+    from coordination.domain.agents.agents import Record
+    from coordination.services.agents import agents as service
+    from coordination.store.queries.agents import agents
 
     with connected() as co, co.runtime.store.read() as tx:
         agent = service.find(tx, co.runtime.workspace_id, name)
@@ -140,8 +140,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make an agent that work can be given to."""
-    from coordination.domain.agents import Profile
-    from coordination.services import agents as service
+    from coordination.domain.agents.agents import Profile
+    from coordination.services.agents import agents as service
 
     said = _said(runner, model, role, label, description, default, active, settings)
     profile = _with(Profile(name), said)
@@ -163,7 +163,7 @@ def change(
     as_json: AsJson = False,
 ) -> None:
     """Change what an agent is. Tasks that were given to it before keep what it was then."""
-    from coordination.services import agents as service
+    from coordination.services.agents import agents as service
 
     said = [
         *_said(runner, model, role, label, description, default, active, settings),
@@ -183,14 +183,14 @@ def clone(
     as_json: AsJson = False,
 ) -> None:
     """Make another agent like one that there is."""
-    from coordination.services import agents as service
+    from coordination.services.agents import agents as service
 
     _store(lambda tx, workspace_id: service.clone(tx, workspace_id, name, new_name), "made", as_json=as_json)
 
 
 def delete(name: Name) -> None:
     """Forget an agent that has no open tasks; what it has done keeps its name."""
-    from coordination.services import agents as service
+    from coordination.services.agents import agents as service
 
     with connected() as co:
         co.runtime.store.transact(lambda tx: service.delete(tx, co.runtime.workspace_id, name))
@@ -211,7 +211,7 @@ def import_(
     ],
 ) -> None:
     """Make agents from a file; those that there are become what it says. All of them, or none."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     try:
         document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
@@ -253,7 +253,7 @@ def _runner(said: str | None) -> _Said:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     place, equals, value = text.partition("=")
     if not equals:
@@ -266,8 +266,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _with(profile: Profile, said: _Said) -> Profile:
     """The profile with these values in their places; an empty text and null take away what was there."""
-    from coordination.domain.agents import profile_of
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
+    from coordination.domain.agents.agents import profile_of
 
     document = profile.to_json()
     for place, value in said:

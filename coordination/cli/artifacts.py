@@ -28,9 +28,9 @@ def artifacts(
     as_json: AsJson = False,
 ) -> None:
     """The files that the latest attempt of a task left (its outputs), with size, SHA-256 and where they are kept."""
-    from coordination.artifact_store import fetch
+    from coordination.adapters.artifact_store import fetch
+    from coordination.base.sizes import show_size
     from coordination.cli.tables import show
-    from coordination.domain.sizes import show_size
 
     with connected() as co:
         task = found_task(co, name, run, project)

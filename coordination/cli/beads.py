@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import excerpt, many
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
-from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
     from coordination.domain.issues import Issue, LeftOut
-    from coordination.domain.plans import Plan
+    from coordination.domain.plans.plans import Plan
 
 DEFAULT_RULES = "beads-1.0"
 _MOST_LEFT_OUT = 20
@@ -50,7 +50,7 @@ def import_beads(
 ) -> None:
     """Take the issues of a file into the project, in place of those imported before. All of them, or none."""
     from coordination.cli.options import whereabouts
-    from coordination.flows.import_issues import import_issues
+    from coordination.flows.issues.import_issues import import_issues
 
     notes: list[str] = []
     issues = issues_in(file, notes)
@@ -101,7 +101,7 @@ def ready(
         if rules is not None:
             found, _ = _imported(co, project)
         else:
-            from coordination.store.reports.tracker import tracked
+            from coordination.store.reports.issues.tracker import tracked
 
             with co.runtime.store.read() as tx:
                 here = chosen_project(tx, co, project)
@@ -114,9 +114,9 @@ def ready(
 
 def plan_of(path: Path, *, agent: str | None, rules: str) -> Plan:
     """The plan that works the open issues of a file off; says on stderr which of them are left out, and why."""
-    from coordination.clock import utc_now
+    from coordination.base.clock import utc_now
+    from coordination.base.errors import Refused
     from coordination.domain.issues import plan_from_issues, rule_set
-    from coordination.errors import Refused
 
     if agent is None:
         raise Refused(
@@ -144,9 +144,10 @@ def submit(co: Coordination, plan: Plan, path: Path, *, replace: bool = False) -
 
 def _agree(co: Coordination, plan: Plan, path: Path, ids: set[str]) -> None:
     """Ask before issues of another file are replaced; Refused where nobody can be asked, or does not agree."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
     from coordination.location import origin_of
-    from coordination.store.queries import issues, projects
+    from coordination.store.queries.issues import issues
+    from coordination.store.queries.projects import projects
 
     workspace_id = co.runtime.workspace_id
     with co.runtime.store.read() as tx:
@@ -172,7 +173,7 @@ def issues_in(path: Path, notes: list[str] | None = None) -> list[Issue]:
 
     Sentences on dependencies that are not taken as they stand are added to *notes*; without it they go to stderr.
     """
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
     from coordination.formats.beads import MOST_BYTES, read_issues
     from coordination.formats.jsonl import lines
 
@@ -198,8 +199,8 @@ def moment_of(text: str | None) -> datetime:
     """The moment that a person names, else this one."""
     from datetime import UTC
 
-    from coordination.clock import utc_now
-    from coordination.errors import Refused
+    from coordination.base.clock import utc_now
+    from coordination.base.errors import Refused
 
     if text is None:
         return utc_now()
@@ -220,7 +221,7 @@ def write_bytes(path: Path | None, lines: Any) -> None:
     import os
     import tempfile
 
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
@@ -240,9 +241,9 @@ def write_bytes(path: Path | None, lines: Any) -> None:
 
 def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     """What works one issue off: it learns which from its environment, a Python function also from its argument."""
+    from coordination.base.errors import Refused
     from coordination.domain.issues import shell_job
-    from coordination.domain.work import parse_work
-    from coordination.errors import Refused
+    from coordination.domain.jobs.work import parse_work
 
     kind, _, what = agent.partition(":")
     if kind == "shell":
@@ -274,8 +275,8 @@ def _tell(left_out: Sequence[LeftOut], planned: int) -> None:
 
 def _imported(co: Coordination, project: str | None) -> tuple[list[Issue], str]:
     """The project's imported issues and its name; NotFound when it has none."""
-    from coordination.errors import NotFound
-    from coordination.store.reports.tracker import tracked
+    from coordination.base.errors import NotFound
+    from coordination.store.reports.issues.tracker import tracked
 
     with co.runtime.store.read() as tx:
         here = chosen_project(tx, co, project)
@@ -319,7 +320,7 @@ def _show_issues(issues: Sequence[Issue], rules: str, now: datetime, *, as_json:
 
 def _show_tasks(co: Coordination, project_id: str, *, as_json: bool) -> None:
     from coordination.cli.tables import show
-    from coordination.store.queries import tasks
+    from coordination.store.queries.tasks import tasks
 
     with co.runtime.store.read() as tx:
         found = tasks.ready_of_project(tx, co.runtime.workspace_id, project_id)

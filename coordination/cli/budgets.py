@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import excerpt, many
 from coordination.cli.options import AsJson, connected, print_json
-from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.budgets import Period
-    from coordination.domain.standings import Standing
+    from coordination.domain.money.budget_status import Standing
+    from coordination.domain.money.budgets import Period
 
 Whose = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
@@ -57,7 +57,7 @@ def list_(
 
 def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
     """The budgets of one subject, and which tasks wait for them."""
-    from coordination.errors import NotFound
+    from coordination.base.errors import NotFound
 
     with connected() as co:
         found = co.budgets.of(scope, _subject(co, scope, name, run))
@@ -118,7 +118,7 @@ def set_(
 
     What is not said stays as it was; "none" takes a cap away. Tasks that wait for money are looked at again at once.
     """
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     said: dict[str, Any] = {}
     if usd is not None:
@@ -252,8 +252,8 @@ def budget_table(found: Sequence[Standing]) -> None:
 
 def caps_of_project(said: Mapping[str, Any]) -> dict[Period, dict[str, Any] | None]:
     """A project's budgets by their periods, as its options say them; None: it is to have none for that."""
+    from coordination.base.errors import Refused
     from coordination.budgeting import period_named
-    from coordination.errors import Refused
 
     found: dict[Period, dict[str, Any] | None] = {}
     for key, value in said.items():
@@ -265,7 +265,7 @@ def caps_of_project(said: Mapping[str, Any]) -> dict[Period, dict[str, Any] | No
 
 def spent_of(one: Mapping[str, Any]) -> str:
     """$12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
-    from coordination.money import show_usd
+    from coordination.base.money import show_usd
 
     parts = []
     if one["usd"] is not None:
@@ -308,7 +308,7 @@ def _does(one: Standing) -> str:
 
 
 def _amount(of: Any) -> str:
-    from coordination.money import show_usd
+    from coordination.base.money import show_usd
 
     parts = [show_usd(of.usd)]
     if of.tokens:
@@ -321,7 +321,7 @@ def _amount(of: Any) -> str:
 
 
 def _left(one: Standing) -> str:
-    from coordination.money import show_usd
+    from coordination.base.money import show_usd
 
     parts = []
     if one.left_usd is not None:
@@ -342,8 +342,8 @@ def _waiting(co: Coordination, found: Sequence[Standing]) -> list[dict[str, str]
 
 def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
     """What is named; of a run or a task its id, found as other commands find it."""
+    from coordination.base.errors import Refused
     from coordination.cli.names import found_run, found_task
-    from coordination.errors import Refused
 
     if run is not None and (scope != "task" or name is None):
         raise Refused("--run says which run a task is of", hint="coord budgets set task KEY --run RUN --usd 1")

@@ -105,7 +105,7 @@ def _versions() -> dict[str, str | None]:
 def _checks(settings: Settings) -> Iterator[Check]:
     import platform
 
-    from coordination.extras import install_command
+    from coordination.base.extras import install_command
 
     versions = _versions()
     known = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
@@ -125,9 +125,9 @@ def _checks(settings: Settings) -> Iterator[Check]:
 
 def _accounts(settings: Settings) -> Iterator[Check]:
     """Whether the accounts of this machine can be used; nothing where there are none."""
-    from coordination import keyrings
-    from coordination.accounts import Accounts
-    from coordination.domain.excerpts import many
+    from coordination.adapters import keyrings
+    from coordination.adapters.account_store import Accounts
+    from coordination.base.wording import many
 
     accounts = Accounts(settings.home)
     for problem in accounts.problems():
@@ -139,7 +139,7 @@ def _accounts(settings: Settings) -> Iterator[Check]:
 
 def _sandbox(settings: Settings) -> Check:
     """What there is to confine jobs with, and what of it workers with these settings use."""
-    from coordination.kernel import ENOUGH, means
+    from coordination.base.kernel_features import ENOUGH, means
     from coordination.setting_values import STRICT
 
     found = means()
@@ -161,7 +161,7 @@ def _sandbox(settings: Settings) -> Check:
 
 
 def _database(settings: Settings) -> Iterator[Check]:
-    from coordination.errors import CoordinationError
+    from coordination.base.errors import CoordinationError
     from coordination.settings import masked
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
@@ -218,16 +218,17 @@ def _pooler(store: Store) -> Check | None:
 
 
 def _work(settings: Settings, store: Store) -> Iterator[Check]:
-    from coordination.domain.runs import RunState
-    from coordination.store.queries import fleet, projects, serving, stops
-    from coordination.store.reports import overview
+    from coordination.domain.tasks.runs import RunState
+    from coordination.store.queries.fleet import serving, workers
+    from coordination.store.queries.projects import projects, stops
+    from coordination.store.reports.projects import overview
 
     with store.read() as tx:
         workspace_id = projects.workspace_named(tx, settings.workspace)
         living = overview.living(tx, within=settings.lease_ttl)
         serves = not workspace_id or bool(serving.live_for(tx, workspace_id, within=settings.lease_ttl))
         stopped = stops.active(tx, workspace_id) if workspace_id else []
-        unanswered = fleet.unanswered(tx, after=_UNANSWERED)
+        unanswered = workers.unanswered(tx, after=_UNANSWERED)
         found = (
             overview.overview(
                 tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
@@ -266,8 +267,9 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
     """Whether what summaries are read from is there, and right of yesterday and today: the rest would take too long."""
     from datetime import date
 
-    from coordination.flows.check_costs import check_costs
-    from coordination.store.queries import projects, rollups
+    from coordination.flows.money.check_costs import check_costs
+    from coordination.store.queries.money import rollups
+    from coordination.store.queries.projects import projects
 
     with store.read() as tx:
         workspace_id = projects.workspace_named(tx, settings.workspace)
@@ -287,11 +289,11 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
 
 def _lent(settings: Settings, store: Store) -> Iterator[Check]:
     """What this machine lends to attempts, and what setup commands made on it; nothing where none of it is used."""
-    from coordination.domain.durations import show_duration
-    from coordination.domain.excerpts import many
-    from coordination.machine import host
-    from coordination.store.queries import host_leases
-    from coordination.store.queries.host_leases import LeaseKind
+    from coordination.base.durations import show_duration
+    from coordination.base.host import host
+    from coordination.base.wording import many
+    from coordination.store.queries.fleet import host_leases
+    from coordination.store.queries.fleet.host_leases import LeaseKind
 
     here, ports = host(), settings.ports
     with store.read() as tx:
@@ -326,14 +328,14 @@ def _supervisor(line: Any) -> Check:
 
 
 def _redis(settings: Settings) -> Iterator[Check]:
-    from coordination.errors import CoordinationError
+    from coordination.base.errors import CoordinationError
     from coordination.settings import client_url, masked
-    from coordination.store.volatile.queues import look
+    from coordination.store.redis.queues import look
 
     url = settings.redis_url
     if url is None:
-        from coordination.local.home import Home
-        from coordination.local.redis_server import find_server
+        from coordination.stack.home import Home
+        from coordination.stack.redis_server import find_server
 
         home = Home(settings.home)
         record = home.read() if settings.home.is_dir() and home.is_owned() else None

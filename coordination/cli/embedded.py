@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coordination.errors import CoordinationError
+from coordination.base.errors import CoordinationError
 
 if TYPE_CHECKING:
-    from coordination.local.joining import Joined
     from coordination.settings import Settings
+    from coordination.stack.joining import Joined
 
 
 def prepare_store(settings: Settings) -> None:
     """The home folder and the schema, made or brought up to date. Refused in a process of a job of that store."""
     from coordination.callers import check_caller
-    from coordination.flows.check_costs import complete_sums
-    from coordination.local.home import Home
+    from coordination.flows.money.check_costs import complete_sums
+    from coordination.stack.home import Home
     from coordination.store import schema
     from coordination.store.engine import open_store
 
@@ -44,22 +44,22 @@ def rescue_from(settings: Settings) -> Callable[[int], bool]:
     def rescue(pid: int) -> bool:
         from functools import partial
 
-        from coordination import started_jobs
-        from coordination.flows.rescue_worker import rescue_worker
-        from coordination.local.home import Home
-        from coordination.local.stack import end_jobs_of
-        from coordination.machine import boot_id, host
-        from coordination.services.broker_keys import signatures_in
+        from coordination.base import started_jobs
+        from coordination.base.host import boot_id, host
+        from coordination.flows.fleet.rescue_worker import rescue_worker
+        from coordination.services.fleet.broker_keys import signatures_in
         from coordination.settings import client_url
+        from coordination.stack.home import Home
+        from coordination.stack.stack import end_jobs_of
         from coordination.store.engine import open_store
-        from coordination.store.queries import fleet
-        from coordination.store.volatile.nudges import Nudges
+        from coordination.store.queries.fleet import workers
+        from coordination.store.redis.wakeups import Nudges
 
         store = open_store(settings.database_url)
         try:
             with store.read() as tx:
-                found = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=pid)
-                worked = any(fleet.has_ended_a_job(tx, worker_id) for worker_id in found)
+                found = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=pid)
+                worked = any(workers.has_ended_a_job(tx, worker_id) for worker_id in found)
             for worker_id in found:
                 end_jobs_of(worker_id)  # before their tasks are free: two attempts must not work side by side
             touched = []
@@ -103,9 +103,9 @@ class Surroundings:
 
 def check_redis(url: str, settings: Settings) -> None:
     """Nothing when it answers; else RedisUnavailable, before anything is stored that nobody would come for."""
-    from coordination.services.broker_keys import signatures_at
+    from coordination.services.fleet.broker_keys import signatures_at
     from coordination.settings import client_url
-    from coordination.store.volatile.nudges import Nudges
+    from coordination.store.redis.wakeups import Nudges
 
     nudges = Nudges(client_url(url), signatures_at(settings.database_url))
     try:
@@ -116,9 +116,9 @@ def check_redis(url: str, settings: Settings) -> None:
 
 def join_stack(settings: Settings, command: str) -> Joined:
     """Use the stack on our home: the one that runs, or one that is started here and now. *command* names us."""
-    from coordination.domain.served import served_names
-    from coordination.errors import Conflict
-    from coordination.local.joining import join
+    from coordination.base.errors import Conflict
+    from coordination.domain.fleet.served_workspaces import served_names
+    from coordination.stack.joining import join
 
     argv = [sys.executable, "-P", "-m", "coordination.cli.stack_process"]
     joined = join(settings, argv, command, prepare=lambda: prepare_store(settings))
@@ -138,7 +138,7 @@ def stack_for(settings: Settings, command: str) -> Iterator[Surroundings]:
 
     At the end, when nobody else uses the one on our home, it stops.
     """
-    from coordination.local.interrupts import interruptible
+    from coordination.stack.interrupts import interruptible
 
     if settings.redis_url is not None:
         prepare_store(settings)

@@ -9,7 +9,7 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
-    from coordination.domain.projects import Project
+    from coordination.domain.projects.projects import Project
 
 
 def gates(
@@ -26,11 +26,11 @@ def gates(
 
     They are run for agents' tasks, and for tasks with a git worktree, of plans that are submitted from now on.
     """
+    from coordination.base.durations import parse_duration, show_duration
+    from coordination.base.errors import Refused
     from coordination.cli.tables import show as table
-    from coordination.domain.durations import parse_duration, show_duration
-    from coordination.domain.workspaces import GATE_TIMEOUT, Gate, parse_gates
-    from coordination.errors import Refused
-    from coordination.services import projects as service
+    from coordination.domain.jobs.checkouts import GATE_TIMEOUT, Gate, parse_gates
+    from coordination.services.projects import projects as service
 
     if none and commands:
         raise Refused("Either gates or --none")

@@ -10,7 +10,7 @@ from coordination.cli.exit_codes import NOT_COMPLETED, OK
 from coordination.cli.options import print_json
 
 if TYPE_CHECKING:
-    from coordination.domain.health import Finding
+    from coordination.domain.fleet.health import Finding
     from coordination.settings import Settings
     from coordination.store.engine import Store
 
@@ -41,8 +41,8 @@ def examine(*, as_json: bool) -> int:
 
 def findings_of(settings: Settings) -> Iterator[Finding]:
     """Everything that a look at settings, database, Redis and this machine's processes finds now."""
-    from coordination.domain.health import Finding
-    from coordination.errors import CoordinationError
+    from coordination.base.errors import CoordinationError
+    from coordination.domain.fleet.health import Finding
     from coordination.store import schema
     from coordination.store.engine import open_store, sqlite_path
 
@@ -65,7 +65,7 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
 
 
 def _mistyped() -> Iterator[Finding]:
-    from coordination.domain.health import Finding
+    from coordination.domain.fleet.health import Finding
     from coordination.settings import unknown_variables
 
     for name, meant in unknown_variables().items():
@@ -75,11 +75,11 @@ def _mistyped() -> Iterator[Finding]:
 
 def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
     """How many messages wait for a worker; None, and perhaps why, when Redis cannot be asked."""
-    from coordination.domain.health import Finding
-    from coordination.errors import CoordinationError
-    from coordination.local.home import Home
+    from coordination.base.errors import CoordinationError
+    from coordination.domain.fleet.health import Finding
     from coordination.settings import client_url
-    from coordination.store.volatile.queues import look
+    from coordination.stack.home import Home
+    from coordination.store.redis.queues import look
 
     url = settings.redis_url
     if url is None:
@@ -95,11 +95,11 @@ def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
 
 
 def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterator[Finding]:
-    from coordination.domain.health import Finding
-    from coordination.machine import host
+    from coordination.base.host import host
+    from coordination.domain.fleet.health import Finding
     from coordination.store.drift import differences
-    from coordination.store.queries import projects
-    from coordination.store.reports import health
+    from coordination.store.queries.projects import projects
+    from coordination.store.reports.fleet import health
 
     with store.read() as tx:
         changed = differences(tx)
@@ -130,16 +130,16 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
 
 def _clock(store: Store) -> Iterator[Finding]:
     """This machine's clock beside the database's, judged without the time that the answer took."""
-    from coordination.clock import utc_now
-    from coordination.machine import host
-    from coordination.store.queries import fleet
-    from coordination.store.reports import health
+    from coordination.base.clock import utc_now
+    from coordination.base.host import host
+    from coordination.store.queries.fleet import workers
+    from coordination.store.reports.fleet import health
 
     with store.read() as tx:
-        fleet.clock(tx)  # connects
+        workers.clock(tx)  # connects
     before = utc_now()
     with store.read() as tx:
-        there = fleet.clock(tx)
+        there = workers.clock(tx)
     after = utc_now()
     apart = before - there if before > there else there - after
     if apart > _SKEW:
@@ -148,10 +148,10 @@ def _clock(store: Store) -> Iterator[Finding]:
 
 def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
     """Processes of jobs here whose attempt has ended, or that no workspace of ours knows."""
-    from coordination.domain.health import Finding
-    from coordination.ids import is_id
-    from coordination.machine import host, job_processes
-    from coordination.store.reports import health
+    from coordination.base.host import host, job_processes
+    from coordination.base.ids import is_id
+    from coordination.domain.fleet.health import Finding
+    from coordination.store.reports.fleet import health
 
     processes = job_processes()
     pairs = sorted({pair for pair in processes.values() if is_id(pair[0])})

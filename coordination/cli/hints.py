@@ -78,11 +78,11 @@ def _for_the_terminal(found: re.Match[str]) -> str:
 
 @cache
 def _is_here(identity: str) -> bool:
-    from coordination import checkout
-    from coordination.errors import CoordinationError
+    from coordination.adapters import git_checkout
+    from coordination.base.errors import CoordinationError
 
     try:
-        return checkout.here().identity == identity
+        return git_checkout.here().identity == identity
     except (CoordinationError, OSError):
         return False
 
@@ -94,7 +94,7 @@ def _start() -> str:
 
 
 def _assignments() -> list[str]:
-    from coordination.errors import SettingsError
+    from coordination.base.errors import SettingsError
     from coordination.settings import load_settings
 
     try:

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from coordination.base.durations import show_duration
+from coordination.base.errors import CoordinationError, DatabaseUnavailable
+from coordination.base.money import show_usd
+from coordination.base.wording import many
 from coordination.cli import terminal
 from coordination.cli.hints import pasted
 from coordination.cli.standstill import Standstill
-from coordination.domain.durations import show_duration
-from coordination.domain.effects import sentence_of
-from coordination.domain.events import Event, EventType
-from coordination.domain.excerpts import many
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.errors import CoordinationError, DatabaseUnavailable
-from coordination.money import show_usd
+from coordination.domain.jobs.changed_files import sentence_of
+from coordination.domain.tasks.events import Event, EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Run
-    from coordination.domain.runs import Run as RunRecord
+    from coordination.domain.tasks.runs import Run as RunRecord
 
 _REDRAW = 0.2
 _MOST_RUNNING = 12

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.json_values import plain
 from coordination.cli import tasks
 from coordination.cli.hints import Exact
 from coordination.cli.names import InProject, OfRun, TaskName, found_task
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text, raw
-from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
-    from coordination.domain.output import Piece
+    from coordination.domain.jobs.output import Piece
 
 
 def add_to(_app: typer.Typer) -> None:
@@ -60,7 +60,7 @@ def logs(
 
 
 def _show(found: Iterator[Piece], *, followed: bool, as_it_is: bool) -> None:
-    from coordination.domain.output import Stream
+    from coordination.domain.jobs.output import Stream
 
     number: int | None = None
     for piece in found:

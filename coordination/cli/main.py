@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from coordination import collector
+from coordination.base import gc_tuning
+from coordination.base.errors import Ambiguous, CoordinationError
+from coordination.base.host import speak_utf8
 from coordination.cli import (
     accounts,
     agents,
@@ -43,8 +45,6 @@ from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED, OUTPU
 from coordination.cli.options import shared
 from coordination.cli.suggestions import Commands, OutputClosedError, chosen
 from coordination.cli.terminal import cleaned, leave_unread
-from coordination.errors import Ambiguous, CoordinationError
-from coordination.machine import speak_utf8
 
 app = typer.Typer(
     name="coord",
@@ -68,7 +68,7 @@ def _show_version(asked: bool) -> None:
 
 def _enter(folder: Path | None) -> None:
     """Work as if the program had been started in *folder*; what the environment names stays where it was."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if folder is None:
         return
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is None:
         speak_utf8()
-        collector.settle()
+        gc_tuning.settle()
         hints.begin(_FIRST_WORDS)
     try:
         with cleaned():

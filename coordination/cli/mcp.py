@@ -6,10 +6,10 @@ import os
 
 import typer
 
+from coordination.base.errors import Refused
+from coordination.base.extras import install_command
 from coordination.cli import mcp_in_a_job
 from coordination.cli.options import connected
-from coordination.errors import Refused
-from coordination.extras import install_command
 
 
 def add_to(app: typer.Typer) -> None:

@@ -47,7 +47,7 @@ def found_task(co: Coordination, name: str, run: str | None, project: str | None
 def aim_hints(co: Coordination, project_id: str) -> None:
     """Let the commands that are printed from now on find what is of this project, whose folder may be another one."""
     from coordination.cli import hints
-    from coordination.store.queries import projects
+    from coordination.store.queries.projects import projects
 
     with co.runtime.store.read() as tx:
         found = projects.get(tx, co.runtime.workspace_id, project_id)
@@ -60,11 +60,11 @@ def newest_run(co: Coordination, project: str | None) -> Run:
 
     NotFound where it has none, Refused with the commands where several projects may be meant.
     """
+    from coordination.base.errors import Ambiguous, NotFound
     from coordination.client import Run
-    from coordination.errors import Ambiguous, NotFound
     from coordination.lookups import project_here
-    from coordination.store.queries import projects
-    from coordination.store.reports import task_list
+    from coordination.store.queries.projects import projects
+    from coordination.store.reports.tasks import task_list
 
     runtime = co.runtime
     meant = co.project(project) if project is not None else project_here(runtime)
@@ -85,7 +85,7 @@ def newest_run(co: Coordination, project: str | None) -> Run:
 
 def place(co: Coordination, project_id: str, run_id: str) -> str:
     """The project and the run that a command acted on, for its answer."""
-    from coordination.store.queries import projects
+    from coordination.store.queries.projects import projects
 
     with co.runtime.store.read() as tx:
         names = projects.names_of(tx, co.runtime.workspace_id, [project_id])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from coordination.domain.next_steps import Situation, Step, sentence, steps
+from coordination.domain.tasks.next_steps import Situation, Step, sentence, steps
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
-    from coordination.domain.explanations import TaskExplanation
-    from coordination.domain.outdated import Outdated
+    from coordination.domain.tasks.explanations import TaskExplanation
+    from coordination.domain.tasks.outdated import Outdated
 
 
 def project_here(co: Coordination) -> str | None:
@@ -25,7 +25,7 @@ def of_ended(
     co: Coordination, tasks: Sequence[TaskHandle], old: Mapping[str, Sequence[Outdated]] | None = None
 ) -> list[tuple[Step, ...]]:
     """The next steps for each of these tasks, which have ended. *old*: what each was given that is out of date."""
-    from coordination.store.reports import task_steps
+    from coordination.store.reports.tasks import task_steps
 
     here = project_here(co)
     with co.runtime.store.read() as tx:
@@ -40,7 +40,7 @@ def of_run(run: Run, situation: Situation) -> tuple[Step, ...]:
 
 def called_run(run: Run) -> str:
     """What a command calls the run where one stands."""
-    from coordination.store.queries import names
+    from coordination.store.queries.tasks import names
 
     co, record, here = run.co, run.record, project_here(run.co)
     with co.runtime.store.read() as tx:
@@ -51,7 +51,7 @@ def called_run(run: Run) -> str:
 
 def called(co: Coordination, task: TaskHandle) -> str:
     """What a command calls the task where one stands."""
-    from coordination.store.queries import names
+    from coordination.store.queries.tasks import names
 
     record, here = task.record, project_here(co)
     with co.runtime.store.read() as tx:
@@ -68,7 +68,7 @@ def called(co: Coordination, task: TaskHandle) -> str:
 
 def after_change(co: Coordination, task: TaskHandle) -> str:
     """What to enter after a task was let go on: where to watch it, or what starts a worker for its run."""
-    from coordination.store.queries import serving
+    from coordination.store.queries.fleet import serving
 
     runtime = co.runtime
     with runtime.store.read() as tx:
@@ -81,7 +81,7 @@ def after_change(co: Coordination, task: TaskHandle) -> str:
 
 def explained(co: Coordination, task: TaskHandle) -> TaskExplanation:
     """What holds a task, and what to enter about it here."""
-    from coordination.store.reports.explanation import explain_task
+    from coordination.store.reports.tasks.explanation import explain_task
 
     runtime, here = co.runtime, project_here(co)
     lacks = co.budgets.lacking(tasks=[task.id])

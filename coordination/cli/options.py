@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.json_values import plain
 from coordination.cli.terminal import json_text
-from coordination.domain.json_values import plain
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from coordination.client import Coordination
-    from coordination.domain.projects import Project
+    from coordination.domain.projects.projects import Project
 
 
 @dataclass(slots=True)
@@ -51,22 +51,22 @@ def whereabouts(co: Coordination, project: str | None) -> Whereabouts:
     if project is not None:
         found = co.project(project)
         return Whereabouts(found.identity, found.name, found.path)
-    from coordination import checkout
+    from coordination.adapters import git_checkout
 
-    here = checkout.here()
+    here = git_checkout.here()
     return Whereabouts(here.identity, here.name, str(here.root))
 
 
 def chosen_project(tx: Connection, co: Coordination, project: str | None) -> Project:
     """The project that a person names, else that of the folder one stands in; NotFound when it is not known yet."""
-    from coordination import checkout
-    from coordination.errors import NotFound
-    from coordination.services import projects as project_service
-    from coordination.store.queries import projects
+    from coordination.adapters import git_checkout
+    from coordination.base.errors import NotFound
+    from coordination.services.projects import projects as project_service
+    from coordination.store.queries.projects import projects
 
     if project is not None:
         return project_service.find(tx, co.runtime.workspace_id, project)
-    here = checkout.here()
+    here = git_checkout.here()
     found = projects.by_identity(tx, co.runtime.workspace_id, here.identity)
     if found is None:
         raise NotFound(f"{here.root} is no project yet", hint="Name one with --project; see: coord projects list")
@@ -83,7 +83,7 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
     settings = load_settings()
     own = not settings.sources.get("database_url")
     if own:
-        from coordination.local.home import Home
+        from coordination.stack.home import Home
 
         Home(settings.home).prepared()
     with Coordination(open_runtime(settings, migrate=migrate and own)) as co:

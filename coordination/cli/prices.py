@@ -11,7 +11,7 @@ from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.pricing import Price, Rate
+    from coordination.domain.money.pricing import Price, Rate
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model, as it stands in coord costs list.")]
 OfProject = Annotated[
@@ -31,9 +31,10 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(*, as_json: AsJson = False) -> None:
     """The prices that are set here; all other models have the price of the list."""
-    from coordination import price_list
+    from coordination.adapters import price_list
     from coordination.cli.tables import show as table
-    from coordination.store.queries import prices, projects
+    from coordination.store.queries.money import prices
+    from coordination.store.queries.projects import projects
 
     with connected() as co, co.runtime.store.read() as tx:
         found = prices.listed(tx, co.runtime.workspace_id)
@@ -72,11 +73,11 @@ def list_(*, as_json: AsJson = False) -> None:
 
 def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) -> None:
     """Which price calls of a model have now, and whose it is."""
-    from coordination import price_list
+    from coordination.adapters import price_list
+    from coordination.base.clock import utc_now
     from coordination.cli.tables import fields
-    from coordination.clock import utc_now
-    from coordination.domain.pricing import Unknown
-    from coordination.services import prices
+    from coordination.domain.money.pricing import Unknown
+    from coordination.services.money import prices
 
     with connected() as co:
         project_id = _project_id(co, project)
@@ -125,7 +126,7 @@ def set_(
     as_json: AsJson = False,
 ) -> None:
     """Set what a million tokens of a model cost, instead of what the list says. It counts for calls from now on."""
-    from coordination.services import prices
+    from coordination.services.money import prices
 
     rates = {
         "input": input_,
@@ -149,7 +150,7 @@ def set_(
 
 def delete(model: Model, *, project: OfProject = None) -> None:
     """Forget a price that was set; the list counts again. What was priced by it stays as it is."""
-    from coordination.services import prices
+    from coordination.services.money import prices
 
     with connected() as co:
         runtime, project_id = co.runtime, _project_id(co, project)

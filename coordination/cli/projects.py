@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import excerpt, many
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import say_if_stopped
-from coordination.domain.excerpts import excerpt, many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.projects import Project
+    from coordination.domain.projects.projects import Project
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
 _MOST_DIGITS = 9
@@ -45,10 +45,10 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """All projects with what they came to so far."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show as table
-    from coordination.money import show_usd
-    from coordination.store.queries import projects
-    from coordination.store.reports import project_summary
+    from coordination.store.queries.projects import projects
+    from coordination.store.reports.projects import project_summary
 
     with connected() as co:
         with co.runtime.store.read() as tx:
@@ -99,8 +99,12 @@ def show(name: Name, *, as_json: AsJson = False) -> None:
 
 
 def _document(co: Coordination, project: Project) -> dict[str, Any]:
-    from coordination.store.queries import issues, projects, runs, slots
-    from coordination.store.reports import project_summary, spending, supervision
+    from coordination.store.queries.issues import issues
+    from coordination.store.queries.projects import projects
+    from coordination.store.queries.tasks import runs, slots
+    from coordination.store.reports.fleet import supervision
+    from coordination.store.reports.money import spending
+    from coordination.store.reports.projects import project_summary
 
     runtime = co.runtime
     mine = co.budgets.of("project", project.id)
@@ -140,9 +144,9 @@ def _document(co: Coordination, project: Project) -> dict[str, Any]:
 
 
 def _show_for_people(document: dict[str, Any]) -> None:
+    from coordination.base.money import show_usd
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
-    from coordination.money import show_usd
 
     totals, boss = document["totals"], document["orchestrator"]
     unknown = f" and {many(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
@@ -200,12 +204,12 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a project before work is submitted to it: of a git remote, or of the folder you stand in."""
-    from coordination import checkout
-    from coordination.domain.projects import identity_of
-    from coordination.services import projects as service
+    from coordination.adapters import git_checkout
+    from coordination.domain.projects.projects import identity_of
+    from coordination.services.projects import projects as service
 
     with connected() as co:
-        identity, path = (identity_of(remote), None) if remote else _here(checkout.here())
+        identity, path = (identity_of(remote), None) if remote else _here(git_checkout.here())
 
         def store(tx: Any) -> Project:
             made = service.create(tx, co.runtime.workspace_id, identity=identity, name=name, path=path)
@@ -244,7 +248,7 @@ def change(
 
     A budget that is given replaces what the project had for that period: total, day or month.
     """
-    from coordination.services import projects as service
+    from coordination.services.projects import projects as service
 
     caps = caps_of_project(_pairs(budgets))
     merged = {
@@ -289,20 +293,20 @@ def activate(name: Name) -> None:
 
 def complete(name: Name) -> None:
     """Say that a project's work is done."""
-    from coordination.domain.projects import ProjectStatus
+    from coordination.domain.projects.projects import ProjectStatus
 
     _end(name, ProjectStatus.COMPLETED)
 
 
 def archive(name: Name) -> None:
     """Put a project away: it refuses new work until it is activated."""
-    from coordination.domain.projects import ProjectStatus
+    from coordination.domain.projects.projects import ProjectStatus
 
     _end(name, ProjectStatus.ARCHIVED)
 
 
 def _end(name: str, status: Any) -> None:
-    from coordination.flows.end_project import end_project
+    from coordination.flows.projects.end_project import end_project
 
     with connected() as co:
         found = co.project(name)
@@ -314,8 +318,8 @@ def alias(
     name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", help="A git remote that also names it.")]
 ) -> None:
     """Let a renamed or moved git remote name the project too."""
-    from coordination.domain.projects import identity_of
-    from coordination.services import projects as service
+    from coordination.domain.projects.projects import identity_of
+    from coordination.services.projects import projects as service
 
     identity = identity_of(remote)
     with connected() as co:
@@ -352,7 +356,7 @@ def limit(
         if caps:
             slots = co.set_limits(found.id, caps)
         else:
-            from coordination.store.queries import slots as rows
+            from coordination.store.queries.tasks import slots as rows
 
             with co.runtime.store.read() as tx:
                 slots = rows.listed(tx, co.runtime.workspace_id, found.id)
@@ -365,7 +369,7 @@ def limit(
 
 
 def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     found = []
     for pair in pairs or []:
@@ -377,7 +381,7 @@ def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
 
 
 def _pairs(pairs: list[str] | None) -> dict[str, Any]:
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     found: dict[str, Any] = {}
     for pair in pairs or []:

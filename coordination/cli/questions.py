@@ -12,13 +12,13 @@ from coordination.cli.names import InProject, OfRun, TaskName, found_task, place
 from coordination.cli.next_steps import after_change, called
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 from coordination.cli.texts import read_text
-from coordination.domain.assignments import PERSON
+from coordination.domain.agents.assignments import PERSON
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from coordination.client import Coordination
-    from coordination.domain.questions import Question
+    from coordination.domain.tasks.questions import Question
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
     """What agents have asked and nobody has answered yet, in all projects or in one."""
     from coordination.cli.tables import show
-    from coordination.store.queries import questions as rows
+    from coordination.store.queries.tasks import questions as rows
 
     with connected() as co, co.runtime.store.read() as tx:
         project_id = chosen_project(tx, co, project).id if project is not None else None
@@ -49,8 +49,8 @@ def questions(*, project: ProjectName = None, as_json: AsJson = False) -> None:
 def _answer_one(tx: Connection, co: Coordination, one: Question) -> str:
     """The command that answers a question."""
     from coordination.cli.next_steps import project_here
-    from coordination.domain.next_steps import Situation, sentence, steps
-    from coordination.store.queries import names
+    from coordination.domain.tasks.next_steps import Situation, sentence, steps
+    from coordination.store.queries.tasks import names
 
     name = names.task_name(
         tx,
@@ -78,7 +78,7 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Answer the question that a task waits with; its agent goes on with the answer."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if (text is None) == (file is None):
         raise Refused("Give the answer, or --file")

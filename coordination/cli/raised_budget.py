@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from coordination.domain.excerpts import excerpt
+from coordination.base.wording import excerpt
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 def parts(words: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Scope (None: not said), name (None: the workspace has none) and amount."""
-    from coordination.domain.budgets import Scope
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
+    from coordination.domain.money.budgets import Scope
 
     match words:
         case [Scope.WORKSPACE, usd]:
@@ -32,8 +32,8 @@ def scope_of(co: Coordination, name: str, usd: str) -> str:
     """Whether a run or a project is meant; Ambiguous where both have that name."""
     import shlex
 
-    from coordination.errors import Ambiguous, NotFound
-    from coordination.money import usd as dollars
+    from coordination.base.errors import Ambiguous, NotFound
+    from coordination.base.money import usd as dollars
     from coordination.raised_budgets import raising
 
     cap = dollars(usd)

@@ -10,7 +10,7 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
-    from coordination.flows.retain import Retained
+    from coordination.flows.projects.retain import Retained
     from coordination.settings import Settings
 
 _WORDS = {
@@ -52,10 +52,10 @@ def retain(
     """
     import time
 
-    from coordination.artifact_store import ArtifactStore
-    from coordination.errors import Conflict
-    from coordination.flows.retain import Ages, would_retain
-    from coordination.flows.retain import retain as flow
+    from coordination.adapters.artifact_store import ArtifactStore
+    from coordination.base.errors import Conflict
+    from coordination.flows.projects.retain import Ages, would_retain
+    from coordination.flows.projects.retain import retain as flow
 
     def rest(seconds: float) -> bool:
         time.sleep(seconds)

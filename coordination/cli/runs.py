@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.names import InProject, found_run, place
 from coordination.cli.options import AsJson, Limit, connected, print_json
 from coordination.cli.terminal import json_text
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from coordination.domain.events import Event
+    from coordination.domain.tasks.events import Event
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, the start or end of it, or its name.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as it happens, until the run has ended.")]
@@ -40,8 +40,8 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The newest runs."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show as table
-    from coordination.money import show_usd
 
     with connected() as co:
         found = co.runs(project=project, limit=limit)
@@ -122,8 +122,8 @@ def events(name: RunName, *, project: InProject = None, follow: Follow = False, 
 def show_events(found: Iterable[Event], *, follow: bool, as_json: bool) -> None:
     """Print events as they come, or as one document."""
 
+    from coordination.base.json_values import plain
     from coordination.cli.tables import shown
-    from coordination.domain.json_values import plain
 
     if as_json and not follow:
         print_json({"events": list(found)})

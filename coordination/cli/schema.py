@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.options import AsJson, print_json
-from coordination.domain.excerpts import many
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,8 +40,8 @@ def check(
 
     from coordination.cli.accounts import unknown_accounts
     from coordination.cli.work import read_plan_file
-    from coordination.domain import graph
-    from coordination.domain.plan_warnings import warnings_of
+    from coordination.domain.plans import graph
+    from coordination.domain.plans.plan_warnings import warnings_of
 
     found = read_plan_file(file)
     graph.check(found)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.wording import excerpt, many
 from coordination.cli.options import AsJson, Limit, connected, print_json
-from coordination.domain.excerpts import excerpt, many
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,7 +28,7 @@ def list_(
 ) -> None:
     """The sessions, the most recently active first."""
     from coordination.cli.tables import show as table
-    from coordination.store.queries import runs
+    from coordination.store.queries.tasks import runs
 
     with connected() as co:
         project_id = co.project(project).id if project else None
@@ -50,12 +50,13 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """One session with its latest cost records."""
+    from coordination.base.errors import NotFound
+    from coordination.base.ids import is_id
+    from coordination.base.money import show_usd
     from coordination.cli.costs.records import record_table
     from coordination.cli.tables import fields
-    from coordination.errors import NotFound
-    from coordination.ids import is_id
-    from coordination.money import show_usd
-    from coordination.store.queries import costs, runs
+    from coordination.store.queries.money import costs
+    from coordination.store.queries.tasks import runs
 
     with connected() as co, co.runtime.store.read() as tx:
         workspace_id = co.runtime.workspace_id

@@ -32,7 +32,7 @@ def shell(
     import os
     import sys
 
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     with connected() as co:
         task = found_task(co, name, run, project)

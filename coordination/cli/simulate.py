@@ -11,8 +11,8 @@ from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.work import PlanFile, Repo
 
 if TYPE_CHECKING:
-    from coordination.domain.predictions import Prediction
-    from coordination.domain.runs import Run
+    from coordination.domain.forecast.predictions import Prediction
+    from coordination.domain.tasks.runs import Run
 
 _MOST_LEGS = 40
 _MOST_KINDS = 40
@@ -38,8 +38,8 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """What a plan would take and cost, by what jobs like its own took before. Nothing is run or stored."""
+    from coordination.base.durations import parse_duration
     from coordination.cli.work import planned
-    from coordination.domain.durations import parse_duration
 
     assumed = None if assume is None else parse_duration(assume)
     what = planned(plan, repo)
@@ -52,9 +52,9 @@ def simulate(
 
 
 def _show(found: Prediction) -> None:
+    from coordination.base.durations import show_duration
+    from coordination.base.money import show_usd
     from coordination.cli.tables import fields, show
-    from coordination.domain.durations import show_duration
-    from coordination.money import show_usd
 
     at_least = "at least " if found.untimed else ""
     fields(
@@ -122,7 +122,7 @@ def _range(found: Any, shown: Any) -> str:
 
 
 def _budget(found: Prediction) -> str | None:
-    from coordination.money import show_usd
+    from coordination.base.money import show_usd
 
     if found.budget is None or found.within_budget is None:
         return None
@@ -133,10 +133,10 @@ def beside(run: Run) -> None:
     """What a run was expected to take and cost, beside what it took and cost; nothing where nothing was expected."""
     from decimal import Decimal
 
+    from coordination.base.clock import utc_now
+    from coordination.base.durations import show_duration
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.clock import utc_now
-    from coordination.domain.durations import show_duration
-    from coordination.money import show_usd
 
     expected = run.predicted
     if expected is None:

@@ -10,7 +10,7 @@ from coordination.cli.names import OfRun, TaskName, found_run, found_task, place
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
-    from coordination.domain.plans import Task
+    from coordination.domain.plans.plans import Task
 
 Model = Annotated[str | None, typer.Option("--model", help="The model, as its program calls it.")]
 
@@ -86,7 +86,7 @@ def assign(
 
 
 def _work(shell: str | None, agent: str | None, prompt: str | None, model: str | None) -> dict[str, Any]:
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if (shell is None) == (agent is None):
         raise Refused("Say what it does", hint="Give --shell COMMAND, or --agent NAME with --prompt TEXT")

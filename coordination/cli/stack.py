@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.durations import show_duration
 from coordination.cli.exit_codes import INTERRUPTED
-from coordination.domain.durations import show_duration
 
 if TYPE_CHECKING:
-    from coordination.local.joining import Joined
     from coordination.settings import Settings
+    from coordination.stack.joining import Joined
 
 _UP = "coord up"
 _LOOK_AGAIN = 0.2
@@ -35,9 +35,9 @@ def up(
 ) -> None:
     """Start the embedded stack (Redis, a worker, beat) and keep it up until Ctrl-C or `coord down`."""
     from coordination.cli.embedded import join_stack
-    from coordination.local.interrupts import interruptible
-    from coordination.local.joining import StackGoneError, StackStoppedError
     from coordination.settings import load_settings
+    from coordination.stack.interrupts import interruptible
+    from coordination.stack.joining import StackGoneError, StackStoppedError
 
     settings = load_settings(slots=slots)
     while True:
@@ -97,9 +97,9 @@ def down(
     from coordination.callers import check_caller
     from coordination.cli.embedded import rescue_from
     from coordination.cli.stopping_stack import Waiting
-    from coordination.local import running
-    from coordination.local.home import Home
     from coordination.settings import load_settings
+    from coordination.stack import running
+    from coordination.stack.home import Home
 
     settings = load_settings()
     check_caller(settings.database_url)
@@ -124,16 +124,16 @@ def worker(context: typer.Context) -> None:
 
 def beat(context: typer.Context) -> None:
     """Run Celery's beat with our schedule; any number of them is safe."""
-    from coordination import surrounding_variables
+    from coordination.base import inherited_variables
     from coordination.callers import check_caller
-    from coordination.local.home import Home
     from coordination.settings import load_settings
+    from coordination.stack.home import Home
 
     settings = load_settings()
     check_caller(settings.database_url)
     home = Home(settings.home).prepared()
     schedule = ["--schedule", str(home.beat_schedule)]
-    surrounding_variables.put_aside()
+    inherited_variables.put_aside()
     _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])
 
 

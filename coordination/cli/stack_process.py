@@ -10,21 +10,21 @@ import os
 import signal
 import sys
 
-from coordination.machine import keep_private
+from coordination.base.host import keep_private
 
 
 def main() -> int:
     """Keep a stack up until its last user has gone or it is stopped; the exit code."""
     keep_private()
     signal.signal(signal.SIGUSR1, _nothing)  # before it is known to anybody who might send one
+    from coordination.base.errors import CoordinationError
     from coordination.cli.embedded import rescue_from
-    from coordination.errors import CoordinationError
-    from coordination.local import stack
-    from coordination.local.home import Home
-    from coordination.local.interrupts import interruptible
-    from coordination.local.joining import told
-    from coordination.local.users import Users
     from coordination.settings import load_settings
+    from coordination.stack import stack
+    from coordination.stack.home import Home
+    from coordination.stack.interrupts import interruptible
+    from coordination.stack.joining import told
+    from coordination.stack.users import Users
 
     settings = load_settings()
     if not sys.stdin.buffer.readline():

@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from coordination.clock import monotonic
-from coordination.domain.budgets import Period
-from coordination.domain.excerpts import many
-from coordination.domain.next_steps import Situation, sentence, steps
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.errors import CoordinationError, DatabaseUnavailable
+from coordination.base.clock import monotonic
+from coordination.base.errors import CoordinationError, DatabaseUnavailable
+from coordination.base.wording import many
+from coordination.domain.money.budgets import Period
+from coordination.domain.tasks.next_steps import Situation, sentence, steps
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
-    from coordination.domain.runs import Run as RunRecord
-    from coordination.store.reports.standstill import Hold
+    from coordination.domain.tasks.runs import Run as RunRecord
+    from coordination.store.reports.tasks.standstill import Hold
 
 DEFAULT = "default"  # the workspace that is served where none is named
 _EVERY = 2.0
@@ -95,7 +95,7 @@ class Standstill:
         self.obstacles = obstacles
 
     def _look(self, record: RunRecord) -> list[Obstacle]:
-        from coordination.store.reports.standstill import holds_of_run, next_start
+        from coordination.store.reports.tasks.standstill import holds_of_run, next_start
 
         runtime = self._run.co.runtime
         with runtime.store.read() as tx:
@@ -192,7 +192,7 @@ def no_worker(workspace: str, start: str = "coord worker") -> str:
 
 def who_will_do_it(co: Coordination) -> str | None:
     """What a person should know of the workers after a submission: that there is none, or only for a while."""
-    from coordination.store.queries import serving
+    from coordination.store.queries.fleet import serving
 
     runtime = co.runtime
     settings = runtime.settings
@@ -202,8 +202,8 @@ def who_will_do_it(co: Coordination) -> str | None:
         return no_worker(settings.workspace, "coord up" if settings.embedded else "coord worker")
     if not settings.embedded:
         return None
-    from coordination.local.home import Home
-    from coordination.local.users import Users
+    from coordination.stack.home import Home
+    from coordination.stack.users import Users
 
     home = Home(settings.home)
     record = home.read() if home.is_owned() else None

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from coordination.base.ids import SHORT
+from coordination.base.wording import many
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import show_stops
-from coordination.domain.excerpts import many
-from coordination.domain.next_steps import Situation, sentence, steps
-from coordination.domain.runs import RunState
-from coordination.ids import SHORT
+from coordination.domain.tasks.next_steps import Situation, sentence, steps
+from coordination.domain.tasks.runs import RunState
 
 if TYPE_CHECKING:
-    from coordination.domain.standings import Standing
+    from coordination.domain.money.budget_status import Standing
     from coordination.runtime import Runtime
-    from coordination.store.reports.overview import Overview
+    from coordination.store.reports.projects.overview import Overview
 
 _MOST_OUTDATED = 10
 
@@ -33,8 +33,9 @@ def add_to(app: typer.Typer) -> None:
 
 def status(*, as_json: AsJson = False) -> None:
     """What runs now with its last sign of progress; projects, open runs, workers, queues, budgets, today's cost."""
-    from coordination.store.queries import outdated, stops
-    from coordination.store.reports.overview import overview
+    from coordination.store.queries.projects import stops
+    from coordination.store.queries.tasks import outdated
+    from coordination.store.reports.projects.overview import overview
 
     with connected() as co:
         runtime = co.runtime
@@ -78,9 +79,9 @@ def status(*, as_json: AsJson = False) -> None:
 
 
 def _show_running(found: Overview) -> None:
+    from coordination.base.durations import show_duration
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show, shown
-    from coordination.domain.durations import show_duration
-    from coordination.money import show_usd
 
     show(
         ["running", "project", "run", "attempt", "since", "last sign", "ago", "cost", "says"],
@@ -106,8 +107,8 @@ def _show_running(found: Overview) -> None:
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
     """Lengths by queue; or why they are not known."""
-    from coordination.errors import RedisUnavailable
-    from coordination.store.volatile.queues import look
+    from coordination.base.errors import RedisUnavailable
+    from coordination.store.redis.queues import look
 
     if runtime.nudges is None:
         return {"reachable": False, "error": None, "lengths": {}}
@@ -118,9 +119,9 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
 
 
 def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) -> None:
+    from coordination.base.money import show_usd
     from coordination.cli.budgets import budget_table
     from coordination.cli.tables import show, shown
-    from coordination.money import show_usd
 
     show(
         ["project", "status", "supervisor", "open runs", "open tasks", "cost today", "error"],

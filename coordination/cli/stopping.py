@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.exit_codes import NOT_COMPLETED
 from coordination.cli.options import AsJson, OfProject, connected, print_json
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.stops import InFlight, Stop, Stopped
+    from coordination.domain.projects.stops import InFlight, Stop, Stopped
 
 _PATIENCE = "60s"
 
@@ -40,7 +40,7 @@ def stop(
     Lists each attempt that was in flight, with what is known of it. Exit code: 0 nothing runs any more, 1 something
     did not answer (look again with the same command).
     """
-    from coordination.domain.durations import parse_duration
+    from coordination.base.durations import parse_duration
 
     patience = parse_duration(timeout)
     with connected() as co:
@@ -80,7 +80,7 @@ def start(project: OfProject = None, *, as_json: AsJson = False) -> None:
 
 def say_if_stopped(co: Coordination, project_id: str) -> None:
     """One sentence on stderr, if a stop holds the project: nothing of it starts."""
-    from coordination.store.queries import stops
+    from coordination.store.queries.projects import stops
 
     with co.runtime.store.read() as tx:
         found = stops.current(tx, co.runtime.workspace_id, project_id)
@@ -95,8 +95,8 @@ def show_stops(found: list[Stop]) -> None:
 
 
 def _show(found: Stopped) -> None:
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.money import show_usd
 
     already = "" if found.new else " already"
     print(f"{found.stop.sentence().replace(' is stopped', f' is stopped{already}')}.")

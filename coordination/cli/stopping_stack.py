@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from coordination.domain.durations import show_duration
-from coordination.domain.excerpts import many
-from coordination.errors import CoordinationError
+from coordination.base.durations import show_duration
+from coordination.base.errors import CoordinationError
+from coordination.base.wording import many
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
 
-    from coordination.local.home import Home, RunningStack
     from coordination.settings import Settings
+    from coordination.stack.home import Home, RunningStack
 
 _MOST_NAMED = 8
 
@@ -29,7 +29,7 @@ class Waiting:
 
     def tell_users(self, home: Home) -> None:
         """Name the commands that wait on this stack, and how their runs go on."""
-        from coordination.local.users import Users
+        from coordination.stack.users import Users
 
         if not home.is_owned():
             return
@@ -59,10 +59,10 @@ class Waiting:
             print("To wait for none of them: coord down --now", flush=True)
 
     def _jobs(self, record: RunningStack) -> Sequence[RowMapping]:
-        from coordination.local.stack import WORKER
-        from coordination.machine import boot_id, host
+        from coordination.base.host import boot_id, host
+        from coordination.stack.stack import WORKER
         from coordination.store.engine import open_store
-        from coordination.store.queries import fleet, serving
+        from coordination.store.queries.fleet import serving, workers
 
         worker = record.services.get(WORKER)
         if worker is None:
@@ -70,7 +70,7 @@ class Waiting:
         store = open_store(self._settings.database_url)
         try:
             with store.read() as tx:
-                ids = fleet.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
+                ids = workers.by_process(tx, host=host(), boot_id=boot_id(), pid=worker.pid)
                 return serving.running_on(tx, ids)
         except CoordinationError:
             return []  # the database is away; what it would tell is not worth more than the stop

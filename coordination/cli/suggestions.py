@@ -12,7 +12,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 
 _ANY = ""
 _MOST = 4

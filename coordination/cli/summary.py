@@ -7,20 +7,20 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from coordination.base.durations import show_duration
+from coordination.base.money import show_usd
+from coordination.base.wording import many
 from coordination.cli import next_steps, terminal
 from coordination.cli.hints import Exact
-from coordination.domain.durations import show_duration
-from coordination.domain.excerpts import many
-from coordination.domain.last_lines import last_lines
-from coordination.domain.next_steps import Situation, Step, sentence
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.money import show_usd
+from coordination.domain.jobs.last_lines import last_lines
+from coordination.domain.tasks.next_steps import Situation, Step, sentence
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Run, TaskHandle
-    from coordination.domain.attempts import Attempt
-    from coordination.domain.outdated import Outdated
+    from coordination.domain.tasks.attempts import Attempt
+    from coordination.domain.tasks.outdated import Outdated
 
 _MOST_TASKS = 60
 _MOST_RESULTS = 3
@@ -95,7 +95,7 @@ def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
 
 def outdated_in(run: Run) -> dict[str, list[Outdated]]:
     """What is out of date of what the run's tasks were given, by task id."""
-    from coordination.store.queries import outdated
+    from coordination.store.queries.tasks import outdated
 
     found: dict[str, list[Outdated]] = {}
     with run.co.runtime.store.read() as tx:
@@ -131,7 +131,7 @@ def _next(run: Run, state: RunState) -> tuple[Step, ...]:
 
 def explain_open(run: Run) -> None:
     """Why the open tasks do not run: the ones that nothing else of the run holds up first."""
-    from coordination.store.reports.explanation import explain_task
+    from coordination.store.reports.tasks.explanation import explain_task
 
     runtime = run.co.runtime
     waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
@@ -158,7 +158,7 @@ def explain_open(run: Run) -> None:
 
 def _changes(branch: str | None, tasks: list[TaskHandle]) -> str | None:
     """What the run's branch has that the checkout has not, in words; None when there is nothing."""
-    from coordination.checkout import changes_on
+    from coordination.adapters.git_checkout import changes_on
 
     completed = [task for task in tasks if task.state is TaskState.COMPLETED]
     if branch is None or not completed:
@@ -189,7 +189,7 @@ def show_last_lines(task: TaskHandle, attempt: Attempt, *, called: str) -> None:
 
 def _results(run: Run, tasks: list[TaskHandle]) -> list[TaskHandle]:
     """The completed tasks that nothing else needs: what the run was for. Many of them are not one result."""
-    from coordination.store.queries import dependencies
+    from coordination.store.queries.tasks import dependencies
 
     runtime = run.co.runtime
     with runtime.store.read() as tx:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from coordination.base.errors import Refused
 from coordination.cli.terminal import json_text
 from coordination.cli.texts import read_text
-from coordination.errors import Refused
 from coordination.job import NotReported, report
 
 _END = "Noted. End now: the task is started again {}."

@@ -16,8 +16,8 @@ from coordination.cli.tables import shown
 from coordination.cli.terminal import json_writer
 
 if TYPE_CHECKING:
-    from coordination.domain.outdated import Outdated
-    from coordination.store.reports.task_list import Longest, TaskLine
+    from coordination.domain.tasks.outdated import Outdated
+    from coordination.store.reports.tasks.task_list import Longest, TaskLine
 
 _MOST_WHY = 60
 _OUTDATED = ", outdated"
@@ -40,8 +40,8 @@ def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = 
     All that is known of one task, also with --json: coord tasks show TASK.
     """
     from coordination.cli.summary import outdated_in
-    from coordination.store.queries import runs
-    from coordination.store.reports import task_list
+    from coordination.store.queries.tasks import runs
+    from coordination.store.reports.tasks import task_list
 
     with connected() as co:
         found = newest_run(co, project) if run is None else found_run(co, run, project)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.durations import show_duration
+from coordination.base.wording import excerpt, many
 from coordination.cli import task_list
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.hints import Exact
@@ -17,19 +19,17 @@ from coordination.cli.questions import answer, prompt
 from coordination.cli.runs import show_events
 from coordination.cli.shell import shell
 from coordination.cli.terminal import json_text
-from coordination.domain.authority import delegators
-from coordination.domain.durations import show_duration
-from coordination.domain.effects import sentence_of
-from coordination.domain.excerpts import excerpt, many
-from coordination.domain.leases import MAX_DEFERRALS
-from coordination.domain.provider_troubles import limit_of
+from coordination.domain.access.authority import delegators
+from coordination.domain.fleet.leases import MAX_DEFERRALS
+from coordination.domain.jobs.changed_files import sentence_of
+from coordination.domain.jobs.provider_errors import limit_of
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from coordination.client import Coordination, TaskHandle
-    from coordination.domain.attempts import Attempt
-    from coordination.domain.tasks import Task
+    from coordination.domain.tasks.attempts import Attempt
+    from coordination.domain.tasks.tasks import Task
 
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
@@ -54,13 +54,13 @@ def add_to(app: typer.Typer) -> None:
 
 def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """One task: what it runs, its attempts, and what holds it."""
+    from coordination.base.money import show_usd
     from coordination.cli.next_steps import called
     from coordination.cli.summary import show_last_lines
     from coordination.cli.tables import fields
     from coordination.cli.tables import show as table
-    from coordination.domain.attempts import Outcome
-    from coordination.money import show_usd
-    from coordination.store.queries import costs
+    from coordination.domain.tasks.attempts import Outcome
+    from coordination.store.queries.money import costs
 
     with connected() as co:
         task = found_task(co, name, run, project)
@@ -247,8 +247,8 @@ def _value(text: str | None) -> Any:
 
 def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
     """What a completed task produced: text as it is, anything else as JSON."""
-    from coordination.domain.tasks import TaskState
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
+    from coordination.domain.tasks.tasks import TaskState
 
     with connected() as co:
         task = found_task(co, name, run, project)
@@ -272,8 +272,8 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Name everything that holds a task or an issue, and the way in which it does."""
+    from coordination.base.errors import NotFound
     from coordination.domain.issues import explain as explain_issue
-    from coordination.errors import NotFound
 
     moment = moment_of(now)
     if beads is not None:
@@ -304,7 +304,7 @@ def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
 
 
 def _task_or_none(co: Coordination, name: str, run: str | None, project: str | None) -> Any:
-    from coordination.errors import NotFound
+    from coordination.base.errors import NotFound
 
     try:
         return explained(co, found_task(co, name, run, project))
@@ -313,9 +313,9 @@ def _task_or_none(co: Coordination, name: str, run: str | None, project: str | N
 
 
 def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
+    from coordination.base.errors import NotFound
     from coordination.cli.options import chosen_project
-    from coordination.errors import NotFound
-    from coordination.store.reports.tracker import tracked
+    from coordination.store.reports.issues.tracker import tracked
 
     with co.runtime.store.read() as tx:
         try:

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeGuard, cast
 
+from coordination.base.printable import KEPT, clean
 from coordination.cli.hints import Exact, pasted
-from coordination.domain.printable import KEPT, clean
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 

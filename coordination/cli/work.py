@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.names import InProject, aim_hints
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import say_if_stopped
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
     from coordination.cli.embedded import Surroundings
     from coordination.client import Coordination, Run
-    from coordination.domain.plans import Plan
+    from coordination.domain.plans.plans import Plan
     from coordination.settings import Settings
 
 _OWN_GRACE = "2s"
@@ -148,7 +148,7 @@ def _settings(slots: int | None) -> Settings:
 
 def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: str, repo: Path | None) -> Plan:
     """The plan that the options name, checked before anything is started or stored."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if (plan is None) == (beads is None):
         raise Refused("Name a plan file, or a Beads file with --beads", hint="See: coord run --help")
@@ -161,7 +161,7 @@ def _planned(plan: Path | None, beads: Path | None, agent: str | None, rules: st
 
 def planned(plan: Path | None, repo: Path | None) -> Plan:
     """The plan in a file, about that repository, checked."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if plan is None:
         raise Refused("Name a plan file")
@@ -169,7 +169,7 @@ def planned(plan: Path | None, repo: Path | None) -> Plan:
 
 
 def _checked(plan: Plan, repo: Path | None) -> Plan:
-    from coordination.domain import graph
+    from coordination.domain.plans import graph
 
     found = plan if repo is None else _about(plan, repo)
     graph.check(found)
@@ -185,7 +185,7 @@ def read_plan_file(path: Path) -> Plan:
 
 def read_bytes(path: Path, *, most: int | None = None) -> bytes:
     """A file's content, or Refused with a sentence; at most one byte more than *most* is read."""
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     try:
         with path.open("rb") as file:
@@ -197,7 +197,7 @@ def read_bytes(path: Path, *, most: int | None = None) -> bytes:
 def _about(plan: Plan, repo: Path) -> Plan:
     from dataclasses import replace
 
-    from coordination.errors import Refused
+    from coordination.base.errors import Refused
 
     if not repo.is_dir():
         raise Refused(f"{repo} is not a folder")
@@ -211,8 +211,8 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
     """
     from coordination.cli.embedded import stack_for
     from coordination.client import Coordination
-    from coordination.local.joining import StackGoneError, StackStoppedError
     from coordination.runtime import open_runtime
+    from coordination.stack.joining import StackGoneError, StackStoppedError
 
     started: list[str] = []
     around: Surroundings | None = None
@@ -266,7 +266,7 @@ def _interrupted(run: str | None, around: Surroundings | None) -> str:
 
 def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
     from coordination.cli import live, summary
-    from coordination.domain.runs import RunState
+    from coordination.domain.tasks.runs import RunState
 
     # An embedded stack starts its worker again by itself.
     waits = live.follow(run, problem=around.problem, quiet=as_json, needs_worker=around.joined is None)

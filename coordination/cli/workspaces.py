@@ -23,7 +23,7 @@ def _workspace() -> None:
 
 def rekey() -> None:
     """Replace the key that signs messages on Redis; workers and beat use the new one within a minute."""
-    from coordination.services.broker_keys import rotate
+    from coordination.services.fleet.broker_keys import rotate
 
     with connected() as co:
         rotate(co.runtime.store)

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from coordination.domain.excerpts import excerpt
+from coordination.base.errors import FormatError, Refused
+from coordination.base.wording import excerpt
 from coordination.domain.issues.record import BLOCKS, CONDITIONAL_BLOCKS, PARENT_CHILD, Issue, IssueDependency
-from coordination.errors import FormatError, Refused
 from coordination.formats import jsonl
 from coordination.formats.jsonl import shown
 

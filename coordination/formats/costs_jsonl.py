@@ -15,11 +15,11 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Literal
 
-from coordination.domain.costs import CostRecord
-from coordination.errors import FormatError, Refused
+from coordination.base.errors import FormatError, Refused
+from coordination.base.ids import is_id
+from coordination.base.money import usd
+from coordination.domain.money.costs import CostRecord
 from coordination.formats import jsonl
-from coordination.ids import is_id
-from coordination.money import usd
 
 Shape = Literal["nested", "flat", "as-read"]
 

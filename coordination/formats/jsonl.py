@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, BinaryIO, NoReturn
 
-from coordination.domain.json_values import text_problem
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.base.json_values import text_problem
 
 _BOM = b"\xef\xbb\xbf"
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # an escape only behind an odd number of backslashes

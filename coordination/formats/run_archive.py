@@ -13,7 +13,7 @@ from decimal import Decimal
 from enum import IntFlag
 from typing import Any
 
-from coordination.errors import FormatError
+from coordination.base.errors import FormatError
 
 VERSION = 1
 RECORD = "record"

@@ -22,7 +22,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
 
     def status() -> str:
         """What runs now with its last sign of progress, projects, open runs, living workers, what was spent today."""
-        from coordination.store.reports.overview import overview
+        from coordination.store.reports.projects.overview import overview
 
         runtime = connect().runtime
         with runtime.store.read() as tx:
@@ -59,7 +59,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
     def explain(task: str, run: str | None = None) -> str:
         """Everything that holds a task (its key or id), in sentences, with the commands that go on."""
         from coordination.lookups import project_here
-        from coordination.store.reports.explanation import explain_task
+        from coordination.store.reports.tasks.explanation import explain_task
 
         co = connect()
         found, runtime = _task(task, run), co.runtime
@@ -78,7 +78,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
 
     def questions() -> str:
         """What tasks have asked, and nobody has answered yet."""
-        from coordination.store.queries import questions as question_rows
+        from coordination.store.queries.tasks import questions as question_rows
 
         runtime = connect().runtime
         with runtime.store.read() as tx:
@@ -126,7 +126,7 @@ def _short(task: TaskHandle) -> dict[str, Any]:
 
 def _ended(task: TaskHandle) -> dict[str, Any]:
     """The last lines of what a failed task printed; what another was given that is out of date."""
-    from coordination.domain.tasks import TaskState
+    from coordination.domain.tasks.tasks import TaskState
 
     told: dict[str, Any] = {}
     if task.state is TaskState.FAILED:
@@ -137,7 +137,7 @@ def _ended(task: TaskHandle) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    from coordination.domain.json_values import plain
+    from coordination.base.json_values import plain
 
     return _bounded(json.dumps(plain(value), ensure_ascii=False))
 

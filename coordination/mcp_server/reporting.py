@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 from coordination.job import NotReported, report
 from coordination.mcp_server.tools import ANYTHING, FLAG, NUMBER, TEXT, TEXTS, Tool
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from textwrap import dedent
 from typing import Any, NamedTuple
 
-from coordination.errors import CoordinationError, Refused
+from coordination.base.errors import CoordinationError, Refused
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "number"}

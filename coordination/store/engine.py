@@ -24,12 +24,12 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from coordination.domain.calendars import day_of
-from coordination.errors import DatabaseUnavailable, Refused
-from coordination.money import ZERO, minus, plus
+from coordination.base.calendars import day_of
+from coordination.base.errors import DatabaseUnavailable, Refused
+from coordination.base.money import ZERO, minus, plus
+from coordination.base.urls import masked
 from coordination.store.postgresql import POOLER_HINT, Pooling, address_of, engine_of, pooling_of
 from coordination.store.types import iso
-from coordination.urls import masked
 
 T = TypeVar("T")
 

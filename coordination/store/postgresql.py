@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 
 PREPARE = "prepare_threshold"
 POOLED = f"{PREPARE}=none"

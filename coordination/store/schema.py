@@ -7,33 +7,18 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
-from coordination.errors import SchemaMismatch
+from coordination.base.errors import SchemaMismatch
 from coordination.store import compatibility
 from coordination.store.engine import Store
-from coordination.store.tables import (  # noqa: F401 - importing them fills the metadata
-    agents,
-    artifacts,
-    attempts,
-    broker_keys,
-    budgets,
-    costs,
-    events,
-    fleet,
-    history,
-    host_leases,
-    issues,
-    merges,
-    metadata,
-    output,
-    prices,
-    projects,
-    questions,
-    retention,
-    rollups,
-    runs,
-    stops,
-    tasks,
-)
+from coordination.store.tables import metadata  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.agents import agents  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.fleet import broker_keys, host_leases, workers  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.forecast import job_history  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.issues import issues  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.jobs import artifacts, merges, output  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.money import budgets, costs, prices, rollups  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.projects import projects, retention, stops  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables.tasks import attempts, events, questions, runs, tasks  # noqa: F401 - importing them fills the metadata
 
 HEAD = "0006"
 """The newest migration this program knows; a test holds it against migrations/versions."""

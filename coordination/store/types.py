@@ -14,8 +14,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
-from coordination.domain.tasks import BlockReason
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.tasks.tasks import BlockReason
 
 MAX_JSON_BYTES = 16_000_000
 _MAX_DEPTH = 100

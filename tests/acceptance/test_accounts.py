@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from coordination.accounts import Accounts
-from coordination.domain.accounts import Kept
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Defaults, Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.adapters.account_store import Accounts
+from coordination.domain.jobs.accounts import Kept
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Defaults, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
 from coordination.store.schema import metadata
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet

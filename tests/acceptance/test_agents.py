@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.domain.work import AgentCall
-from coordination.store.reports.spending import spending
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
+from coordination.store.reports.money.spending import spending
 from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server
 from tests.support.npm import CLAUDE, npm_program

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, running_model_server
 
@@ -270,7 +270,7 @@ def test_fifty_agents_on_one_repository_all_land_leave_nothing_and_cost_what_the
     assert git(checkout, "worktree", "list").count("\n") == 0
     assert git(checkout, "fsck", "--strict", "--no-dangling") == ""
     with fleet.co.runtime.store.read() as tx:
-        from coordination.store.queries import costs
+        from coordination.store.queries.money import costs
 
         usd, calls, unpriced = costs.total(tx, fleet.co.runtime.workspace_id, run_id=run.id)
     told = list(agents.folder.glob("told.*"))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_supervised_loop import Script
 from tests.support.fleet import Fleet
 from tests.support.processes import until

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.artifact_store import ArtifactStore
-from coordination.domain.plans import Backoff, Task
-from coordination.domain.runs import RunState
-from coordination.flows.retain import Ages, retain
+from coordination.adapters.artifact_store import ArtifactStore
+from coordination.domain.plans.plans import Backoff, Task
+from coordination.domain.tasks.runs import RunState
+from coordination.flows.projects.retain import Ages, retain
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until
 

@@ -17,11 +17,11 @@ import psutil
 import psycopg
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.store.engine import sqlite_path
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until

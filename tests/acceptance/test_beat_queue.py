@@ -7,13 +7,13 @@ from datetime import timedelta
 import pytest
 import redis
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from coordination.settings import client_url
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.sources import ROOT
-from workers.beat import MOST_WAITING
+from workers.process.beat_scheduler import MOST_WAITING
 
 pytestmark = pytest.mark.stores("sqlite")
 

@@ -13,9 +13,9 @@ import pytest
 import redis
 from celery import Celery
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.services import broker_keys
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
+from coordination.services.fleet import broker_keys
 from coordination.settings import load_settings
 from tests.support.apps import app_of
 from tests.support.fleet import Fleet

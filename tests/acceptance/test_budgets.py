@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.attempts import Outcome
-from coordination.domain.budgets import Scope
-from coordination.domain.chat import ChatCall
-from coordination.domain.events import EventType
-from coordination.domain.plans import Backoff, BudgetCap, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import BlockReason, TaskState
-from coordination.domain.work import AgentCall
-from coordination.store.queries import costs
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.money.budgets import Scope
+from coordination.domain.plans.plans import Backoff, BudgetCap, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.queries.money import costs
 from tests.support.command import coord_in
 from tests.support.fleet import Fleet
 from tests.support.model_server import INPUT_TOKENS, OUTPUT_TOKENS, ModelServer, ToolUse, running_model_server

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.chat import ChatCall
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.store.reports.spending import spending
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
+from coordination.store.reports.money.spending import spending
 from tests.support.fleet import Fleet
 from tests.support.model_server import (
     INPUT_TOKENS,
@@ -28,7 +28,7 @@ from tests.support.model_server import (
 )
 from tests.support.processes import until
 from tests.support.speed import patience
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 
 TOOLS = Path(__file__).parents[1] / "support" / "tool_server.py"
 SCHEMA = {"type": "object", "properties": {"findings": {"type": "integer"}}, "required": ["findings"]}
@@ -93,7 +93,7 @@ def test_a_chat_that_waits_is_canceled_within_two_seconds_and_what_it_used_is_ke
     with fleet.co.runtime.store.read() as tx:
         (billed,) = spending(tx, fleet.co.runtime.workspace_id, by="model")
     assert billed.input_tokens == INPUT_TOKENS
-    assert stragglers.find([os.fsencode(f"COORD_TASK_ID={task.id}")]) == []
+    assert orphan_reaper.find([os.fsencode(f"COORD_TASK_ID={task.id}")]) == []
 
 
 def test_a_provider_that_refuses_for_good_ends_it_and_a_busy_one_does_not(fleet: Fleet) -> None:

@@ -254,7 +254,7 @@ def stack(
 SUBMIT = """
 from datetime import timedelta
 from coordination import Plan, Task, connect
-from coordination.domain.plans import ProjectRef
+from coordination.domain.plans.plans import ProjectRef
 
 with connect() as co:
     run = co.submit(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.agents import Profile
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.agents.agents import Profile
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_mcp import answers, calling
 from tests.support.fleet import Fleet
 from tests.support.processes import until

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.local.home import Home, RunningStack
-from coordination.local.processes import ProcessRecord
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.processes import ProcessRecord
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes
 

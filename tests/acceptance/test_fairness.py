@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import func, select
 
 from coordination.client import Run
-from coordination.domain.events import Event, EventType
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.store.tables.events import task_events
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.events import Event, EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
+from coordination.store.tables.tasks.events import task_events
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
 

@@ -8,15 +8,15 @@ import pytest
 import redis
 from sqlalchemy import make_url, select, text, update
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.events import EventType
-from coordination.domain.plans import Backoff, Concurrency, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Backoff, Concurrency, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings
-from coordination.store.queries import costs
-from coordination.store.queries.fleet import live_slots
-from coordination.store.tables.fleet import supervisors
+from coordination.store.queries.fleet.workers import live_slots
+from coordination.store.queries.money import costs
+from coordination.store.tables.fleet.workers import supervisors
 from coordination.store.types import db_after
 from tests.support.apps import app_of
 from tests.support.fleet import Fleet, alive, seconds_until

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from coordination.errors import SettingsError
+from coordination.base.errors import SettingsError
 from tests.support.refusals import refuses
-from workers.flower import guard
+from workers.broker.remote_control import guard
 
 STARTED = ["celery", "-A", "workers.app", "flower"]
 

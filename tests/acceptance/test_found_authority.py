@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet
 

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.machine import carries_tag
+from coordination.base.host import carries_tag
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_reports import COORD
 from tests.support.fleet import Fleet
 from tests.support.sources import ROOT
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 
 pytestmark = pytest.mark.shared_worker
 
@@ -33,7 +33,7 @@ VERBS = (
 
 PROGRAMS = (
     "workers",
-    "workers.alone",
+    "workers.process.isolated_worker",
     "celery -A workers.app worker -P solo",
     "celery -A workers.app beat",
     "celery -A workers.app control shutdown",
@@ -101,7 +101,7 @@ def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fl
     program = fleet.file("program.py")
     program.write_text(
         "from coordination import connect\n"
-        "from coordination.errors import Refused\n"
+        "from coordination.base.errors import Refused\n"
         "with connect() as co:\n"
         "    (run,) = co.runs()\n"
         "    try:\n"
@@ -121,7 +121,7 @@ def test_the_python_api_refuses_too_and_another_store_is_none_of_its_business(fl
 
 
 def test_the_tag_is_read_as_it_is_put_on() -> None:
-    tag = stragglers.job_tag(stragglers.worker_tag("COORD_WORKER_PROCESS=w1"), 7)
+    tag = orphan_reaper.job_tag(orphan_reaper.worker_tag("COORD_WORKER_PROCESS=w1"), 7)
     assert carries_tag(tag.value, "w1")
     assert not carries_tag(tag.value, "w2")
     assert not carries_tag(resource.RLIM_INFINITY, "w1")

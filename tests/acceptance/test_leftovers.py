@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until
-from workers import own_folders
+from workers.runners import scratch_dirs
 
 pytestmark = pytest.mark.stores("sqlite")
 
@@ -39,7 +39,7 @@ def held_by(worker: Process) -> set[Path]:
                 target = fd.readlink()
             except OSError:
                 continue
-            if re.search(rf"/({own_folders.IN_TEMPORARY}|{own_folders.IN_HOME})[^/]+$", str(target)):
+            if re.search(rf"/({scratch_dirs.IN_TEMPORARY}|{scratch_dirs.IN_HOME})[^/]+$", str(target)):
                 held.add(target)
     return held
 

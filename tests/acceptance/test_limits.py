@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.domain.limits import Limits
-from coordination.domain.plans import Defaults, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.plans.plans import Defaults, Task
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.fleet import Fleet
 
 EATS = "def eats():\n    held = []\n    while True:\n        held.append(bytearray(b'x') * (8 << 20))\n"

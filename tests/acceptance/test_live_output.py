@@ -13,12 +13,12 @@ import pytest
 from sqlalchemy import func, select
 
 from coordination.client import Run
-from coordination.domain.attempts import Outcome
-from coordination.domain.output import Stream
-from coordination.domain.plans import Backoff, Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
-from coordination.store.tables.output import output_chunks
+from coordination.domain.jobs.output import Stream
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Backoff, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.store.tables.jobs.output import output_chunks
 from tests.support.fleet import Fleet, seconds_until
 from tests.support.processes import Process, until
 from tests.support.speed import patience

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.chat import ChatCall
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from coordination.mcp_server import reporting
 from tests.acceptance.test_agents import MODEL, provider
 from tests.support.fleet import Fleet

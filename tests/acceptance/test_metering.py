@@ -8,14 +8,14 @@ from decimal import Decimal
 import pytest
 
 from coordination.client import Run
-from coordination.domain.attempts import Outcome
-from coordination.domain.costs import CostRecord
-from coordination.domain.plans import BudgetCap, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import BlockReason, TaskState
-from coordination.domain.work import AgentCall
-from coordination.domain.workspaces import Gate
-from coordination.store.queries import costs
+from coordination.domain.jobs.checkouts import Gate
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.plans.plans import BudgetCap, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.queries.money import costs
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

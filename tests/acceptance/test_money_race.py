@@ -13,12 +13,12 @@ from decimal import Decimal
 import pytest
 
 from coordination.client import Run
-from coordination.domain.budgets import Scope
-from coordination.domain.costs import CostRecord
-from coordination.domain.plans import BudgetCap, Task
-from coordination.domain.runs import RunState
-from coordination.domain.workspaces import Gate
-from coordination.store.queries import costs
+from coordination.domain.jobs.checkouts import Gate
+from coordination.domain.money.budgets import Scope
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.plans.plans import BudgetCap, Task
+from coordination.domain.tasks.runs import RunState
+from coordination.store.queries.money import costs
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until
 from tests.support.sources import ROOT

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.plans import BudgetCap, Concurrency, Task
-from coordination.domain.retry import Backoff
-from coordination.domain.tasks import OnDependencyFailure, TaskState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import BudgetCap, Concurrency, Task
+from coordination.domain.tasks.retry import Backoff
+from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from tests.support.command import Coord, coord_in
 from tests.support.fleet import Fleet
 from tests.support.processes import Processes, until

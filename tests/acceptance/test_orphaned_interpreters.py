@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet, alive, fleet_on
 from tests.support.processes import Process, Processes, until
 

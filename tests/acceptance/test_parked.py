@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psycopg
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 
 FOLDER = Path(__file__).resolve().parent.parent / "support" / "job_functions"

@@ -7,9 +7,9 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.support.command import Coord
 from tests.support.fleet import Fleet
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.errors import NotFound
+from coordination.base.errors import NotFound
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 from tests.support.refusals import check_refused, refuses

@@ -6,8 +6,8 @@ import os
 
 from sqlalchemy import text
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Process
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from coordination.client import Run
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import until
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import OnDependencyFailure
 from tests.support.fleet import Fleet
 
 

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import func, select
 
 from coordination.client import Run
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.services import archives
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
+from coordination.services.projects import archives
 from coordination.store.tables import metadata
 from tests.support.fleet import Fleet
 from tests.support.piles import pile_up

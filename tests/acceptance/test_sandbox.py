@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.workspaces import Workspace, WorkspaceKind, run_branch
+from coordination.domain.jobs.checkouts import Workspace, WorkspaceKind, run_branch
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
@@ -24,7 +24,7 @@ COORD = shlex.quote(str(Path(sys.executable).with_name("coord")))
 
 WITHOUT_LANDLOCK = """
 import sys
-from workers.runners import confine
+from workers.runners import sandbox_exec as confine
 confine.version = lambda: 0
 from workers.__main__ import main
 sys.exit(main(["-c", "2"]))

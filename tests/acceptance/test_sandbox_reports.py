@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.chat import ChatCall
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.work import AgentCall
-from coordination.store.queries import costs
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
+from coordination.store.queries.money import costs
 from tests.support.fleet import Fleet
 from tests.support.model_server import ModelServer, ToolUse, running_model_server
 from tests.support.repositories import Checkout

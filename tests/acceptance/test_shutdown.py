@@ -11,16 +11,16 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.events import EventType
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.command import coord_in
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Process, Processes, until
 from tests.support.redis import RedisServer
-from workers import queues
+from workers.broker import queues
 
 pytestmark = pytest.mark.stores("sqlite")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.chat import ChatCall
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
-from coordination.domain.stops import Stopped
-from coordination.domain.tasks import BlockReason, TaskState
-from coordination.domain.workspaces import Gate
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.checkouts import Gate
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.projects.stops import Stopped
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import BlockReason, TaskState
 from tests.support.fleet import Fleet
 from tests.support.model_server import Broken, running_model_server
 from tests.support.processes import until

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.plans import Supervision, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.plans.plans import Supervision, Task
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import OnDependencyFailure
 from tests.support.fleet import Fleet
 
 pytestmark = pytest.mark.shared_worker

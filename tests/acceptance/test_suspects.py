@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.events import EventType
-from coordination.domain.leases import MAX_LOSSES
-from coordination.domain.plans import Defaults, Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.fleet.leases import MAX_LOSSES
+from coordination.domain.plans.plans import Defaults, Plan, ProjectRef, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from coordination.local import running
-from coordination.local.home import Home, RunningStack
-from coordination.local.users import Users
+from coordination.stack import running
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.users import Users
 from tests.support.command import Coord
 from tests.support.fleet import UNHURRIED, alive
 from tests.support.processes import Process, Processes, until

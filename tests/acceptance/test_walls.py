@@ -14,8 +14,8 @@ import pytest
 
 from coordination.cli.exit_codes import REFUSED
 from coordination.client import Coordination, Run
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.domain.runs import RunState
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.runs import RunState
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.support.command import coord_in

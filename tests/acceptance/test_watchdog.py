@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Concurrency, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.local.home import Home
+from coordination.domain.plans.plans import Concurrency, Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings
+from coordination.stack.home import Home
 from tests.support.apps import app_of
 from tests.support.command import coord_in
 from tests.support.fleet import Fleet, alive

@@ -8,10 +8,10 @@ from datetime import timedelta
 import psutil
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.plans import Backoff, Defaults, Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Backoff, Defaults, Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.command import Coord
 from tests.support.fleet import Fleet
 from tests.support.jobs import FUNCTIONS

@@ -17,8 +17,8 @@ import typer
 import yaml
 
 from coordination.cli.main import app
-from coordination.domain import graph
-from coordination.domain.tasks import MOVES, TaskState
+from coordination.domain.plans import graph
+from coordination.domain.tasks.tasks import MOVES, TaskState
 from coordination.formats.plan import read_plan
 from docs import generate
 from tests.support.processes import Processes

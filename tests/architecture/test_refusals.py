@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.errors import CoordinationError
+from coordination.base.errors import CoordinationError
 from tests.support.golden_sentences import FILE, keys_without_test, read_blocks, write_blocks
 from tests.support.sources import ROOT, name_of, python_files, tree_of
 

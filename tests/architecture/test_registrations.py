@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 import beat_schedule
-from coordination import errors
+from coordination.base import errors
 from coordination.cli.exit_codes import EXIT_CODES
 from tests.support.apps import app_of, worker_settings
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import sqlalchemy.exc
 
+from coordination.base.errors import CoordinationError
 from coordination.client import Coordination
-from coordination.errors import CoordinationError
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.chaos import plans

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.plans import Backoff, Concurrency, Defaults, Plan, ProjectRef, Task
-from coordination.domain.tasks import OnDependencyFailure
+from coordination.domain.plans.plans import Backoff, Concurrency, Defaults, Plan, ProjectRef, Task
+from coordination.domain.tasks.tasks import OnDependencyFailure
 from tests.chaos.evidence import SAY
 
 JOBS = Path(__file__).parent / "jobs"

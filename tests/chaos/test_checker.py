@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from coordination.domain.attempts import Usage
-from coordination.domain.plans import Concurrency
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Usage
 from coordination.store import schema
 from coordination.store.engine import open_store
 from tests.chaos.checker import Promises, check, facts

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.accounts import Accounts
+from coordination.adapters.account_store import Accounts
+from coordination.base.host import host
 from coordination.cli.exit_codes import NOT_COMPLETED
-from coordination.domain.accounts import Kept
-from coordination.machine import host
+from coordination.domain.jobs.accounts import Kept
 from tests.support.command import Coord
 
 KEY = "sk-ant-0123456789"

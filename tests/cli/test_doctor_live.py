@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from coordination.ids import new_id
-from coordination.machine import job_processes
+from coordination.base.host import job_processes
+from coordination.base.ids import new_id
 from tests.support.command import Coord, coord_in
 from tests.support.processes import Processes, until
 from workers.runners.environment import MARKER

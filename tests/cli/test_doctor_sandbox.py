@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coordination import kernel
-from coordination.kernel import Means
+from coordination.base import kernel_features
+from coordination.base.kernel_features import Means
 from tests.support.command import coord_in
 from tests.support.strict import needs_bubblewrap
 
@@ -37,7 +37,7 @@ NO_NAMESPACES = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", problem="b
 def test_it_says_what_there_is_and_whether_that_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, variables: dict[str, str], means: Means, verdict: str, said: str
 ) -> None:
-    monkeypatch.setattr(kernel, "means", lambda: means)
+    monkeypatch.setattr(kernel_features, "means", lambda: means)
     coord = coord_in(tmp_path, **variables)
 
     answer = coord("doctor", "--json", code=1 if verdict == "wrong" else 0).json
@@ -51,8 +51,8 @@ def test_it_says_what_there_is_and_whether_that_is_enough(
 def test_it_asks_the_kernel_and_bubblewrap() -> None:
     needs_bubblewrap()
 
-    found = kernel.means()
+    found = kernel_features.means()
 
-    assert found.landlock >= kernel.ENOUGH
+    assert found.landlock >= kernel_features.ENOUGH
     assert (found.seccomp, found.problem) == (True, None)
     assert (found.bubblewrap or "").startswith("bubblewrap ")

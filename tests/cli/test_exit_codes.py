@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from coordination.base.errors import CoordinationError
 from coordination.cli import exit_codes, main, work
 from coordination.cli.embedded import Surroundings
 from coordination.client import Coordination
-from coordination.domain.attempt_tokens import TokenRefused
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.errors import CoordinationError
-from coordination.local import joining
+from coordination.domain.access.attempt_tokens import TokenRefused
+from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.runtime import open_runtime
+from coordination.stack import joining
 from coordination.store.engine import open_store
 from tests.support.command import Coord
 from tests.support.stacks import settings_in

@@ -19,22 +19,22 @@ import pytest
 import typer
 
 from coordination import Plan, Profile, Task, connect
-from coordination.accounts import Accounts
+from coordination.adapters.account_store import Accounts
+from coordination.base.errors import Refused
+from coordination.base.host import WORKER_MARKER
+from coordination.base.ids import new_id
 from coordination.budgeting import Budgets
 from coordination.cli import stack
 from coordination.cli.exit_codes import REFUSED
 from coordination.cli.main import app
 from coordination.client import Coordination, Run, TaskHandle
 from coordination.costs import Costs
-from coordination.domain.tasks import TaskState
-from coordination.errors import Refused
-from coordination.ids import new_id
-from coordination.machine import WORKER_MARKER
+from coordination.domain.tasks.tasks import TaskState
 from coordination.prices import Prices
 from coordination.settings import load_settings
 from coordination.staffing import Agents
 from coordination.store.engine import open_store
-from coordination.store.queries import fleet
+from coordination.store.queries.fleet import workers
 from tests.support.command import Coord
 from tests.support.refusals import refuses
 
@@ -139,7 +139,7 @@ def in_a_job(coord: Coord, plan: Path) -> Coord:
     row = {"id": worker_id, "name": "w", "host": "h", "boot_id": "b", "pid": 1, "slots": 1, "version": "0"}
     store = open_store(f"sqlite:///{coord.home / 'coordination.db'}")
     with closing(store), store.write() as tx:
-        fleet.register(tx, row)
+        workers.register(tx, row)
     return replace(coord, settings={WORKER_MARKER: worker_id})
 
 

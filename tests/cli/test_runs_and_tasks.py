@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from coordination.store.engine import open_store
-from coordination.store.tables.attempts import attempts
-from coordination.store.tables.output import output_chunks
+from coordination.store.tables.jobs.output import output_chunks
+from coordination.store.tables.tasks.attempts import attempts
 from tests.support.command import Coord
 from tests.support.refusals import check_refused
 from tests.support.repositories import Checkout

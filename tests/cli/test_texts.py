@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from coordination.base.errors import Refused
 from coordination.cli.texts import read_text
-from coordination.errors import Refused
 from tests.support.refusals import refuses
 
 NOT_UTF_8 = [b"one\ncaf\xe9\n", "café".encode("utf-16")]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coordination import Plan, Profile, ProjectRef, Task, connect
+from coordination.base.errors import NotFound, Refused
 from coordination.client import Coordination
-from coordination.errors import NotFound, Refused
 from coordination.settings import load_settings
 from tests.support.refusals import refuses
 

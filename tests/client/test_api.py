@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from coordination import Dependency, DependencyKind, OnDependencyFailure, PythonCall, RunState, Shell, Task, TaskState
-from coordination.domain.events import EventType
-from coordination.errors import IllegalMove, NotFound, PlanError
+from coordination.base.errors import IllegalMove, NotFound, PlanError
+from coordination.domain.tasks.events import EventType
 from tests.support.fleet import Fleet
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from coordination.base.errors import CoordinationError, NotFound, Refused
 from coordination.client import Coordination, connect
-from coordination.domain.attempts import Usage
-from coordination.domain.budgets import Action, Period, Scope
-from coordination.domain.plans import BudgetCap
-from coordination.errors import CoordinationError, NotFound, Refused
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.finish_attempts import cost_of
+from coordination.domain.money.budgets import Action, Period, Scope
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.tasks.finish_attempts import cost_of
 from coordination.settings import load_settings
 from tests.support.refusals import refuses
 from tests.support.world import World

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordination import connect
-from coordination.errors import NotFound, Refused
+from coordination.base.errors import NotFound, Refused
 from coordination.settings import load_settings
 
 LINES = "".join(

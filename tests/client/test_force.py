@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.fleet import Fleet, alive
 from tests.support.processes import until
 from tests.support.refusals import refuses

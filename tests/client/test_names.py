@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+from coordination.base.errors import Ambiguous, NotFound
 from coordination.client import Coordination, Run
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.errors import Ambiguous, NotFound
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.mcp_server import reading
 from coordination.mcp_server.server import make_server
 from coordination.runtime import open_runtime

@@ -17,16 +17,16 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.model_server import Answer, Broken, ModelServer, running_model_server
 from tests.support.services import without_landlock
 from tests.support.speed import patience
 from tests.support.strict import strict_sandbox
-from workers.runners import confine, stragglers
+from workers.runners import orphan_reaper, sandbox_exec
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 SHELL = {
     "say": "echo hello",
@@ -117,7 +117,7 @@ def _chats_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     confined = request.node.callspec.params["kind"].endswith(CONFINED)
-    if confined and not confine.version():
+    if confined and not sandbox_exec.version():
         without_landlock()
     sandbox = Sandbox(tmp_path / "scratch", required=True) if confined else None
     if request.node.callspec.params["kind"].endswith(STRICT):
@@ -128,7 +128,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     left = bench.left_behind()
     runners.close()
     assert left == []
-    assert stragglers.find([os.fsencode(runners.launcher.marker)]) == []
+    assert orphan_reaper.find([os.fsencode(runners.launcher.marker)]) == []
     assert list(bench.scratch.iterdir()) == []
 
 
@@ -309,7 +309,7 @@ def test_a_started_job_says_which_process_it_is_and_that_it_moves(kind: Kind, be
 
     (process,) = job.processes
 
-    assert stragglers.start_time(process.pid) == process.start_time
+    assert orphan_reaper.start_time(process.pid) == process.start_time
     assert os.getpgid(process.pid) == process.pgid
     job.stop(StopReason.CANCELED)
     job.end()

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.events import EventType
-from coordination.domain.expansion import ANSWER
-from coordination.errors import Refused
-from coordination.flows import finish_attempts
-from coordination.services import projects as project_service
-from coordination.services import questions
-from coordination.store.queries import events, projects, tasks
-from coordination.store.queries import questions as rows
+from coordination.base.errors import Refused
+from coordination.domain.plans.plan_expansion import ANSWER
+from coordination.domain.tasks.events import EventType
+from coordination.flows.tasks import finish_attempts
+from coordination.services.projects import projects as project_service
+from coordination.services.tasks import questions
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import events, tasks
+from coordination.store.queries.tasks import questions as rows
 from tests.support.refusals import refuses
 from tests.support.world import World
 

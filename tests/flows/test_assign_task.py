@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.agents import Profile
-from coordination.domain.assignments import PERSON
-from coordination.domain.attempts import Discovered, Outcome
-from coordination.domain.authority import AUTHORITY
-from coordination.domain.events import EventType
-from coordination.domain.plans import Supervision
-from coordination.domain.tasks import BlockReason, TaskState
-from coordination.errors import PlanError, Refused
-from coordination.flows.add_found import add_found
-from coordination.flows.assign_task import Assigned, assign_task
-from coordination.services import agents, questions
-from coordination.services import projects as project_service
-from coordination.store.queries import events, projects, tasks
-from coordination.store.queries import questions as question_rows
+from coordination.base.errors import PlanError, Refused
+from coordination.domain.access.authority import AUTHORITY
+from coordination.domain.agents.agents import Profile
+from coordination.domain.agents.assignments import PERSON
+from coordination.domain.plans.plans import Supervision
+from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.assign_task import Assigned, assign_task
+from coordination.services.agents import agents
+from coordination.services.projects import projects as project_service
+from coordination.services.tasks import questions
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import events, tasks
+from coordination.store.queries.tasks import questions as question_rows
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from coordination.domain.attempts import Usage
-from coordination.domain.budgets import Amount, Budget, Period, Scope, Use
-from coordination.domain.caps import caps_of
-from coordination.domain.costs import CostRecord
-from coordination.domain.estimates import Estimate
-from coordination.domain.plans import BudgetCap
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.finish_attempts import cost_of
-from coordination.flows.set_budget import set_budget
-from coordination.services import budgets as service
-from coordination.services import ledger
-from coordination.store.queries import money
+from coordination.domain.money.budgets import Amount, Budget, Period, Scope, Use
+from coordination.domain.money.caps import caps_of
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.estimates import Estimate
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.money.set_budget import set_budget
+from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.money import budgets as service
+from coordination.services.money import ledger
+from coordination.store.queries.money import budget_usage
 from tests.support.world import World
 
 
@@ -41,7 +41,9 @@ def use(world: World, budget: Budget) -> Use:
     """What the budget's present period came to."""
     with world.store.read() as tx:
         starts, _ = service.period_of(tx, world.workspace, budget)
-        return money.uses(tx, world.workspace, [(budget.id, starts)]).get((budget.id, starts), Use(budget.id, starts))
+        return budget_usage.uses(tx, world.workspace, [(budget.id, starts)]).get(
+            (budget.id, starts), Use(budget.id, starts)
+        )
 
 
 def cost(world: World, key: str, dollars: str, id_: str, at: datetime) -> CostRecord:

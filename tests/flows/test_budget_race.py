@@ -10,10 +10,10 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from coordination.domain.budgets import Scope
-from coordination.domain.plans import BudgetCap
+from coordination.domain.money.budgets import Scope
+from coordination.domain.plans.plans import BudgetCap
 from coordination.store.engine import Store
-from coordination.store.queries import budgets, costs, money, starts
+from coordination.store.queries.money import budget_usage, budgets, costs, starts
 from tests.support.money_race import ESTIMATE, race, watch
 from tests.support.sources import ROOT
 from tests.support.world import World
@@ -44,9 +44,9 @@ def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
     assert [process.returncode for process in racing] == [0] * PROCESSES
     with store.read() as tx:
         (one,) = budgets.listed(tx, world.workspace)
-        use = money.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         spent, _, _ = costs.total(tx, world.workspace, run_id=world.run_id)
-        held = money.spent(tx, world.workspace, Scope.RUN, world.run_id, since=None)
+        held = budget_usage.spent(tx, world.workspace, Scope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.usd == spent == held.usd
     assert use.reserved.usd == 0
@@ -66,7 +66,7 @@ def test_no_commit_ever_passes_a_cap_of_starts(world: World) -> None:
 
     with world.store.read() as tx:
         (one,) = budgets.listed(tx, world.workspace)
-        use = money.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
+        use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         counted = starts.count(tx, world.workspace, Scope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.starts == counted == cap, "all of them were used that could be"
@@ -81,7 +81,7 @@ def test_the_watch_sees_a_cap_that_is_passed(world: World, passing: str) -> None
     world.submit("a", budget=BudgetCap(Decimal(1), starts=2))
     with world.store.write() as tx:
         (one,) = budgets.listed(tx, world.workspace)
-        money.lock_uses(tx, world.workspace, [(one.id, "")], make=[(one.id, "")])
+        budget_usage.lock_uses(tx, world.workspace, [(one.id, "")], make=[(one.id, "")])
     watch(world.store)
 
     with pytest.raises((DBAPIError, IntegrityError), match="was passed"):

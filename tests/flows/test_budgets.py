@@ -11,19 +11,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.budgets import Amount, Period, Scope, Use
-from coordination.domain.caps import caps_of
-from coordination.domain.estimates import Estimate
-from coordination.domain.plans import BudgetCap
-from coordination.domain.tasks import BlockReason
-from coordination.errors import NotFound, Refused
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.finish_attempts import cost_of
-from coordination.flows.set_budget import remove_budget, set_budget
-from coordination.services import budgets as service
-from coordination.services import ledger
-from coordination.store.queries import budgets, money, projects, tasks
+from coordination.base.errors import NotFound, Refused
+from coordination.domain.money.budgets import Amount, Period, Scope, Use
+from coordination.domain.money.caps import caps_of
+from coordination.domain.money.estimates import Estimate
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Outcome, Usage
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.money.set_budget import remove_budget, set_budget
+from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.money import budgets as service
+from coordination.services.money import ledger
+from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import tasks
 from tests.support.golden_sentences import check_sentence
 from tests.support.refusals import refuses
 from tests.support.world import World
@@ -49,7 +51,7 @@ def use(world: World, scope: Scope = Scope.RUN, period: Period = Period.TOTAL) -
     with world.store.read() as tx:
         (one,) = [each for each in budgets.listed(tx, world.workspace) if (each.scope, each.period) == (scope, period)]
         starts, _ = service.period_of(tx, world.workspace, one)
-        found = money.uses(tx, world.workspace, [(one.id, starts)])
+        found = budget_usage.uses(tx, world.workspace, [(one.id, starts)])
     return found.get((one.id, starts), Use(one.id, starts))
 
 
@@ -58,7 +60,9 @@ def counted(world: World) -> None:
     with world.store.write() as tx:
         for one in budgets.listed(tx, world.workspace):
             starts, _ = service.period_of(tx, world.workspace, one)
-            before = money.uses(tx, world.workspace, [(one.id, starts)]).get((one.id, starts), Use(one.id, starts))
+            before = budget_usage.uses(tx, world.workspace, [(one.id, starts)]).get(
+                (one.id, starts), Use(one.id, starts)
+            )
             after = service.count(tx, world.workspace, one)
             assert (after.spent, after.reserved) == (before.spent, before.reserved), one
 

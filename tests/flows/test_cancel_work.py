@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.errors import NotFound
-from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.ids import new_id
-from coordination.store.queries import runs
+from coordination.base.errors import NotFound
+from coordination.base.ids import new_id
+from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
+from coordination.store.queries.tasks import runs
 from tests.support.refusals import refuses
 from tests.support.world import World
 

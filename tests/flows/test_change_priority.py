@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from coordination.errors import NotFound
-from coordination.flows.change_priority import change_priority
-from coordination.ids import new_id
-from coordination.store.queries import events, ready
-from coordination.store.tables.tasks import tasks
+from coordination.base.errors import NotFound
+from coordination.base.ids import new_id
+from coordination.flows.tasks.change_priority import change_priority
+from coordination.store.queries.tasks import events, ready
+from coordination.store.tables.tasks.tasks import tasks
 from tests.support.world import World
 
 

@@ -12,16 +12,17 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import delete, select, update
 
-from coordination.domain.costs import CostRecord, correction_id
-from coordination.errors import Conflict, Refused
-from coordination.flows import check_costs as flow
-from coordination.flows.check_costs import check_costs, complete_sums, set_timezone
-from coordination.flows.retain import Ages, retain
-from coordination.services import ledger
+from coordination.base.errors import Conflict, Refused
+from coordination.domain.money.costs import CostRecord, correction_id
+from coordination.flows.money import check_costs as flow
+from coordination.flows.money.check_costs import check_costs, complete_sums, set_timezone
+from coordination.flows.projects.retain import Ages, retain
+from coordination.services.money import ledger
 from coordination.store.engine import open_store
-from coordination.store.queries import costs, retention, rollups
-from coordination.store.tables.retention import SUMS, chores
-from coordination.store.tables.rollups import rollups as table
+from coordination.store.queries.money import costs, rollups
+from coordination.store.queries.projects import retention
+from coordination.store.tables.money.rollups import rollups as table
+from coordination.store.tables.projects.retention import SUMS, chores
 from tests.store.test_ledgers import record
 from tests.support.processes import Processes
 from tests.support.refusals import refuses

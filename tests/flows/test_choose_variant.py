@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Plan, Task
-from coordination.domain.runs import RunState
-from coordination.flows.choose_variant import Choice, choose_variant
-from coordination.store.queries import runs
+from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.flows.tasks.choose_variant import Choice, choose_variant
+from coordination.store.queries.tasks import runs
 from tests.support.world import World
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Concurrency
-from coordination.domain.projects import ProjectStatus
-from coordination.domain.tasks import BlockReason
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.ids import new_id
-from coordination.store.queries import slots
-from coordination.store.tables.events import task_events
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.store.queries.tasks import slots
+from coordination.store.tables.tasks.events import task_events
 from tests.support.races import claimed_in_batches
 from tests.support.speed import patience
 from tests.support.world import World

@@ -11,10 +11,12 @@ from datetime import UTC, datetime, timedelta, tzinfo
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.flows import retain
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.store.queries import claims, costs, fleet, ready, supervisors
+from coordination.domain.tasks.attempts import Outcome
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.projects import retain
+from coordination.store.queries.fleet import supervisors, workers
+from coordination.store.queries.money import costs
+from coordination.store.queries.tasks import claims, ready
 from tests.support.world import LEASE, World
 
 pytestmark = pytest.mark.hot_sql
@@ -22,10 +24,10 @@ pytestmark = pytest.mark.hot_sql
 # Where the store reads the machine's clock for SQLite.
 CLOCK_OF_SQLITE = {
     "coordination.store.engine",
-    "coordination.store.queries.claims",
-    "coordination.store.queries.completions",
-    "coordination.store.queries.output",
-    "coordination.store.queries.ready",
+    "coordination.store.queries.tasks.claims",
+    "coordination.store.queries.tasks.completions",
+    "coordination.store.queries.jobs.output",
+    "coordination.store.queries.tasks.ready",
 }
 REAL = datetime
 
@@ -46,7 +48,7 @@ def off(request: pytest.FixtureRequest, world: World, monkeypatch: pytest.Monkey
             continue
         if vars(module).get("datetime") is datetime:
             monkeypatch.setattr(module, "datetime", Off)
-        if "utc_now" in vars(module) and name != "coordination.clock":
+        if "utc_now" in vars(module) and name != "coordination.base.clock":
             monkeypatch.setattr(module, "utc_now", lambda: REAL.now(UTC) + wrong)
     return wrong
 
@@ -54,7 +56,7 @@ def off(request: pytest.FixtureRequest, world: World, monkeypatch: pytest.Monkey
 def remaining(world: World, key: str) -> timedelta:
     """How long the lease of a task's latest attempt lasts, by the database's clock."""
     with world.store.read() as tx:
-        now = fleet.clock(tx)
+        now = workers.clock(tx)
     until = world.attempts(key)[-1].lease_until
     assert until is not None
     return until - now
@@ -94,7 +96,7 @@ class TestLeases:
         world.expire("a")
 
         with world.store.write() as tx:
-            fleet.renew(tx, world.worker, [(world.ids["a"], 1)], ttl=LEASE)
+            workers.renew(tx, world.worker, [(world.ids["a"], 1)], ttl=LEASE)
 
         assert LEASE - timedelta(seconds=20) < remaining(world, "a") <= LEASE
 
@@ -111,16 +113,16 @@ class TestLeases:
 class TestWorkers:
     def test_one_that_was_heard_of_just_now_is_not_declared_dead(self, world: World) -> None:
         with world.store.write() as tx:
-            assert fleet.beat(tx, world.worker, clock=REAL.now(UTC))
-            assert fleet.stop_silent(tx, after=timedelta(seconds=90)) == []
-            assert fleet.live_slots(tx, within=timedelta(seconds=30)) == 8
+            assert workers.beat(tx, world.worker, clock=REAL.now(UTC))
+            assert workers.stop_silent(tx, after=timedelta(seconds=90)) == []
+            assert workers.live_slots(tx, within=timedelta(seconds=30)) == 8
 
     def test_one_that_is_silent_is_declared_dead(self, world: World) -> None:
         world.sql("UPDATE workers SET heartbeat_at = '2020-01-01T00:00:00.000000+00:00'")
 
         with world.store.write() as tx:
-            assert fleet.live_slots(tx, within=timedelta(seconds=30)) == 0
-            assert len(fleet.stop_silent(tx, after=timedelta(seconds=90))) == 1
+            assert workers.live_slots(tx, within=timedelta(seconds=30)) == 0
+            assert len(workers.stop_silent(tx, after=timedelta(seconds=90))) == 1
 
     def test_only_the_leases_that_ran_out_are_named(self, world: World) -> None:
         world.submit("a", "b")
@@ -128,7 +130,7 @@ class TestWorkers:
         world.expire("a")
 
         with world.store.read() as tx:
-            expired = fleet.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
+            expired = workers.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
 
         assert [(one.task_id, one.silent) for one in expired] == [(world.ids["a"], False)]
 
@@ -191,7 +193,7 @@ class TestWaits:
 def test_the_wrong_clock_is_what_a_process_sees(world: World, off: timedelta) -> None:
     """Else nothing above would be tested."""
     with world.store.read() as tx:
-        database = fleet.clock(tx)
+        database = workers.clock(tx)
 
     assert abs(retain.utc_now() - database - off) < timedelta(seconds=20)
     assert abs(costs.datetime.now(UTC) - database - off) < timedelta(seconds=20)

@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.attempts import Discovered, Outcome
-from coordination.domain.plans import Concurrency
-from coordination.domain.workspaces import merge_key, run_branch
-from coordination.ids import new_id
-from coordination.store.queries import tasks
-from coordination.store.reports.explanation import explain_task
+from coordination.base.ids import new_id
+from coordination.domain.jobs.checkouts import merge_key, run_branch
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.store.queries.tasks import tasks
+from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.races import claimed_in_batches
 from tests.support.world import World
 

@@ -7,15 +7,15 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from coordination.domain.agents import Profile
-from coordination.domain.events import EventType
-from coordination.domain.plans import Supervision, Task
-from coordination.domain.tasks import TaskState
-from coordination.errors import NotFound, PlanError, Refused
-from coordination.flows.create_task import Created, create_task
-from coordination.ids import new_id
-from coordination.services import agents
-from coordination.store.queries import events, runs, slots, tasks
+from coordination.base.errors import NotFound, PlanError, Refused
+from coordination.base.ids import new_id
+from coordination.domain.agents.agents import Profile
+from coordination.domain.plans.plans import Supervision, Task
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import TaskState
+from coordination.flows.tasks.create_task import Created, create_task
+from coordination.services.agents import agents
+from coordination.store.queries.tasks import events, runs, slots, tasks
 from tests.support.processes import until
 from tests.support.refusals import refuses
 from tests.support.world import World

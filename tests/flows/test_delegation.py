@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.agents import Profile
-from coordination.domain.attempts import Discovered
-from coordination.domain.authority import AUTHORITY, DELEGATED_BY, delegators
-from coordination.domain.events import EventType
-from coordination.domain.expansion import SUPERVISION
-from coordination.domain.plans import Supervision
-from coordination.domain.tasks import TaskState
-from coordination.errors import PlanError, Refused
-from coordination.flows.add_found import add_found
-from coordination.services import agents, questions
-from coordination.services import projects as project_service
-from coordination.services.graphs.grow import DEEPEST
-from coordination.store.queries import events, projects, runs, tasks
-from coordination.store.queries import questions as rows
+from coordination.base.errors import PlanError, Refused
+from coordination.domain.access.authority import AUTHORITY, DELEGATED_BY, delegators
+from coordination.domain.agents.agents import Profile
+from coordination.domain.plans.plan_expansion import SUPERVISION
+from coordination.domain.plans.plans import Supervision
+from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import TaskState
+from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.services.agents import agents
+from coordination.services.plans.add_discovered_tasks import DEEPEST
+from coordination.services.projects import projects as project_service
+from coordination.services.tasks import questions
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import events, runs, tasks
+from coordination.store.queries.tasks import questions as rows
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -11,15 +11,15 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import Connection, select
 
-from coordination.domain.artifacts import Artifact
-from coordination.domain.attempts import Claim, Outcome, Usage
-from coordination.domain.plans import Dependency
-from coordination.domain.tasks import BlockReason, DependencyKind, OnDependencyFailure
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.close_runs import close_runs
-from coordination.flows.finish_attempts import finish_attempts
-from coordination.store.queries import artifacts
-from coordination.store.tables.costs import costs
+from coordination.domain.jobs.artifacts import Artifact
+from coordination.domain.plans.plans import Dependency
+from coordination.domain.tasks.attempts import Claim, Outcome, Usage
+from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.close_runs import close_runs
+from coordination.flows.tasks.finish_attempts import finish_attempts
+from coordination.store.queries.jobs import artifacts
+from coordination.store.tables.money.costs import costs
 from tests.support.world import LEASE, WINDOW, World
 
 pytestmark = pytest.mark.hot_sql
@@ -144,7 +144,7 @@ def test_a_stop_that_nobody_asked_for_hands_the_task_back(world: World) -> None:
 
 
 def _key_one():
-    from coordination.domain.plans import Concurrency
+    from coordination.domain.plans.plans import Concurrency
 
     return Concurrency(keys={"k": 1})
 
@@ -194,10 +194,10 @@ def test_completions_that_share_many_children_never_wait_in_a_ring(world: World)
 
 
 def _written_at_first_try(world: World, finish) -> None:
-    from coordination.services.endings.end import end_attempts
+    from coordination.services.attempts.end import end_attempts
 
     with world.store.write() as tx:
-        from coordination.flows.finish_attempts import _ending
+        from coordination.flows.tasks.finish_attempts import _ending
 
         end_attempts(tx, world.workspace, finish.claim.project_id, [_ending(finish, world.worker)])
 
@@ -213,7 +213,7 @@ def test_a_failure_cancels_a_thousand_descendants_that_ask_for_it(world: World) 
     assert set(states.values()) == {"canceled"}
     assert "n959, which it needs, ended without success" in (world.task("n999").error or "")
     with world.store.read() as tx:
-        from coordination.store.queries import runs
+        from coordination.store.queries.tasks import runs
 
         run = runs.get(tx, world.workspace, world.run_id)
     assert run is not None

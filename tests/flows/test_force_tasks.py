@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Concurrency
-from coordination.domain.tasks import FORCIBLE, OnDependencyFailure, TaskState
-from coordination.errors import Conflict, CoordinationError, IllegalMove, NotFound, Refused
-from coordination.flows.force_tasks import Forced, force_task
-from coordination.ids import new_id
-from coordination.services.endings.rescue import rescue_expired
+from coordination.base.errors import Conflict, CoordinationError, IllegalMove, NotFound, Refused
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import FORCIBLE, OnDependencyFailure, TaskState
+from coordination.flows.tasks.force_tasks import Forced, force_task
+from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import open_store
-from coordination.store.queries import events, runs
+from coordination.store.queries.tasks import events, runs
 from tests.support.invariants import broken
 from tests.support.refusals import refuses
 from tests.support.speed import patience

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Discovered
-from coordination.domain.authority import AUTHORITY
-from coordination.domain.budgets import Scope
-from coordination.domain.limits import Limits
-from coordination.domain.plans import BudgetCap, Defaults, Supervision
-from coordination.errors import PlanError
-from coordination.flows.add_found import add_found
-from coordination.store.queries import budgets, tasks
+from coordination.base.errors import PlanError
+from coordination.domain.access.authority import AUTHORITY
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.money.budgets import Scope
+from coordination.domain.plans.plans import BudgetCap, Defaults, Supervision
+from coordination.domain.tasks.attempts import Discovered
+from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.store.queries.money import budgets
+from coordination.store.queries.tasks import tasks
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.attempts import Discovered
-from coordination.domain.plans import Supervision
-from coordination.domain.runs import RunState
-from coordination.errors import CoordinationError, PlanError, Refused
-from coordination.flows.choose_variant import choose_variant
-from coordination.services.graphs import grow
-from coordination.store.queries import dependencies, runs, tasks
-from coordination.store.tables.tasks import tasks as task_table
+from coordination.base.errors import CoordinationError, PlanError, Refused
+from coordination.domain.plans.plans import Supervision
+from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.runs import RunState
+from coordination.flows.tasks.choose_variant import choose_variant
+from coordination.services.plans import add_discovered_tasks
+from coordination.store.queries.tasks import dependencies, runs, tasks
+from coordination.store.tables.tasks.tasks import tasks as task_table
 from tests.support.refusals import refuses
 from tests.support.world import World
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_added_is_refused_and_nothing_is_there(
 
 
 def test_parts_count_among_what_a_run_may_find(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grow, "MOST_IN_A_RUN", 5)
+    monkeypatch.setattr(add_discovered_tasks, "MOST_IN_A_RUN", 5)
     submit(world, "a")
     world.claim("a")
 
@@ -159,7 +159,7 @@ def test_parts_count_among_what_a_run_may_find(world: World, monkeypatch: pytest
 def test_what_may_find_nothing_any_more_is_not_supervised(world: World) -> None:
     submit(world, "a")
     with world.store.write() as tx:
-        tx.execute(update(task_table).values(options={"depth": grow.DEEPEST - 1}))
+        tx.execute(update(task_table).values(options={"depth": add_discovered_tasks.DEEPEST - 1}))
     world.claim("a")
 
     world.finish("a", discovered=(found("bug"),))

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from coordination.domain.attempts import Discovered, Outcome
-from coordination.domain.tasks import BlockReason, OnDependencyFailure, TaskState
-from coordination.errors import CoordinationError, PlanError, Refused
-from coordination.flows.force_tasks import force_task
-from coordination.services import questions
-from coordination.services.graphs import grow
-from coordination.store.queries import dependencies, tasks
-from coordination.store.queries import questions as question_rows
-from coordination.store.tables.tasks import tasks as task_table
+from coordination.base.errors import CoordinationError, PlanError, Refused
+from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure, TaskState
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.services.plans import add_discovered_tasks
+from coordination.services.tasks import questions
+from coordination.store.queries.tasks import dependencies, tasks
+from coordination.store.queries.tasks import questions as question_rows
+from coordination.store.tables.tasks.tasks import tasks as task_table
 from tests.support.refusals import refuses
 from tests.support.world import World
 
@@ -198,19 +198,19 @@ def test_growth_has_bounds(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     world.claim("a")
     with refuses(Refused):
         world.finish("a", discovered=tuple(found(f"f{number}") for number in range(101)))
-    monkeypatch.setattr(grow, "MOST_IN_A_RUN", 3)
+    monkeypatch.setattr(add_discovered_tasks, "MOST_IN_A_RUN", 3)
     with refuses(Refused):
         world.finish("a", discovered=tuple(found(f"f{number}") for number in range(4)))
     world.finish("a", discovered=(found("d1"),))
-    monkeypatch.setattr(grow, "MOST_IN_A_RUN", 100)
-    for depth in range(1, grow.DEEPEST):
+    monkeypatch.setattr(add_discovered_tasks, "MOST_IN_A_RUN", 100)
+    for depth in range(1, add_discovered_tasks.DEEPEST):
         learn(world)
         world.claim(f"d{depth}")
         world.finish(f"d{depth}", discovered=(found(f"d{depth + 1}"),))
     learn(world)
-    world.claim(f"d{grow.DEEPEST}")
+    world.claim(f"d{add_discovered_tasks.DEEPEST}")
     with refuses(Refused):
-        world.finish(f"d{grow.DEEPEST}", discovered=(found("deeper"),))
+        world.finish(f"d{add_discovered_tasks.DEEPEST}", discovered=(found("deeper"),))
 
 
 def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
-from coordination.flows.import_costs import cost_project, import_costs
+from coordination.base.ids import new_id
+from coordination.flows.money.import_costs import cost_project, import_costs
 from coordination.formats.costs_jsonl import read_costs
-from coordination.ids import new_id
 from coordination.store.engine import Store
-from coordination.store.queries import costs, projects
+from coordination.store.queries.money import costs
+from coordination.store.queries.projects import projects
 
 
 def record(number: int, project_id: str | None = None) -> bytes:

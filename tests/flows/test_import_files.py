@@ -13,14 +13,14 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import func, select
 
-from coordination.errors import FormatError, Unavailable
-from coordination.flows import import_costs as flow
-from coordination.flows.check_costs import check_costs
-from coordination.flows.import_costs import Imported, check_file, cost_project, import_file
-from coordination.services import ledger
-from coordination.store.queries import costs
-from coordination.store.spool import Spool
-from coordination.store.tables.costs import costs as table
+from coordination.base.errors import FormatError, Unavailable
+from coordination.flows.money import import_costs as flow
+from coordination.flows.money.check_costs import check_costs
+from coordination.flows.money.import_costs import Imported, check_file, cost_project, import_file
+from coordination.services.money import ledger
+from coordination.store.disk_queue import Spool
+from coordination.store.queries.money import costs
+from coordination.store.tables.money.costs import costs as table
 from tests.store.test_ledgers import record
 from tests.support.refusals import refuses
 from tests.support.world import World

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from coordination.base.errors import Refused
 from coordination.domain.issues import Issue, completed
-from coordination.domain.plans import Plan, Task
-from coordination.domain.projects import ProjectStatus
-from coordination.errors import Refused
-from coordination.flows.end_project import end_project
-from coordination.flows.import_issues import import_issues
-from coordination.flows.submit_plan import Origin, submit_plan
+from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.flows.issues.import_issues import import_issues
+from coordination.flows.plans.submit_plan import Origin, submit_plan
+from coordination.flows.projects.end_project import end_project
 from coordination.formats.beads import read_issues
 from coordination.store.engine import Store
-from coordination.store.queries import issues as rows
-from coordination.store.queries import projects
-from coordination.store.reports.tracker import tracked
+from coordination.store.queries.issues import issues as rows
+from coordination.store.queries.projects import projects
+from coordination.store.reports.issues.tracker import tracked
 from tests.support.refusals import refuses
 
 IDENTITY = "example.org/acme/shop"

@@ -9,14 +9,15 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.domain.attempts import Discovered, Usage
-from coordination.domain.output import Chunk
-from coordination.domain.plans import BudgetCap, Concurrency
-from coordination.domain.tasks import OnDependencyFailure, TaskState
-from coordination.flows.force_tasks import force_task
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.retain import Ages, retain
-from coordination.store.queries import attempts, output
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.plans.plans import BudgetCap, Concurrency
+from coordination.domain.tasks.attempts import Discovered, Usage
+from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.store.queries.jobs import output
+from coordination.store.queries.tasks import attempts
 from tests.support.lock_order import Watch, watched_order
 from tests.support.traffic import Traffic, hurry_deadlocks, refused_by_the_server
 from tests.support.world import World

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.leases import MAX_LOSSES
-from coordination.domain.plans import Concurrency
-from coordination.domain.tasks import TaskState
-from coordination.flows.force_tasks import force_task
-from coordination.flows.rescue_worker import rescue_silent_worker, rescue_worker
-from coordination.ids import new_id
-from coordination.services.endings.rescue import rescue_expired
+from coordination.base.ids import new_id
+from coordination.domain.fleet.leases import MAX_LOSSES
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import TaskState
+from coordination.flows.fleet.rescue_worker import rescue_silent_worker, rescue_worker
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import attempts, runs, tasks
-from coordination.store.tables.attempts import attempts as table
-from coordination.store.tables.fleet import workers
+from coordination.store.queries.tasks import attempts, runs, tasks
+from coordination.store.tables.fleet.workers import workers
+from coordination.store.tables.tasks.attempts import attempts as table
 from tests.support.world import World
 
 pytestmark = pytest.mark.hot_sql

@@ -7,14 +7,15 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Concurrency
-from coordination.domain.tasks import BlockReason
-from coordination.flows.change_priority import change_priority
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.tick_supervisor import Ticked
-from coordination.services import windows
-from coordination.store.queries import fleet, ready
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.fleet.tick_supervisor import Ticked
+from coordination.flows.tasks.change_priority import change_priority
+from coordination.services.tasks import dispatch_window
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.tasks import ready
 from tests.support.world import World
 
 
@@ -25,7 +26,7 @@ def marked(world: World) -> set[str]:
 
 def age_marks(world: World, age: timedelta) -> None:
     with world.store.read() as tx:
-        now = fleet.clock(tx)
+        now = workers.clock(tx)
     moment = (now - age).isoformat(timespec="microseconds")
     world.sql("UPDATE tasks SET rung_at = :moment WHERE rung_at IS NOT NULL", moment=moment)
 
@@ -37,7 +38,7 @@ def enqueued(ticked: Ticked | None) -> list[str]:
 
 def fill(world: World, window: int, *, size: int = 1, expected: int | None = None) -> list[str]:
     with world.store.write() as tx:
-        chosen = windows.fill(
+        chosen = dispatch_window.fill(
             tx, world.workspace, world.project_id, window=window, bundle=lambda _kind: size, expected=expected
         )
     return [item.key for item in chosen]
@@ -78,7 +79,7 @@ class TestAge:
 
         def parked(age: timedelta) -> list[tuple[str, str]]:
             with world.store.read() as tx:
-                return fleet.parked(tx, rung_before=age, limit=10)
+                return workers.parked(tx, rung_before=age, limit=10)
 
         assert parked(timedelta(seconds=30)) == [(world.workspace, world.ids["old"])]
         assert parked(timedelta(minutes=2)) == []
@@ -93,8 +94,11 @@ class TestAge:
         age_marks(world, timedelta(minutes=1))
 
         with world.store.read() as tx:
-            numbers = fleet.unheard(tx, after=timedelta(seconds=30)), fleet.unanswered(tx, after=timedelta(seconds=30))
-            young = fleet.unheard(tx, after=timedelta(minutes=2))
+            numbers = (
+                workers.unheard(tx, after=timedelta(seconds=30)),
+                workers.unanswered(tx, after=timedelta(seconds=30)),
+            )
+            young = workers.unheard(tx, after=timedelta(minutes=2))
 
         assert (*numbers, young) == (1, 2, 0)
 

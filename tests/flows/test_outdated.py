@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.outdated import Outdated
-from coordination.domain.tasks import OnDependencyFailure, TaskState
-from coordination.flows.force_tasks import force_task
-from coordination.store.queries import outdated
-from coordination.store.reports.explanation import explain_task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.outdated import Outdated
+from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.store.queries.tasks import outdated
+from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.invariants import broken
 from tests.support.world import World
 

@@ -8,13 +8,13 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.effects import Effect
-from coordination.domain.leases import MAX_DEFERRALS
-from coordination.domain.plans import Backoff, BudgetCap
-from coordination.domain.provider_troubles import ProviderLimit
-from coordination.store.queries import attempts
-from coordination.store.tables.tasks import tasks
+from coordination.domain.fleet.leases import MAX_DEFERRALS
+from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.provider_errors import ProviderLimit
+from coordination.domain.plans.plans import Backoff, BudgetCap
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.queries.tasks import attempts
+from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
 from tests.flows.test_budgets import costing, counted, use
 from tests.flows.test_task_limits import begin, explained

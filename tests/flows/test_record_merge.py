@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.attempts import Claim, Outcome
-from coordination.domain.merges import Merge
+from coordination.domain.jobs.merges import Merge
+from coordination.domain.tasks.attempts import Claim, Outcome
 from tests.support.world import World
-from workers.merge_records import MergesInStore
+from workers.attempt.merge_records import MergesInStore
 
 
 def merge_of(claim: Claim, new: str = "new") -> Merge:

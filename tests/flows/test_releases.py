@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Dependency
-from coordination.domain.tasks import BlockReason, DependencyKind, OnDependencyFailure
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.store.queries import dependencies
-from coordination.store.tables.tasks import dependencies as edges
+from coordination.domain.plans.plans import Dependency
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.store.queries.tasks import dependencies
+from coordination.store.tables.tasks.tasks import dependencies as edges
 from tests.support.world import World
 
 

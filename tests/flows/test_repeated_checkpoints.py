@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import BudgetCap
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Outcome
 from tests.flows.test_budgets import checkpoint, costing, counted, spent, use
 from tests.support.world import World
 

@@ -12,14 +12,15 @@ from io import BytesIO
 
 import pytest
 
-from coordination.domain.attempts import Usage
-from coordination.domain.costs import CostRecord, again_id, call_id, own_id
-from coordination.errors import FormatError
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.finish_attempts import cost_of
-from coordination.flows.import_costs import Imported, check_file, import_file
-from coordination.store.queries import costs, projects
-from coordination.store.spool import Spool
+from coordination.base.errors import FormatError
+from coordination.domain.money.costs import CostRecord, again_id, call_id, own_id
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.money.import_costs import Imported, check_file, import_file
+from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.store.disk_queue import Spool
+from coordination.store.queries.money import costs
+from coordination.store.queries.projects import projects
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.costs import CostRecord
-from coordination.domain.pricing import Price, Quote, Rate, Unknown
-from coordination.flows import reprice_costs as flow
-from coordination.flows.import_costs import import_costs
-from coordination.flows.reprice_costs import Repriced, Wanted, reprice_costs
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.pricing import Price, Quote, Rate, Unknown
+from coordination.flows.money import reprice_costs as flow
+from coordination.flows.money.import_costs import import_costs
+from coordination.flows.money.reprice_costs import Repriced, Wanted, reprice_costs
 from coordination.formats.costs_jsonl import read_costs, write_costs
-from coordination.services import prices as service
-from coordination.services import projects as project_service
-from coordination.store.queries import costs
-from coordination.store.reports import spending
+from coordination.services.money import prices as service
+from coordination.services.projects import projects as project_service
+from coordination.store.queries.money import costs
+from coordination.store.reports.money import spending
 from tests.support.world import World
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)

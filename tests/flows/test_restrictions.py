@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Discovered
-from coordination.domain.plans import Supervision
-from coordination.errors import PlanError, Refused
-from coordination.flows.add_found import add_found
-from coordination.flows.simulate_plan import simulate_plan
+from coordination.base.errors import PlanError, Refused
+from coordination.domain.plans.plans import Supervision
+from coordination.domain.tasks.attempts import Discovered
+from coordination.flows.forecast.simulate_plan import simulate_plan
+from coordination.flows.tasks.add_discovered_tasks import add_found
 from coordination.formats.plan import read_plan
-from coordination.services import projects as project_service
+from coordination.services.projects import projects as project_service
 from tests.support.refusals import refuses
 from tests.support.world import World
 
@@ -120,8 +120,8 @@ def test_what_was_stored_before_it_was_checked_refuses_plans_until_it_is_mended(
 
 
 def test_an_agent_by_name_counts_with_its_own_model(shop: World) -> None:
-    from coordination.domain.agents import Profile
-    from coordination.services import agents
+    from coordination.domain.agents.agents import Profile
+    from coordination.services.agents import agents
 
     profile = Profile("bo", runner={"agent": "claude"}, model="claude-opus-4-1")
     shop.store.transact(lambda tx: agents.create(tx, shop.workspace, profile))

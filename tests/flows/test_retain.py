@@ -12,24 +12,25 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from coordination.artifact_store import ArtifactStore
-from coordination.domain.artifacts import Artifact
-from coordination.domain.attempts import Usage
+from coordination.adapters.artifact_store import ArtifactStore
+from coordination.base.errors import NotFound, Unavailable
 from coordination.domain.issues import Issue
-from coordination.domain.merges import Merge
-from coordination.domain.output import Chunk
-from coordination.errors import NotFound, Unavailable
-from coordination.flows import retain as flow
-from coordination.flows.retain import Ages, Retained, retain, would_retain
-from coordination.flows.retry_tasks import retry_task
-from coordination.flows.submit_plan import submit_plan
+from coordination.domain.jobs.artifacts import Artifact
+from coordination.domain.jobs.merges import Merge
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.plans.submit_plan import submit_plan
+from coordination.flows.projects import retain as flow
+from coordination.flows.projects.retain import Ages, Retained, retain, would_retain
+from coordination.flows.tasks.retry_tasks import retry_task
 from coordination.formats.run_archive import write_archive
-from coordination.services import archives
-from coordination.store.queries import merges, output, retention
+from coordination.services.projects import archives
+from coordination.store.queries.jobs import merges, output
+from coordination.store.queries.projects import retention
 from coordination.store.tables import metadata
-from coordination.store.tables.costs import costs
-from coordination.store.tables.fleet import workers
-from coordination.store.tables.runs import runs, sessions
+from coordination.store.tables.fleet.workers import workers
+from coordination.store.tables.money.costs import costs
+from coordination.store.tables.tasks.runs import runs, sessions
 from coordination.store.types import db_after
 from tests.support.refusals import refuses
 from tests.support.world import World, plan_of

@@ -9,14 +9,14 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.attempts import Usage
-from coordination.domain.costs import correction_id
-from coordination.flows import retain as flow
-from coordination.flows.finish_attempts import cost_of
-from coordination.flows.retain import Ages, retain
-from coordination.services import ledger
-from coordination.store.queries import retention
-from coordination.store.tables.runs import runs
+from coordination.domain.money.costs import correction_id
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.projects import retain as flow
+from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.money import ledger
+from coordination.store.queries.projects import retention
+from coordination.store.tables.tasks.runs import runs
 from coordination.store.types import db_after
 from tests.support.world import World
 

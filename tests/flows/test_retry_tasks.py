@@ -9,16 +9,16 @@ from functools import partial
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.leases import MAX_DEFERRALS, MAX_LOSSES
-from coordination.domain.plans import Backoff
-from coordination.domain.tasks import BlockReason, OnDependencyFailure
-from coordination.errors import IllegalMove, NotFound
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.retry_tasks import retry_run, retry_task
-from coordination.ids import new_id
+from coordination.base.errors import IllegalMove, NotFound
+from coordination.base.ids import new_id
+from coordination.domain.fleet.leases import MAX_DEFERRALS, MAX_LOSSES
+from coordination.domain.plans.plans import Backoff
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.tasks.retry_tasks import retry_run, retry_task
 from coordination.store.engine import open_store
-from coordination.store.queries import runs
+from coordination.store.queries.tasks import runs
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from coordination.domain.tasks import TaskState
-from coordination.flows.force_tasks import force_task
-from coordination.store.queries import runs
+from coordination.domain.tasks.tasks import TaskState
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.store.queries.tasks import runs
 from tests.support.world import World
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Usage
-from coordination.domain.estimates import Sample
-from coordination.domain.plans import BudgetCap, Concurrency, Plan, Supervision
-from coordination.domain.predictions import Prediction
-from coordination.errors import PlanError
-from coordination.flows.simulate_plan import simulate_plan
-from coordination.services.graphs.expected import MOST_TASKS
-from coordination.store.queries import history, runs
+from coordination.base.errors import PlanError
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.money.estimates import Sample
+from coordination.domain.plans.plans import BudgetCap, Concurrency, Plan, Supervision
+from coordination.domain.tasks.attempts import Usage
+from coordination.flows.forecast.simulate_plan import simulate_plan
+from coordination.services.plans.expected_costs import MOST_TASKS
+from coordination.store.queries.forecast import job_history
+from coordination.store.queries.tasks import runs
 from tests.support.refusals import refuses
 from tests.support.world import World, plan_of, watched
 
@@ -27,7 +28,7 @@ MAKE = {"run": {"shell": "make test"}}
 
 def learn(world: World, key: str, *minutes: float, usd: str = "0.5") -> None:
     made = [Sample(Decimal(usd), 1_000, 0, MINUTE * number, completed=True) for number in minutes]
-    world.store.transact(lambda tx: history.learn(tx, world.workspace, world.project_id, {key: made}))
+    world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, {key: made}))
 
 
 def simulated(world: World, plan: Plan, **more: Any) -> Prediction:

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from coordination.base.errors import Refused
 from coordination.budgeting import lacking
-from coordination.domain.attempts import Outcome
-from coordination.domain.budgets import Budget, Period, Scope, Use
-from coordination.domain.caps import caps_of
-from coordination.domain.plans import BudgetCap
-from coordination.domain.tasks import BlockReason
-from coordination.errors import Refused
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.set_budget import check_budget, set_budget
-from coordination.services import budgets as service
-from coordination.store.queries import budgets, money
-from coordination.store.reports.explanation import explain_task
-from coordination.store.tables.attempts import attempts
-from coordination.store.tables.budgets import budget_uses
+from coordination.domain.money.budgets import Budget, Period, Scope, Use
+from coordination.domain.money.caps import caps_of
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.money.set_budget import check_budget, set_budget
+from coordination.services.money import budgets as service
+from coordination.store.queries.money import budget_usage, budgets
+from coordination.store.reports.tasks.explanation import explain_task
+from coordination.store.tables.money.budgets import budget_uses
+from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_after
 from tests.support.golden_sentences import check_sentence
 from tests.support.refusals import refuses
@@ -48,7 +48,7 @@ def use(world: World, budget: Budget | None = None) -> Use:
     with world.store.read() as tx:
         (one,) = [budget] if budget else budgets.listed(tx, world.workspace)
         key = (one.id, service.period_of(tx, world.workspace, one)[0])
-        return money.uses(tx, world.workspace, [key]).get(key, Use(*key))
+        return budget_usage.uses(tx, world.workspace, [key]).get(key, Use(*key))
 
 
 def started(world: World, budget: Budget | None = None) -> int:

@@ -10,13 +10,15 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.projects import ProjectStatus
-from coordination.domain.stops import Started, Stop
-from coordination.flows.end_project import end_project
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.stop_work import look, remember, start_work, stop_work
-from coordination.store.queries import claims, fleet, projects, stops
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.domain.projects.stops import Started, Stop
+from coordination.domain.tasks.attempts import Outcome
+from coordination.flows.projects.end_project import end_project
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.stop_work import look, remember, start_work, stop_work
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.projects import projects, stops
+from coordination.store.queries.tasks import claims
 from tests.support.lock_order import watched_order
 from tests.support.world import LEASE, World
 
@@ -232,7 +234,7 @@ class TestWhatWasInFlight:
 
         def learnt() -> int | None:
             with world.store.write() as tx:
-                (renewal,) = fleet.renew(tx, world.worker, [key], ttl=LEASE)
+                (renewal,) = workers.renew(tx, world.worker, [key], ttl=LEASE)
             return renewal.stopped
 
         assert learnt() is None

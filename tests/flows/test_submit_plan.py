@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from coordination.domain.plans import Concurrency, Defaults, Plan, Task
-from coordination.domain.projects import ProjectStatus
-from coordination.errors import NotFound, PlanError, Refused
-from coordination.flows import submit_plan as flow
-from coordination.services import projects as project_service
-from coordination.store.queries import projects, runs
+from coordination.base.errors import NotFound, PlanError, Refused
+from coordination.domain.plans.plans import Concurrency, Defaults, Plan, Task
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.flows.plans import submit_plan as flow
+from coordination.services.projects import projects as project_service
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import runs
 from coordination.store.tables import metadata
-from coordination.store.tables.tasks import tasks
+from coordination.store.tables.tasks.tasks import tasks
 from tests.support.refusals import refuses
 from tests.support.speed import patience
 from tests.support.world import World, plan_of
@@ -131,7 +132,7 @@ def test_every_task_is_written_down_as_created_and_assigned(world: World) -> Non
 def test_limits_hold_for_the_project_from_now_on(world: World) -> None:
     world.submit("a", concurrency=Concurrency(project=5, keys={"x": 2}), tasks={"a": {"concurrency_key": "y"}})
     with world.store.read() as tx:
-        from coordination.store.queries import slots
+        from coordination.store.queries.tasks import slots
 
         assert slots.free(tx, world.workspace, world.project_id) == {"project": 5, "key:x": 2, "key:y": 1}
     world.claim("a")

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordination.domain.plans import Defaults, Dependency
-from coordination.domain.tasks import NO_REASON, BlockReason, DependencyKind
+from coordination.domain.plans.plans import Defaults, Dependency
+from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind
 from tests.support.world import World
 
 

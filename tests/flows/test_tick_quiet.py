@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.plans import BudgetCap, Concurrency
-from coordination.flows import tick_quiet as flow
-from coordination.flows.submit_plan import submit_plan
-from coordination.flows.tick_quiet import tick_quiet
-from coordination.store.queries import quiet, supervisors
-from coordination.store.tables.fleet import supervisors as table
+from coordination.domain.plans.plans import BudgetCap, Concurrency
+from coordination.flows.fleet import tick_idle_supervisors as flow
+from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
+from coordination.flows.plans.submit_plan import submit_plan
+from coordination.store.queries.fleet import idle_supervisors, supervisors
+from coordination.store.tables.fleet.workers import supervisors as table
 from coordination.store.types import db_after
 from tests.support.world import World, plan_of
 
@@ -78,7 +78,7 @@ def _lease_ran_out(world: World) -> None:
 
 
 def _start_time_came(world: World) -> None:
-    from coordination.clock import utc_now
+    from coordination.base.clock import utc_now
 
     world.submit("a", tasks={"a": {"not_before": utc_now() + timedelta(hours=1)}})
     world.make_due("a")
@@ -126,7 +126,7 @@ def test_what_is_due_is_left_to_a_full_tick(world: World, arrange: Callable[[Wor
 
 
 def test_what_waits_for_something_else_keeps_nobody_busy(world: World) -> None:
-    from coordination.clock import utc_now
+    from coordination.base.clock import utc_now
 
     world.submit("a", "b < a", "later", tasks={"later": {"not_before": utc_now() + timedelta(hours=1)}})
     world.tick()
@@ -169,7 +169,7 @@ def test_work_submitted_before_the_end_is_written_is_not_stranded(
 ) -> None:
     world.submit("a")
     world.do("a")
-    real = quiet.end
+    real = idle_supervisors.end
 
     def submits_first(tx: Any, projects: Any, **rest: Any) -> set[str]:
         submit_plan(tx, world.workspace, plan_of("late"), world.origin())

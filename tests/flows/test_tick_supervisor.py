@@ -8,14 +8,14 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.plans import Concurrency
-from coordination.domain.supervision import StatusThresholds
-from coordination.flows import tick_supervisor as flow
-from coordination.flows.submit_plan import submit_plan
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.domain.plans.plans import Concurrency
+from coordination.flows.fleet import tick_supervisor as flow
+from coordination.flows.plans.submit_plan import submit_plan
 from coordination.store.engine import open_store
-from coordination.store.queries import supervisors
-from coordination.store.reports import supervision
-from coordination.store.tables.fleet import supervisors as table
+from coordination.store.queries.fleet import supervisors
+from coordination.store.reports.fleet import supervision
+from coordination.store.tables.fleet.workers import supervisors as table
 from coordination.store.types import db_after
 from tests.support.processes import until
 from tests.support.world import World, plan_of

@@ -12,10 +12,10 @@ from typing import Any
 import redis
 from hypothesis import strategies as st
 
+from coordination.base.ids import new_id
 from coordination.client import Run
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.ids import new_id
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from coordination.settings import load_settings
 from tests.fuzz.driver import drive
 from tests.fuzz.values import spoiled, spoiled_lines, texts, values

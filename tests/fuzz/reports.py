@@ -18,9 +18,9 @@ import psutil
 from hypothesis import strategies as st
 from sqlalchemy import text as sql
 
+from coordination.base.json_values import json_problem
 from coordination.client import Run
-from coordination.domain.json_values import json_problem
-from coordination.domain.plans import Task
+from coordination.domain.plans.plans import Task
 from coordination.store.tables import metadata
 from tests.fuzz.driver import drive
 from tests.fuzz.names import check_shown

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from coordination.domain.json_values import is_too_deep
+from coordination.base.json_values import is_too_deep
 
 SECRET = "sk-live-fuzz-0123456789abcdef"
 

@@ -10,12 +10,12 @@ import signal
 import sys
 from pathlib import Path
 
-from coordination.errors import CoordinationError
-from coordination.local import stack
-from coordination.local.home import Home
-from coordination.local.joining import told
-from coordination.local.users import Users
+from coordination.base.errors import CoordinationError
 from coordination.settings import load_settings
+from coordination.stack import stack
+from coordination.stack.home import Home
+from coordination.stack.joining import told
+from coordination.stack.users import Users
 
 STAND_IN = str(Path(__file__).with_name("stand_in_worker.py"))
 

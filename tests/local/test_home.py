@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from coordination.errors import SettingsError, StackRunning
-from coordination.local.home import Home, RunningStack
-from coordination.local.processes import ProcessRecord
+from coordination.base.errors import SettingsError, StackRunning
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.processes import ProcessRecord
 from tests.support.refusals import refuses
 from tests.support.services import missing
 
@@ -86,8 +86,8 @@ class TestPrepared:
         # In namespaces of its own, so that the mount needs no rights and is gone with the process.
         code = textwrap.dedent("""
             import pathlib, sys
-            from coordination.errors import CoordinationError
-            from coordination.local.home import Home
+            from coordination.base.errors import CoordinationError
+            from coordination.stack.home import Home
             folder = pathlib.Path(sys.argv[1])
             try:
                 (folder / "filler").write_bytes(b"x" * 4096)

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from coordination.base.errors import RedisUnavailable, SettingsError, StackRunning, Unavailable
 from coordination.cli.stopping_stack import Waiting
-from coordination.errors import RedisUnavailable, SettingsError, StackRunning, Unavailable
-from coordination.local import joining, running, stack
-from coordination.local.home import Home
-from coordination.local.joining import Joined, StackGoneError, StackStoppedError
-from coordination.local.users import Users
+from coordination.stack import joining, running, stack
+from coordination.stack.home import Home
+from coordination.stack.joining import Joined, StackGoneError, StackStoppedError
+from coordination.stack.users import Users
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
 from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
@@ -141,8 +141,8 @@ class TestEnds:
 
     def test_a_user_that_is_killed_leaves(self, home: Path, processes: Processes) -> None:
         code = (
-            "import signal\nfrom pathlib import Path\nfrom coordination.local.home import Home\n"
-            "from coordination.local.users import Users\n"
+            "import signal\nfrom pathlib import Path\nfrom coordination.stack.home import Home\n"
+            "from coordination.stack.users import Users\n"
             f"kept = Users(Home(Path({str(home)!r}))).join('coord run other')\nprint('in', flush=True)\nsignal.pause()"
         )
         joined = join(home)
@@ -188,7 +188,7 @@ class TestEnds:
             raise OSError(errno.ENFILE, "Too many open files in system")
 
         with monkeypatch.context() as patched:
-            patched.setattr("coordination.local.users.os.open", full)
+            patched.setattr("coordination.stack.users.os.open", full)
             assert not users.none_left(lambda: None)
         assert users.none_left(lambda: None)
 
@@ -196,7 +196,7 @@ class TestEnds:
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         joined = join(home)
-        monkeypatch.setattr("coordination.local.users._PATIENCE", 0.0)
+        monkeypatch.setattr("coordination.stack.users._PATIENCE", 0.0)
         with (home / "users.lock").open() as gate:
             fcntl.flock(gate, fcntl.LOCK_EX)  # as a command that was suspended while it joined
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 
-from coordination.local.processes import ProcessRecord, end_all
+from coordination.stack.processes import ProcessRecord, end_all
 from tests.support.processes import Processes
 
 

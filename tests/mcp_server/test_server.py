@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from coordination.base.errors import Refused
 from coordination.client import Coordination
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.errors import Refused
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.mcp_server import reading, reporting
 from coordination.mcp_server.server import MOST_BYTES, MOST_TOOLS, make_server
 from coordination.mcp_server.tools import FLAG, NUMBER, TEXT, TEXTS, Tool, call

@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy import case, select
 
-from coordination.domain.tasks import BlockReason
+from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.engine import Store
-from coordination.store.tables.attempts import attempts, slots
-from coordination.store.tables.costs import costs
-from coordination.store.tables.events import task_events
-from coordination.store.tables.fleet import supervisors
-from coordination.store.tables.projects import projects
-from coordination.store.tables.runs import runs
-from coordination.store.tables.tasks import dependencies, tasks
+from coordination.store.tables.fleet.workers import supervisors
+from coordination.store.tables.money.costs import costs
+from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.tasks.attempts import attempts, slots
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import dependencies, tasks
 from coordination.store.types import db_now
 
 TERMINAL = frozenset({"completed", "failed", "canceled"})

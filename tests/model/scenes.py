@@ -9,20 +9,20 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.plans import Backoff, Concurrency, Defaults
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.close_runs import close_runs
-from coordination.flows.finish_attempts import finish_attempts
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.retry_tasks import retry_task
-from coordination.flows.submit_plan import submit_plan
-from coordination.flows.tick_supervisor import tick_supervisor
-from coordination.services.endings.rescue import rescue_expired
+from coordination.domain.plans.plans import Backoff, Concurrency, Defaults
+from coordination.domain.tasks.attempts import Outcome, Usage
+from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.flows.fleet.tick_supervisor import tick_supervisor
+from coordination.flows.plans.submit_plan import submit_plan
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.close_runs import close_runs
+from coordination.flows.tasks.finish_attempts import finish_attempts
+from coordination.flows.tasks.retry_tasks import retry_task
+from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import Store, is_transient
-from coordination.store.queries import fleet
+from coordination.store.queries.fleet import workers
 from tests.support.world import LEASE, WINDOW, World, plan_of
 
 _LONG = Defaults(backoff=Backoff(initial=timedelta(hours=1), maximum=timedelta(hours=1)))
@@ -132,7 +132,7 @@ def renew(key: str) -> Work:
     """The heartbeat renews the lease; the state it learns, or None when the attempt was taken away."""
 
     def act(tx: Any, world: World) -> str | None:
-        found = fleet.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
+        found = workers.renew(tx, world.worker, [(world.ids[key], world.claims[key].attempt)], ttl=LEASE)
         return found[0].state if found else None
 
     return _in_one(act)

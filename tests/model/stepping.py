@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event
 
-from coordination.errors import CoordinationError
+from coordination.base.errors import CoordinationError
 from coordination.store.engine import Store
 from tests.support.speed import patience
 

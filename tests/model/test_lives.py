@@ -16,15 +16,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from coordination.domain.attempts import Claim, Outcome, Usage
-from coordination.domain.plans import Backoff, Concurrency, Defaults
-from coordination.domain.tasks import OnDependencyFailure
-from coordination.errors import IllegalMove
-from coordination.flows.close_runs import close_runs
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.retry_tasks import retry_run
-from coordination.ids import new_id
+from coordination.base.errors import IllegalMove
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Backoff, Concurrency, Defaults
+from coordination.domain.tasks.attempts import Claim, Outcome, Usage
+from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.tasks.close_runs import close_runs
+from coordination.flows.tasks.retry_tasks import retry_run
 from coordination.store.engine import Store
 from tests.model.picture import flaws, take
 from tests.model.profiles import DEEP, PROFILE

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordination.domain.agents import Agent, Profile
-from coordination.domain.plans import Defaults
-from coordination.errors import NotFound, PlanError, Refused
-from coordination.services import agents as service
-from coordination.store.queries import agents as rows
+from coordination.base.errors import NotFound, PlanError, Refused
+from coordination.domain.agents.agents import Agent, Profile
+from coordination.domain.plans.plans import Defaults
+from coordination.services.agents import agents as service
+from coordination.store.queries.agents import agents as rows
 from tests.support.refusals import refuses
 from tests.support.world import World
 

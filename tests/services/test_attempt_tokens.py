@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
-from coordination.domain.attempt_tokens import AttemptClaims, Scope, TokenRefused, derive_key, issue
-from coordination.domain.attempts import Outcome
-from coordination.ids import new_id
-from coordination.services import broker_keys
-from coordination.services.attempt_tokens import AttemptRef, check_token, make_token_key
-from coordination.store.queries import broker_keys as key_rows
-from coordination.store.tables.broker_keys import broker_keys as key_table
+from coordination.base.ids import new_id
+from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, TokenRefused, derive_key, issue
+from coordination.domain.tasks.attempts import Outcome
+from coordination.services.access.attempt_tokens import AttemptRef, check_token, make_token_key
+from coordination.services.fleet import broker_keys
+from coordination.store.queries.fleet import broker_keys as key_rows
+from coordination.store.tables.fleet.broker_keys import broker_keys as key_table
 from tests.support.refusals import refuses
 from tests.support.world import World
 

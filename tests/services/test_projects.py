@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.projects import MOVES, ProjectStatus
-from coordination.errors import IllegalMove, NotFound, Refused
-from coordination.services import projects
-from coordination.store.queries import projects as rows
+from coordination.base.errors import IllegalMove, NotFound, Refused
+from coordination.domain.projects.projects import MOVES, ProjectStatus
+from coordination.services.projects import projects
+from coordination.store.queries.projects import projects as rows
 from tests.support.refusals import refuses
 from tests.support.world import World
 

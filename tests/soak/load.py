@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
+from coordination.base.errors import CoordinationError
 from coordination.client import Run
-from coordination.domain.plans import Backoff, Plan, ProjectRef, Task
-from coordination.errors import CoordinationError
+from coordination.domain.plans.plans import Backoff, Plan, ProjectRef, Task
 from tests.soak.servers import Servers
 
 _QUICK = Backoff(initial=timedelta(milliseconds=200))

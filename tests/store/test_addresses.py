@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import make_url, text
 
-from coordination.errors import DatabaseUnavailable, Refused
+from coordination.base.errors import DatabaseUnavailable, Refused
+from coordination.base.urls import store_url
 from coordination.store import schema
 from coordination.store.engine import open_store
 from coordination.store.postgresql import address_of
-from coordination.urls import store_url
 from tests.support.refusals import refuses
 from tests.support.sources import ROOT
 

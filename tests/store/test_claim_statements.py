@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Concurrency
-from coordination.domain.tasks import BlockReason
-from coordination.ids import new_id
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.engine import open_store
-from coordination.store.queries import claims, completions, dependencies, ready
-from coordination.store.queries.completions import Completion
-from coordination.store.tables.tasks import tasks as table
+from coordination.store.queries.tasks import claims, completions, dependencies, ready
+from coordination.store.queries.tasks.completions import Completion
+from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import LEASE, World
 
 pytestmark = pytest.mark.hot_sql

@@ -15,12 +15,12 @@ import pytest
 from sqlalchemy import Connection, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from coordination.errors import DatabaseUnavailable
+from coordination.base.errors import DatabaseUnavailable
 from coordination.store import schema
 from coordination.store.driver import rows
 from coordination.store.engine import Store, check_reachable, is_transient, open_store, sqlite_path
-from coordination.store.queries import projects
-from coordination.store.tables.projects import workspaces
+from coordination.store.queries.projects import projects
+from coordination.store.tables.projects.projects import workspaces
 from tests.support.refusals import refuses
 from tests.support.speed import patience
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.attempts import Outcome
-from coordination.ids import new_id
-from coordination.store.queries import attempts, fleet
-from coordination.store.queries.fleet import Renewal
-from coordination.store.tables.fleet import workers as table
+from coordination.base.ids import new_id
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.fleet.workers import Renewal
+from coordination.store.queries.tasks import attempts
+from coordination.store.tables.fleet.workers import workers as table
 from coordination.store.types import db_after
 from tests.support.world import World
 
@@ -23,7 +24,7 @@ TTL = timedelta(seconds=30)
 def renew(world: World, *pairs: tuple[str, int], worker: str | None = None) -> list[Renewal]:
     keys = [(world.ids[key], number) for key, number in pairs]
     with world.store.write() as tx:
-        return fleet.renew(tx, worker or world.worker, keys, ttl=TTL)
+        return workers.renew(tx, worker or world.worker, keys, ttl=TTL)
 
 
 def age(world: World, worker: str, **columns: float) -> None:
@@ -95,10 +96,10 @@ class TestRenew:
 class TestAWorkersLife:
     def test_a_beat_of_one_that_was_stopped_says_so(self, world: World) -> None:
         with world.store.write() as tx:
-            moment = fleet.clock(tx)
-            alive = fleet.beat(tx, world.worker, clock=moment)
-            fleet.stop(tx, world.worker)
-            stopped = fleet.beat(tx, world.worker, clock=moment)
+            moment = workers.clock(tx)
+            alive = workers.beat(tx, world.worker, clock=moment)
+            workers.stop(tx, world.worker)
+            stopped = workers.beat(tx, world.worker, clock=moment)
 
         assert (alive, stopped) == (True, False)
 
@@ -108,10 +109,10 @@ class TestAWorkersLife:
         row = {"id": world.worker, "name": "w", "host": "here", "boot_id": "boot", "pid": 1, "slots": 8, "version": "0"}
 
         with world.store.write() as tx:
-            fleet.revive(tx, row)
+            workers.revive(tx, row)
 
         with world.store.read() as tx:
-            (alive,) = fleet.live(tx, within=TTL)
+            (alive,) = workers.live(tx, within=TTL)
         assert (alive["id"], alive["slots"]) == (world.worker, 3)
         assert alive["now"] - alive["started_at"] > timedelta(minutes=9)
 
@@ -119,10 +120,10 @@ class TestAWorkersLife:
         age(world, world.worker, stopped_at=60)
 
         with world.store.write() as tx:
-            fleet.stop(tx, world.worker)
+            workers.stop(tx, world.worker)
 
         with world.store.read() as tx:
-            now = fleet.clock(tx)
+            now = workers.clock(tx)
             stopped = tx.execute(table.select()).mappings().one()["stopped_at"]
         assert now - stopped > timedelta(seconds=50)
 
@@ -132,9 +133,9 @@ class TestAWorkersLife:
         age(world, late, heartbeat_at=80)
 
         with world.store.write() as tx:
-            assert names(fleet.silent(tx, after=timedelta(seconds=90))) == [silent]
-            dead = fleet.stop_silent(tx, after=timedelta(seconds=90))
-            again = fleet.stop_silent(tx, after=timedelta(seconds=90))
+            assert names(workers.silent(tx, after=timedelta(seconds=90))) == [silent]
+            dead = workers.stop_silent(tx, after=timedelta(seconds=90))
+            again = workers.stop_silent(tx, after=timedelta(seconds=90))
 
         assert (dead, again) == ([f"w-{silent[-4:]}"], [])
 
@@ -142,12 +143,12 @@ class TestAWorkersLife:
         leaving, silent, stopped = (world.register(new_id()) for _ in range(3))
         age(world, silent, heartbeat_at=31)
         with world.store.write() as tx:
-            fleet.drain(tx, leaving)
-            fleet.stop(tx, stopped)
+            workers.drain(tx, leaving)
+            workers.stop(tx, stopped)
 
         with world.store.read() as tx:
-            assert fleet.live_slots(tx, within=TTL) == 8
-            assert set(names(fleet.live(tx, within=TTL))) == {world.worker, leaving}
+            assert workers.live_slots(tx, within=TTL) == 8
+            assert set(names(workers.live(tx, within=TTL))) == {world.worker, leaving}
 
     def test_one_that_still_has_an_open_attempt_is_not_forgotten(self, world: World) -> None:
         busy, idle, young = (world.register(new_id()) for _ in range(3))
@@ -158,9 +159,9 @@ class TestAWorkersLife:
         age(world, young, stopped_at=5)
 
         with world.store.write() as tx:
-            assert fleet.busy(tx) == {busy: 1}
-            number = fleet.count_forgettable(tx, after=timedelta(minutes=10))
-            deleted = fleet.forget_stopped(tx, after=timedelta(minutes=10), limit=10)
+            assert workers.busy(tx) == {busy: 1}
+            number = workers.count_forgettable(tx, after=timedelta(minutes=10))
+            deleted = workers.forget_stopped(tx, after=timedelta(minutes=10), limit=10)
 
         assert (number, deleted) == (1, 1)
         assert {str(row[0]) for row in world.sql("SELECT id FROM workers")} == {world.worker, busy, young}
@@ -182,8 +183,8 @@ class TestEndedJobs:
         idle = world.register(new_id())
 
         with world.store.read() as tx:
-            assert fleet.has_ended_a_job(tx, world.worker) is expected
-            assert not fleet.has_ended_a_job(tx, idle)
+            assert workers.has_ended_a_job(tx, world.worker) is expected
+            assert not workers.has_ended_a_job(tx, idle)
 
 
 class TestThisHost:
@@ -192,14 +193,14 @@ class TestThisHost:
         with world.store.write() as tx:
             tx.execute(update(table).where(table.c.id == elsewhere).values(host="there"))
             tx.execute(update(table).where(table.c.id == before).values(boot_id="earlier/boot"))
-            fleet.stop(tx, stopped)
+            workers.stop(tx, stopped)
 
         with world.store.read() as tx:
-            assert fleet.on_host(tx, host="here", boot_id="boot") == [(world.worker, 1)]
-            assert fleet.by_process(tx, host="here", boot_id="boot", pid=1) == [world.worker]
-            assert fleet.by_process(tx, host="here", boot_id="boot", pid=2) == []
-            assert sorted(fleet.of_other_kernels(tx, kernel="boot")) == sorted([world.worker, elsewhere, before])
-            assert sorted(fleet.of_other_kernels(tx, kernel="earlier")) == sorted([world.worker, elsewhere])
+            assert workers.on_host(tx, host="here", boot_id="boot") == [(world.worker, 1)]
+            assert workers.by_process(tx, host="here", boot_id="boot", pid=1) == [world.worker]
+            assert workers.by_process(tx, host="here", boot_id="boot", pid=2) == []
+            assert sorted(workers.of_other_kernels(tx, kernel="boot")) == sorted([world.worker, elsewhere, before])
+            assert sorted(workers.of_other_kernels(tx, kernel="earlier")) == sorted([world.worker, elsewhere])
 
     @pytest.mark.parametrize("silent_for", [0, 29, 31])
     def test_an_expired_attempt_is_named_with_its_worker_and_whether_that_is_silent(
@@ -212,10 +213,10 @@ class TestThisHost:
         age(world, world.worker, heartbeat_at=silent_for)
 
         with world.store.read() as tx:
-            expired = fleet.expired(tx, world.project_id, silent_after=TTL)
+            expired = workers.expired(tx, world.project_id, silent_after=TTL)
 
         assert expired == [
-            fleet.Expired(world.ids["late"], 1, world.worker, "here", "boot", silent=silent_for > TTL.total_seconds())
+            workers.Expired(world.ids["late"], 1, world.worker, "here", "boot", silent=silent_for > TTL.total_seconds())
         ]
 
 

@@ -8,10 +8,10 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.estimates import KEPT, Sample
+from coordination.domain.money.estimates import KEPT, Sample
+from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import history
+from coordination.store.queries.forecast import job_history
 from tests.support.world import World, watched
 
 LONG = timedelta(minutes=1)
@@ -30,12 +30,12 @@ def shop(world: World) -> World:
 
 
 def learn(world: World, **learnt: list[Sample]) -> None:
-    world.store.transact(lambda tx: history.learn(tx, world.workspace, world.project_id, learnt))
+    world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, learnt))
 
 
 def samples(world: World, *keys: str) -> dict[str, tuple[Sample, ...]]:
     with world.store.read() as tx:
-        found = history.samples_of(tx, world.workspace, [(world.project_id, key) for key in keys])
+        found = job_history.samples_of(tx, world.workspace, [(world.project_id, key) for key in keys])
     return {key: kept for (_, key), kept in found.items()}
 
 
@@ -109,10 +109,10 @@ class TestForgetting:
         age = timedelta(days=90)
 
         def forget() -> int:
-            return shop.store.transact(lambda tx: history.forget(tx, shop.workspace, age=age, limit=1))
+            return shop.store.transact(lambda tx: job_history.forget(tx, shop.workspace, age=age, limit=1))
 
         with shop.store.read() as tx:
-            assert history.count_unused(tx, shop.workspace, age=age) == 2
+            assert job_history.count_unused(tx, shop.workspace, age=age) == 2
         assert [forget(), forget(), forget()] == [1, 1, 0]
         assert counts(shop) == {"new": 1}
 
@@ -176,9 +176,9 @@ def test_nobody_waits_for_a_sample(postgres_url: str, *, known: bool) -> None:
         learn(world, one=[sample(1)])
 
     with store.write() as slow:
-        history.learn(slow, world.workspace, world.project_id, {"one": [sample(2)]})
+        job_history.learn(slow, world.workspace, world.project_id, {"one": [sample(2)]})
         with store.write() as quick:
-            history.learn(quick, world.workspace, world.project_id, {"one": [sample(3)], "two": [sample(4)]})
+            job_history.learn(quick, world.workspace, world.project_id, {"one": [sample(3)], "two": [sample(4)]})
         assert samples(world, "two") == {"two": (sample(4),)}, "committed while the other one still holds its row"
 
     assert samples(world, "one") == {"one": (sample(1), sample(2)) if known else (sample(2),)}

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.errors import Refused, Unavailable
-from coordination.services.host_leases import lease_ports
-from coordination.store.queries import host_leases
-from coordination.store.queries.host_leases import LeaseKind
+from coordination.base.errors import Refused, Unavailable
+from coordination.domain.tasks.attempts import Outcome
+from coordination.services.fleet.host_leases import lease_ports
+from coordination.store.queries.fleet import host_leases
+from coordination.store.queries.fleet.host_leases import LeaseKind
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from coordination.domain.costs import CostRecord
-from coordination.domain.events import EventType
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.tasks.events import EventType
 from coordination.store.engine import open_store
-from coordination.store.queries import costs, events
+from coordination.store.queries.money import costs
+from coordination.store.queries.tasks import events
 from tests.support.refusals import refuses
 from tests.support.world import World
 

@@ -6,7 +6,7 @@ import pytest
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from coordination.errors import SchemaMismatch
+from coordination.base.errors import SchemaMismatch
 from coordination.store import schema
 from coordination.store.engine import open_store
 from coordination.store.migrations import configuration, upgrade

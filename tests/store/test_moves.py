@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
-from coordination.domain.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
-from coordination.ids import new_id
-from coordination.store.queries import claims, completions, ready, tasks
-from coordination.store.queries.completions import Completion
-from coordination.store.queries.tasks import Counts
-from coordination.store.tables.tasks import tasks as table
+from coordination.base.ids import new_id
+from coordination.domain.tasks.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
+from coordination.store.queries.tasks import claims, completions, ready, tasks
+from coordination.store.queries.tasks.completions import Completion
+from coordination.store.queries.tasks.tasks import Counts
+from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import World
 
 ATTEMPT = 3

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.output import Chunk
-from coordination.store.queries import output
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.queries.jobs import output
 from tests.support.world import World
 
 

@@ -10,9 +10,9 @@ import psycopg
 import pytest
 from sqlalchemy import make_url, text
 
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.errors import DatabaseUnavailable
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.runs import RunState
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
 from coordination.store.postgresql import Pooling

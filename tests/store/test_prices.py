@@ -10,14 +10,17 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import insert
 
-from coordination.domain.costs import CostRecord, correction_id
-from coordination.domain.pricing import Override, Price, Rate
-from coordination.services import prices as service
-from coordination.services import projects as project_service
-from coordination.services.ledger import record as recorded
-from coordination.store.queries import costs, prices, retention, runs
-from coordination.store.reports import project_summary, spending
-from coordination.store.tables.costs import costs as ledger_table
+from coordination.domain.money.costs import CostRecord, correction_id
+from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.services.money import prices as service
+from coordination.services.money.ledger import record as recorded
+from coordination.services.projects import projects as project_service
+from coordination.store.queries.money import costs, prices
+from coordination.store.queries.projects import retention
+from coordination.store.queries.tasks import runs
+from coordination.store.reports.money import spending
+from coordination.store.reports.projects import project_summary
+from coordination.store.tables.money.costs import costs as ledger_table
 from tests.store.test_ledgers import record
 from tests.support.world import World
 

@@ -25,35 +25,28 @@ from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus
 from sqlalchemy import Connection, event, insert, select, text, update
 
-from coordination.clock import utc_now
-from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.output import Chunk
-from coordination.domain.plans import BudgetCap, Plan, Task
-from coordination.domain.supervision import StatusThresholds
-from coordination.flows.change_priority import change_priority
-from coordination.flows.close_runs import close_runs
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.retain import Ages, retain
-from coordination.flows.tick_quiet import tick_quiet
+from coordination.base.clock import utc_now
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.plans.plans import BudgetCap, Plan, Task
+from coordination.domain.tasks.attempts import Outcome, Usage
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
+from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.tasks.change_priority import change_priority
+from coordination.flows.tasks.close_runs import close_runs
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import (
-    attempts,
-    claims,
-    costs,
-    events,
-    fleet,
-    output,
-    projects,
-    quiet,
-    runs,
-    supervisors,
-    tasks,
-)
-from coordination.store.reports import explanation, overview
+from coordination.store.queries.fleet import idle_supervisors, supervisors, workers
+from coordination.store.queries.jobs import output
+from coordination.store.queries.money import costs
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import attempts, claims, events, runs, tasks
+from coordination.store.reports.projects import overview
+from coordination.store.reports.tasks import explanation
 from coordination.store.tables import metadata
-from coordination.store.tables.fleet import supervisors as supervisor_table
-from coordination.store.tables.projects import projects as project_table
-from coordination.store.tables.runs import runs as run_table
+from coordination.store.tables.fleet.workers import supervisors as supervisor_table
+from coordination.store.tables.projects.projects import projects as project_table
+from coordination.store.tables.tasks.runs import runs as run_table
 from coordination.store.types import db_after
 from tests.support.piles import pile_up
 from tests.support.world import LEASE, World
@@ -214,25 +207,25 @@ def housekeeping(world: World) -> None:
     """What worker processes do for themselves."""
     held = [(world.ids["t3"], 1), (world.ids["t4"], 1)]
     with world.store.write() as tx:
-        fleet.renew(tx, world.worker, held, ttl=LEASE)
-        fleet.note_progress(tx, held)
-        fleet.beat(tx, world.worker, clock=utc_now())
-        fleet.stop_silent(tx, after=timedelta(hours=1))
+        workers.renew(tx, world.worker, held, ttl=LEASE)
+        workers.note_progress(tx, held)
+        workers.beat(tx, world.worker, clock=utc_now())
+        workers.stop_silent(tx, after=timedelta(hours=1))
         begun = supervisors.begin_due_tick(tx, every=timedelta(0), holder="me", lease=LEASE)
         assert begun is not None
         supervisors.note_error(tx, begun.workspace_id, begun.project_id, holder="me", error="no", rest=LEASE)
     for which in ({"every": timedelta(0)}, {"projects": [world.project_id]}):
         tick_quiet(world.store, ring_again_after=timedelta(minutes=1), **which)
     with world.store.write() as tx:
-        quiet.end(tx, [world.project_id], state={})
+        idle_supervisors.end(tx, [world.project_id], state={})
     with world.store.read() as tx:
         supervisors.due(tx, every=timedelta(0))
         projects.names_of(tx, world.workspace, [world.project_id])
-        fleet.live_slots(tx, within=LEASE)
-        fleet.busy(tx)
-        fleet.unanswered(tx, after=timedelta(0))
-        fleet.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
-        fleet.workspaces_of_worker(tx, world.worker)
+        workers.live_slots(tx, within=LEASE)
+        workers.busy(tx)
+        workers.unanswered(tx, after=timedelta(0))
+        workers.expired(tx, world.project_id, silent_after=timedelta(seconds=30))
+        workers.workspaces_of_worker(tx, world.worker)
     world.store.transact(lambda tx: rescue_worker(tx, world.worker))
 
 

@@ -18,40 +18,40 @@ from typing import Any
 import pytest
 from sqlalchemy import RowMapping, select, text
 
-from coordination.domain.agents import Profile
-from coordination.domain.artifacts import Artifact
-from coordination.domain.budgets import Amount, Budget, Period, Reserved, Scope, Use
-from coordination.domain.costs import CostRecord
-from coordination.domain.estimates import Sample
-from coordination.domain.events import EventType
-from coordination.domain.merges import Merge
-from coordination.domain.output import Chunk
-from coordination.domain.plans import Concurrency
-from coordination.domain.pricing import Override, Price, Rate
-from coordination.domain.projects import ProjectStatus
-from coordination.domain.sums import Cell, Sum
-from coordination.domain.supervision import StatusThresholds
-from coordination.domain.tasks import BlockReason, CancelCause, TaskState
-from coordination.ids import new_id
-from coordination.services import agents as agent_service
-from coordination.services import ledger
-from coordination.services import prices as price_service
-from coordination.services import projects as project_service
+from coordination.base.ids import new_id
+from coordination.domain.agents.agents import Profile
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.domain.jobs.artifacts import Artifact
+from coordination.domain.jobs.merges import Merge
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.money.budgets import Amount, Budget, Period, Reserved, Scope, Use
+from coordination.domain.money.cost_totals import Cell, Sum
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.estimates import Sample
+from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import BlockReason, CancelCause, TaskState
+from coordination.services.agents import agents as agent_service
+from coordination.services.money import ledger
+from coordination.services.money import prices as price_service
+from coordination.services.projects import projects as project_service
 from coordination.store import queries, reports
-from coordination.store.queries import agents as agent_queries
-from coordination.store.queries import artifacts as artifact_queries
-from coordination.store.queries import budgets as budget_queries
-from coordination.store.queries import history as history_queries
-from coordination.store.queries import host_leases as lease_queries
-from coordination.store.queries import merges as merge_queries
-from coordination.store.queries import money
-from coordination.store.queries import output as output_queries
-from coordination.store.queries import questions as question_queries
-from coordination.store.queries import stops as stop_queries
-from coordination.store.queries import tasks as task_queries
-from coordination.store.queries.completions import Completion
-from coordination.store.queries.host_leases import LeaseKind
-from coordination.store.reports import health
+from coordination.store.queries.agents import agents as agent_queries
+from coordination.store.queries.fleet import host_leases as lease_queries
+from coordination.store.queries.fleet.host_leases import LeaseKind
+from coordination.store.queries.forecast import job_history as history_queries
+from coordination.store.queries.jobs import artifacts as artifact_queries
+from coordination.store.queries.jobs import merges as merge_queries
+from coordination.store.queries.jobs import output as output_queries
+from coordination.store.queries.money import budget_usage
+from coordination.store.queries.money import budgets as budget_queries
+from coordination.store.queries.projects import stops as stop_queries
+from coordination.store.queries.tasks import questions as question_queries
+from coordination.store.queries.tasks import tasks as task_queries
+from coordination.store.queries.tasks.completions import Completion
+from coordination.store.reports.fleet import health
 from coordination.store.tables import metadata
 from tests.support.world import World
 
@@ -158,7 +158,7 @@ class Full:
             history_queries.learn(tx, world.workspace, world.project_id, {"shell": [_SAMPLE]})
             ledger.record(tx, world.workspace, [record, settled])
             budget_queries.put(tx, world.workspace, _budget(world))
-            money.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
+            budget_usage.lock_uses(tx, world.workspace, [(world.run_id, "")], make=[(world.run_id, "")])
             for place in (None, world.project_id):
                 price_service.set_price(tx, world.workspace, "m", rates, project_id=place, actor=f"of {name}")
             for place in (None, world.project_id):

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from coordination.store.engine import Store
-from coordination.store.queries import retention, runs
+from coordination.store.queries.projects import retention
+from coordination.store.queries.tasks import runs
 from tests.support.world import World
 
 

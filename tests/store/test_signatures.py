@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from coordination.errors import DatabaseUnavailable, RedisUnavailable
-from coordination.store.volatile.signatures import FRESH, LONGEST, Signatures
+from coordination.base.errors import DatabaseUnavailable, RedisUnavailable
+from coordination.store.redis.signatures import FRESH, LONGEST, Signatures
 
 TEXTS = ['["w", "p"]', "[]", '[["t", 1]]', '{"body": "x"}', "{}", '{"signed": "0.0"}']
 
@@ -56,7 +56,7 @@ def test_what_everybody_hears_is_obeyed_once_and_only_while_it_is_new(monkeypatc
     assert ours.check("cancels", signed, once=True) == "it has come before"
 
     later = time.time() + FRESH + 5
-    monkeypatch.setattr("coordination.store.volatile.signatures.time.time", lambda: later)
+    monkeypatch.setattr("coordination.store.redis.signatures.time.time", lambda: later)
     assert "seconds ago" in str(signatures().check("cancels", signed, once=True))
     assert signatures().check("cancels", signed) == b"[]"
 

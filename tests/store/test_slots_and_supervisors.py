@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.plans import Concurrency
-from coordination.domain.supervision import Supervisor
+from coordination.domain.fleet.supervisor_status import Supervisor
+from coordination.domain.plans.plans import Concurrency
 from coordination.store.engine import open_store
-from coordination.store.queries import slots, supervisors
-from coordination.store.tables.fleet import supervisors as table
+from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.tasks import slots
+from coordination.store.tables.fleet.workers import supervisors as table
 from coordination.store.types import db_after
 from tests.support.world import World
 

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select, text
 from sqlalchemy.exc import StatementError
 
-from coordination.domain.tasks import BlockReason
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.bulk import insert_rows
 from coordination.store.engine import Store
 from coordination.store.types import (

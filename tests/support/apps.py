@@ -14,8 +14,8 @@ from coordination.settings import Settings, load_settings
 from coordination.store.engine import Store
 from tests.support.publishers import RecordingPublisher
 from workers.app import make_app
+from workers.broker.publisher import Publisher
 from workers.context import Context, make_context
-from workers.publisher import Publisher
 
 
 def worker_settings(database_url: str, redis_url: str, folder: Path, **variables: str) -> Settings:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import Connection
 
-from coordination.errors import DatabaseUnavailable
+from coordination.base.errors import DatabaseUnavailable
 from coordination.store.engine import Store
 
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.attempts import Result
-from coordination.domain.events import EventType
+from coordination.domain.tasks.attempts import Result
+from coordination.domain.tasks.events import EventType
 from tests.support.jobs import Bench
 from tests.support.model_server import (
     ModelServer,

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from datetime import timedelta
 from pathlib import Path
 
+from coordination.base.ids import new_id
 from coordination.client import Coordination, Run
-from coordination.domain.events import Event, EventType
-from coordination.domain.plans import Plan, ProjectRef, Task
-from coordination.ids import new_id
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.events import Event, EventType
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from coordination.store.engine import sqlite_path

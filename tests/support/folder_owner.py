@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from workers.own_folders import IN_HOME, take
+from workers.runners.scratch_dirs import IN_HOME, take
 
 if __name__ == "__main__":
     own = take(Path(sys.argv[1]), IN_HOME)

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from coordination.urls import masked
+from coordination.base.urls import masked
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "tests" / "data" / "refusals.txt"

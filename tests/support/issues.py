@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordination.domain import graph
 from coordination.domain.issues import Issue, IssueDependency, plan_from_issues, ready, shell_job
+from coordination.domain.plans import graph
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(days=1)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from coordination.domain.attempts import Claim, Result
+from coordination.domain.tasks.attempts import Claim, Result
 from tests.support.speed import patience
-from workers.attempt_folders import AttemptFolders
-from workers.runners import stragglers
+from workers.attempt.folders import AttemptFolders
+from workers.runners import orphan_reaper
 from workers.runners.base import Control, ProcessRecord, StopReason
 from workers.runners.registry import Runners
 
@@ -123,7 +123,7 @@ class Bench:
     def left_behind(self) -> list[int]:
         """Processes that carry the worker's marker, besides interpreters that wait for a job."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
-        found = stragglers.find([os.fsencode(self.runners.launcher.marker)])
+        found = orphan_reaper.find([os.fsencode(self.runners.launcher.marker)])
         return [pid for pid in found if session_of(pid) not in idle]  # bwrap is one more of its session
 
 

@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from coordination.domain.attempts import Result
+from coordination.domain.tasks.attempts import Result
 from tests.support.repositories import Checkout, Site
 from workers.runners.registry import Runners
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from sqlalchemy import Connection, select, text
 
-from coordination.domain.attempts import Claim, Outcome, Result, Usage
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.finish_attempts import Finish, cost_of, decided, finish_attempts
-from coordination.flows.tick_supervisor import tick_supervisor
-from coordination.ids import new_id
+from coordination.base.ids import new_id
+from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.flows.fleet.tick_supervisor import tick_supervisor
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import Finish, cost_of, decided, finish_attempts
 from coordination.store.engine import Store, open_store
-from coordination.store.tables.tasks import tasks
+from coordination.store.tables.tasks.tasks import tasks
 
 ESTIMATE = Decimal("0.10")
 BATCH = 8
@@ -61,7 +61,7 @@ def watch(store: Store) -> None:
 
 def costing(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Every job may cost up to ESTIMATE."""
-    from coordination.domain.estimates import PLAN, Estimate
+    from coordination.domain.money.estimates import PLAN, Estimate
 
     return {row["id"]: Estimate(ESTIMATE, 0, 0, PLAN) for row in rows}
 

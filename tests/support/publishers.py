@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coordination.services import windows
+from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
-from coordination.store.queries import ready
-from coordination.store.queries.ready import Ready
+from coordination.store.queries.tasks import ready
+from coordination.store.queries.tasks.ready import Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RecordingPublisher:
             with self._store.write() as tx:
                 ready.unmark_rung(tx, workspace_id, [task.id for task in tasks])
             return False
-        for group in windows.grouped(tasks, bundle) if tasks else ():
+        for group in dispatch_window.grouped(tasks, bundle) if tasks else ():
             keys = tuple(task.key for task in group)
             pairs = tuple((task.id, task.attempt) for task in group)
             self.messages.append(Message(workspace_id, project, keys, pairs))

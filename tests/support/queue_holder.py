@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from workers.runners.base import Control
-from workers.workspaces.turns import turn
+from workers.workspaces.merge_lock import turn
 
 if __name__ == "__main__":
     with turn(Path(sys.argv[1]), Control(scratch=Path("/nowhere")), limit=timedelta(seconds=9)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from datetime import timedelta
 
-from coordination.flows.claim_tasks import claim_tasks
+from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.store.engine import Store
 
 

@@ -68,9 +68,9 @@ def main(arguments: list[str]) -> None:
     _remove_folders(pid, Path(temporary))
     sys.path.append(sources)
     with contextlib.suppress(Exception):
-        from workers import own_folders  # what killed workers had in the folder for temporary files
+        from workers.runners import scratch_dirs  # what killed workers had in the folder for temporary files
 
-        own_folders.clear(own_folders.TEMPORARY, own_folders.IN_TEMPORARY)
+        scratch_dirs.clear(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
 
 
 def _end_all(mark: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import pytest
 
-from coordination.errors import CoordinationError
+from coordination.base.errors import CoordinationError
 from tests.support.golden_sentences import check_sentence
 
 _Kind = TypeVar("_Kind", bound=CoordinationError)

@@ -11,17 +11,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.events import EventType
-from coordination.domain.merges import Merge
-from coordination.domain.workspaces import run_branch
-from coordination.ids import new_id
+from coordination.base.ids import new_id
+from coordination.domain.jobs.checkouts import run_branch
+from coordination.domain.jobs.merges import Merge
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers.jobs import Jobs
-from workers.runners import stragglers
+from workers.attempt.jobs import Jobs
+from workers.attempt.surroundings import Surroundings
+from workers.runners import orphan_reaper
 from workers.runners.base import Control
 from workers.runners.registry import Runners
-from workers.surroundings import Surroundings
 
 ADA = {
     **{f"GIT_{role}_NAME": "Ada" for role in ("AUTHOR", "COMMITTER")},
@@ -188,7 +188,7 @@ class Site:
     def left_behind(self) -> list[int]:
         """Processes that outlived their attempts."""
         idle = {child.process.record.pid for child in self.runners.pool._idle}
-        return [pid for pid in stragglers.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]
+        return [pid for pid in orphan_reaper.find([os.fsencode(self.runners.launcher.marker)]) if pid not in idle]
 
     def files_left(self) -> list[str]:
         """What is left of worktrees, and of ours in the repository."""

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from tests.support.services import missing, without_landlock
-from workers.runners import confine
+from workers.runners import sandbox_exec
 from workers.runners.namespaces import Namespaces, find_program
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 
 @cache
@@ -25,7 +25,7 @@ def _problem() -> str | None:
 
 def needs_bubblewrap() -> str:
     """Where bwrap is; without one that works, the test is skipped, or fails in CI."""
-    if confine.version() < confine.ENOUGH or not confine.can_refuse_calls():
+    if sandbox_exec.version() < sandbox_exec.ENOUGH or not sandbox_exec.can_refuse_calls():
         without_landlock()
     problem, program = _problem(), find_program()
     if problem is not None or program is None:
@@ -40,7 +40,7 @@ def needs(sandbox: Mapping[str, str]) -> None:
     """Skip the test where that sandbox, as a worker is told of it, cannot be had."""
     if sandbox == STRICT:
         needs_bubblewrap()
-    elif confine.version() < confine.ENOUGH or not confine.can_refuse_calls():
+    elif sandbox_exec.version() < sandbox_exec.ENOUGH or not sandbox_exec.can_refuse_calls():
         without_landlock()
 
 

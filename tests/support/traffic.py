@@ -20,40 +20,41 @@ from typing import Any
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import DBAPIError
 
-from coordination.domain.attempts import Claim, Discovered, Outcome, Result, Usage
-from coordination.domain.budgets import Scope
-from coordination.domain.caps import caps_of
-from coordination.domain.events import EventType
-from coordination.domain.leases import LeaseTerms
-from coordination.domain.plans import BudgetCap, Concurrency
-from coordination.domain.tasks import OnDependencyFailure, TaskState
-from coordination.errors import CoordinationError, DatabaseUnavailable
-from coordination.flows.add_found import add_found
-from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.flows.change_priority import change_priority
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.finish_attempts import Finish, cost_of, decided, finish_attempts
-from coordination.flows.force_tasks import force_task
-from coordination.flows.hold_project import hold_project, resume_project
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.retain import Ages, retain
-from coordination.flows.retry_tasks import retry_run, retry_task
-from coordination.flows.set_budget import set_budget
-from coordination.flows.submit_plan import submit_plan
-from coordination.flows.tick_supervisor import tick_supervisor
-from coordination.ids import new_id
-from coordination.services import windows
+from coordination.base.errors import CoordinationError, DatabaseUnavailable
+from coordination.base.ids import new_id
+from coordination.domain.fleet.leases import LeaseTerms
+from coordination.domain.money.budgets import Scope
+from coordination.domain.money.caps import caps_of
+from coordination.domain.plans.plans import BudgetCap, Concurrency
+from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result, Usage
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.fleet.tick_supervisor import tick_supervisor
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.money.set_budget import set_budget
+from coordination.flows.plans.submit_plan import submit_plan
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.tasks.add_discovered_tasks import add_found
+from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
+from coordination.flows.tasks.change_priority import change_priority
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import Finish, cost_of, decided, finish_attempts
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.flows.tasks.retry_tasks import retry_run, retry_task
+from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
-from coordination.store.queries import fleet, ready
-from coordination.store.tables.attempts import attempts
-from coordination.store.tables.runs import runs
-from coordination.store.tables.tasks import tasks
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.tasks import ready
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
 from tests.support.world import World, plan_of
-from workers.heartbeat import Heartbeat, write_notes
-from workers.held import HeldAttempts
-from workers.live import Live
+from workers.leases.heartbeat import Heartbeat, write_notes
+from workers.leases.in_flight import HeldAttempts
+from workers.leases.output_buffer import Live
 from workers.runners.base import ProcessRecord
 
 LEASE = timedelta(seconds=2)
@@ -307,7 +308,7 @@ class Worker:
             time.sleep(0.015)
 
     def _stop_silent(self) -> None:
-        self._store.transact(lambda tx: fleet.stop_silent(tx, after=timedelta(milliseconds=200)))
+        self._store.transact(lambda tx: workers.stop_silent(tx, after=timedelta(milliseconds=200)))
 
     def _claim(self, chance: random.Random, claims: list[Claim]) -> None:
         with self._store.read() as tx:
@@ -361,7 +362,7 @@ class Worker:
             ids = [one.id for one in finished.ring]
             self._store.transact(lambda tx: ready.unmark_rung(tx, self._world.workspace, ids))
         self._store.transact(
-            lambda tx: windows.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)
+            lambda tx: dispatch_window.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)
         )
 
 

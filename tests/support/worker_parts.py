@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tests.support.apps import app_of, worker_settings
 from tests.support.world import World
-from workers import execution, housekeeping
+from workers.broker.publisher import CeleryPublisher
 from workers.context import make_context
-from workers.publisher import CeleryPublisher
+from workers.engine import executor
+from workers.maintenance import supervisor_loop
 from workers.runners.registry import Runners
 
 
@@ -23,10 +24,10 @@ class WorkerParts:
         settings = worker_settings(store_url, redis_url, folder)
         self.app = self._open.enter_context(app_of(settings))
         self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
-        self.housekeeping, self.execution_module = housekeeping, execution
+        self.housekeeping, self.execution_module = supervisor_loop, executor
         self.runners = Runners()
-        self.housekeeper = housekeeping.Housekeeper(self.context)
-        self.execution = execution.Execution(self.context, self.runners, self.housekeeper)
+        self.housekeeper = supervisor_loop.Housekeeper(self.context)
+        self.execution = executor.Execution(self.context, self.runners, self.housekeeper)
         self.world = World(self.context.store)
         self.world.worker = self.world.register(self.context.worker_id)
 

@@ -10,21 +10,23 @@ from typing import Any
 
 from sqlalchemy import Connection, select, text, update
 
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.plans import Plan, Task
-from coordination.domain.tasks import Task as StoredTask
-from coordination.flows.cancel_work import cancel_run, cancel_task
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.finish_attempts import Finish, Finished, decided, finish_attempts
-from coordination.flows.retry_tasks import retry_task
-from coordination.flows.submit_plan import Origin, Submitted, submit_plan
-from coordination.flows.tick_supervisor import Ticked, tick_supervisor
-from coordination.ids import new_id
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.tasks import Task as StoredTask
+from coordination.flows.fleet.tick_supervisor import Ticked, tick_supervisor
+from coordination.flows.plans.submit_plan import Origin, Submitted, submit_plan
+from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import Finish, Finished, decided, finish_attempts
+from coordination.flows.tasks.retry_tasks import retry_task
 from coordination.store.engine import Store
-from coordination.store.queries import attempts, events, fleet, projects, slots, tasks
-from coordination.store.tables.attempts import attempts as attempt_table
-from coordination.store.tables.tasks import dependencies as edge_table
-from coordination.store.tables.tasks import tasks as task_table
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import attempts, events, slots, tasks
+from coordination.store.tables.tasks.attempts import attempts as attempt_table
+from coordination.store.tables.tasks.tasks import dependencies as edge_table
+from coordination.store.tables.tasks.tasks import tasks as task_table
 from coordination.store.types import db_after
 
 LEASE = timedelta(seconds=30)
@@ -68,7 +70,7 @@ class World:
             "version": "0",
         }
         with self.store.write() as tx:
-            fleet.register(tx, row)
+            workers.register(tx, row)
         return worker_id
 
     def origin(self, **fields: Any) -> Origin:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination import keyrings
-from coordination.accounts import Accounts
-from coordination.domain.accounts import MOST_VARIABLES, Kept
-from coordination.errors import NotFound, Refused
+from coordination.adapters import keyrings
+from coordination.adapters.account_store import Accounts
+from coordination.base.errors import NotFound, Refused
+from coordination.domain.jobs.accounts import MOST_VARIABLES, Kept
 from tests.support.refusals import refuses
 
 KEY = "sk-ant-0123456789"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from coordination.artifact_store import ArtifactStore, fetch
-from coordination.domain.artifacts import Artifact
-from coordination.errors import Refused, Unavailable
+from coordination.adapters.artifact_store import ArtifactStore, fetch
+from coordination.base.errors import Refused, Unavailable
+from coordination.domain.jobs.artifacts import Artifact
 from tests.support.object_server import BUCKET, ObjectServer, running_object_server
 from tests.support.refusals import refuses
 

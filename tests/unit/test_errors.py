@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordination import errors
-from coordination.errors import CoordinationError, FormatError, IllegalMove, PlanError, Refused
+from coordination.base import errors
+from coordination.base.errors import CoordinationError, FormatError, IllegalMove, PlanError, Refused
 
 
 def tree(root: type[CoordinationError] = CoordinationError) -> Iterator[type[CoordinationError]]:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from coordination import extras
+from coordination.base import extras
 
 PYTHON = shlex.quote(sys.executable)
 

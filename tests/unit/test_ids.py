@@ -8,8 +8,8 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from coordination import ids
-from coordination.ids import is_id, new_id
+from coordination.base import ids
+from coordination.base.ids import is_id, new_id
 
 
 def test_an_id_is_a_version_7_uuid_of_now() -> None:

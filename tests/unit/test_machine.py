@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import json, os, sys
-from coordination.machine import speak_utf8
+from coordination.base.host import speak_utf8
 speak_utf8()
 print(json.dumps([sys.argv[1], os.environ["NAME"], sys.getfilesystemencoding(), sys.stdout.encoding.lower()]))
 """

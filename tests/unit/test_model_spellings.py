@@ -13,9 +13,9 @@ from genai_prices.types import ModelPrice, TieredPrices
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination import price_list
-from coordination.domain.attempts import Usage
-from coordination.domain.pricing import PriceBook, Priced, Quote, Rate, Unknown
+from coordination.adapters import price_list
+from coordination.domain.money.pricing import PriceBook, Priced, Quote, Rate, Unknown
+from coordination.domain.tasks.attempts import Usage
 from tests.support.sources import ROOT
 
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)

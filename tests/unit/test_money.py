@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.errors import Refused
-from coordination.money import minus, plus, show_usd, usd
+from coordination.base.errors import Refused
+from coordination.base.money import minus, plus, show_usd, usd
 from tests.support.refusals import refuses
 
 

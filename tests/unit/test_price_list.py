@@ -9,9 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from coordination import price_list
-from coordination.domain.pricing import Quote, Rate, Unknown
-from coordination.errors import Unavailable
+from coordination.adapters import price_list
+from coordination.base.errors import Unavailable
+from coordination.domain.money.pricing import Quote, Rate, Unknown
 from tests.support.refusals import refuses
 from tests.support.sources import ROOT
 
@@ -105,7 +105,9 @@ def test_no_network_is_asked_and_names_of_others_fill_no_memory(monkeypatch: pyt
     assert isinstance(price_list.quote("gpt-5-mini", AT), Quote)
 
 
-@pytest.mark.parametrize("start", ["import coordination.cli.main", "import workers.lifecycle, workers.execution"])
+@pytest.mark.parametrize(
+    "start", ["import coordination.cli.main", "import workers.process.lifecycle, workers.engine.executor"]
+)
 def test_who_asks_no_price_does_not_load_the_list(start: str) -> None:
     code = f"import sys; {start}; sys.exit(any(name.startswith('genai_prices') for name in sys.modules))"
 

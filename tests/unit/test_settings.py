@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from coordination.errors import SettingsError
+from coordination.base.errors import SettingsError
 from coordination.settings import Settings, broker_url, client_url, load_settings, masked
 from tests.support.refusals import refuses
 

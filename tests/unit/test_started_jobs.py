@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coordination import started_jobs
-from coordination.ids import new_id
-from coordination.started_jobs import StartedJobs
+from coordination.base import started_jobs
+from coordination.base.ids import new_id
+from coordination.base.started_jobs import StartedJobs
 
 WORKER = "0190-worker"
 
@@ -45,7 +45,7 @@ def test_more_than_there_are_places_for_are_not_noted_and_places_come_back(tmp_p
 
 def test_it_is_there_after_a_kill(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys; from pathlib import Path; from coordination.started_jobs import StartedJobs\n"
+        "import os, signal, sys; from pathlib import Path; from coordination.base.started_jobs import StartedJobs\n"
         f"StartedJobs(Path(sys.argv[1]), {WORKER!r}, 2).begin('task', 7); os.kill(os.getpid(), signal.SIGKILL)"
     )
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
-from coordination.urls import broker_url, store_url
+from coordination.base.urls import broker_url, store_url
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ from typing import Any
 from sqlalchemy import Column, Text, text
 
 from coordination.store import schema
-from coordination.store.tables.tasks import tasks
+from coordination.store.tables.tasks.tasks import tasks
 
 schema.HEAD, schema.KNOWN = "9999", (*schema.KNOWN, "9999")
 tasks.append_column(Column("flavour", Text))
 
 from celery import signals  # noqa: E402 - the table first: statements are built on import
 
-from workers import context, lifecycle  # noqa: E402
+from workers import context  # noqa: E402
 from workers.__main__ import main  # noqa: E402
 from workers.app import app  # noqa: E402
+from workers.process import lifecycle  # noqa: E402
 
 context.version = lambda _: "next"
 _send_task = app.send_task

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import bindparam, text
 
 from coordination.client import Coordination, Run
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Task
-from coordination.domain.runs import RunState
-from coordination.domain.tasks import TaskState
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.runs import RunState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import open_store

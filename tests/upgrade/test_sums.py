@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordination.flows.check_costs import check_costs
+from coordination.flows.money.check_costs import check_costs
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from coordination.store.engine import open_store
-from coordination.store.queries import projects, rollups
-from coordination.store.reports.spending import spending, total
+from coordination.store.queries.money import rollups
+from coordination.store.queries.projects import projects
+from coordination.store.reports.money.spending import spending, total
 from tests.upgrade.earlier import EARLIER, Earlier, taken_from_history
 
 WITHOUT_SUMS = next(release for release in EARLIER if release.schema == "0004")
@@ -23,10 +24,10 @@ WRITE = """
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
-from coordination.domain.costs import CostRecord
+from coordination.domain.money.costs import CostRecord
 from coordination.store import schema
 from coordination.store.engine import open_store
-from coordination.store.queries import costs, projects
+from coordination.store.queries.money import costs; from coordination.store.queries.projects import projects
 
 store = open_store(sys.argv[1])
 if sys.argv[2] == "prepare":
@@ -91,7 +92,7 @@ def test_until_it_is_counted_the_ledger_itself_is_asked(kind: str, request: pyte
     with store.write() as tx:
         workspace = projects.make_workspace(tx, "default")
         tx.execute(text("DELETE FROM chores"))
-        from coordination.store.queries import costs
+        from coordination.store.queries.money import costs
 
         costs.append(tx, workspace, [record("one"), record("two", None)])
 

@@ -17,16 +17,16 @@ from celery import current_app
 from celery.app.utils import find_app
 
 import workers.app as app_module
-from coordination.errors import SettingsError
-from coordination.local.home import Home, RunningStack
-from coordination.local.processes import ProcessRecord
+from coordination.base.errors import SettingsError
 from coordination.settings import Settings, broker_url, load_settings
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.processes import ProcessRecord
 from tests.support.apps import app_of, app_state_kept, worker_settings
 from tests.support.sources import ROOT, python_files
-from workers import lifecycle
 from workers.__main__ import main
 from workers.app import make_app, redis_of
-from workers.log_lines import configure_logging
+from workers.process import lifecycle
+from workers.process.log_format import configure_logging
 from workers.shutdown import Shutdown
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from coordination.artifact_store import ArtifactStore, fetch
-from coordination.domain.attempts import Outcome, Result
-from coordination.errors import Unavailable
+from coordination.adapters.artifact_store import ArtifactStore, fetch
+from coordination.base.errors import Unavailable
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import claim_of
-from workers import artifacts, files
-from workers.artifacts import Terms
+from workers.attempt import artifacts
+from workers.attempt.artifacts import Terms
+from workers.runners import untrusted_files
 from workers.runners.base import Control, StopReason
-from workers.runners.hiding import Secrets
+from workers.runners.secret_masking import Secrets
 
 DONE = Result(Outcome.COMPLETED, output="done", log="said")
 
@@ -346,5 +347,5 @@ def test_folders_without_end_are_a_sentence(folder: Path, terms: Terms) -> None:
             assert result.outcome is Outcome.FAILED
             assert "\n" not in (result.error or "")
     finally:
-        files.clear(str(folder / "d"))
+        untrusted_files.clear(str(folder / "d"))
     assert not (folder / "d").exists()

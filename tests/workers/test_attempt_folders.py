@@ -11,28 +11,29 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempt_tokens import Scope, TokenRefused, verify
-from coordination.domain.attempts import Claim
-from coordination.domain.expansion import ANSWER
-from coordination.errors import DatabaseUnavailable
-from coordination.services import broker_keys
-from coordination.services.attempt_tokens import check_token, make_token_key
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.access.attempt_tokens import Scope, TokenRefused, verify
+from coordination.domain.plans.plan_expansion import ANSWER
+from coordination.domain.tasks.attempts import Claim
+from coordination.services.access.attempt_tokens import check_token, make_token_key
+from coordination.services.fleet import broker_keys
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
 from tests.support.world import World
-from workers import own_folders, token_issuer
-from workers.attempt_folders import AttemptFolders
-from workers.own_folders import IN_HOME, IN_TEMPORARY, clear
-from workers.token_issuer import TokenIssuer, claims_of
+from workers.attempt import token_issuer
+from workers.attempt.folders import AttemptFolders
+from workers.attempt.token_issuer import TokenIssuer, claims_of
+from workers.runners import scratch_dirs
+from workers.runners.scratch_dirs import IN_HOME, IN_TEMPORARY, clear
 
 KILLED = """
 import signal, sys
 from pathlib import Path
-from workers.attempt_folders import AttemptFolders
-from workers.own_folders import IN_HOME, take
-from workers.report_socket import Server
+from workers.attempt.folders import AttemptFolders
+from workers.runners.scratch_dirs import IN_HOME, take
+from workers.attempt.report_socket import Server
 from tests.support.jobs import claim_of
 
 folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), Server()
@@ -60,12 +61,12 @@ def test_folders_and_sockets_of_a_killed_worker_are_taken_away(
     root = short_folder / ("x" * 100 if deep else "y")
     owner = processes.start_python("-c", KILLED, root, cwd=ROOT)
     address = Path(owner.wait_for(r"^listens at (/.+)$")[1])
-    link = own_folders.TEMPORARY in address.parents and address.parents[2].name.startswith(IN_TEMPORARY)
+    link = scratch_dirs.TEMPORARY in address.parents and address.parents[2].name.startswith(IN_TEMPORARY)
     assert (address.exists(), link) == (True, deep)
 
     owner.kill()
     assert clear(root, IN_HOME) == 1
-    clear(own_folders.TEMPORARY, IN_TEMPORARY)
+    clear(scratch_dirs.TEMPORARY, IN_TEMPORARY)
 
     assert not address.exists()
     assert list(root.iterdir()) == []

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from tests.support.processes import until
-from workers.bundles import Bundle, BundleWatch
+from workers.engine.batch import Bundle, BundleWatch
 
 
 class Looks:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.flows.finish_attempts import Finish, decided
+from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.flows.tasks.finish_attempts import Finish, decided
 from tests.support.jobs import claim_of
-from workers.bundles import Bundle
-from workers.held import Held
+from workers.engine.batch import Bundle
+from workers.leases.in_flight import Held
 
 HOUR = timedelta(hours=1)
 CLAIM = claim_of({"python": "x:y"})

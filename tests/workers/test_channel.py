@@ -20,7 +20,7 @@ from kombu.utils.url import parse_url
 from coordination.settings import broker_url
 from tests.support.processes import until
 from tests.support.redis import RedisServer
-from workers.channel import ForgivingQoS, LeavingTransport, ThriftyChannel, mend
+from workers.broker.redis_transport import ForgivingQoS, LeavingTransport, ThriftyChannel, mend
 from workers.shutdown import Shutdown
 
 
@@ -160,7 +160,7 @@ def test_an_open_connection_takes_part_in_the_event_loop(redis_server: RedisServ
 def test_a_worker_that_ends_does_not_wait_out_what_it_asked_last(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.channel.state.should_stop", 0)
+    monkeypatch.setattr("workers.broker.redis_transport.state.should_stop", 0)
     mend()
     with Connection(broker_url(redis_server.url)) as connection:
         channel = connection.channel()

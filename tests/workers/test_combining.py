@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.speed import patience
-from workers.combining import Combiner
+from workers.engine.group_commit import Combiner
 
 
 class Book:

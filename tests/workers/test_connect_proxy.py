@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.network import parse_network
+from coordination.domain.jobs.network import parse_network
 from tests.support.processes import until
-from workers import connect_proxy
-from workers.connect_proxy import ConnectProxy
+from workers.attempt import connect_proxy
+from workers.attempt.connect_proxy import ConnectProxy
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.effects import Effect, sentence_of
+from coordination.domain.jobs.changed_files import Effect, sentence_of
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
-from workers.effects import Observed
+from workers.attempt.changed_files import Observed
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher
 
@@ -199,7 +199,7 @@ def test_where_it_cannot_be_told_nothing_is_said(launcher: Launcher, tmp_path: P
     place = tmp_path / "work"
     place.mkdir()
     (place / "a").write_text("x")
-    monkeypatch.setattr("workers.effects._MOST_FILES", 0)
+    monkeypatch.setattr("workers.attempt.changed_files._MOST_FILES", 0)
 
     result = observed(launcher, place, lambda _: None, claim=EXPECTS)
 

@@ -13,9 +13,9 @@ import redis
 
 from coordination.settings import load_settings
 from tests.support.apps import app_of
-from workers import queues
-from workers.envelopes import read_envelope
-from workers.signed_channel import refusals
+from workers.broker import queues
+from workers.broker.envelopes import read_envelope
+from workers.broker.signed_channel import refusals
 
 PING = {"method": "ping", "arguments": {}, "destination": None, "pattern": None, "matcher": None, "ticket": "t"}
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from coordination.domain import prompts
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.agents import prompts
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
-from workers.board import keep
-from workers.bundles import Bundle
-from workers.execution import Execution
-from workers.held import Held
-from workers.housekeeping import Housekeeper
+from workers.engine.batch import Bundle
+from workers.engine.batch_control import keep
+from workers.engine.executor import Execution
+from workers.leases.in_flight import Held
+from workers.maintenance.supervisor_loop import Housekeeper
 from workers.runners.registry import Runners
 
 SHARED = {"python": "x:y"}  # one mapping, as claims of one statement share it

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from coordination.domain.leases import LeaseTerms
+from coordination.domain.fleet.leases import LeaseTerms
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
-from workers import held as module
-from workers.heartbeat import Heartbeat
-from workers.held import Held, HeldAttempts
+from workers.leases import in_flight as module
+from workers.leases.heartbeat import Heartbeat
+from workers.leases.in_flight import Held, HeldAttempts
 from workers.runners.base import Control, StopReason
 
 TERMS = LeaseTerms(ttl=timedelta(seconds=3), heartbeat=timedelta(milliseconds=500))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers import files
+from workers.runners import untrusted_files
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_copy_has_the_content_the_mode_and_the_times(folder: Path) -> None:
     (folder / "x").chmod(0o750)
     os.utime(folder / "x", ns=(5, 7_000_000_000))
 
-    files.copy(str(folder / "x"), str(folder / "y"))
+    untrusted_files.copy(str(folder / "x"), str(folder / "y"))
 
     found = (folder / "y").stat()
     assert ((folder / "y").read_text(), found.st_mode & 0o777, found.st_mtime_ns) == ("1", 0o750, 7_000_000_000)
@@ -38,7 +38,7 @@ def test_no_link_is_followed_to_what_is_copied(folder: Path, name: str) -> None:
     (folder / "deep").symlink_to(folder.parent / "outside")
 
     with pytest.raises(OSError):  # noqa: PT011 - of which kind depends on where the link is
-        files.copy(str(folder / name), str(folder / "y"))
+        untrusted_files.copy(str(folder / name), str(folder / "y"))
 
     assert not (folder / "y").exists()
 
@@ -48,7 +48,7 @@ def test_a_file_with_holes_that_is_larger_than_the_disk_is_not_copied(folder: Pa
         file.truncate(8 << 40)
 
     with pytest.raises(OSError, match="larger than what is free"):
-        files.copy(str(folder / "x"), str(folder / "y"))
+        untrusted_files.copy(str(folder / "x"), str(folder / "y"))
 
     assert not (folder / "y").exists()
 
@@ -58,7 +58,7 @@ def test_a_copy_takes_the_place_of_nothing(folder: Path) -> None:
     (folder / "y").symlink_to(folder.parent / "outside" / "x")
 
     with pytest.raises(FileExistsError):
-        files.copy(str(folder / "x"), str(folder / "y"))
+        untrusted_files.copy(str(folder / "x"), str(folder / "y"))
 
     assert (folder.parent / "outside" / "x").read_text() == "secret"
 
@@ -70,7 +70,7 @@ def test_a_tree_is_copied_without_what_became_a_link(folder: Path) -> None:
     def copy(source: str, target: str) -> None:
         Path(source).unlink()
         Path(source).symlink_to(folder.parent / "outside" / "x")
-        files.copy(source, target)
+        untrusted_files.copy(source, target)
 
     with pytest.raises(shutil.Error):
         shutil.copytree(folder / "in", folder / "out", symlinks=True, copy_function=copy)
@@ -81,7 +81,7 @@ def test_a_tree_is_copied_without_what_became_a_link(folder: Path) -> None:
 def test_a_new_file_takes_the_place_of_a_link_with_its_mode(folder: Path) -> None:
     (folder / "x").symlink_to(folder.parent / "outside" / "x")
 
-    files.write_new(folder / "x", b"1", mode=0o750)
+    untrusted_files.write_new(folder / "x", b"1", mode=0o750)
 
-    assert files.read_with_mode(folder / "x") == (b"1", 0o750)
+    assert untrusted_files.read_with_mode(folder / "x") == (b"1", 0o750)
     assert (folder.parent / "outside" / "x").read_text() == "secret"

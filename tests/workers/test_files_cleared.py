@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.support.jobs import claim_of
-from workers import files
+from workers.runners import untrusted_files
 from workers.runners.environment import Scratch
 
 LEVELS = 1_500  # Python's own way raises below a thousand
@@ -27,7 +27,7 @@ def test_folders_without_end_are_taken_away_with_few_descriptors(tmp_path: Path)
     (tmp_path / "job").mkdir()
     nested(tmp_path / "job")
 
-    files.clear(str(tmp_path / "job"))
+    untrusted_files.clear(str(tmp_path / "job"))
 
     assert not (tmp_path / "job").exists()
 
@@ -40,11 +40,11 @@ def test_a_job_that_nests_folders_in_its_own_folder_ends_as_others_do(tmp_path: 
 
 
 def test_nothing_is_taken_away_where_there_is_nothing(tmp_path: Path) -> None:
-    files.clear(None)
-    files.clear(str(tmp_path / "gone"))
+    untrusted_files.clear(None)
+    untrusted_files.clear(str(tmp_path / "gone"))
     (tmp_path / "kept").write_text("x")
     (tmp_path / "link").symlink_to("kept")
-    files.clear(str(tmp_path / "link"))
+    untrusted_files.clear(str(tmp_path / "link"))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
@@ -59,7 +59,7 @@ def test_a_walk_is_what_pythons_is(tmp_path: Path) -> None:
     def seen(walk: object) -> list[tuple[str, list[str], list[str]]]:
         return sorted((folder, sorted(names), sorted(others)) for folder, names, others in walk)  # type: ignore[attr-defined]
 
-    assert seen(files.walk(str(tmp_path))) == seen(os.walk(tmp_path))
+    assert seen(untrusted_files.walk(str(tmp_path))) == seen(os.walk(tmp_path))
 
 
 def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_a_walk_goes_where_its_caller_lets_it_and_nests_as_deep_as_paths_do(tmp_
     nested(tmp_path / "job")
     found = []
     try:
-        for folder, names, others in files.walk(str(tmp_path)):
+        for folder, names, others in untrusted_files.walk(str(tmp_path)):
             names[:] = [name for name in names if name != "not"]
             found.append((folder, others))
     finally:
-        files.clear(str(tmp_path / "job"))
+        untrusted_files.clear(str(tmp_path / "job"))
 
     assert len(found) > 1_000
     assert not any(others for _, others in found)

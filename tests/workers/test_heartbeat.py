@@ -14,26 +14,28 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select
 
-from coordination.clock import monotonic
-from coordination.domain.attempts import Claim, Usage
-from coordination.domain.events import EventType
-from coordination.domain.leases import LeaseTerms
-from coordination.domain.output import Chunk
-from coordination.domain.tasks import TaskState
-from coordination.errors import DatabaseUnavailable
-from coordination.flows.force_tasks import force_task
-from coordination.flows.stop_work import stop_work
-from coordination.ids import new_id
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable
+from coordination.base.ids import new_id
+from coordination.domain.fleet.leases import LeaseTerms
+from coordination.domain.jobs.output import Chunk
+from coordination.domain.tasks.attempts import Claim, Usage
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import TaskState
+from coordination.flows.projects.stop_work import stop_work
+from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.engine import Store
-from coordination.store.queries import events, fleet, output
-from coordination.store.tables.fleet import workers
+from coordination.store.queries.fleet import workers as fleet
+from coordination.store.queries.jobs import output
+from coordination.store.queries.tasks import events
+from coordination.store.tables.fleet.workers import workers
 from tests.support.broken_stores import Around, Away, Failing, Unanswered
 from tests.support.world import World
-from workers import heartbeat as module
-from workers.heartbeat import Heartbeat
-from workers.held import Held, HeldAttempts, Note, Unwritten
-from workers.live import Live
-from workers.purse import Purse
+from workers.leases import heartbeat as module
+from workers.leases.heartbeat import Heartbeat
+from workers.leases.in_flight import Held, HeldAttempts, Note, Unwritten
+from workers.leases.output_buffer import Live
+from workers.leases.usage_meter import Purse
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 pytestmark = pytest.mark.hot_sql

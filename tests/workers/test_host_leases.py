@@ -12,18 +12,18 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from coordination.domain.attempts import Claim
-from coordination.domain.preparation import Database, copy_url
-from coordination.errors import Refused, Unavailable
-from coordination.machine import host
+from coordination.base.errors import Refused, Unavailable
+from coordination.base.host import host
+from coordination.domain.jobs.preparation import Database, copy_url
+from coordination.domain.tasks.attempts import Claim
 from coordination.store.engine import Store
-from coordination.store.queries import host_leases
-from coordination.store.queries.host_leases import LeaseKind
+from coordination.store.queries.fleet import host_leases
+from coordination.store.queries.fleet.host_leases import LeaseKind
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 from tests.support.world import World
-from workers import databases
-from workers.host_leases import Lender, is_free, take_back
+from workers.attempt import database_copies
+from workers.attempt.host_leases import Lender, is_free, take_back
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ class TestPostgres:
         with refuses(Refused):
             lender.database(Database("$NOT_SET"))
         with pytest.raises(Unavailable) as away:
-            databases.clone("postgresql://u:geheim@127.0.0.1:9/x", "coord_x")
+            database_copies.clone("postgresql://u:geheim@127.0.0.1:9/x", "coord_x")
 
         assert "geheim" not in f"{missing.value} {away.value}"
 
@@ -191,7 +191,7 @@ class TestSqlite:
 
         lender.give_back()
         for good in ("own.db", "../outside/x.db"):
-            databases.clone_file(f"sqlite:///{good}", folder, tmp_path / "scratch" / "copy")
+            database_copies.clone_file(f"sqlite:///{good}", folder, tmp_path / "scratch" / "copy")
             assert (tmp_path / "scratch" / "copy").stat().st_size
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.attempts import Outcome
-from coordination.errors import DatabaseUnavailable
-from coordination.ids import new_id
-from coordination.machine import boot_id, host
-from coordination.store.queries import supervisors
-from coordination.store.tables.fleet import supervisors as supervisor_table
-from coordination.store.tables.fleet import workers as worker_table
+from coordination.base.errors import DatabaseUnavailable
+from coordination.base.host import boot_id, host
+from coordination.base.ids import new_id
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.queries.fleet import supervisors
+from coordination.store.tables.fleet.workers import supervisors as supervisor_table
+from coordination.store.tables.fleet.workers import workers as worker_table
 from coordination.store.types import db_after
 from tests.support.processes import until
 from tests.support.worker_parts import WorkerParts, worker_parts

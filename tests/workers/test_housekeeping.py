@@ -17,9 +17,9 @@ from tests.support.apps import context_of, worker_settings
 from tests.support.processes import until
 from tests.support.publishers import RecordingPublisher
 from tests.support.world import World
-from workers import housekeeping
 from workers.context import Context
-from workers.housekeeping import Housekeeper
+from workers.maintenance import supervisor_loop
+from workers.maintenance.supervisor_loop import Housekeeper
 
 THREADS = {"coord-housekeeping", "coord-cancels"}
 
@@ -101,8 +101,8 @@ class TestNudges:
 def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
     every: float, patience: float, *, collected: bool, sqlite_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_TIDY_EVERY", every)
-    monkeypatch.setattr(housekeeping, "_POP_WAIT", 0.01)
+    monkeypatch.setattr(supervisor_loop, "_TIDY_EVERY", every)
+    monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 0.01)
     housekeeper = Housekeeper(sqlite_context)
     gone = threading.Event()
     node = Node()
@@ -130,7 +130,7 @@ def test_it_waits_for_the_thread_that_wakes_it(sqlite_context: Context, monkeypa
 def test_it_ends_at_once_although_it_waits_for_a_nudge(
     *, waits: bool, sqlite_context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "_POP_WAIT", 60)
+    monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 60)
     context = sqlite_context
     context.terms = replace(context.terms, sweep=timedelta(minutes=10))
     housekeeper = Housekeeper(context)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.events import EventType
+from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers import held as module
-from workers.held import Held, HeldAttempts
+from workers.leases import in_flight as module
+from workers.leases.in_flight import Held, HeldAttempts
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 FENCE = timedelta(seconds=25)

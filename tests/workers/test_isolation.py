@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
-from workers import isolation as module
 from workers.context import Context
-from workers.isolation import Isolation
+from workers.engine import isolation as module
+from workers.engine.isolation import Isolation
 from workers.runners.base import StopReason
 
 

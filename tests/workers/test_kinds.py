@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from workers.kinds import LARGEST, MOMENT, Kinds
+from workers.leases.duration_stats import LARGEST, MOMENT, Kinds
 
 QUICK = timedelta(microseconds=100)
 FUNCTION = "python:jobs:run"

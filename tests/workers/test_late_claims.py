@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.tasks import TaskState
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import TaskState
 from tests.support.jobs import claim_of
 from tests.support.worker_parts import WorkerParts, worker_parts
-from workers.held import Held
+from workers.leases.in_flight import Held
 from workers.runners.base import StopReason
 
 
@@ -34,7 +34,7 @@ def work_off(parts: WorkerParts, marker: Path, *, options: dict[str, object] | N
 
 def claims_were_sent(monkeypatch: pytest.MonkeyPatch, ago: timedelta) -> None:
     """As if the process had been stopped for that long between its claim and the answer."""
-    monkeypatch.setattr("workers.writing.monotonic", lambda: time.monotonic() - ago.total_seconds())
+    monkeypatch.setattr("workers.engine.committer.monotonic", lambda: time.monotonic() - ago.total_seconds())
 
 
 def test_a_claim_whose_lease_may_have_run_out_is_ended_as_lost_and_its_job_is_not_started(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from coordination.domain.output import Chunk, Reel
-from workers.live import CHUNK, YOUNG, Live
+from coordination.domain.jobs.output import Chunk, Reel
+from workers.leases.output_buffer import CHUNK, YOUNG, Live
 
 LATER = YOUNG + 1
 LIMIT = 20 * CHUNK

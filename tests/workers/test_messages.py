@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.messages import DoorbellMessage, read_cancels, read_doorbell, read_nudge
+from workers.broker.messages import DoorbellMessage, read_cancels, read_doorbell, read_nudge
 
 WORKSPACE = "01890000-0000-7000-8000-000000000001"
 TASK = "01890000-0000-7000-8000-000000000002"

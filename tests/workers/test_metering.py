@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result, Usage
-from coordination.money import plus
+from coordination.base.money import plus
+from coordination.domain.tasks.attempts import Outcome, Result, Usage
 from tests.support.chats import SERVER
 from tests.support.model_server import ToolUse, running_model_server
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 from tests.support.processes import Processes
 from tests.support.refusals import refuses
 from tests.support.sources import ROOT
-from workers import own_folders
-from workers.own_folders import IN_HOME, clear, take
+from workers.runners import scratch_dirs
+from workers.runners.scratch_dirs import IN_HOME, clear, take
 
 
 def test_one_that_is_closed_is_gone(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ def test_what_is_not_ours_to_judge_stays(tmp_path: Path, monkeypatch: pytest.Mon
     os.close(abandoned._fd)
     (tmp_path / "target").mkdir()
     (tmp_path / f"{abandoned.path.name}x").symlink_to(tmp_path / "target")
-    monkeypatch.setattr(own_folders, "host", lambda: "elsewhere")
-    monkeypatch.setattr(own_folders, "boot_id", lambda: "another/pid:[1]")
+    monkeypatch.setattr(scratch_dirs, "host", lambda: "elsewhere")
+    monkeypatch.setattr(scratch_dirs, "boot_id", lambda: "another/pid:[1]")
     assert clear(tmp_path, IN_HOME) == 0
     monkeypatch.undo()
 
@@ -60,7 +60,7 @@ def test_what_is_not_ours_to_judge_stays(tmp_path: Path, monkeypatch: pytest.Mon
     assert clear(tmp_path, IN_HOME) == 0
     monkeypatch.undo()
 
-    monkeypatch.setattr(own_folders, "boot_id", lambda: "the next one/pid:[1]")
+    monkeypatch.setattr(scratch_dirs, "boot_id", lambda: "the next one/pid:[1]")
     assert clear(tmp_path, IN_HOME) == 1  # after a reboot
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [*names, "target", f"{abandoned.path.name}x"],
@@ -81,7 +81,7 @@ def test_a_fork_neither_takes_it_away_nor_loses_the_lock(tmp_path: Path) -> None
 
 
 def test_one_that_is_cleared_while_it_is_made_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, taken = own_folders.fcntl.flock, []
+    lock, taken = scratch_dirs.fcntl.flock, []
 
     def late(fd: int, how: int) -> None:
         if not taken:
@@ -89,7 +89,7 @@ def test_one_that_is_cleared_while_it_is_made_is_made_again(tmp_path: Path, monk
             assert clear(tmp_path, IN_HOME) == 1
         lock(fd, how)
 
-    monkeypatch.setattr(own_folders.fcntl, "flock", late)
+    monkeypatch.setattr(scratch_dirs.fcntl, "flock", late)
     own = take(tmp_path, IN_HOME)
 
     assert own.path.is_dir()

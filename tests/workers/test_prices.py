@@ -8,17 +8,17 @@ from decimal import Decimal
 
 import pytest
 
-from coordination import price_list
-from coordination.domain.attempts import Usage
-from coordination.domain.pricing import ASKED_OF
-from coordination.errors import DatabaseUnavailable
-from coordination.services import prices as service
-from coordination.services import projects as project_service
+from coordination.adapters import price_list
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.tasks.attempts import Usage
+from coordination.services.money import prices as service
+from coordination.services.projects import projects as project_service
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import projects
+from coordination.store.queries.projects import projects
 from tests.support.jobs import claim_of
-from workers import prices as module
-from workers.prices import Prices
+from workers.leases import usage_prices as module
+from workers.leases.usage_prices import Prices
 
 CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
 

@@ -9,18 +9,18 @@ import pytest
 
 LOOK = """
 import os, runpy, sys
-import coordination.machine
+import coordination.base.host
 
 def look():
     print([name for name in ("sqlalchemy", "celery", "structlog") if name in sys.modules], flush=True)
     os._exit(0)
 
-coordination.machine.keep_private = look
+coordination.base.host.keep_private = look
 runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("module", ["workers", "workers.alone"])
+@pytest.mark.parametrize("module", ["workers", "workers.process.isolated_worker"])
 def test_a_worker_is_private_before_it_imports_what_takes_time(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOOK, module], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

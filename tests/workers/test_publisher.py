@@ -13,15 +13,15 @@ from kombu.exceptions import BatchPublishError
 from kombu.transport.redis import PublishBatch
 from sqlalchemy import select
 
-from coordination.ids import new_id
+from coordination.base.ids import new_id
 from coordination.store.engine import Store, open_store
-from coordination.store.queries import ready
-from coordination.store.queries.ready import Ready
-from coordination.store.tables.tasks import tasks as task_table
+from coordination.store.queries.tasks import ready
+from coordination.store.queries.tasks.ready import Ready
+from coordination.store.tables.tasks.tasks import tasks as task_table
 from tests.support.apps import app_of, worker_settings
 from tests.support.redis import RedisServer
 from tests.support.world import World
-from workers.publisher import CeleryPublisher, Publisher
+from workers.broker.publisher import CeleryPublisher, Publisher
 
 QUEUE = "coord:jobs"
 TASKS = [Ready(new_id(), number + 1, f"k{number}", "A title", "python:x:y") for number in range(5)]

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.clock import utc_now
-from coordination.domain.attempts import Claim, Usage
-from coordination.domain.budgets import Amount, Budget, Scope, Short, Use
-from coordination.domain.costs import CostRecord
-from coordination.domain.leases import LeaseTerms
-from coordination.domain.metering import Meter
-from coordination.flows.finish_attempts import cost_of
+from coordination.base.clock import utc_now
+from coordination.domain.fleet.leases import LeaseTerms
+from coordination.domain.money.budgets import Amount, Budget, Scope, Short, Use
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.usage_deltas import Meter
+from coordination.domain.tasks.attempts import Claim, Usage
+from coordination.flows.tasks.finish_attempts import cost_of
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from tests.support.world import World
-from workers.heartbeat import Heartbeat
-from workers.held import HeldAttempts
-from workers.purse import Purse
+from workers.leases.heartbeat import Heartbeat
+from workers.leases.in_flight import HeldAttempts
+from workers.leases.usage_meter import Purse
 
 
 class NoPrices:

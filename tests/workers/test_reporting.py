@@ -17,16 +17,16 @@ from typing import Any
 import pytest
 
 from coordination import job
-from coordination.clock import monotonic
-from coordination.domain.attempts import Claim, Discovered, Outcome, Result
-from coordination.errors import Refused
+from coordination.base.clock import monotonic
+from coordination.base.errors import Refused
+from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result
 from tests.support.jobs import claim_of
-from workers import report_socket, reporting
-from workers.attempt_folders import AttemptFolders
-from workers.reporting import Report, Reporting
-from workers.runners import environment, stragglers
+from workers.attempt import agent_channel, report_socket
+from workers.attempt.agent_channel import Report, Reporting
+from workers.attempt.folders import AttemptFolders
+from workers.runners import environment, orphan_reaper
 from workers.runners.base import Control, ProcessRecord
-from workers.runners.hiding import Secrets
+from workers.runners.secret_masking import Secrets
 
 DONE = Result(Outcome.COMPLETED, output="its own", exit_code=0)
 
@@ -171,7 +171,7 @@ def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, 
 
 
 def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reporting, "MOST_REPORTS", 3)
+    monkeypatch.setattr(agent_channel, "MOST_REPORTS", 3)
 
     answers = [desk.say("progress", text=str(number))["ok"] for number in range(5)]
 
@@ -369,7 +369,7 @@ def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(de
 def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: Report) -> None:
     assert desk.control.line is not None
     address = desk.control.line.url.removeprefix("unix:")
-    with stragglers.inherited(stragglers.job_tag(stragglers.worker_tag("X=idle"), 1)):
+    with orphan_reaper.inherited(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
         idle = subprocess.Popen(
             [sys.executable, "-c", IDLE, address, "150"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

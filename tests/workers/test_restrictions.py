@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Claim, Outcome
-from coordination.domain.authority import AUTHORITY, Rights
-from coordination.domain.work import ChatCall, Shell
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.access.authority import AUTHORITY, Rights
+from coordination.domain.jobs.work import ChatCall, Shell
+from coordination.domain.tasks.attempts import Claim, Outcome
 from coordination.store.engine import Store, open_store
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 from tests.support.world import World, watched
-from workers.restrictions import ModelRules, check_authority
+from workers.attempt.model_policy import ModelRules, check_authority
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_is_allowed_or_has_no_model_begins(store: Store, claim: Claim) -> N
 
 def test_it_is_asked_once_a_second(store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
     rules, now = ModelRules(store), 100.0
-    monkeypatch.setattr("workers.restrictions.monotonic", lambda: now)
+    monkeypatch.setattr("workers.attempt.model_policy.monotonic", lambda: now)
     assert rules.ended(claim) is None
     say(store, claim, '{"deny": ["*"]}')
 

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.artifacts import Artifact
-from coordination.domain.attempts import Claim, Discovered, Outcome, Result, Usage
-from coordination.domain.events import EventType
-from coordination.domain.output import Stream
+from coordination.domain.jobs.artifacts import Artifact
+from coordination.domain.jobs.output import Stream
+from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result, Usage
+from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers.reporting import Report, Reporting
+from workers.attempt.agent_channel import Report, Reporting
+from workers.attempt.telling import Told
 from workers.runners.base import Control
-from workers.runners.hiding import SHORTEST, Secrets
-from workers.telling import Told
+from workers.runners.secret_masking import SHORTEST, Secrets
 
 FORMS = {
     "itself": str,
@@ -192,8 +192,8 @@ def test_short_values_and_what_is_no_secret_stay() -> None:
 
 
 def test_a_file_is_kept_by_a_name_without_secrets(tmp_path: Path) -> None:
-    from coordination.artifact_store import ArtifactStore
-    from workers import artifacts
+    from coordination.adapters.artifact_store import ArtifactStore
+    from workers.attempt import artifacts
 
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "report-s3cret-value.txt").write_text("x")

@@ -12,20 +12,20 @@ from random import Random
 
 import pytest
 
-from coordination.clock import utc_now
-from coordination.domain.attempts import Outcome, Result, Usage
-from coordination.domain.costs import CostRecord
-from coordination.domain.plans import BudgetCap
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.finish_attempts import decided
+from coordination.base.clock import utc_now
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Outcome, Result, Usage
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
+from coordination.flows.tasks.finish_attempts import decided
 from coordination.store.engine import Store
 from tests.flows.test_budgets import counted
 from tests.support.world import World
 from tests.workers.test_settling import Dead, line
-from workers.purse import Purse
-from workers.runners import reports, usage
-from workers.runners.reports import Journal
-from workers.runners.usage import Following
+from workers.leases.usage_meter import Purse
+from workers.runners import cost_reports, usage_file
+from workers.runners.cost_reports import Journal
+from workers.runners.usage_file import Following
 
 MOMENTS = ("before its end", "after its end, which was not stored", "after its end was stored")
 SEEDS = range(5)
@@ -83,7 +83,7 @@ class Job:
             replace(one, cost_usd=Decimal(one.input_tokens) / 100) if knows or self.tells_dollars[one.model] else one
             for one in self.told.values()
         ]
-        return [*told, *usage.read(str(self.path))[0]]
+        return [*told, *usage_file.read(str(self.path))[0]]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -94,12 +94,12 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     dead = Dead(world, tmp_path)
     dead.writes(dead.claim("b"), line("0.50", id="theirs"))  # another attempt has used that id
     dead.settling.of_worker(dead.scratch, world.worker, lives=True)
-    for other in reports.leftovers_in(dead.folder).values():
+    for other in cost_reports.leftovers_in(dead.folder).values():
         other.take_away()
     job = Job(dead, Random(seed))  # noqa: S311 - a test
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
-    said = [*job.told.values(), *usage.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
+    said = [*job.told.values(), *usage_file.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
     undisturbed = Purse(job.claim, dead.prices).rest(said)[0]
 
     if moment != MOMENTS[0]:

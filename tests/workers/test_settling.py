@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Claim, Usage
-from coordination.domain.plans import BudgetCap
-from coordination.flows.checkpoint_costs import checkpoint_costs
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.started_jobs import StartedJobs
+from coordination.base.started_jobs import StartedJobs
+from coordination.domain.plans.plans import BudgetCap
+from coordination.domain.tasks.attempts import Claim, Usage
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.store.engine import Store
 from tests.flows.test_budgets import costing, counted, use
 from tests.support.world import World
-from workers.attempt_folders import AttemptFolder, AttemptFolders
-from workers.prices import Prices
-from workers.purse import Purse
-from workers.runners import reports
+from workers.attempt.folders import AttemptFolder, AttemptFolders
+from workers.leases.cost_settling import Settling
+from workers.leases.usage_meter import Purse
+from workers.leases.usage_prices import Prices
+from workers.runners import cost_reports
+from workers.runners.cost_reports import Journal, folder_name
 from workers.runners.environment import Scratch
-from workers.runners.reports import Journal, folder_name
-from workers.runners.usage import Following
-from workers.settling import Settling
+from workers.runners.usage_file import Following
 
 
 def line(dollars: str, **more: object) -> str:
@@ -94,7 +94,7 @@ def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: De
 
     assert dead.ledger() == [(Decimal("0.25"), False), (Decimal("0.50"), False), (Decimal(1), False)]
     assert (use(dead.world).spent.usd, use(dead.world).reserved.usd) == (Decimal("1.75"), 0)
-    assert reports.leftovers_in(dead.folder) == {}
+    assert cost_reports.leftovers_in(dead.folder) == {}
     counted(dead.world)
 
 
@@ -152,7 +152,7 @@ def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> N
     dead.settling.of_worker(dead.scratch, dead.world.worker, lives=True)
 
     assert dead.total() == 1
-    assert set(reports.leftovers_in(dead.folder)) == {(claim.task_id, claim.attempt)}
+    assert set(cost_reports.leftovers_in(dead.folder)) == {(claim.task_id, claim.attempt)}
 
 
 def test_what_is_found_after_the_attempt_was_rescued_elsewhere_counts_once_and_is_marked(dead: Dead) -> None:
@@ -178,7 +178,7 @@ def test_the_files_of_an_attempt_that_runs_here_are_left_alone(dead: Dead) -> No
     dead.settling.of_own(dead.folder, lambda: [(running.task_id, running.attempt)])
 
     assert dead.total() == 2
-    assert set(reports.leftovers_in(dead.folder)) == {(running.task_id, running.attempt)}
+    assert set(cost_reports.leftovers_in(dead.folder)) == {(running.task_id, running.attempt)}
 
 
 def test_no_link_is_followed_and_no_other_name_counts(dead: Dead, tmp_path: Path) -> None:
@@ -219,21 +219,21 @@ class TestKept:
     @pytest.mark.parametrize("own", [True, False])
     def test_a_report_outlives_its_execution(self, dead: Dead, own: bool) -> None:  # noqa: FBT001 - a case
         claim = dead.claim()
-        reports.keep_in(dead.folder)
+        cost_reports.keep_in(dead.folder)
         with Scratch(dead.folder_of(claim) if own else dead.folder, claim) as scratch:
             scratch.write_input(claim)
             Path(scratch.costs).write_text(line("1"))
-        (left,) = reports.leftovers_in(dead.folder).values()
+        (left,) = cost_reports.leftovers_in(dead.folder).values()
         assert [path.read_text() for path in left.files] == [line("1")]
         assert not list(dead.folder.rglob("*input*"))
 
-        reports.discard([(claim.task_id, claim.attempt)])
+        cost_reports.discard([(claim.task_id, claim.attempt)])
 
-        assert reports.leftovers_in(dead.folder) == {}
+        assert cost_reports.leftovers_in(dead.folder) == {}
 
     def test_one_that_stood_elsewhere_is_brought_home(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
-        reports.keep_in(dead.folder)
+        cost_reports.keep_in(dead.folder)
         place = tmp_path / "place"
         place.mkdir()
         with Scratch(dead.folder, claim) as scratch:
@@ -241,12 +241,12 @@ class TestKept:
             Path(scratch.costs).write_text(line("1"))
 
         assert list(place.iterdir()) == []
-        (left,) = reports.leftovers_in(dead.folder).values()
+        (left,) = cost_reports.leftovers_in(dead.folder).values()
         assert [path.parent for path in left.files] == [dead.folder]
 
     def test_one_that_stands_elsewhere_is_found_while_its_execution_runs(self, dead: Dead, tmp_path: Path) -> None:
         claim = dead.claim()
-        reports.keep_in(dead.folder)
+        cost_reports.keep_in(dead.folder)
         place = tmp_path / "place"
         place.mkdir()
         scratch = Scratch(dead.folder, claim)
@@ -260,7 +260,7 @@ class TestKept:
 
     def test_where_nothing_was_reported_nothing_stays(self, dead: Dead) -> None:
         claim = dead.claim()
-        reports.keep_in(dead.folder)
+        cost_reports.keep_in(dead.folder)
         with dead.folders.make(claim) as own, Scratch(own.path, claim) as scratch:
             Path(scratch.costs).touch()
 
@@ -273,8 +273,8 @@ def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     keeper = Journal(tmp_path, told["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
-    (left,) = reports.leftovers_in(tmp_path).values()
+    (left,) = cost_reports.leftovers_in(tmp_path).values()
     assert left.journal is not None
-    assert reports.read_journal(left.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
+    assert cost_reports.read_journal(left.journal) == [one, replace(one, cost_usd=None, total_tokens=None)]
     left.journal.write_text("[{")
-    assert reports.read_journal(left.journal) == []
+    assert cost_reports.read_journal(left.journal) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.waking import wake
+from workers.engine.thread_wakeup import wake
 
 
 def test_a_thread_has_one_descriptor_for_all_its_batches_and_gives_it_back_when_it_ends() -> None:

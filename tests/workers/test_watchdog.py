@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from workers import restart
-from workers.deafness import Judge, Look
+from workers.process import restart
+from workers.process.deafness import Judge, Look
 
 
 def judged(*looks: Look, patience: float = 10.0) -> list[float | None]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import structlog
 
-from coordination.domain.attempts import Claim, Result, Usage
-from coordination.domain.effects import Effect
-from coordination.domain.events import EventType
-from coordination.domain.output import Stream
-from coordination.domain.work import CUSTOM, AgentCall, parse_work
-from coordination.errors import NotFound, Refused
-from workers.runners import environment, program, usage
+from coordination.base.errors import NotFound, Refused
+from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.output import Stream
+from coordination.domain.jobs.work import CUSTOM, AgentCall, parse_work
+from coordination.domain.tasks.attempts import Claim, Result, Usage
+from coordination.domain.tasks.events import EventType
+from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Adapter, Start, Transcript
 from workers.runners.agents.claude import Claude
 from workers.runners.agents.codex import Codex
@@ -25,9 +25,9 @@ from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.lines import Lines
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
-from workers.runners.given import Given, Providing
 from workers.runners.output import Capture, clean_text, decode, without_line_break
 from workers.runners.process import Launcher
+from workers.runners.provider_environment import Given, Providing
 
 log = structlog.get_logger()
 
@@ -97,13 +97,13 @@ class AgentRunner:
                     show=reader.complain,
                     stdin=stdin,
                     write=control.places(folder),
-                    glance=usage.Following(scratch.costs, reader.reports).look,
+                    glance=usage_file.Following(scratch.costs, reader.reports).look,
                     done=reader.is_done,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)
         reader.close()
-        return reader.result(ran, *usage.read(scratch.costs))
+        return reader.result(ran, *usage_file.read(scratch.costs))
 
     def _checked(self, claim: Claim) -> tuple[AgentCall, Adapter, Given]:
         call = parse_work(claim.work)
@@ -199,7 +199,7 @@ class _Reader:
             **end.fields,
             output=told.result,
             exit_code=ran.exit_code,
-            log=usage.with_warnings(text, warnings) or text or None,
+            log=usage_file.with_warnings(text, warnings) or text or None,
             usage=(*self._conversation.new(told.usage.values(), told.session), *reported),
             effect=Effect(refused=len(told.refused)) if told.refused else None,
         )

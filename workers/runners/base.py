@@ -18,11 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from coordination.domain.attempts import Claim, Outcome, Result, Usage
-from coordination.domain.events import EventType
-from coordination.domain.limits import NO_LIMITS, Limits, limits_of
-from coordination.domain.output import Stream
-from workers.runners import hiding
+from coordination.domain.jobs.output import Stream
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
+from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.tasks.events import EventType
+from workers.runners import secret_masking
 
 DEFAULT_OUTPUT_LIMIT = 256 * 1024
 
@@ -112,7 +112,7 @@ class Control:
         self.lost_grace = lost_grace
         self.output_limit = output_limit
         self.limits = limits
-        self.secrets = hiding.NONE
+        self.secrets = secret_masking.NONE
         self.process: ProcessRecord | None = None
         self.news: Callable[[], str | None] | None = None
         self._on_started = on_started
@@ -129,7 +129,7 @@ class Control:
         self._reason: StopReason | None = None
         self._wake = -1
         self._closed = False
-        self._streams: dict[Stream, hiding.Hiding] = {}
+        self._streams: dict[Stream, secret_masking.Hiding] = {}
         self._spending = threading.Lock()
         self._parts: dict[str, Sequence[Usage]] = {}
 

@@ -13,13 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from coordination.domain.attempts import Claim
-from coordination.domain.chat import OURS
-from coordination.machine import ATTEMPT_MARKER
-from workers import files
-from workers.runners import reports
+from coordination.base.host import ATTEMPT_MARKER
+from coordination.domain.jobs.chat import OURS
+from coordination.domain.tasks.attempts import Claim
+from workers.runners import cost_reports, untrusted_files
 from workers.runners.base import Line
-from workers.runners.reports import COSTS
+from workers.runners.cost_reports import COSTS
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
 _PASSED_ON = frozenset(
@@ -86,7 +85,7 @@ class Scratch:
 
     def __init__(self, root: Path, claim: Claim) -> None:
         self.name = f"{attempt_prefix(claim.task_id, claim.attempt)}{_PROCESS}{next(_numbers):x}"
-        self._keeper = reports.keeper_of(root)
+        self._keeper = cost_reports.keeper_of(root)
         self._fence = claim.task_id, claim.attempt
         # Names, not paths with methods: this is on the hot path.
         self._stem = f"{root}{os.sep}{self.name}"
@@ -104,7 +103,7 @@ class Scratch:
         self.costs = f"{folder}{os.sep}{self.name}{COSTS}"
         self._made.append(self.costs)
         if self._keeper is not None:
-            self._made.append(reports.point_to(self.costs, self._keeper))
+            self._made.append(cost_reports.point_to(self.costs, self._keeper))
 
     def write_input(self, claim: Claim) -> str:
         """The task's input and its dependencies' results as a JSON file, for a job that cannot be handed values."""
@@ -153,10 +152,10 @@ class Scratch:
     def close(self) -> None:
         """Take the files away."""
         made, self._made = self._made, []
-        if self._keeper is not None and self.costs in made and reports.is_report(self.costs):
+        if self._keeper is not None and self.costs in made and cost_reports.is_report(self.costs):
             place = f"{self._keeper}{os.sep}{self.name}{COSTS}"
-            if self.costs == place or reports.move(self.costs, place):
-                reports.keep(self._fence, place)
+            if self.costs == place or cost_reports.move(self.costs, place):
+                cost_reports.keep(self._fence, place)
             made.remove(self.costs)
         for path in made:
             try:
@@ -164,7 +163,7 @@ class Scratch:
             except FileNotFoundError:
                 pass
             except OSError:
-                files.clear(path)
+                untrusted_files.clear(path)
 
     def __enter__(self) -> Self:
         return self

@@ -33,12 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.limits import Limits
-from workers import files
-from workers.runners import environment
+from coordination.domain.jobs.resource_limits import Limits
+from workers.runners import environment, untrusted_files
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
-from workers.runners.watch import Reading
+from workers.runners.process_watch import Reading
 
 CHILD_MARKER = "COORD_CHILD_ID"
 
@@ -46,7 +45,7 @@ _read_json = json.JSONDecoder().raw_decode  # json.loads looks for an encoding a
 
 _CHUNK = 1 << 16
 _HEAD = 4
-_PROGRAM = str(Path(__file__).with_name("child.py"))
+_PROGRAM = str(Path(__file__).with_name("interpreter_main.py"))
 _SOURCE_ROOT = str(Path(__file__).resolve().parents[2])
 _SEND_PATIENCE = 30.0
 _GOODBYE_PATIENCE = 1000  # milliseconds for a process to end in order, with its exit handlers
@@ -174,7 +173,7 @@ class Interpreter:
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
-            undo.callback(files.clear, self.place)
+            undo.callback(untrusted_files.clear, self.place)
             undo.callback(theirs.close)
             self.output, output_end = _pipe(undo)
             # Both ends of the permits stay here too: those that were not used are taken back.
@@ -258,7 +257,7 @@ class Interpreter:
     def close(self) -> int | None:
         """End it now, with everything it started. Returns its exit code."""
         exit_code = self.process.end()
-        files.clear(self.place)
+        untrusted_files.clear(self.place)
         self._socket.close()
         for fd in (self.output, self._permits, self._permits_in):
             if fd >= 0:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordination import machine
-from workers.runners import confine
+from coordination.base import host
+from workers.runners import sandbox_exec
 
 _FORWARD = str(Path(__file__).with_name("forward.py"))
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
@@ -88,7 +88,7 @@ class Namespaces:
         top = _checkout(view.folder)
         for place in (view.folder, *top):
             mounts.add(place, _RO, checked=True)
-        for place in (*view.write, *(confine.repository_of(view.folder) if top else ())):
+        for place in (*view.write, *(sandbox_exec.repository_of(view.folder) if top else ())):
             mounts.add(place, _RW, checked=True)
         command = [self._program, "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
         command += [] if self._network else ["--unshare-net"]
@@ -123,7 +123,7 @@ class _Mounts:
         if place == "/" or (self._kinds.get(place) == _RW and kind == _RO):
             return
         if checked:
-            fd = confine.open_place(place)
+            fd = sandbox_exec.open_place(place)
             if fd is None:
                 return
             found = os.fstat(fd)
@@ -174,7 +174,7 @@ def _system() -> Iterator[str]:
 @functools.cache
 def program_places() -> tuple[str, ...]:
     """The folders of this Python, of its packages, and of ours."""
-    ours = (Path(machine.__file__).resolve().parent, Path(confine.__file__).resolve().parents[1])
+    ours = (Path(host.__file__).resolve().parents[1], Path(sandbox_exec.__file__).resolve().parents[1])
     python = (sys.prefix, sys.base_prefix, *map(os.path.realpath, (sys.prefix, sys.base_prefix)))
     named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     packages = [place for place in sys.path if place in named or Path(place).name in _PACKAGES]

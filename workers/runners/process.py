@@ -15,14 +15,13 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from coordination.domain.limits import NO_LIMITS, Limits
-from coordination.machine import WORKER_MARKER
-from workers import files
-from workers.runners import environment, stragglers
+from coordination.base.host import WORKER_MARKER
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
+from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.base import ProcessRecord
-from workers.runners.confine import DELAYED, NOT_STARTED
 from workers.runners.namespaces import was_started
-from workers.runners.sandbox import Confined, Sandbox
+from workers.runners.sandbox_exec import DELAYED, NOT_STARTED
+from workers.runners.sandbox_policy import Confined, Sandbox
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -43,7 +42,7 @@ class Launcher:
         self.worker_id = worker_id or uuid.uuid4().hex
         self._sandbox = sandbox
         self._warden = Warden(self.marker)
-        self._tag = stragglers.worker_tag(self.marker)
+        self._tag = orphan_reaper.worker_tag(self.marker)
         self._numbers = itertools.count()
 
     @property
@@ -98,7 +97,7 @@ class Launcher:
         if self._sandbox is not None:
             temporary = self._sandbox.make_temporary(temporary_in)
         self._warden.start()
-        tag = stragglers.job_tag(self._tag, next(self._numbers))
+        tag = orphan_reaper.job_tag(self._tag, next(self._numbers))
         try:
             if self._sandbox is not None and temporary is not None:
                 confined = self._sandbox.around(
@@ -109,7 +108,7 @@ class Launcher:
                     write=[folder] if write is None else write,
                     read=read,
                 )
-            with stragglers.inherited(tag), _delayed(confined):
+            with orphan_reaper.inherited(tag), _delayed(confined):
                 popen = subprocess.Popen(
                     confined.command,
                     stdin=stdin,
@@ -123,7 +122,7 @@ class Launcher:
         except BaseException:
             if confined.status is not None:
                 os.close(confined.status)
-            files.clear(temporary)
+            untrusted_files.clear(temporary)
             raise
         found = [f"{name}={environment[name]}" for name in markers]
         process = Process(popen, found, tag, self._warden, temporary, status=confined.status)
@@ -142,7 +141,7 @@ class Process:
         self,
         popen: subprocess.Popen[bytes],
         markers: Sequence[str],
-        tag: stragglers.Tag,
+        tag: orphan_reaper.Tag,
         warden: Warden,
         temporary: str | None = None,
         *,
@@ -155,11 +154,11 @@ class Process:
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
-        self._markers: list[bytes | stragglers.Tag] = [tag, *map(os.fsencode, markers)]
+        self._markers: list[bytes | orphan_reaper.Tag] = [tag, *map(os.fsencode, markers)]
         self.exit_fd = _exit_descriptor(popen.pid)
         # A process that has exited already is a zombie that nobody reaped yet, so its entry is still there.
         self.record = ProcessRecord(
-            pid=popen.pid, pgid=popen.pid, start_time=stragglers.start_time(popen.pid) or 0, marker=markers[0]
+            pid=popen.pid, pgid=popen.pid, start_time=orphan_reaper.start_time(popen.pid) or 0, marker=markers[0]
         )
 
     @property
@@ -171,7 +170,7 @@ class Process:
         return NOT_STARTED if self._not_started else self._popen.returncode
 
     @property
-    def markers(self) -> Sequence[bytes | stragglers.Tag]:
+    def markers(self) -> Sequence[bytes | orphan_reaper.Tag]:
         """What its descendants carry: in their environment, and the tag."""
         return self._markers
 
@@ -182,18 +181,18 @@ class Process:
     def terminate(self) -> None:
         """Ask the whole group to end, and what has left the group."""
         group = self.record.pgid
-        stragglers.signal_group(group, signal.SIGTERM)
-        outside = [pid for pid in stragglers.find(self._markers) if pid != self.record.pid and _group(pid) != group]
-        stragglers.signal_each(outside, signal.SIGTERM, lambda _: True)
-        stragglers.signal_group(group, signal.SIGCONT)  # a stopped process hears nothing
+        orphan_reaper.signal_group(group, signal.SIGTERM)
+        outside = [pid for pid in orphan_reaper.find(self._markers) if pid != self.record.pid and _group(pid) != group]
+        orphan_reaper.signal_each(outside, signal.SIGTERM, lambda _: True)
+        orphan_reaper.signal_group(group, signal.SIGCONT)  # a stopped process hears nothing
 
     def kill(self) -> None:
         """SIGKILL for the whole group."""
-        stragglers.signal_group(self.record.pgid, signal.SIGKILL)
+        orphan_reaper.signal_group(self.record.pgid, signal.SIGKILL)
 
     def others(self) -> list[int]:
         """Live processes of this job besides its leader."""
-        return [pid for pid in stragglers.find(self._markers, group=self.record.pgid) if pid != self.record.pid]
+        return [pid for pid in orphan_reaper.find(self._markers, group=self.record.pgid) if pid != self.record.pid]
 
     def end(self) -> int | None:
         """Kill whatever is left of it, reap it, and return its exit code. Safe to call twice.
@@ -204,7 +203,7 @@ class Process:
             return self.exit_code
         self._ended = True
         young = time.monotonic() - self._born < _SHORT
-        stragglers.kill_all(
+        orphan_reaper.kill_all(
             self._markers, group=self.record.pgid, born_after=self.record.pid if young else None, patience=2.0
         )
         try:
@@ -218,7 +217,7 @@ class Process:
             os.close(self._status)
         os.close(self.exit_fd)
         self._warden.forget(self.record.pgid)
-        files.clear(self._temporary)
+        untrusted_files.clear(self._temporary)
         return self.exit_code
 
 
@@ -243,8 +242,8 @@ def end_recorded(record: ProcessRecord) -> int:
 
     The group is only touched while its leader is the process that was recorded.
     """
-    group = record.pgid if record.start_time and stragglers.start_time(record.pid) == record.start_time else None
-    return stragglers.kill_all([os.fsencode(record.marker)], group=group)
+    group = record.pgid if record.start_time and orphan_reaper.start_time(record.pid) == record.start_time else None
+    return orphan_reaper.kill_all([os.fsencode(record.marker)], group=group)
 
 
 def end_attempt(task_id: str, attempt: int) -> int:
@@ -253,7 +252,7 @@ def end_attempt(task_id: str, attempt: int) -> int:
     A warm interpreter carries none: it is found as its worker's, and only what its jobs started is found here.
     """
     marker = f"{environment.MARKER}={environment.attempt_prefix(task_id, attempt)}"
-    return stragglers.kill_all([os.fsencode(marker)])
+    return orphan_reaper.kill_all([os.fsencode(marker)])
 
 
 def end_worker(worker_id: str) -> int:
@@ -262,7 +261,7 @@ def end_worker(worker_id: str) -> int:
     Returns how many processes were hit.
     """
     marker = f"{WORKER_MARKER}={worker_id}"
-    return stragglers.kill_all([os.fsencode(marker), stragglers.worker_tag(marker)])
+    return orphan_reaper.kill_all([os.fsencode(marker), orphan_reaper.worker_tag(marker)])
 
 
 def death_sentence(exit_code: int, *, what: str = "") -> str:
@@ -277,7 +276,7 @@ def death_sentence(exit_code: int, *, what: str = "") -> str:
 
 
 def _exit_descriptor(pid: int) -> int:
-    handle = stragglers.open_pidfd(pid)
+    handle = orphan_reaper.open_pidfd(pid)
     if handle is not None:
         return handle
     # An old kernel, or a container that forbids the call: a thread waits, without reaping, and closes a pipe.

@@ -10,13 +10,13 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
+from workers.runners.process_watch import Interruption, Watch
 from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
-from workers.runners.watch import Interruption, Watch
 
 TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
 

@@ -20,17 +20,17 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.output import Stream
-from coordination.domain.work import PythonCall, parse_work
-from coordination.errors import Refused
-from workers.runners import environment, usage
-from workers.runners.answer import result_of
+from coordination.base.errors import Refused
+from coordination.domain.jobs.output import Stream
+from coordination.domain.jobs.work import PythonCall, parse_work
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from workers.runners import environment, usage_file
 from workers.runners.base import Board, Control
 from workers.runners.interpreter import Answers, Interpreter, Key, Printed
 from workers.runners.pool import Pool
+from workers.runners.process_watch import Reading, Watch
 from workers.runners.program import can_be_entered, cannot_start, missing_folder, refused
-from workers.runners.watch import Reading, Watch
+from workers.runners.python_answer import result_of
 
 _STALE = "stale"
 
@@ -285,7 +285,7 @@ class _Talk:
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
             limits=control.limits_for(job.claim),
-            glance=usage.Following(job.scratch.costs, control.spent).look,
+            glance=usage_file.Following(job.scratch.costs, control.spent).look,
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.printed, Stream.OUT))
@@ -384,7 +384,7 @@ def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool
 
 
 def _with_usage(result: Result, job: _Job) -> Result:
-    spent, warnings = usage.read(job.scratch.costs)
+    spent, warnings = usage_file.read(job.scratch.costs)
     if not spent and not warnings:
         return result
-    return replace(result, usage=spent, log=usage.with_warnings(result.log or "", warnings))
+    return replace(result, usage=spent, log=usage_file.with_warnings(result.log or "", warnings))

@@ -8,15 +8,15 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 from workers.runners.agent import AgentRunner
 from workers.runners.base import Runner
 from workers.runners.chat.runner import ChatRunner
-from workers.runners.given import Providing
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
+from workers.runners.provider_environment import Providing
 from workers.runners.python_callable import PythonRunner
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 from workers.runners.shell import ShellRunner
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from coordination.domain.attempts import Claim, Result
-from coordination.domain.output import Stream
-from coordination.domain.work import Shell, parse_work
-from coordination.errors import Refused
-from workers.runners import environment, program, usage
+from coordination.base.errors import Refused
+from coordination.domain.jobs.output import Stream
+from coordination.domain.jobs.work import Shell, parse_work
+from coordination.domain.tasks.attempts import Claim, Result
+from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
 from workers.runners.process import Launcher
@@ -56,11 +56,11 @@ class ShellRunner:
                     feed=said,
                     show=partial(control.printed, Stream.ERR),
                     write=control.places(folder),
-                    glance=usage.Following(scratch.costs, control.spent).look,
+                    glance=usage_file.Following(scratch.costs, control.spent).look,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)
-            spent, warnings = usage.read(scratch.costs)
+            spent, warnings = usage_file.read(scratch.costs)
         said_last = last_line(ran.log, _ERROR_LIMIT)
         if ran.exit_code and not said_last:
             said_last = last_line(out.text(), _ERROR_LIMIT)  # test programs say on stdout what failed
@@ -72,6 +72,6 @@ class ShellRunner:
             output=without_line_break(out.text()),
             exit_code=ran.exit_code,
             error=sentence,
-            log=usage.with_warnings(ran.log, warnings),
+            log=usage_file.with_warnings(ran.log, warnings),
             usage=spent,
         )

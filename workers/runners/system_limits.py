@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from datetime import timedelta
 
-from coordination.domain.limits import Limits
+from coordination.domain.jobs.resource_limits import Limits
 
 _LAST_WORDS = 5  # seconds of processor time between the signal that can be handled and the one that cannot
 

@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE = 5.0
@@ -84,7 +84,7 @@ class Warden:
         """Start a process and tell it everything; called with the lock held."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            with stragglers.starting:
+            with orphan_reaper.starting:
                 process = subprocess.Popen(
                     # No site packages: it needs the standard library only, and is there in half the time.
                     [sys.executable, "-S", "-P", "-B", "-m", "workers.runners.warden", self._marker],
@@ -145,9 +145,9 @@ def main() -> None:
     groups = _listen()
     for group, started in groups.items():
         # A leader that is gone has left the number to its group; another process may have it only once that is empty.
-        if stragglers.start_time(group) in (started, None):
-            stragglers.signal_group(group, signal.SIGKILL)
-    stragglers.kill_all([marker, stragglers.worker_tag(sys.argv[1])], patience=_PATIENCE)
+        if orphan_reaper.start_time(group) in (started, None):
+            orphan_reaper.signal_group(group, signal.SIGKILL)
+    orphan_reaper.kill_all([marker, orphan_reaper.worker_tag(sys.argv[1])], patience=_PATIENCE)
 
 
 def _listen() -> dict[int, int]:

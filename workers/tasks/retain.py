@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from workers import lifecycle
+from workers.process import lifecycle
 
 
 @shared_task(name="coordination.retain", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -6,9 +6,10 @@ from typing import Any
 
 from celery import shared_task
 
-from workers import lifecycle, queues
-from workers.messages import read_doorbell
-from workers.signed_channel import refusals
+from workers.broker import queues
+from workers.broker.messages import read_doorbell
+from workers.broker.signed_channel import refusals
+from workers.process import lifecycle
 
 
 @shared_task(name="coordination.run", ignore_result=True)  # type: ignore[untyped-decorator]

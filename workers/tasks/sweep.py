@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from coordination.store.queries import supervisors
-from workers import lifecycle, queues
+from coordination.store.queries.fleet import supervisors
+from workers.broker import queues
+from workers.process import lifecycle
 from workers.tasks.tick import tick
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from celery import shared_task
 
-from coordination.ids import is_id
-from workers import lifecycle
+from coordination.base.ids import is_id
+from workers.process import lifecycle
 
 
 @shared_task(name="coordination.tick", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from coordination.domain.attempts import Claim
-from workers import files
-from workers.workspaces import history, stash
+from coordination.domain.tasks.attempts import Claim
+from workers.runners import untrusted_files
+from workers.workspaces import head_history, stash
 from workers.workspaces.git import LONG, Git, identity_of
-from workers.workspaces.history import History
-from workers.workspaces.lodging import has_company, is_lodging, names_of_records, place_of, take_away_others
-from workers.workspaces.nested import NotCollected, Place, beside, check_gitlinks
+from workers.workspaces.head_history import History
+from workers.workspaces.nested_repositories import NotCollected, Place, beside, check_gitlinks
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Snapshot, Worktree, message_of
+from workers.workspaces.worktree_folder import has_company, is_lodging, names_of_records, place_of, take_away_others
 
 _SHORT = 12
 _MOST_NAMED = 3
@@ -54,7 +54,7 @@ def before(place: Worktree) -> Before:
     refs = _refs(place.git)
     return Before(
         at=time.time(),
-        log=history.log_size(place.record),
+        log=head_history.log_size(place.record),
         stashes=frozenset(stash.entries(place.git, refs)),
         refs=refs,
         config=_shared(place.repository, "config"),
@@ -75,7 +75,7 @@ def collect(place: Worktree, was: Before, claim: Claim) -> Collected:
     remarks = _config_remarks(place, was)
     refs = _refs(place.git)
     _check_branch(place, refs)
-    past = history.read(place.record, was.log, place.start)
+    past = head_history.read(place.record, was.log, place.start)
     stood = _head(place)
     onto = None if _is_on_its_history(place, stood) else _last_related(place, past)
     snapshot = place.commit(message, onto=onto)
@@ -125,7 +125,7 @@ def _worktrees_beside(place: Worktree, was: Before, *, author: str) -> dict[Path
         path = place_of(record)
         if path is None or path.is_relative_to(place.lodging.path) or is_lodging(path) or not path.is_dir():
             continue
-        if history.begun_by(record) == author and (head := beside(nested_in, path)) is not None:
+        if head_history.begun_by(record) == author and (head := beside(nested_in, path)) is not None:
             found[path] = head
     return found
 
@@ -156,7 +156,7 @@ def _check_operation(place: Worktree) -> None:
         if (record / name).exists():
             raise NotCollected(_stopped(place, what, at), commit=at)
     try:
-        steps = [line for line in files.read(record / "sequencer" / "todo").splitlines() if line.strip()]
+        steps = [line for line in untrusted_files.read(record / "sequencer" / "todo").splitlines() if line.strip()]
     except OSError:
         return
     if len(steps) > 1:
@@ -330,7 +330,7 @@ def _config_remarks(place: Worktree, was: Before) -> list[str]:
 def _shared(repository: Repository, name: str) -> bytes:
     """A file that all worktrees of the repository share."""
     try:
-        return files.read(repository.common / name)
+        return untrusted_files.read(repository.common / name)
     except OSError:
         return b""
 

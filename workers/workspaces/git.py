@@ -17,15 +17,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from coordination.domain.attempts import Claim, Outcome
-from coordination.errors import Refused
-from workers import files
-from workers.runners import environment, usage
+from coordination.base.errors import Refused
+from coordination.domain.tasks.attempts import Claim, Outcome
+from workers.runners import environment, untrusted_files, usage_file
 from workers.runners.base import Control
 from workers.runners.output import last_line
 from workers.runners.process import Launcher
+from workers.runners.process_watch import Interruption
 from workers.runners.program import is_passing, run_program
-from workers.runners.watch import Interruption
 
 QUICK = timedelta(minutes=2)
 LONG = timedelta(minutes=30)
@@ -227,11 +226,11 @@ def git_of_attempt(launcher: Launcher, claim: Claim, control: Control) -> Iterat
         with environment.Scratch(control.scratch, claim) as scratch:
             if place is not None:
                 scratch.move_costs(place)
-            with usage.metered(scratch.costs, control) as glance:
+            with usage_file.metered(scratch.costs, control) as glance:
                 write = [] if place is None else [place]
                 yield Git(launcher, claim, control, "/", variables_of(claim, scratch), write=write, glance=glance)
     finally:
-        files.clear(place)
+        untrusted_files.clear(place)
 
 
 def identity_of(claim: Claim) -> dict[str, str]:

@@ -18,23 +18,22 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
-from coordination.clock import monotonic
-from coordination.domain.attempts import Claim, Outcome
-from coordination.domain.durations import show_duration
-from coordination.domain.events import EventType
-from coordination.domain.excerpts import excerpt
-from coordination.domain.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
-from coordination.errors import Refused
-from workers import files
-from workers.runners import environment, usage
+from coordination.base.clock import monotonic
+from coordination.base.durations import show_duration
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.jobs.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
+from coordination.domain.tasks.attempts import Claim, Outcome
+from coordination.domain.tasks.events import EventType
+from workers.attempt.surroundings import Lends
+from workers.runners import environment, untrusted_files, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, one_line
 from workers.runners.process import Launcher, death_sentence
 from workers.runners.program import run_program
-from workers.surroundings import Lends
-from workers.workspaces import warm
+from workers.workspaces import setup_cache
 from workers.workspaces.git import LONG, GitFailed, Interrupted, identity_of
-from workers.workspaces.warm import Warm, is_inside, make_parents
+from workers.workspaces.setup_cache import Warm, is_inside, make_parents
 from workers.workspaces.worktree import Worktree
 
 SETUP_LIMIT = timedelta(minutes=30)
@@ -136,7 +135,7 @@ class Preparing:
         brought = [self._copied(name) for name in what.copy]
         if what.setup is not None:
             share = [self._from_top(name) for name in what.share]
-            ready._warm = found = warm.take(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
+            ready._warm = found = setup_cache.take(self.root, self._digest(what.setup), self.control)  # noqa: SLF001
             if found.about is None:
                 entries = list(self._set_up(what.setup, brought, share))
                 found.fill(top, entries, share, self._copy)
@@ -174,9 +173,9 @@ class Preparing:
         make_parents(top, inside)
         try:
             if source.is_dir():
-                shutil.copytree(source, target, symlinks=True, copy_function=files.copy)
+                shutil.copytree(source, target, symlinks=True, copy_function=untrusted_files.copy)
             else:
-                files.copy(str(source), str(target))
+                untrusted_files.copy(str(source), str(target))
         except shutil.Error as error:
             first = error.args[0][0][2] if error.args and error.args[0] else error
             raise Refused(f"checkout.copy names {excerpt(name)}, which cannot be copied: {first}") from None
@@ -221,7 +220,7 @@ class Preparing:
         out = Capture(min(_KEPT, self.control.output_limit))
         with (
             environment.Scratch(self.control.scratch, self.claim) as scratch,
-            usage.metered(scratch.costs, self.control) as glance,
+            usage_file.metered(scratch.costs, self.control) as glance,
         ):
             ran = run_program(
                 self.launcher,
@@ -307,7 +306,9 @@ class Preparing:
         ours = self.place.record / _EXCLUDES
         lines = [f"/{name.translate(_SPECIAL)}" for name in strange if "\n" not in name]
         text = "\n".join([*self._persons_excludes(), *lines, ""])
-        files.write_new(ours, text.encode("utf-8", errors="surrogateescape"))  # a job may have left a link there
+        untrusted_files.write_new(
+            ours, text.encode("utf-8", errors="surrogateescape")
+        )  # a job may have left a link there
         number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
         config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(ours)}
         mine = {"GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ours), "GIT_CONFIG_COUNT": "1"}
@@ -328,7 +329,7 @@ class Preparing:
         if scope in _OF_REPOSITORY and not any(path.is_relative_to(place) for place in within):
             return []
         try:
-            return files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
+            return untrusted_files.read(path).decode("utf-8", errors="surrogateescape").splitlines()
         except OSError:
             return []
 
@@ -349,5 +350,5 @@ def _is_file(path: Path) -> bool:
 
 
 def _hash(path: Path) -> str:
-    with files.opened(path) as file:
+    with untrusted_files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,13 +9,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from coordination.domain.attempts import Claim
-from coordination.domain.excerpts import excerpt
-from coordination.domain.workspaces import Workspace, run_branch, task_branch
-from coordination.errors import Refused
-from workers import files
-from workers.runners.confine import repository_of as repository_folder
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.jobs.checkouts import Workspace, run_branch, task_branch
+from coordination.domain.tasks.attempts import Claim
+from workers.runners import untrusted_files
 from workers.runners.program import can_be_entered, folder_problem
+from workers.runners.sandbox_exec import repository_of as repository_folder
 from workers.workspaces.git import Git, GitFailed
 
 _STALE = 60.0  # seconds after which nobody holds a lock on a branch any more: git needs milliseconds
@@ -113,7 +113,7 @@ class Repository:
         path = self.common / f"{ref}.lock"
         with contextlib.suppress(OSError):
             if time.time() - path.lstat().st_mtime > _STALE:
-                files.unlink(path)
+                untrusted_files.unlink(path)
 
 
 def repository_of(git: Git, claim: Claim) -> Repository:

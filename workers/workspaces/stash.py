@@ -8,13 +8,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers import files
+from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces.git import LONG, Git, GitFailed
-from workers.workspaces.turns import records_turn
+from workers.workspaces.merge_lock import records_turn
 
 if TYPE_CHECKING:
-    from workers.workspaces.history import History
+    from workers.workspaces.head_history import History
     from workers.workspaces.worktree import Worktree
 
 REF = "refs/stash"
@@ -52,7 +52,7 @@ def is_from(place: Worktree, commit: str, past: History, *, author: str, alone: 
 def autostash(record: Path) -> list[str]:
     """What a merge that stopped has put aside."""
     try:
-        return files.read(record / "MERGE_AUTOSTASH").decode("ascii").split()
+        return untrusted_files.read(record / "MERGE_AUTOSTASH").decode("ascii").split()
     except (OSError, ValueError):
         return []
 
@@ -71,7 +71,7 @@ def as_change(place: Worktree, commit: str) -> str:
             own("update-index", "-z", "--index-info", stdin=untracked, limit=LONG)
             tree = own("write-tree").text
         finally:
-            files.unlink(index)
+            untrusted_files.unlink(index)
     return git("commit-tree", tree, "-p", parents[0], "-m", "stash").text
 
 

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from coordination.domain.attempts import Claim
-from coordination.domain.durations import show_duration
-from coordination.domain.workspaces import run_slug, slug
-from coordination.errors import Refused
-from workers import files
+from coordination.base.durations import show_duration
+from coordination.base.errors import Refused
+from coordination.domain.jobs.checkouts import run_slug, slug
+from coordination.domain.tasks.attempts import Claim
+from workers.runners import untrusted_files
 from workers.runners.base import Control
-from workers.workspaces import lodging, nested
+from workers.workspaces import nested_repositories, worktree_folder
 from workers.workspaces.git import LONG, Git, GitFailed, TookTooLong, identity_of
-from workers.workspaces.lodging import Lodging
-from workers.workspaces.merging import Conflict, Resolving, trial
-from workers.workspaces.nested import NotCollected
+from workers.workspaces.merge_conflicts import Conflict, Resolving, trial
+from workers.workspaces.merge_lock import records_turn
+from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.repository import Repository
-from workers.workspaces.turns import records_turn
+from workers.workspaces.worktree_folder import Lodging
 
 LODGING = "lodging"
 """Where a task carries the name of the folder in which its last attempt was."""
@@ -98,7 +98,7 @@ class Worktree:
 
     def go_on_merging(self, commit: str) -> None:
         """Its next commit has *commit* as a parent too."""
-        files.write_new(self.record / "MERGE_HEAD", f"{commit}\n".encode())
+        untrusted_files.write_new(self.record / "MERGE_HEAD", f"{commit}\n".encode())
 
     def commit(self, message: str, *, onto: str | None = None, checked: bool = True) -> Snapshot:
         """Commit all that was changed, as one who has no hooks, on top of HEAD, or of *onto*.
@@ -107,7 +107,7 @@ class Worktree:
         only when *checked*).
         """
         for lock in self.record.glob("*.lock"):  # whoever held it has been ended with the job
-            files.unlink(lock)
+            untrusted_files.unlink(lock)
         self._look_at_all_files(onto or "HEAD")
         status = self._status()
         if left := self.resolving.left(self.git, self.lodging.path, self.record, self._unmerged(status)):
@@ -115,9 +115,12 @@ class Worktree:
         head = onto or next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
             raise GitFailed("the worktree is on a branch without commits")
-        place, merging = nested.Place(self.git, self.lodging.path, self.repository.common), self._merge_heads()
+        place, merging = (
+            nested_repositories.Place(self.git, self.lodging.path, self.repository.common),
+            self._merge_heads(),
+        )
         changed = merging or onto or any(not word.startswith("#") for word in status)
-        with nested.as_files(place, checked=checked) as inside:
+        with nested_repositories.as_files(place, checked=checked) as inside:
             if changed or inside.found:
                 self._add_all()
         tree = before = self.git("rev-parse", f"{head}^{{tree}}").text
@@ -131,7 +134,7 @@ class Worktree:
     def settle(self) -> None:
         """End what was begun and is committed now, such as a merge."""
         for name in _UNFINISHED:
-            files.unlink(self.record / name)
+            untrusted_files.unlink(self.record / name)
 
     def snapshot(self, message: str) -> str:
         """A commit of all that is in its folder, conflicts as they are, to take from; nothing of it is checked out."""
@@ -142,7 +145,7 @@ class Worktree:
             apart("add", "--all", limit=LONG)
             return apart("commit-tree", apart("write-tree").text, "-p", self.start, "-m", message).text
         finally:
-            files.unlink(index)
+            untrusted_files.unlink(index)
 
     def detach(self, commit: str) -> None:
         """Stand at the *commit* that was just made, on no branch: what a gate commits is nobody's."""
@@ -157,7 +160,7 @@ class Worktree:
         if is_gone(self.repository.common):
             return f"its repository {self.repository.common} is gone: bring it back, then retry the task"
         if is_gone(self.lodging.path):
-            now = lodging.place_of(self.record)
+            now = worktree_folder.place_of(self.record)
             went = f"was moved to {now}" if now not in (None, self.lodging.path) else "is gone"
             return f"its worktree {self.lodging.path} {went}: a job must leave its folder where it is"
         if is_gone(self.record / "HEAD"):
@@ -201,7 +204,7 @@ class Worktree:
             except GitFailed as failed:
                 if failed.transient:
                     raise
-                files.unlink(self.record / "index")
+                untrusted_files.unlink(self.record / "index")
         if not (self.record / "index").exists():
             self.git("read-tree", head, limit=LONG)
             return
@@ -242,7 +245,7 @@ class Worktree:
 
     def _merge_heads(self) -> list[str]:
         try:
-            return files.read(self.record / "MERGE_HEAD").decode("ascii").split()
+            return untrusted_files.read(self.record / "MERGE_HEAD").decode("ascii").split()
         except (OSError, ValueError):
             return []
 
@@ -265,7 +268,7 @@ def is_gone(path: Path) -> bool:
 
 
 def _record_of(place: Lodging) -> Path:
-    found = lodging.record_of(place.path, place.common)
+    found = worktree_folder.record_of(place.path, place.common)
     if found is None:
         raise GitFailed("git made a worktree without a record of it")
     return found
@@ -285,8 +288,8 @@ def _lodging(root: Path, claim: Claim, repository: Repository) -> Lodging:
     ours = before.startswith(f"{slug(claim.key)}.") and "/" not in before
     if ours and not (root / run / before).exists():
         with contextlib.suppress(BlockingIOError):  # somebody is still there
-            return lodging.take(root, run, before, common=repository.common, owner=owner)
-    return lodging.take(root, run, name, common=repository.common, owner=owner)
+            return worktree_folder.take(root, run, before, common=repository.common, owner=owner)
+    return worktree_folder.take(root, run, name, common=repository.common, owner=owner)
 
 
 def make(repository: Repository, root: Path, claim: Claim, start: str, control: Control) -> Worktree:

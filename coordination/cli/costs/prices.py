@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.options import AsJson, OfProject, connected, print_json
-from coordination.domain.excerpts import many
 
 
 def reprice(
@@ -27,8 +27,8 @@ def reprice(
     as_json: AsJson = False,
 ) -> None:
     """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.money import show_usd
 
     with connected() as co:
         done = co.costs.reprice(project=project, since=since, zero=zero, computed=computed, dry_run=dry_run)

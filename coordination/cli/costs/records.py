@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, connected, print_json
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
-    from coordination.domain.costs import CostRecord
+    from coordination.domain.money.costs import CostRecord
 
 
 class Shape(StrEnum):
@@ -32,7 +32,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The latest records."""
-    from coordination.store.queries import costs
+    from coordination.store.queries.money import costs
 
     with connected() as co:
         project_id = co.project(project).id if project else None
@@ -47,8 +47,8 @@ def list_(
 
 def record_table(records: Sequence[CostRecord]) -> None:
     """Cost records for people."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.money import show_usd
 
     show(
         ["time", "model", "agent", "account", "tokens in", "out", "cost", "price", "session", "id"],
@@ -74,7 +74,7 @@ def record_table(records: Sequence[CostRecord]) -> None:
 
 def _whose_price(record: CostRecord) -> str:
     """Who says what it cost: the one who made the call, or which prices of ours."""
-    from coordination.domain.pricing import PRICED_BY
+    from coordination.domain.money.pricing import PRICED_BY
 
     by = str(record.extra.get(PRICED_BY) or ("" if record.cost_usd is None else "as told"))
     return f"corrects {record.corrects} by {by}" if record.corrects is not None else by
@@ -82,7 +82,7 @@ def _whose_price(record: CostRecord) -> str:
 
 def _amounts(record: CostRecord) -> str:
     """All amounts with which its job has reported the call, where they are several."""
-    from coordination.domain.pricing import AMOUNTS
+    from coordination.domain.money.pricing import AMOUNTS
 
     found = record.extra.get(AMOUNTS)
     return f"reported as {', '.join(f'${one}' for one in found)}" if isinstance(found, list) else ""
@@ -98,7 +98,7 @@ def import_(
 
     So does an id that stands for another amount. A last line that its writer has not finished is left out, and said.
     """
-    from coordination.store.reports.spending import ZeroCost
+    from coordination.store.reports.money.spending import ZeroCost
 
     with connected() as co:
         done = co.costs.import_file(file, project=project)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.wording import many
 from coordination.cli.costs.records import say_free
 from coordination.cli.options import AsJson, OfProject, connected, print_json
-from coordination.domain.excerpts import many
 
 if TYPE_CHECKING:
-    from coordination.flows.check_costs import Checked
+    from coordination.flows.money.check_costs import Checked
 
 
 class By(StrEnum):
@@ -43,8 +43,8 @@ def summary(
     as_json: AsJson = False,
 ) -> None:
     """The ledger added up, in the days and months of the workspace's time zone."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.money import show_usd
     from coordination.user_times import said
 
     with connected() as co:
@@ -93,9 +93,9 @@ def summary(
 
 def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
     """What was spent today and this month, how fast money goes, and where the month will end."""
+    from coordination.base.money import show_usd
     from coordination.cli.tables import fields
-    from coordination.domain.forecasts import CONFIDENCE, LEAST
-    from coordination.money import show_usd
+    from coordination.domain.forecast.forecasts import CONFIDENCE, LEAST
 
     with connected() as co:
         found = co.costs.forecast(project=project)
@@ -148,8 +148,8 @@ def check(
 
 
 def _say(found: Checked) -> None:
+    from coordination.base.money import show_usd
     from coordination.cli.tables import show
-    from coordination.money import show_usd
 
     rows = [
         (cell.dimension, cell.key or "(none)", cell.grain, cell.starts, missing.calls, show_usd(missing.cost_usd))

@@ -9,7 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from coordination.domain.excerpts import excerpt
+from coordination.base.errors import NotFound
+from coordination.base.wording import excerpt
 from coordination.domain.issues.readiness import Board, Hold
 from coordination.domain.issues.record import (
     BLOCKS,
@@ -22,7 +23,6 @@ from coordination.domain.issues.record import (
     one_line,
 )
 from coordination.domain.issues.rules import ANY_CHILDREN, RuleSet
-from coordination.errors import NotFound
 
 _AFFECTS = frozenset({BLOCKS, CONDITIONAL_BLOCKS, WAITS_FOR, PARENT_CHILD})
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from coordination.domain import templates
+from coordination.base.errors import Refused
 from coordination.domain.issues.order import LeftOut, no_work, work_order
 from coordination.domain.issues.readiness import Board, in_order
 from coordination.domain.issues.record import Issue, one_line
 from coordination.domain.issues.rules import RuleSet
-from coordination.domain.plans import MAX_KEY, MAX_TITLE, Plan, Task
-from coordination.errors import Refused
+from coordination.domain.jobs import templates
+from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE, Plan, Task
 
 ISSUE_ID = "COORD_ISSUE_ID"
 ISSUE_TITLE = "COORD_ISSUE_TITLE"

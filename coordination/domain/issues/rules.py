@@ -28,9 +28,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordination.domain.excerpts import excerpt
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
 from coordination.domain.issues.record import CONDITIONAL_BLOCKS, Issue
-from coordination.errors import Refused
 
 TOMBSTONE = "tombstone"
 ANY_CHILDREN = "any-children"

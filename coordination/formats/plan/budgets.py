@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.budgets import WARN_AT, Action
-from coordination.domain.caps import KEYS, MAX_TOKENS, caps_of
-from coordination.domain.plans import BudgetCap
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.money.budgets import WARN_AT, Action
+from coordination.domain.money.caps import KEYS, MAX_TOKENS, caps_of
+from coordination.domain.plans.plans import BudgetCap
 from coordination.formats.plan.fields import Fields
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from coordination.domain.excerpts import excerpt
-from coordination.domain.json_values import MAX_DEPTH
-from coordination.errors import PlanError
+from coordination.base.errors import PlanError
+from coordination.base.json_values import MAX_DEPTH
+from coordination.base.wording import excerpt
 from coordination.formats.plan.scalars import Unquoted, plain_value
 
 MAX_BYTES = 10_000_000

@@ -7,9 +7,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.durations import write_duration
-from coordination.domain.estimates import STATED_KEYS, parse_stated
-from coordination.errors import Refused
+from coordination.base.durations import write_duration
+from coordination.base.errors import Refused
+from coordination.domain.money.estimates import STATED_KEYS, parse_stated
 from coordination.formats.plan.fields import Fields
 
 

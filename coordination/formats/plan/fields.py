@@ -9,14 +9,14 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from coordination.domain.durations import parse_duration
-from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.json_values import json_problem
-from coordination.domain.sizes import parse_size
-from coordination.errors import PlanError, Refused, inside
+from coordination.base.durations import parse_duration
+from coordination.base.errors import PlanError, Refused, inside
+from coordination.base.json_values import json_problem
+from coordination.base.money import usd
+from coordination.base.sizes import parse_size
+from coordination.base.wording import did_you_mean, excerpt
 from coordination.formats.plan.document import Document
 from coordination.formats.plan.scalars import Unquoted
-from coordination.money import usd
 
 MOMENT_PATTERN = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"

@@ -7,21 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.chat import OURS, SETTINGS, TOOL_KEYS, ChatCall
-from coordination.domain.excerpts import did_you_mean, excerpt
-from coordination.domain.limits import NO_LIMITS, Limits
-from coordination.domain.plans import (
-    Backoff,
-    Concurrency,
-    Defaults,
-    Dependency,
-    Plan,
-    ProjectRef,
-    Task,
-)
-from coordination.domain.tasks import DependencyKind, OnDependencyFailure
-from coordination.domain.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.jobs.chat import OURS, SETTINGS, TOOL_KEYS, ChatCall
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
+from coordination.domain.jobs.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
+from coordination.domain.plans.plans import Backoff, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan.budgets import read_budget
 from coordination.formats.plan.document import Document, read_document
 from coordination.formats.plan.estimates import read_estimate

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain import chat, durations, estimates, preparation, sizes, work, workspaces
-from coordination.domain.artifacts import MOST_PATTERNS
-from coordination.domain.caps import CAPS, KEYS
-from coordination.domain.effects import CHANGES
-from coordination.domain.expansion import MOST_VARIANTS
-from coordination.domain.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
-from coordination.domain.limits import FEWEST_FILES
-from coordination.domain.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
-from coordination.domain.task_limits import MOST_STARTS
-from coordination.domain.tasks import DependencyKind, OnDependencyFailure
+from coordination.base import durations, sizes
+from coordination.domain.jobs import chat, checkouts, preparation, work
+from coordination.domain.jobs.artifacts import MOST_PATTERNS
+from coordination.domain.jobs.changed_files import CHANGES
+from coordination.domain.jobs.resource_limits import FEWEST_FILES
+from coordination.domain.money import estimates
+from coordination.domain.money.caps import CAPS, KEYS
+from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
+from coordination.domain.plans.plan_expansion import MOST_VARIANTS
+from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE
+from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import reader
 from coordination.formats.plan.budgets import budget_schema
 from coordination.formats.plan.fields import MOMENT_PATTERN
@@ -193,11 +195,11 @@ def _chat() -> _Schema:
 
 def _checkout() -> _Schema:
     """Where a task works."""
-    merge = _object(workspaces.MERGE_KEYS, required=workspaces.MERGE_KEYS, commit=_SOME_TEXT, task=_SOME_TEXT)
+    merge = _object(checkouts.MERGE_KEYS, required=checkouts.MERGE_KEYS, commit=_SOME_TEXT, task=_SOME_TEXT)
     worktree = _object(
-        workspaces.CHECKOUT_KEYS,
+        checkouts.CHECKOUT_KEYS,
         required=("kind",),
-        kind={"enum": list(workspaces.CheckoutKind)},
+        kind={"enum": list(checkouts.CheckoutKind)},
         base={**_TEXT, "description": "Where the run's branch begins: a branch, tag or commit. Default: HEAD."},
         keep_failed={**_DURATION, "description": "How long the worktree of a failed attempt is kept."},
         merge={**_optional(merge), "description": "A change that begins half merged; made by the merge queue."},
@@ -213,7 +215,7 @@ def _checkout() -> _Schema:
         },
         database=_optional(_object(preparation.DATABASE_KEYS, required=("clone",), clone=_SOME_TEXT, variable=_TEXT)),
     )
-    return {"anyOf": [{"enum": [*workspaces.CheckoutKind, None]}, worktree]}
+    return {"anyOf": [{"enum": [*checkouts.CheckoutKind, None]}, worktree]}
 
 
 def _paths(description: str) -> _Schema:
@@ -223,8 +225,8 @@ def _paths(description: str) -> _Schema:
 
 def _gates() -> _Schema:
     """What must pass before a task counts as completed."""
-    gate = _object(workspaces.GATE_KEYS, required=("run",), run=_SOME_TEXT, timeout=_DURATION, name=_NAME)
-    several = {"type": "array", "maxItems": workspaces.MAX_GATES, "items": {"anyOf": [_SOME_TEXT, gate]}}
+    gate = _object(checkouts.GATE_KEYS, required=("run",), run=_SOME_TEXT, timeout=_DURATION, name=_NAME)
+    several = {"type": "array", "maxItems": checkouts.MAX_GATES, "items": {"anyOf": [_SOME_TEXT, gate]}}
     return {"anyOf": [_SOME_TEXT, several, {"type": "null"}], "description": "Commands that must succeed."}
 
 

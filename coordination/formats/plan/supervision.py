@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain.expansion import ANSWERER, MOST_VARIANTS, check_supervisor, supervision_of
-from coordination.domain.plans import Supervision
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.plans.plan_expansion import ANSWERER, MOST_VARIANTS, check_supervisor, supervision_of
+from coordination.domain.plans.plans import Supervision
 from coordination.formats.plan.fields import Fields
 
 SUPERVISION_KEYS = ("assess", "analyze")

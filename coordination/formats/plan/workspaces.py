@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from coordination.domain.plans import BOTH_NAMES, ONE_NAME
-from coordination.domain.preparation import DATABASE_KEYS
-from coordination.domain.workspaces import (
+from coordination.base.errors import Refused
+from coordination.domain.jobs.checkouts import (
     CHECKOUT_KEYS,
     GATE_KEYS,
     GATE_TIMEOUT,
@@ -17,7 +16,8 @@ from coordination.domain.workspaces import (
     parse_checkout,
     parse_gates,
 )
-from coordination.errors import Refused
+from coordination.domain.jobs.preparation import DATABASE_KEYS
+from coordination.domain.plans.plans import BOTH_NAMES, ONE_NAME
 from coordination.formats.plan.fields import Fields
 
 _T = TypeVar("_T")

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from coordination.domain.durations import write_duration
-from coordination.domain.expansion import ANSWERER, check_supervisor
-from coordination.domain.limits import Limits
-from coordination.domain.plans import Backoff, Dependency, Plan, Task
-from coordination.domain.sizes import write_size
-from coordination.domain.work import parse_work
-from coordination.domain.workspaces import parse_checkout, parse_gates
+from coordination.base.durations import write_duration
+from coordination.base.sizes import write_size
+from coordination.domain.jobs.checkouts import parse_checkout, parse_gates
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.jobs.work import parse_work
+from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor
+from coordination.domain.plans.plans import Backoff, Dependency, Plan, Task
 from coordination.formats.plan.budgets import write_budget
 from coordination.formats.plan.estimates import write_estimate
 from coordination.formats.plan.reader import VERSION

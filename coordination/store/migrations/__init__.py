@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event, text
 
-from coordination.errors import DatabaseUnavailable, SchemaMismatch
+from coordination.base.errors import DatabaseUnavailable, SchemaMismatch
 from coordination.store.compatibility import note_works_with
 from coordination.store.engine import Store, open_store
 

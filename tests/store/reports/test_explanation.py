@@ -6,16 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from coordination.domain.explanations import Blocker, TaskExplanation
-from coordination.domain.plans import Concurrency, Plan, Task
-from coordination.flows.claim_tasks import claim_tasks
-from coordination.flows.hold_project import hold_project
-from coordination.flows.rescue_worker import rescue_worker
-from coordination.flows.submit_plan import Origin, Submitted, submit_plan
-from coordination.ids import new_id
+from coordination.base.ids import new_id
+from coordination.domain.plans.plans import Concurrency, Plan, Task
+from coordination.domain.tasks.explanations import Blocker, TaskExplanation
+from coordination.flows.fleet.rescue_worker import rescue_worker
+from coordination.flows.plans.submit_plan import Origin, Submitted, submit_plan
+from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.store.engine import Store
-from coordination.store.queries import fleet, projects, tasks
-from coordination.store.reports.explanation import explain_task
+from coordination.store.queries.fleet import workers
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import tasks
+from coordination.store.reports.tasks.explanation import explain_task
 
 LIVE = timedelta(seconds=30)
 
@@ -33,7 +35,7 @@ def submitted(store: Store, ws: str, plan: Plan) -> Submitted:
 def a_worker(store: Store, slots: int = 4) -> str:
     worker = new_id()
     row = {"id": worker, "name": "w", "host": "h", "boot_id": "b", "pid": 1, "slots": slots, "version": "0"}
-    store.transact(lambda tx: fleet.register(tx, row))
+    store.transact(lambda tx: workers.register(tx, row))
     return worker
 
 

@@ -6,12 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.supervision import StatusThresholds
-from coordination.flows import tick_supervisor
-from coordination.store.queries import supervisors
-from coordination.store.reports import overview, supervision
-from coordination.store.reports.explanation import explain_task
-from coordination.store.reports.overview import ProjectLine
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.flows.fleet import tick_supervisor
+from coordination.store.queries.fleet import supervisors
+from coordination.store.reports.fleet import supervision
+from coordination.store.reports.projects import overview
+from coordination.store.reports.projects.overview import ProjectLine
+from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.world import World
 
 LIVE = timedelta(hours=1)

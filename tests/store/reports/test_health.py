@@ -8,16 +8,16 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.clock import utc_now
-from coordination.domain.health import Finding, some
-from coordination.domain.plans import Concurrency
-from coordination.domain.supervision import StatusThresholds
-from coordination.domain.tasks import OnDependencyFailure, TaskState
-from coordination.flows.force_tasks import force_task
-from coordination.flows.hold_project import hold_project
-from coordination.store.queries import fleet, supervisors
-from coordination.store.reports import health
-from coordination.store.reports.health import Patience
+from coordination.base.clock import utc_now
+from coordination.domain.fleet.health import Finding, some
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.domain.plans.plans import Concurrency
+from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.store.queries.fleet import supervisors, workers
+from coordination.store.reports.fleet import health
+from coordination.store.reports.fleet.health import Patience
 from tests.support.world import World
 
 PATIENCE = Patience(stuck=timedelta(seconds=60), lease=timedelta(seconds=30), late=timedelta(seconds=15))
@@ -161,7 +161,7 @@ def worker_is_silent(world: World) -> None:
 
 def clock_is_wrong(world: World) -> None:
     with world.store.write() as tx:
-        assert fleet.beat(tx, world.worker, clock=utc_now() - timedelta(hours=1))
+        assert workers.beat(tx, world.worker, clock=utc_now() - timedelta(hours=1))
 
 
 def nobody_is_there(world: World) -> None:
@@ -245,9 +245,9 @@ def test_of_one_machine_the_clock_that_is_furthest_off_is_told_once(busy: World)
     for number, ahead in enumerate([3, 90, -20]):
         other = busy.register(f"{number:08x}{busy.worker[8:]}")
         with busy.store.write() as tx:
-            assert fleet.beat(tx, other, clock=utc_now() + timedelta(seconds=ahead))
+            assert workers.beat(tx, other, clock=utc_now() + timedelta(seconds=ahead))
     with busy.store.write() as tx:
-        assert fleet.beat(tx, busy.worker, clock=utc_now())
+        assert workers.beat(tx, busy.worker, clock=utc_now())
 
     (finding,) = found(busy)
 

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.supervision import StatusThresholds
-from coordination.domain.tasks import FORCIBLE
-from coordination.flows.force_tasks import force_task
-from coordination.store.queries import fleet
-from coordination.store.reports import health
+from coordination.domain.fleet.supervisor_status import StatusThresholds
+from coordination.domain.tasks.tasks import FORCIBLE
+from coordination.flows.tasks.force_tasks import force_task
+from coordination.store.queries.fleet import workers
+from coordination.store.reports.fleet import health
 from tests.store.test_query_plans import piled, read_whole, recorded  # noqa: F401 - piled is a fixture
 from tests.support.world import World
 
@@ -26,7 +26,7 @@ def look(world: World) -> None:
         list(health.nobody_works(tx, world.workspace, patience=AT_ONCE, messages=0))
         list(health.of_work(tx, world.workspace, patience=AT_ONCE, thresholds=StatusThresholds()))
         health.ended_attempts(tx, world.workspace, [(world.ids["t2"], 1)], patience=timedelta(0))
-        fleet.unheard(tx, after=timedelta(0))
+        workers.unheard(tx, after=timedelta(0))
 
 
 def force(world: World) -> None:

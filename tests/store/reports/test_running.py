@@ -6,11 +6,11 @@ from decimal import Decimal
 
 from sqlalchemy import insert, update
 
-from coordination.domain.events import EventType
-from coordination.store.queries import events
-from coordination.store.reports.running import RunningTask, running
-from coordination.store.tables.attempts import attempts
-from coordination.store.tables.output import output_chunks
+from coordination.domain.tasks.events import EventType
+from coordination.store.queries.tasks import events
+from coordination.store.reports.tasks.running import RunningTask, running
+from coordination.store.tables.jobs.output import output_chunks
+from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_after
 from tests.support.world import World
 

@@ -7,13 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.clock import utc_now
-from coordination.domain.attempts import Outcome
-from coordination.domain.plans import Backoff
-from coordination.domain.tasks import BlockReason
-from coordination.flows.hold_project import hold_project
-from coordination.store.queries import fleet
-from coordination.store.reports.standstill import Hold, holds_of_run, next_start
+from coordination.base.clock import utc_now
+from coordination.domain.plans.plans import Backoff
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.flows.projects.pause_project import hold_project
+from coordination.store.queries.fleet import workers
+from coordination.store.reports.tasks.standstill import Hold, holds_of_run, next_start
 from tests.support.world import World
 
 
@@ -44,7 +44,7 @@ def put_on_hold(world: World) -> None:
 
 def stop_the_worker(world: World) -> None:
     with world.store.write() as tx:
-        fleet.stop(tx, world.worker)
+        workers.stop(tx, world.worker)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from coordination.store.reports import health
-from coordination.store.reports.explanation import explain_task
-from coordination.store.tables.fleet import workers
+from coordination.store.reports.fleet import health
+from coordination.store.reports.tasks.explanation import explain_task
+from coordination.store.tables.fleet.workers import workers
 from tests.support.world import World
 
 LIVE = timedelta(minutes=1)

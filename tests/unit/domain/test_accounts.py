@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.accounts import (
+from coordination.base.errors import Refused
+from coordination.domain.agents.agents import Profile
+from coordination.domain.jobs.accounts import (
     LONGEST_VALUE,
     check_account,
     check_secret,
@@ -12,10 +14,8 @@ from coordination.domain.accounts import (
     check_variable,
     fits,
 )
-from coordination.domain.agents import Profile
-from coordination.domain.expansion import varied
-from coordination.domain.work import AgentCall, parse_work
-from coordination.errors import Refused
+from coordination.domain.jobs.work import AgentCall, parse_work
+from coordination.domain.plans.plan_expansion import varied
 from tests.support.refusals import refuses
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.agents import Choice, Profile, checked, choice_of, profile_of
-from coordination.domain.chat import ChatCall
-from coordination.domain.work import AgentCall
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.agents.agents import Choice, Profile, checked, choice_of, profile_of
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.work import AgentCall
 from tests.support.refusals import refuses
 
 WHOLE = Profile(

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain import attempt_tokens
-from coordination.domain.attempt_tokens import (
+from coordination.base.errors import Refused
+from coordination.base.ids import new_id
+from coordination.domain.access import attempt_tokens
+from coordination.domain.access.attempt_tokens import (
     LONGEST,
     AttemptClaims,
     Scope,
@@ -21,9 +23,7 @@ from coordination.domain.attempt_tokens import (
     issue,
     verify,
 )
-from coordination.errors import Refused
-from coordination.ids import new_id
-from coordination.store.volatile.signatures import Signatures
+from coordination.store.redis.signatures import Signatures
 from tests.support.refusals import refuses
 
 KEY = derive_key(b"k" * 32)

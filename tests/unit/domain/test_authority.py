@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.authority import AUTHORITY, Rights, lend, rights_of, runs_commands
-from coordination.domain.limits import Limits
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.access.authority import AUTHORITY, Rights, lend, rights_of, runs_commands
+from coordination.domain.jobs.resource_limits import Limits
 from tests.support.refusals import refuses
 
 HOUR = timedelta(hours=1)

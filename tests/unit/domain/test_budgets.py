@@ -8,7 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from coordination.domain.budgets import (
+from coordination.domain.money.budget_status import Standing
+from coordination.domain.money.budgets import (
     NOTHING,
     Action,
     Amount,
@@ -24,7 +25,6 @@ from coordination.domain.budgets import (
     short,
     starts_of,
 )
-from coordination.domain.standings import Standing
 
 BERLIN, SAMOA = ZoneInfo("Europe/Berlin"), ZoneInfo("Pacific/Pago_Pago")
 CAP = Budget("b", Scope.RUN, "r", usd=Decimal("1.00"), tokens=1_000, unpriced_calls=0, max_starts=10)

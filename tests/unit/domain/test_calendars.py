@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
 
-from coordination.domain.calendars import begins, checked, day_of, month_of
-from coordination.errors import Refused
+from coordination.base.calendars import begins, checked, day_of, month_of
+from coordination.base.errors import Refused
 
 
 @pytest.mark.parametrize(

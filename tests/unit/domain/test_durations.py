@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.durations import LONGEST, parse_duration, show_duration, write_duration
-from coordination.errors import Refused
+from coordination.base.durations import LONGEST, parse_duration, show_duration, write_duration
+from coordination.base.errors import Refused
 from tests.support.refusals import refuses
 
 

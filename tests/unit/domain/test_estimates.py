@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.costs import CostRecord
-from coordination.domain.estimates import (
+from coordination.base.errors import Refused
+from coordination.domain.jobs.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.estimates import (
     ENOUGH,
     KEPT,
     SHORT,
@@ -26,9 +27,8 @@ from coordination.domain.estimates import (
     read_samples,
     sample_of,
 )
-from coordination.domain.pricing import Price, Quote, Rate, Unknown
-from coordination.domain.work import AgentCall, ChatCall, PythonCall, Shell
-from coordination.errors import Refused
+from coordination.domain.money.pricing import Price, Quote, Rate, Unknown
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.refusals import refuses
 
 CLAUDE = AgentCall("claude", "Mend it", model="claude-haiku-4-5").to_json()

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain import graph
-from coordination.domain.expansion import check_supervisor, expanded, supervision_of, varied
-from coordination.domain.judgements import read_analysis, read_answer, read_assessment
-from coordination.domain.plans import Plan, Supervision, Task
-from coordination.errors import PlanError, Refused
+from coordination.base.errors import PlanError, Refused
+from coordination.domain.agents.review_answers import read_analysis, read_answer, read_assessment
+from coordination.domain.plans import graph
+from coordination.domain.plans.plan_expansion import check_supervisor, expanded, supervision_of, varied
+from coordination.domain.plans.plans import Plan, Supervision, Task
 from tests.support.refusals import refuses
 
 AGENT = {"agent": "claude", "prompt": "Mend {{ needs.find.output }}", "args": ["--fast"], "secrets": ["KEY"]}

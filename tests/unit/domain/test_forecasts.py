@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.forecasts import WINDOW, Method, burn, forecast
+from coordination.domain.forecast.forecasts import WINDOW, Method, burn, forecast
 
 AMOUNTS = st.decimals(min_value=0, max_value=10**12, places=12)
 ANY = st.decimals(min_value=-(10**12), max_value=10**12, places=30)

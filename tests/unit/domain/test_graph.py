@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain import graph
-from coordination.domain.limits import Limits
-from coordination.domain.plans import (
+from coordination.base.errors import PlanError
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.plans import graph
+from coordination.domain.plans.plans import (
     MAX_KEY,
     MAX_TASKS,
     Backoff,
@@ -22,8 +23,7 @@ from coordination.domain.plans import (
     Plan,
     Task,
 )
-from coordination.domain.tasks import DependencyKind
-from coordination.errors import PlanError
+from coordination.domain.tasks.tasks import DependencyKind
 from tests.support.refusals import refuses
 
 ECHO = {"shell": "echo hello"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain import graph
+from coordination.base.errors import Refused
 from coordination.domain.issues import (
     RULE_SETS,
     LeftOutBecause,
@@ -18,8 +18,8 @@ from coordination.domain.issues import (
     ready,
     shell_job,
 )
-from coordination.domain.plans import MAX_KEY, MAX_TITLE
-from coordination.errors import Refused
+from coordination.domain.plans import graph
+from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.formats.beads import read_issues
 from tests.support.issues import BOTH, LATER, NEW, NOW, OLD, issue, planned, ready_ids
 from tests.support.refusals import refuses

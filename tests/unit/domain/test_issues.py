@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordination.base.errors import NotFound, Refused
 from coordination.domain.issues import (
     RULE_SETS,
     Board,
@@ -21,7 +22,6 @@ from coordination.domain.issues import (
     explain,
     ready,
 )
-from coordination.errors import NotFound, Refused
 from coordination.formats.beads import read_issues
 from tests.support.issues import BOTH, LATER, NEW, NOW, OLD, issue, planned, ready_ids
 from tests.support.refusals import refuses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.last_lines import MOST_CHARACTERS, LastLines, as_text, last_lines
+from coordination.domain.jobs.last_lines import MOST_CHARACTERS, LastLines, as_text, last_lines
 
 SHELL = {"shell": "pytest"}
 

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.leases import LeaseTerms
-from coordination.errors import SettingsError
+from coordination.base.errors import SettingsError
+from coordination.domain.fleet.leases import LeaseTerms
 from tests.support.refusals import refuses
 
 

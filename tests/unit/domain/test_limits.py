@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from coordination.domain.limits import NO_LIMITS, Limits, limits_of
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 
 SOME = Limits(memory=100, cpu=timedelta(seconds=90))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordination.domain.excerpts import many
+from coordination.base.wording import many
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from coordination.domain.network import Network, Reach, is_public, parse_network, place_of
+from coordination.domain.jobs.network import Network, Reach, is_public, parse_network, place_of
 
 
 def test_on_and_off() -> None:

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from coordination.cli.main import app
-from coordination.domain.next_steps import Situation, failure_of, sentence, steps
+from coordination.domain.tasks.next_steps import Situation, failure_of, sentence, steps
 
 NAMES = {
     "task": "fix",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordination.domain.output import Chunk, Piece, Reel, Stream
+from coordination.domain.jobs.output import Chunk, Piece, Reel, Stream
 
 
 def chunk(position: int, *pieces: tuple[str, str], size: int | None = None, slot: int = 0) -> Chunk:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.plan_warnings import PlanWarning, first_word, warnings_of
-from coordination.domain.plans import Concurrency, Defaults, Plan, Task
+from coordination.domain.plans.plan_warnings import PlanWarning, first_word, warnings_of
+from coordination.domain.plans.plans import Concurrency, Defaults, Plan, Task
 
 AGENT = {"agent": "claude", "prompt": "do it"}
 HERE = {"git", "claude", "make", "pytest"}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.attempts import Usage
-from coordination.domain.costs import CostRecord
-from coordination.domain.pricing import (
+from coordination.base.errors import Refused
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.money.pricing import (
     Override,
     Price,
     PriceBook,
@@ -28,7 +28,7 @@ from coordination.domain.pricing import (
     priced,
     tokens_of,
 )
-from coordination.errors import Refused
+from coordination.domain.tasks.attempts import Usage
 from tests.support.refusals import refuses
 
 AT = datetime(2027, 1, 1, tzinfo=UTC)

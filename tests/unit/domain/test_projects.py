@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from coordination.domain.projects import (
+from coordination.base.errors import Refused
+from coordination.domain.projects.projects import (
     MOVES,
     ProjectStatus,
     identity_of,
@@ -15,7 +16,6 @@ from coordination.domain.projects import (
     short_name,
     without_credentials,
 )
-from coordination.errors import Refused
 from tests.support.refusals import refuses
 
 ONE_PROJECT = [

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from coordination.domain import prompts
-from coordination.domain.prompts import RESUME, WORKER, Surroundings, check_words, prompt_of
-from coordination.domain.templates import fill, literal
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.agents import prompts
+from coordination.domain.agents.prompts import RESUME, WORKER, Surroundings, check_words, prompt_of
+from coordination.domain.jobs.templates import fill, literal
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 

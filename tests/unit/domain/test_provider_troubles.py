@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from coordination.domain.provider_trouble_table import TABLE, TroubleClass
-from coordination.domain.provider_troubles import ProviderLimit, classify, limit_of, window_of
+from coordination.domain.jobs.provider_error_table import TABLE, TroubleClass
+from coordination.domain.jobs.provider_errors import ProviderLimit, classify, limit_of, window_of
 from tests.support.sources import ROOT
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from coordination.domain.reset_times import of_epoch, reset_of
+from coordination.domain.jobs.reset_times import of_epoch, reset_of
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")  # an hour ahead in winter

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.restrictions import Restrictions, named, parse_restrictions, refusal
-from coordination.domain.work import AgentCall, ChatCall, PythonCall, Shell
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.jobs.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.domain.projects.model_policy import Restrictions, named, parse_restrictions, refusal
 from tests.support.refusals import refuses
 
 

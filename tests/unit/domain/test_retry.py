@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.attempts import Discovered, Outcome, Result
-from coordination.domain.leases import MAX_LOSSES
-from coordination.domain.plans import Backoff
-from coordination.domain.retry import (
+from coordination.domain.fleet.leases import MAX_LOSSES
+from coordination.domain.plans.plans import Backoff
+from coordination.domain.tasks.attempts import Discovered, Outcome, Result
+from coordination.domain.tasks.retry import (
     AskPerson,
     Complete,
     GiveUp,
@@ -22,7 +22,7 @@ from coordination.domain.retry import (
     wait_before,
     wait_of,
 )
-from coordination.domain.tasks import BlockReason
+from coordination.domain.tasks.tasks import BlockReason
 
 BACKOFF = Backoff(initial=timedelta(seconds=2), factor=3.0, maximum=timedelta(seconds=60))
 NOW = RetryAfter(timedelta(0))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.runs import RunState, state_of
-from coordination.domain.tasks import TaskState
+from coordination.domain.tasks.runs import RunState, state_of
+from coordination.domain.tasks.tasks import TaskState
 
 Q, R, B = TaskState.QUEUED, TaskState.RUNNING, TaskState.BLOCKED
 C, F, X = TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELED

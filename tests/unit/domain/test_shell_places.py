@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.shell_places import MARK, refusal
+from coordination.domain.jobs.shell_places import MARK, refusal
 
 SAFE = [
     "echo @",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.estimates import Sample
-from coordination.domain.plans import Backoff
-from coordination.domain.predictions import Prediction
-from coordination.domain.simulation import Pool, Step, simulate
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.forecast.simulation import Pool, Step, simulate
+from coordination.domain.money.estimates import Sample
+from coordination.domain.plans.plans import Backoff
 
 SURE = 10**12  # attempts seen: nothing is off
 

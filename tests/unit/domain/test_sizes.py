@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.sizes import LARGEST, parse_size, show_size, write_size
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.base.sizes import LARGEST, parse_size, show_size, write_size
 from tests.support.refusals import refuses
 
 

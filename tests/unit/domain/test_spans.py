@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.calendars import begins, day_of
-from coordination.domain.spans import Span, span
-from coordination.errors import Refused
+from coordination.base.calendars import begins, day_of
+from coordination.base.errors import Refused
+from coordination.domain.money.date_ranges import Span, span
 from tests.support.refusals import refuses
 
 DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))

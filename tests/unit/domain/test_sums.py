@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.costs import CostRecord
-from coordination.domain.sums import DIMENSIONS, Cell, Sum, added_up
+from coordination.domain.money.cost_totals import DIMENSIONS, Cell, Sum, added_up
+from coordination.domain.money.costs import CostRecord
 
 AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.supervision import StatusThresholds, SupervisorStatus, status_of
+from coordination.domain.fleet.supervisor_status import StatusThresholds, SupervisorStatus, status_of
 
 
 @pytest.mark.parametrize(

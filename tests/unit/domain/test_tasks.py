@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.domain.tasks import MOVES, OPEN, TERMINAL, BlockReason, DependencyKind, TaskMove, TaskState, after
-from coordination.errors import IllegalMove
+from coordination.base.errors import IllegalMove
+from coordination.domain.tasks.tasks import (
+    MOVES,
+    OPEN,
+    TERMINAL,
+    BlockReason,
+    DependencyKind,
+    TaskMove,
+    TaskState,
+    after,
+)
 from tests.support.refusals import refuses
 
 S, M = TaskState, TaskMove

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from coordination.domain import template_sandbox, templates
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.jobs import template_sandbox, templates
 from tests.support.refusals import refuses
 
 NEEDS = {
@@ -136,7 +136,7 @@ class TestArgs:
 
     def test_a_plan_without_templates_never_imports_jinja(self):
         code = (
-            "import sys; from coordination.domain import graph, templates; from coordination.domain.plans import *;"
+            "import sys; from coordination.domain.plans import graph; from coordination.domain.jobs import templates; from coordination.domain.plans.plans import *;"
             "graph.check(Plan([Task('a', {'shell': 'echo'})])); templates.render({'shell': 'x'}, needs={}, context={});"
             "sys.exit('jinja2' in sys.modules)"
         )

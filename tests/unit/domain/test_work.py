@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from coordination.domain.chat import ChatCall
-from coordination.domain.work import AgentCall, PythonCall, Shell, parse_work, target_of
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.work import AgentCall, PythonCall, Shell, parse_work, target_of
 from tests.support.refusals import refuses
 
 

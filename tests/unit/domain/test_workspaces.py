@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordination.domain.workspaces import (
+from coordination.base.errors import Refused
+from coordination.base.ids import new_id
+from coordination.domain.jobs.checkouts import (
     FOLDER,
     GATE_TIMEOUT,
     Checkout,
@@ -25,8 +27,6 @@ from coordination.domain.workspaces import (
     surrounded,
     task_branch,
 )
-from coordination.errors import Refused
-from coordination.ids import new_id
 from tests.support.refusals import refuses
 
 WORKTREE = Checkout(CheckoutKind.GIT_WORKTREE)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.errors import FormatError
+from coordination.base.errors import FormatError
 from coordination.formats.beads import MOST_BYTES, read_issues, write_issues
 from tests.support.refusals import refuses
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.costs import CostRecord, correction_id
-from coordination.errors import FormatError
+from coordination.base.errors import FormatError
+from coordination.base.ids import new_id
+from coordination.domain.money.costs import CostRecord, correction_id
 from coordination.formats.costs_jsonl import read_costs, write_costs
-from coordination.ids import new_id
 from tests.support.refusals import refuses
 
 NESTED = (

@@ -13,13 +13,17 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordination.domain import graph
-from coordination.domain.artifacts import outputs_problem
-from coordination.domain.chat import ChatCall
-from coordination.domain.durations import LONGEST
-from coordination.domain.estimates import parse_stated
-from coordination.domain.limits import Limits
-from coordination.domain.plans import (
+from coordination.base.durations import LONGEST
+from coordination.base.errors import PlanError
+from coordination.base.sizes import LARGEST
+from coordination.domain.jobs.artifacts import outputs_problem
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.checkouts import FOLDER, Checkout, CheckoutKind, Gate, HalfMerged
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
+from coordination.domain.money.estimates import parse_stated
+from coordination.domain.plans import graph
+from coordination.domain.plans.plans import (
     Backoff,
     BudgetCap,
     Concurrency,
@@ -30,11 +34,7 @@ from coordination.domain.plans import (
     Supervision,
     Task,
 )
-from coordination.domain.sizes import LARGEST
-from coordination.domain.tasks import DependencyKind, OnDependencyFailure
-from coordination.domain.work import AgentCall, PythonCall, Shell
-from coordination.domain.workspaces import FOLDER, Checkout, CheckoutKind, Gate, HalfMerged
-from coordination.errors import PlanError
+from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import plan_schema, read_plan, resolve_paths, write_plan
 from tests.support.refusals import refuses
 

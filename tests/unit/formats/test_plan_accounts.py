@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.errors import PlanError
+from coordination.base.errors import PlanError
 from coordination.formats.plan import read_plan, write_plan
 from tests.support.refusals import refuses
 

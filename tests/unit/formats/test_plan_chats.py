@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from coordination.errors import PlanError
+from coordination.base.errors import PlanError
 from coordination.formats.plan import plan_schema, read_plan
 from tests.support.refusals import refuses
 

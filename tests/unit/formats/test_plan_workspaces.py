@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordination.domain import graph
-from coordination.domain.plans import Defaults, Task
-from coordination.domain.preparation import Database, Preparation
-from coordination.domain.workspaces import FOLDER, Checkout, CheckoutKind, parse_checkout
-from coordination.errors import PlanError, Refused
+from coordination.base.errors import PlanError, Refused
+from coordination.domain.jobs.checkouts import FOLDER, Checkout, CheckoutKind, parse_checkout
+from coordination.domain.jobs.preparation import Database, Preparation
+from coordination.domain.plans import graph
+from coordination.domain.plans.plans import Defaults, Task
 from coordination.formats.plan import read_plan, write_plan
 from tests.support.refusals import refuses
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.errors import FormatError
+from coordination.base.errors import FormatError
 from coordination.formats.run_archive import read_archive, write_archive
 
 ROWS = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.errors import PlanError, Refused
+from coordination.base.errors import PlanError, Refused
 from tests.support import golden_sentences
 from tests.support.golden_sentences import ROOT, Recorder, key_of, normalized, read_blocks, write_blocks
 from tests.support.refusals import check_refusal, check_refused, refuses

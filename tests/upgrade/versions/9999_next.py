@@ -3,9 +3,9 @@
 import sqlalchemy as sa
 from alembic import op
 
-from coordination.domain.tasks import TaskState
+from coordination.domain.tasks.tasks import TaskState
 from coordination.store import schema
-from coordination.store.tables.tasks import tasks
+from coordination.store.tables.tasks.tasks import tasks
 
 revision = "9999"
 down_revision = schema.HEAD

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from coordination.accounts import Accounts
-from coordination.domain.accounts import Kept
-from coordination.domain.attempts import Outcome, Result
-from coordination.machine import host
+from coordination.adapters.account_store import Accounts
+from coordination.base.host import host
+from coordination.domain.jobs.accounts import Kept
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.stand_in import DONE, StandIn, claude
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.jobs import FUNCTIONS, claim_of
 from tests.support.processes import until
 from tests.support.speed import patience
 from workers.runners import interpreter, python_callable
 from workers.runners.base import Control, StopReason
 from workers.runners.interpreter import Answers, Interpreter, Key, Printed
+from workers.runners.process_watch import Reading
 from workers.runners.registry import Runners
-from workers.runners.watch import Reading
 
 
 @dataclass

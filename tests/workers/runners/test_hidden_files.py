@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.services import without_landlock
-from workers.runners import confine
+from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
-    if not confine.version():
+    if not sandbox_exec.version():
         without_landlock()
 
 

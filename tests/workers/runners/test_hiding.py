@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.json_values import is_too_deep, json_problem
-from workers.runners.hiding import Secrets
+from coordination.base.json_values import is_too_deep, json_problem
+from workers.runners.secret_masking import Secrets
 
 TOKENS = {
     "A_TOKEN": "sk-12345678",

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.limits import Limits
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.speed import patience
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 from workers.runners.registry import Runners
 
 MB = 1 << 20
@@ -79,7 +79,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     left = bench.left_behind()
     runners.close()
     assert left == []
-    assert stragglers.find([os.fsencode(runners.launcher.marker)]) == []
+    assert orphan_reaper.find([os.fsencode(runners.launcher.marker)]) == []
 
 
 def script(source: str) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.processes import until
+from workers.runners import orphan_reaper
 from workers.runners import pool as pool_module
-from workers.runners import stragglers
 from workers.runners.interpreter import Key
 from workers.runners.pool import Pool
 from workers.runners.process import Launcher
@@ -30,7 +30,7 @@ def launcher() -> Iterator[Launcher]:
     launcher = Launcher()
     yield launcher
     launcher.close()
-    assert stragglers.find([os.fsencode(launcher.marker)]) == []
+    assert orphan_reaper.find([os.fsencode(launcher.marker)]) == []
 
 
 def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -> None:
@@ -113,7 +113,7 @@ def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
     pool.give_back(child)
 
     until(lambda: pool.idle_count() == 0)
-    until(lambda: not stragglers.is_running(child.process.record.pid))
+    until(lambda: not orphan_reaper.is_running(child.process.record.pid))
     pool.close()
 
 
@@ -124,7 +124,7 @@ def test_no_more_than_a_few_stay_idle_and_the_oldest_goes(launcher: Launcher) ->
 
     pool.give_back(second)
 
-    until(lambda: not stragglers.is_running(first.process.record.pid))
+    until(lambda: not orphan_reaper.is_running(first.process.record.pid))
     assert (pool.idle_count(), second.is_alive()) == (1, True)
     pool.close()
 

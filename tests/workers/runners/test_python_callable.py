@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 
 
 def call(name: str, **args: Any) -> dict[str, Any]:
@@ -167,7 +167,7 @@ class TestNeighbours:
         spoiled = bench.run(call(what)).output
 
         assert bench.run(call("pid")).output != spoiled
-        assert not stragglers.is_running(spoiled)
+        assert not orphan_reaper.is_running(spoiled)
 
     def test_a_copy_that_returns_does_not_answer_for_the_original(self, bench: Bench) -> None:
         assert bench.run(call("fork_and_return")).output == ["from the original", 0]

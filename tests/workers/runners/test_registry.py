@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from coordination.errors import Refused
+from coordination.base.errors import Refused
 from tests.support.refusals import refuses
 from workers.runners import registry
 from workers.runners.python_callable import PythonRunner

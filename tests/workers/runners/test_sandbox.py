@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.errors import SettingsError
+from coordination.base.errors import SettingsError
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.refusals import refuses
 from tests.support.services import missing, without_landlock
-from workers.runners import confine
+from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
-    if not confine.version():
+    if not sandbox_exec.version():
         without_landlock()
 
 
@@ -107,7 +107,7 @@ def test_it_gains_no_privileges(confined: Bench, place: Path) -> None:
 
 
 def test_it_reaches_nobody_else_with_a_signal(confined: Bench, place: Path) -> None:
-    if confine.version() < 6:
+    if sandbox_exec.version() < 6:
         pytest.skip("the kernel cannot keep signals in")
     with subprocess.Popen(["sleep", "600"]) as stranger:
         outcome, said = shell(confined, f"kill -9 {stranger.pid}", place)
@@ -253,23 +253,23 @@ confine.main()
 def test_without_the_kernels_help_it_is_not_begun_where_that_is_required(
     *, required: bool, printed: str, version: int, refuses: bool, said: str
 ) -> None:
-    version = min(version, confine.version())
+    version = min(version, sandbox_exec.version())
     order = json.dumps({"write": [], "required": required, "env": {}})
-    folder = str(Path(confine.__file__).parent)
+    folder = str(Path(sandbox_exec.__file__).parent)
     program = WITHOUT.format(folder=folder, order=order, version=version, refuses=refuses)
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.stdout == printed
-    assert (done.returncode, said in done.stderr) == ((confine.NOT_STARTED, True) if required else (0, False))
+    assert (done.returncode, said in done.stderr) == ((sandbox_exec.NOT_STARTED, True) if required else (0, False))
 
 
 @pytest.mark.parametrize(("version", "seccomp"), [(0, True), (2, True), (6, False)])
 def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: int, *, seccomp: bool
 ) -> None:
-    monkeypatch.setattr(confine, "version", lambda: version)
-    monkeypatch.setattr(confine, "can_refuse_calls", lambda: seccomp)
+    monkeypatch.setattr(sandbox_exec, "version", lambda: version)
+    monkeypatch.setattr(sandbox_exec, "can_refuse_calls", lambda: seccomp)
 
     Sandbox(tmp_path).check()
     with refuses(SettingsError, field="COORD_REQUIRE_SANDBOX"):

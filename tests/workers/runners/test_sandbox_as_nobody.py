@@ -31,7 +31,7 @@ import json, os, select, sys, uuid
 from pathlib import Path
 from workers.runners.namespaces import Namespaces
 from workers.runners.process import Launcher
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 asked = json.loads(sys.argv[1])
 namespaces = Namespaces("/usr/bin/bwrap" if "bwrap" not in asked else asked["bwrap"], network=asked["network"])
 sandbox = Sandbox(

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.services import without_landlock
-from workers.runners import confine
+from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 
 @pytest.fixture(autouse=True)
 def _kernel() -> None:
-    if not confine.version() or not confine.can_refuse_calls():
+    if not sandbox_exec.version() or not sandbox_exec.can_refuse_calls():
         without_landlock()
 
 
@@ -102,7 +102,7 @@ def test_it_puts_no_words_into_the_input_of_a_terminal_that_it_may_read(
 def test_it_changes_no_settings_of_a_terminal_that_it_may_read(
     confined: Bench, terminal: tuple[int, str], tmp_path: Path
 ) -> None:
-    if confine.version() < 5:
+    if sandbox_exec.version() < 5:
         pytest.skip("the kernel does not keep jobs from devices that they only read")
     _, name = terminal
 

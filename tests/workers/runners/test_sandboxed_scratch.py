@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench, claim_of
-from workers.runners import confine
+from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
-pytestmark = pytest.mark.skipif(confine.version() < confine.ENOUGH, reason="the kernel cannot confine")
+pytestmark = pytest.mark.skipif(sandbox_exec.version() < sandbox_exec.ENOUGH, reason="the kernel cannot confine")
 
 SPENT = json.dumps({"model": "m", "cost_usd": "4.99"})
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.speed import patience
-from workers.runners import usage, watch
+from workers.runners import process_watch, usage_file
 from workers.runners.base import StopReason
-from workers.runners.stragglers import is_running
+from workers.runners.orphan_reaper import is_running
 
 
 def test_output_is_stdout_and_the_log_is_stderr(bench: Bench) -> None:
@@ -60,16 +60,16 @@ def test_input_and_needs_are_in_a_file_that_is_gone_afterwards(bench: Bench) -> 
 def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_seldom(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (watch._GLANCE_EVERY, watch._GLANCE_SELDOM) == (1.0, 5.0)
-    monkeypatch.setattr(watch, "_GLANCE_EVERY", 0.05)
-    monkeypatch.setattr(watch, "_GLANCE_SELDOM", 0.4)
+    assert (process_watch._GLANCE_EVERY, process_watch._GLANCE_SELDOM) == (1.0, 5.0)
+    monkeypatch.setattr(process_watch, "_GLANCE_EVERY", 0.05)
+    monkeypatch.setattr(process_watch, "_GLANCE_SELDOM", 0.4)
     looks = 0
 
-    def look(_: usage.Following) -> None:
+    def look(_: usage_file.Following) -> None:
         nonlocal looks
         looks += 1
 
-    monkeypatch.setattr(usage.Following, "look", look)
+    monkeypatch.setattr(usage_file.Following, "look", look)
 
     bench.start({"shell": "sleep 1"}, control={"is_paid": lambda: True}).end()
     often, looks = looks, 0

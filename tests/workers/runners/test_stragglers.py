@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 from workers.runners.base import ProcessRecord
 from workers.runners.process import death_sentence, end_recorded
 
@@ -27,24 +27,24 @@ def marked() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 def test_a_process_is_found_by_the_tag_that_it_was_started_with_and_by_its_worker_s() -> None:
     before = resource.getrlimit(resource.RLIMIT_RTTIME)
-    worker = stragglers.worker_tag(f"COORD_WORKER_PROCESS={uuid4().hex}")
-    one, other = stragglers.job_tag(worker, 1), stragglers.job_tag(worker, 2)
-    with stragglers.inherited(one):
+    worker = orphan_reaper.worker_tag(f"COORD_WORKER_PROCESS={uuid4().hex}")
+    one, other = orphan_reaper.job_tag(worker, 1), orphan_reaper.job_tag(worker, 2)
+    with orphan_reaper.inherited(one):
         process = subprocess.Popen(["sleep", "600"], env={})
     try:
         assert resource.getrlimit(resource.RLIMIT_RTTIME) == before
-        assert stragglers.find([one]) == stragglers.find([worker]) == [process.pid]
-        assert stragglers.find([other, stragglers.worker_tag("another"), b"NO_SUCH=marker"]) == []
+        assert orphan_reaper.find([one]) == orphan_reaper.find([worker]) == [process.pid]
+        assert orphan_reaper.find([other, orphan_reaper.worker_tag("another"), b"NO_SUCH=marker"]) == []
     finally:
         process.kill()
         process.wait()
-    assert stragglers.find([one]) == []
+    assert orphan_reaper.find([one]) == []
 
 
 def test_a_process_that_becomes_another_program_carries_no_tag() -> None:
     script = (
         "import os, resource, sys\n"
-        "from workers.runners import stragglers\n"
+        "from workers.runners import orphan_reaper as stragglers\n"
         "kept = stragglers.inherited(stragglers.worker_tag('w'))\n"
         "kept.__enter__()\n"
         "stragglers.carry_none()\n"
@@ -60,22 +60,22 @@ def test_a_process_that_becomes_another_program_carries_no_tag() -> None:
 def test_a_process_is_found_by_its_marker_and_by_its_beginning(marked: tuple[subprocess.Popen[bytes], str]) -> None:
     process, marker = marked
 
-    assert stragglers.find([marker.encode()]) == [process.pid]
-    assert stragglers.find([marker[:-5].encode()]) == [process.pid]
-    assert stragglers.find([b"MARKER=" + marker.encode()[12:]]) == []
+    assert orphan_reaper.find([marker.encode()]) == [process.pid]
+    assert orphan_reaper.find([marker[:-5].encode()]) == [process.pid]
+    assert orphan_reaper.find([b"MARKER=" + marker.encode()[12:]]) == []
 
 
 def test_a_process_is_found_by_its_group(marked: tuple[subprocess.Popen[bytes], str]) -> None:
     process, _ = marked
 
-    assert stragglers.find([], group=process.pid) == [process.pid]
+    assert orphan_reaper.find([], group=process.pid) == [process.pid]
 
 
 def test_a_search_among_the_younger_leaves_the_elder_out(marked: tuple[subprocess.Popen[bytes], str]) -> None:
     process, marker = marked
 
-    assert stragglers.find([marker.encode()], born_after=process.pid) == []
-    assert stragglers.find([marker.encode()], born_after=process.pid - 1) == [process.pid]
+    assert orphan_reaper.find([marker.encode()], born_after=process.pid) == []
+    assert orphan_reaper.find([marker.encode()], born_after=process.pid - 1) == [process.pid]
 
 
 def test_a_process_just_started_is_never_overlooked() -> None:
@@ -84,7 +84,7 @@ def test_a_process_just_started_is_never_overlooked() -> None:
         value = uuid4().hex
         process = subprocess.Popen(["sleep", "600"], env={"TEST_MARKER": value})
 
-        found = stragglers.find([f"TEST_MARKER={value}".encode()])
+        found = orphan_reaper.find([f"TEST_MARKER={value}".encode()])
 
         process.kill()
         process.wait()
@@ -96,13 +96,13 @@ def test_a_zombie_is_not_running(marked: tuple[subprocess.Popen[bytes], str]) ->
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
-    assert not stragglers.is_running(process.pid)
-    assert stragglers.find([marker.encode()], group=process.pid) == []
+    assert not orphan_reaper.is_running(process.pid)
+    assert orphan_reaper.find([marker.encode()], group=process.pid) == []
 
 
 def test_what_a_record_names_is_ended(marked: tuple[subprocess.Popen[bytes], str]) -> None:
     process, marker = marked
-    started = stragglers.start_time(process.pid)
+    started = orphan_reaper.start_time(process.pid)
     assert started is not None
 
     hit = end_recorded(ProcessRecord(process.pid, process.pid, started, marker))
@@ -114,7 +114,7 @@ def test_a_record_of_a_pid_that_has_another_owner_by_now_ends_nothing(
     marked: tuple[subprocess.Popen[bytes], str],
 ) -> None:
     process, _ = marked
-    started = stragglers.start_time(process.pid)
+    started = orphan_reaper.start_time(process.pid)
     assert started is not None
 
     hit = end_recorded(ProcessRecord(process.pid, process.pid, started - 1, "TEST_MARKER=somebody-else"))

@@ -14,17 +14,16 @@ from uuid import uuid4
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.errors import SettingsError
+from coordination.base.errors import SettingsError
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.refusals import refuses
 from tests.support.strict import needs_bubblewrap, strict_sandbox
-from workers import files
-from workers.runners import confine, stragglers
+from workers.runners import orphan_reaper, sandbox_exec, untrusted_files
 from workers.runners.base import StopReason
 from workers.runners.namespaces import Namespaces
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
+from workers.runners.sandbox_policy import Sandbox
 
 
 @pytest.fixture
@@ -339,7 +338,7 @@ def test_killing_its_leader_ends_all_of_it(strict: Bench, place: Path) -> None:
 def test_its_processes_carry_the_marks_that_the_worker_looks_for(strict: Bench, place: Path) -> None:
     job = strict.start({"shell": "echo ready; sleep 600"}, workdir=str(place))
     assert job.moved.wait(60)
-    found = stragglers.find([os.fsencode(job.processes[0].marker)])
+    found = orphan_reaper.find([os.fsencode(job.processes[0].marker)])
     sessions = {os.getsid(pid) for pid in found}
     job.control.stop(StopReason.CANCELED)
     job.end()
@@ -355,7 +354,7 @@ def test_a_program_that_is_not_seen_is_said_so(strict: Bench, place: Path) -> No
 
     result = strict.run({"agent": "custom", "prompt": "x", "command": [str(program)]}, workdir=str(place))
 
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, confine.NOT_STARTED)
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, sandbox_exec.NOT_STARTED)
     assert "what it needs has to be named in COORD_SANDBOX_READ" in (result.error or "")
 
 
@@ -417,9 +416,11 @@ def test_a_folder_that_becomes_something_else_meanwhile_is_not_worked_in(
         looked_up.command, pass_fds=[looked_up.status or 0], capture_output=True, text=True, check=False
     )
     os.close(looked_up.status or 0)
-    files.clear(temporary)
+    untrusted_files.clear(temporary)
 
-    assert (done.returncode, "has become something else" in done.stderr) == (confine.NOT_STARTED, True), done.stderr
+    assert (done.returncode, "has become something else" in done.stderr) == (sandbox_exec.NOT_STARTED, True), (
+        done.stderr
+    )
     assert not (tmp_path / "here").exists()
 
 
@@ -442,7 +443,7 @@ def test_without_namespaces_nothing_is_started(tmp_path: Path, place: Path, brok
     result = bench.run({"shell": "touch began"}, workdir=str(place))
     runners.close()
 
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, confine.NOT_STARTED)
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, sandbox_exec.NOT_STARTED)
     assert "No permissions to create new namespace" in (result.error or "")
     assert list(place.iterdir()) == []
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.network import parse_network
+from coordination.domain.jobs.network import parse_network
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.strict import strict_sandbox
-from workers.connect_proxy import ConnectProxy
+from workers.attempt.connect_proxy import ConnectProxy
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.limits import NO_LIMITS, Limits
+from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from workers.runners.system_limits import limited, ran_out_of_cpu
 
 SHOW = ["/bin/sh", "-c", 'echo "$(ulimit -S -t) $(ulimit -H -t) $(ulimit -S -n) $(ulimit -H -n) $1"', "sh", "a  b"]

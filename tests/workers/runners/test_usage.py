@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Usage
-from workers.runners import usage
+from coordination.domain.tasks.attempts import Usage
+from workers.runners import usage_file
 
 
 def read(path: Path, *lines: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     (path / "costs.jsonl").write_text("".join(line + "\n" for line in lines))
-    return usage.read(str(path / "costs.jsonl"))
+    return usage_file.read(str(path / "costs.jsonl"))
 
 
 def test_no_file_is_no_usage(tmp_path: Path) -> None:
-    assert usage.read(str(tmp_path / "nothing")) == ((), ())
+    assert usage_file.read(str(tmp_path / "nothing")) == ((), ())
 
 
 def test_a_flat_line_is_read(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_what_only_we_may_say_beside_a_record_is_left_out(tmp_path: Path) -> Non
 
 
 def test_too_much_is_cut_with_a_warning(tmp_path: Path) -> None:
-    found, warnings = read(tmp_path, *['{"model": "m"}'] * (usage.MAX_LINES + 5))
+    found, warnings = read(tmp_path, *['{"model": "m"}'] * (usage_file.MAX_LINES + 5))
 
-    assert len(found) == usage.MAX_LINES
+    assert len(found) == usage_file.MAX_LINES
     assert warnings == ("the usage file has more than 10,000 lines; the rest was not read",)
 
 
@@ -126,8 +126,8 @@ def test_many_bad_lines_are_not_many_warnings(tmp_path: Path) -> None:
 
 
 def test_warnings_stand_below_the_log() -> None:
-    assert usage.with_warnings("said", ("odd",)) == "said\n[usage] odd"
-    assert usage.with_warnings("", ()) is None
+    assert usage_file.with_warnings("said", ("odd",)) == "said\n[usage] odd"
+    assert usage_file.with_warnings("", ()) is None
 
 
 class TestFollowing:
@@ -136,7 +136,7 @@ class TestFollowing:
     def test_only_what_is_new_and_whole_is_told(self, tmp_path: Path) -> None:
         told: list[int] = []
         path = tmp_path / "costs.jsonl"
-        following = usage.Following(str(path), lambda used: told.append(len(used)))
+        following = usage_file.Following(str(path), lambda used: told.append(len(used)))
         following.look()
         path.write_text('{"model": "m"}\n{"mod')
         following.look()
@@ -150,13 +150,13 @@ class TestFollowing:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         read: list[int] = []
-        parsed = usage.jsonl.parsed
+        parsed = usage_file.jsonl.parsed
         monkeypatch.setattr(
-            usage.jsonl, "parsed", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
+            usage_file.jsonl, "parsed", lambda number, line, **more: read.append(number) or parsed(number, line, **more)
         )
         told: list[list[tuple[str, int] | None]] = []
         path = tmp_path / "costs.jsonl"
-        following = usage.Following(str(path), lambda used: told.append([one.line for one in used]))
+        following = usage_file.Following(str(path), lambda used: told.append([one.line for one in used]))
         for _ in range(3):
             with path.open("a") as file:
                 file.write('{"model": "m"}\n{"model": "m"}\n')
@@ -174,8 +174,8 @@ class TestFollowing:
         os.mkfifo(path)
         told: list[object] = []
 
-        usage.Following(str(path), told.append).look()
-        found, warnings = usage.read(str(path))
+        usage_file.Following(str(path), told.append).look()
+        found, warnings = usage_file.read(str(path))
 
         assert (told, found) == ([], ())
         assert warnings == ("the usage file cannot be read: it is no regular file",)
@@ -187,7 +187,7 @@ def test_an_amount_in_another_currency_is_no_known_price(tmp_path: Path) -> None
         '{"model": "m", "cost_usd": 2, "currency": "EUR"}\n{"model": "m", "cost_usd": 2, "currency": "usd"}\n'
     )
 
-    found, warnings = usage.read(str(path))
+    found, warnings = usage_file.read(str(path))
 
     assert ([one.cost_usd for one in found], warnings) == ([None, Decimal(2)], ())
 
@@ -196,10 +196,10 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "of others").write_text('{"model": "m", "input_tokens": 5}\nprivate\n')
     (tmp_path / "costs").symlink_to(tmp_path / "of others")
 
-    found, (warning,) = usage.read(str(tmp_path / "costs"))
+    found, (warning,) = usage_file.read(str(tmp_path / "costs"))
 
     assert found == ()
     assert "cannot be read" in warning
     told: list[object] = []
-    usage.Following(str(tmp_path / "costs"), told.append).look()
+    usage_file.Following(str(tmp_path / "costs"), told.append).look()
     assert not told

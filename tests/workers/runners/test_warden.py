@@ -15,7 +15,7 @@ import pytest
 from tests.support.processes import until
 from tests.support.speed import patience
 from tests.support.strict import needs_bubblewrap
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 from workers.runners.warden import Warden
 
 ROOT = Path(__file__).parents[3]
@@ -38,21 +38,21 @@ def worker(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[sub
     process.kill()
     process.wait()
     process.stdout.close()
-    stragglers.kill_all([os.fsencode(marker), stragglers.worker_tag(marker)])
+    orphan_reaper.kill_all([os.fsencode(marker), orphan_reaper.worker_tag(marker)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_worker_leaves_no_job_behind(worker: tuple[subprocess.Popen[str], bytes, int], number: int) -> None:
     process, marker, warden = worker
-    marked, tag = set(stragglers.find([marker])), stragglers.worker_tag(os.fsdecode(marker))
+    marked, tag = set(orphan_reaper.find([marker])), orphan_reaper.worker_tag(os.fsdecode(marker))
     assert len(marked) >= 6
-    assert set(stragglers.find([marker, tag])) - marked  # what has cleared its environment
+    assert set(orphan_reaper.find([marker, tag])) - marked  # what has cleared its environment
 
     os.killpg(process.pid, number)
 
     process.wait()
-    until(lambda: not stragglers.find([marker, tag]), what="every job ended")
-    until(lambda: not stragglers.is_running(warden), what="the warden ended")
+    until(lambda: not orphan_reaper.find([marker, tag]), what="every job ended")
+    until(lambda: not orphan_reaper.is_running(warden), what="the warden ended")
 
 
 def test_a_warden_that_died_is_replaced_and_knows_what_runs(
@@ -73,14 +73,14 @@ def test_a_warden_that_died_is_replaced_and_knows_what_runs(
     until(successors, what="the next warden")
     process.kill()
     process.wait()
-    until(lambda: not stragglers.find([marker]), what="every job ended")
+    until(lambda: not orphan_reaper.find([marker]), what="every job ended")
 
 
 def test_a_group_is_killed_by_its_number_even_without_a_marker() -> None:
     warden = Warden("NOBODY_HAS=this")
     warden.start()
     sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})
-    warden.register(sleeper.pid, stragglers.start_time(sleeper.pid) or 0)
+    warden.register(sleeper.pid, orphan_reaper.start_time(sleeper.pid) or 0)
 
     warden.close()
 
@@ -92,7 +92,7 @@ def test_a_group_that_is_over_is_left_alone(how: str) -> None:
     warden = Warden("NOBODY_HAS=this")
     warden.start()
     sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    started = stragglers.start_time(sleeper.pid) or 0
+    started = orphan_reaper.start_time(sleeper.pid) or 0
     warden.register(sleeper.pid, started if how == "forgotten" else started - 1)
     if how == "forgotten":
         warden.forget(sleeper.pid)
@@ -142,7 +142,7 @@ def test_the_next_warden_is_told_of_groups_that_run_already() -> None:
     first = warden.pid
     assert first is not None
     sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, env={})
-    warden.register(sleeper.pid, stragglers.start_time(sleeper.pid) or 0)
+    warden.register(sleeper.pid, orphan_reaper.start_time(sleeper.pid) or 0)
     os.kill(first, signal.SIGKILL)
     until(lambda: warden.pid not in (None, first), what="the next warden")
 
@@ -156,7 +156,7 @@ def test_the_next_warden_is_told_of_groups_that_run_already() -> None:
 
 
 def _parent(pid: int) -> int | None:
-    fields = stragglers.stat(pid)
+    fields = orphan_reaper.stat(pid)
     return int(fields[1]) if fields else None
 
 

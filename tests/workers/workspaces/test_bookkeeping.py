@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site
 from tests.support.services import without_landlock
-from workers import files
-from workers.runners import confine
+from workers.runners import sandbox_exec, untrusted_files
 from workers.runners.registry import Runners
-from workers.runners.sandbox import Sandbox
-from workers.workspaces import turns
+from workers.runners.sandbox_policy import Sandbox
+from workers.workspaces import merge_lock
 
 COMMON = "$(git rev-parse --path-format=absolute --git-common-dir)"
 
@@ -124,7 +123,7 @@ def test_records_behind_a_link_are_nobodys_to_take_away(site: Site, checkout: Ch
 class TestConfined:
     @pytest.fixture
     def confined(self, checkout: Checkout, tmp_path: Path) -> Iterator[Site]:
-        if not confine.version():
+        if not sandbox_exec.version():
             without_landlock()
         (tmp_path / "the site" / "scratch").mkdir(parents=True)
         runners = Runners(sandbox=Sandbox(tmp_path / "the site" / "scratch", required=True))
@@ -170,7 +169,9 @@ class TestConfined:
         assert "filtered" in checkout.shows("a.txt", on=confined.branch)
 
     def test_it_cannot_forge_a_lock(self, confined: Site, tmp_path: Path) -> None:
-        result = confined.run("a", f"mkdir -p {shlex.quote(str(confined.root / turns.LOCKS / 'x'))} && echo a > a.txt")
+        result = confined.run(
+            "a", f"mkdir -p {shlex.quote(str(confined.root / merge_lock.LOCKS / 'x'))} && echo a > a.txt"
+        )
 
         assert result.outcome is Outcome.FAILED
 
@@ -179,12 +180,16 @@ class TestFiles:
     def test_a_link_on_the_way_is_not_followed(self, tmp_path: Path, victim: Path) -> None:
         (tmp_path / "link").symlink_to(victim)
 
-        for call in (files.read, files.make_folder, lambda path: files.write_new(path, b"x")):
+        for call in (
+            untrusted_files.read,
+            untrusted_files.make_folder,
+            lambda path: untrusted_files.write_new(path, b"x"),
+        ):
             with pytest.raises(OSError, match="Not a directory"):
                 call(tmp_path / "link" / "precious")
-        files.unlink(tmp_path / "link" / "precious")
-        files.take_away(tmp_path / "link" / "logs")
-        files.take_away(tmp_path / "link")
+        untrusted_files.unlink(tmp_path / "link" / "precious")
+        untrusted_files.take_away(tmp_path / "link" / "logs")
+        untrusted_files.take_away(tmp_path / "link")
 
         assert not (tmp_path / "link").is_symlink()
 
@@ -198,11 +203,11 @@ class TestFiles:
             here = below
         os.close(here)
 
-        files.take_away(tmp_path / "top")
+        untrusted_files.take_away(tmp_path / "top")
 
         assert list(tmp_path.iterdir()) == []
 
     def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(OSError, match="no regular file"):
-            files.read(tmp_path / "pipe")
+            untrusted_files.read(tmp_path / "pipe")

@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from coordination.domain import templates
-from coordination.domain.attempts import Outcome
-from coordination.domain.json_values import json_problem
-from coordination.domain.work import parse_work
-from coordination.domain.workspaces import parse_gates, parse_workspace, task_branch
-from coordination.errors import DatabaseUnavailable
+from coordination.base.errors import DatabaseUnavailable
+from coordination.base.json_values import json_problem
+from coordination.domain.jobs import templates
+from coordination.domain.jobs.checkouts import parse_gates, parse_workspace, task_branch
+from coordination.domain.jobs.work import parse_work
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
-from workers.surroundings import Surroundings
+from workers.attempt.surroundings import Surroundings
 
 
 class TestAnAgentThatHasToTryAgain:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site, merged_meanwhile
 from tests.support.sources import ROOT
 from tests.support.speed import patience
-from workers.workspaces import lodging
+from workers.workspaces import worktree_folder
 
 SCRIPT = ROOT / "tests" / "support" / "killed_attempt.py"
 APPEND = "echo line >> log.txt; echo said"
@@ -76,7 +76,7 @@ def test_wherever_a_worker_is_killed_the_next_attempt_ends_right(runners, tmp_pa
             assert sorted(subjects) == (["Do a", "Do b"] if merging else ["Do a"]), (call, after)
             assert checkout.branches() == [site.branch], (call, after)
             assert not list(checkout.path.glob(".git/**/*.lock")), (call, after)
-            lodging.sweep(site.root, keep=timedelta(0), now=time.time() + 1)
+            worktree_folder.sweep(site.root, keep=timedelta(0), now=time.time() + 1)
             assert (checkout.worktrees(), site.files_left()) == ([], []), (call, after)
             checkout.git("fsck", "--strict")
             assert checkout.is_untouched()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.repositories import Checkout, Site, agent
 
 COMMIT = "git add -A; git commit -qm"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.effects import Effect
+from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site, agent
 
 OPTIONS: dict[str, Any] = {"workspace": {"kind": "git-worktree"}, "expects": "changes"}

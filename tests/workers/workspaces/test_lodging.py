@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from coordination.domain.attempts import Claim
+from coordination.domain.tasks.attempts import Claim
 from tests.support.repositories import Checkout, Site
 from workers.runners.base import Control
 from workers.runners.environment import Scratch
-from workers.workspaces import lodging, worktree
+from workers.workspaces import worktree, worktree_folder
 from workers.workspaces.git import Git, variables_of
-from workers.workspaces.lodging import TaskEnd
 from workers.workspaces.repository import repository_of
+from workers.workspaces.worktree_folder import TaskEnd
 
 DAY = timedelta(days=1)
 
@@ -26,25 +26,25 @@ def test_kept_worktrees_go_after_their_time_with_their_records(runners, checkout
     site.run("b", "exit 1", workspace={"kind": "git-worktree", "keep_failed": 60})
     now = time.time()
 
-    assert lodging.sweep(site.root, keep=DAY, now=now + 30) == 0
-    assert lodging.sweep(site.root, keep=DAY, now=now + 90) == 1
+    assert worktree_folder.sweep(site.root, keep=DAY, now=now + 30) == 0
+    assert worktree_folder.sweep(site.root, keep=DAY, now=now + 90) == 1
     assert [Path(path).name for path in checkout.worktrees()] == ["a.1"]
-    assert lodging.sweep(site.root, keep=DAY, now=now + 90_000) == 1
+    assert worktree_folder.sweep(site.root, keep=DAY, now=now + 90_000) == 1
     assert (checkout.worktrees(), site.files_left()) == ([], [])
     assert not (checkout.path / ".git" / "worktrees").exists()
 
 
 def test_what_somebody_works_in_stays_and_what_a_dead_worker_left_goes(checkout: Checkout, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    place = lodging.take(root, "run", "a.1", common=checkout.path / ".git")
+    place = worktree_folder.take(root, "run", "a.1", common=checkout.path / ".git")
     checkout.git("worktree", "add", "--quiet", "--detach", str(place.path))
     later = time.time() + DAY.total_seconds() + 60
 
-    assert lodging.sweep(root, keep=DAY, now=later) == 0
+    assert worktree_folder.sweep(root, keep=DAY, now=later) == 0
     assert place.path.exists()
     os.close(place._fd)  # as the end of its process does
-    assert lodging.sweep(root, keep=DAY) == 0
-    assert lodging.sweep(root, keep=DAY, now=later) == 1
+    assert worktree_folder.sweep(root, keep=DAY) == 0
+    assert worktree_folder.sweep(root, keep=DAY, now=later) == 1
     assert (checkout.worktrees(), list(root.iterdir())) == ([], [])
 
 
@@ -62,7 +62,7 @@ def test_what_belongs_to_a_completed_task_goes_early(runners, checkout: Checkout
         asked.extend(task for tasks in owners.values() for task in tasks)
         return ends
 
-    assert lodging.sweep(site.root, keep=DAY, ends=ends_of) == 1
+    assert worktree_folder.sweep(site.root, keep=DAY, ends=ends_of) == 1
 
     assert sorted(asked) == sorted(site.ids.values())
     assert [Path(path).name for path in checkout.worktrees()] == ["failed.1", "open.1"]
@@ -88,7 +88,7 @@ def test_what_a_lost_attempt_left_goes_with_its_branch_when_its_task_has_ended(
         site.ids["followed"]: TaskEnd(completed=False, attempt=2),
     }
 
-    assert lodging.sweep(site.root, keep=DAY, ends=lambda _: ends) == 2
+    assert worktree_folder.sweep(site.root, keep=DAY, ends=lambda _: ends) == 2
 
     assert [Path(path).name for path in checkout.worktrees()] == ["open.1"]
     assert [name.rpartition("/")[2] for name in checkout.branches()] == ["followed", "open"]
@@ -115,8 +115,8 @@ def test_a_torn_note_a_vanished_repository_and_strange_files_harm_nothing(checko
     (root / "stray").write_text("x")
     (root / "run" / "not-ours").mkdir()
 
-    assert lodging.sweep(root, keep=DAY, now=time.time() + 2 * DAY.total_seconds()) == 3
+    assert worktree_folder.sweep(root, keep=DAY, now=time.time() + 2 * DAY.total_seconds()) == 3
 
     assert sorted(path.name for path in (root / "run").iterdir()) == ["not-ours"]
     assert (precious / "file").exists()
-    assert lodging.sweep(tmp_path / "never made", keep=DAY) == 0
+    assert worktree_folder.sweep(tmp_path / "never made", keep=DAY) == 0

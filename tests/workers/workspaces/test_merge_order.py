@@ -6,11 +6,11 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.workspaces import run_slug
+from coordination.domain.jobs.checkouts import run_slug
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.processes import until
 from tests.support.repositories import Checkout, Site, merged_meanwhile
-from workers.workspaces.turns import queue_of, turn
+from workers.workspaces.merge_lock import queue_of, turn
 
 
 def test_while_one_merges_a_second_neither_starts_its_gates_nor_lands(

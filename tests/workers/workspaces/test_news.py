@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from coordination.domain.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.repositories import Checkout, Site, agent
+from workers.attempt.surroundings import Surroundings
 from workers.runners.base import Control
-from workers.surroundings import Surroundings
 
 READ = {"agent": "custom", "prompt": "Do it", "command": ["cat"]}
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from tests.support.speed import patience
 from workers.runners.base import StopReason
-from workers.workspaces import warm
+from workers.workspaces import setup_cache
 
 SETUP = (
     'echo ran >> "{log}"; mkdir -p deps/lib; echo 1 > deps/lib/a; echo "#!$PWD/x" > deps/tool; '
@@ -124,7 +124,7 @@ class TestSetup:
     ) -> None:
         completed(prepared("first", "true", share=["deps"]))
 
-        (stored,) = (site.root / warm.FOLDER).glob("*/files/deps")
+        (stored,) = (site.root / setup_cache.FOLDER).glob("*/files/deps")
         assert [place.stat().st_mode & 0o222 for place in (stored, stored / "lib")] == [0, 0]
 
     def test_two_at_once_set_up_once(self, prepared: Callable[..., Result], locked: Checkout, log: Path) -> None:
@@ -174,21 +174,21 @@ class TestSetup:
             thread.join()
 
         assert said[0].outcome is Outcome.HANDED_BACK
-        assert [path.suffix for path in (site.root / warm.FOLDER).iterdir()] == [".lock"]
+        assert [path.suffix for path in (site.root / setup_cache.FOLDER).iterdir()] == [".lock"]
         assert completed(prepared("fix", "cat deps/lib/a", attempt=2)) == "1"
 
     def test_that_waits_for_another_ends_when_it_is_told_to(
         self, site: Site, locked: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        to_fill, waits = warm._to_fill, threading.Event()
+        to_fill, waits = setup_cache._to_fill, threading.Event()
 
-        def tried(path: Path, fd: int) -> warm.Warm | None:
+        def tried(path: Path, fd: int) -> setup_cache.Warm | None:
             found = to_fill(path, fd)
             if found is None:
                 waits.set()
             return found
 
-        monkeypatch.setattr(warm, "_to_fill", tried)
+        monkeypatch.setattr(setup_cache, "_to_fill", tried)
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"touch {mark}; sleep 60"}
         said: list[Result] = []
@@ -363,11 +363,11 @@ class TestTheStore:
             thread = threading.Thread(target=lambda: site.attempt(claim, control))
             thread.start()
             _until(mark.exists)
-            swept.append(warm.sweep(site.root, keep=day, now=later))
+            swept.append(setup_cache.sweep(site.root, keep=day, now=later))
             control.stop(StopReason.CANCELED)
             thread.join()
-        swept.append(warm.sweep(site.root, keep=timedelta(days=3), now=later))
-        swept.append(warm.sweep(site.root, keep=day, now=later))
+        swept.append(setup_cache.sweep(site.root, keep=timedelta(days=3), now=later))
+        swept.append(setup_cache.sweep(site.root, keep=day, now=later))
 
         assert swept == [0, 0, 1]
         assert site.files_left() == []
@@ -380,8 +380,8 @@ class TestTheStore:
         failed = prepared("second", "false", share=["deps"], keep_failed="3d")
         assert failed.outcome is Outcome.FAILED
 
-        assert warm.sweep(site.root, keep=timedelta(days=1), now=time.time() + 86_400 * 2) == 0
-        assert warm.sweep(site.root, keep=timedelta(days=1), now=time.time() + 86_400 * 5) == 1
+        assert setup_cache.sweep(site.root, keep=timedelta(days=1), now=time.time() + 86_400 * 2) == 0
+        assert setup_cache.sweep(site.root, keep=timedelta(days=1), now=time.time() + 86_400 * 5) == 1
 
 
 class TestMerges:

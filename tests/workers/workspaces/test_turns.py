@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.processes import Processes, until
 from tests.support.sources import ROOT
 from tests.support.speed import patience
 from workers.runners.base import Control, StopReason
-from workers.workspaces import turns
+from workers.workspaces import merge_lock
 from workers.workspaces.git import GitFailed, Interrupted
-from workers.workspaces.turns import turn
+from workers.workspaces.merge_lock import turn
 
 LONG = timedelta(seconds=60)
 
@@ -130,15 +130,15 @@ def test_a_ticket_that_is_torn_up_before_it_is_locked_is_drawn_again(
 
     def looks_first(fd: int, how: int) -> None:
         if not taken_away:
-            taken_away.append([turns._is_dead(ticket) for ticket in tmp_path.iterdir()])  # as one who waits does
+            taken_away.append([merge_lock._is_dead(ticket) for ticket in tmp_path.iterdir()])  # as one who waits does
         real(fd, how)
 
-    monkeypatch.setattr(turns.fcntl, "flock", lambda fd, how: (monkeypatch.undo(), looks_first(fd, how)))
-    fd, name = turns._ticket(tmp_path)
+    monkeypatch.setattr(merge_lock.fcntl, "flock", lambda fd, how: (monkeypatch.undo(), looks_first(fd, how)))
+    fd, name = merge_lock._ticket(tmp_path)
 
     assert taken_away == [[True]]
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert not turns._is_dead(tmp_path / name)
+    assert not merge_lock._is_dead(tmp_path / name)
     os.close(fd)
 
 
@@ -151,10 +151,10 @@ def test_a_lock_whose_name_is_taken_away_in_that_moment_is_none(
         (tmp_path / "lock").unlink()  # as the one before does when it leaves
         real(fd, how)
 
-    monkeypatch.setattr(turns.fcntl, "flock", leaves_first)
-    nothing = turns._lock(tmp_path)
+    monkeypatch.setattr(merge_lock.fcntl, "flock", leaves_first)
+    nothing = merge_lock._lock(tmp_path)
     monkeypatch.undo()
-    found = turns._lock(tmp_path)
+    found = merge_lock._lock(tmp_path)
 
     assert nothing == -1
     assert found >= 0

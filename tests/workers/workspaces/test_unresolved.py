@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.workspaces import task_branch
+from coordination.domain.jobs.checkouts import task_branch
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 
 pytestmark = pytest.mark.full  # each makes a repository and calls git a hundred times

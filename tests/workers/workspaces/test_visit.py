@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.events import EventType
-from coordination.domain.workspaces import task_branch
+from coordination.domain.jobs.checkouts import task_branch
+from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.events import EventType
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from tests.support.speed import patience
 from workers.runners.base import StopReason

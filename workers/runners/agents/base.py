@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
-from coordination.domain.attempts import Usage
-from coordination.domain.events import EventType
-from coordination.domain.provider_troubles import ProviderLimit
-from coordination.domain.work import AgentCall
-from coordination.errors import Refused
-from coordination.money import usd
+from coordination.base.errors import Refused
+from coordination.base.money import usd
+from coordination.domain.jobs.provider_errors import ProviderLimit
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Usage
+from coordination.domain.tasks.events import EventType
 from workers.runners.agents.failures import LONGEST_SENTENCE, Failure, failure_of_words, with_limit
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 from workers.runners.output import clean_text, decode, one_line
 
 LONGEST_TEXT = 2_000

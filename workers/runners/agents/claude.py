@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.chat import OURS
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.provider_troubles import ProviderLimit, window_of
-from coordination.domain.reset_times import of_epoch
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_errors import ProviderLimit, window_of
+from coordination.domain.jobs.reset_times import of_epoch
+from coordination.domain.jobs.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, texts, tokens, total
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 
 _SYNTHETIC = "<synthetic>"  # the model of messages that the program itself made
 

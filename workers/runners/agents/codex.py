@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 
 _DEFAULT = "codex-default"
 _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_search"})

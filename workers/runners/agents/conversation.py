@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.attempts import Claim, Outcome, Result, Usage
-from coordination.domain.work import AgentCall
-from coordination.machine import host
+from coordination.base.host import host
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
 from workers.runners.agents.base import Adapter
 
 CARRIED = "conversation"

@@ -7,9 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.work import COUNTS, CUSTOM, AgentCall
+from coordination.domain.jobs.work import COUNTS, CUSTOM, AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 
 _PROMPT = "{prompt}"
 _PLACE = re.compile(r"\{(?:prompt|model|session)\}")

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.work import AgentCall
-from coordination.machine import host
+from coordination.base.host import host
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Outcome
 from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript
 from workers.runners.agents.failures import Failure, failure_of_words
 from workers.runners.output import clean_text, last_line
-from workers.runners.watch import Interruption
+from workers.runners.process_watch import Interruption
 
 _ERROR_LIMIT = 300
 _LAST_LINES = 20

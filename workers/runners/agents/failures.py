@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from coordination.clock import utc_now
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.provider_troubles import (
+from coordination.base.clock import utc_now
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_errors import (
     LONGEST_RETRY_AFTER,
     UNNAMED_RESET,
     ProviderLimit,
     Trouble,
     classify,
 )
+from coordination.domain.tasks.attempts import Outcome, Result
 from workers.runners.output import clean_text, one_line
 
 LONGEST_SENTENCE = 300

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens, total
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 
 _NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
 

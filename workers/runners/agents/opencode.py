@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.work import AgentCall
 from workers.runners.agents.base import Start, Transcript, at, tokens, total
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 
 _DEFAULT = "opencode-default"
 _KEYS = (

@@ -34,13 +34,13 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from coordination.domain.chat import ChatCall
-from coordination.domain.provider_trouble_table import TroubleClass
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.provider_error_table import TroubleClass
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import Failure, failure_of_words
-from workers.runners.chat import forms, http
+from workers.runners.chat import http, output_schema
 from workers.runners.chat.errors import GaveUp, cause_of, failure_of, retry_after, was_sent
-from workers.runners.chat.making import make_model
+from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
 from workers.runners.chat.servers import Server
 from workers.runners.chat.spending import Spending
@@ -69,7 +69,7 @@ class Conversation:
         self,
         call: ChatCall,
         told: Transcript,
-        form: forms.Form | None,
+        form: output_schema.Form | None,
         *,
         limit: int,
         paid: Callable[[], bool] = lambda: True,
@@ -135,7 +135,10 @@ class Conversation:
     def _parameters(self, tools: list[ToolDefinition]) -> ModelRequestParameters:
         if self._form is None:
             return ModelRequestParameters(function_tools=tools)
-        said: dict[str, Any] = {"name": forms.NAME, "description": "The final answer, which ends this conversation"}
+        said: dict[str, Any] = {
+            "name": output_schema.NAME,
+            "description": "The final answer, which ends this conversation",
+        }
         return ModelRequestParameters(
             function_tools=tools,
             output_mode="auto",  # as this model does it best
@@ -236,7 +239,7 @@ class Conversation:
         calls = response.tool_calls
         if self._form is not None:
             for call in calls:
-                if call.tool_name == forms.NAME:
+                if call.tool_name == output_schema.NAME:
                     return await self._filled_in(self._form, response, call)
         if calls:
             async with asyncio.TaskGroup() as group:
@@ -251,14 +254,14 @@ class Conversation:
         return None
 
     async def _filled_in(
-        self, form: forms.Form, response: ModelResponse, call: ToolCallPart | None
+        self, form: output_schema.Form, response: ModelResponse, call: ToolCallPart | None
     ) -> list[ModelRequestPart] | None:
         try:
             if call is None:
                 self.value = await asyncio.to_thread(form.of_text, response.text or "")
             else:
                 self.value = await asyncio.to_thread(form.of_call, _arguments(call))
-        except forms.Misfit as misfit:
+        except output_schema.Misfit as misfit:
             self._misfits += 1
             if self._misfits > ASKED_AGAIN:
                 times = f"{self._misfits} answers in a row"
@@ -280,7 +283,7 @@ class Conversation:
         id_ = call.tool_call_id
         try:
             arguments = _arguments(call)
-        except forms.Misfit as misfit:
+        except output_schema.Misfit as misfit:
             self._told.call(call.tool_name, call.args, id_=id_)
             text, failed = f"The arguments cannot be read: {misfit}", True
         else:
@@ -331,4 +334,4 @@ def _arguments(call: ToolCallPart) -> dict[str, Any]:
     try:
         return call.args_as_dict(raise_if_invalid=True)
     except (ValueError, AssertionError, RecursionError):
-        raise forms.Misfit("they are no JSON object") from None
+        raise output_schema.Misfit("they are no JSON object") from None

@@ -23,8 +23,8 @@ from pydantic_ai.exceptions import (
     UserError,
 )
 
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.jobs.provider_error_table import TroubleClass
 from workers.runners.agents.base import at
 from workers.runners.agents.failures import Failure, failure_of_words
 from workers.runners.chat.http import AnsweredWithError

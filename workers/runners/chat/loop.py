@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from workers.runners.base import Control
-from workers.runners.watch import Interruption, glance_every
+from workers.runners.process_watch import Interruption, glance_every
 
 log = structlog.get_logger()
 

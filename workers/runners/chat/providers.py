@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coordination.domain.chat import ChatCall
-from coordination.domain.excerpts import did_you_mean
-from coordination.errors import Refused
-from coordination.machine import host
-from workers.runners.given import Given
+from coordination.base.errors import Refused
+from coordination.base.host import host
+from coordination.base.wording import did_you_mean
+from coordination.domain.jobs.chat import ChatCall
+from workers.runners.provider_environment import Given
 
 COMPATIBLE = ("openai", "openai-chat", "openai-responses")
 """Providers whose protocol many servers speak."""

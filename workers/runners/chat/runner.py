@@ -8,25 +8,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.attempts import Claim, Outcome, Result
-from coordination.domain.chat import ChatCall
-from coordination.domain.events import EventType
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.work import parse_work
-from coordination.errors import NotFound, Refused
-from coordination.extras import install_command
-from workers.runners import environment, program, usage
+from coordination.base.errors import NotFound, Refused
+from coordination.base.extras import install_command
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.work import parse_work
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.events import EventType
+from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import Failure
 from workers.runners.base import Control
 from workers.runners.chat.loop import Loop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
 from workers.runners.chat.servers import Servers
-from workers.runners.given import Given, Providing
-from workers.runners.log_in import LogIn
+from workers.runners.login_help import LogIn
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
-from workers.runners.watch import Interruption
+from workers.runners.process_watch import Interruption
+from workers.runners.provider_environment import Given, Providing
 
 
 class ChatRunner:
@@ -60,7 +60,7 @@ class ChatRunner:
                     return program.refused(refusal.sentence())
                 except (OSError, ValueError) as error:
                     return program.cannot_start(error)
-                spending = tools.spending = usage.following(scratch.costs, control)
+                spending = tools.spending = usage_file.following(scratch.costs, control)
                 with_programs = any(server.command for server in servers.all)
                 if not with_programs:
                     control.event(EventType.STARTED, {"model": call.chat})
@@ -82,7 +82,7 @@ class ChatRunner:
             clean_json(conversation.value),
             limit=control.output_limit,
             usage=(*told.usage.values(), *spent),
-            log=usage.with_warnings(log, warnings) or None,
+            log=usage_file.with_warnings(log, warnings) or None,
         )
         if interruption is None and told.failure is not None:
             result = _failed(result, told.failure, call, secrets)
@@ -121,7 +121,7 @@ class ChatRunner:
 class _Tools:
     """What the programs of a chat's tools spend. No call of the model is made before that is settled, too."""
 
-    spending: usage.Following | None = None
+    spending: usage_file.Following | None = None
 
     def paid(self, control: Control) -> bool:
         """Whether all that was spent so far is settled with the budgets."""
@@ -133,8 +133,8 @@ class _Tools:
 def _prepared(call: ChatCall, control: Control, secrets: Given, tools: _Tools) -> tuple[Any, Transcript]:
     try:
         from workers.runners.chat.conversation import Conversation
-        from workers.runners.chat.forms import Form
-        from workers.runners.chat.making import import_provider
+        from workers.runners.chat.model_factory import import_provider
+        from workers.runners.chat.output_schema import Form
     except ImportError as error:
         raise Refused(
             f"This worker cannot hold chats: {error.name or error} is not installed",

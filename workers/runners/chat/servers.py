@@ -15,15 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from coordination.domain.attempts import Claim
-from coordination.domain.chat import OURS
-from coordination.errors import Refused
+from coordination.base.errors import Refused
+from coordination.domain.jobs.chat import OURS
+from coordination.domain.tasks.attempts import Claim
 from workers.runners import environment
 from workers.runners.base import Control
-from workers.runners.hiding import Secrets
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, Process, death_sentence
 from workers.runners.program import program_problem
+from workers.runners.secret_masking import Secrets
 
 _GRACE = 0.5  # seconds to end after the end of its input, and again after SIGTERM
 

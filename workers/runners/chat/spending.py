@@ -8,8 +8,8 @@ from typing import Any
 from pydantic_ai.messages import ModelResponse
 from pydantic_ai.usage import RequestUsage
 
-from coordination.domain.attempts import Usage
-from coordination.domain.pricing import ASKED_OF
+from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.tasks.attempts import Usage
 from workers.runners.agents.base import Transcript, tokens
 from workers.runners.output import clean_text
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from coordination.store import types
-from coordination.store.tables import costs
+from coordination.store.tables.money import costs
 
 revision = "0001"
 down_revision = None

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Usage
-from coordination.domain.events import EventType
-from coordination.domain.work import AgentCall
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Outcome, Usage
+from coordination.domain.tasks.events import EventType
 from tests.support.sources import ROOT
 from workers.runners.agent import ADAPTERS
 from workers.runners.agents.base import LONGEST_TEXT, MOST_EVENTS, Transcript, json_line, tokens

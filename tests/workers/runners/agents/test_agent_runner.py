@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.events import EventType
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
 from tests.support.jobs import Bench
 from tests.support.speed import patience
 from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude

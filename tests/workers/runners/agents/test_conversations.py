@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.work import AgentCall
-from coordination.machine import host
+from coordination.base.host import host
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
 from workers.runners.agent import ADAPTERS

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.model_server import INPUT_TOKENS, Answer, running_model_server
 from tests.support.npm import CODEX, GEMINI, OPENCODE, npm_program

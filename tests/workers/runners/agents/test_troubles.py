@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from coordination.accounts import Accounts
-from coordination.domain.attempts import Outcome, Result
-from coordination.domain.provider_trouble_table import TroubleClass
-from coordination.domain.work import AgentCall
-from coordination.machine import host
+from coordination.adapters.account_store import Accounts
+from coordination.base.host import host
+from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.work import AgentCall
+from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
@@ -27,9 +27,9 @@ from workers.runners.agents.base import Transcript
 from workers.runners.agents.ends import End, end_of
 from workers.runners.agents.failures import failure_of_words
 from workers.runners.agents.lines import Lines
-from workers.runners.given import Given
+from workers.runners.process_watch import Interruption
 from workers.runners.program import Ran
-from workers.runners.watch import Interruption
+from workers.runners.provider_environment import Given
 
 STREAMS = ROOT / "tests" / "data" / "agent_streams"
 DONE, FAILED, WAITS = Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.pricing import ASKED_OF
+from coordination.domain.money.pricing import ASKED_OF
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import CALL, SAID, SERVER, STARTED
 from tests.support.jobs import Bench
 from tests.support.model_server import (
@@ -21,7 +21,7 @@ from tests.support.model_server import (
     ToolUse,
 )
 from tests.support.speed import patience
-from workers.runners import stragglers
+from workers.runners import orphan_reaper
 from workers.runners.base import StopReason
 
 
@@ -171,7 +171,7 @@ class TestStopping:
     def test_what_the_first_chat_imports_counts_for_no_limit(self, provide, monkeypatch) -> None:
         from pydantic_ai.providers import infer_provider_class
 
-        from workers.runners.chat import making
+        from workers.runners.chat import model_factory
 
         calls: list[str] = []
 
@@ -180,7 +180,7 @@ class TestStopping:
             time.sleep(2.1)
             return infer_provider_class(name)
 
-        monkeypatch.setattr(making, "infer_provider_class", infer)
+        monkeypatch.setattr(model_factory, "infer_provider_class", infer)
         limits = {name: timedelta(seconds=2) for name in ("timeout", "stall_timeout")}
         with provide("It is fine") as provider:
             result = provider.run(claim=limits)
@@ -217,5 +217,5 @@ def test_no_file_and_no_process_of_a_job_is_left(provide, bench: Bench) -> None:
         provider.run(tools=[SERVER])
 
     assert list(bench.scratch.iterdir()) == []
-    assert stragglers.find([os.fsencode(bench.runners.launcher.marker)]) == []
+    assert orphan_reaper.find([os.fsencode(bench.runners.launcher.marker)]) == []
     assert len(os.listdir("/proc/self/fd")) <= len(before) + 8  # noqa: PTH208 - the warden's and the loop's own

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import SAID, SERVER
 from tests.support.model_server import (
     Broken,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import SCHEMA
 from tests.support.model_server import (
     INPUT_TOKENS,

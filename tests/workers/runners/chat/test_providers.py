@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.attempts import Outcome
-from coordination.domain.chat import ChatCall
+from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import RETURNED, SAID, SERVER, Provider
 from tests.support.jobs import Bench
 from tests.support.model_server import (
@@ -40,11 +40,13 @@ class TestKeys:
         return headers
 
     def test_at_openais_own_address_it_speaks_the_newer_protocol(self, provide, monkeypatch) -> None:
-        from workers.runners.chat import making
+        from workers.runners.chat import model_factory
 
         with provide(ToolUse("add", {"a": 1, "b": 2}), "It is 3") as provider:
             # Without an address, as for OpenAI's own; the library is then told where the stand-in is.
-            monkeypatch.setattr(making, "_provider", lambda _, access, client: self.own(provider, client, access.key))
+            monkeypatch.setattr(
+                model_factory, "_provider", lambda _, access, client: self.own(provider, client, access.key)
+            )
             result = provider.run(url=None, tools=[SERVER], secrets=["OPENAI_API_KEY"])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It is 3")
@@ -65,8 +67,8 @@ class TestKeys:
         import asyncio
 
         from workers.runners.chat.http import make_client
-        from workers.runners.chat.making import make_model
-        from workers.runners.hiding import Secrets
+        from workers.runners.chat.model_factory import make_model
+        from workers.runners.secret_masking import Secrets
 
         names = KNOWN[name].names
         values = dict.fromkeys(KNOWN[name].keys, "key-0123456789")

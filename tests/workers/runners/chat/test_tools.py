@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.attempts import Outcome
+from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import CALL, RETURNED, SCHEMA, SERVER, TOOLS, free_port
 from tests.support.jobs import Bench
 from tests.support.model_server import (

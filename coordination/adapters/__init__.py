@@ -1,0 +1,1 @@
+"""Adapters to what lies outside: git checkouts, artifact stores, price lists, keyrings."""

@@ -1,0 +1,358 @@
+"""Accounts of this machine: kept in the home folder, or in the keyring of the operating system. Never in a database.
+
+accounts = Accounts(load_settings().home)
+accounts.set("claude@work", "ANTHROPIC_API_KEY", "sk-ant-…")
+
+One file for each account, mode 0600 in a folder with mode 0700. It is replaced as a whole, so that a reader sees the
+old one or the new one. A file that is a link, that belongs to somebody else or that others may read is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coordination.adapters import keyrings
+from coordination.base.errors import CoordinationError, NotFound, Refused, Unavailable
+from coordination.base.host import host
+from coordination.base.wording import excerpt
+from coordination.domain.jobs.accounts import (
+    MOST_VARIABLES,
+    Kept,
+    check_account,
+    check_secret,
+    check_setting,
+    check_variable,
+    is_account,
+)
+
+FOLDER = "accounts"
+"""Below the home folder."""
+
+_FORMAT = 1
+_END = ".json"
+_DRAFT = ".draft-"
+_LOCK = ".lock"
+_LARGEST = 8 << 20  # bytes of a file: more than all variables that an account may have
+_OPEN = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_OTHERS = 0o077
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One variable of an account, without its secret. ``value``: of a setting, which is none; else None."""
+
+    name: str
+    kept: Kept
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What an account holds: its variables by name, without their secrets."""
+
+    name: str
+    variables: tuple[Variable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """All that an account gives to a job. ``secret``: the names of the variables whose values are to be hidden."""
+
+    name: str
+    values: Mapping[str, str] = field(repr=False)
+    secret: frozenset[str] = frozenset()
+
+
+class Accounts:
+    """The accounts in one home folder: ``co.accounts``. What is wrong is Refused or NotFound, and shows no secret.
+
+    *refusal*: why this process may change none.
+    """
+
+    def __init__(self, home: Path, *, refusal: CoordinationError | None = None) -> None:
+        self.home = home
+        self._refusal = refusal
+        self.folder = home / FOLDER
+
+    def set(self, account: str, variable: str, value: str, *, kept: Kept | None = None) -> Variable:
+        """Keep *value* as *variable* of the account, which is made if there is none.
+
+        *kept*: None: in the operating system's keyring if one works, else in a file. Kept.SETTING: no secret, a value
+        that everybody may see, such as the folder of a log-in.
+        """
+        check_account(account)
+        check_variable(variable)
+        (check_setting if kept is Kept.SETTING else check_secret)(variable, value)
+        with self._changing(account) as stored:
+            if variable not in stored and len(stored) >= MOST_VARIABLES:
+                raise Refused(f"The account {account} has {MOST_VARIABLES} variables, and may have no more")
+            in_keyring = False
+            if kept in (None, Kept.KEYRING):
+                in_keyring = keyrings.put(self._service(), _user(account, variable), value)
+            if kept is Kept.KEYRING and not in_keyring:
+                raise Refused(
+                    f"There is no keyring on {host()} that works",
+                    hint="Run: pip install 'coordination[keyring]', in a session that has one; or keep it in a file",
+                )
+            if not in_keyring and _is_in_keyring(stored.get(variable)):
+                self._forget(account, variable)
+            where = Kept.KEYRING if in_keyring else Kept.SETTING if kept is Kept.SETTING else Kept.FILE
+            stored[variable] = {"kept": where.value} if in_keyring else {"kept": where.value, "value": value}
+        return _variable(variable, stored[variable])
+
+    def unset(self, account: str, variable: str | None = None) -> list[str]:
+        """Forget a variable of the account, or with None the account; the names of the variables that it had."""
+        check_account(account)
+        with self._changing(account) as stored:
+            if not stored:
+                raise self._unknown(account)
+            if variable is not None and variable not in stored:
+                raise NotFound(
+                    f"The account {account} has no {excerpt(variable)}", hint=f"It has: {', '.join(sorted(stored))}"
+                )
+            gone = sorted(stored) if variable is None else [variable]
+            for name in gone:
+                if _is_in_keyring(stored[name]):
+                    self._forget(account, name)
+                del stored[name]
+        return gone
+
+    def names(self) -> list[str]:
+        """Every account that there is, sorted."""
+        try:
+            found = os.listdir(self.folder)  # noqa: PTH208 - names alone
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise self._unreadable(error) from error
+        return sorted(name for one in found if (name := one.removesuffix(_END)) != one and is_account(name))
+
+    def get(self, account: str) -> Account:
+        """What an account holds, without secrets; NotFound when there is none."""
+        stored = self._read(check_account(account))
+        if not stored:
+            raise self._unknown(account)
+        return Account(account, tuple(_variable(name, stored[name]) for name in sorted(stored)))
+
+    def held(self, account: str, *, example: str = "VARIABLE") -> Held:
+        """All values of an account, for a job; NotFound, naming the variable *example*, or Refused."""
+        stored = self._read(check_account(account))
+        if not stored:
+            raise self._unknown(account, example)
+        values: dict[str, str] = {}
+        for name, body in stored.items():
+            if not _is_in_keyring(body):
+                values[name] = body["value"]
+            elif (found := keyrings.find(self._service(), _user(account, name))) is not None:
+                values[name] = found
+            else:
+                raise Refused(
+                    f"The keyring of {host()} does not give the {name} of the account {account}",
+                    hint=f"Unlock it for the worker, or keep it in a file: {self.command(account, name)} --keep file",
+                )
+        secret = frozenset(name for name, body in stored.items() if body["kept"] != Kept.SETTING)
+        return Held(account, values, secret)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the folder and its files, one sentence each."""
+        found: list[str] = []
+        try:
+            names = self.names()
+            with contextlib.suppress(FileNotFoundError), self._opened():
+                pass
+        except CoordinationError as error:
+            return [error.sentence()]
+        for name in names:
+            try:
+                self._read(name)
+            except CoordinationError as error:
+                found.append(error.sentence())
+        return found
+
+    def command(self, account: str, variable: str) -> str:
+        """The command that sets a variable, as it is to be run on this machine by the user of this process."""
+        usual = Path.home() / ".coordination"
+        home = "" if self.home == usual else f"COORD_HOME={shlex.quote(str(self.home))} "
+        return f"{home}coord accounts set {account} {variable}"
+
+    def suggestion(self, program: str, variable: str) -> str:
+        """The same for a new account of *program*, an agent or a chat's model, and what its job has to say then."""
+        account = f"{program.partition(':')[0]}@work"
+        return f"{self.command(account, variable)}, and write account: {account}"
+
+    # --- one account's file
+
+    def _read(self, account: str) -> dict[str, dict[str, str]]:
+        """The variables as they are stored; empty when there is no such account."""
+        try:
+            with self._opened() as folder:
+                return self._stored(folder, account)
+        except FileNotFoundError:
+            return {}
+
+    @contextlib.contextmanager
+    def _changing(self, account: str) -> Iterator[dict[str, dict[str, str]]]:
+        """The variables, to be changed in place; they are written when the block ends well. One process at a time."""
+        if self._refusal is not None:
+            raise self._refusal
+        self._make_folder()
+        with self._opened() as folder:
+            lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _OPEN, 0o600, dir_fd=folder)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                for left in os.listdir(folder):  # noqa: PTH208 - by a process that was killed, with a secret in it
+                    if left.startswith(_DRAFT):
+                        os.unlink(left, dir_fd=folder)
+                stored = self._stored(folder, account)
+                yield stored
+                self._write(folder, account, stored)
+            finally:
+                os.close(lock)
+
+    def _stored(self, folder: int, account: str) -> dict[str, dict[str, str]]:
+        path = self.folder / f"{account}{_END}"
+        try:
+            handle = os.open(path.name, os.O_RDONLY | _OPEN, dir_fd=folder)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise _not_used(path, "it is a link" if error.errno == errno.ELOOP else _reason(error)) from error
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode):
+                raise _not_used(path, "it is no file")
+            _check_owner(path, about)
+            data = file.read(_LARGEST + 1)
+        try:
+            return _parsed(data)
+        except (ValueError, KeyError, TypeError, AttributeError):  # which may hold a part of a secret
+            raise _not_used(path, "its content cannot be understood", f"Run: rm '{path}', and set it again") from None
+
+    def _write(self, folder: int, account: str, stored: Mapping[str, Mapping[str, str]]) -> None:
+        name = f"{account}{_END}"
+        with self._explained():
+            if not stored:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
+                return
+            draft = f"{_DRAFT}{secrets.token_hex(8)}"
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(handle, "w", encoding="ascii") as file:
+                    json.dump({"format": _FORMAT, "variables": stored}, file)
+                    file.flush()
+                    os.fsync(handle)
+                os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=folder)
+                raise
+
+    # --- the folder
+
+    def _make_folder(self) -> None:
+        with self._explained():
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder, open and looked at. Raises FileNotFoundError when there is none."""
+        try:
+            handle = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+                raise _not_used(self.folder, "it is a link or no folder") from error
+            raise self._unreadable(error) from error
+        try:
+            _check_owner(self.folder, os.fstat(handle))
+            yield handle
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(
+                f"The account cannot be written to {self.folder}: {_reason(error)}",
+                hint="Free some space, or set COORD_HOME to a folder that you may write to",
+            ) from error
+
+    def _unreadable(self, error: OSError) -> Refused:
+        return Refused(
+            f"The accounts in {self.folder} cannot be read: {_reason(error)}",
+            hint="Run this as the user of the worker; jobs in a sandbox do not see them",
+        )
+
+    def _unknown(self, account: str, example: str = "VARIABLE") -> NotFound:
+        return NotFound(
+            f"There is no account {account} on {host()}", hint=f"Run there: {self.command(account, example)}"
+        )
+
+    # --- the keyring
+
+    def _service(self) -> str:
+        return f"coordination {self.home}"
+
+    def _forget(self, account: str, variable: str) -> None:
+        keyrings.remove(self._service(), _user(account, variable))
+
+
+def _user(account: str, variable: str) -> str:
+    return f"{account} {variable}"
+
+
+def _is_in_keyring(body: Mapping[str, str] | None) -> bool:
+    return body is not None and body["kept"] == Kept.KEYRING
+
+
+def _variable(name: str, body: Mapping[str, str]) -> Variable:
+    kept = Kept(body["kept"])
+    return Variable(name, kept, body["value"] if kept is Kept.SETTING else None)
+
+
+def _parsed(data: bytes) -> dict[str, dict[str, str]]:
+    if len(data) > _LARGEST:
+        raise ValueError
+    content: Any = json.loads(data)
+    if content["format"] != _FORMAT:
+        raise ValueError
+    found: dict[str, dict[str, str]] = {}
+    for name, body in content["variables"].items():
+        kept = Kept(body["kept"])
+        if kept is not Kept.KEYRING and not isinstance(body["value"], str):
+            raise TypeError
+        found[name] = body
+    return found
+
+
+def _check_owner(path: Path, about: os.stat_result) -> None:
+    if about.st_uid != os.geteuid():
+        raise _not_used(path, "it belongs to another user", "Set the account again as the user of the worker")
+    if stat.S_IMODE(about.st_mode) & _OTHERS:
+        mode = "700" if stat.S_ISDIR(about.st_mode) else "600"
+        raise _not_used(path, "other users may open it", f"Run: chmod {mode} '{path}', and change what they may know")
+
+
+def _not_used(path: Path, why: str, hint: str | None = None) -> Refused:
+    return Refused(f"{path} is not used for accounts: {why}", hint=hint)
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()

@@ -1,0 +1,1 @@
+"""Shared ground: clock, errors, ids, money, units and wording. Imports nothing else of this package."""

@@ -1,0 +1,109 @@
+"""What may stand where JSON is kept, what is wrong with a value that may not, and how records are written as it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, is_dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import IntFlag
+from typing import Any
+
+from coordination.base.wording import excerpt
+
+MAX_DEPTH = 100
+MAX_ITEMS = 1_000_000
+_MAX_DIGITS_BITS = 4_096
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def text_problem(text: str) -> str | None:
+    """What no database can hold in *text*: NUL characters and halves of surrogate pairs."""
+    found = None if text.isascii() and "\0" not in text else _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    return "holds a NUL character" if found.group() == "\0" else "holds half of a surrogate pair, which is no character"
+
+
+def json_problem(value: object) -> str | None:
+    """The first thing in *value* that JSON cannot say, as the rest of a sentence with its place, or None."""
+    stack: list[tuple[object, str, int]] = [(value, "", 0)]
+    items = 0
+    while stack:
+        item, place, depth = stack.pop()
+        items += 1
+        if depth > MAX_DEPTH:
+            return f"nests deeper than {MAX_DEPTH} levels, or contains itself"
+        if items > MAX_ITEMS:
+            return f"holds more than {MAX_ITEMS:,} values"
+        if isinstance(item, dict):
+            for name, inner in item.items():
+                if not isinstance(name, str):
+                    return f"has the key {excerpt(name)}{_at(place)}, which is not a text"
+                if problem := text_problem(name):
+                    return f"has a key{_at(place)} that {problem}"
+                stack.append((inner, f"{place}.{name}" if len(place) + len(name) < _LONGEST else place, depth + 1))
+        elif isinstance(item, list | tuple):
+            stack.extend((inner, f"{place}[{index}]", depth + 1) for index, inner in enumerate(item))
+        elif problem := _scalar_problem(item):
+            return f"{problem}{_at(place)}"
+    return None
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether *value*, as read from JSON, nests deeper than what may be kept; what recurs into it might not return."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list | tuple):
+                inner.extend(item)
+        level = inner
+        if not level:
+            return False
+    return True
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one line a type
+    """*value* as JSON types: money as text (exact), moments as ISO 8601, durations in seconds, records as mappings."""
+    match value:
+        case IntFlag():
+            return value.names() if hasattr(value, "names") else int(value)
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return str(value)
+        case Decimal():
+            return f"{value:f}"
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case dict():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    return str(value)
+
+
+_LONGEST = 100
+
+
+def _at(place: str) -> str:
+    return f" at {place.removeprefix('.')}" if place else ""
+
+
+def _scalar_problem(item: object) -> str | None:
+    if isinstance(item, str):
+        return text_problem(item)
+    if isinstance(item, float):
+        return None if math.isfinite(item) else f"holds {item}, which JSON cannot express,"
+    if isinstance(item, int):  # bool is one
+        return None if item.bit_length() <= _MAX_DIGITS_BITS else "holds a number of more than a thousand digits"
+    return None if item is None else f"holds a {type(item).__name__}, which JSON cannot express,"

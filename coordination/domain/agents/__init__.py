@@ -1,0 +1,1 @@
+"""Agents: pure records and rules."""

@@ -1,0 +1,399 @@
+"""What an agent is told: its task, what it needs to know for it, and how it reports. Pure; the words are templates.
+
+A project may have its own words for each of KINDS, in its settings. The names that they may use:
+
+``task`` (key, title, prompt, attempt, failures, max_attempts, input) · ``project`` (name, path, description,
+tech_stack, spec_path, output_path) · ``agent`` (name) · ``run`` (id) · ``needs`` (key -> state, output) ·
+``shows_needs`` · ``criteria`` (list) · ``gates`` (list of commands) · ``workspace`` · ``answers`` (question, answer,
+by) · ``feedback`` · ``reports`` (whether ``coord task`` works where the job runs) · ``tools`` (whether it has the tools
+of ``coord mcp``) · ``question`` (that another task asks)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coordination.base.errors import Refused
+from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.jobs import templates
+from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.questions import ANSWERS
+
+WORKER = "worker"
+RESUME = "resume"
+ASSESS = "assess"
+ANALYZE = "analyze"
+ANSWER = "answer"
+
+FEEDBACK = "feedback"
+"""Where a task carries why its last attempt did not count: a gate's output."""
+
+PROJECT_SETTING = "prompts"
+"""Under which of a project's settings its own words stand, by kind."""
+
+LONGEST_TEMPLATE = 100_000
+LONGEST_OUTPUT = 4_000
+"""Characters of a template, and of another task's output as the prompt shows it; the rest is in COORD_INPUT."""
+
+_WORKER = """\
+{{ task.prompt }}
+{%- if criteria %}
+
+## It is done when
+{%- for one in criteria %}
+- {{ one }}
+{%- endfor %}
+{%- endif %}
+{%- if gates %}
+
+These commands must succeed before it counts as done; they are run for you at the end:
+{%- for one in gates %}
+- `{{ one }}`
+{%- endfor %}
+{%- endif %}
+{%- if shows_needs %}
+
+## What the tasks before this one gave
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+{%- endif %}
+{%- if answers %}
+
+## What you asked, and were answered
+{%- for one in answers %}
+- {{ one.question }}
+  Answer: {{ one.answer }}
+{%- endfor %}
+{%- endif %}
+{%- if feedback %}
+
+## Why your last attempt did not count
+{{ feedback }}
+{%- endif %}
+{%- if reports or tools or project.tech_stack or project.spec_path or project.output_path %}
+
+## Where you are
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}, \
+task `{{ task.key }}`, attempt {{ task.attempt }}\
+{% if task.failures %} ({{ task.failures }} of {{ task.max_attempts }} have failed){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+{%- if project.output_path %}
+What you make belongs into: {{ project.output_path }}
+{%- endif %}
+{%- if workspace == "git-worktree" %}
+You work in a git worktree of your own. Do not commit, merge or push: what you change is committed and merged when you \
+end.
+{%- endif %}
+{%- endif %}
+{%- if tools %}
+
+## How to report
+When it is done, end with a short summary as your answer. Otherwise, with the tools of the MCP server `coord`:
+- `progress`: what you are doing, for whoever watches.
+- `ask`: a question, when you need a decision, and then end: you are started again with the answer.
+- `discovered`: work that you find and that is not yours to do now; with `first` when you need it done before you can \
+go on, and then end.
+- `fail`: when it cannot be done; `final` when no other attempt could do it either.
+{%- elif reports %}
+
+## How to report
+When it is done, end with a short summary as your answer. Otherwise, in the shell:
+- `coord task progress "what you are doing"` for whoever watches.
+- `coord task ask "question"` when you need a decision, and then end: you are started again with the answer.
+- `coord task discovered KEY --title "…" --prompt "…"` for work that you find and that is not yours to do now; \
+with `--first` when you need it done before you can go on, and then end.
+- `coord task fail "why"` when it cannot be done; `--final` when no other attempt could do it either.
+{%- endif %}
+"""
+
+_RESUME = """\
+{% if answers %}{% for one in answers %}You asked: {{ one.question }}
+Answer: {{ one.answer }}
+{% endfor %}
+{% endif %}{% if feedback %}Your last attempt did not count:
+
+{{ feedback }}
+
+{% endif %}{% if shows_needs %}{% for key, need in needs | items %}{{ key }} ({{ need.state }}):
+{{ need.output }}
+
+{% endfor %}{% endif %}Go on with your task, {{ task.title }}, from where you stopped. \
+It is attempt {{ task.attempt }}. The task was:
+
+{{ task.prompt }}
+"""
+
+_ASSESS = """\
+Assess a task before somebody else does it. Do not do it, and change nothing; you may look at files.
+
+## The task
+{{ task.prompt }}
+{%- if criteria %}
+
+## It is done when
+{%- for one in criteria %}
+- {{ one }}
+{%- endfor %}
+{%- endif %}
+
+## Where
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+
+## Your answer
+One JSON object and nothing else:
+{"strategy": "how to do it, in a few sentences", "risks": ["what may go wrong", "…"],
+ "subtasks": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
+  "needs": ["key of one before it"]}]}
+subtasks are done before the task itself, each by an agent of its own, and the task then sees what they gave. \
+Leave the list empty unless the task is too large for one agent.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+_ANALYZE = """\
+Judge whether a task is done. Do not do it, and change nothing; you may look at files and run tests.
+
+## The task
+{{ task.prompt }}
+{%- if criteria %}
+
+## It is done when
+{%- for one in criteria %}
+- {{ one }}
+{%- endfor %}
+{%- endif %}
+
+## What was done
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+
+## Your answer
+One JSON object and nothing else:
+{"verdict": "done" or "again" or "punted", "why": "…",
+ "follow_ups": [{"key": "short-name", "title": "…", "prompt": "what exactly is to be done",
+  "needs": ["key of one before it"]}]}
+again: it is not done, and why says what is missing, for whoever goes on. punted: it cannot or should not be done now. \
+follow_ups: bugs and work that turned up and are not part of the task, for agents of their own; mostly none.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+_ANSWER = """\
+Somebody who works on a task needs a decision. Answer; do not do the task, and change nothing; you may look at files.
+
+## The question
+{{ question }}
+
+## The task
+{{ task.prompt }}
+{%- if shows_needs %}
+
+## What it was given
+{%- for key, need in needs | items %}
+
+### {{ key }} ({{ need.state }})
+{{ need.output }}
+{%- endfor %}
+{%- endif %}
+
+## Where
+Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }}){% endif %}.
+{%- if project.spec_path %}
+The specification: {{ project.spec_path }}
+{%- endif %}
+
+## Your answer
+One JSON object and nothing else: {"answer": "what is to be done, and why"} or, when only a person can decide that, \
+{"cannot": "why"}.
+{%- if feedback %}
+
+Your last answer could not be used: {{ feedback }}
+{%- endif %}
+"""
+
+KINDS: Mapping[str, str] = {
+    WORKER: _WORKER,
+    RESUME: _RESUME,
+    ASSESS: _ASSESS,
+    ANALYZE: _ANALYZE,
+    ANSWER: _ANSWER,
+}
+"""The words for each occasion, where a project has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What is known of a task's project. *words*: its own templates by kind."""
+
+    name: str
+    path: str | None = None
+    description: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """Its own templates, by kind."""
+        found = self.settings.get(PROJECT_SETTING, {})
+        return found if isinstance(found, Mapping) else {}
+
+
+def check_words(kind: str, text: str) -> None:
+    """Refuse words that could not be used: an unknown kind, bad syntax, a name that does not exist."""
+    if kind not in KINDS:
+        raise Refused(
+            f"There is no prompt {excerpt(kind)}", hint=did_you_mean(kind, KINDS) or f"One of {', '.join(KINDS)}"
+        )
+    if len(text) > LONGEST_TEMPLATE:
+        raise Refused(f"The prompt has {len(text):,} characters; at most {LONGEST_TEMPLATE:,} are possible")
+    if not text.strip():
+        raise Refused("The prompt is empty")
+    sample = {"state": "completed", "output": "an output"}
+    names = _names("do it", _SAMPLE, Surroundings("shop"), needs={"other": sample}, shows_needs=True, reports=True)
+    names |= {
+        "criteria": ["a criterion"],
+        "gates": ["a gate"],
+        "answers": [{"question": "why?", "answer": "so", "by": "ann"}],
+        "feedback": "a complaint",
+        "question": "which colour?",
+    }
+    try:
+        templates.fill(text, names)
+    except Refused as refused:
+        raise Refused(f"The prompt {kind} cannot be used: {refused.message}", hint=refused.hint) from None
+
+
+def prompt_of(
+    prompt: str, claim: Claim, project: Surroundings, *, kind: str = WORKER, shows_needs: bool, reports: bool
+) -> str:
+    """The whole prompt of a task whose own *prompt* is rendered already; Refused when its words cannot be rendered."""
+    words = project.words.get(kind) or KINDS[kind]
+    needs = {key: {**need, "output": _bounded(need.get("output"))} for key, need in claim.needs.items()}
+    shown = shows_needs and any(need["output"] for need in needs.values())
+    return templates.fill(
+        words, _names(prompt, claim, project, needs=needs, shows_needs=shown, reports=reports)
+    ).strip()
+
+
+def _names(
+    prompt: str,
+    claim: Claim,
+    project: Surroundings,
+    *,
+    needs: Mapping[str, Any],
+    shows_needs: bool,
+    reports: bool,
+) -> dict[str, Any]:
+    settings = project.settings
+    checkout = claim.options.get(STORED, "folder")
+    kind = checkout.get("kind", "folder") if isinstance(checkout, Mapping) else checkout
+    return {
+        "task": {
+            "key": claim.key,
+            "title": claim.title,
+            "prompt": prompt,
+            "attempt": claim.attempt,
+            "failures": claim.failures,
+            "max_attempts": claim.max_attempts,
+            "input": dict(claim.input),
+        },
+        "project": {
+            "name": project.name,
+            "path": project.path,
+            "description": project.description,
+            **{name: settings.get(name) for name in ("tech_stack", "spec_path", "output_path")},
+        },
+        "agent": {"name": claim.agent},
+        "run": {"id": claim.run_id},
+        "needs": dict(needs),
+        "shows_needs": shows_needs,
+        "criteria": list(claim.options.get("criteria", ())),
+        "gates": [_gate(gate) for gate in claim.options.get("gates", ())],
+        "checkout": kind,
+        "workspace": kind,  # its old name, for templates that were written with it
+        "answers": list(claim.carried.get(ANSWERS, ())),
+        "feedback": claim.carried.get(FEEDBACK),
+        "question": claim.options.get("role", {}).get("question"),
+        # A chat has no shell to say it in.
+        "reports": reports and "chat" not in claim.work,
+        "tools": reports and OURS in claim.work.get("tools", ()),
+    }
+
+
+def _gate(gate: object) -> str:
+    return str(gate.get("run", gate)) if isinstance(gate, Mapping) else str(gate)
+
+
+def _bounded(output: Any) -> str:
+    if output is None:
+        return ""
+    import json
+
+    text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+    return text if len(text) <= LONGEST_OUTPUT else f"{text[:LONGEST_OUTPUT]}… ({len(text):,} characters in all)"
+
+
+def rendered(claim: Claim) -> Claim:
+    """The claim with outputs of earlier tasks filled into its job. Raises Refused when that cannot be done."""
+    if not templates.is_templated(claim.work):
+        return claim
+    work = templates.render(
+        claim.work,
+        needs=claim.needs,
+        context={
+            "input": claim.input,
+            "run": {"id": claim.run_id},
+            "task": {"key": claim.key, "attempt": claim.attempt},
+            "project": {"name": claim.project},
+        },
+    )
+    return replace(claim, work=work)
+
+
+def mentions_needs(prompts: Sequence[str]) -> bool:
+    """Whether a prompt, as its author wrote it, already says where outputs of other tasks belong."""
+    return any(templates.is_template(text) and "needs" in text for text in prompts)
+
+
+_SAMPLE = Claim(
+    task_id="",
+    attempt=1,
+    workspace_id="",
+    project_id="",
+    project="shop",
+    run_id="",
+    session_id=None,
+    key="fix",
+    title="Fix it",
+    work={},
+    input={},
+    needs={},
+    agent=None,
+    timeout=None,
+    stall_timeout=None,
+    workdir=None,
+    python_path=(),
+    max_attempts=1,
+    failures=0,
+    deferrals=0,
+    backoff={},
+    repeatable=True,
+)

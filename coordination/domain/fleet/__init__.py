@@ -1,0 +1,1 @@
+"""Workers and supervisors: pure records and rules."""

@@ -1,0 +1,138 @@
+"""From a plan, and what is known of jobs like its own, to what it will take and cost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from coordination.base.money import ZERO
+from coordination.domain.forecast import simulation
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.forecast.simulation import Pool, Step
+from coordination.domain.money.estimates import NONE, PLAN, PRICE, Quoted, Sample, estimate, history_key, parse_stated
+from coordination.domain.plans.plan_expansion import CHOOSE
+from coordination.domain.plans.plans import Plan, Task
+
+HISTORY, RECENT, ASSUMED, UNKNOWN = "history", "recent runs", "assumed", "unknown"
+"""Where the durations of a kind are known from, beside the plan."""
+
+_SHARES = (Decimal("0.25"), Decimal("0.5"), Decimal("0.75"), Decimal(1))
+"""What a job uses of the most that it may, where no more is known."""
+
+
+class Outlook:
+    """A plan with the jobs of its tasks, by key, and whose each task is; and what is known of such jobs.
+
+    *known*: samples by history_key. *recent*: the same without what they cost, but of short jobs too.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        bodies: Mapping[str, Mapping[str, Any]],
+        agents: Mapping[str, str],
+        *,
+        known: Mapping[str, Sequence[Sample]],
+        recent: Mapping[str, Sequence[Sample]],
+        quote: Quoted,
+        assume: timedelta | None = None,
+    ) -> None:
+        self._plan = plan
+        self._agents = agents
+        self._known, self._recent = known, recent
+        self._quote, self._assume = quote, assume
+        self._pools: list[Pool] = []
+        self._numbers: dict[tuple[Any, ...], int] = {}
+        self._bodies = bodies
+        self._keys: dict[int, str] = {}
+        self._seen: dict[str, tuple[tuple[Sample, ...], str]] = {}
+
+    def predicted(
+        self,
+        *,
+        slots: int,
+        caps: Mapping[str, int],
+        now: datetime,
+        effort: int = simulation.EFFORT,
+        seed: int = 0,
+    ) -> Prediction:
+        """What it takes with so many slots; *caps*: how many tasks of the project, an agent or a key run at once."""
+        numbers = {task.key: number for number, task in enumerate(self._plan.tasks)}
+        steps = [self._step(task, numbers, now) for task in self._plan.tasks]
+        budget = None if self._plan.budget is None else self._plan.budget.usd
+        return simulation.simulate(steps, self._pools, slots=slots, caps=caps, budget=budget, effort=effort, seed=seed)
+
+    def _step(self, task: Task, numbers: Mapping[str, int], now: datetime) -> Step:
+        defaults = self._plan.defaults
+        needs = [need if isinstance(need, str) else need.key for need in task.needs if _holds_back(need)]
+        limits = ["project"]
+        if (agent := self._agents.get(task.key)) is not None:
+            limits.append(f"agent:{agent}")
+        if task.concurrency_key is not None:
+            limits.append(f"key:{task.concurrency_key}")
+        return Step(
+            task.key,
+            self._pool(task),
+            tuple(numbers[key] for key in needs if key in numbers),
+            task.priority,
+            task.max_attempts if task.max_attempts is not None else defaults.max_attempts,
+            tuple(limits),
+            task.backoff or defaults.backoff,
+            timedelta(0) if task.not_before is None else max(timedelta(0), task.not_before - now),
+            task.timeout or defaults.timeout,
+            first=CHOOSE in task.role,
+        )
+
+    def _pool(self, task: Task) -> int:
+        """The number of the pool from which its attempts are drawn."""
+        body = self._bodies[task.key]
+        key = self._keys.get(id(body))
+        if key is None:
+            key = self._keys[id(body)] = history_key(body)
+        samples, source = self._seen.get(key) or self._seen.setdefault(key, self._seen_of(key))
+        stated = parse_stated(task.estimate) if task.estimate and not samples else {}
+        # Without samples it matters what this very job says: of two chats, one may have the longer prompt.
+        name = (key,) if samples else (key, tuple(sorted(stated.items())), id(body) if "chat" in body else None)
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = len(self._pools)
+            made = Pool(key, samples, source, len(samples)) if samples else self._guessed(task, key, body, stated)
+            self._pools.append(made)
+        return number
+
+    def _seen_of(self, key: str) -> tuple[tuple[Sample, ...], str]:
+        """What was seen of a kind. Of jobs that cost nothing the latest runs tell more: also short ones are there."""
+        known, recent = self._known.get(key, ()), self._recent.get(key, ())
+        if recent and not any(one.usd or one.tokens or one.unpriced for one in known):
+            return tuple(recent), RECENT
+        return (tuple(known) if any(one.tells for one in known) else ()), HISTORY
+
+    def _guessed(self, task: Task, key: str, body: Mapping[str, Any], stated: Mapping[str, Any]) -> Pool:
+        """Of a kind that nothing was seen of."""
+        if CHOOSE in task.role:  # it only takes over what another one gave
+            return Pool(key, (_sample(timedelta(0)),), NONE)
+        took, source = self._duration(stated)
+        expected = estimate(body, (), stated=stated, quote=self._quote)
+        shares = _SHARES if expected.source == PRICE else (Decimal(1),)
+        samples = [
+            _sample(took, expected.usd * share, int(expected.tokens * share), expected.unpriced) for share in shares
+        ]
+        priced = expected.source in (PLAN, PRICE, NONE)
+        return Pool(key, tuple(samples), source, timed=source != UNKNOWN, priced=priced)
+
+    def _duration(self, stated: Mapping[str, Any]) -> tuple[timedelta, str]:
+        if "duration" in stated:
+            return timedelta(seconds=stated["duration"]), PLAN
+        if self._assume is not None:
+            return self._assume, ASSUMED
+        return timedelta(0), UNKNOWN
+
+
+def _holds_back(need: Any) -> bool:
+    return isinstance(need, str) or need.kind.holds_back
+
+
+def _sample(took: timedelta, usd: Decimal = ZERO, tokens: int = 0, unpriced: int = 0) -> Sample:
+    return Sample(usd, tokens, unpriced, took, completed=True)

@@ -1,0 +1,1 @@
+"""What a job is and what it leaves: pure records and rules."""

@@ -1,0 +1,240 @@
+"""What makes a worktree ready to work: a setup command, files to bring in, ports, a database. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from coordination.base.errors import Refused
+from coordination.base.json_values import text_problem
+from coordination.base.wording import did_you_mean, excerpt
+
+MOST_NAMES = 100
+MOST_PORTS = 100
+DATABASE_KEYS = ("clone", "variable")
+DATABASE_VARIABLE = "DATABASE_URL"
+
+LOCK_FILES = (
+    *("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml", "Pipfile.lock", "conda-lock.yml", "pixi.lock"),
+    *("package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "yarn.lock", "bun.lock", "bun.lockb", "deno.lock"),
+    *("Cargo.lock", "go.sum", "Gemfile.lock", "composer.lock", "mix.lock", "pubspec.lock", "Package.resolved"),
+    *("gradle.lockfile", "packages.lock.json", "flake.lock"),
+)
+"""Files that pin what a setup command installs; used when ``lock`` is empty."""
+
+MANIFESTS = (
+    *("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt", "requirements-dev.txt", "Pipfile"),
+    *("environment.yml", "package.json", "deno.json", "go.mod", "Cargo.toml", "Gemfile", "composer.json", "mix.exs"),
+    *("pubspec.yaml", "pom.xml", "build.gradle", "build.gradle.kts", "Makefile"),
+)
+"""Files that say what is installed without pinning it; used where there is no lock file."""
+
+_LONGEST_COMMAND = 100_000
+_LONGEST_NAME = 500
+_LONGEST_URL = 2_000
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OF_WORKER = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
+_SCHEMES = ("postgresql", "postgres", "sqlite")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database that each attempt gets a copy of.
+
+    ``clone``: the URL of the original (``postgresql://…`` or ``sqlite:///file``), or ``$NAME`` for a variable of the
+    worker's environment. ``variable``: the name under which the job gets the URL of its copy.
+    """
+
+    clone: str
+    variable: str = DATABASE_VARIABLE
+
+    @property
+    def worker_variable(self) -> str | None:
+        """The name of the worker's variable that holds the URL, or None when the plan holds it."""
+        named = _OF_WORKER.fullmatch(self.clone)
+        return named[1] if named else None
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a worktree is given before its job begins. Paths are relative to the task's folder.
+
+    ``setup``: a shell command, run once per content of the ``lock`` files. ``copy``: files and folders of the person's
+    checkout. ``share``: paths that the setup command made and that all worktrees link to. ``ports``: how many.
+    """
+
+    setup: str | None = None
+    lock: tuple[str, ...] = ()
+    copy: tuple[str, ...] = ()
+    share: tuple[str, ...] = ()
+    ports: int = 0
+    database: Database | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the keys that are set, as a plan's file writes them."""
+        database = self.database
+        more: dict[str, Any] = {
+            "setup": self.setup,
+            "lock": list(self.lock),
+            "copy": list(self.copy),
+            "share": list(self.share),
+            "ports": self.ports,
+            "database": None if database is None else {"clone": database.clone, "variable": database.variable},
+        }
+        return {name: value for name, value in more.items() if value}
+
+
+NO_PREPARATION = Preparation()
+PREPARATION_KEYS = ("setup", "lock", "copy", "share", "ports", "database")
+
+
+def parse_preparation(value: Mapping[str, Any]) -> Preparation:
+    """Return the preparation that a checkout's mapping describes; other keys are ignored.
+
+    Raises Refused with one sentence that names what is wrong.
+    """
+    setup = value.get("setup")
+    if setup is not None:
+        _check_command(setup)
+    lock, copy, share = (_names(value.get(name), name) for name in ("lock", "copy", "share"))
+    for name, needed in (("lock", lock), ("share", share)):
+        if needed and setup is None:
+            raise Refused(
+                f"checkout.{name} is for what checkout.setup makes, and there is no setup",
+                hint="Write setup with the command that makes it, or copy for files of your checkout",
+                field=f"checkout.{name}",
+            )
+    for name in share:
+        if any(_inside(name, other) or _inside(other, name) for other in copy):
+            raise Refused(
+                f"{excerpt(name)} is in both checkout.copy and checkout.share",
+                hint="share is for what setup makes, copy for files of your checkout",
+                field="checkout.share",
+            )
+    ports = value.get("ports")
+    if ports is not None and not (isinstance(ports, int) and not isinstance(ports, bool) and 0 <= ports <= MOST_PORTS):
+        raise Refused(
+            f"checkout.ports must be a number up to {MOST_PORTS}, not {excerpt(ports)}", field="checkout.ports"
+        )
+    return Preparation(setup, lock, copy, share, ports or 0, _database(value.get("database")))
+
+
+def _check_command(setup: object) -> None:
+    if not isinstance(setup, str) or not setup.strip():
+        raise Refused(f"checkout.setup must be a command, not {excerpt(setup)}", field="checkout.setup")
+    if len(setup) > _LONGEST_COMMAND:
+        raise Refused(
+            f"checkout.setup has {len(setup):,} characters, at most {_LONGEST_COMMAND:,} are possible",
+            field="checkout.setup",
+        )
+    if problem := text_problem(setup):
+        raise Refused(f"checkout.setup {problem}", field="checkout.setup")
+
+
+def _names(value: object, key: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    field = f"checkout.{key}"
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        message = f"{field} must be a list of paths, not {excerpt(value)}"
+        raise Refused(message, hint="Write it like [.env]", field=field)
+    if len(value) > MOST_NAMES:
+        raise Refused(f"{field} has {len(value):,} paths; at most {MOST_NAMES} are possible", field=field)
+    return tuple(dict.fromkeys(_name(name, field) for name in value))
+
+
+def _name(name: str, field: str) -> str:
+    path = PurePosixPath(name)
+    if not name.strip() or len(name) > _LONGEST_NAME or text_problem(name) or not path.parts:
+        raise Refused(f"{field} must hold paths of files and folders, not {excerpt(name)}", field=field)
+    if path.is_absolute() or ".." in path.parts:
+        raise Refused(
+            f"{field} holds {excerpt(name)}, which leads out of the project's folder",
+            hint="Write paths relative to the task's folder, without ..",
+            field=field,
+        )
+    if ".git" in path.parts:
+        raise Refused(f"{field} holds {excerpt(name)}; a worktree has its own .git", field=field)
+    return str(path)
+
+
+def _inside(name: str, other: str) -> bool:
+    """Whether *name* is *other* or lies below it."""
+    return PurePosixPath(name).is_relative_to(other)
+
+
+def _database(value: object) -> Database | None:
+    if value is None or isinstance(value, Database):
+        return value
+    if not isinstance(value, Mapping):
+        raise Refused(
+            f"checkout.database must be a mapping with the key clone, not {excerpt(value)}",
+            hint="Write database: {clone: $DATABASE_URL}",
+            field="checkout.database",
+        )
+    for key in value:
+        if key not in DATABASE_KEYS:
+            hint = did_you_mean(key, DATABASE_KEYS) if isinstance(key, str) else None
+            hint = hint or f"It may have: {', '.join(DATABASE_KEYS)}"
+            raise Refused(f"checkout.database has no key {excerpt(key)}", hint=hint, field=f"checkout.database.{key}")
+    variable = value.get("variable")
+    variable = DATABASE_VARIABLE if variable is None else variable
+    if not isinstance(variable, str) or not _VARIABLE.fullmatch(variable):
+        raise Refused(
+            f"checkout.database.variable must be the name of a variable, not {excerpt(variable)}",
+            field="checkout.database.variable",
+        )
+    return Database(check_url(value.get("clone")), variable)
+
+
+def check_url(clone: object, *, what: str = "checkout.database.clone") -> str:
+    """Return *clone* if it is the URL of a database that can be copied, or ``$NAME``. The URL is in no message."""
+    field = "checkout.database.clone"
+    hint = "Write postgresql://user@host/name, sqlite:///file, or $NAME for a variable of the worker's environment"
+    if not isinstance(clone, str) or not clone.strip() or len(clone) > _LONGEST_URL or text_problem(clone):
+        raise Refused(f"{what} must be the URL of a database", hint=hint, field=field)
+    if _OF_WORKER.fullmatch(clone):
+        return clone
+    scheme, separator, rest = clone.partition("://")
+    if not separator or scheme.partition("+")[0] not in _SCHEMES:
+        raise Refused(f"{what} is no URL of PostgreSQL or SQLite", hint=hint, field=field)
+    if scheme.startswith("sqlite"):
+        if rest.partition("?")[0] in ("", "/", "/:memory:"):
+            raise Refused(f"{what} names no file, and a database in memory cannot be copied", hint=hint, field=field)
+        return clone
+    try:
+        name = urlsplit(f"postgresql://{rest}").path.strip("/")
+    except ValueError:
+        name = ""
+    if not name or "/" in name:
+        raise Refused(f"{what} does not name a database", hint=hint, field=field)
+    return clone
+
+
+def port_variables(ports: Sequence[int]) -> dict[str, str]:
+    """Return the variables that tell a job its ports: COORD_PORT_1 and so on, and PORT for the first."""
+    numbered = {f"COORD_PORT_{number}": str(port) for number, port in enumerate(ports, 1)}
+    return ({"PORT": str(ports[0])} if ports else {}) | numbered
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether *url*, which ``check_url`` has passed, is SQLite's."""
+    return url.partition("://")[0].startswith("sqlite")
+
+
+def sqlite_path(url: str) -> str:
+    """Return the path of the file that a URL of SQLite names, as it is written."""
+    return url.partition("://")[2].partition("?")[0].removeprefix("/")
+
+
+def copy_url(url: str, name: str) -> str:
+    """Return the URL of the copy *name* of the database at *url*: a database of its server, or the path of a file."""
+    scheme, _, rest = url.partition("://")
+    if is_sqlite(url):
+        return f"{scheme}:///{name}"
+    parts = urlsplit(f"postgresql://{rest}")._replace(path=f"/{name}")
+    return f"{scheme}://{parts.geturl().partition('://')[2]}"

@@ -1,0 +1,36 @@
+"""What is written into a run's story when a budget fills: once a period at its warning, and once at its end. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from coordination.domain.money.budgets import Budget, Use, due_to_warn, reached
+from coordination.domain.tasks.events import EventType
+
+
+def noticed(budget: Budget, use: Use) -> tuple[Use, list[EventType]]:
+    """The use with what there is to tell of it, once a period: that the warning is passed, that nothing is left."""
+    said: list[EventType] = []
+    if not use.warned and due_to_warn(budget, use.spent):
+        use, said = replace(use, warned=True), [*said, EventType.BUDGET_WARNED]
+    if not use.reached and reached(budget, use.spent):
+        use, said = replace(use, reached=True), [*said, EventType.BUDGET_REACHED]
+    return use, said
+
+
+def events_of(budget: Budget, use: Use, types: Sequence[EventType], project_id: str | None) -> list[dict[str, Any]]:
+    """These events of a budget; *project_id*: whose spending brought them about. None where no project is known."""
+    project_id = budget.project_id or project_id
+    if project_id is None:
+        return []
+    payload = {
+        "budget": budget.named(),
+        "cap": budget.caps(),
+        "spent_usd": f"{use.spent.usd:f}",
+        "spent_tokens": use.spent.tokens,
+        "unpriced_calls": use.spent.unpriced,
+        "starts": use.spent.starts,
+    }
+    return [{"project_id": project_id, "run_id": budget.run_id, "type": one, "payload": payload} for one in types]

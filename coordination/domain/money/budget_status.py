@@ -1,0 +1,157 @@
+"""How a budget stands: what its present period came to, and how many tasks wait for it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from coordination.base.money import ZERO
+from coordination.domain.money.budgets import Action, Amount, Budget, Period, Scope, Use
+
+_WHOLE = Decimal(100)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A budget and what its present period came to. ``name``: whose it is, for people.
+
+    ``waiting``: so many tasks wait because it has too little left.
+    """
+
+    budget: Budget
+    name: str
+    use: Use
+    waiting: int = 0
+
+    @property
+    def scope(self) -> Scope:
+        """Whose kind: workspace, project, agent, session, run or task."""
+        return self.budget.scope
+
+    @property
+    def period(self) -> Period:
+        """total, day or month."""
+        return self.budget.period
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The cap in dollars; None: none."""
+        return self.budget.usd
+
+    @property
+    def tokens(self) -> int | None:
+        """The cap in tokens; None: none."""
+        return self.budget.tokens
+
+    @property
+    def max_starts(self) -> int | None:
+        """The cap in starts of agents and chats; None: none."""
+        return self.budget.max_starts
+
+    @property
+    def on_exceed(self) -> Action:
+        """What it does when it is reached."""
+        return self.budget.action
+
+    @property
+    def spent(self) -> Amount:
+        """What the ledger has of its period, and the starts that were claimed in it."""
+        return self.use.spent
+
+    @property
+    def reserved(self) -> Amount:
+        """What jobs that run now may still spend of it."""
+        return self.use.reserved
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        """Dollars that nobody has spent or reserved; None without a cap on them."""
+        return None if self.budget.usd is None else max(self.budget.usd - self.use.taken.usd, ZERO)
+
+    @property
+    def left_tokens(self) -> int | None:
+        """The same of tokens."""
+        return None if self.budget.tokens is None else max(self.budget.tokens - self.use.taken.tokens, 0)
+
+    @property
+    def left_starts(self) -> int | None:
+        """The same of starts."""
+        return None if self.budget.max_starts is None else max(self.budget.max_starts - self.use.taken.starts, 0)
+
+    @property
+    def percent(self) -> int | None:
+        """How much of its cap is spent; of several, of that which is nearest. None where it caps only unpriced calls.
+
+        A hundred only when nothing is left.
+        """
+        spent, budget = self.use.spent, self.budget
+        caps = (
+            (spent.usd, budget.usd),
+            (Decimal(spent.tokens), budget.tokens),
+            (Decimal(spent.starts), budget.max_starts),
+        )
+        shares = [used / cap * _WHOLE if cap else _WHOLE for used, cap in caps if cap is not None]
+        return int(max(shares)) if shares else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        budget = self.budget
+        return {
+            "id": budget.id,
+            "scope": budget.scope.value,
+            "subject": budget.subject,
+            "name": self.name,
+            "period": budget.period.value,
+            "starts": self.use.starts or None,
+            "usd": budget.usd,
+            "tokens": budget.tokens,
+            "max_starts": budget.max_starts,
+            "max_unpriced_calls": budget.unpriced_calls,
+            "on_exceed": budget.action.value,
+            "warn_at": budget.warn_percent,
+            "downgrade_to": budget.downgrade_to,
+            "spent": _spent(self.use),
+            "reserved": _amount(self.use.reserved),
+            "left": {"usd": self.left_usd, "tokens": self.left_tokens, "starts": self.left_starts},
+            "percent": self.percent,
+            "waiting": self.waiting,
+            "set_by": budget.set_by,
+            "set_at": budget.set_at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A budget's counters beside what the ledger and the running attempts add up to."""
+
+    budget: Budget
+    name: str
+    kept: Use
+    counted: Use
+
+    @property
+    def right(self) -> bool:
+        """Whether they say the same."""
+        return (self.kept.spent, self.kept.reserved) == (self.counted.spent, self.counted.reserved)
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        return {
+            "id": self.budget.id,
+            "scope": self.budget.scope.value,
+            "name": self.name,
+            "period": self.budget.period.value,
+            "right": self.right,
+            "kept": {"spent": _spent(self.kept), "reserved": _amount(self.kept.reserved)},
+            "counted": {"spent": _spent(self.counted), "reserved": _amount(self.counted.reserved)},
+        }
+
+
+def _spent(of: Use) -> Mapping[str, Any]:
+    return {**_amount(of.spent), "starts": of.spent.starts}
+
+
+def _amount(of: Amount) -> Mapping[str, Any]:
+    return {"usd": of.usd, "tokens": of.tokens, "unpriced_calls": of.unpriced}

@@ -1,0 +1,109 @@
+"""Reads and checks the caps that a plan, a command or a program states for a budget. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from coordination.base.errors import Refused
+from coordination.base.money import usd
+from coordination.base.wording import excerpt
+from coordination.domain.money.budgets import WARN_AT, Action, Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a person wants a budget to be, checked."""
+
+    usd: Decimal | None = None
+    tokens: int | None = None
+    unpriced_calls: int | None = None
+    max_starts: int | None = None
+    action: Action = Action.BLOCK
+    warn_percent: int | None = WARN_AT
+    downgrade_to: str | None = None
+
+
+def budget_of(caps: Caps, budget: Budget) -> Budget:
+    """*budget* with these caps."""
+    return replace(
+        budget,
+        usd=caps.usd,
+        tokens=caps.tokens,
+        unpriced_calls=caps.unpriced_calls,
+        max_starts=caps.max_starts,
+        action=caps.action,
+        warn_percent=caps.warn_percent,
+        downgrade_to=caps.downgrade_to,
+    )
+
+
+MAX_TOKENS = 10**15
+
+KEYS = ("usd", "tokens", "starts", "max_unpriced_calls", "on_exceed", "warn_at", "downgrade_to")
+"""What a budget may state, in this order."""
+
+CAPS = KEYS[:4]
+"""Those of which a budget states one at least."""
+
+
+def caps_of(said: Mapping[str, Any]) -> Caps:
+    """Caps as a plan, a command or a program says them: usd, tokens, starts, max_unpriced_calls, on_exceed, …
+
+    A cap in dollars allows no call of unknown price unless it says how many: what is unknown is not zero. Raises
+    Refused with one sentence.
+    """
+    for name in said:
+        if name not in KEYS:
+            raise Refused(f"A budget has no {excerpt(name)}", hint=f"It may have: {', '.join(KEYS)}", field=str(name))
+    money = said.get("usd")
+    if money is not None:
+        money = usd(money, field="usd")
+        if money < 0:
+            raise Refused(f"A budget cannot be negative: usd is {money}", field="usd")
+    tokens = _count(said, "tokens")
+    unpriced = _count(said, "max_unpriced_calls")
+    starts = _count(said, "starts")
+    if money is None and tokens is None and unpriced is None and starts is None:
+        raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or starts: 20, or take it away")
+    if money is not None and "max_unpriced_calls" not in said:
+        unpriced = 0
+    action = _action(said.get("on_exceed", Action.BLOCK))
+    downgrade_to = said.get("downgrade_to")
+    if (downgrade_to is not None) != (action is Action.DOWNGRADE):
+        raise Refused(
+            "downgrade_to and on_exceed: downgrade go together", hint="Name the cheaper model", field="downgrade_to"
+        )
+    if downgrade_to is not None and (not isinstance(downgrade_to, str) or not downgrade_to.strip()):
+        raise Refused("downgrade_to must be the name of a model", field="downgrade_to")
+    return Caps(money, tokens, unpriced, starts, action, _percent(said.get("warn_at", WARN_AT)), downgrade_to)
+
+
+def _count(said: Mapping[str, Any], name: str) -> int | None:
+    value = said.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_TOKENS:
+        raise Refused(
+            f"A budget's {name} must be a whole number from 0 to {MAX_TOKENS:,}, not {excerpt(value)}", field=name
+        )
+    return value
+
+
+def _action(value: object) -> Action:
+    try:
+        return Action(str(value))
+    except ValueError:
+        raise Refused(f"on_exceed can be {', '.join(Action)}, not {excerpt(value)}", field="on_exceed") from None
+
+
+def _percent(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
+        value = int(value[:-1])
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 100:  # noqa: PLR2004 - percent
+        raise Refused(f"warn_at is a share of the cap, 1 to 100 percent, not {excerpt(value)}", field="warn_at")
+    return value

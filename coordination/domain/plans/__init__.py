@@ -1,0 +1,1 @@
+"""Plans: pure records and rules."""

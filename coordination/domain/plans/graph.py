@@ -1,0 +1,400 @@
+"""The graph of a plan: whether it can be run at all, said before anything is stored. Linear in tasks and needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from coordination.base import durations
+from coordination.base.errors import PlanError, Refused, inside
+from coordination.base.json_values import json_problem
+from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.jobs import templates
+from coordination.domain.jobs.artifacts import outputs_problem
+from coordination.domain.jobs.changed_files import CHANGES
+from coordination.domain.jobs.checkouts import FOLDER, Checkout, common_base, parse_checkout, parse_gates
+from coordination.domain.jobs.resource_limits import Limits
+from coordination.domain.jobs.work import Work, parse_work
+from coordination.domain.money.caps import caps_of
+from coordination.domain.money.estimates import parse_stated
+from coordination.domain.plans.plan_expansion import overlays
+from coordination.domain.plans.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
+from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, BudgetCap, Dependency, Plan, Task
+from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
+
+MAX_ATTEMPTS = 1_000_000
+MAX_PRIORITY = 1_000_000_000
+MAX_SLOTS = 1_000_000
+MAX_FACTOR = 1000.0
+MAX_CRITERION = 2_000
+
+_KEY = re.compile(r"[\w./:][\w./:-]*")
+_ENV_NAME = re.compile(r"[^=\0]+")
+_SHOWN_IN_CYCLE = 12
+
+
+def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
+    """The plan's jobs by key; or PlanError, with file and line, for the first thing that keeps it from being run.
+
+    *known*: keys of tasks that are there already, and may be needed. Tasks that share one description of their job,
+    such as a function, share one Work.
+    """
+    if not plan.tasks:
+        raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks", field="tasks")
+    if len(plan.tasks) > MAX_TASKS:
+        raise PlanError(
+            f"The plan has {len(plan.tasks):,} tasks; at most {MAX_TASKS:,} are possible",
+            source=plan.source,
+            hint="Submit it in parts",
+            field="tasks",
+        )
+    _check_plan(plan)
+    _check_keys(plan)
+    keys = {*known, *(task.key for task in plan.tasks)}
+    seen: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
+    works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
+    _check_checkouts(plan)
+    _check_parents(plan)
+    topological_order(plan)
+    return works
+
+
+def topological_order(plan: Plan) -> list[str]:
+    """The keys of *plan*, each after everything it waits for, otherwise as written. PlanError names a cycle.
+
+    Only dependencies that hold back count. Keys must be unique and dependencies known (see check).
+    """
+    children: dict[str, list[str]] = {task.key: [] for task in plan.tasks}
+    waits: dict[str, int] = dict.fromkeys(children, 0)
+    for task in plan.tasks:
+        for need in task.needs:
+            if isinstance(need, str):
+                parent = need
+            elif need.kind.holds_back:
+                parent = need.key
+            else:
+                continue
+            if parent in children:  # else it is there already, and cannot wait for what comes now
+                children[parent].append(task.key)
+                waits[task.key] += 1
+    order = [key for key, count in waits.items() if not count]
+    for key in order:  # grows while it is read
+        for child in children[key]:
+            waits[child] -= 1
+            if not waits[child]:
+                order.append(child)
+    if len(order) < len(plan.tasks):
+        _refuse_cycle(plan, {key for key, count in waits.items() if count})
+    return order
+
+
+def _refuse_cycle(plan: Plan, left: set[str]) -> NoReturn:
+    """*left* wait for each other: from any of them, going to what it needs never ends and so comes back."""
+    needs = {task.key: task.needs for task in plan.tasks if task.key in left}
+    path: list[str] = []
+    seen: dict[str, int] = {}
+    key = next(iter(needs))
+    while key not in seen:
+        seen[key] = len(path)
+        path.append(key)
+        key = next(other for other, waits in map(_edge, needs[key]) if waits and other in left)
+    cycle = path[seen[key] :]
+    raise _error(
+        plan,
+        cycle[0],
+        f"These tasks need each other, so none can start: {_chain(cycle)}",
+        hint="Each needs the one behind its arrow; take one of them out of a needs",
+        field="needs",
+    )
+
+
+def _chain(cycle: Sequence[str]) -> str:
+    names = [*cycle, cycle[0]]
+    if len(names) > _SHOWN_IN_CYCLE:
+        left_out = f"… {len(names) - _SHOWN_IN_CYCLE:,} more …"
+        names = [*names[: _SHOWN_IN_CYCLE // 2], left_out, *names[-_SHOWN_IN_CYCLE // 2 :]]
+    return " -> ".join(names)
+
+
+def _edge(need: str | Dependency) -> tuple[str, bool]:
+    return (need, True) if isinstance(need, str) else (need.key, need.kind.holds_back)
+
+
+def _error(plan: Plan, key: str, message: str, *, hint: str | None = None, field: str | None = None) -> PlanError:
+    return PlanError(
+        message, source=plan.source, line=plan.lines.get(key), hint=hint, field=inside(f"tasks.{key}", field)
+    )
+
+
+def _check_plan(plan: Plan) -> None:
+    def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        raise PlanError(message, source=plan.source, hint=hint, field=field)
+
+    def refuse_default(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        refuse(f"defaults: {message}", hint, field=inside("defaults", field))
+
+    check_name(refuse, "name", plan.name)
+    check_name(refuse, "session", plan.session)
+    check_name(refuse, "project.name", plan.project.name)
+    check_name(refuse, "project.git_remote", plan.project.git_remote, longest=2_000)
+    check_name(refuse, "project.path", plan.project.path, longest=4_000)
+    for folder in plan.python_path:
+        check_name(refuse, "python_path", folder, longest=4_000)
+    defaults = plan.defaults
+    _check_rules(
+        refuse_default,
+        timeout=defaults.timeout,
+        stall_timeout=defaults.stall_timeout,
+        max_attempts=defaults.max_attempts,
+        max_starts=defaults.max_starts,
+        backoff=defaults.backoff,
+        on_dependency_failure=defaults.on_dependency_failure,
+        workdir=defaults.workdir,
+        agent=defaults.agent,
+    )
+    check_account_name(refuse_default, defaults.account)
+    _check_limits(refuse_default, defaults.limits)
+    limits = plan.concurrency
+    slots = {"concurrency.project": limits.project}
+    slots |= {f"concurrency.agents.{name}": limit for name, limit in limits.agents.items()}
+    slots |= {f"concurrency.keys.{name}": limit for name, limit in limits.keys.items()}
+    for place, limit in slots.items():
+        if limit is not None and not is_whole(limit, 1, MAX_SLOTS):
+            wanted = f"must be a whole number from 1 to {MAX_SLOTS:,}, not {excerpt(limit)}"
+            refuse(f"{excerpt(place)[1:-1]} {wanted}", field=place)
+        check_name(refuse, "A name under concurrency", place, field=place)
+    _check_budget(refuse, plan.budget)
+
+
+def _check_budget(refuse: Refuse, cap: BudgetCap | None) -> None:
+    if cap is None:
+        return
+    if not isinstance(cap, BudgetCap) or not isinstance(cap.usd, Decimal | None):
+        refuse(
+            "budget must be a BudgetCap with an exact amount",
+            'Write budget=BudgetCap(usd=Decimal("5.00"))',
+            field="budget",
+        )
+    try:
+        caps_of(cap.said())
+    except Refused as refusal:
+        refuse(f"budget: {refusal.message}", refusal.hint, field=inside("budget", refusal.field))
+
+
+def _check_keys(plan: Plan) -> None:
+    first: dict[str, int] = {}
+    for number, task in enumerate(plan.tasks, start=1):
+        key = getattr(task, "key", None)
+        if not isinstance(task, Task) or not isinstance(key, str) or not key:
+            place = f"tasks[{number - 1}].key"
+            message = f"Task number {number} has no key"
+            raise PlanError(message, source=plan.source, hint="Every task needs a key", field=place)
+        if len(key) > MAX_KEY:
+            message = f"The key {excerpt(key)} is longer than {MAX_KEY} characters"
+            raise _error(plan, key, message, hint="Put what people read into title", field="key")
+        if not _KEY.fullmatch(key):
+            raise _error(
+                plan,
+                key,
+                f"{excerpt(key)} cannot be a key",
+                hint="A key has letters, digits and . _ - / : and does not begin with -",
+                field="key",
+            )
+        if key in first:
+            message = f"Tasks number {first[key]} and {number} have the same key {excerpt(key)}"
+            raise _error(plan, key, message, field="key")
+        first[key] = number
+
+
+def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) -> Work:
+    def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
+        raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint, field=field)
+
+    title = task.title
+    if title is not None:
+        check_name(refuse, "title", title, longest=MAX_TITLE)
+    _check_needs(refuse, task, keys)
+    if task.parent is not None and task.parent not in keys:
+        hint = did_you_mean(str(task.parent), keys)
+        refuse(f"its parent {excerpt(task.parent)} is not in the plan", hint, field="parent")
+    if not is_whole(task.priority, -MAX_PRIORITY, MAX_PRIORITY):
+        refuse(f"priority must be a whole number, not {excerpt(task.priority)}", field="priority")
+    if not isinstance(task.repeatable, bool):
+        refuse(f"repeatable must be true or false, not {excerpt(task.repeatable)}", field="repeatable")
+    _check_rules(
+        refuse,
+        timeout=task.timeout,
+        stall_timeout=task.stall_timeout,
+        max_attempts=task.max_attempts,
+        max_starts=task.max_starts,
+        backoff=task.backoff,
+        on_dependency_failure=task.on_dependency_failure,
+        workdir=task.workdir,
+        agent=task.agent,
+    )
+    _check_limits(refuse, task.limits)
+    _check_budget(refuse, task.budget)
+    check_name(refuse, "concurrency_key", task.concurrency_key)
+    for name, moment in (("not_before", task.not_before), ("due", task.due)):
+        if moment is not None and not (isinstance(moment, datetime) and moment.utcoffset() is not None):
+            refuse(f"{name} must be a moment with its offset from UTC, not {excerpt(moment)}", field=name)
+    if problem := outputs_problem(task.outputs):
+        refuse(f"outputs {problem}", field="outputs")
+    check_json(refuse, "input", task.input)
+    check_json(refuse, "metadata", task.metadata)
+    _check_more(refuse, task)
+    work = known.get(id(task.run)) or _check_work(refuse, task, known)
+    if task.expects is not None and work.kind != "agent":
+        refuse(
+            f"expects is for the job of an agent, and this one is a {work.kind} job",
+            hint="Take it out, or say with a gate what must have changed",
+            field="expects",
+        )
+    return work
+
+
+def _check_more(refuse: Refuse, task: Task) -> None:
+    """What few tasks have."""
+    if task.estimate:
+        try:
+            parse_stated(task.estimate)
+        except Refused as refused:
+            refuse(refused.message, refused.hint, field=refused.field or "estimate")
+    if task.variants:
+        try:
+            overlays(task.variants)
+        except Refused as refused:
+            refuse(refused.message, refused.hint, field="variants")
+    for one in task.criteria:
+        check_name(refuse, "A criterion", one, longest=MAX_CRITERION, field="criteria")
+    if task.expects not in (None, CHANGES):
+        refuse(f"expects is {excerpt(task.expects)}", f"It may be: {CHANGES}", field="expects")
+
+
+def _check_needs(refuse: Refuse, task: Task, keys: set[str]) -> None:
+    if isinstance(task.needs, str):
+        refuse("needs is a list of keys, not one text", f"Write [{excerpt(task.needs)}]", field="needs")
+    seen: set[str] = set()
+    for need in task.needs:
+        if not isinstance(need, str) and not (
+            isinstance(need, Dependency) and isinstance(need.key, str) and isinstance(need.kind, DependencyKind)
+        ):
+            refuse(f"{excerpt(need)} in needs is neither a key nor a Dependency", field="needs")
+        key = need if isinstance(need, str) else need.key
+        if key == task.key:
+            refuse("it needs itself", field="needs")
+        if key not in keys:
+            refuse(f"it needs {excerpt(key)}, which is not in the plan", did_you_mean(key, keys), field="needs")
+        if key in seen:
+            refuse(f"it needs {excerpt(key)} twice", field="needs")
+        seen.add(key)
+
+
+def _check_rules(
+    refuse: Refuse,
+    *,
+    timeout: timedelta | None,
+    stall_timeout: timedelta | None,
+    max_attempts: int | None,
+    max_starts: int | None,
+    backoff: Backoff | None,
+    on_dependency_failure: OnDependencyFailure | None,
+    workdir: str | None,
+    agent: str | None,
+) -> None:
+    """What a task and the plan's defaults have in common."""
+    for name, value in (("timeout", timeout), ("stall_timeout", stall_timeout)):
+        if value is not None and not (isinstance(value, timedelta) and timedelta(0) < value <= durations.LONGEST):
+            wanted = f"longer than zero and at most {durations.LONGEST.days:,} days"
+            refuse(f"{name} must be {wanted}, not {excerpt(value)}", field=name)
+    for name, number, most in (("max_attempts", max_attempts, MAX_ATTEMPTS), ("max_starts", max_starts, MOST_STARTS)):
+        if number is not None and not is_whole(number, 1, most):
+            refuse(f"{name} must be a whole number from 1 to {most:,}, not {excerpt(number)}", field=name)
+    if backoff is not None:
+        for name, wait in (("initial", backoff.initial), ("max", backoff.maximum)):
+            if not (isinstance(wait, timedelta) and timedelta(0) <= wait <= durations.LONGEST):
+                wanted = f"from zero to {durations.LONGEST.days:,} days"
+                refuse(f"backoff.{name} must be {wanted}, not {excerpt(wait)}", field=f"backoff.{name}")
+        factor = backoff.factor
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 <= factor <= MAX_FACTOR:
+            wanted = f"a number from 1 to {MAX_FACTOR:,.0f}"
+            refuse(f"backoff.factor must be {wanted}, not {excerpt(factor)}", field="backoff.factor")
+    if on_dependency_failure is not None and not isinstance(on_dependency_failure, OnDependencyFailure):
+        refuse(
+            f"on_dependency_failure can be {', '.join(OnDependencyFailure)}, not {excerpt(on_dependency_failure)}",
+            field="on_dependency_failure",
+        )
+    check_name(refuse, "workdir", workdir, longest=4_000)
+    check_name(refuse, "agent", agent)
+
+
+def _check_limits(refuse: Refuse, limits: Limits) -> None:
+    if not isinstance(limits, Limits):
+        refuse(f"limits must be Limits, not {excerpt(limits)}", "Write limits=Limits(memory=2 << 30)", field="limits")
+    if problem := limits.problem():
+        refuse(problem, field="limits")
+
+
+def _check_work(refuse: Refuse, task: Task, known: dict[int, Work]) -> Work:
+    try:
+        work = parse_work(task.run)
+        body: dict[str, Any] = work.to_json()
+        if problem := json_problem(body):
+            refuse(f"its job {problem}", field="run")
+        if any(not _ENV_NAME.fullmatch(name) for name in work.env):
+            refuse("a name in env is empty or holds =", field="run.env")
+        if templates.is_templated(body):  # what it may name depends on the task
+            templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})
+        else:
+            known[id(task.run)] = work
+    except PlanError:
+        raise
+    except Refused as refused:
+        refuse(refused.message, refused.hint, field=inside("run", refused.field))
+    return work
+
+
+def _check_checkouts(plan: Plan) -> None:
+    """Checkouts and gates can be understood, and the run's branch begins in one place."""
+    try:
+        parse_gates(plan.gates)
+        shared = parse_checkout(plan.defaults.checkout)
+    except Refused as refused:
+        raise PlanError(refused.message, source=plan.source, hint=refused.hint, field=refused.field) from None
+    used: dict[Checkout, str] = {}
+    for task in plan.tasks:
+        if not task.gates and task.checkout is None:
+            used.setdefault(shared, task.key)
+            continue
+        try:
+            parse_gates(task.gates)
+            used.setdefault(shared if task.checkout is None else parse_checkout(task.checkout), task.key)
+        except Refused as refused:
+            message = f"Task {excerpt(task.key)}: {refused.message}"
+            raise _error(plan, task.key, message, hint=refused.hint, field=refused.field) from None
+    try:
+        common_base(used)
+    except Refused as refused:
+        last = next(key for checkout, key in reversed(used.items()) if checkout != FOLDER)
+        raise _error(plan, last, refused.message, hint=refused.hint, field="checkout.base") from None
+
+
+def _check_parents(plan: Plan) -> None:
+    """Nobody is inside itself: following parents from any task ends."""
+    parents = {task.key: task.parent for task in plan.tasks if task.parent is not None}
+    ended: set[str] = set()
+    for start in parents:
+        path: dict[str, None] = {}
+        key: str | None = start
+        while key is not None and key not in ended and key not in path:
+            path[key] = None
+            key = parents.get(key)
+        if key is not None and key in path:
+            cycle = list(path)[list(path).index(key) :]
+            message = f"These tasks are each other's parents: {_chain(cycle)}"
+            raise _error(plan, cycle[0], message, field="parent")
+        ended.update(path)

@@ -1,0 +1,251 @@
+"""What is probably wrong with a good plan: agents in each other's way, programs and keys that are not here. Pure.
+
+Only warned of: where the plan will run, all of it may be there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from coordination.base.errors import CoordinationError
+from coordination.base.wording import many
+from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout, parse_gates
+from coordination.domain.jobs.work import AGENTS, CUSTOM, AgentCall, Shell, parse_work
+from coordination.domain.plans.plans import Plan, Task
+
+_MOST_NAMED = 3
+
+# A plain word that begins a command, and nothing before it that could change what it means.
+_FIRST_WORD = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_.+-]*|/[A-Za-z0-9_./+-]+)(?=\s|;|$)")
+_OF_THE_SHELL = frozenset(
+    {
+        *("alias", "bg", "bind", "break", "builtin", "caller", "case", "cd", "command", "compgen", "complete"),
+        *("continue", "coproc", "declare", "dirs", "do", "done", "echo", "elif", "else", "enable", "esac"),
+        *("eval", "exec", "exit", "export", "false", "fc", "fg", "fi", "for", "function", "getopts", "hash"),
+        *("help", "history", "if", "in", "jobs", "kill", "let", "local", "logout", "mapfile", "popd", "printf"),
+        *("pushd", "pwd", "read", "readarray", "readonly", "return", "select", "set", "shift", "shopt"),
+        *("source", "suspend", "test", "then", "time", "times", "trap", "true", "type", "typeset", "ulimit"),
+        *("umask", "unalias", "unset", "until", "wait", "while"),
+    }
+)
+
+
+class Code(StrEnum):
+    """What is warned of; stable and machine-readable."""
+
+    SAME_FOLDER = "agents_in_one_folder"
+    NO_PROGRAM = "program_missing"
+    NO_KEY = "key_missing"
+    NO_ACCOUNT = "account_missing"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanWarning:
+    """One thing that a plan's author should look at. ``tasks``: keys of the tasks concerned; ``name``: what is missing.
+
+    ``hint``: what to do about it.
+    """
+
+    code: Code
+    sentence: str
+    hint: str
+    tasks: tuple[str, ...] = ()
+    name: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        more = {"tasks": list(self.tasks), "name": self.name}
+        return {"code": self.code.value, "message": self.sentence, "hint": self.hint, **more}
+
+
+def warnings_of(
+    plan: Plan, *, has_program: Callable[[str], bool], variables: Collection[str]
+) -> tuple[PlanWarning, ...]:
+    """What is probably wrong with a plan that was checked.
+
+    *has_program*: whether a program is found on the PATH; *variables*: the names that the environment has.
+    """
+    works = {task.key: work for task in plan.tasks if (work := _work_of(task)) is not None}
+    return (
+        *_in_one_folder(plan, works),
+        *_missing_programs(plan, works, has_program),
+        *_missing_keys(plan, works, variables),
+    )
+
+
+def _work_of(task: Task) -> Any:
+    try:
+        return parse_work(task.run)
+    except CoordinationError:  # a function of this program, which a plan in Python may name
+        return None
+
+
+# --- several agents in one folder
+
+
+def _in_one_folder(plan: Plan, works: Mapping[str, Any]) -> Iterator[PlanWarning]:
+    if plan.concurrency.project == 1:
+        return
+    by_folder: dict[str, list[Task]] = {}
+    for task in plan.tasks:
+        if isinstance(works.get(task.key), AgentCall) and not _has_worktree(plan, task):
+            by_folder.setdefault(task.workdir or plan.defaults.workdir or "", []).append(task)
+    for folder, agents in by_folder.items():
+        together = _together(plan, agents) if len(agents) > 1 else []
+        if together:
+            where = f"the folder {folder}" if folder else "the project's folder"
+            yield PlanWarning(
+                Code.SAME_FOLDER,
+                f"{_named(together)} may work in {where} at the same time, and change each other's files",
+                "Give each a folder of its own with checkout: git-worktree, or an order with needs",
+                tuple(together),
+            )
+
+
+def _has_worktree(plan: Plan, task: Task) -> bool:
+    checkout = parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
+    return checkout.kind is CheckoutKind.GIT_WORKTREE
+
+
+def _together(plan: Plan, agents: Sequence[Task]) -> list[str]:
+    """Keys of *agents* some of which no need orders; empty when each waits for another.
+
+    Each is given the number of those that must come before it. Where two have the same, neither waits for the other.
+    """
+    mine = {task.key: task for task in agents}
+    before: dict[str, int] = {}
+    for task in _in_order(plan):
+        before[task.key] = max((before[key] + (key in mine) for key in _needs(task) if key in before), default=0)
+    levels: dict[int, list[str]] = {}
+    for key in mine:
+        levels.setdefault(before.get(key, 0), []).append(key)
+    for level in levels.values():
+        if len(level) > 1 and not _exclude_each_other(plan, [mine[key] for key in level]):
+            return level
+    return []
+
+
+def _exclude_each_other(plan: Plan, tasks: Sequence[Task]) -> bool:
+    """Whether a limit lets only one of them run at a time."""
+    keys = {task.concurrency_key for task in tasks}
+    if len(keys) == 1 and None not in keys:
+        return plan.concurrency.keys.get(str(next(iter(keys))), 1) <= 1
+    names = {task.agent or plan.defaults.agent for task in tasks}
+    return len(names) == 1 and plan.concurrency.agents.get(str(next(iter(names))), 2) <= 1
+
+
+def _needs(task: Task) -> list[str]:
+    return [
+        need if isinstance(need, str) else need.key
+        for need in task.needs
+        if isinstance(need, str) or need.kind.holds_back
+    ]
+
+
+def _in_order(plan: Plan) -> Iterator[Task]:
+    """The tasks, each after what it needs; a plan that was checked has no cycle."""
+    tasks = {task.key: task for task in plan.tasks}
+    waits = {key: sum(need in tasks for need in _needs(task)) for key, task in tasks.items()}
+    children: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        for need in _needs(task):
+            children.setdefault(need, []).append(task.key)
+    ready = [key for key, number in waits.items() if number == 0]
+    while ready:
+        key = ready.pop()
+        yield tasks[key]
+        for child in children.get(key, ()):
+            waits[child] -= 1
+            if waits[child] == 0:
+                ready.append(child)
+
+
+# --- programs and keys
+
+
+def _missing_programs(
+    plan: Plan, works: Mapping[str, Any], has_program: Callable[[str], bool]
+) -> Iterator[PlanWarning]:
+    wanted: dict[str, list[str]] = {}
+    commands: dict[str, str | None] = {}
+    for task in plan.tasks:
+        for command, program in _programs(plan, task, works.get(task.key)):
+            name = commands.setdefault(command, first_word(command)) if program is None else program
+            if name is not None:
+                users = wanted.setdefault(name, [])
+                if task.key not in users:
+                    users.append(task.key)
+    for name, users in wanted.items():
+        if not has_program(name):
+            yield PlanWarning(
+                Code.NO_PROGRAM,
+                f"The program {name}, which {_named(users)} {'starts' if len(users) == 1 else 'start'}, is not"
+                " installed here (PATH)",
+                "Install it where the workers run",
+                tuple(users),
+                name,
+            )
+
+
+def _programs(plan: Plan, task: Task, work: Any) -> Iterator[tuple[str, str | None]]:
+    """Commands of a task for a shell, and of those that are none the program."""
+    if isinstance(work, Shell) and "PATH" not in work.env:
+        yield work.command, None
+    if isinstance(work, AgentCall) and "PATH" not in work.env:
+        if work.command:
+            yield "", work.command[0] if "{" not in work.command[0] and not _relative(work.command[0]) else None
+        elif work.agent in AGENTS and work.agent != CUSTOM:
+            yield "", work.agent
+    checkout = parse_checkout(plan.defaults.checkout if task.checkout is None else task.checkout)
+    if checkout.prepare.setup:
+        return  # it may install what the gates need
+    gates = parse_gates(task.gates)
+    if isinstance(work, AgentCall) or checkout.kind is CheckoutKind.GIT_WORKTREE:
+        gates += parse_gates(plan.gates)
+    for gate in gates:
+        yield gate.run, None
+
+
+def _relative(program: str) -> bool:
+    return "/" in program and not program.startswith("/")
+
+
+def first_word(command: str) -> str | None:
+    """The program that a shell command begins with; None where that is not certain."""
+    found = _FIRST_WORD.match(command)
+    if found is None or found[1] in _OF_THE_SHELL or "{{" in command[: found.end() + 2]:
+        return None
+    if re.search(rf"(^|[;\n\s]){re.escape(found[1])}\s*\(\s*\)", command):
+        return None  # a function of the command's own
+    return found[1]
+
+
+def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[str]) -> Iterator[PlanWarning]:
+    wanted: dict[str, list[str]] = {}
+    for task in plan.tasks:
+        work = works.get(task.key)
+        if getattr(work, "account", None) or plan.defaults.account:
+            continue  # which has them, or not
+        for name in getattr(work, "secrets", ()):
+            wanted.setdefault(name, []).append(task.key)
+    for name, users in wanted.items():
+        if name not in variables:
+            yield PlanWarning(
+                Code.NO_KEY,
+                f"The variable {name}, which {_named(users)} {'gets' if len(users) == 1 else 'get'} as a secret, is not"
+                " set here",
+                "Set it in the environment of the workers before they start",
+                tuple(users),
+                name,
+            )
+
+
+def _named(keys: Sequence[str]) -> str:
+    shown = list(keys[:_MOST_NAMED])
+    if len(keys) > _MOST_NAMED:
+        return f"{', '.join(shown)} and {many(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -1,0 +1,1 @@
+"""Projects and workspaces: pure records and rules."""

@@ -1,0 +1,320 @@
+"""Projects, their statuses, and the identity that a git remote gives them. Pure: asks neither git nor the disk.
+
+An identity is ``host[:port]/path``: ``git@host:org/repo.git``, ``https://host/org/repo`` and
+``ssh://git@host:22/org/repo`` are one project. What it keeps and what it drops:
+
+* the host is lower-cased, a port stays only where it is not the protocol's own;
+* users, passwords, tokens, queries and fragments are dropped, always;
+* the path keeps every group at any depth; ``.git`` and slashes at its ends go, as do ``.`` and ``..``;
+* the path's case is kept, except on the public forges that ignore it themselves: elsewhere ``Shop`` and ``shop``
+  may be two repositories;
+* the addresses of one repository on a public forge become one (``domain/forges.py``);
+* a path on this machine is no shared name: ``local:/srv/git/shop``, with the machine's tag when it is known.
+
+``identity_of`` takes identities too and gives them back unchanged. For that, ``host:22/org/repo`` without a user
+is read as host and port; with a user it is what git makes of it, the path ``22/org/repo``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from urllib.parse import quote, unquote
+
+from coordination.base.errors import Refused
+from coordination.base.wording import LONGEST_SHOWN_PATH, excerpt
+from coordination.domain.projects.forges import CASE_BLIND, canonical, decodes_short_form
+
+
+class ProjectStatus(StrEnum):
+    """Where a project stands."""
+
+    PLANNING = "planning"  # known, nothing was submitted yet
+    ACTIVE = "active"  # work is submitted to it
+    ON_HOLD = "on_hold"  # a person stopped it for now: its tasks are not claimed
+    COMPLETED = "completed"  # its work is done; new work makes it active again
+    ARCHIVED = "archived"  # put away: refuses new work until a person activates it
+
+
+P = ProjectStatus
+
+# Target status -> the statuses it can be reached from.
+MOVES: Mapping[ProjectStatus, frozenset[ProjectStatus]] = {
+    P.PLANNING: frozenset({P.ON_HOLD}),
+    P.ACTIVE: frozenset({P.PLANNING, P.ON_HOLD, P.COMPLETED, P.ARCHIVED}),
+    P.ON_HOLD: frozenset({P.PLANNING, P.ACTIVE}),
+    P.COMPLETED: frozenset({P.ACTIVE, P.ON_HOLD}),
+    P.ARCHIVED: frozenset({P.PLANNING, P.ACTIVE, P.ON_HOLD, P.COMPLETED}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """One project as stored. Totals (cost, sessions, tasks) follow from its rows and are never stored here.
+
+    ``stopped``: a stop holds it, whatever its status is besides.
+    """
+
+    id: str
+    workspace_id: str
+    name: str
+    identity: str
+    path: str | None
+    description: str | None
+    status: ProjectStatus
+    settings: dict[str, Any]
+    budgets: dict[str, Any]
+    model_restrictions: dict[str, Any]
+    metadata: dict[str, Any]
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    stopped: bool = False
+
+
+LOCAL = "local:"
+_LONGEST = 2000
+
+# The ports that a protocol means anyway.
+_PORTS = {"ssh": 22, "git": 9418, "http": 80, "https": 443, "ftp": 21, "ftps": 990, "rsync": 873}
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9+-]*::")  # git's name for the program that speaks a protocol
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
+_TAG = re.compile(r"local:(?P<tag>[a-z0-9]*)(?P<path>/.*)", re.DOTALL)
+_PATH_SAFE = "/~@+:=,!$&'()*"
+_HINT = "Write it like git@example.org:group/repo.git or https://example.org/group/repo"
+
+
+def identity_of(remote: str, *, machine: str = "") -> str:
+    """The identity of the repository that *remote* names; Refused for what names none.
+
+    *machine* tells paths on different machines apart (see local_identity); remotes with a host do not need it.
+    """
+    text = remote.strip()
+    if not text or any(ord(char) < ord(" ") or char == "\x7f" for char in text):
+        raise _refused(remote)
+    identity = _identity(text, remote, machine)
+    if len(identity) > _LONGEST:
+        raise _refused(remote)
+    return identity
+
+
+def local_identity(path: str, machine: str = "") -> str:
+    """The identity of a folder that no remote names: its absolute path, and a short tag of the machine it is on.
+
+    The tag is a digest, so that the machine's own id stays on the machine. Moving the folder changes the identity;
+    the project then goes on under an alias, like one whose remote was renamed.
+    """
+    if _WINDOWS.match(path):
+        path = "/" + (path[0].upper() + path[1:]).replace("\\", "/")
+    if not path.startswith("/"):
+        raise Refused(f"{excerpt(path, LONGEST_SHOWN_PATH)} is not a whole path", hint="Give the path from the root on")
+    return f"{LOCAL}{_tag(machine)}{_path(path, path)}"
+
+
+def short_name(identity: str) -> str:
+    """The last part of an identity, for people: ``shop`` of ``example.org/acme/shop``."""
+    last = unquote(identity.rstrip("/").rpartition("/")[2])
+    return last.removeprefix(LOCAL) or "root"
+
+
+def is_local(identity: str) -> bool:
+    """Whether the identity means a folder on one machine, and so is nothing to share."""
+    return identity.startswith(LOCAL)
+
+
+def without_credentials(remote: str) -> str:
+    """*remote* fit to be shown and stored: no password, no token, no query; SSH keeps its bare user name."""
+    text = remote.strip()
+    if helper := _HELPER.match(text):
+        behind = text[helper.end() :]
+        return helper[0] + (without_credentials(behind) if _URL.fullmatch(behind) else _split_user(behind)[1])
+    url = _URL.fullmatch(text)
+    if url is None:
+        user, rest = _split_user(re.sub(r"^\[[^\]]*@", "[", text))
+        return f"{user}@{rest}" if user and ":" not in user else rest
+    user, rest = _split_authority(url["rest"])
+    keep = user and ":" not in user and "ssh" in url["scheme"].lower()
+    return f"{url['scheme']}://{user + '@' if keep else ''}{_before_query(rest)}"
+
+
+def _identity(text: str, remote: str, machine: str) -> str:
+    if text.startswith(LOCAL):
+        found = _TAG.fullmatch(text)
+        if found is None:
+            raise _refused(remote)
+        path = _path(_decoded(found["path"], remote), remote)
+        return f"{LOCAL}{found['tag'] or _tag(machine)}{path}"
+    if helper := _HELPER.match(text):
+        return _identity(text[helper.end() :], remote, machine)
+    if url := _URL.fullmatch(text):
+        return _of_url(url["scheme"].lower(), url["rest"], remote, machine)
+    if text.startswith("/") or _WINDOWS.match(text):
+        return local_identity(text, machine)
+    if text.startswith((".", "~")):
+        raise Refused("A path that depends on where one stands names no project", hint="Give the whole path, or a URL")
+    return _of_short(text, remote)
+
+
+def _of_url(scheme: str, rest: str, remote: str, machine: str) -> str:
+    plain = "+".join(part for part in scheme.split("+") if part != "git") or "git"
+    if plain == "file":
+        host, _, path = rest.partition("/")
+        share = f"/{path}" if host in ("", "localhost") else f"/{host}/{path}"
+        return local_identity(_decoded(share, remote), machine)
+    if plain not in _PORTS:
+        raise _refused(remote)
+    user, behind = _split_authority(rest)
+    authority, _, path = _before_query(behind).partition("/")
+    host, port = _host_and_port(authority, remote)
+    port = None if port == _PORTS[plain] else port
+    return _joined(host, port, _decoded(path, remote), remote, user=unquote(user) if plain == "ssh" else "")
+
+
+def _of_short(text: str, remote: str) -> str:
+    """``[user@]host:path``, git's short form for SSH, whose path is literal; and identities, whose path is encoded."""
+    user, rest = _split_user(text)
+    bracketed = re.fullmatch(r"\[(?P<inside>[^\]]+)\](?P<port>:\d+(?=/))?(?P<after>[:/].*)", rest, re.DOTALL)
+    if bracketed:
+        inside = bracketed["inside"].rpartition("@")[2]
+        authority = f"[{inside}]{bracketed['port'] or ''}" if _is_ipv6(inside) else inside
+        encoded, path = bracketed["after"][0] == "/", bracketed["after"][1:]
+    else:
+        before, slash, behind = rest.partition("/")
+        name, colon, tail = before.partition(":")
+        with_port = not user and bool(slash) and tail.isascii() and tail.isdecimal()
+        encoded = not colon or with_port
+        authority, path = (before, behind) if encoded else (name, rest[len(name) + 1 :])
+    host, port = _host_and_port(authority, remote)
+    if encoded or decodes_short_form(host):
+        path = _decoded(_before_query(path), remote)
+    return _joined(host, port, path, remote, user=user)
+
+
+def _joined(host: str, port: int | None, path: str, remote: str, *, user: str) -> str:
+    if port == _PORTS["ssh"]:
+        port = None  # whatever the text looked like: nothing else answers there
+    host, port, parts = canonical(host, port, _parts(path, remote), user.partition(":")[0])
+    if host in CASE_BLIND:
+        parts = _named([part.lower() for part in parts], remote)
+    clean = _quoted(parts, remote)
+    return f"{host}:{port}{clean}" if port is not None else f"{host}{clean}"
+
+
+def _path(path: str, remote: str) -> str:
+    """The path of a folder in its one spelling, with a slash in front."""
+    return _quoted(_parts(path, remote, local=True), remote)
+
+
+def _parts(path: str, remote: str, *, local: bool = False) -> list[str]:
+    """The parts of a path in its one spelling: every group kept, no .git, no dots."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            if not parts and not local:
+                raise _refused(remote)
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return _named(parts, remote, local=local)
+
+
+def _named(parts: list[str], remote: str, *, local: bool = False) -> list[str]:
+    """*parts* without .git at their end; Refused when nothing is left that names a repository."""
+    while parts and parts[-1].endswith(".git"):
+        parts[-1] = parts[-1].removesuffix(".git")
+        if not parts[-1]:
+            parts.pop()
+    if not parts and not local:
+        raise _refused(remote)
+    return parts
+
+
+def _quoted(parts: list[str], remote: str) -> str:
+    try:
+        return "/" + quote("/".join(parts), safe=_PATH_SAFE, errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise _refused(remote) from None
+
+
+def _decoded(path: str, remote: str) -> str:
+    decoded = unquote(path, errors="surrogateescape")
+    if any(ord(char) < ord(" ") for char in decoded):
+        raise _refused(remote)
+    return decoded
+
+
+def _host_and_port(authority: str, remote: str) -> tuple[str, int | None]:
+    """Host and port of ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``, both in their one spelling."""
+    found = re.fullmatch(r"(\[(?P<v6>[^\]]*)\]|(?P<name>[^:\[\]]*))(:(?P<port>\d{0,6}))?", authority, re.ASCII)
+    if found is None:
+        raise _refused(remote)
+    port = int(found["port"]) if found["port"] else None
+    if port is not None and not 0 < port < 1 << 16:
+        raise _refused(remote)
+    if found["v6"] is not None:
+        if not _is_ipv6(found["v6"]):
+            raise _refused(remote)
+        return f"[{ipaddress.IPv6Address(found['v6'])}]", port
+    host = unquote(found["name"]).rstrip(".").lower()
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            raise _refused(remote) from None
+    if not _HOST.fullmatch(host):
+        raise _refused(remote)
+    return host, port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(text).scope_id is None
+    except ValueError:
+        return False
+
+
+def _split_authority(rest: str) -> tuple[str, str]:
+    """(user part, the rest) of what stands behind ``scheme://``.
+
+    The last @ before the path ends the user part, even behind a ? or #: people paste passwords as they are. A
+    password with a slash in it shows as a port that is no number; then the last @ of all ends it.
+    """
+    authority, slash, path = rest.partition("/")
+    user, _, host = authority.rpartition("@")
+    if "@" in path and not re.fullmatch(r"(\[[^\]]*\]|[^:]*)(:\d*)?", host):
+        user, _, behind = rest.rpartition("@")
+        return user, behind
+    return user, host + slash + path
+
+
+def _split_user(text: str) -> tuple[str, str]:
+    """(user part, the rest) of the short form. With a password in it the last @ that leaves a host ends it."""
+    head = text.partition("/")[0]
+    marks = [] if text.startswith("[") else [at.start() for at in re.finditer("@", head)]
+    fits = [at for at in marks if re.match(r"\[[^\]]+\]|[^:/@\[\]]+[:/]", text[at + 1 :])]
+    if not fits:
+        return "", text
+    chosen = fits[-1] if ":" in text[: fits[0]] else fits[0]
+    return text[:chosen], text[chosen + 1 :]
+
+
+def _before_query(text: str) -> str:
+    return re.split(r"[?#]", text, maxsplit=1)[0]
+
+
+def _tag(machine: str) -> str:
+    return hashlib.sha256(b"coordination:" + machine.encode()).hexdigest()[:12] if machine else ""
+
+
+def _refused(remote: str) -> Refused:
+    shown = _before_query(remote.strip().rpartition("@")[2])[:80]
+    return Refused(f"{excerpt(shown)} names no git repository" if shown else "A git remote cannot be empty", hint=_HINT)

@@ -1,0 +1,1 @@
+"""Tasks, their attempts and runs: pure records and rules."""

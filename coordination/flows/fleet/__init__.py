@@ -1,0 +1,1 @@
+"""Workers and supervisors: operations across nouns, one transaction each."""

@@ -1,0 +1,1 @@
+"""Issues of a foreign tracker: operations across nouns, one transaction each."""

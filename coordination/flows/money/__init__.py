@@ -1,0 +1,1 @@
+"""Costs, prices and budgets: operations across nouns, one transaction each."""

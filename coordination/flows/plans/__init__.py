@@ -1,0 +1,1 @@
+"""Plans: operations across nouns, one transaction each."""

@@ -1,0 +1,224 @@
+"""Submit a plan: all of it is checked before anything is stored, and all of it is stored in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from coordination.base.errors import NotFound, Refused
+from coordination.base.ids import is_id, new_id
+from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.domain.issues import Issue
+from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
+from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.jobs.work import AGENTS, Work
+from coordination.domain.money.sessions import SessionTarget
+from coordination.domain.plans import graph
+from coordination.domain.plans.plan_expansion import (
+    ANALYZE,
+    ANSWERER,
+    ASSESS,
+    SUPERVISION,
+    VARIANT,
+    VARIANTS,
+    check_supervisor,
+)
+from coordination.domain.plans.plans import Plan
+from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.domain.tasks.events import EventType
+from coordination.services.agents import agents as agent_service
+from coordination.services.issues import issues as issue_service
+from coordination.services.plans import task_rows
+from coordination.services.plans.check_models import check_models
+from coordination.services.plans.expand import in_parts
+from coordination.services.plans.expected_costs import expected
+from coordination.services.projects import projects as project_service
+from coordination.store.bulk import insert_rows
+from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.money import budgets
+from coordination.store.queries.tasks import events, runs, slots
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.types import commit_order, db_now
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a plan comes from: which project (its identity, a name for people, a folder), and who submits it."""
+
+    identity: str
+    name: str
+    creator: str
+    path: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What was stored."""
+
+    run_id: str
+    project_id: str
+    task_ids: dict[str, str]
+
+
+def submit_plan(
+    tx: Connection,
+    workspace_id: str,
+    plan: Plan,
+    origin: Origin,
+    *,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+    issues: Sequence[Issue] | None = None,
+) -> Submitted:
+    """Store *plan* as a new run. Raises PlanError or Refused with nothing stored.
+
+    *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
+    """
+    works: Mapping[str, Work] = graph.check(plan)
+    project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
+    if project.status is ProjectStatus.ARCHIVED:
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+    plan, works = in_parts(plan, works, project.settings)
+    desk = agent_service.Desk(tx, workspace_id)
+    works, assigned = task_rows.assignments(plan, works, desk)
+    jobs = task_rows.jobs(works)
+    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
+    project_service.activate(tx, workspace_id, project)
+    run_id = new_id()
+    answerer = _answerer(plan, project, desk)
+    session_id = _session(tx, workspace_id, project.id, plan)
+    runs.insert_run(
+        tx,
+        workspace_id,
+        {
+            "id": run_id,
+            "project_id": project.id,
+            "session_id": session_id,
+            "name": plan.name or project.name,
+            "creator": origin.creator,
+            "python_path": list(plan.python_path),
+            "budget_usd": plan.budget.usd if plan.budget else None,
+            "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
+            "metadata": dict(origin.metadata) | _branch(run_id, plan) | _lookers(plan) | answerer,
+            "predicted": expected(tx, project, plan, jobs, assigned),
+        },
+    )
+    ids = {task.key: new_id() for task in plan.tasks}
+    now, txid = tx.execute(select(db_now(), commit_order())).one()
+    gates = parse_gates(project.settings.get("gates"))
+    scope = task_rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
+    edges, pending = task_rows.edges(workspace_id, plan, ids)
+    insert_rows(tx, tasks, (task_rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks))
+    insert_rows(tx, dependencies, edges)
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project.id,
+                "run_id": run_id,
+                "type": EventType.RUN_SUBMITTED,
+                "actor": origin.creator,
+                "payload": {"tasks": len(ids), "dependencies": len(edges), "name": plan.name},
+            }
+        ],
+    )
+    events.append_created(tx, workspace_id, run_id)
+    insert_rows(
+        tx,
+        task_events,
+        [
+            task_rows.assigned(scope, ids[task.key], txid, agent)
+            for task in plan.tasks
+            if (agent := assigned.get(task.key))
+        ],
+    )
+    _limits(tx, scope)
+    budgets.put_new(tx, workspace_id, task_rows.budgets(scope, ids))
+    if issues is not None:
+        linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
+        issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
+    supervisors.ensure(
+        tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
+    )
+    return Submitted(run_id, project.id, ids)
+
+
+def _branch(run_id: str, plan: Plan) -> dict[str, str]:
+    """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
+    worktrees = any(task_rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    return {"branch": run_branch(run_id)} if worktrees else {}
+
+
+def _lookers(plan: Plan) -> dict[str, Any]:
+    """For the run's metadata: that some tasks race, who supervises what its work will find, and with which account."""
+    found: dict[str, Any] = {VARIANTS: True} if any(VARIANT in task.role for task in plan.tasks) else {}
+    if plan.defaults.account is not None:
+        found[DEFAULT_ACCOUNT] = plan.defaults.account
+    if plan.supervision is not None:
+        who = {ASSESS: plan.supervision.assess, ANALYZE: plan.supervision.analyze}
+        found[SUPERVISION] = {name: dict(body) for name, body in who.items() if body is not None}
+    return found
+
+
+def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[str, Any]:
+    """Who answers what the run's tasks ask, for its metadata. Refused when there is no such agent."""
+    wanted = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
+    if wanted is None:
+        return {}
+    body = check_supervisor(wanted, ANSWERER)
+    named = body.get("agent")
+    if named is not None and named not in AGENTS and desk.choose(named) is None:
+        raise Refused(
+            f"There is no agent {excerpt(named)} to answer questions", hint=did_you_mean(named, [*AGENTS, *desk.names])
+        )
+    return {ANSWERER: body}
+
+
+def _limits(tx: Connection, scope: task_rows.Scope) -> None:
+    """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
+    caps = task_rows.caps(scope.plan)
+    unsaid = task_rows.limited_keys(scope.plan) - set(caps)
+    if caps or unsaid:
+        slots.lock(tx, scope.workspace_id, scope.project_id)
+    for name in sorted(unsaid.union(caps)):  # two that make the same ones make them in the same order
+        make = slots.set_caps if name in caps else slots.ensure
+        make(tx, scope.workspace_id, scope.project_id, {name: caps.get(name, 1)})
+
+
+def _session(tx: Connection, workspace_id: str, project_id: str, plan: Plan) -> str:
+    """The session that groups this run's costs: the one named, one of its own (isolated), or the ongoing one."""
+    target = SessionTarget.ISOLATED if plan.session == SessionTarget.ISOLATED else SessionTarget.MAIN
+    if plan.session is not None and plan.session not in tuple(SessionTarget):
+        found = runs.get_session(tx, workspace_id, plan.session) if is_id(plan.session) else None
+        if found is None or found.project_id != project_id:
+            raise NotFound(
+                f"The project has no session {plan.session}",
+                hint="Write main (the ongoing one), isolated (a new one) or a session's id: coord sessions list",
+            )
+        runs.touch_session(tx, workspace_id, [found.id])
+        return found.id
+    agent = plan.defaults.agent
+    ongoing = runs.main_session(tx, workspace_id, project_id, agent) if target is SessionTarget.MAIN else None
+    if ongoing is not None:
+        runs.touch_session(tx, workspace_id, [ongoing.id])
+        return ongoing.id
+    session_id = new_id()
+    runs.insert_session(
+        tx,
+        workspace_id,
+        {
+            "id": session_id,
+            "project_id": project_id,
+            "agent": agent,
+            "purpose": plan.name or "main" if target is SessionTarget.ISOLATED else "main",
+            "target": target,
+        },
+    )
+    return session_id

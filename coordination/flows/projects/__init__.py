@@ -1,0 +1,1 @@
+"""Projects and workspaces: operations across nouns, one transaction each."""

@@ -1,0 +1,148 @@
+"""Say who is to do a task that waits: another agent, another model, or a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from coordination.base.errors import NotFound, Refused
+from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.access.authority import AUTHORITY, rights_of
+from coordination.domain.agents.assignments import PERSON, for_model, without_introduction
+from coordination.domain.agents.prompts import FEEDBACK
+from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.jobs.work import AGENTS, IN_WORKTREE, AgentCall, kind_of, parse_work
+from coordination.domain.plans.plan_expansion import VARIANT, WORK
+from coordination.domain.plans.plans import Plan
+from coordination.domain.plans.plans import Task as Planned
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.questions import ANSWERS
+from coordination.domain.tasks.tasks import OPEN, BlockReason, Task, TaskState
+from coordination.services.agents import agents
+from coordination.services.plans.check_models import check_models
+from coordination.store.queries.agents import assignments as rows
+from coordination.store.queries.projects import projects as project_rows
+from coordination.store.queries.tasks import events, ready, tasks
+from coordination.store.queries.tasks import questions as question_rows
+
+_OF_A_JOB = ("prompt", "env", "secrets")
+_KEPT = (ANSWERS, FEEDBACK)  # the rest of what an attempt leaves, such as a conversation, is of the agent before
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """What the task is now: whose, what it runs, and how many tasks may be claimed that could not before."""
+
+    project_id: str
+    agent: str | None
+    work: Mapping[str, Any]
+    ready: int
+
+
+def assign_task(
+    tx: Connection,
+    workspace_id: str,
+    task_id: str,
+    *,
+    actor: str,
+    to: str | None = None,
+    model: str | None = None,
+    person: str | None = None,
+) -> Assigned:
+    """Give a task that waits to the agent *to* (a name, role:…, label:…, or a program), another *model*, or a *person*.
+
+    A job of an agent or a chat keeps its prompt, ``env`` and ``secrets``. A person's task waits with the questions, and
+    is completed by its answer. Raises NotFound, PlanError or Refused with nothing changed.
+    """
+    tasks.lock(tx, workspace_id, [task_id])
+    task = tasks.get(tx, workspace_id, task_id)
+    if task is None:
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
+    _check(task, to, model, person)
+    before = task.options.get(PERSON)
+    if person is not None:
+        return _to_a_person(tx, task, person.strip(), actor=actor)
+    agent, work = _work(tx, task, to, model)
+    project = project_rows.get(tx, workspace_id, task.project_id)
+    restricted = {} if project is None else project.model_restrictions
+    check_models(Plan([Planned(task.key, work)]), {task.key: work}, restricted)
+    options = {name: value for name, value in task.options.items() if name != PERSON}
+    if (held := rights_of(options)) is not None:  # a person decides: from now on it may do what it does
+        options[AUTHORITY] = replace(held, work=work, agent=agent).to_json()
+    kind = kind_of(work) + (IN_WORKTREE if STORED in options else "")
+    carried = {name: task.carried[name] for name in _KEPT if name in task.carried}
+    rows.give(tx, workspace_id, task.id, agent=agent, work=work, kind=kind, options=options, carried=carried)
+    _tell(tx, task, {"agent": agent, "model": work.get("model") or work.get("chat"), "before": task.agent}, actor)
+    queued = 0
+    if before is not None:
+        for question in question_rows.of_task(tx, workspace_id, task.id):
+            question_rows.answer(tx, workspace_id, question.id, text=f"given to {agent or to or model}", by=actor)
+        lifted = ready.lift_from(tx, workspace_id, [task.id], BlockReason.QUESTION)
+        queued = events.append_unblocked(tx, workspace_id, task.project_id, lifted, actor=actor)
+    return Assigned(task.project_id, agent, work, queued)
+
+
+def _check(task: Task, to: str | None, model: str | None, person: str | None) -> None:
+    if person is not None and (to is not None or model is not None):
+        raise Refused("A task is for a person or for an agent, not for both", hint="Leave one out", field="person")
+    if to is None and model is None and not (person or "").strip():
+        raise Refused("Say who is to do it", hint="Name an agent, a model or a person", field="to")
+    if task.state is TaskState.RUNNING:
+        again = f"coord tasks force {task.key} queued --reason 'another agent'"
+        raise Refused(f"{task.key} runs now", hint=f"Wait until it has ended, or stop it first: {again}")
+    if task.state not in OPEN:
+        retry = f"coord tasks retry {task.key}"
+        raise Refused(f"{task.key} is {task.state} already", hint=f"Let it run again first: {retry}")
+    if role := task.options.get("role", {}).keys() - {WORK, VARIANT}:
+        raise Refused(
+            f"{task.key} looks at the work of others ({min(role)}), and its plan says who does that",
+            hint=f"Assign {task.key.partition('/')[0]}/{WORK}, or another task that does work",
+        )
+
+
+def _work(tx: Connection, task: Task, to: str | None, model: str | None) -> tuple[str | None, dict[str, Any]]:
+    """Whose the task is now, and its job."""
+    if "prompt" not in task.work:
+        raise Refused(
+            f"{task.key} runs {excerpt(task.work.get('shell') or task.work.get('python'))}, and no agent",
+            hint="Give it to a person with --person, or create another task: coord tasks create",
+            field="to",
+        )
+    desk = agents.Desk(tx, task.workspace_id)
+    if to is None:
+        assert model is not None  # noqa: S101 - _check has seen to it
+        return task.agent, parse_work(for_model(task.work, model)).to_json()
+    kept = {name: task.work[name] for name in _OF_A_JOB if task.work.get(name)}
+    if task.agent is not None and (old := desk.known(task.agent)) is not None:
+        kept["prompt"] = without_introduction(str(kept["prompt"]), old.introduction())
+    call = parse_work({"agent": to, **kept} | ({"model": model} if model else {}))
+    assert isinstance(call, AgentCall)  # noqa: S101 - it has that key
+    if to in AGENTS:
+        return None, call.to_json()
+    profile = desk.choose(to)
+    if profile is None:
+        meant = did_you_mean(to, [*AGENTS, *desk.names])
+        raise Refused(f"There is no agent {excerpt(to)}", hint=meant or "See: coord agents list", field="to")
+    return profile.name, profile.call(call).to_json()
+
+
+def _to_a_person(tx: Connection, task: Task, person: str, *, actor: str) -> Assigned:
+    """Let the task wait for a person, with a question that says what is to be done."""
+    for question in question_rows.of_task(tx, task.workspace_id, task.id):
+        question_rows.answer(tx, task.workspace_id, question.id, text=f"given to {person}", by=actor)
+    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "attempt": task.attempt}
+    what = str(task.work.get("prompt") or task.title)
+    question_rows.put(tx, task.workspace_id, {**about, "question": f"{person} is to do this: {what}"[:20_000]})
+    options = {**task.options, PERSON: person}
+    rows.wait_for_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)
+    _tell(tx, task, {"agent": person, "person": True, "before": task.agent}, actor)
+    return Assigned(task.project_id, person, task.work, 0)
+
+
+def _tell(tx: Connection, task: Task, payload: Mapping[str, Any], actor: str) -> None:
+    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": actor}
+    said = {name: value for name, value in payload.items() if value is not None}
+    events.append(tx, task.workspace_id, [{**about, "type": EventType.ASSIGNED, "payload": said}])

@@ -1,0 +1,40 @@
+"""Change the priority of a task that is still to run, and say so in its story."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from coordination.base.errors import NotFound
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import TERMINAL
+from coordination.store.queries.tasks import events, tasks
+
+
+def change_priority(tx: Connection, workspace_id: str, task_id: str, priority: int, *, actor: str) -> bool:
+    """Give an open task another priority; whether it was open. The one that it has already changes nothing.
+
+    A queued task that was rung for waits in SQL again and is rung for at its new place; the doorbell that is out for
+    it may still be answered first, so at most a window of tasks goes by their old order.
+    """
+    task = tasks.get(tx, workspace_id, task_id)
+    if task is None:
+        raise NotFound(f"There is no task {task_id}", hint="See: coord tasks list")
+    if task.priority == priority or task.state in TERMINAL:
+        return task.state not in TERMINAL
+    if not tasks.set_priority(tx, workspace_id, task_id, priority):
+        return False  # it has ended meanwhile
+    events.append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": task.project_id,
+                "run_id": task.run_id,
+                "task_id": task_id,
+                "type": EventType.REPRIORITIZED,
+                "actor": actor,
+                "payload": {"from": task.priority, "to": priority},
+            }
+        ],
+    )
+    return True

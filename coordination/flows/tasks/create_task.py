@@ -1,0 +1,144 @@
+"""Add one task to a run that exists, because a person wants it; a run that has ended goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
+
+from coordination.base.errors import NotFound, Refused
+from coordination.base.ids import new_id
+from coordination.base.wording import excerpt
+from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
+from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
+from coordination.domain.jobs.work import Work
+from coordination.domain.plans import graph
+from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
+from coordination.domain.plans.plans import Defaults, Plan
+from coordination.domain.plans.plans import Task as Planned
+from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.domain.tasks.events import EventType
+from coordination.services.agents.agents import Desk
+from coordination.services.plans import task_rows as rows
+from coordination.services.plans.add_discovered_tasks import check_needs, key_of, waits
+from coordination.services.plans.check_models import check_models
+from coordination.services.projects import projects as project_service
+from coordination.store.bulk import insert_rows
+from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.money import budgets
+from coordination.store.queries.projects import projects as project_rows
+from coordination.store.queries.tasks import events, runs, slots
+from coordination.store.queries.tasks import tasks as task_rows
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.types import commit_order, db_now
+
+_TAKEN = "23505"  # a key of a table is there already, as PostgreSQL says it
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What was stored. ``ready``: how many tasks may be claimed now; ``reopened``: the run had ended."""
+
+    project_id: str
+    task_id: str
+    ready: int
+    reopened: bool
+
+
+def create_task(
+    tx: Connection,
+    workspace_id: str,
+    run_id: str,
+    task: Planned,
+    *,
+    actor: str,
+    lifetime: timedelta = DEFAULT_LIFETIME,
+) -> Created:
+    """Store *task* in the run. Raises NotFound, PlanError or Refused with nothing stored.
+
+    It has the gates of its project, and is supervised as the run is. What it needs are keys of the run.
+    """
+    run = runs.get(tx, workspace_id, run_id)
+    project = None if run is None else project_rows.get(tx, workspace_id, run.project_id)
+    if run is None or project is None:
+        raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
+    if project.status is ProjectStatus.ARCHIVED:
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+    keys = sorted({task.key, *map(key_of, task.needs), *([task.parent] if task.parent else [])})
+    # What it needs must not end between this look and its edges.
+    task_rows.lock(tx, workspace_id, [one.id for one in task_rows.keyed(tx, workspace_id, run_id, keys).values()])
+    there = task_rows.keyed(tx, workspace_id, run_id, keys)
+    if task.key in there:
+        raise _exists(task.key)
+    metadata = runs.metadata_of(tx, workspace_id, run_id)
+    who = metadata.get(SUPERVISION)
+    plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
+    graph.check(plan, known=there)
+    plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
+    works: Mapping[str, Work] = graph.check(plan, known=there)
+    if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
+        raise _exists(min(taken))
+    satisfied = check_needs(plan.tasks, there, None, set())
+    works, assigned = rows.assignments(plan, works, Desk(tx, workspace_id))
+    jobs = rows.jobs(works)
+    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
+    ids = {key: one.id for key, one in there.items()} | {one.key: new_id() for one in plan.tasks}
+    now, txid = tx.execute(select(db_now(), commit_order())).one()
+    gates = parse_gates(project.settings.get("gates"))
+    scope = rows.Scope(workspace_id, project.id, run_id, actor, project.path, plan, now, assigned, gates)
+    edges, pending = rows.edges(workspace_id, plan, ids)
+    for edge in edges:
+        if any((edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]) for parent, child in satisfied):
+            edge["satisfied_at"] = now
+            pending[edge["child_id"]] -= 1
+    _insert(tx, task.key, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
+    insert_rows(tx, dependencies, edges)
+    about = {"project_id": project.id, "run_id": run_id, "actor": actor}
+    made = [{**about, "task_id": ids[one.key], "type": EventType.CREATED, "payload": {}} for one in plan.tasks]
+    events.append(tx, workspace_id, made)
+    named = [rows.assigned(scope, ids[key], txid, agent) for key, agent in assigned.items()]
+    insert_rows(tx, task_events, named)
+    if task.concurrency_key:
+        slots.lock(tx, workspace_id, project.id)
+        slots.ensure(tx, workspace_id, project.id, {f"key:{task.concurrency_key}": 1})
+    budgets.put_new(tx, workspace_id, rows.budgets(scope, ids))
+    reopened = _keep_open(tx, workspace_id, run_id, project, plan, actor=actor)
+    supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
+    queued = sum(not waits(one, satisfied) for one in plan.tasks)
+    return Created(project.id, ids[task.key], queued, reopened)
+
+
+def _insert(tx: Connection, key: str, made: list[dict[str, Any]]) -> None:
+    try:
+        insert_rows(tx, tasks, made)
+    except IntegrityError as error:
+        if getattr(error.orig, "sqlstate", None) != _TAKEN:
+            raise
+        raise _exists(key) from None  # somebody has added it since this transaction has looked
+
+
+def _exists(key: str) -> Refused:
+    return Refused(f"The run has a task {excerpt(key)} already", hint="Give the new one another key")
+
+
+def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project, plan: Plan, *, actor: str) -> bool:
+    """A run with an open task is open, and knows where changes of its tasks go. Runs are locked last."""
+    project_service.activate(tx, workspace_id, project)
+    reopened = runs.reopen(tx, workspace_id, run_id)
+    if reopened:
+        told = {"project_id": project.id, "run_id": run_id, "actor": actor, "type": EventType.RUN_REOPENED}
+        events.append(tx, workspace_id, [told])
+    noted: dict[str, Any] = {}
+    if any(rows.checkout_of(plan, one).kind is CheckoutKind.GIT_WORKTREE for one in plan.tasks):
+        noted["branch"] = run_branch(run_id)
+    if any(VARIANT in one.role for one in plan.tasks):
+        noted[VARIANTS] = True
+    if noted:
+        runs.note(tx, workspace_id, run_id, noted)
+    return reopened

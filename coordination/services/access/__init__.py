@@ -1,0 +1,1 @@
+"""Accounts, tokens and authority: rules within a transaction."""

@@ -1,0 +1,1 @@
+"""Workers and supervisors: rules within a transaction."""

@@ -1,0 +1,1 @@
+"""Issues of a foreign tracker: rules within a transaction."""

@@ -1,0 +1,1 @@
+"""Costs, prices and budgets: rules within a transaction."""

@@ -1,0 +1,1 @@
+"""Plans: rules within a transaction."""

@@ -1,0 +1,323 @@
+"""A run grows: tasks that its own work found to be needed become tasks of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from coordination.base.errors import NotFound, Refused
+from coordination.base.ids import new_id
+from coordination.base.wording import excerpt
+from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
+from coordination.domain.jobs.checkouts import merge_key, without_merge
+from coordination.domain.jobs.work import Work
+from coordination.domain.money.estimates import asks_a_model
+from coordination.domain.plans import graph
+from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
+from coordination.domain.plans.plans import Defaults, Dependency, Plan
+from coordination.domain.plans.plans import Task as Planned
+from coordination.domain.tasks.attempts import Discovered
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import OPEN, BlockReason, DependencyKind, OnDependencyFailure, Task, TaskState
+from coordination.formats.plan import read_tasks
+from coordination.services.plans import task_rows as rows
+from coordination.services.plans.check_models import check_models
+from coordination.services.plans.lending import Loan
+from coordination.store.bulk import insert_rows
+from coordination.store.queries.money import budgets
+from coordination.store.queries.projects import projects as project_rows
+from coordination.store.queries.tasks import dependencies as edge_rows
+from coordination.store.queries.tasks import events, ready, runs
+from coordination.store.queries.tasks import tasks as task_rows
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.types import commit_order, db_now
+
+MOST_AT_ONCE = 100
+MOST_IN_A_RUN = 1_000
+DEEPEST = 5
+"""Bounds: so many tasks from one attempt, so many found tasks in a run, and found by a found one so many times over."""
+
+_INHERITED = ("workspace", "gates", "limits")
+_DEPTH = "depth"
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What was found. ``ids``: of every task that was named, also of those that were there already; by its own key.
+
+    ``ready``: how many tasks may be claimed now that could not before. ``holds``: the finder waits for some.
+    """
+
+    ids: Mapping[str, str] = field(default_factory=dict)
+    ready: int = 0
+    holds: bool = False
+
+
+def grow(
+    tx: Connection, workspace_id: str, finder_id: str, discovered: Sequence[Discovered], desk: rows.Chooser
+) -> Grown:
+    """Add these tasks to the run of the one that found them. Refused, or PlanError, with nothing stored.
+
+    Finding one again (an attempt that is repeated) adds nothing. A finder that is blocked waits for those that come
+    first; one that still runs is not held.
+    """
+    finder = task_rows.get(tx, workspace_id, finder_id)
+    if finder is None:
+        raise NotFound(f"There is no task {finder_id}")
+    if not discovered:
+        return Grown()
+    planned = read_tasks([found.task for found in discovered], source=f"found by {finder.key}")
+    planned = tuple(
+        replace(task, role=found.role, supervised=False)
+        if found.role
+        else task
+        if found.by_system or found.delegated
+        else replace(task, agent=task.agent or finder.agent)
+        for task, found in zip(planned, discovered, strict=True)
+    )
+    _check_bounds(tx, finder, planned)
+    loan = Loan(tx, finder, discovered)
+    loan.check_words(planned)
+    there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
+    planned, again = _apart(planned, there, finder)
+    loan.name(planned)
+    first = {task.key for task, found in zip(planned, discovered, strict=True) if found.first}
+    new = [task for task in planned if task.key not in again]
+    about_run = runs.metadata_of(tx, finder.workspace_id, finder.run_id) if new else {}
+    plan = Plan(new, defaults=_defaults(finder, about_run.get(DEFAULT_ACCOUNT)))
+    works: Mapping[str, Work] = graph.check(plan, known=there) if new else {}
+    check_needs(new, there, finder, first)
+    if new and (parted := _in_parts(tx, finder, plan, about_run.get(SUPERVISION))) is not plan:
+        plan, works = parted, graph.check(parted, known=there)
+    satisfied = check_needs(plan.tasks, there, finder, set())
+    ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
+    if new:
+        _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first, loan=loan)
+    waits_for = [key for key in first if key not in again or there[key].state in OPEN]
+    queued = sum(not waits(task, satisfied) for task in plan.tasks)
+    held = False
+    if finder.state is TaskState.BLOCKED and finder.reasons & BlockReason.DEPENDENCIES and first:
+        held = bool(waits_for)
+        completed = [ids[key] for key in first if key not in waits_for]
+        more = edge_rows.hold(tx, workspace_id, finder.id, [ids[key] for key in waits_for], completed)
+        if held:
+            task_rows.hold_for(tx, workspace_id, finder.id, more)
+        elif not finder.pending:
+            lifted = ready.lift_from(tx, workspace_id, [finder.id], BlockReason.DEPENDENCIES)
+            queued += events.append_unblocked(tx, workspace_id, finder.project_id, lifted, actor=f"task:{finder.key}")
+    named = {str(found.task["key"]): ids[task.key] for found, task in zip(discovered, planned, strict=True)}
+    return Grown(named, queued, held)
+
+
+def _check_bounds(tx: Connection, finder: Task, planned: Sequence[Planned]) -> None:
+    if len(planned) > MOST_AT_ONCE:
+        raise Refused(f"{len(planned):,} tasks were found at once; at most {MOST_AT_ONCE} are possible")
+    if finder.options.get(_DEPTH, 0) >= DEEPEST:
+        raise Refused(
+            f"{finder.key} was itself found by a task that was found, {DEEPEST} times over",
+            hint="Put the work into the plan, or let a person look at it",
+        )
+    _check_room(tx, finder, len(planned))
+
+
+def _check_room(tx: Connection, finder: Task, more: int) -> None:
+    before = task_rows.found_in(tx, finder.workspace_id, finder.run_id)
+    if before + more > MOST_IN_A_RUN:
+        raise Refused(f"The work of this run has found {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")
+
+
+def _in_parts(tx: Connection, finder: Task, plan: Plan, who: Mapping[str, Any] | None) -> Plan:
+    """*plan*, what was found, with what its variants and *who*, the run's supervision, make of it.
+
+    What may find nothing any more, being found so many times over, is not supervised: it could not be sent back.
+    """
+    if who and finder.options.get(_DEPTH, 0) + 1 < DEEPEST:
+        parted = expanded(replace(plan, supervision=supervision_of(who)))
+    else:
+        parted = expanded(plan)
+    parts = sorted({task.key for task in parted.tasks} - {task.key for task in plan.tasks})
+    if parts:
+        _check_room(tx, finder, len(parted.tasks))
+        if taken := task_rows.keyed(tx, finder.workspace_id, finder.run_id, parts):
+            raise Refused(f"The run has a task {excerpt(min(taken))} already", hint="Give what you found another key")
+    if any(VARIANT in task.role for task in parted.tasks):
+        runs.note(tx, finder.workspace_id, finder.run_id, {VARIANTS: True})
+    return parted
+
+
+def _named(planned: Sequence[Planned]) -> list[str]:
+    keys = {key for task in planned for key in (task.key, *(key_of(need) for need in task.needs))}
+    return sorted(keys | {task.parent for task in planned if task.parent is not None})
+
+
+def key_of(need: str | Dependency) -> str:
+    """The key of what is needed."""
+    return need if isinstance(need, str) else need.key
+
+
+def _holds_back(need: str | Dependency) -> bool:
+    return isinstance(need, str) or need.kind.holds_back
+
+
+def _apart(
+    planned: Sequence[Planned], there: Mapping[str, Task], finder: Task
+) -> tuple[tuple[Planned, ...], frozenset[str]]:
+    """Whose key is taken: the same one found again (their keys), or another task, which is refused.
+
+    What was found before and came to a bad end is found anew, under a key of its own.
+    """
+    again: set[str] = set()
+    anew: dict[str, str] = {}
+    for task in planned:
+        before = there.get(task.key)
+        if before is None:
+            continue
+        if before.creator != task_rows.FOUND_BY + finder.key:
+            raise Refused(f"The run has a task {excerpt(task.key)} already", hint="Give what you found another key")
+        if before.state in {TaskState.FAILED, TaskState.CANCELED}:
+            anew[task.key] = f"{task.key}.{finder.attempt}"
+        else:
+            again.add(task.key)
+    return tuple(_renamed(task, anew) for task in planned) if anew else tuple(planned), frozenset(again)
+
+
+def _renamed(task: Planned, anew: Mapping[str, str]) -> Planned:
+    needs = [
+        anew.get(need, need) if isinstance(need, str) else replace(need, key=anew.get(need.key, need.key))
+        for need in task.needs
+    ]
+    return replace(task, key=anew.get(task.key, task.key), needs=needs)
+
+
+def check_needs(
+    new: Sequence[Planned], there: Mapping[str, Task], finder: Task | None, first: set[str]
+) -> set[tuple[str, str]]:
+    """The edges from tasks of the run to new ones that hold nothing back any more, as (parent, child) keys."""
+    keys, satisfied = {task.key for task in new}, set()
+    for task in new:
+        for need in task.needs:
+            key = key_of(need)
+            if key in keys or not _holds_back(need):
+                continue
+            parent = there[key]
+            if parent.state is TaskState.COMPLETED:
+                satisfied.add((key, task.key))
+            elif parent.state not in OPEN:
+                if task.on_dependency_failure is not OnDependencyFailure.RUN:
+                    raise Refused(f"{excerpt(task.key)} needs {key}, which ended as {parent.state}")
+                satisfied.add((key, task.key))
+            elif finder is not None and task.key in first and parent.creator != task_rows.FOUND_BY + finder.key:
+                raise Refused(
+                    f"{excerpt(task.key)} is to come before {finder.key} and needs {key}, which has not ended",
+                    hint=f"What comes first may need what has completed, and what {finder.key} found itself",
+                )
+    return satisfied
+
+
+def _origin(task: Planned, finder: Task, loan: Loan) -> dict[str, Any]:
+    return {"found_by": finder.key} | ({"delegated": True} if loan.is_delegated(task) else {})
+
+
+def _defaults(finder: Task, account: str | None) -> Defaults:
+    written: dict[str, Any] = {"timeout": finder.timeout, "stall_timeout": finder.stall_timeout}
+    given = {name: value for name, value in written.items() if value is not None}
+    return Defaults(
+        **given,
+        max_attempts=finder.max_attempts,
+        max_starts=finder.max_starts,
+        workdir=finder.workdir,
+        account=account,
+    )
+
+
+def waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
+    """Whether the new task waits for something that is not *satisfied*."""
+    return any(_holds_back(need) and (key_of(need), task.key) not in satisfied for need in task.needs)
+
+
+def _check_models(tx: Connection, finder: Task, plan: Plan, jobs: Mapping[str, rows.Job]) -> None:
+    bodies = {key: job.body for key, job in jobs.items()}
+    if any(asks_a_model(body) for body in bodies.values()):
+        project = project_rows.get(tx, finder.workspace_id, finder.project_id)
+        check_models(plan, bodies, project.model_restrictions if project is not None else {})
+
+
+def _store(
+    tx: Connection,
+    finder: Task,
+    plan: Plan,
+    works: Mapping[str, Work],
+    *,
+    ids: Mapping[str, str],
+    satisfied: set[tuple[str, str]],
+    desk: rows.Chooser,
+    first: set[str],
+    loan: Loan,
+) -> None:
+    works, assigned = rows.assignments(plan, works, desk)
+    jobs = rows.jobs(works)
+    _check_models(tx, finder, plan, jobs)
+    now, txid = tx.execute(select(db_now(), commit_order())).one()
+    inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
+    if isinstance(workspace := inherited.get("workspace"), Mapping):
+        inherited["workspace"] = without_merge(workspace)
+    scope = rows.Scope(
+        finder.workspace_id,
+        finder.project_id,
+        finder.run_id,
+        task_rows.FOUND_BY + finder.key,
+        finder.workdir,
+        plan,
+        now,
+        assigned,
+        inherited=inherited | {_DEPTH: finder.options.get(_DEPTH, 0) + 1},
+    )
+    edges, pending = rows.edges(finder.workspace_id, plan, ids)
+    for parent, child in satisfied:
+        pending[ids[child]] -= 1
+        for edge in edges:
+            if (edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]):
+                edge["satisfied_at"] = now
+    found = [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks]
+    for task, row in zip(plan.tasks, found, strict=True):
+        if task.key in first and row["parent_id"] is None:
+            row["parent_id"] = finder.id
+        if task.concurrency_key == merge_key(finder.run_id):
+            # The longer a conflict waits, the more others have merged.
+            row["priority"] = min(finder.priority + 1, graph.MAX_PRIORITY)
+        elif not row["priority"]:  # as of one that says none
+            row["priority"] = min(finder.priority, 0)
+    loan.check(plan, found)
+    insert_rows(tx, tasks, found)
+    told = {(edge["parent_id"], edge["child_id"]) for edge in edges}
+    edges += [
+        {
+            "parent_id": finder.id,
+            "child_id": ids[task.key],
+            "workspace_id": finder.workspace_id,
+            "kind": DependencyKind.DISCOVERED_FROM,
+            "satisfied_at": None,
+        }
+        for task in plan.tasks
+        if (finder.id, ids[task.key]) not in told
+    ]
+    insert_rows(tx, dependencies, edges)
+    budgets.put_new(tx, finder.workspace_id, loan.budgets(plan, ids, rows.budgets(scope, ids)))
+    about = {"project_id": finder.project_id, "run_id": finder.run_id, "actor": scope.creator}
+    events.append(
+        tx,
+        finder.workspace_id,
+        [
+            {**about, "task_id": ids[task.key], "type": EventType.CREATED, "payload": _origin(task, finder, loan)}
+            for task in plan.tasks
+        ],
+    )
+    insert_rows(
+        tx,
+        task_events,
+        [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
+    )

@@ -1,0 +1,1 @@
+"""Projects and workspaces: rules within a transaction."""

@@ -1,0 +1,122 @@
+"""Which ready tasks may have a doorbell out: a window per project, so that a backlog never delays another project."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+
+from sqlalchemy import Connection, RowMapping
+
+from coordination.store.queries.tasks import ready, slots
+from coordination.store.queries.tasks.ready import Ready
+
+_ROUNDING = 1e-9
+
+
+def fill(
+    tx: Connection,
+    workspace_id: str,
+    project_id: str,
+    *,
+    window: int,
+    bundle: Callable[[str], int],
+    expected: int | None = None,
+) -> list[Ready]:
+    """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit.
+
+    The window counts messages: *bundle* says how many tasks of a kind share one, *expected* how many tasks a message
+    probably holds, if the caller has an idea.
+    """
+    bundle = functools.cache(bundle)  # many rows, few kinds
+    rung = ready.count_rung(tx, workspace_id, project_id)
+    room = window - sum(number * _part(bundle(kind)) for kind, number in rung.items())
+    if room <= 0:
+        return []
+    free = slots.free(tx, workspace_id, project_id)
+    if free.get("project", 1) <= 0:
+        return []
+    full = [name for name, places in free.items() if places <= 0]
+
+    def best(most: int) -> list[RowMapping]:
+        return ready.next_unrung(
+            tx,
+            workspace_id,
+            project_id,
+            room=min(most, free.get("project", most)),
+            full_agents=[name.removeprefix("agent:") for name in full if name.startswith("agent:")],
+            full_keys=[name.removeprefix("key:") for name in full if name.startswith("key:")],
+        )
+
+    first = int(room / _part(expected or 1)) + 1
+    found = best(first)
+    if expected is None and len(found) == first and (size := bundle(found[0]["kind"])) > 1:
+        # Mostly one kind at a time is ready, so the best of them tells how far to look.
+        found = best(int(room / _part(size)) + 1)
+    chosen = _chosen(found, room, free, bundle)
+    if chosen:
+        ready.mark_rung(tx, workspace_id, [item.id for item in chosen])
+    return chosen
+
+
+def _part(size: int) -> float:
+    """What a task takes of the window when *size* of its kind share a message.
+
+    A message of short tasks counts double: whoever takes it goes on with what is ready then, without another message.
+    """
+    return 1.0 if size == 1 else 2 / size
+
+
+def _chosen(
+    found: Sequence[RowMapping], room: float, free: dict[str, int], bundle: Callable[[str], int]
+) -> list[Ready]:
+    """As many of *found* as there is room for, and places in what limits them."""
+    chosen: list[Ready] = []
+    for row in found:
+        if room <= 0:
+            break
+        if free:
+            names = [f"agent:{row['agent']}", f"key:{row['concurrency_key']}"]
+            if any(free.get(name, 1) <= 0 for name in names):
+                continue
+            for name in names:
+                if name in free:
+                    free[name] -= 1
+        room -= _part(bundle(row["kind"]))
+        chosen.append(ready_of(row))
+    return chosen
+
+
+def grouped(found: Iterable[Ready], bundle: Callable[[str], int], *, most: int | None = None) -> list[list[Ready]]:
+    """One group a message: short tasks together, in their order, as many as fit; every other task alone.
+
+    No more than *most* groups are made; what would need another one is left out.
+    """
+    size = functools.cache(bundle)
+    groups: list[list[Ready]] = []
+    group: list[Ready] = []
+    room = 0.0
+    for item in found:
+        part = 1 / size(item.kind)
+        if part == 1 or part > room + _ROUNDING:
+            if len(groups) == most:
+                break
+            groups.append([item])
+            if part < 1:
+                group, room = groups[-1], 1.0 - part
+        else:
+            group.append(item)
+            room -= part
+    return groups
+
+
+def shares(found: Sequence[Ready], *, wanted: int, bundle: Callable[[str], int]) -> list[list[str]]:
+    """The best of *found*, as far as they are known to be short: a message's worth for each of *wanted* threads."""
+    size = functools.cache(bundle)
+    short = itertools.takewhile(lambda item: size(item.kind) > 1, found)
+    return [[item.id for item in group] for group in grouped(short, size, most=wanted)]
+
+
+def ready_of(row: RowMapping) -> Ready:
+    """What a doorbell needs, of a row of ``ready.next_unrung``."""
+    return Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"])

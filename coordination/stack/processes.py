@@ -1,0 +1,394 @@
+"""Children that are never lost: started, awaited, restarted when they die, ended with all that they hold.
+
+Each service has a thread of its own that starts its child and waits for its end. It has to be one thread for both:
+the kernel ties a child to the life of the *thread* that started it (see launcher).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from coordination.base.errors import CoordinationError, Unavailable
+from coordination.base.host import boot_id
+
+log = logging.getLogger(__name__)
+logging.getLogger("coordination.stack").addHandler(logging.NullHandler())  # a live display owns the terminal
+
+READY_VARIABLE = "COORD_READY_FD"
+"""Names the file descriptor to which a child writes a line once it takes work."""
+
+_LAUNCHER = Path(__file__).with_name("launcher.py")
+_LOOK_AGAIN = 0.05
+_ASK_AGAIN = 0.005
+_TAIL_LINES = 6
+_TAIL_BYTES = 8_000
+
+# A child that lived this long did not die of what its predecessor died of.
+_STEADY = timedelta(seconds=60)
+_MOST_RESTARTS = 8
+_LONGEST_PAUSE = 30.0
+_OVER_WITHIN = 30.0  # with what its death brings about
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process, told apart from a later one with the same pid by when it started."""
+
+    pid: int
+    started: str  # the boot's id and the clock ticks since it
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessRecord:
+        """The process that has *pid* now; ProcessLookupError when there is none."""
+        fields = _stat(pid)
+        if fields is None:
+            raise ProcessLookupError(pid)
+        return cls(pid, f"{boot_id()}:{fields[19]}")
+
+    @classmethod
+    def restored(cls, content: Mapping[str, Any]) -> ProcessRecord:
+        """The record that was written as *content*."""
+        return cls(int(content["pid"]), str(content["started"]))
+
+    def alive(self) -> bool:
+        """Whether this very process still runs (a zombie does not)."""
+        fields = _stat(self.pid)
+        return fields is not None and fields[0] not in {"Z", "X"} and self.started == f"{boot_id()}:{fields[19]}"
+
+
+def end_all(records: Iterable[ProcessRecord], grace: timedelta) -> None:
+    """End processes that are not children of ours: SIGTERM, then SIGKILL to what is left after *grace*."""
+    left = [record for record in records if record.alive()]
+    for record in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(record.pid, signal.SIGTERM)
+    left = _outlasting(left, grace)
+    for record in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(record.pid, signal.SIGKILL)  # every child of a stack leads its own group
+    if stubborn := _outlasting(left, timedelta(seconds=5)):
+        pids = ", ".join(str(record.pid) for record in stubborn)
+        raise Unavailable(
+            f"Processes of an earlier stack cannot be ended: {pids}", hint=f"Look at them with ps -fp {pids}"
+        )
+
+
+def _outlasting(records: list[ProcessRecord], patience: timedelta) -> list[ProcessRecord]:
+    deadline = time.monotonic() + patience.total_seconds()
+    while (left := [record for record in records if record.alive()]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a service runs, and how it shows that it is up: by saying so, by answering, or by being started."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    folder: Path
+    log: Path
+    told: bytes = b""  # its standard input; a pipe's worth at most
+    announces: bool = False
+    answers: Callable[[], bool] | None = None
+    patience: timedelta = timedelta(seconds=60)
+
+
+class Service:
+    """One program kept running from ``begin`` to ``finish``. The callbacks run in the service's own thread."""
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        on_started: Callable[[str, ProcessRecord], None] | None = None,
+        on_death: Callable[[int], bool | None] | None = None,
+        mend: Callable[[str], bool] | None = None,
+    ) -> None:
+        """*on_death* gets the pid of a child that did not end with exit status 0, and says whether it has done work.
+
+        *mend* gets the log of a start that failed, and says whether it has removed the cause.
+        """
+        self.program = program
+        self.failure: CoordinationError | None = None
+        self._on_started = on_started
+        self._on_death = on_death
+        self._mend = mend
+        self._child: _Child | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._settled = threading.Event()  # up for the first time, or given up
+        self._was_up = False
+        # Not Thread.join: a join that a signal interrupts takes the thread for one that has ended.
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"stack-{program.name}", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The child that runs now."""
+        child = self._child
+        return None if child is None else child.record.pid
+
+    def begin(self) -> None:
+        """Start it; does not wait."""
+        self._thread.start()
+
+    def wait_until_up(self) -> None:
+        """Return once it is up; Unavailable, with the last lines of its log, when it cannot be started."""
+        self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def request_stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask it to end, and start no other. *number*: SIGQUIT asks a worker to give its jobs no grace."""
+        with self._lock:
+            # Once: a second signal means "at once" to some programs.
+            if self._child is not None and not self._stopping.is_set():
+                self._child.signal(number)
+            self._stopping.set()
+
+    def hurry(self) -> None:
+        """Take the grace away from what was asked to end."""
+        with self._lock:
+            if self._child is not None and self._stopping.is_set():
+                self._child.signal(signal.SIGQUIT)
+
+    def finish(self, grace: timedelta) -> None:
+        """Wait for its end; after *grace*, or when the wait is interrupted, it is killed."""
+        self.request_stop()
+        if self._thread.ident is None:
+            return
+        try:
+            self._over.wait(max(grace.total_seconds(), 0))
+        finally:
+            if not self._over.is_set():
+                self._kill()
+                self._over.wait(_OVER_WITHIN)
+
+    def _kill(self) -> None:
+        with self._lock:
+            if self._child is not None:
+                self._child.signal(signal.SIGKILL, group=True)
+
+    # --- in the service's thread
+
+    def _run(self) -> None:
+        try:
+            self._keep_up()
+        except Exception as error:  # a bulkhead: whoever waits for this service must hear of it
+            log.exception("the %s is no longer watched", self.program.name)
+            self.failure = Unavailable(f"The {self.program.name} cannot be kept running: {error}")
+        finally:
+            with self._lock:
+                if self._child is not None:
+                    self._child.reap()
+                    self._child = None
+            self._settled.set()
+            self._over.set()
+
+    def _keep_up(self) -> None:
+        restarts = 0
+        while (child := self._spawn()) is not None:
+            up = self._comes_up(child)
+            status = child.ended()
+            lived = child.age()
+            with self._lock:
+                child.reap()
+                self._child = None
+            if self._stopping.is_set():
+                if not child.ended_well:
+                    self._tell_of_death(child.record.pid)
+                return
+            if not up and self._mend is not None and restarts <= _MOST_RESTARTS and self._mend(child.said()):
+                restarts += 1
+                continue
+            what_happened = f"The {self.program.name} {status}{'' if up else ' before it was ready'}"
+            if not self._was_up:
+                self.failure = self._told(what_happened, child)
+                return
+            log.warning("%s (process %d)", what_happened, child.record.pid)
+            worked = self._tell_of_death(child.record.pid)
+            restarts = 1 if worked or lived >= _STEADY else restarts + 1
+            if restarts > _MOST_RESTARTS:
+                self.failure = self._told(f"{what_happened}, {restarts} times in a row", child)
+                return
+            self._stopping.wait(_pause(restarts))
+
+    def _spawn(self) -> _Child | None:
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            child = self._child = _Child(self.program)
+        if self._on_started is not None:
+            try:
+                self._on_started(self.program.name, child.record)
+            except CoordinationError:  # a full disk: the child lives, only its record is missing
+                log.exception("the start of process %d could not be written down", child.record.pid)
+        return child
+
+    def _comes_up(self, child: _Child) -> bool:
+        if child.comes_up(self.program, self._stopping):
+            self._was_up = True
+            self._settled.set()
+            return True
+        if not self._stopping.is_set():
+            self._kill()
+        return False
+
+    def _tell_of_death(self, pid: int) -> bool:
+        """Whether that child has done work."""
+        if self._on_death is None:
+            return False
+        try:
+            return bool(self._on_death(pid))
+        except Exception:  # a bulkhead: the restart matters more than the news
+            log.exception("the death of process %d could not be told", pid)
+            return False
+
+    def _told(self, what_happened: str, child: _Child) -> Unavailable:
+        tail = " | ".join(child.said().splitlines()[-_TAIL_LINES:])
+        said = f"; its log ends with: {tail}" if tail else " and said nothing"
+        return Unavailable(f"{what_happened}{said}", hint=f"Its log is {self.program.log}")
+
+
+class _Child:
+    """One run of a program, as the leader of its own session: a Ctrl-C in the owner's terminal does not reach it."""
+
+    def __init__(self, program: Program) -> None:
+        env = dict(program.env)
+        told: tuple[int, ...] = ()
+        self._hears: int | None = None
+        self._reaped = False
+        self._late = False
+        self.ended_well = False
+        self._began = time.monotonic()
+        self._log = program.log
+        if program.announces:
+            self._hears, write_end = os.pipe()
+            told = (write_end,)
+            env[READY_VARIABLE] = str(write_end)
+        tie = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(int(signal.SIGTERM))]
+        try:
+            with os.fdopen(os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab") as output:
+                self._log_start = output.seek(0, os.SEEK_END)
+                self._popen = subprocess.Popen(
+                    [*tie, *program.argv],
+                    env=env,
+                    cwd=program.folder,
+                    pass_fds=told,
+                    stdin=subprocess.PIPE if program.told else subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except BaseException:
+            self._deafen()
+            raise
+        finally:
+            for fd in told:
+                os.close(fd)
+        self.record = ProcessRecord.of(self._popen.pid)
+        if self._popen.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), self._popen.stdin as pipe:
+                pipe.write(program.told)
+
+    def comes_up(self, program: Program, stopping: threading.Event) -> bool:
+        """Wait until it shows that it is up; False when it ends first, is asked to end, or takes too long."""
+        if self._hears is None and program.answers is None:
+            return True
+        deadline = self._began + program.patience.total_seconds()
+        try:
+            while not stopping.is_set():
+                over = self._has_ended()  # asked first: what it said before its end still counts
+                if self._hears is not None and select.select([self._hears], [], [], 0 if over else _LOOK_AGAIN)[0]:
+                    return bool(os.read(self._hears, 64))
+                if program.answers is not None and not over:
+                    if program.answers():
+                        return True
+                    stopping.wait(_ASK_AGAIN)
+                if over:
+                    return False
+                if time.monotonic() > deadline:
+                    self._late = True
+                    return False
+            return False
+        finally:
+            self._deafen()
+
+    def ended(self) -> str:
+        """Wait for its end, and say how it ended. It stays a zombie, so that its pid and group remain its own."""
+        with contextlib.suppress(ChildProcessError):
+            result = os.waitid(os.P_PID, self.record.pid, os.WEXITED | os.WNOWAIT)
+            if self._late:
+                return "took too long"
+            if result is not None and result.si_code == os.CLD_EXITED:
+                self.ended_well = result.si_status == 0
+                return f"ended with exit status {result.si_status}"
+            if result is not None:
+                return f"was killed by signal {result.si_status} ({signal.strsignal(result.si_status)})"
+        return "ended"
+
+    def age(self) -> timedelta:
+        """How long ago it was started."""
+        return timedelta(seconds=time.monotonic() - self._began)
+
+    def signal(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send it (or its whole group) a signal, unless it is gone."""
+        if not self._reaped:
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(self.record.pid, number)
+
+    def reap(self) -> None:
+        """End what is left of its group, and let the kernel forget it."""
+        self.signal(signal.SIGKILL, group=True)
+        self._popen.wait()
+        self._reaped = True
+
+    def said(self) -> str:
+        """The end of what this run wrote to the log."""
+        try:
+            with self._log.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._log_start, size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitid(os.P_PID, self.record.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        except ChildProcessError:  # somebody else in this process waits for all children
+            return True
+
+    def _deafen(self) -> None:
+        if self._hears is not None:
+            os.close(self._hears)
+            self._hears = None
+
+
+def _pause(restarts: int) -> float:
+    """Seconds before the next start: none before the first, then doubling."""
+    return 0.0 if restarts <= 1 else min(0.25 * 2 ** (restarts - 1), _LONGEST_PAUSE)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on, or None when there is no such process."""
+    try:
+        text = Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(")") + 2 :].split()

@@ -1,0 +1,361 @@
+"""The embedded stack as its owner holds it: Redis, one worker process and beat, up together, down together.
+
+Knows the worker only as a command that says when it is ready; imports neither Celery nor the store, so that a command
+that starts a stack is not slowed by them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from coordination.base.clock import utc_now
+from coordination.base.errors import CoordinationError, Unavailable
+from coordination.base.host import WORKER_MARKER, keep_private
+from coordination.settings import Settings
+from coordination.stack import processes
+from coordination.stack.home import Home, RunningStack
+from coordination.stack.interrupts import undisturbed
+from coordination.stack.processes import ProcessRecord, Program, Service
+from coordination.stack.redis_server import RedisServer, prepare_server
+from coordination.stack.users import Users
+
+REDIS, WORKER, BEAT = "redis", "worker", "beat"
+
+# A worker hands its jobs back by itself when its grace is over; this is for one that cannot.
+_MARGIN = timedelta(seconds=5)
+_BRIEF = timedelta(seconds=10)
+_ENDING = timedelta(seconds=15)
+_NEEDED = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE"),
+        *("VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    }
+)
+
+
+def worker_command() -> list[str]:
+    """The worker process of a stack; with -P no folder named ``workers`` where it is started can stand in for ours."""
+    return [sys.executable, "-P", "-m", "workers"]
+
+
+def beat_command(schedule: Path) -> list[str]:
+    """The process that turns time into messages; it remembers in *schedule* when it last sent each."""
+    return [sys.executable, "-P", "-m", "celery", "-A", "workers.app", "beat", "--schedule", str(schedule)]
+
+
+def end_jobs_of(worker_id: str) -> None:
+    """End on this host what a dead worker's jobs have left running. Its warden does that, unless it died with it.
+
+    Unavailable when that is not certain.
+    """
+    try:
+        subprocess.run(
+            [sys.executable, "-P", "-m", "workers.runners.warden", f"{WORKER_MARKER}={worker_id}"],
+            stdin=subprocess.DEVNULL,  # a warden whose worker is gone
+            env=_bare(absolute_imports(dict(os.environ))),
+            cwd="/",
+            timeout=_ENDING.total_seconds(),
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Unavailable(f"What a dead worker's jobs have left could not be ended: {error}") from error
+
+
+class Stack:
+    """A running stack and its owner's handle on it. Leaving the ``with`` block stops it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        lock: int,
+        *,
+        worker_argv: Sequence[str],
+        beat_argv: Sequence[str] | None,
+        on_worker_death: Callable[[int], bool | None] | None,
+        counts_users: bool = False,
+    ) -> None:
+        """*lock* is the home's, which the stack keeps until it has stopped. Use ``start``."""
+        self.home = home
+        self._settings = settings
+        self._lock: int | None = lock
+        self._stop_lock = threading.Lock()
+        self._record_lock = threading.Lock()
+        self._server: RedisServer | None = None
+        if settings.redis_url is None:
+            self._server = prepare_server(home, settings.runtime_dir)
+        self.redis_url: str = settings.redis_url or (self._server.url if self._server else "")
+        env = absolute_imports(settings.child_environment(COORD_REDIS_URL=self.redis_url))
+        self._services: dict[str, Service] = {}
+        if self._server is not None:
+            self._add(self._server.program(_bare(env)), mend=self._server.set_file_aside)
+        self._add(self._program(WORKER, worker_argv, env, announces=True), on_death=on_worker_death)
+        if beat_argv is not None:
+            settings_alone = {name: value for name, value in env.items() if name.startswith("COORD_")}
+            settings_alone.pop("COORD_DATABASE_URL", None)  # beat sends messages
+            self._add(self._program(BEAT, beat_argv, _bare(env) | settings_alone))
+        self._record = RunningStack(
+            owner=ProcessRecord.of(os.getpid()),
+            started_at=utc_now(),
+            version="",
+            redis_url=self.redis_url,
+            database_url=settings.database_url,
+            serves=settings.workspaces or settings.workspace,
+            grace=settings.shutdown_grace.total_seconds(),
+            counts_users=counts_users,
+        )
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker process that runs now."""
+        return self._services[WORKER].pid
+
+    @property
+    def failure(self) -> CoordinationError | None:
+        """Why the stack can no longer work, when a part of it died too often to be started again."""
+        return next((service.failure for service in self._services.values() if service.failure is not None), None)
+
+    def stop(self, grace: timedelta | None = None, *, now: bool = False) -> None:
+        """Let the worker drain (for *grace*; default: what the settings give it), end everything, free the home.
+
+        *now*: its jobs get no grace, and are handed back at once.
+
+        Safe to call twice. When the wait is interrupted, everything is killed at once. In every case a worker that did
+        not end in order is told of (``on_worker_death``) before this returns: that ends what its jobs have left.
+        """
+        with self._stop_lock:
+            if self._lock is None:
+                return
+            settings = self._settings
+            patience = settings.cancel_grace + _MARGIN + (timedelta(0) if now else settings.shutdown_grace)
+            patience = patience if grace is None else grace
+            try:
+                self._note_stopping()
+                for name in (WORKER, BEAT):
+                    if name in self._services:
+                        self._services[name].request_stop(signal.SIGQUIT if now else signal.SIGTERM)
+                self._finish(WORKER, patience)
+                self._finish(BEAT, _BRIEF)
+                self._finish(REDIS, _BRIEF)
+            finally:
+                with undisturbed():
+                    for name in (WORKER, BEAT, REDIS):
+                        self._finish(name, timedelta(0))
+                    self._release()
+
+    def hold(self, users: Users | None = None) -> None:
+        """Keep the stack up until it is stopped or a part of it is lost, and with *users* while there is one.
+
+        SIGTERM, SIGINT and SIGHUP stop it, SIGQUIT without a grace for its jobs, also later; another signal meanwhile
+        raises KeyboardInterrupt, which ends everything at once. SIGUSR1 makes it look at its users now. For a process
+        that is nothing but the stack. It tells the parent that waits for it, if any, and must be called in the main
+        thread. Raises what made the stack useless.
+        """
+        wake = threading.Event()
+        asked: list[int] = []
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if number == signal.SIGUSR1:
+                wake.set()
+            elif asked and number == signal.SIGQUIT:
+                # Not here: what was interrupted may hold the lock that this needs.
+                threading.Thread(target=self._services[WORKER].hurry, daemon=True).start()
+            elif asked:
+                signal.default_int_handler(number, frame)
+            else:
+                asked.append(number)
+                wake.set()
+
+        signals = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # a terminal that is closed; nohup ignores that
+            signals.append(signal.SIGHUP)
+        before = {number: signal.signal(number, on_signal) for number in signals}
+        unused = False
+        try:
+            self._tell_parent()
+            while not asked and self.failure is None and not unused:
+                wake.wait(1)
+                wake.clear()
+                unused = not asked and users is not None and users.none_left(self._note_stopping)
+        finally:
+            first = next(iter(asked), signal.SIGTERM)
+            asked.append(first)
+            failure = self.failure
+            try:
+                if not unused:
+                    self._leave_word(failure)
+                self.stop(now=first == signal.SIGQUIT)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+        if failure is not None:
+            raise failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # --- used by start
+
+    def _bring_up(self) -> None:
+        self._write()
+        atexit.register(self.stop)  # an owner that forgets, or dies of an exception
+        # Side by side: the server answers long before the worker has imported what it needs.
+        up_first = [name for name in (REDIS, WORKER) if name in self._services]
+        for name in up_first:
+            self._services[name].begin()
+        version = _program_version()
+        for name in up_first:
+            self._services[name].wait_until_up()
+        if BEAT in self._services:
+            self._services[BEAT].begin()
+        with self._record_lock:
+            self._record = replace(self._record, version=version, ready=True)
+            self.home.write(self._record)
+
+    def _add(
+        self,
+        program: Program,
+        *,
+        on_death: Callable[[int], bool | None] | None = None,
+        mend: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._services[program.name] = Service(program, on_started=self._note, on_death=on_death, mend=mend)
+
+    def _program(self, name: str, argv: Sequence[str], env: dict[str, str], *, announces: bool = False) -> Program:
+        # In the home folder, so that nothing of the folder where the user stands is imported by accident.
+        folder = self.home.folder
+        return Program(name, argv, env, folder=folder, log=self.home.log(name), announces=announces)
+
+    def _finish(self, name: str, grace: timedelta) -> None:
+        if name in self._services:
+            self._services[name].finish(grace)
+
+    def _note(self, name: str, child: ProcessRecord) -> None:
+        with self._record_lock:
+            self._record = replace(self._record, services={**self._record.services, name: child})
+            self.home.write(self._record)
+
+    def _note_stopping(self) -> None:
+        with self._record_lock, contextlib.suppress(CoordinationError):
+            self._record = replace(self._record, ready=False, stopping=True)
+            self.home.write(self._record)
+
+    def _leave_word(self, failure: CoordinationError | None) -> None:
+        with contextlib.suppress(CoordinationError):
+            self.home.write_end(self._record.owner, failure)
+
+    def _write(self) -> None:
+        with self._record_lock:
+            self.home.write(self._record)
+
+    def _release(self) -> None:
+        atexit.unregister(self.stop)
+        if self._server is not None:
+            self._server.clear_away()
+        lock, self._lock = self._lock, None
+        try:
+            self.home.forget()
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _tell_parent(self) -> None:
+        if self._settings.ready_fd is not None:
+            with contextlib.suppress(OSError):  # the parent is gone, or has heard enough
+                os.write(self._settings.ready_fd, b"ready\n")
+            with contextlib.suppress(OSError):
+                os.close(self._settings.ready_fd)
+
+
+def start(
+    settings: Settings,
+    *,
+    with_beat: bool = True,
+    worker_argv: Sequence[str] | None = None,
+    beat_argv: Sequence[str] | None = None,
+    on_worker_death: Callable[[int], bool | None] | None = None,
+    counts_users: bool = False,
+) -> Stack:
+    """Bring up a stack in the settings' home folder and return once its worker takes work.
+
+    With ``redis_url`` set, that server is used and none is started. *on_worker_death* hears the pid of every worker
+    that did not end in order, before the next one starts or the stack has stopped, and says whether it has done work:
+    only workers that did none, in a row, make the stack give up. It also hears of the one that a killed owner left
+    behind. *counts_users*: it will be held for its users. Raises StackRunning when there is a stack already, else one
+    sentence on what is wrong; nothing is left running then.
+    """
+    keep_private()
+    home = Home(settings.home).prepared()
+    lock = home.acquire()
+    stack: Stack | None = None
+    try:
+        end_what_was_left(home, on_worker_death)
+        home.rotate_logs(REDIS, WORKER, BEAT)
+        stack = Stack(
+            settings,
+            home,
+            lock,
+            worker_argv=worker_argv or worker_command(),
+            beat_argv=(beat_argv or beat_command(home.beat_schedule)) if with_beat else None,
+            on_worker_death=on_worker_death,
+            counts_users=counts_users,
+        )
+        stack._bring_up()  # noqa: SLF001 - the other half of this function
+    except BaseException:
+        if stack is None:
+            os.close(lock)
+        else:
+            stack.stop(timedelta(0))
+        raise
+    return stack
+
+
+def end_what_was_left(home: Home, on_worker_death: Callable[[int], bool | None] | None) -> None:
+    """End the processes of a stack whose owner was killed, and tell of its worker. Only with the home's lock held."""
+    record = home.read()
+    if record is None:
+        return
+    # They were told when their owner died; who still drains has had its time.
+    processes.end_all(record.services.values(), _BRIEF)
+    worker = record.services.get(WORKER)
+    if worker is not None and on_worker_death is not None:
+        on_worker_death(worker.pid)
+    home.forget()
+
+
+def _bare(env: Mapping[str, str]) -> dict[str, str]:
+    """What a program needs to run: jobs could read in /proc whatever else it was given, and Celery might follow it."""
+    return {name: value for name, value in env.items() if name in _NEEDED or name.startswith(("LC_", "PYTHON"))}
+
+
+def absolute_imports(env: dict[str, str]) -> dict[str, str]:
+    """*env* with a PYTHONPATH that means the same in every folder."""
+    if path := env.get("PYTHONPATH"):
+        # An empty entry means "here" as well.
+        env["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in path.split(os.pathsep))
+    return env
+
+
+def _program_version() -> str:
+    try:
+        return importlib.metadata.version("coordination")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,74 @@
+"""Cost records that were read and wait to be stored: on the disk, so that there may be any number of them."""
+
+from __future__ import annotations
+
+import marshal
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from datetime import datetime
+from decimal import Decimal
+from operator import attrgetter
+from types import TracebackType
+from typing import Self
+
+from coordination.base.errors import Unavailable
+from coordination.domain.money.costs import CostRecord
+
+Numbered = tuple[int, CostRecord]
+"""The line on which a record stands, and the record."""
+
+_FIELDS = tuple(field.name for field in fields(CostRecord))
+_PROJECT, _COST, _MOMENT = (_FIELDS.index(name) for name in ("project_id", "cost_usd", "occurred_at"))
+_values = attrgetter(*_FIELDS)
+
+
+class Spool:
+    """A file of its own in the folder for temporary files, gone when it is closed or its process has ended.
+
+    It is written and read by one process, so it may be in a form that another Python would not know.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this
+
+    def put(self, batch: Sequence[Numbered]) -> None:
+        """Add a batch at the end. Raises Unavailable where there is no room for it."""
+        rows = []
+        for line, record in batch:
+            row = [line, *_values(record)]
+            if record.cost_usd is not None:
+                row[1 + _COST] = str(record.cost_usd)
+            row[1 + _MOMENT] = record.occurred_at.isoformat()
+            rows.append(row)
+        written = marshal.dumps(rows)
+        try:
+            self._file.write(len(written).to_bytes(8, "big") + written)
+            self._file.flush()
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise Unavailable(
+                f"what was read cannot be kept in {tempfile.gettempdir()}: {why}", hint="TMPDIR may name another folder"
+            ) from error
+
+    def batches(self, project_id: str) -> Iterator[list[Numbered]]:
+        """Every batch, from the first; records that name no project are of that one."""
+        self._file.seek(0)
+        while size := self._file.read(8):
+            batch = []
+            for line, *row in marshal.loads(self._file.read(int.from_bytes(size, "big"))):  # noqa: S302 - written here
+                if row[_COST] is not None:
+                    row[_COST] = Decimal(row[_COST])
+                if row[_PROJECT] is None:
+                    row[_PROJECT] = project_id
+                row[_MOMENT] = datetime.fromisoformat(row[_MOMENT])
+                batch.append((line, CostRecord(*row)))
+            yield batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

@@ -1,0 +1,52 @@
+"""Which living workers run jobs of a workspace, as each says in its row, and what runs on some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import Connection, RowMapping, select
+
+from coordination.store.queries.fleet import workers
+from coordination.store.tables.projects.projects import projects, workspaces
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import db_now
+
+a, t = attempts.c, tasks.c
+
+
+def live_for(tx: Connection, workspace_id: str, *, within: timedelta) -> list[RowMapping]:
+    """The living workers, not draining, that run jobs of this workspace."""
+    name = name_of(tx, workspace_id)
+    return [
+        row
+        for row in workers.live(tx, within=within)
+        if row["draining_at"] is None and (row["serves"] is None or name in row["serves"])
+    ]
+
+
+def name_of(tx: Connection, workspace_id: str) -> str:
+    """The name of a workspace."""
+    return str(tx.execute(select(workspaces.c.name).where(workspaces.c.id == workspace_id)).scalar())
+
+
+def running_on(tx: Connection, worker_ids: Sequence[str]) -> list[RowMapping]:
+    """What runs on these workers: task_id, number, key, run_id, project, started_at, and the database's now."""
+    return list(
+        tx.execute(
+            select(
+                a.task_id,
+                a.number,
+                t.key,
+                t.run_id,
+                projects.c.name.label("project"),
+                a.started_at,
+                db_now().label("now"),
+            )
+            .join(tasks, t.id == a.task_id)
+            .join(projects, projects.c.id == t.project_id)
+            .where(a.worker_id.in_(worker_ids), a.finished_at.is_(None))
+            .order_by(a.started_at)
+        ).mappings()
+    )

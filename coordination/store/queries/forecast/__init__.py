@@ -1,0 +1,1 @@
+"""What work is expected to take and cost: statements."""

@@ -1,0 +1,49 @@
+"""Statements on merges: recorded before a branch moves, read by the task's next attempt, deleted with its end."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete, insert, or_, select
+
+from coordination.domain.jobs.merges import Merge
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.tables.jobs.merges import merges
+from coordination.store.tables.tasks.attempts import attempts
+
+m, a = merges.c, attempts.c
+
+
+def put(tx: Connection, workspace_id: str, task_id: str, merge: Merge) -> None:
+    """Record what an attempt is about to merge, instead of what it recorded before; the caller holds its fence."""
+    own = (m.workspace_id == workspace_id) & (m.task_id == task_id) & (m.attempt == merge.attempt)
+    tx.execute(delete(merges).where(own))
+    row = {
+        "task_id": task_id,
+        "attempt": merge.attempt,
+        "workspace_id": workspace_id,
+        "branch": merge.branch,
+        "old_commit": merge.old_commit,
+        "new_commit": merge.new_commit,
+        "result": dict(merge.result),
+    }
+    tx.execute(insert(merges), [row])
+
+
+def unfinished(tx: Connection, workspace_id: str, task_id: str, *, before: int) -> list[Merge]:
+    """Merges of attempts with a lower number than *before* whose own end was not stored; the latest first.
+
+    An attempt that stored its end has said there what it came to: its record counts for nothing.
+    """
+    told = Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT
+    lost = or_(a.outcome.is_(None), a.outcome.not_in(told))
+    rows = tx.execute(
+        select(m.attempt, m.branch, m.old_commit, m.new_commit, m.result)
+        .join(attempts, (a.task_id == m.task_id) & (a.number == m.attempt))
+        .where(m.workspace_id == workspace_id, m.task_id == task_id, m.attempt < before, lost)
+        .order_by(m.attempt.desc())
+    )
+    return [Merge(row.attempt, row.branch, row.old_commit, row.new_commit, row.result) for row in rows]
+
+
+def forget(tx: Connection, workspace_id: str, task_id: str) -> None:
+    """Delete the task's records: its end is stored."""
+    tx.execute(delete(merges).where(m.workspace_id == workspace_id, m.task_id == task_id))

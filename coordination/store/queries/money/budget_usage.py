@@ -1,0 +1,398 @@
+"""Statements on money: what is spent and reserved of budgets, what each attempt has reserved, and who waits for it.
+
+Counters are locked after tasks, attempts and slots, by budget and period.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, assert_never
+
+from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.money.budgets import Amount, Reserved, Scope, Use, reserved_of
+from coordination.domain.money.cost_totals import DAY
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.store.queries.tasks.attempt_counters import PAID
+from coordination.store.tables.money.budgets import budget_uses, budgets
+from coordination.store.tables.money.costs import UNPRICED, costs
+from coordination.store.tables.money.rollups import ARCHIVED, rollups
+from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import iso, sum_money
+
+b = budgets.c
+u = budget_uses.c
+a = attempts.c
+t = tasks.c
+c = costs.c
+r = rollups.c
+
+_SKEW = timedelta(days=1)  # what the clock of whoever made a call may be off
+_COUNTS = (
+    *("spent_usd", "reserved_usd", "spent_tokens", "reserved_tokens"),
+    *("spent_unpriced", "reserved_unpriced", "spent_starts"),
+)
+
+
+def uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+    """What those periods came to, by (budget id, first day), as it looks now; those without a row are left out."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    rows = tx.execute(
+        select(budget_uses).where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+    )
+    return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
+
+
+_MAKE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for _ in _COUNTS)).where(
+    b.workspace_id == bindparam("ws"), b.id == bindparam("b_id")
+)
+
+
+def lock_uses(
+    tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, make: Collection[tuple[str, str]] = ()
+) -> dict[tuple[str, str], Use]:
+    """The same, locked, in one order; those to *make* get a row if they have none and their budget still exists."""
+    wanted = sorted(set(keys))
+    if not wanted:
+        return {}
+    found = _locked(tx, workspace_id, wanted)
+    missing = sorted(set(make) - set(found))
+    if missing:
+        insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+        tx.execute(
+            insert(budget_uses)
+            .from_select(["budget_id", "starts", "workspace_id", *_COUNTS], _MAKE)
+            .on_conflict_do_nothing(),
+            [{"ws": workspace_id, "b_id": one, "b_starts": day} for one, day in missing],
+        )
+        # Whoever makes one of these too waits for this transaction, and may hold what has been made meanwhile.
+        found = _locked(tx, workspace_id, wanted, nowait=True)
+    return found
+
+
+def lock_free_uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+    """Those of the same that nobody else has locked."""
+    return _locked(tx, workspace_id, sorted(set(keys)), skip_locked=True)
+
+
+def _locked(
+    tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], **how: Any
+) -> dict[tuple[str, str], Use]:
+    rows = tx.execute(
+        select(budget_uses)
+        .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
+        .order_by(u.budget_id, u.starts)
+        .with_for_update(**how)
+    )
+    return {(row["budget_id"], row["starts"]): _use(row) for row in rows.mappings()}
+
+
+_SET = ", ".join(f"{name} = x.{name}" for name in _COUNTS)
+_NUMBERS = ", ".join(f"{name} {'numeric' if name.endswith('usd') else 'bigint'}" for name in _COUNTS)
+_WRITE_POSTGRESQL = f"""
+UPDATE budget_uses AS u SET {_SET}, warned_at = CASE WHEN x.warned THEN coalesce(u.warned_at, now()) END,
+    reached_at = CASE WHEN x.reached THEN coalesce(u.reached_at, now()) END
+FROM json_to_recordset(%(rows)s::json) AS x (budget_id uuid, starts text, {_NUMBERS}, warned boolean, reached boolean)
+WHERE u.workspace_id = %(workspace)s::uuid AND u.budget_id = ANY(ARRAY[x.budget_id]) AND u.starts = ANY(ARRAY[x.starts])
+"""  # noqa: S608 - names of our own columns
+_READ = ", ".join(f"value ->> '$.{name}' AS {name}" for name in ("budget_id", "starts", *_COUNTS, "warned", "reached"))
+_WRITE_SQLITE = f"""
+UPDATE budget_uses AS u SET {_SET}, warned_at = CASE WHEN x.warned THEN coalesce(u.warned_at, :now) END,
+    reached_at = CASE WHEN x.reached THEN coalesce(u.reached_at, :now) END
+FROM (SELECT {_READ} FROM json_each(:rows)) AS x
+WHERE u.workspace_id = :workspace AND u.budget_id = x.budget_id AND u.starts = x.starts
+"""  # noqa: S608 - names of our own columns
+
+
+def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> None:
+    """Write what locked periods came to."""
+    rows = [
+        {
+            "budget_id": one.budget_id,
+            "starts": one.starts,
+            "spent_usd": f"{one.spent.usd:f}",
+            "reserved_usd": f"{one.reserved.usd:f}",
+            "spent_tokens": one.spent.tokens,
+            "reserved_tokens": one.reserved.tokens,
+            "spent_unpriced": one.spent.unpriced,
+            "reserved_unpriced": one.reserved.unpriced,
+            "spent_starts": one.spent.starts,
+            "warned": one.warned,
+            "reached": one.reached,
+        }
+        for one in changed
+    ]
+    if not rows:
+        return
+    given = {"workspace": workspace_id, "rows": json.dumps(rows)}
+    if tx.dialect.name == "postgresql":
+        tx.exec_driver_sql(_WRITE_POSTGRESQL, given)
+    else:
+        tx.exec_driver_sql(_WRITE_SQLITE, {**given, "now": iso(datetime.now(UTC))})
+
+
+def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> Amount:
+    """What the ledger says was spent of what a budget of that scope and subject is for, *since* a moment.
+
+    What an attempt spent counts from when that was claimed.
+    """
+    columns: dict[Scope, Any] = {
+        Scope.WORKSPACE: c.workspace_id,
+        Scope.PROJECT: c.project_id,
+        Scope.AGENT: c.agent,
+        Scope.SESSION: c.session_id,
+        Scope.RUN: c.run_id,
+        Scope.TASK: c.task_id,
+    }
+    found = select(
+        sum_money(c.cost_usd).label("usd"),
+        func.coalesce(func.sum(c.total_tokens), 0).label("tokens"),
+        UNPRICED.label("unpriced"),
+    ).where(c.workspace_id == workspace_id, columns[scope] == subject)
+    if since is not None:
+        found = found.outerjoin(attempts, (a.task_id == c.task_id) & (a.number == c.attempt)).where(
+            c.occurred_at >= since - _SKEW, func.coalesce(a.started_at, c.occurred_at) >= since
+        )
+    row = tx.execute(found).one()
+    return Amount(row.usd or Decimal(0), int(row.tokens), row.unpriced) + _archived(
+        tx, workspace_id, scope, subject, since
+    )
+
+
+def _archived(tx: Connection, workspace_id: str, scope: Scope, subject: str, since: datetime | None) -> Amount:
+    """What retention has taken out of the ledger of that; of a task nothing is known any more."""
+    if scope is Scope.TASK:
+        return Amount()
+    dimension = "project" if scope is Scope.WORKSPACE else scope.value
+    where = [r.workspace_id == workspace_id, r.shard == ARCHIVED, r.dimension == dimension, r.grain == DAY]
+    if scope is not Scope.WORKSPACE:
+        where.append(r.key == subject)
+    if since is not None:
+        where.append(r.starts >= since.date().isoformat())
+    row = tx.execute(
+        select(
+            sum_money(r.cost_usd).label("usd"),
+            func.coalesce(func.sum(r.total_tokens), 0).label("tokens"),
+            func.coalesce(func.sum(r.unpriced), 0).label("unpriced"),
+        ).where(*where)
+    ).one()
+    return Amount(row.usd or Decimal(0), int(row.tokens), int(row.unpriced))
+
+
+# --- what attempts have reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """An attempt and what it has reserved; ``reserved`` None: nothing was ever reserved for it, or it was given back.
+
+    ``finished``: it has ended. ``began`` False: before its job was started. ``paid``: its job asks a model; only
+    ``lock_running`` says so.
+    """
+
+    task_id: str
+    number: int
+    project_id: str
+    run_id: str
+    started_at: datetime
+    finished: bool
+    reserved: Reserved | None
+    began: bool = True
+    paid: bool = False
+
+
+_HOLDING = (a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at, a.reserved)
+
+
+# Written by hand, because every end of a job with a budget asks it.
+_LOCK_POSTGRESQL = """
+SELECT a.task_id::text, a.number, a.project_id::text, a.run_id::text, a.started_at, a.finished_at IS NOT NULL,
+    a.reserved::text, a.began
+FROM unnest(%(ids)s::uuid[], %(numbers)s::int[]) AS wanted (id, number)
+JOIN attempts a ON a.task_id = ANY(ARRAY[wanted.id]) AND a.number = ANY(ARRAY[wanted.number])
+WHERE a.workspace_id = %(workspace)s::uuid
+ORDER BY a.task_id, a.number FOR UPDATE OF a
+"""
+_LOCK_SQLITE = """
+SELECT a.task_id, a.number, a.project_id, a.run_id, a.started_at, a.finished_at IS NOT NULL, a.reserved,
+    a.began
+FROM json_each(:wanted) AS wanted JOIN attempts a ON a.task_id = wanted.value ->> 0 AND a.number = wanted.value ->> 1
+WHERE a.workspace_id = :workspace
+"""
+
+
+def lock_holdings(
+    tx: Connection, workspace_id: str, fences: Iterable[tuple[str, int]]
+) -> dict[tuple[str, int], Holding]:
+    """These attempts, locked in the order in which heartbeats lock them."""
+    wanted = sorted(set(fences))
+    if not wanted:
+        return {}
+    if tx.dialect.name == "postgresql":
+        ids, numbers = zip(*wanted, strict=True)
+        given = {"workspace": workspace_id, "ids": list(ids), "numbers": list(numbers)}
+        rows = tx.exec_driver_sql(_LOCK_POSTGRESQL, given).all()
+    else:
+        rows = tx.exec_driver_sql(_LOCK_SQLITE, {"workspace": workspace_id, "wanted": json.dumps(wanted)}).all()
+    known: dict[str | None, Reserved | None] = {None: None}  # most have reserved the same
+    found = {}
+    for task_id, number, project_id, run_id, started_at, finished, text_, began_ in rows:
+        if text_ not in known:
+            known[text_] = reserved_of(json.loads(text_))
+        moment = datetime.fromisoformat(started_at) if isinstance(started_at, str) else started_at
+        began = began_ is None or bool(began_)
+        found[task_id, number] = Holding(
+            task_id, number, project_id, run_id, moment, bool(finished), known[text_], began=began
+        )
+    return found
+
+
+def lock_running(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Holding]:
+    """The attempts that run now of what a budget of that scope and subject is for, locked."""
+    match scope:
+        case Scope.WORKSPACE:
+            where = a.workspace_id == subject
+        case Scope.PROJECT:
+            where = a.project_id == subject
+        case Scope.RUN:
+            where = a.run_id == subject
+        case Scope.TASK:
+            where = a.task_id == subject
+        case Scope.SESSION:
+            where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
+        case Scope.AGENT:
+            where = a.task_id.in_(select(t.id).where(t.workspace_id == workspace_id, t.agent == subject))
+        case _ as never:
+            assert_never(never)
+    rows = tx.execute(
+        select(*_HOLDING, select(t.id).where(t.id == a.task_id, PAID).exists().label("paid"))
+        .where(a.workspace_id == workspace_id, a.finished_at.is_(None), where)
+        .order_by(a.task_id, a.number)
+        .with_for_update()
+    )
+    return [_holding(row) for row in rows.mappings()]
+
+
+_NOTE = (
+    update(attempts)
+    .where(a.workspace_id == bindparam("ws"), a.task_id == bindparam("b_task"), a.number == bindparam("b_number"))
+    .values(reserved=bindparam("b_reserved", type_=a.reserved.type))
+)
+
+
+def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reserved]) -> None:
+    """Write what running attempts have reserved."""
+    rows = [
+        {
+            "ws": workspace_id,
+            "b_task": task_id,
+            "b_number": number,
+            "b_reserved": one.to_json(),
+        }
+        for (task_id, number), one in sorted(reserved.items())
+    ]
+    if rows:
+        tx.execute(_NOTE, rows)
+
+
+# --- who waits for money
+
+
+# Written out, so that the planner sees the index on these tasks however the statement is prepared.
+_WAITING = text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
+
+
+_ASKED = select(
+    t.id, t.workspace_id, t.project_id, t.run_id, t.agent, t.kind, t.work, t.options, t.carried, runs.c.session_id
+).join(runs, runs.c.id == t.run_id)
+
+
+def runs_waiting(tx: Connection, workspace_id: str, project_id: str, *, most: int) -> list[str]:
+    """Runs of the project with tasks that wait for money, the oldest first."""
+    return list(
+        tx.execute(
+            select(t.run_id)
+            .where(t.workspace_id == workspace_id, t.project_id == project_id, _WAITING)
+            .distinct()
+            .order_by(t.run_id)
+            .limit(most)
+        ).scalars()
+    )
+
+
+def waiting(tx: Connection, workspace_id: str, project_id: str, run_id: str, *, most: int) -> list[dict[str, Any]]:
+    """Tasks of a run that wait for money, best first: what is needed to say what they would reserve."""
+    rows = tx.execute(
+        _ASKED.where(t.workspace_id == workspace_id, t.project_id == project_id, t.run_id == run_id, _WAITING)
+        .order_by(t.priority.desc(), t.id)
+        .limit(most)
+    ).mappings()
+    return [dict(row) for row in rows]
+
+
+def asking(tx: Connection, workspace_id: str, task_ids: Collection[str]) -> list[dict[str, Any]]:
+    """The same of those of these tasks that wait for money."""
+    rows = tx.execute(_ASKED.where(t.workspace_id == workspace_id, t.id.in_(sorted(task_ids)), _WAITING)).mappings()
+    return [dict(row) for row in rows]
+
+
+def places_waiting(
+    tx: Connection, workspace_id: str, *, run_id: str | None = None, most: int = 1000
+) -> list[tuple[str, str]]:
+    """The projects and runs with tasks that wait for money: all, or one run if it has such."""
+    some = select(t.id).where(t.project_id == runs.c.project_id, t.run_id == runs.c.id, _WAITING)
+    found = select(runs.c.project_id, runs.c.id).where(
+        runs.c.workspace_id == workspace_id, runs.c.finished_at.is_(None), some.exists()
+    )
+    if run_id is not None:
+        found = found.where(runs.c.id == run_id)
+    return [(row[0], row[1]) for row in tx.execute(found.order_by(runs.c.id).limit(most))]
+
+
+def count_waiting(tx: Connection, workspace_id: str, run_id: str) -> int:
+    """How many tasks of a run wait for money."""
+    found = select(func.count()).select_from(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id, _WAITING)
+    return int(tx.execute(found).scalar_one())
+
+
+def projects_waiting(tx: Connection, workspace_id: str) -> list[str]:
+    """The projects with tasks that wait for money."""
+    # One look at the index for each project: they are few, and their tasks may be many.
+    some = select(t.id).where(t.workspace_id == workspace_id, t.project_id == projects.c.id, _WAITING)
+    found = select(projects.c.id).where(projects.c.workspace_id == workspace_id, some.exists())
+    return list(tx.execute(found.order_by(projects.c.id)).scalars())
+
+
+def _use(row: RowMapping) -> Use:
+    return Use(
+        row["budget_id"],
+        row["starts"],
+        Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
+        Amount(row["reserved_usd"], row["reserved_tokens"], row["reserved_unpriced"]),
+        warned=row["warned_at"] is not None,
+        reached=row["reached_at"] is not None,
+    )
+
+
+def _holding(row: RowMapping) -> Holding:
+    return Holding(
+        row["task_id"],
+        row["number"],
+        row["project_id"],
+        row["run_id"],
+        row["started_at"],
+        finished=row["finished_at"] is not None,
+        reserved=None if row["reserved"] is None else reserved_of(row["reserved"]),
+        paid=row["paid"],
+    )

@@ -1,0 +1,208 @@
+"""Statements on budgets: which there are, and which apply to what. What came of them is in ``queries.money``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, RowMapping, bindparam, delete, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.money.budgets import Action, Budget, Period, Scope
+from coordination.store.tables.money.budgets import budget_uses, budgets
+from coordination.store.tables.money.costs import costs
+from coordination.store.tables.projects.projects import projects, workspaces
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import db_now
+
+b = budgets.c
+u = budget_uses.c
+a = attempts.c
+t = tasks.c
+c = costs.c
+
+BUDGETED = """EXISTS (
+        SELECT 1 FROM budgets b WHERE b.workspace_id = t.workspace_id AND b.subject IN (
+            CAST(t.workspace_id AS TEXT), CAST(t.project_id AS TEXT), CAST(t.run_id AS TEXT), CAST(t.id AS TEXT),
+            CAST(r.session_id AS TEXT), t.agent))"""
+"""Whether any budget applies to a task (t) of a run (r): for statements written by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """Some budgets, with the database's clock and the workspace's time zone."""
+
+    budgets: list[Budget]
+    now: datetime | None = None
+    zone: tzinfo = UTC
+
+
+_MANY = 500
+_ALL = (
+    select(budgets, db_now().label("now"), workspaces.c.timezone)
+    .join(workspaces, workspaces.c.id == b.workspace_id)
+    .where(b.workspace_id == bindparam("ws"))
+)
+_APPLYING = _ALL.where(b.subject.in_(bindparam("subjects", expanding=True)))
+
+
+def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> Applying:
+    """The budgets of these subjects: ids of a workspace, project, session, run or task, names of agents."""
+    if not subjects:
+        return Applying([])
+    if len(subjects) > _MANY:  # an import: there are fewer budgets than that, and a statement holds only so many values
+        found = tx.execute(_ALL, {"ws": workspace_id}).mappings()
+        rows: Sequence[RowMapping] = [row for row in found if row["subject"] in subjects]
+    else:
+        rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
+    if not rows:
+        return Applying([])
+    return Applying([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
+
+
+def zone(tx: Connection, workspace_id: str) -> str | None:
+    """The name of the workspace's time zone, if it has one of its own."""
+    return tx.execute(select(workspaces.c.timezone).where(workspaces.c.id == workspace_id)).scalar_one_or_none()
+
+
+def listed(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    project_id: str | None = None,
+    run_id: str | None = None,
+    unfinished: bool = False,
+    most: int = 1_000_000,
+) -> list[Budget]:
+    """The budgets of the workspace, or what a project or a run has, in the order in which they were set last.
+
+    *unfinished*: not those of runs that have ended, nor of their tasks.
+    """
+    where = [b.workspace_id == workspace_id]
+    if project_id is not None:
+        where.append(b.project_id == project_id)
+    if run_id is not None:
+        where.append(b.run_id == run_id)
+    if unfinished:
+        ended = select(runs.c.id).where(runs.c.id == b.run_id, runs.c.finished_at.is_not(None))
+        where.append(~ended.exists())
+    rows = tx.execute(select(budgets).where(*where).order_by(b.set_at, b.id).limit(most))
+    return [_budget(row) for row in rows.mappings()]
+
+
+def find(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: Period) -> Budget | None:
+    """The budget of that scope, subject and period, locked."""
+    row = (
+        tx.execute(
+            select(budgets)
+            .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope, b.period == period)
+            .with_for_update(key_share=True)
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return None if row is None else _budget(row)
+
+
+def of_subject(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Budget]:
+    """All that one subject has: one for each period at most."""
+    rows = tx.execute(
+        select(budgets)
+        .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope)
+        .order_by(b.period.desc())
+    )
+    return [_budget(row) for row in rows.mappings()]
+
+
+_NAMES: dict[Scope, tuple[Any, Any]] = {
+    Scope.WORKSPACE: (workspaces.c.id, workspaces.c.name),
+    Scope.PROJECT: (projects.c.id, projects.c.name),
+    Scope.RUN: (runs.c.id, runs.c.name),
+    Scope.TASK: (t.id, t.key),
+}
+_AT_ONCE = 500
+
+
+def names(tx: Connection, workspace_id: str, wanted: Sequence[Budget]) -> dict[str, str]:
+    """What people call those whose budgets these are, by the budget's id; those without a name are left out."""
+    subjects: dict[Scope, dict[str, list[str]]] = {}
+    for one in wanted:
+        if one.scope in _NAMES:
+            subjects.setdefault(one.scope, {}).setdefault(one.subject, []).append(one.id)
+    found: dict[str, str] = {}
+    for scope, mine in subjects.items():
+        id_, name = _NAMES[scope]
+        owner = id_ if scope is Scope.WORKSPACE else id_.table.c.workspace_id
+        ids = sorted(mine)
+        for start in range(0, len(ids), _AT_ONCE):
+            rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _AT_ONCE])))
+            found |= {budget_id: row[1] for row in rows for budget_id in mine[row[0]]}
+    return found
+
+
+def get(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: Period) -> Budget | None:
+    """The budget of that scope, subject and period as it looks now, without a lock."""
+    found = of_subject(tx, workspace_id, scope, subject)
+    return next((one for one in found if one.period is period), None)
+
+
+_SAID = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to", "set_by")
+
+
+def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
+    """Store a budget, or change the one of its scope, subject and period; the id that it has."""
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    said = {name: getattr(budget, name) for name in _SAID}
+    whose = {name: getattr(budget, name) for name in ("id", "scope", "subject", "period", "project_id", "run_id")}
+    statement = (
+        make(budgets)
+        .values(workspace_id=workspace_id, **whose, **said)
+        .on_conflict_do_update(
+            index_elements=["workspace_id", "subject", "scope", "period"], set_={**said, "set_at": db_now()}
+        )
+        .returning(b.id)
+    )
+    found: str = tx.execute(statement).scalar_one()
+    return found
+
+
+def put_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
+    """Store budgets of what has just been made itself: nothing is spent of them."""
+    if new:
+        names = (
+            *("id", "scope", "subject", "period", "project_id", "run_id"),
+            *_SAID,
+        )
+        rows = [{"workspace_id": workspace_id, **{name: getattr(one, name) for name in names}} for one in new]
+        tx.execute(budgets.insert(), rows)
+
+
+def remove(tx: Connection, workspace_id: str, budget_id: str) -> bool:
+    """Take a budget away; whether it was there."""
+    return tx.execute(delete(budgets).where(b.workspace_id == workspace_id, b.id == budget_id)).rowcount > 0
+
+
+def _budget(row: RowMapping) -> Budget:
+    return Budget(
+        id=row["id"],
+        scope=Scope(row["scope"]),
+        subject=row["subject"],
+        period=Period(row["period"]),
+        usd=row["usd"],
+        tokens=row["tokens"],
+        unpriced_calls=row["unpriced_calls"],
+        max_starts=row["max_starts"],
+        action=Action(row["action"]),
+        warn_percent=row["warn_percent"],
+        downgrade_to=row["downgrade_to"],
+        project_id=row["project_id"],
+        run_id=row["run_id"],
+        set_by=row["set_by"],
+        set_at=row["set_at"],
+    )

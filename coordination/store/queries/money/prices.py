@@ -1,0 +1,56 @@
+"""Statements on the prices that people set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, select
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.base.ids import new_id
+from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.store.tables.money.prices import OF_ALL, OF_ONE, prices
+from coordination.store.types import db_now
+
+p = prices.c
+
+RATES = ("input", "output", "cached_input", "cache_write", "reasoning")
+"""The kinds of tokens that a price can be set for."""
+
+
+def put(tx: Connection, workspace_id: str, override: Override) -> None:
+    """Set this price; one that was set for the same model at the same place is replaced."""
+    insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    values: dict[str, Any] = {kind: _usd(getattr(override.price, kind)) for kind in RATES}
+    values |= {"set_by": override.set_by, "set_at": db_now()}
+    for_all = override.project_id is None
+    key = ["workspace_id", "model"] if for_all else ["workspace_id", "project_id", "model"]
+    statement = insert(prices).values(
+        id=new_id(), workspace_id=workspace_id, project_id=override.project_id, model=override.model, **values
+    )
+    tx.execute(
+        statement.on_conflict_do_update(index_elements=key, index_where=OF_ALL if for_all else OF_ONE, set_=values)
+    )
+
+
+def remove(tx: Connection, workspace_id: str, model: str, *, project_id: str | None = None) -> bool:
+    """Forget the price that was set for *model* at this place; whether there was one."""
+    place = p.project_id.is_(None) if project_id is None else p.project_id == project_id
+    return tx.execute(delete(prices).where(p.workspace_id == workspace_id, place, p.model == model)).rowcount > 0
+
+
+def listed(tx: Connection, workspace_id: str) -> list[Override]:
+    """All that are set in the workspace, by model; for the whole workspace first."""
+    order = (p.model, p.project_id.is_not(None), p.project_id)
+    rows = tx.execute(select(prices).where(p.workspace_id == workspace_id).order_by(*order)).mappings()
+    return [_override(row) for row in rows]
+
+
+def _usd(rate: Rate | None) -> Any:
+    return None if rate is None else rate.usd
+
+
+def _override(row: RowMapping) -> Override:
+    rates: dict[str, Any] = {kind: Rate(row[kind]) for kind in RATES if row[kind] is not None}
+    return Override(row["model"], Price(**rates), row["project_id"], row["set_by"], row["set_at"])

@@ -1,0 +1,42 @@
+"""How often agents and chats were started, from the attempts: what budgets of starts are counted from."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from coordination.domain.money.budgets import Scope
+from coordination.store.queries.tasks.attempt_counters import PAID
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+
+a = attempts.c
+t = tasks.c
+
+
+def count(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> int:
+    """Count the attempts with paid jobs, claimed *since* a moment, of what a budget of that scope and subject is for.
+
+    Running ones are included; those that ended before their job was started are not, nor what retention has deleted.
+    """
+    columns: dict[Scope, Any] = {
+        Scope.WORKSPACE: t.workspace_id,
+        Scope.PROJECT: t.project_id,
+        Scope.AGENT: t.agent,
+        Scope.SESSION: runs.c.session_id,
+        Scope.RUN: t.run_id,
+        Scope.TASK: t.id,
+    }
+    found = (
+        select(func.count())
+        .select_from(tasks)
+        .join(attempts, a.task_id == t.id)
+        .join(runs, runs.c.id == t.run_id)
+        .where(t.workspace_id == workspace_id, columns[scope] == subject, PAID, a.began.is_not(False))
+    )
+    if since is not None:
+        found = found.where(a.started_at >= since)
+    return int(tx.execute(found).scalar_one())

@@ -1,0 +1,217 @@
+"""Statements on workspaces, projects and their aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.base.ids import new_id
+from coordination.domain.projects.projects import Project, ProjectStatus
+from coordination.store.tables.projects.projects import project_aliases, projects, workspaces
+from coordination.store.tables.projects.retention import SUMS, chores
+from coordination.store.types import Str, db_now
+
+p = projects.c
+
+
+def workspace_named(tx: Connection, name: str) -> str | None:
+    """The id of the workspace of that name, or None."""
+    return tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar()
+
+
+def make_workspace(tx: Connection, name: str) -> str:
+    """The id of the workspace of that name, made if it is new."""
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    made = make(workspaces).values(id=new_id(), name=name).on_conflict_do_nothing(index_elements=["name"])
+    new = tx.execute(made.returning(workspaces.c.id)).scalar()
+    if new is not None:  # sums of nothing are complete
+        tx.execute(insert(chores).values(workspace_id=new, name=SUMS, done_at=db_now()))
+    found: str = tx.execute(select(workspaces.c.id).where(workspaces.c.name == name)).scalar_one()
+    return found
+
+
+def workspaces_here(tx: Connection) -> list[str]:
+    """The ids of all workspaces in this database."""
+    return list(tx.execute(select(workspaces.c.id).order_by(workspaces.c.id)).scalars())
+
+
+def by_identity(tx: Connection, workspace_id: str, identity: str) -> Project | None:
+    """The project that this identity names, directly or as an alias."""
+    alias = select(project_aliases.c.project_id).where(
+        project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == identity
+    )
+    row = (
+        tx.execute(
+            select(projects)
+            .where(p.workspace_id == workspace_id, or_(p.identity == identity, p.id.in_(alias)))
+            # its own identity goes before an alias that somebody gave away earlier
+            .order_by((p.identity == identity).desc())
+            .limit(1)
+        )
+        .mappings()
+        .first()
+    )
+    return None if row is None else project_of(row)
+
+
+_MAKE = {
+    name: insert_(projects).on_conflict_do_nothing(index_elements=["workspace_id", "identity"]).returning(projects)
+    for name, insert_ in (("postgresql", pg_insert), ("sqlite", sqlite_insert))
+}
+
+
+def make(tx: Connection, workspace_id: str, row: dict[str, Any]) -> Project:
+    """Store a project unless its identity is taken meanwhile; the project that has the identity now."""
+    made = tx.execute(_MAKE[tx.dialect.name], {"workspace_id": workspace_id, **row}).mappings().first()
+    if made is None:
+        taken = select(projects).where(p.workspace_id == workspace_id, p.identity == row["identity"])
+        made = tx.execute(taken).mappings().one()
+    return project_of(made)
+
+
+def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
+    """One project, or None."""
+    row = tx.execute(select(projects).where(p.workspace_id == workspace_id, p.id == project_id)).mappings().first()
+    return None if row is None else project_of(row)
+
+
+_NAMES = select(p.id, p.name).where(p.workspace_id == bindparam("ws"), p.id.in_(bindparam("ids", expanding=True)))
+
+
+def names_of(tx: Connection, workspace_id: str, project_ids: Collection[str]) -> dict[str, str]:
+    """What people call these projects, by id."""
+    rows = tx.execute(_NAMES, {"ws": workspace_id, "ids": list(project_ids)})
+    return {row.id: row.name for row in rows}
+
+
+def listed(tx: Connection, workspace_id: str, *, limit: int = 1000) -> list[Project]:
+    """The workspace's projects by name."""
+    rows = tx.execute(select(projects).where(p.workspace_id == workspace_id).order_by(p.name, p.id).limit(limit))
+    return [project_of(row) for row in rows.mappings()]
+
+
+def named(tx: Connection, workspace_id: str, name: str, *, limit: int = 2) -> list[Project]:
+    """Projects by name, identity, alias or id."""
+    alias = select(project_aliases.c.project_id).where(
+        project_aliases.c.workspace_id == workspace_id, project_aliases.c.identity == name
+    )
+    rows = tx.execute(
+        select(projects)
+        .where(
+            p.workspace_id == workspace_id,
+            or_(p.name == name, p.identity == name, cast(p.id, Str) == name, p.id.in_(alias)),
+        )
+        .order_by(p.id)
+        .limit(limit)
+    )
+    return [project_of(row) for row in rows.mappings()]
+
+
+def change(tx: Connection, workspace_id: str, project_id: str, **values: Any) -> bool:
+    """Set columns of a project; whether it exists."""
+    return (
+        tx.execute(update(projects).where(p.workspace_id == workspace_id, p.id == project_id).values(**values)).rowcount
+        > 0
+    )
+
+
+def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectStatus | None:
+    """The status by which the project's tasks may be claimed, which stays as it is until this transaction ends.
+
+    None when there is no such project.
+    """
+    row = tx.execute(
+        select(projects.c.status, projects.c.status_before_stop)
+        .where(projects.c.workspace_id == workspace_id, projects.c.id == project_id)
+        .with_for_update(read=True)
+    ).first()
+    if row is None:
+        return None
+    return ProjectStatus(row.status) if row.status_before_stop is None else ProjectStatus.ON_HOLD
+
+
+def move(
+    tx: Connection, workspace_id: str, project_id: str, *, sources: frozenset[ProjectStatus], target: ProjectStatus
+) -> bool:
+    """The guarded change of status; whether it happened. A project that is stopped is so until it is started again."""
+    status = func.coalesce(p.status_before_stop, p.status)
+    stopped = and_(p.status_before_stop.is_not(None), literal(target is not ProjectStatus.ARCHIVED))
+    times: dict[str, Any] = {}
+    if target is ProjectStatus.ACTIVE:
+        times = {"started_at": func.coalesce(p.started_at, db_now()), "completed_at": None}
+    elif target is ProjectStatus.COMPLETED:
+        times = {"completed_at": db_now()}
+    return (
+        tx.execute(
+            update(projects)
+            .where(p.workspace_id == workspace_id, p.id == project_id, status.in_(sources))
+            .values(
+                status=case((stopped, p.status), else_=target),
+                status_before_stop=case((stopped, target), else_=null()),
+                **times,
+            )
+        ).rowcount
+        > 0
+    )
+
+
+def add_alias(tx: Connection, workspace_id: str, project_id: str, identity: str) -> None:
+    """Let *identity* also name the project; an alias given before moves to this project."""
+    make_ = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    statement = make_(project_aliases).values(workspace_id=workspace_id, identity=identity, project_id=project_id)
+    tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=["workspace_id", "identity"], set_={"project_id": statement.excluded.project_id}
+        )
+    )
+
+
+def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+    """The other identities that name the project."""
+    return list(
+        tx.execute(
+            select(project_aliases.c.identity)
+            .where(project_aliases.c.workspace_id == workspace_id, project_aliases.c.project_id == project_id)
+            .order_by(project_aliases.c.created_at, project_aliases.c.identity)
+        ).scalars()
+    )
+
+
+def project_of(row: RowMapping) -> Project:
+    """The domain's record of a row."""
+    held = row["status_before_stop"] is not None and row["status"] == ProjectStatus.ON_HOLD
+    return Project(
+        id=row["id"],
+        workspace_id=row["workspace_id"],
+        name=row["name"],
+        identity=row["identity"],
+        path=row["path"],
+        description=row["description"],
+        status=ProjectStatus(row["status_before_stop"] if held else row["status"]),
+        stopped=row["status_before_stop"] is not None,
+        settings=row["settings"],
+        budgets=row["budgets"],
+        model_restrictions=row["model_restrictions"],
+        metadata=row["metadata"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        completed_at=row["completed_at"],
+    )

@@ -1,0 +1,83 @@
+"""What an ended attempt adds to its task's counters, and whether the task has reached a limit that a person lifts.
+
+The limits are asked where the counters are written, so that no way of ending an attempt passes them by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, false, func, or_
+
+from coordination.domain.fleet.leases import MAX_DEFERRALS
+from coordination.domain.jobs.work import PAID_KINDS
+from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, MAX_CONSECUTIVE_LOSSES
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import db_after, db_now
+
+t = tasks.c
+
+PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
+
+FRESH: dict[str, Any] = {
+    "failures": 0,
+    "losses": 0,
+    "deferrals": 0,
+    "deferred_since": None,
+    "starts": 0,
+    "consecutive_losses": 0,
+}
+"""The counters of a task that a person lets begin anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an ended attempt adds. ``started``: its job really began. ``lost``: with its worker. ``losses`` is set, not
+    added: the suspicion that the job ends its workers (see ``domain.retry``), None leaves it.
+
+    ``own_end``: the job came to an end of its own that is no deferral, so deferrals are counted anew. ``known_wait``:
+    it waits until a limit is lifted, and that time is none in which it asks for later.
+    """
+
+    failures: int = 0
+    losses: int | None = None
+    deferrals: int = 0
+    started: bool = False
+    lost: bool = False
+    own_end: bool = False
+    known_wait: bool = False
+
+
+def added(counts: Counts) -> dict[str, Any]:
+    """The new values of the counters."""
+    deferred: dict[str, Any] = {}
+    if counts.own_end:
+        deferred = {"deferrals": 0, "deferred_since": None}
+    elif counts.deferrals:
+        since = None if counts.known_wait else func.coalesce(t.deferred_since, db_now())
+        deferred = {"deferrals": t.deferrals + counts.deferrals, "deferred_since": since}
+    return {
+        "failures": t.failures + counts.failures,
+        "losses": t.losses if counts.losses is None else counts.losses,
+        "consecutive_losses": t.consecutive_losses + 1 if counts.lost else 0,
+        "starts": _starts(counts),
+        **deferred,
+    }
+
+
+def is_over(counts: Counts, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
+    """Whether a task has reached a limit with these."""
+    limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
+    if counts.lost:
+        limits.append(t.consecutive_losses + 1 >= MAX_CONSECUTIVE_LOSSES)
+    if counts.deferrals:
+        limits.append(t.deferrals + counts.deferrals >= MAX_DEFERRALS)
+        if not counts.known_wait:
+            limits.append(t.deferred_since <= db_after(-deferral_limit.total_seconds()))
+    return func.coalesce(or_(*limits), false())
+
+
+def _starts(counts: Counts) -> Any:
+    return case((PAID, t.starts + 1), else_=t.starts) if counts.started else t.starts

@@ -1,0 +1,154 @@
+"""Statements on the event log: append and tail. No UPDATE exists here.
+
+A tail must not miss what commits late: sequence numbers are handed out before commits, so event 10 may become visible
+after event 11. Each row carries the id of its transaction; a reader takes only rows of transactions below the oldest
+one still open, ordered by (transaction, sequence), and that pair is its cursor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, select, tuple_
+
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.tasks.events import Event, EventType
+from coordination.domain.tasks.tasks import TaskState
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import commit_order, db_after, db_now, visible_below
+
+e = task_events.c
+
+START = "0.0"
+_NUMBER = re.compile("[0-9]{1,18}")  # what both databases can hold
+
+_APPEND = insert(task_events).values(created_at=db_now())
+_APPEND_AGED = insert(task_events).values(created_at=db_after(-bindparam("age")))
+
+
+def append(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write events; each row: project_id, type, and where they apply run_id, task_id, attempt, actor, payload."""
+    if rows:
+        tx.execute(_APPEND, [_filled(workspace_id, row) for row in rows])
+
+
+_CREATED = insert(task_events).from_select(
+    ["txid", "workspace_id", "project_id", "run_id", "task_id", "type", "actor", "created_at"],
+    select(
+        commit_order(),
+        tasks.c.workspace_id,
+        tasks.c.project_id,
+        tasks.c.run_id,
+        tasks.c.id,
+        literal(EventType.CREATED.value),
+        tasks.c.creator,
+        tasks.c.created_at,
+    )
+    .where(tasks.c.workspace_id == bindparam("workspace"), tasks.c.run_id == bindparam("run"))
+    .order_by(tasks.c.id),
+    include_defaults=False,
+)
+
+
+def append_created(tx: Connection, workspace_id: str, run_id: str) -> None:
+    """Write that each task of a run was created, without a row's trip to this process."""
+    tx.execute(_CREATED, {"workspace": workspace_id, "run": run_id})
+
+
+def append_unblocked(
+    tx: Connection, workspace_id: str, project_id: str, lifted: Iterable[RowMapping], *, actor: str
+) -> int:
+    """Write that tasks wait for nothing any more: those of *lifted* (id, run_id, state) that are queued; how many."""
+    freed = [row for row in lifted if row["state"] == TaskState.QUEUED]
+    append(
+        tx,
+        workspace_id,
+        [
+            {
+                "project_id": project_id,
+                "run_id": row["run_id"],
+                "task_id": row["id"],
+                "type": EventType.UNBLOCKED,
+                "actor": actor,
+            }
+            for row in freed
+        ],
+    )
+    return len(freed)
+
+
+def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write events that happened ``age`` (a timedelta in each row) ago, on the database's clock."""
+    if rows:
+        filled = [{**_filled(workspace_id, row), "age": max(row["age"], timedelta(0)).total_seconds()} for row in rows]
+        tx.execute(_APPEND_AGED, filled)
+
+
+def _filled(workspace_id: str, row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "workspace_id": workspace_id,
+        "project_id": row["project_id"],
+        "run_id": row.get("run_id"),
+        "task_id": row.get("task_id"),
+        "attempt": row.get("attempt"),
+        "type": row["type"],
+        "actor": row.get("actor"),
+        "payload": row.get("payload"),
+    }
+
+
+def tail(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    after: str = START,
+    limit: int = 500,
+) -> list[Event]:
+    """Events of a run or a task after the cursor, in the order in which they became certain."""
+    where: list[Any] = [
+        e.workspace_id == workspace_id,
+        e.txid < visible_below(),
+        tuple_(e.txid, e.seq) > parse_cursor(after),
+    ]
+    if run_id is not None:
+        where.append(e.run_id == run_id)
+    if task_id is not None:
+        where.append(e.task_id == task_id)
+    rows = tx.execute(
+        select(task_events, tasks.c.key)
+        .outerjoin(tasks, tasks.c.id == e.task_id)
+        .where(*where)
+        .order_by(e.txid, e.seq)
+        .limit(limit)
+    )
+    return [
+        Event(
+            cursor=f"{row['txid']}.{row['seq']}",
+            type=EventType(row["type"]),
+            at=row["created_at"],
+            run_id=row["run_id"],
+            task_id=row["task_id"],
+            key=row["key"],
+            attempt=row["attempt"],
+            actor=row["actor"],
+            payload=row["payload"] or {},
+        )
+        for row in rows.mappings()
+    ]
+
+
+def parse_cursor(cursor: str) -> Any:
+    """The pair behind a cursor, or Refused."""
+    first, dot, second = cursor.partition(".")
+    if not (dot and _NUMBER.fullmatch(first) and _NUMBER.fullmatch(second)):
+        raise Refused(
+            f"{excerpt(cursor)} is not an event cursor", hint="Pass the cursor of the last event you have, or none"
+        )
+    return tuple_(int(first), int(second))

@@ -1,0 +1,102 @@
+"""Which runs and tasks a name means. No letter of a name is a wildcard."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Text, and_, cast, or_, select
+
+from coordination.base.ids import id_part
+from coordination.domain.tasks.tasks import Task
+from coordination.store.queries.tasks.tasks import task_of
+from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+
+r, t = runs.c, tasks.c
+
+
+def find_runs(
+    tx: Connection, workspace_id: str, name: str, *, project_id: str | None = None, limit: int = 3
+) -> list[str]:
+    """Ids of the runs that *name* may mean: one by its id or its name (the newest; of the project, if one is given),
+    else those whose ids begin or end with it (of the project, if one is given).
+    """
+    where, part = [r.workspace_id == workspace_id], id_part(name)
+    called = r.name == name if project_id is None else and_(r.name == name, r.project_id == project_id)
+    whole = called if part is None else or_(called, cast(r.id, Text) == part)
+    newest = tx.execute(select(r.id).where(*where, whole).order_by(r.id.desc()).limit(1)).scalar()
+    if newest is not None or part is None:
+        return [] if newest is None else [newest]
+    like = or_(cast(r.id, Text).like(part + "%"), cast(r.id, Text).like("%" + part))
+    if project_id is not None:
+        where.append(r.project_id == project_id)
+    return list(tx.execute(select(r.id).where(*where, like).order_by(r.id.desc()).limit(limit)).scalars())
+
+
+def find_tasks(
+    tx: Connection,
+    workspace_id: str,
+    name: str,
+    *,
+    run_id: str | None = None,
+    project_id: str | None = None,
+    limit: int = 3,
+) -> list[Task]:
+    """The tasks that *name* may mean: one by its id or its key (of the newest run; of the project, if one is given),
+    else those whose ids begin or end with it (of the project, if one is given). All of the run, if one is given.
+    """
+    where, part = [t.workspace_id == workspace_id], id_part(name)
+    if run_id is not None:
+        where.append(t.run_id == run_id)
+    called = t.key == name if project_id is None else and_(t.key == name, t.project_id == project_id)
+    whole = called if part is None else or_(called, cast(t.id, Text) == part)
+    asked = select(tasks).where(*where, whole).order_by(t.run_id.desc(), t.id.desc()).limit(1)
+    rows = tx.execute(asked).mappings().all()
+    if not rows and part is not None:
+        like = or_(cast(t.id, Text).like(part + "%"), cast(t.id, Text).like("%" + part))
+        if project_id is not None:
+            where.append(t.project_id == project_id)
+        rows = tx.execute(select(tasks).where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
+    return [task_of(row) for row in rows]
+
+
+def projects_with(tx: Connection, workspace_id: str, key: str, *, limit: int = 6) -> list[str]:
+    """Ids of projects that have a task with this key."""
+    where = (t.workspace_id == workspace_id, t.key == key)
+    return list(tx.execute(select(t.project_id).where(*where).distinct().limit(limit)).scalars())
+
+
+def projects_with_run(tx: Connection, workspace_id: str, name: str, *, limit: int = 6) -> list[str]:
+    """Ids of projects that have a run with this name."""
+    where = (r.workspace_id == workspace_id, r.name == name)
+    return list(tx.execute(select(r.project_id).where(*where).distinct().limit(limit)).scalars())
+
+
+def task_name(
+    tx: Connection, workspace_id: str, task_id: str, *, key: str, run_id: str, project_id: str, here: str | None
+) -> str:
+    """What a command may call a task where one stands in the project *here* (None: in none): its key, else its id."""
+    if not _goes_without_project(tx, workspace_id, project_id, here):
+        return task_id
+    newer = (
+        select(t.id)
+        .join(runs, r.id == t.run_id)
+        .where(r.workspace_id == workspace_id, r.project_id == project_id, r.id > run_id, t.key == key)
+    )
+    return task_id if key.startswith("-") or tx.execute(newer.limit(1)).first() is not None else key
+
+
+def run_name(tx: Connection, workspace_id: str, run_id: str, *, name: str, project_id: str, here: str | None) -> str:
+    """What a command may call a run where one stands in the project *here* (None: in none): its name, else its id."""
+    if not name or name.startswith("-") or not _goes_without_project(tx, workspace_id, project_id, here):
+        return run_id
+    newer = select(r.id).where(
+        r.workspace_id == workspace_id, r.project_id == project_id, r.name == name, r.id > run_id
+    )
+    return run_id if tx.execute(newer.limit(1)).first() is not None else name
+
+
+def _goes_without_project(tx: Connection, workspace_id: str, project_id: str, here: str | None) -> bool:
+    if here is not None:
+        return here == project_id
+    known = tx.execute(select(projects.c.id).where(projects.c.workspace_id == workspace_id).limit(2)).scalars()
+    return list(known) == [project_id]

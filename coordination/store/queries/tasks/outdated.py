@@ -1,0 +1,95 @@
+"""Which tasks were given what is out of date, by the attempts that are noted on their edges."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from coordination.domain.tasks.outdated import Outdated
+from coordination.domain.tasks.tasks import OPEN, TaskState
+from coordination.store.queries.tasks.force_state import take_release_back
+from coordination.store.queries.tasks.tasks import BATCH, get, lock
+from coordination.store.tables.tasks.tasks import dependencies, tasks
+
+d = dependencies.c
+_need = tasks.alias("need")
+_FOUND = (
+    select(
+        tasks.c.id.label("task_id"),
+        tasks.c.key,
+        tasks.c.run_id,
+        tasks.c.project_id,
+        tasks.c.state,
+        tasks.c.attempt,
+        _need.c.key.label("need"),
+        _need.c.state.label("need_state"),
+    )
+    .select_from(dependencies)
+    .join(tasks, tasks.c.id == d.child_id)
+    .join(_need, _need.c.id == d.parent_id)
+    .where(
+        d.outdated_attempt.is_not(None),
+        d.outdated_attempt == tasks.c.attempt,
+        tasks.c.state.in_((TaskState.RUNNING, TaskState.COMPLETED)),
+    )
+    .order_by(tasks.c.id, _need.c.id)
+)
+
+_NOTED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
+    d.outdated_attempt.is_not(None), d.satisfied_at.is_not(None)
+)
+
+
+def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Outdated]:
+    """What is out of date of what these tasks were given."""
+    found: list[Outdated] = []
+    for start in range(0, len(ids), BATCH):
+        found += _read(tx, d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH]))
+    return found
+
+
+def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[Outdated]:
+    """What is out of date of what a run's tasks were given."""
+    return _read(tx, d.workspace_id == workspace_id, tasks.c.run_id == run_id)
+
+
+def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[Outdated]:
+    """The newest *most* in all projects."""
+    statement = _FOUND.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
+    return [_outdated(row) for row in tx.execute(statement).mappings()]
+
+
+def wait_again(tx: Connection, workspace_id: str, fences: Collection[tuple[str, int]]) -> None:
+    """Let tasks whose attempt has ended, and that may begin anew, wait for what is being done again since it began.
+
+    *fences*: (task id, attempt) of tasks that are locked and no longer run. Raises when somebody else has locked what
+    they need.
+    """
+    attempts = dict(fences)
+    needs: dict[str, list[str]] = {}
+    ids = list(attempts)
+    for start in range(0, len(ids), BATCH):
+        rows = tx.execute(_NOTED.where(d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH])))
+        for row in rows:
+            if row.outdated_attempt == attempts[row.child_id]:
+                needs.setdefault(row.parent_id, []).append(row.child_id)
+    if not needs:
+        return  # as nearly always
+    lock(tx, workspace_id, list(needs), nowait=True)
+    for need, children in needs.items():
+        found = get(tx, workspace_id, need)
+        if found is not None and found.state in OPEN:
+            take_release_back(tx, workspace_id, need, children)
+
+
+def _read(tx: Connection, *where: Any) -> list[Outdated]:
+    return [_outdated(row) for row in tx.execute(_FOUND.where(*where)).mappings()]
+
+
+def _outdated(row: Any) -> Outdated:
+    found = dict(row)
+    return Outdated(
+        **{**found, "state": TaskState(found["state"]), "need_state": TaskState(found["need_state"])},
+    )

@@ -1,0 +1,1 @@
+"""Workers and supervisors: read-only reports."""

@@ -1,0 +1,129 @@
+"""What a project's supervisor is doing: the state it stores with each heartbeat, and the answer that doors give."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select
+
+from coordination.domain.fleet.supervisor_status import StatusThresholds, SupervisorStatus, status_of
+from coordination.domain.tasks.tasks import TaskState
+from coordination.store.queries.fleet import supervisors
+from coordination.store.tables.fleet.workers import workers
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import looked_up
+
+t = tasks.c
+_NEXT_WAVE = 10
+
+_RUNS_AT_ONCE = 500
+_OPEN_RUNS = select(runs.c.id).where(
+    runs.c.workspace_id == bindparam("ws"), runs.c.project_id == bindparam("project"), runs.c.finished_at.is_(None)
+)
+_COUNTS = (
+    select(t.state, func.count())
+    .where(t.workspace_id == bindparam("ws"), t.run_id.in_(bindparam("runs", expanding=True)))
+    .group_by(t.state)
+)
+
+
+def _counts(tx: Connection, workspace_id: str, project_id: str) -> Counter[str]:
+    """Tasks by state, of open runs only, so that a tick costs the same whatever the project's history.
+
+    Two statements and no join: what a planner does with a join depends on statistics, which may be of another day.
+    """
+    open_runs = list(tx.execute(_OPEN_RUNS, {"ws": workspace_id, "project": project_id}).scalars())
+    found: Counter[str] = Counter()
+    for start in range(0, len(open_runs), _RUNS_AT_ONCE):
+        some = open_runs[start : start + _RUNS_AT_ONCE]
+        for state, number in tx.execute(_COUNTS, {"ws": workspace_id, "runs": some}):
+            found[state] += number
+    return found
+
+
+def state_json(tx: Connection, workspace_id: str, project_id: str) -> dict[str, Any]:
+    """The stored state of open work: tasksTotal, tasksCompleted, tasksInProgress, tasksTodo, activeAgents, nextWave."""
+    counts = _counts(tx, workspace_id, project_id)
+    wave = tx.execute(
+        select(t.key)
+        .where(t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.QUEUED)
+        .order_by(t.priority.desc(), t.id)
+        .limit(_NEXT_WAVE)
+    ).scalars()
+    return _state(counts, active=len(_active(tx, workspace_id, project_id)), wave=list(wave))
+
+
+def _state(counts: Counter[str], *, active: int, wave: list[str]) -> dict[str, Any]:
+    return {
+        "tasksTotal": sum(counts.values()),
+        "tasksCompleted": counts[TaskState.COMPLETED],
+        "tasksInProgress": counts[TaskState.RUNNING],
+        "tasksTodo": counts[TaskState.QUEUED] + counts[TaskState.BLOCKED],
+        "tasksFailed": counts[TaskState.FAILED],
+        "tasksCanceled": counts[TaskState.CANCELED],
+        "activeAgents": active,
+        "nextWave": wave,
+    }
+
+
+NO_WORK = _state(Counter(), active=0, wave=[])
+"""The stored state of a project without open work."""
+
+
+def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, thresholds: StatusThresholds) -> dict[str, Any]:
+    """The answer to "how is this project's supervisor?": status derived from the heartbeat's age, agents, counts.
+
+    ``timeSinceLastPoll`` is in milliseconds, moments are ISO 8601 in UTC.
+    """
+    found = supervisors.get(tx, workspace_id, project_id)
+    age = None if found is None or found.ended_at is not None else found.age
+    status = status_of(age, thresholds)
+    completed = tx.execute(
+        select(func.count()).where(
+            t.workspace_id == workspace_id, t.project_id == project_id, t.state == TaskState.COMPLETED
+        )
+    ).scalar_one()
+    return {
+        "status": status.value,
+        "isRunning": status is SupervisorStatus.RUNNING,
+        "isHealthy": status is SupervisorStatus.RUNNING and not (found and found.error),
+        "lastPoll": found.heartbeat_at.isoformat() if found else None,
+        "timeSinceLastPoll": round(found.age.total_seconds() * 1000) if found else None,
+        "sessionKey": found.session_key if found else None,
+        "activeAgents": _active(tx, workspace_id, project_id),
+        "completedCount": completed,
+        "state": found.state if found else {},
+        "strategy": found.strategy if found else {},
+        "expiresAt": found.expires_at.isoformat() if found else None,
+        "endedAt": found.ended_at.isoformat() if found and found.ended_at else None,
+        "error": found.error if found else None,
+        "failingSince": found.failing_since.isoformat() if found and found.failing_since else None,
+    }
+
+
+def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
+    rows = tx.execute(
+        select(t.key, t.title, t.agent, attempts.c.started_at, attempts.c.number, workers.c.name)
+        .join(attempts, t.id == looked_up(attempts.c.task_id))
+        .outerjoin(workers, workers.c.id == attempts.c.worker_id)
+        .where(
+            attempts.c.workspace_id == workspace_id,
+            attempts.c.project_id == project_id,
+            attempts.c.finished_at.is_(None),
+            t.state == TaskState.RUNNING,
+        )
+        .order_by(attempts.c.started_at)
+    )
+    return [
+        {
+            "agentId": row.agent or row.name,
+            "taskId": row.key,
+            "taskTitle": row.title,
+            "spawnedAt": row.started_at.isoformat(),
+            "sessionKey": f"{row.name}:{row.key}:{row.number}",
+        }
+        for row in rows
+    ]

@@ -1,0 +1,58 @@
+"""How long the jobs of a project's latest runs took, by kind, short ones too. Not what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, select
+
+from coordination.base.durations import LONGEST
+from coordination.base.money import ZERO
+from coordination.domain.jobs.work import IN_WORKTREE
+from coordination.domain.money.estimates import KEPT, Sample
+from coordination.domain.tasks.attempts import Outcome
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+
+_RUNS = 5
+_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT)
+
+
+def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection[str]) -> dict[str, list[Sample]]:
+    """The latest jobs of these kinds, by kind, as samples without a cost."""
+    if not kinds:
+        return {}
+    r, t, a = runs.c, tasks.c, attempts.c
+    latest = list(
+        tx.execute(
+            select(r.id)
+            .where(r.workspace_id == workspace_id, r.project_id == project_id)
+            .order_by(r.id.desc())
+            .limit(_RUNS)
+        ).scalars()
+    )
+    if not latest:
+        return {}
+    numbered = (
+        select(
+            t.kind,
+            a.started_at,
+            a.finished_at,
+            a.outcome,
+            func.row_number().over(partition_by=t.kind, order_by=t.id.desc()).label("number"),
+        )
+        .join(attempts, (a.task_id == t.id) & (a.number == t.attempt))
+        .where(t.workspace_id == workspace_id, t.run_id.in_(latest), a.outcome.in_(_ENDS))
+        .subquery()
+    )
+    found: dict[str, list[Sample]] = {}
+    n = numbered.c
+    for row in tx.execute(select(n.kind, n.started_at, n.finished_at, n.outcome).where(n.number <= KEPT)):
+        kind = row.kind.removesuffix(IN_WORKTREE)
+        if kind in kinds:
+            took = min(max(timedelta(0), row.finished_at - row.started_at), LONGEST)
+            completed = row.outcome == Outcome.COMPLETED
+            found.setdefault(kind, []).append(Sample(ZERO, 0, 0, took, completed))
+    return found

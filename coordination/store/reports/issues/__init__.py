@@ -1,0 +1,1 @@
+"""Issues of a foreign tracker: read-only reports."""

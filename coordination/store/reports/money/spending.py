@@ -1,0 +1,238 @@
+"""Where the money went: by project, session, model, run, agent, account, day or month, in the workspace's time zone.
+
+Whole days are read from the sums, so that the answer takes as long however many records there are. A span that begins
+or ends within a day, and a ledger whose sums are being counted, are added up from the records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, Float, Select, cast, func, literal, select, union_all
+
+from coordination.base.money import ZERO
+from coordination.domain.money.cost_totals import DAY, MONTH
+from coordination.domain.money.date_ranges import Span
+from coordination.store.queries.money import rollups as sums
+from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
+from coordination.store.tables.money.rollups import rollups
+from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.types import UtcTime, local_day, sum_money
+
+c, r = costs.c, rollups.c
+
+_ACCOUNT = "account"  # of which there are no sums: programs that know of none write to the ledger, too
+DIMENSIONS = ("project", "session", "model", "run", "agent", _ACCOUNT, DAY, MONTH)
+ALWAYS = Span()
+_COUNTS = ("calls", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "unpriced")
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """One group. ``key`` None: records that name no such thing. ``cost_usd``: of calls with a known price."""
+
+    key: str | None
+    name: str | None
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    total_tokens: int
+    cost_usd: Decimal
+    unpriced_calls: int
+
+
+def spending(
+    tx: Connection,
+    workspace_id: str,
+    *,
+    by: str,
+    project_id: str | None = None,
+    span: Span = ALWAYS,
+    top: int | None = None,
+) -> list[Spending]:
+    """The groups of *by* (one of DIMENSIONS), the dearest first, *top*: so many; days and months in order."""
+    source = _source(tx, workspace_id, by, project_id, span)
+    usd = func.coalesce(sum_money(source.c.cost_usd), literal(ZERO, r.cost_usd.type))
+    measures = [func.sum(source.c[name]).label(name) for name in _COUNTS]
+    statement = select(source.c.key, *measures, usd.label("cost_usd")).group_by(source.c.key)
+    if top is not None:
+        # As a number: SQLite keeps the text.
+        dearest = (cast(usd, Float).desc(), func.sum(source.c.calls).desc(), source.c.key)
+        statement = statement.order_by(*dearest).limit(top)
+    rows = tx.execute(statement).all()
+    names = _names(tx, workspace_id, by, [row.key for row in rows if row.key])
+    found = [
+        Spending(
+            key=row.key or None,
+            name=names.get(row.key),
+            calls=int(row.calls),
+            input_tokens=int(row.input_tokens),
+            output_tokens=int(row.output_tokens),
+            cached_input_tokens=int(row.cached_input_tokens),
+            total_tokens=int(row.total_tokens),
+            cost_usd=row.cost_usd,
+            unpriced_calls=max(0, int(row.unpriced)),
+        )
+        for row in rows
+    ]
+    if by in {DAY, MONTH} and top is None:
+        return sorted(found, key=lambda group: group.key or "")
+    return sorted(found, key=lambda group: (-group.cost_usd, -group.calls, group.key or ""))
+
+
+def total(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+) -> tuple[Decimal, int, int]:
+    """(dollars with a known price, calls, calls whose price is unknown)."""
+    source = _source(tx, workspace_id, "project", project_id, span)
+    usd, calls, unpriced = tx.execute(
+        select(sum_money(source.c.cost_usd), func.sum(source.c.calls), func.sum(source.c.unpriced))
+    ).one()
+    return usd or ZERO, int(calls or 0), max(0, int(unpriced or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """What one project has spent today."""
+
+    cost_usd: Decimal
+    unpriced_calls: int
+
+
+def today(tx: Connection, workspace_id: str) -> dict[str | None, Today]:
+    """By project (None: records that name none), on the workspace's day by the database's clock."""
+    day = datetime.fromisoformat(sums.today(tx, workspace_id)).date()
+    found = spending(tx, workspace_id, by="project", span=Span(day, day))
+    return {group.key: Today(group.cost_usd, group.unpriced_calls) for group in found}
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroCost:
+    """Calls of one model in one project that used tokens and are said to have cost nothing. ``at``: the latest."""
+
+    model: str
+    project_id: str | None
+    calls: int
+    at: datetime
+
+
+def zero_cost(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+) -> list[ZeroCost]:
+    """Such calls by model and project, those without a correction: programs that do not know a price write 0."""
+    # As a number: SQLite keeps the text, in which nothing is 0 as well as 0.00.
+    nothing = cast(c.cost_usd, Float) == 0
+    where = [*_recorded(tx, workspace_id, project_id, span), nothing, c.corrects.is_(None), ~CORRECTED]
+    where.append(c.input_tokens + c.output_tokens > 0)
+    rows = tx.execute(
+        select(c.model, c.project_id, func.count().label("calls"), func.max(c.occurred_at, type_=UtcTime).label("at"))
+        .where(*where)
+        .group_by(c.model, c.project_id)
+        .order_by(c.model, c.project_id)
+    )
+    return [ZeroCost(row.model, row.project_id, row.calls, row.at) for row in rows]
+
+
+def zero_cost_periods(
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+) -> list[ZeroCost]:
+    """The same from the sums: only of months and days over which all calls of a model in a project cost nothing."""
+    source = _sums(workspace_id, "model", project_id, span)
+    calls = source.c.calls - source.c.unpriced
+    nothing = (cast(source.c.cost_usd, Float) == 0, source.c.total_tokens > 0, calls > 0)
+    rows = tx.execute(
+        select(
+            source.c.key,
+            source.c.project_id,
+            func.sum(calls).label("calls"),
+            func.max(source.c.starts).label("starts"),
+        )
+        .where(*nothing)
+        .group_by(source.c.key, source.c.project_id)
+        .order_by(source.c.key, source.c.project_id)
+    )
+    return [
+        ZeroCost(
+            row.key, row.project_id or None, int(row.calls), datetime.fromisoformat(f"{row.starts[:10]}T00:00:00+00:00")
+        )
+        for row in rows
+    ]
+
+
+def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, span: Span) -> Any:
+    """Rows with a ``key`` and what they come to: sums where these say it, else records."""
+    if by != _ACCOUNT and span.of_days and sums.complete(tx, workspace_id):
+        return _sums(workspace_id, by, project_id, span)
+    key = _recorded_key(tx, workspace_id, by)
+    measures = {
+        "calls": CALLS,
+        "unpriced": UNPRICED,
+        **{name: func.sum(c[name]) for name in _COUNTS if name.endswith("tokens")},
+        "cost_usd": sum_money(c.cost_usd),
+    }
+    return (
+        select(key.label("key"), *(measure.label(name) for name, measure in measures.items()))
+        .where(*_recorded(tx, workspace_id, project_id, span))
+        .group_by(key)
+        .subquery("source")
+    )
+
+
+def _sums(workspace_id: str, by: str, project_id: str | None, span: Span) -> Any:
+    dimension = "project" if by in {DAY, MONTH} else by
+    key = {"project": r.project_id, DAY: r.starts, MONTH: func.substr(r.starts, 1, func.length(r.starts) - 3)}.get(by)
+    parts: list[Select[Any]] = []
+    for grain, first, last in [(DAY, span.first, span.last)] if by == DAY else span.parts():
+        where = [r.workspace_id == workspace_id, r.dimension == dimension, r.grain == grain]
+        if first is not None:
+            where.append(r.starts >= first.isoformat())
+        if last is not None:
+            where.append(r.starts <= last.isoformat())
+        if project_id is not None:
+            where.append(r.project_id == project_id)
+        of = [r[name] for name in (*_COUNTS, "cost_usd", "starts", "project_id")]
+        parts.append(select((r.key if key is None else key).label("key"), *of).where(*where))
+    return (parts[0] if len(parts) == 1 else union_all(*parts)).subquery("source")
+
+
+def _recorded(tx: Connection, workspace_id: str, project_id: str | None, span: Span) -> list[Any]:
+    where = [c.workspace_id == workspace_id]
+    if project_id is not None:
+        where.append(c.project_id == project_id)
+    if span != ALWAYS:
+        since, until = span.moments(sums.zone(tx, workspace_id))
+        if since is not None:
+            where.append(c.occurred_at >= since)
+        if until is not None:
+            where.append(c.occurred_at < until)
+    return where
+
+
+def _recorded_key(tx: Connection, workspace_id: str, by: str) -> Any:
+    if by in {DAY, MONTH}:
+        day = local_day(literal(sums.zone(tx, workspace_id)), c.occurred_at)
+        return day if by == DAY else func.substr(day, 1, func.length(day) - 3)
+    return {
+        "project": c.project_id,
+        "session": c.session_id,
+        "model": c.model,
+        "run": c.run_id,
+        "agent": c.agent,
+        _ACCOUNT: c.account,
+    }[by]
+
+
+def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[str, str]:
+    table = {"project": projects, "run": runs}.get(by)
+    if table is None or not keys:
+        return {}
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), 5000):
+        mine = table.c.workspace_id == workspace_id, table.c.id.in_(keys[start : start + 5000])
+        found |= {row.id: row.name for row in tx.execute(select(table.c.id, table.c.name).where(*mine))}
+    return found

@@ -1,0 +1,80 @@
+"""What a project comes to: runs, tasks, sessions, agents and cost, all counted from their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, Table, cast, func, select, union
+
+from coordination.domain.money.cost_totals import MONTH
+from coordination.store.queries.money import rollups
+from coordination.store.reports.money import spending
+from coordination.store.tables.money.costs import costs
+from coordination.store.tables.money.rollups import rollups as summed
+from coordination.store.tables.tasks.runs import runs, sessions
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import Id
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectTotals:
+    """Derived, never stored. ``cost_usd`` is of calls with a known price; ``unpriced_calls`` counts the others."""
+
+    cost_usd: Decimal = Decimal(0)
+    calls: int = 0
+    unpriced_calls: int = 0
+    agents: int = 0
+    sessions: int = 0
+    runs: int = 0
+    open_runs: int = 0
+    tasks: int = 0
+
+
+def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> dict[str, ProjectTotals]:
+    """By project, of one or of all that have any row. One statement a figure, however many projects there are."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def note(name: str, rows: dict[str, Any]) -> None:
+        for project, value in rows.items():
+            found.setdefault(project, {})[name] = value
+
+    def scoped(statement: Select[Any], table: Table) -> Select[Any]:
+        statement = statement.where(table.c.workspace_id == workspace_id, table.c.project_id.is_not(None))
+        return statement if project_id is None else statement.where(table.c.project_id == project_id)
+
+    def counted(table: Table, *only: ColumnElement[bool]) -> dict[str, Any]:
+        statement = scoped(select(table.c.project_id, func.count()), table).where(*only).group_by(table.c.project_id)
+        return {row[0]: row[1] for row in tx.execute(statement)}
+
+    note("tasks", counted(tasks))
+    note("runs", counted(runs))
+    note("open_runs", counted(runs, runs.c.finished_at.is_(None)))
+    note("sessions", counted(sessions))
+    # From the sums where they are complete, so that no record has to be read.
+    counted_up = rollups.complete(tx, workspace_id)
+    billed = _summed_agents(workspace_id, project_id) if counted_up else select(costs.c.project_id, costs.c.agent)
+    agents = union(
+        scoped(select(tasks.c.project_id, tasks.c.agent).where(tasks.c.agent.is_not(None)), tasks),
+        billed if counted_up else scoped(billed.where(costs.c.agent.is_not(None)), costs),
+    ).subquery()
+    note(
+        "agents",
+        {row[0]: row[1] for row in tx.execute(select(agents.c[0], func.count()).group_by(agents.c[0]))},
+    )
+    for group in spending.spending(tx, workspace_id, by="project", project_id=project_id):
+        if group.key is not None:
+            note("cost_usd", {group.key: group.cost_usd})
+            note("calls", {group.key: group.calls})
+            note("unpriced_calls", {group.key: group.unpriced_calls})
+    return {project: ProjectTotals(**values) for project, values in found.items()}
+
+
+def _summed_agents(workspace_id: str, project_id: str | None) -> Select[Any]:
+    """(project, agent) of everybody whom the ledger's sums know."""
+    s = summed.c
+    where = [s.workspace_id == workspace_id, s.dimension == "agent", s.grain == MONTH, s.key != "", s.project_id != ""]
+    if project_id is not None:
+        where.append(s.project_id == project_id)
+    return select(cast(s.project_id, Id), s.key).where(*where).distinct()

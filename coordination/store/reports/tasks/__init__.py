@@ -1,0 +1,1 @@
+"""Tasks, their attempts and runs: read-only reports."""

@@ -1,0 +1,46 @@
+"""The claim that a task's next attempt would be, without claiming it: to show what its job would get."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from coordination.domain.agents.prompts import Surroundings
+from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.tasks import Task, TaskState
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import dependencies
+
+
+def preview(tx: Connection, workspace_id: str, task: Task) -> tuple[Claim, Surroundings]:
+    """The claim, not rendered, and the project around it. Of a running task: the attempt that runs."""
+    project = projects.get(tx, workspace_id, task.project_id)
+    name = project.name if project is not None else ""
+    claim = Claim(
+        task_id=task.id,
+        attempt=task.attempt + (task.state is not TaskState.RUNNING),
+        workspace_id=workspace_id,
+        project_id=task.project_id,
+        project=name,
+        run_id=task.run_id,
+        session_id=None,
+        key=task.key,
+        title=task.title,
+        work=task.work,
+        input=task.input,
+        needs=dependencies.outputs_for(tx, workspace_id, [task.id])[task.id],
+        agent=task.agent,
+        timeout=task.timeout,
+        stall_timeout=task.stall_timeout,
+        workdir=task.workdir,
+        python_path=(),
+        max_attempts=task.max_attempts,
+        failures=task.failures,
+        deferrals=task.deferrals,
+        backoff={},
+        repeatable=task.repeatable,
+        options=task.options,
+        carried=task.carried,
+    )
+    if project is None:
+        return claim, Surroundings(name)
+    return claim, Surroundings(project.name, project.path, project.description, project.settings)

@@ -1,0 +1,129 @@
+"""What runs now, with the last sign that it moves: its latest report, output, tool call or heartbeat, and its cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from coordination.domain.tasks.events import EventType
+from coordination.store.queries.money import costs
+from coordination.store.tables.fleet.workers import workers
+from coordination.store.tables.jobs.output import output_chunks
+from coordination.store.tables.projects.projects import projects
+from coordination.store.tables.tasks.attempts import attempts
+from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.runs import runs
+from coordination.store.tables.tasks.tasks import tasks
+from coordination.store.types import db_now, looked_up
+
+a, e, o = attempts.c, task_events.c, output_chunks.c
+
+
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """One attempt that runs. ``sign``: what showed last that it moves (report, output, work or heartbeat), and when.
+
+    *work* is a tool call, a use of a model or an output that is not stored yet; *heartbeat* only says that its worker
+    lives. ``report``: the words of its latest report. ``cost_usd``: of the task so far, of calls with a known price.
+    """
+
+    project: str
+    run_id: str
+    run: str | None
+    task_id: str
+    key: str
+    attempt: int
+    worker: str | None
+    started_at: datetime
+    now: datetime
+    sign: str
+    sign_at: datetime
+    report: str | None
+    cost_usd: Decimal
+    unpriced_calls: int
+
+
+def running(tx: Connection, workspace_id: str, *, most: int = 20) -> tuple[list[RunningTask], int]:
+    """The *most* attempts that have run the longest, and how many run in all.
+
+    What is asked of each is found by its task, so the answer takes as long however much has been done before.
+    """
+    open_ = (a.workspace_id == workspace_id, a.finished_at.is_(None))
+    number = tx.execute(select(func.count()).select_from(attempts).where(*open_)).scalar_one()
+    oldest = (
+        select(a.task_id, a.number, a.project_id, a.worker_id, a.started_at, a.heartbeat_at, a.progress_at)
+        .where(*open_)
+        .order_by(a.started_at)
+        .limit(most)
+        .subquery()
+    )
+    c = oldest.c
+    rows = tx.execute(
+        select(
+            oldest,
+            tasks.c.key,
+            tasks.c.run_id,
+            runs.c.name.label("run"),
+            projects.c.name.label("project"),
+            workers.c.name.label("worker"),
+            db_now().label("now"),
+        )
+        .join(tasks, tasks.c.id == looked_up(c.task_id))
+        .join(runs, runs.c.id == looked_up(tasks.c.run_id))
+        .join(projects, projects.c.id == c.project_id)
+        .outerjoin(workers, workers.c.id == c.worker_id)
+        .order_by(c.started_at)
+    ).mappings()
+    return [_running(tx, workspace_id, row) for row in rows.all()], number
+
+
+def _running(tx: Connection, workspace_id: str, row: Any) -> RunningTask:
+    of_task = (e.workspace_id == workspace_id, e.task_id == row["task_id"], e.attempt == row["number"])
+    latest = select(e.created_at, e.payload).where(*of_task, e.type == EventType.PROGRESS)
+    # As the index on them has it: by the number alone, a planner may read all events there are.
+    reported = tx.execute(latest.order_by(e.task_id.desc(), e.seq.desc()).limit(1)).first()
+    printed = tx.execute(
+        select(func.max(o.written_at)).where(
+            o.workspace_id == workspace_id, o.task_id == row["task_id"], o.attempt == row["number"]
+        )
+    ).scalar()
+    signs = {"heartbeat": row["heartbeat_at"], "work": row["progress_at"], "output": printed}
+    if reported is not None:
+        signs["report"] = reported.created_at
+    # A heartbeat says least: it stands only where nothing else has been seen.
+    moves = {name: at for name, at in signs.items() if at is not None and name != "heartbeat"}
+    sign = max(moves, key=lambda name: moves[name]) if moves else "heartbeat"
+    cost, _calls, unpriced = costs.total(tx, workspace_id, task_id=row["task_id"])
+    return RunningTask(
+        project=row["project"],
+        run_id=row["run_id"],
+        run=row["run"],
+        task_id=row["task_id"],
+        key=row["key"],
+        attempt=row["number"],
+        worker=row["worker"],
+        started_at=row["started_at"],
+        now=row["now"],
+        sign=sign,
+        sign_at=signs[sign],
+        report=None if reported is None else _words(reported.payload),
+        cost_usd=cost,
+        unpriced_calls=unpriced,
+    )
+
+
+def _words(payload: Any) -> str | None:
+    """What a report says, for people: its text, with how much is done; else what it tells, as names and values."""
+    if not isinstance(payload, dict):
+        return None
+    percent = payload.get("percent")
+    done = f" ({percent:g} %)" if isinstance(percent, int | float) and not isinstance(percent, bool) else ""
+    if isinstance(payload.get("text"), str):
+        return f"{payload['text']}{done}"
+    return (
+        ", ".join(f"{name} {value}" for name, value in payload.items() if isinstance(value, str | int | float)) or None
+    )

@@ -1,0 +1,50 @@
+"""Workspaces, projects and the names that projects are also known by."""
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
+
+from coordination.domain.projects.projects import ProjectStatus
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Str, UtcTime, db_now
+
+workspaces = Table(
+    "workspaces",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Str, nullable=False, unique=True),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("timezone", Str),  # where its days and months begin; NULL: UTC
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("name", Str, nullable=False),
+    Column("identity", Str, nullable=False),  # host/path of its git remote, or a local identity
+    Column("path", Str),  # where it was last submitted from
+    Column("description", Str),
+    Column("status", Str, nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("budgets", Json, nullable=False),
+    Column("model_restrictions", Json, nullable=False),
+    Column("metadata", Json, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("started_at", UtcTime),
+    Column("completed_at", UtcTime),
+    # While a stop holds it: the status that it has besides. Its own is then on_hold, which earlier programs obey too.
+    Column("status_before_stop", Str),
+    UniqueConstraint("workspace_id", "identity"),
+    CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in ProjectStatus)), name="status"),
+)
+
+# A renamed remote: the old identity goes on naming the project.
+project_aliases = Table(
+    "project_aliases",
+    metadata,
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), primary_key=True),
+    Column("identity", Str, primary_key=True),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Index("ix_project_aliases_project_id", "project_id"),
+)

@@ -1,0 +1,49 @@
+"""Sessions and runs."""
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, text
+
+from coordination.domain.money.sessions import SessionTarget
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Money, Str, UtcTime, db_now
+
+UNFINISHED = text("finished_at IS NULL")
+FINISHED = text("finished_at IS NOT NULL")
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("agent", Str),
+    Column("purpose", Str, nullable=False),
+    Column("target", Str, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("last_activity_at", UtcTime, nullable=False, default=db_now()),
+    CheckConstraint("target IN ({})".format(", ".join(f"'{target}'" for target in SessionTarget)), name="target"),
+    Index("ix_sessions_project_id", "project_id"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
+    Column("session_id", Id, ForeignKey("sessions.id"), nullable=False),
+    Column("name", Str, nullable=False),
+    Column("creator", Str, nullable=False),
+    Column("python_path", Json, nullable=False),
+    Column("budget_usd", Money),
+    Column("budget_on_exceed", Str),
+    Column("metadata", Json, nullable=False),
+    Column("predicted", Json),  # what it was expected to cost and to take
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    # Written once no task is open; taken back when a person retries one. The run's state itself is never stored.
+    Column("finished_at", UtcTime),
+    Index("ix_runs_project_id_id", "project_id", "id"),
+    Index("ix_runs_unfinished", "project_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    # Retention looks for the oldest of them, and a session that goes must know its runs.
+    Index("ix_runs_finished", "workspace_id", "finished_at", postgresql_where=FINISHED, sqlite_where=FINISHED),
+    Index("ix_runs_session_id", "session_id"),
+)

@@ -1,0 +1,147 @@
+"""Tasks and the edges between them: the hot rows."""
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    Table,
+    UniqueConstraint,
+    text,
+)
+
+from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS
+from coordination.domain.tasks.tasks import BlockReason, CancelCause, DependencyKind, OnDependencyFailure, TaskState
+from coordination.store.tables import checked_on_sqlite, metadata
+from coordination.store.types import Id, Json, Reasons, Seconds, Str, UtcTime, db_now
+
+
+def _one_of(column: str, values: type[StrEnum]) -> str:
+    return "{} IN ({})".format(column, ", ".join(f"'{value}'" for value in values))
+
+
+QUEUED = text("state = 'queued'")
+RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
+WAITING_FOR_MONEY = text(f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0")
+OUTDATED = text("outdated_attempt IS NOT NULL")
+WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("project_id", Id, nullable=False),
+    Column("run_id", Id, nullable=False),
+    Column("key", Str, nullable=False),
+    Column("title", Str, nullable=False),
+    Column("state", Str, nullable=False),
+    Column("reasons", Reasons, nullable=False),
+    Column("pending", Integer, nullable=False),  # dependencies that have not been satisfied
+    Column("attempt", Integer, nullable=False),  # the fencing token
+    Column("priority", Integer, nullable=False),
+    Column("rung_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
+    Column("not_before", UtcTime),
+    Column("failures", Integer, nullable=False),  # attempts that failed or timed out
+    Column("losses", Integer, nullable=False),  # suspicion that its job ends workers, see domain.retry
+    Column("deferrals", Integer, nullable=False),  # attempts that asked for later
+    Column("deferred_since", UtcTime),  # the first of the deferrals that are counted
+    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money, whatever came
+    Column("consecutive_losses", Integer, nullable=False, server_default=text("0")),
+    Column("max_starts", Integer, nullable=False, server_default=text(str(DEFAULT_MAX_STARTS))),
+    Column("max_attempts", Integer, nullable=False),
+    Column("timeout", Seconds),
+    Column("stall_timeout", Seconds),
+    Column("repeatable", Boolean, nullable=False),
+    Column("on_dependency_failure", Str, nullable=False),
+    Column("concurrency_key", Str),
+    Column("agent", Str),
+    Column("creator", Str, nullable=False),
+    Column("parent_id", Id),
+    Column("kind", Str, nullable=False),  # what runs: its cost is learnt per kind
+    Column("work", Json, nullable=False),
+    Column("input", Json, nullable=False),
+    Column("workdir", Str),
+    Column("options", Json, nullable=False),  # back-off, metadata
+    Column("carried", Json),  # what an attempt leaves to the next one: a conversation, a gate's complaint, answers
+    Column("error", Str),
+    Column("cancel_cause", Str),
+    Column("due_at", UtcTime),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("updated_at", UtcTime, nullable=False, default=db_now()),
+    Column("finished_at", UtcTime),
+    UniqueConstraint("run_id", "key"),
+    checked_on_sqlite("workspace_id", "workspaces.id"),
+    checked_on_sqlite("run_id", "runs.id", ondelete="CASCADE"),
+    CheckConstraint(_one_of("state", TaskState), name="state"),
+    CheckConstraint(_one_of("on_dependency_failure", OnDependencyFailure), name="on_dependency_failure"),
+    CheckConstraint(_one_of("cancel_cause", CancelCause), name="cancel_cause"),
+    CheckConstraint("(state = 'blocked') = (reasons <> 0)", name="blocked_iff_reasons"),
+    CheckConstraint(
+        "(state IN ('completed', 'failed', 'canceled')) = (finished_at IS NOT NULL)", name="finished_iff_terminal"
+    ),
+    CheckConstraint("pending >= 0", name="pending"),
+    CheckConstraint("state <> 'running' OR attempt > 0", name="running_has_attempt"),
+    # The best ready row of a project first; only what is queued is in it, so it stays as small as the backlog.
+    Index(
+        "ix_tasks_ready",
+        "project_id",
+        text("priority DESC"),
+        "id",
+        postgresql_where=QUEUED,
+        sqlite_where=QUEUED,
+    ),
+    Index("ix_tasks_rung", "project_id", "rung_at", postgresql_where=RUNG, sqlite_where=RUNG),
+    Index("ix_tasks_run_state", "run_id", "state"),
+    Index(
+        "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
+    ),
+    Index(
+        "ix_tasks_budget",
+        "project_id",
+        "run_id",
+        text("priority DESC"),
+        "id",
+        postgresql_where=WAITING_FOR_MONEY,
+        sqlite_where=WAITING_FOR_MONEY,
+    ),
+    Index(
+        "ix_tasks_parent_id",
+        "parent_id",
+        postgresql_where=text("parent_id IS NOT NULL"),
+        sqlite_where=text("parent_id IS NOT NULL"),
+    ),
+    Index(
+        "ix_tasks_agent",
+        "workspace_id",
+        "agent",
+        postgresql_where=text("agent IS NOT NULL"),
+        sqlite_where=text("agent IS NOT NULL"),
+    ),
+    # Updates of state leave room on the page for the new row version.
+    postgresql_with={"fillfactor": "80"},
+)
+
+dependencies = Table(
+    "dependencies",
+    metadata,
+    # From parent (what is needed) to child (who needs it).
+    Column("parent_id", Id, primary_key=True),
+    Column("child_id", Id, primary_key=True),
+    Column("workspace_id", Id, nullable=False),
+    Column("kind", Str, nullable=False),
+    Column("satisfied_at", UtcTime),
+    # The child's attempt that has begun with what the parent was asked to make again since.
+    Column("outdated_attempt", Integer),
+    checked_on_sqlite("parent_id", "tasks.id", ondelete="CASCADE"),
+    checked_on_sqlite("child_id", "tasks.id", ondelete="CASCADE"),
+    CheckConstraint(_one_of("kind", DependencyKind), name="kind"),
+    CheckConstraint("parent_id <> child_id", name="not_itself"),
+    Index("ix_dependencies_child_id", "child_id"),
+    Index("ix_dependencies_outdated", "workspace_id", postgresql_where=OUTDATED, sqlite_where=OUTDATED),
+    postgresql_with={"fillfactor": "80"},
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,1 @@
+"""Everything around a job: steps before and after its runner."""

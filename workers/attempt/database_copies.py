@@ -1,0 +1,137 @@
+"""Copies databases for attempts, and drops the copies: PostgreSQL by a template, SQLite by its backup interface."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import psycopg
+from psycopg import errors, sql
+
+from coordination.base.errors import Refused, Unavailable
+from coordination.base.urls import masked
+from coordination.domain.jobs.preparation import Database, check_url, sqlite_path
+from workers.runners.output import last_line
+
+_CONNECT = 10  # seconds
+_LIMIT = "SET statement_timeout = '10min'"
+_SHOWN = 300
+_MAINTENANCE = "postgres"
+_OF_LIBPQ = frozenset(
+    {
+        *("host", "hostaddr", "port", "user", "password", "options", "target_session_attrs", "channel_binding"),
+        *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword", "sslnegotiation", "gssencmode", "passfile"),
+    }
+)
+"""What a URL may say to libpq; other words in it are for the job's own library."""
+
+
+def url_of(database: Database) -> str:
+    """Return the URL of the original. Raises Refused when it is in a variable that this worker does not have."""
+    name = database.worker_variable
+    if name is None:
+        return database.clone
+    if not (found := os.environ.get(name, "").strip()):
+        raise Refused(
+            f"checkout.database names the variable {name}, which this worker does not have",
+            hint=f"Start workers with {name}, or write the URL in the plan",
+        )
+    return check_url(found, what=f"{name}, which checkout.database names,")
+
+
+def clone_file(url: str, folder: str | None, target: Path) -> None:
+    """Copy the SQLite file that *url* names to *target*, also while others write to it.
+
+    A relative path is meant from *folder*. Raises Refused when it cannot be read.
+    """
+    source = _named(folder or "/", str(sqlite_path(url)))
+    _check_no_link(source, folder)
+    if not source.is_file():
+        raise Refused(
+            f"checkout.database names {source}, and there is no such file", hint="Make it, or correct the URL"
+        )
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{quote(str(source))}?mode=ro", uri=True, timeout=60)) as original,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            original.backup(copy)
+        original.close()
+        copy.close()
+        _check_no_link(source, folder)  # nor was one made meanwhile
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise Unavailable(f"The database {source} is locked, so it cannot be copied now") from None
+        raise Refused(f"The database {source} cannot be copied: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise Refused(f"The database {source} cannot be copied: {error}") from None
+
+
+def _named(folder: str, path: str) -> Path:
+    """The file, below the folder's real path if it lies there."""
+    named, place = Path(folder, path), Path(folder)
+    real = place.resolve() / named.relative_to(place) if named.is_relative_to(place) else named
+    return Path(os.path.normpath(real))
+
+
+def _check_no_link(source: Path, folder: str | None) -> None:
+    """Refuse a link in the job's folder: jobs of the project may have made it, to files that they may not read."""
+    if source.is_relative_to(Path(folder or "/").resolve()) and folder is not None and source.resolve() != source:
+        raise Refused(
+            f"checkout.database names {source}, to which a link leads",
+            hint="Name the file itself, by a path without links",
+        )
+
+
+def clone(url: str, name: str) -> None:
+    """Make the database *name* on the server of *url*, as a copy of the one that *url* names.
+
+    Raises Unavailable when it may be possible later, Refused when not.
+    """
+    source = _name(url)
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(source))
+    try:
+        with _server(url) as server:
+            server.execute(_LIMIT)
+            server.execute(statement)
+    except errors.ObjectInUse:
+        raise Unavailable(
+            f"PostgreSQL copies a database only while nobody is connected to it, and somebody is connected to {source}",
+            hint="Close these connections, or clone a database that nobody uses",
+        ) from None
+    except errors.InvalidCatalogName:
+        raise Refused(f"There is no database {source} at {masked(url)}") from None
+    except errors.InsufficientPrivilege:
+        raise Refused(
+            f"The user of {masked(url)} may not copy the database {source}",
+            hint="It has to own it, and needs the right to make databases: ALTER ROLE … CREATEDB",
+        ) from None
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"The database {source} cannot be copied now: {last_line(str(error), _SHOWN)}") from None
+    except psycopg.Error as error:
+        raise Refused(f"The database {source} cannot be copied: {last_line(str(error), _SHOWN)}") from None
+
+
+def drop(url: str, name: str) -> None:
+    """Drop the copy *name* on the server of *url*, whoever is connected to it. Raises Unavailable."""
+    try:
+        with _server(url) as server:
+            server.execute(_LIMIT)
+            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    except psycopg.Error as error:
+        raise Unavailable(f"The database {name} cannot be dropped: {last_line(str(error), _SHOWN)}") from None
+
+
+def _server(url: str) -> psycopg.Connection:
+    """A connection to the server of *url*, but not to its database: that may have none while it is copied."""
+    parts = urlsplit(f"postgresql://{url.partition('://')[2]}")
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in _OF_LIBPQ])
+    place = parts._replace(path=f"/{_MAINTENANCE}", query=query).geturl()
+    return psycopg.connect(place, autocommit=True, connect_timeout=_CONNECT)
+
+
+def _name(url: str) -> str:
+    return unquote(urlsplit(f"postgresql://{url.partition('://')[2]}").path.strip("/"))

@@ -1,0 +1,87 @@
+"""Gives an agent's job its whole prompt: the task's own, and around it what the agent has to know."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.agents import prompts
+from coordination.domain.agents.prompts import Surroundings
+from coordination.domain.jobs.work import AgentCall, parse_work
+from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.questions import ANSWERS
+from coordination.store.engine import Store
+from coordination.store.queries.projects import projects
+from workers.runners.agent import ADAPTERS
+from workers.runners.agents.conversation import taken_up
+
+log = structlog.get_logger()
+
+_FRESH = 5.0
+_REMEMBERED = 1_000
+
+
+class Prompting:
+    """Knows the projects of the jobs that run here, as they were a few seconds ago at most."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[float, Surroundings]] = OrderedDict()
+
+    def prompted(self, written: Claim, claim: Claim, *, reports: bool) -> Claim:
+        """*claim* with its whole prompt, if it is for a model. *written*: as its author wrote it, not rendered.
+
+        Raises Refused when the project's words cannot be rendered.
+        """
+        if "prompt" not in claim.work or claim.options.get("bare"):
+            return claim
+        role = claim.options.get("role", {})
+        shows_needs = not prompts.mentions_needs([str(written.work["prompt"])])
+        supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE, prompts.ANSWER) if kind in role), None)
+        resumes = supervises is None and goes_on(claim)
+        if resumes:
+            last = list(claim.carried.get(ANSWERS, ()))[-1:]
+            claim = replace(claim, carried={**claim.carried, ANSWERS: last})
+        text = prompts.prompt_of(
+            claim.work["prompt"],
+            claim,
+            self._surroundings(claim),
+            kind=supervises or (prompts.RESUME if resumes else prompts.WORKER),
+            shows_needs=shows_needs,
+            reports=reports,
+        )
+        return replace(claim, work={**claim.work, "prompt": text})
+
+    def _surroundings(self, claim: Claim) -> Surroundings:
+        now = monotonic()
+        with self._lock:
+            found = self._known.get(claim.project_id)
+        if found is not None and now - found[0] < _FRESH:
+            return found[1]
+        try:
+            with self._store.read() as tx:
+                project = projects.get(tx, claim.workspace_id, claim.project_id)
+        except DatabaseUnavailable as error:
+            log.warning("the project could not be read; its agents are told what is known", why=error.message)
+            return found[1] if found else Surroundings(claim.project)
+        known = Surroundings(claim.project)
+        if project is not None:
+            known = Surroundings(project.name, project.path, project.description, project.settings)
+        with self._lock:
+            self._known[claim.project_id] = (now, known)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+        return known
+
+
+def goes_on(claim: Claim) -> bool:
+    """Whether the attempt takes up an earlier conversation, in which all of it was said before."""
+    work: Any = parse_work(claim.work)
+    return isinstance(work, AgentCall) and taken_up(claim, work, ADAPTERS[work.agent])

@@ -1,0 +1,55 @@
+"""Makes a batch of claims ready to run: with outputs of earlier tasks, and no more rights than they were lent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from coordination.base.errors import Refused
+from coordination.domain.access.authority import AUTHORITY
+from coordination.domain.agents import prompts
+from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.task_options import alone
+from workers.attempt.model_policy import check_authority
+from workers.leases.in_flight import Held
+from workers.runners.base import Runner
+from workers.runners.registry import Runners
+
+log = structlog.get_logger()
+
+
+def rendered(runners: Runners, batch: Sequence[Held], *, fresh_since: float) -> tuple[list[Claim], Result | None]:
+    """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
+
+    Nothing and the reason when the first one cannot be run at all. *fresh_since*: from when on a lease must have been
+    renewed, in monotonic seconds.
+    """
+    claims: list[Claim] = []
+    first: Runner | None = None
+    plain: Mapping[str, Any] | None = None  # a job without templates; the claims of a statement share what is alike
+    for held in batch:
+        claim = held.claim
+        if held.gone is not None or (claims and held.renewed < fresh_since):
+            break
+        if claim.work is not plain or AUTHORITY in claim.options:
+            try:
+                check_authority(claim)
+                claim = prompts.rendered(claim)
+                runner = runners.runner_for(claim.work)
+            except Exception as error:
+                # A bulkhead: a bug of ours in a template costs the attempt that has it, not the whole bundle.
+                if not isinstance(error, Refused):
+                    log.exception("a job could not be rendered", task=claim.key, project=claim.project)
+                why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+                refused = Result(Outcome.FAILED, error=why, retryable=False, began=False)
+                return (claims, None) if claims else ([], refused)
+            if first is not None and runner is not first:
+                break
+            first = runner
+            plain = claim.work if claim is held.claim else None
+        if claims and (alone(claim.options) or claim.losses):
+            break
+        claims.append(claim)
+    return claims, None

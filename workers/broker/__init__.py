@@ -1,0 +1,1 @@
+"""Celery's broker: queues, messages, signatures and the publisher."""

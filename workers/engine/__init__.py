@@ -1,0 +1,1 @@
+"""Claims and runs tasks: executor, batches, commits."""

@@ -1,0 +1,190 @@
+"""What a worker's threads write while jobs run: claims and ends, those that come together in one transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection
+
+from coordination.base.clock import monotonic
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.tasks.attempts import Claim
+from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.finish_attempts import Finish, Finished, finish_attempts
+from coordination.services.tasks import dispatch_window
+from coordination.store.queries.tasks.claims import still_rung
+from coordination.store.queries.tasks.ready import Ready
+from workers.context import Context
+from workers.engine.group_commit import Combiner
+from workers.leases.heartbeat import write_notes
+from workers.leases.in_flight import Place, Said
+
+log = structlog.get_logger()
+
+_REMEMBERED = 1000
+
+Ends = Sequence[tuple[Finish, Sequence[Said]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Ends to write; *go_on*: whether the thread would go on with short jobs that are ready then.
+
+    *refill*: the project's window has room since this thread took a message, or will, because it goes on no more.
+    """
+
+    ends: Ends
+    go_on: bool
+    refill: bool
+
+
+@dataclass(slots=True)
+class Written:
+    """What a thread gets back. ``ring`` and ``finished`` come to one of those that wrote together."""
+
+    claims: list[Claim] = field(default_factory=list)
+    sent: float = 0.0  # when the claims were asked for: their leases count from there
+    finished: Finished | None = None
+    refused: set[str] = field(default_factory=set)
+    locked: list[str] = field(default_factory=list)  # what was asked for and could not be looked at
+
+
+class Writing:
+    """Claims and ends of this worker process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._claims: Combiner[tuple[str, Sequence[str]], Written] = Combiner(
+            self._claim_together, common=(DatabaseUnavailable,)
+        )
+        self._limited: dict[str, bool] = {}
+        self._lock = threading.Lock()
+        self._ends: OrderedDict[Place, Combiner[Ending, Written]] = OrderedDict()
+
+    def claim(self, workspace_id: str, ids: Sequence[str]) -> Written:
+        """Claim those of *ids* that are still ready; ``locked`` says which of them may be, a moment later."""
+        return self._claims.ask((workspace_id, ids))
+
+    def end(self, place: Place, asked: Ending) -> Written:
+        """Write these ends, for as long as their leases live; claims to go on with come along.
+
+        Raises DatabaseUnavailable when it took too long, and other errors when a result cannot be stored.
+        """
+        with self._lock:
+            combiner = self._ends.get(place)
+            if combiner is None:
+                combiner = Combiner(lambda asked: self._end_together(place, asked), common=(DatabaseUnavailable,))
+                self._ends[place] = combiner
+                if len(self._ends) > _REMEMBERED:
+                    self._ends.popitem(last=False)  # a thread that is inside keeps its own
+            self._ends.move_to_end(place)
+        return combiner.ask(asked)
+
+    def fill(self, place: Place, kind: str) -> list[Ready]:
+        """Fill the project's window after a commit that left it, mostly with tasks of *kind*; the caller rings.
+
+        When this cannot, a tick does it.
+        """
+        context = self._context
+        window = context.window()
+        bundle = partial(context.kinds.bundle, place.project_id)
+
+        def work(tx: Connection) -> list[Ready]:
+            scope = place.workspace_id, place.project_id
+            return dispatch_window.fill(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
+
+        try:
+            return context.store.transact(work, patience=context.terms.ttl)
+        except DatabaseUnavailable as error:
+            log.warning("a project's window was not filled; the next tick does it", why=error.message)
+            return []
+
+    def _claim_together(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Written]:
+        sent = monotonic()
+        by_workspace: dict[str, list[str]] = {}
+        for workspace_id, ids in asked:
+            by_workspace.setdefault(workspace_id, []).extend(ids)
+
+        def work(tx: Connection) -> list[Written]:
+            claims: dict[str, Claim] = {}
+            for workspace_id, wanted in sorted(by_workspace.items()):
+                claims |= {
+                    claim.task_id: claim for claim in self._claimed(tx, workspace_id, list(dict.fromkeys(wanted)))
+                }
+            answers = []
+            for workspace_id, ids in asked:
+                mine = [claim for task_id in ids if (claim := claims.pop(task_id, None)) is not None]
+                left = set(ids).difference(claim.task_id for claim in mine)
+                locked = still_rung(tx, workspace_id, sorted(left))
+                answers.append(Written(mine, sent, locked=locked))
+            return answers
+
+        return self._context.store.transact(work)
+
+    def _claimed(self, tx: Connection, workspace_id: str, ids: Sequence[str], *, wait: bool = True) -> list[Claim]:
+        context = self._context
+        claimed = claim_tasks(
+            tx,
+            workspace_id,
+            ids,
+            worker_id=context.worker_id,
+            lease=context.terms.ttl,
+            estimator=context.prices.estimator,
+            limited=self._limited.get(workspace_id, False),
+            wait=wait,
+        )
+        if claimed:  # the next ones are probably like these
+            self._limited[workspace_id] = all(one.budgeted or one.slots for one in claimed)
+        return claimed
+
+    def _end_together(self, place: Place, asked: Sequence[Ending]) -> list[Written]:
+        context = self._context
+        window = context.window()  # may look into the store itself
+        sent = monotonic()
+        finished = context.store.transact(lambda tx: self._end(tx, place, asked, window), patience=context.terms.ttl)
+        known = finished.ended.held | finished.ended.recorded_before
+        shares = list(finished.shares)
+        answers = [
+            Written(
+                shares.pop() if one.go_on and shares else [],
+                sent,
+                refused={end.claim.task_id for end, _ in one.ends} - known,
+            )
+            for one in asked
+        ]
+        answers[0].finished = finished
+        return answers
+
+    def _end(self, tx: Connection, place: Place, asked: Sequence[Ending], window: int) -> Finished:
+        context = self._context
+        ends = [end for one in asked for end in one.ends]
+        self._write_notes(tx, place.workspace_id, ends)
+        return finish_attempts(
+            tx,
+            place.workspace_id,
+            place.project_id,
+            [finish for finish, _ in ends],
+            worker_id=context.worker_id,
+            window=window,
+            bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
+            claim=lambda ids: self._claimed(tx, place.workspace_id, ids, wait=False),
+            hungry=0 if context.draining.is_set() else sum(one.go_on for one in asked),
+            refill=any(one.refill for one in asked),
+            deferral_limit=context.settings.deferral_limit,
+            fill_later=context.store.dialect != "sqlite",  # which has one writer, and a commit more would only cost
+        )
+
+    def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:
+        """Write what these attempts had to say, as far as nobody has ended them."""
+        if any(notes for _, notes in ends):
+            write_notes(
+                tx,
+                workspace_id,
+                self._context.worker_id,
+                [(finish.claim, notes) for finish, notes in ends if notes],
+            )

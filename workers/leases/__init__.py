@@ -1,0 +1,1 @@
+"""In-flight attempts: leases, heartbeats, usage and output until they are stored."""

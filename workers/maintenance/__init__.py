@@ -1,0 +1,1 @@
+"""Background upkeep in each worker: supervisor ticks, cleanup, cost settling."""

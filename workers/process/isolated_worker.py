@@ -1,0 +1,106 @@
+"""``python -m workers.process.isolated_worker``: a worker process that runs one job that another one has claimed, and ends.
+
+It is started by that one (see ``isolation``), is told what to run on its standard input, and hands it back when that
+closes. It says its worker id in one line when it is ready.
+"""
+
+from __future__ import annotations
+
+from coordination.base.host import host, keep_private
+
+if __name__ == "__main__":
+    keep_private()  # first: importing the rest takes a second, in which a job beside it could read the environment
+
+import os
+import pickle
+import signal
+import sys
+import threading
+
+from coordination.base.clock import monotonic
+from coordination.base.errors import CoordinationError
+from coordination.callers import check_caller
+from coordination.domain.tasks.attempts import Claim
+from coordination.settings import load_settings
+from coordination.store.queries.tasks import attempts
+from workers.engine.isolation import JOB, LENGTH
+from workers.process import lifecycle
+from workers.process.log_format import configure_logging
+from workers.runners import orphan_reaper
+from workers.runners.base import StopReason
+
+_CHUNK = 1 << 16
+
+
+def main() -> int:
+    """Run the job; 0 when its end is written, or nothing was to do."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, _leave_to_the_parent)  # not ignored, which jobs would inherit
+    answers = os.dup(1)
+    os.dup2(2, 1)  # whatever prints here prints to the log
+    try:
+        check_caller(load_settings().database_url, helper=True)  # while it still has the tag of who started it
+        # Or the warden of its jobs, which has to outlive it, would be taken for one of its parent's processes.
+        orphan_reaper.drop_tag()
+        from workers.app import app
+
+        app.set_current()
+        configure_logging()
+        process = lifecycle.begin(f"alone@{host()}:{os.getpid()}", slots=1, alone=True)
+    except CoordinationError as error:
+        sys.stderr.write(f"coord worker: {error.sentence()}\n")
+        return 2
+    os.write(answers, f"{process.context.worker_id}\n".encode())
+    os.close(answers)
+    if (message := _message()) is not None:
+        _run(process, *message)
+    lifecycle.end()
+    return 0
+
+
+def _run(process: lifecycle.Process, claim: Claim, former_id: str) -> None:
+    context, sent = process.context, monotonic()
+    is_ours = context.store.transact(
+        lambda tx: attempts.take_over(
+            tx,
+            claim.workspace_id,
+            claim.task_id,
+            claim.attempt,
+            former_id=former_id,
+            worker_id=context.worker_id,
+            lease=context.terms.ttl,
+        )
+    )
+    if is_ours:
+        threading.Thread(target=_hurry_when_told, args=(process,), name="coord-hurry", daemon=True).start()
+        process.execution.run_claim(claim, sent=sent)
+
+
+def _message() -> tuple[Claim, str] | None:
+    if _read(1) != JOB:  # the parent leaves, or has gone
+        return None
+    length = int.from_bytes(_read(LENGTH), "big")
+    data = _read(length)
+    return pickle.loads(data) if data and len(data) == length else None  # noqa: S301 - our own parent's
+
+
+def _read(size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size and (more := os.read(0, min(size - len(data), _CHUNK))):
+        data += more
+    return bytes(data)
+
+
+def _hurry_when_told(process: lifecycle.Process) -> None:
+    """The parent writes when it leaves; when it has gone, its end closes."""
+    os.read(0, 1)
+    process.context.draining.set()
+    process.context.held.stop_all(StopReason.SHUTDOWN)
+
+
+def _leave_to_the_parent(_number: int, _frame: object) -> None:
+    """Do nothing: a terminal or a service manager signals the whole group, and the parent says what to do."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

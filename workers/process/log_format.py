@@ -1,0 +1,42 @@
+"""What a worker process logs: lines for people, or JSON, and nothing in them that a terminal would obey."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from coordination.base.printable import clean
+from coordination.settings import load_settings
+
+
+def configure_logging() -> None:
+    """Structured logs on stderr: lines for people, or JSON."""
+    import logging
+
+    settings = load_settings()
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _printable,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What jobs say stands in errors and names, and a log is read on a terminal."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}

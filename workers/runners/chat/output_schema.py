@@ -1,0 +1,128 @@
+"""The form that a chat's answer must have: a JSON Schema, told to the model and checked here, whatever it promises.
+
+Nothing is fetched: a reference to another document cannot be followed. A pattern that takes too long counts as a
+misfit, because matching holds up everything else in the process.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import regex
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from coordination.base.errors import Refused
+from coordination.base.json_values import json_problem
+from workers.runners.output import one_line
+
+NAME = "final_result"
+"""What the model calls, where it answers by calling."""
+
+_WRAP = "answer"
+_DEFINITIONS = ("$defs", "definitions")
+_LONGEST = 300
+_PATTERN_SECONDS = 0.2
+
+
+class Misfit(Exception):
+    """The answer does not have the form; says why."""
+
+
+class Form:
+    """A schema. Refused when it is none."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._schema = dict(schema)
+        if problem := _unsafe(self._schema):
+            raise Refused(f"schema cannot be checked: {problem}", field="schema")
+        try:
+            Draft202012Validator.check_schema(self._schema)
+        except SchemaError as error:
+            place = "/".join(map(str, error.absolute_path))
+            raise Refused(
+                f"schema is no JSON Schema: {one_line(error.message, _LONGEST)}" + (f" (at {place})" if place else "")
+            ) from None
+        self._validator = _Validator(self._schema, registry=Registry())
+        self._wrapped = self._schema.get("type") != "object"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """As the model is told: always an object, because many providers take nothing else."""
+        if not self._wrapped:
+            return self._schema
+        definitions: dict[str, Any] = {key: self._schema[key] for key in _DEFINITIONS if key in self._schema}
+        inner = {key: value for key, value in self._schema.items() if key not in definitions}
+        return {"type": "object", "properties": {_WRAP: inner}, "required": [_WRAP], **definitions}
+
+    def of_call(self, arguments: Mapping[str, Any]) -> Any:
+        """The value in the arguments of a call; Misfit with one sentence."""
+        return self._checked(arguments)
+
+    def of_text(self, text: str) -> Any:
+        """The value that *text* writes as JSON, fenced or not; Misfit with one sentence."""
+        bare = text.strip()
+        if bare.startswith("```") and bare.endswith("```"):
+            bare = bare.strip("`").removeprefix("json")
+        try:
+            value = json.loads(bare, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            raise Misfit("it is not JSON") from None
+        return self._checked(value)
+
+    def _checked(self, value: Any) -> Any:
+        if self._wrapped and isinstance(value, Mapping) and set(value) == {_WRAP}:
+            value = value[_WRAP]
+        if problem := json_problem(value):
+            raise Misfit(f"it {problem}")
+        try:
+            error = best_match(self._validator.iter_errors(value))
+        except (Unresolvable, RecursionError) as unusable:
+            raise Refused(f"schema cannot be checked: {one_line(str(unusable), _LONGEST)}", field="schema") from None
+        if error is not None:
+            place = "/".join(map(str, error.absolute_path))
+            raise Misfit(one_line(error.message, _LONGEST) + (f" (at {place})" if place else ""))
+        return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+def _unsafe(schema: Mapping[str, Any]) -> str | None:
+    """What of *schema* the checker would do without any limit of time, or cannot do at all."""
+    stack: list[Any] = [schema]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            if isinstance(item.get("patternProperties"), Mapping):
+                return "patternProperties is not supported; write pattern, or propertyNames"
+            pattern = item.get("pattern")
+            if isinstance(pattern, str):
+                try:
+                    regex.compile(pattern)
+                except regex.error as error:
+                    return f"the pattern {one_line(pattern, 60)!r} cannot be read: {error}"
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return None
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:  # noqa: ARG001 - jsonschema's
+    if not isinstance(instance, str):
+        return
+    try:
+        found = regex.search(pattern, instance, timeout=_PATTERN_SECONDS)
+    except TimeoutError:
+        found = None
+    if not found:
+        yield ValidationError(f"{one_line(instance, 100)!r} does not match {pattern!r}")
+
+
+_Validator: Any = extend(Draft202012Validator, {"pattern": _pattern})

@@ -1,0 +1,154 @@
+"""What jobs are kept from: writing outside their folders, reading what is hidden, privileges, signals to others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordination.base.errors import SettingsError
+from workers.runners import sandbox_exec, untrusted_files
+from workers.runners.namespaces import Namespaces, View, private_places, program_places
+
+_PROGRAM = str(Path(sandbox_exec.__file__))
+# What would load a job's code into our program, before it has given up anything.
+_OF_THE_LOADER = ("LD_", "GLIBC_", "MALLOC_", "GCONV_PATH", "LOCPATH")
+_TEMPORARY = ("TMPDIR", "TMP", "TEMP")
+_INTERPRETER = (sys.executable, "-I", "-S", "-B")
+_PATIENCE = 30.0
+_LONGEST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Confined:
+    """How to start a process: the command and its environment. *status*: what bwrap says of it, to be passed on."""
+
+    command: list[str]
+    environment: dict[str, str]
+    status: int | None = None
+
+
+class Sandbox:
+    """How the processes of one worker's jobs are confined.
+
+    *scratch*: the worker's folder for what they need while they run. *write*: files and folders that each may change
+    besides. *hide*: what none may read, *read*: what they may even so. *required*: a kernel that cannot confine them
+    starts none. *namespaces*: they see only what these show them, and start only there.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        write: Sequence[str] = (),
+        *,
+        read: Sequence[str] = (),
+        hide: Sequence[str] = (),
+        required: bool = False,
+        namespaces: Namespaces | None = None,
+    ) -> None:
+        self._scratch = os.path.realpath(scratch)
+        # Looked up before any job of this worker could change where they lead.
+        self._write = [os.path.realpath(place) for place in write]
+        self._read = [os.path.realpath(place) for place in read]
+        self._hide = sorted({os.path.realpath(place) for place in hide} - {"/"})
+        self._required = required or namespaces is not None
+        self._namespaces = namespaces
+
+    def check(self) -> None:
+        """SettingsError when it is required and cannot be had here."""
+        if self._required and not (sandbox_exec.version() >= sandbox_exec.ENOUGH and sandbox_exec.can_refuse_calls()):
+            variable = "COORD_REQUIRE_SANDBOX" if self._namespaces is None else "COORD_SANDBOX"
+            what = "COORD_REQUIRE_SANDBOX is set" if self._namespaces is None else "COORD_SANDBOX is strict"
+            raise SettingsError(
+                f"{what}, and this kernel cannot confine jobs: it lacks Landlock or seccomp",
+                hint="Linux 6.2 or later (x86_64, aarch64) has both, if lsm= among its boot parameters names landlock",
+                field=variable,
+            )
+        if self._namespaces is not None:
+            self._try_namespaces()
+
+    def _try_namespaces(self) -> None:
+        """Start a program as jobs are started: whatever refuses that here refuses it to them."""
+        temporary = self.make_temporary()
+        try:
+            tried = self.around(["/bin/sh", "-c", "exit 0"], {}, folder=temporary, temporary=temporary, write=[])
+            assert tried.status is not None  # noqa: S101 - there are namespaces
+            try:
+                done = subprocess.run(
+                    tried.command,
+                    env=tried.environment,
+                    pass_fds=[tried.status],
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    timeout=_PATIENCE,
+                    check=False,
+                )
+                said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
+            finally:
+                os.close(tried.status)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = str(error)
+        else:
+            if done.returncode == 0:
+                return
+        finally:
+            untrusted_files.clear(temporary)
+        raise SettingsError(
+            f"COORD_SANDBOX is strict, and no namespaces can be made here: {said[:_LONGEST]}",
+            hint="Let this user make user namespaces (user.max_user_namespaces, "
+            "kernel.apparmor_restrict_unprivileged_userns), or set COORD_SANDBOX=1",
+            field="COORD_SANDBOX",
+        )
+
+    def show(self, place: str) -> None:
+        """Let processes that start from now on read a place of the worker's: how they report."""
+        if (place := os.path.realpath(place)) not in self._read:
+            self._read.append(place)
+
+    def make_temporary(self, within: str | None = None) -> str:
+        """A folder for the files of one process, closed to other jobs; ``files.clear`` takes it away."""
+        return tempfile.mkdtemp(prefix="tmp-", dir=os.path.realpath(within) if within else self._scratch)
+
+    def around(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        *,
+        folder: str,
+        temporary: str,
+        write: Sequence[str],
+        read: Sequence[str] = (),
+    ) -> Confined:
+        """How to start what gives up the rights and then becomes *arguments*, in *folder*.
+
+        It may write to the places of *write*, too; to all of the file system nobody may. OSError where a folder that it
+        would have to see has become a link.
+        """
+        given = environment | dict.fromkeys(_TEMPORARY, temporary)
+        late = {name: value for name, value in given.items() if name.startswith(_OF_THE_LOADER)}
+        early = {name: value for name, value in given.items() if name not in late}
+        places = [place for place in (temporary, *write, *self._write) if place != "/"]
+        visible = [*self._read, *read]
+        order: dict[str, Any] = {"write": places, "required": self._required, "env": late}
+        if self._namespaces is None:
+            own = (*visible, *program_places(), folder)
+            order |= {"hide": self._hide, "read": [place for place in own if self._is_hidden(place)]}
+            return Confined([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
+        status = os.memfd_create("bwrap")
+        try:
+            view = View(folder, places, visible, self._hide)
+            command, order["strict"] = self._namespaces.around([], view, status=status)
+        except BaseException:
+            os.close(status)
+            raise
+        order["write"] = [*places, *private_places(places)]
+        return Confined([*command, *_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early, status)
+
+    def _is_hidden(self, place: str) -> bool:
+        return any(f"{place}/".startswith(f"{hidden}/") for hidden in self._hide)

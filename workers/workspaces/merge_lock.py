@@ -1,0 +1,170 @@
+"""One after the other: who may merge to a branch now, across the threads and processes that share COORD_WORKTREES.
+
+The lock is the file system's, so it goes with the process that holds it. Tickets say who came first: a ticket is locked
+while somebody waits with it, and one that is not is a dead one's. They are only manners; what excludes is the lock.
+Both are below COORD_WORKTREES, where no job in a sandbox may write, and never in the repository. Workers elsewhere that
+share the repository do not see them: between those only git's own check of where the branch was decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from coordination.base.clock import monotonic
+from workers.runners.base import Control
+from workers.runners.process_watch import Interruption
+from workers.workspaces.git import GitFailed, Interrupted
+
+LOCKS = ".locks"
+"""The folder below COORD_WORKTREES that has the queues, by repository."""
+
+_RECORDS = "worktrees"
+_RECORDS_PATIENCE = timedelta(minutes=2)
+_LOCK = "lock"
+_AFTER_ALL = "~"  # sorts behind every ticket
+_BEFORE_ALL = "!"  # sorts before every digit
+_DIGITS = 20
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PAUSE = 0.005  # seconds, times the place in the queue
+_LONGEST_PAUSE = 0.25
+
+
+@contextlib.contextmanager
+def turn(folder: Path, control: Control, *, limit: timedelta, first: bool = False) -> Iterator[None]:
+    """Wait for the turn in *folder*, which is made and taken away again, and have it for the block.
+
+    *first*: before all that wait, but for others that come first.
+
+    Raises Interrupted when the attempt is told to stop, GitFailed (transient) when it takes longer than *limit*.
+    """
+    ticket, own = _ticket(folder, first=first)
+    lock = -1
+    try:
+        deadline = monotonic() + limit.total_seconds()
+        while (lock := _lock(folder) if (before := _before(folder, own)) == 0 else -1) < 0:
+            if monotonic() >= deadline:
+                raise GitFailed("others were merging for too long", transient=True)
+            if (reason := control.wait(timedelta(seconds=min(_PAUSE * (before + 1), _LONGEST_PAUSE)))) is not None:
+                raise Interrupted(Interruption(reason.outcome, f"{reason} while it waited for its turn to merge"))
+            control.progress()
+        yield
+    finally:
+        _drop(folder / own, ticket)
+        if lock >= 0:
+            _drop(folder / _LOCK, lock)
+        with contextlib.suppress(OSError):
+            for place in (folder, folder.parent, folder.parent.parent):
+                place.rmdir()
+
+
+def queue_of(root: Path, common: Path, name: str) -> Path:
+    """The folder below *root*, that of all worktrees, for turns called *name* in the repository *common*."""
+    return _queues_of(root, common) / name
+
+
+def _queues_of(root: Path, common: Path) -> Path:
+    where = hashlib.sha256(os.fsencode(os.path.realpath(common))).hexdigest()
+    return root / LOCKS / where[:_DIGITS]
+
+
+def records_turn(root: Path, common: Path, control: Control) -> contextlib.AbstractContextManager[None]:
+    """The turn to make or take away a worktree's record: a git that meets half a record fails."""
+    return turn(queue_of(root, common, _RECORDS), control, limit=_RECORDS_PATIENCE)
+
+
+def tidy(root: Path, common: Path) -> None:
+    """Take away what the dead left in the queues of a repository; whoever comes next would, if anybody came."""
+    queues = _queues_of(root, common)
+    with contextlib.suppress(OSError):
+        for folder in [Path(entry.path) for entry in os.scandir(queues) if entry.is_dir(follow_symlinks=False)]:
+            _before(folder, own=_AFTER_ALL)
+            if (lock := _lock(folder)) >= 0:
+                _drop(folder / _LOCK, lock)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        queues.rmdir()
+        queues.parent.rmdir()
+
+
+def _ticket(folder: Path, *, first: bool = False) -> tuple[int, str]:
+    name = f"{time.time_ns():0{_DIGITS}d}-{uuid4().hex}"
+    if first:
+        name = f"{_BEFORE_ALL}{name}"
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            fd = os.open(folder / name, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileNotFoundError:
+            continue  # somebody was the last to leave
+        # Who looks at it before it is locked takes it for a dead one's and tears it up.
+        if _holds(folder / name, fd):
+            return fd, name
+        os.close(fd)
+
+
+def _before(folder: Path, own: str) -> int:
+    """How many wait with older tickets; those of the dead are torn up."""
+    try:
+        older = [entry.name for entry in os.scandir(folder) if entry.name != _LOCK and entry.name < own]
+    except OSError:
+        return 0
+    return sum(not _is_dead(folder / name) for name in older)
+
+
+def _is_dead(ticket: Path) -> bool:
+    try:
+        fd = os.open(ticket, _FLAGS)
+    except OSError:
+        return True
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return True  # not ours, so nobody waits with it; it stays
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        with contextlib.suppress(OSError):
+            ticket.unlink()
+        return True
+    finally:
+        os.close(fd)
+
+
+def _lock(folder: Path) -> int:
+    """The lock's descriptor, or -1: somebody has it."""
+    path = folder / _LOCK
+    try:
+        fd = os.open(path, _FLAGS | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+        return -1
+    if _holds(path, fd):
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _holds(path: Path, fd: int) -> bool:
+    """Whether *fd*, opened by *path*, is locked now and is still what has that name."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever leaves takes the file away: a lock on a file without a name excludes nobody.
+        return os.fstat(fd).st_ino == path.stat().st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _drop(path: Path, fd: int) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(fd)
