@@ -38,20 +38,20 @@ def _no_strangers() -> None:
 
 
 def _no_going_on() -> None:
-    from workers.engine.executor import Execution
+    from workers.engine.executor import Executor
 
-    write = Execution._write
+    write = Executor._write
 
     def without(self: Any, bundle: Any, ends: Any, *, go_on: bool) -> Any:  # noqa: ARG001 - as it is called
         return write(self, bundle, ends, go_on=False)
 
-    Execution._write = without  # type: ignore[method-assign]
+    Executor._write = without  # type: ignore[method-assign]
 
 
 def _no_combining() -> None:
-    from workers.engine.group_commit import Combiner
+    from workers.engine.group_commit import GroupCommit
 
-    Combiner.__init__.__kwdefaults__["most"] = 1
+    GroupCommit.__init__.__kwdefaults__["most"] = 1
 
 
 def _no_settling() -> None:

@@ -12,7 +12,7 @@ from benchmarks.measure import in_turns, ratios, series
 from benchmarks.ours import OurStack
 from benchmarks.report import Line
 from coordination import BudgetCap, Task
-from coordination.domain.money.budgets import Period, Scope
+from coordination.domain.money.budgets import BudgetPeriod, BudgetScope
 from coordination.domain.money.caps import caps_of
 from coordination.flows.money.set_budget import set_budget
 
@@ -59,7 +59,10 @@ def _cap(stack: OurStack) -> None:
     stack.end_of(run)
     store, workspace_id = stack.co.runtime.store, stack.co.runtime.workspace_id
     caps = caps_of({"usd": 1_000_000, "tokens": 10**12})
-    scopes = ((Scope.PROJECT, run.record.project_id, Period.MONTH), (Scope.SESSION, run.record.session_id, Period.DAY))
+    scopes = (
+        (BudgetScope.PROJECT, run.record.project_id, BudgetPeriod.MONTH),
+        (BudgetScope.SESSION, run.record.session_id, BudgetPeriod.DAY),
+    )
     for scope, subject, period in scopes:
         with store.write() as tx:
             set_budget(tx, workspace_id, caps, scope=scope, subject=subject, period=period)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate
     from coordination.domain.jobs.preparation import Database, Preparation
     from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
-    from coordination.domain.money.budget_status import Standing
+    from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.plans.plans import (
         Backoff,
         BudgetCap,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ProjectRef,
         Task,
     )
-    from coordination.domain.projects.stops import InFlight, Started, Stop, Stopped
+    from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt, StopResult
     from coordination.domain.tasks.attempts import Attempt, Outcome
     from coordination.domain.tasks.events import Event, EventType
     from coordination.domain.tasks.runs import RunState
@@ -64,7 +64,7 @@ _HOMES = {
     "DependencyKind": "coordination.domain.tasks.tasks",
     "Event": "coordination.domain.tasks.events",
     "EventType": "coordination.domain.tasks.events",
-    "InFlight": "coordination.domain.projects.stops",
+    "StoppedAttempt": "coordination.domain.projects.stops",
     "Limits": "coordination.domain.jobs.resource_limits",
     "Gate": "coordination.domain.jobs.checkouts",
     "OnDependencyFailure": "coordination.domain.tasks.tasks",
@@ -79,10 +79,10 @@ _HOMES = {
     "Run": "coordination.client",
     "RunState": "coordination.domain.tasks.runs",
     "Shell": "coordination.domain.jobs.work",
-    "Standing": "coordination.domain.money.budget_status",
-    "Started": "coordination.domain.projects.stops",
+    "BudgetStatus": "coordination.domain.money.budget_status",
+    "StartResult": "coordination.domain.projects.stops",
     "Stop": "coordination.domain.projects.stops",
-    "Stopped": "coordination.domain.projects.stops",
+    "StopResult": "coordination.domain.projects.stops",
     "Task": "coordination.domain.plans.plans",
     "TaskCheckout": "coordination.worktrees",
     "TaskHandle": "coordination.client",
@@ -100,6 +100,7 @@ __all__ = [
     "Attempt",
     "Backoff",
     "BudgetCap",
+    "BudgetStatus",
     "Budgets",
     "ChatCall",
     "Checkout",
@@ -115,7 +116,6 @@ __all__ = [
     "Event",
     "EventType",
     "Gate",
-    "InFlight",
     "Limits",
     "OnDependencyFailure",
     "Outcome",
@@ -129,10 +129,10 @@ __all__ = [
     "Run",
     "RunState",
     "Shell",
-    "Standing",
-    "Started",
+    "StartResult",
     "Stop",
-    "Stopped",
+    "StopResult",
+    "StoppedAttempt",
     "Task",
     "TaskCheckout",
     "TaskHandle",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from coordination.domain.plans.plans import Task
-from coordination.domain.tasks.tasks import Task as TaskRecord
-from coordination.flows.tasks.assign_task import Assigned, assign_task
+from coordination.domain.tasks.tasks import TaskRecord
+from coordination.flows.tasks.assign_task import Assignment, assign_task
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.create_task import create_task
 from coordination.runtime import Runtime
@@ -40,7 +40,7 @@ class Assignable:
     co: _Connected
     record: TaskRecord
 
-    def assign(self, to: str | None = None, *, model: str | None = None, person: str | None = None) -> Assigned:
+    def assign(self, to: str | None = None, *, model: str | None = None, person: str | None = None) -> Assignment:
         """Give a task that waits to another agent, model or person.
 
         *to*: an agent's name, ``role:reviewer``, ``label:python``, ``default``, or a program such as ``claude``. The

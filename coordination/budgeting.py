@@ -21,10 +21,10 @@ from coordination.base.errors import NotFound, Refused, Unavailable
 from coordination.base.ids import is_id
 from coordination.base.money import usd
 from coordination.base.wording import excerpt
-from coordination.domain.money.budget_status import Checked, Standing
-from coordination.domain.money.budgets import Budget, Period, Scope, Short
+from coordination.domain.money.budget_status import BudgetCheck, BudgetStatus
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetShortage
 from coordination.domain.money.caps import caps_of
-from coordination.domain.money.pricing import PriceBook, Quote, Unknown
+from coordination.domain.money.pricing import PriceBook, Quote, UnknownPrice
 from coordination.domain.projects.projects import Project
 from coordination.flows.money.set_budget import amend_budget, check_budget, remove_budget, set_budget
 from coordination.raised_budgets import raise_budget
@@ -72,18 +72,18 @@ class Budgets:
 
     def set(
         self,
-        scope: Scope | str,
+        scope: BudgetScope | str,
         subject: str | None = None,
         *,
         usd: Decimal | float | str | Unchanged | None = UNCHANGED,
         tokens: int | Unchanged | None = UNCHANGED,
         starts: int | Unchanged | None = UNCHANGED,
         max_unpriced_calls: int | Unchanged | None = UNCHANGED,
-        period: Period | str = Period.TOTAL,
+        period: BudgetPeriod | str = BudgetPeriod.TOTAL,
         on_exceed: str | Unchanged = UNCHANGED,
         warn_at: int | Unchanged | None = UNCHANGED,
         downgrade_to: str | Unchanged | None = UNCHANGED,
-    ) -> Standing:
+    ) -> BudgetStatus:
         """Cap what a workspace, project, agent, session, run or task may spend, in all, each day or each month.
 
         *starts*: how often agents and chats may start. What they end as makes no difference.
@@ -104,7 +104,9 @@ class Budgets:
         when = period_named(period)
         return self._amend(which, self._subject(which, subject, known=True), when, _said(said))
 
-    def _amend(self, scope: Scope, subject: str | None, period: Period, said: Mapping[str, Any]) -> Standing:
+    def _amend(
+        self, scope: BudgetScope, subject: str | None, period: BudgetPeriod, said: Mapping[str, Any]
+    ) -> BudgetStatus:
         runtime = self._co.runtime
         made = runtime.store.transact(
             lambda tx: amend_budget(
@@ -114,17 +116,17 @@ class Budgets:
         self._nudge(made)
         return self._stand([made])[0]
 
-    def store_all(self, tx: Connection, project_id: str, caps: Mapping[Period, Mapping[str, Any] | None]) -> None:
+    def store_all(self, tx: Connection, project_id: str, caps: Mapping[BudgetPeriod, Mapping[str, Any] | None]) -> None:
         """Give a project these budgets in a larger transaction; None: it has none for that period then."""
         runtime = self._co.runtime
         for period, said in caps.items():
-            known = budgets.find(tx, runtime.workspace_id, Scope.PROJECT, project_id, period)
+            known = budgets.find(tx, runtime.workspace_id, BudgetScope.PROJECT, project_id, period)
             if said is not None:
                 set_budget(
                     tx,
                     runtime.workspace_id,
                     caps_of(said),
-                    scope=Scope.PROJECT,
+                    scope=BudgetScope.PROJECT,
                     subject=project_id,
                     period=period,
                     actor=runtime.actor,
@@ -137,9 +139,9 @@ class Budgets:
         subject: str | None,
         cap: Decimal | float | str,
         *,
-        scope: Scope | str = Scope.RUN,
-        period: Period | str | None = None,
-    ) -> Standing:
+        scope: BudgetScope | str = BudgetScope.RUN,
+        period: BudgetPeriod | str | None = None,
+    ) -> BudgetStatus:
         """Give a budget a larger cap in dollars, so that what waits for it goes on: a run's own, or that of a *scope*.
 
         Without *period* it is the budget in all (``total``), and the only one of the subject. Raises Ambiguous where
@@ -167,7 +169,7 @@ class Budgets:
         run: str | None = None,
         ended: bool = False,
         most: int = MOST,
-    ) -> Sequence[Standing]:
+    ) -> Sequence[BudgetStatus]:
         """How the budgets stand now: of the workspace, or of one project or run and what belongs to it.
 
         Those of runs that have ended, and of their tasks, only with *ended*.
@@ -186,7 +188,7 @@ class Budgets:
             )
             return _in_order(self._standings(tx, found))
 
-    def of(self, scope: Scope | str, subject: str | None = None) -> Sequence[Standing]:
+    def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
         """The budgets that one subject has itself: in all, for the month, for the day."""
         which = scope_named(scope)
         runtime = self._co.runtime
@@ -195,7 +197,9 @@ class Budgets:
             found = budgets.of_subject(tx, runtime.workspace_id, which, whose)
         return self._stand(found)
 
-    def remove(self, scope: Scope | str, subject: str | None = None, *, period: Period | str | None = None) -> Standing:
+    def remove(
+        self, scope: BudgetScope | str, subject: str | None = None, *, period: BudgetPeriod | str | None = None
+    ) -> BudgetStatus:
         """Take a budget away; how it stood. Without *period*: the only one that the subject has.
 
         What was spent stays in the ledger, and what waited for it goes on. NotFound when there is none.
@@ -215,7 +219,7 @@ class Budgets:
         self._nudge(budget)
         return found[0]
 
-    def check(self, *, repair: bool = False) -> Sequence[Checked]:
+    def check(self, *, repair: bool = False) -> Sequence[BudgetCheck]:
         """Compare what is kept of every budget's present period with the ledger and the running attempts.
 
         *repair*: write what these add up to where it differs. Each budget is compared in a transaction of its own.
@@ -229,12 +233,12 @@ class Budgets:
             kept, counted = runtime.store.transact(
                 lambda tx, one=one: check_budget(tx, runtime.workspace_id, one, repair=repair)  # type: ignore[misc]
             )
-            done.append(Checked(one, names.get(one.id, one.subject), kept, counted))
+            done.append(BudgetCheck(one, names.get(one.id, one.subject), kept, counted))
             if repair and not done[-1].right:
                 self._nudge(one)
         return done
 
-    def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, Short]:
+    def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, BudgetShortage]:
         """Why tasks that wait for money do, by task id: of the workspace, of a run's id, or of some tasks' ids.
 
         One that is not in the answer has its money again, and goes on by itself.
@@ -243,7 +247,7 @@ class Budgets:
         with runtime.store.read() as tx:
             return lacking(tx, runtime.workspace_id, run=run, tasks=tasks)
 
-    def held(self, run: str) -> Sequence[Short]:
+    def held(self, run: str) -> Sequence[BudgetShortage]:
         """What is missing to each task of a run's id that waits for money; nothing when one of them may go on."""
         runtime = self._co.runtime
         with runtime.store.read() as tx:
@@ -262,29 +266,29 @@ class Budgets:
         for project_id in waiting:
             runtime.nudge(project_id)
 
-    def _subject(self, scope: Scope, name: str | None, *, known: bool) -> str | None:
-        if scope is Scope.WORKSPACE:
+    def _subject(self, scope: BudgetScope, name: str | None, *, known: bool) -> str | None:
+        if scope is BudgetScope.WORKSPACE:
             if name is not None:
                 raise Refused("The workspace needs no name", hint="coord budgets set workspace --usd 50")
             return None
         if not name:
             raise Refused(f"Say which {scope}", hint=f"coord budgets set {scope} NAME --usd 5")
         match scope:
-            case Scope.PROJECT:
+            case BudgetScope.PROJECT:
                 return self._co.project(name).id
-            case Scope.RUN:
+            case BudgetScope.RUN:
                 return self._co.run(name).id
-            case Scope.TASK:
+            case BudgetScope.TASK:
                 return self._co.task(name).id
-            case Scope.SESSION if known and not is_id(name):
+            case BudgetScope.SESSION if known and not is_id(name):
                 raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
         return name
 
-    def _stand(self, found: Sequence[Budget]) -> Sequence[Standing]:
+    def _stand(self, found: Sequence[Budget]) -> Sequence[BudgetStatus]:
         with self._co.runtime.store.read() as tx:
             return self._standings(tx, found)
 
-    def _standings(self, tx: Connection, found: Sequence[Budget]) -> Sequence[Standing]:
+    def _standings(self, tx: Connection, found: Sequence[Budget]) -> Sequence[BudgetStatus]:
         workspace_id = self._co.runtime.workspace_id
         return service.standings(tx, workspace_id, found, lacking(tx, workspace_id) if found else {})
 
@@ -305,11 +309,11 @@ class Budgeted:
     id: str
 
     @property
-    def budget(self) -> Standing | None:
+    def budget(self) -> BudgetStatus | None:
         """How the run's own budget stands: what is spent, reserved and left of it; None when it has none."""
         runtime = self.co.runtime
         with runtime.store.read() as tx:
-            found = budgets.get(tx, runtime.workspace_id, Scope.RUN, self.id, Period.TOTAL)
+            found = budgets.get(tx, runtime.workspace_id, BudgetScope.RUN, self.id, BudgetPeriod.TOTAL)
             if found is None:
                 return None
             lacks = lacking(tx, runtime.workspace_id, run=self.id)
@@ -318,7 +322,7 @@ class Budgeted:
 
 def lacking(
     tx: Connection, workspace_id: str, *, run: str | None = None, tasks: Collection[str] | None = None
-) -> dict[str, Short]:
+) -> dict[str, BudgetShortage]:
     """Why tasks that wait for money do, by prices as they are now."""
     guess = _estimator(tx, workspace_id)
     if tasks is not None:
@@ -329,34 +333,34 @@ def lacking(
 def _estimator(tx: Connection, workspace_id: str) -> service.Estimator:
     book: list[PriceBook] = []
 
-    def quote(_workspace: str, project_id: str, model: str) -> Quote | Unknown:
+    def quote(_workspace: str, project_id: str, model: str) -> Quote | UnknownPrice:
         if not book:
             book.append(prices.open_book(tx, workspace_id, price_list.quote))
         try:
             return book[0].quote(model, project_id, utc_now())
         except Unavailable:
-            return Unknown("the list of prices cannot be loaded")
+            return UnknownPrice("the list of prices cannot be loaded")
 
     return estimator(quote)
 
 
-def scope_named(name: Scope | str) -> Scope:
+def scope_named(name: BudgetScope | str) -> BudgetScope:
     """The scope of that name; Refused for another."""
     try:
-        return Scope(name)
+        return BudgetScope(name)
     except ValueError:
         raise Refused(
-            f"There are no budgets of a {excerpt(str(name))}", hint=f"Of: {', '.join(Scope)}", field="scope"
+            f"There are no budgets of a {excerpt(str(name))}", hint=f"Of: {', '.join(BudgetScope)}", field="scope"
         ) from None
 
 
-def period_named(name: Period | str) -> Period:
+def period_named(name: BudgetPeriod | str) -> BudgetPeriod:
     """The period of that name; Refused for another."""
     try:
-        return Period(name)
+        return BudgetPeriod(name)
     except ValueError:
         raise Refused(
-            f"A budget's period is {', '.join(Period)}, not {excerpt(str(name))}",
+            f"A budget's period is {', '.join(BudgetPeriod)}, not {excerpt(str(name))}",
             hint="total never begins anew",
             field="period",
         ) from None
@@ -370,7 +374,7 @@ def _said(said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _in_order(found: Sequence[Standing]) -> Sequence[Standing]:
+def _in_order(found: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:
     """The widest first, in each scope as they were set."""
-    order = list(Scope)
-    return sorted(found, key=lambda one: (order.index(one.scope), one.name if one.scope is not Scope.RUN else ""))
+    order = list(BudgetScope)
+    return sorted(found, key=lambda one: (order.index(one.scope), one.name if one.scope is not BudgetScope.RUN else ""))

@@ -30,14 +30,12 @@ from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import Project
 from coordination.domain.tasks.attempts import Attempt
 from coordination.domain.tasks.events import Event
-from coordination.domain.tasks.runs import Run as RunRecord
-from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import Task as TaskRecord
-from coordination.domain.tasks.tasks import TaskState, state_named
-from coordination.flows.plans.submit_plan import Submitted, submit_plan
+from coordination.domain.tasks.runs import RunRecord, RunState
+from coordination.domain.tasks.tasks import TaskRecord, TaskState, state_named
+from coordination.flows.plans.submit_plan import SubmittedRun, submit_plan
 from coordination.flows.projects.pause_project import hold_project, resume_project
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
-from coordination.flows.tasks.force_tasks import Forced, force_task
+from coordination.flows.tasks.force_tasks import ForceResult, force_task
 from coordination.flows.tasks.retry_tasks import retry_run, retry_task
 from coordination.foreseen import Foreseen
 from coordination.location import origin_of
@@ -83,7 +81,7 @@ class Coordination(Accounting, Foreseen, Staffed, Stopping):
         runtime = self.runtime
         origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
 
-        def store(tx: Connection) -> Submitted:
+        def store(tx: Connection) -> SubmittedRun:
             with gc_tuning.paused():  # not while it waits for the database
                 return submit_plan(
                     tx,
@@ -375,7 +373,7 @@ class TaskHandle(Produced, Conversing, Assignable):
         )
         runtime.nudge(self.record.project_id)
 
-    def force(self, state: TaskState | str, *, reason: str, output: Any = None) -> Forced:
+    def force(self, state: TaskState | str, *, reason: str, output: Any = None) -> ForceResult:
         """Set the task's state, whatever it is: queued, completed (with this *output*), failed or canceled.
 
         What still runs of it is fenced off and told to stop; *reason* is kept in the task's story. Raises Refused or

@@ -10,7 +10,7 @@ from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
 from coordination.domain.agents.assignments import PERSON
 from coordination.domain.tasks.questions import Question
-from coordination.domain.tasks.tasks import Task, TaskState
+from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.runtime import Runtime
 from coordination.services.tasks import questions as question_service
@@ -29,7 +29,7 @@ class Conversing:
     __slots__ = ()
 
     co: _Connected
-    record: Task
+    record: TaskRecord
 
     def answer(self, text: str) -> bool:
         """Answer the question that the task waits with; whether it may go on now. Raises Refused when it has none.

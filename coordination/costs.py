@@ -14,20 +14,20 @@ from coordination.adapters import git_checkout, price_list
 from coordination.base import calendars
 from coordination.base.errors import Refused, Unavailable
 from coordination.base.wording import excerpt
-from coordination.domain.money.date_ranges import Span, span
+from coordination.domain.money.date_ranges import DateRange, span
 from coordination.domain.money.pricing import Quote
 from coordination.domain.projects.projects import Project
-from coordination.flows.money.check_costs import Checked, check_costs, set_timezone
-from coordination.flows.money.import_costs import Imported, check_file, cost_project, import_file
-from coordination.flows.money.reprice_costs import Repriced, Wanted, reprice_costs
+from coordination.flows.money.check_costs import LedgerCheck, check_costs, set_timezone
+from coordination.flows.money.import_costs import ImportResult, check_file, cost_project, import_file
+from coordination.flows.money.reprice_costs import RepricingRequest, RepricingResult, reprice_costs
 from coordination.formats.costs_jsonl import Shape, write_costs
 from coordination.prices import Prices
 from coordination.runtime import Runtime
 from coordination.services.money import prices
 from coordination.services.projects import projects as project_service
-from coordination.store.disk_queue import Spool
+from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs, rollups
-from coordination.store.reports.forecast.spending_outlook import Outlook, outlook
+from coordination.store.reports.forecast.spending_outlook import SpendingOutlook, outlook
 from coordination.store.reports.money import spending as report
 from coordination.store.reports.money.spending import DIMENSIONS, Spending, ZeroCost
 from coordination.user_times import resolved
@@ -105,29 +105,29 @@ class Costs:
         with self._store.read() as tx:
             return report.spending(tx, self._workspace_id, by=by, project_id=project_id, span=asked, top=top)
 
-    def span(self, since: str | date | None = None, until: str | date | None = None) -> Span:
+    def span(self, since: str | date | None = None, until: str | date | None = None) -> DateRange:
         """The span that two times mean now; Refused for what is no time."""
         zone = self.timezone if isinstance(since or until, str) else calendars.DEFAULT
         return span(resolved(since, zone=zone), resolved(until, zone=zone, end=True))
 
-    def forecast(self, *, project: str | None = None) -> Outlook:
+    def forecast(self, *, project: str | None = None) -> SpendingOutlook:
         """What was spent today and this month, how fast money goes, and where the month will end."""
         project_id = self._project(project)
         with self._store.read() as tx:
             return outlook(tx, self._workspace_id, project_id=project_id)
 
-    def check(self, *, repair: bool = False) -> Checked:
+    def check(self, *, repair: bool = False) -> LedgerCheck:
         """Compare every sum with the records that it is of, and make it right where *repair* asks for that."""
         return check_costs(self._store, self._workspace_id, repair=repair)
 
-    def import_file(self, path: str | Path, *, project: str | None = None) -> Imported:
+    def import_file(self, path: str | Path, *, project: str | None = None) -> ImportResult:
         """Take a costs.jsonl in: what is there already is left alone, and a file that cannot be taken whole, refused.
 
         Records that name no project known here are of *project*, or of that of the folder one stands in.
         """
         file = Path(path)
         try:
-            with file.open("rb") as opened, Spool() as spool:
+            with file.open("rb") as opened, DiskQueue() as spool:
                 checked = check_file(self._store, self._workspace_id, opened, spool, source=str(file))
                 owner = self._store.transact(lambda tx: self._owner(tx, project))
                 return import_file(
@@ -144,14 +144,14 @@ class Costs:
         zero: bool = False,
         computed: bool = False,
         dry_run: bool = False,
-    ) -> Repriced:
+    ) -> RepricingResult:
         """Give calls of unknown price the price that is known now, by corrections beside them. Safe to repeat.
 
         *zero*: also calls that used tokens and were told to have cost nothing; *computed*: also calls whose cost was
         computed, by prices that may have changed; *dry_run*: only say what would be corrected.
         """
         moment, _ = self.span(since).moments(self.timezone)
-        wanted = Wanted(self._project(project), moment, zero=zero, computed=computed)
+        wanted = RepricingRequest(self._project(project), moment, zero=zero, computed=computed)
         listed, actor = price_list.quote, self._runtime.actor
         return reprice_costs(self._store, self._workspace_id, wanted, listed=listed, actor=actor, dry_run=dry_run)
 
@@ -169,16 +169,16 @@ class Costs:
         with self._store.read() as tx:
             return rollups.zone(tx, self._workspace_id)
 
-    def set_timezone(self, name: str) -> Checked:
+    def set_timezone(self, name: str) -> LedgerCheck:
         """Let days and months begin there, such as ``Europe/Berlin``, and count every sum again."""
         return set_timezone(self._store, self._workspace_id, name)
 
-    def free_but_priced(self, *, project: str | None = None, asked: Span | None = None) -> dict[str, int]:
+    def free_but_priced(self, *, project: str | None = None, asked: DateRange | None = None) -> dict[str, int]:
         """Calls that are said to have cost nothing, of models that cost something: how many, by model.
 
         In a ledger of very many calls: those of days or months over which all calls of the model cost nothing.
         """
-        project_id, when = self._project(project), asked or Span()
+        project_id, when = self._project(project), asked or DateRange()
         with self._store.read() as tx:
             _, calls, _ = report.total(tx, self._workspace_id, project_id=project_id, span=when)
             counted = calls > _FEW and when.of_days and rollups.complete(tx, self._workspace_id)

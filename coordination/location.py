@@ -10,10 +10,10 @@ from coordination.adapters import git_checkout
 from coordination.base.errors import Refused
 from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import identity_of, short_name
-from coordination.flows.plans.submit_plan import Origin
+from coordination.flows.plans.submit_plan import PlanOrigin
 
 
-def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
+def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> PlanOrigin:
     """Where the plan comes from. Raises Refused when the folder that it names does not exist."""
     reference = plan.project
     folder = Path(reference.path) if reference.path else Path.cwd()
@@ -25,4 +25,4 @@ def origin_of(plan: Plan, *, actor: str, metadata: Mapping[str, Any]) -> Origin:
     else:
         here = git_checkout.here(folder)
         identity, name, root = here.identity, reference.name or here.name, here.root
-    return Origin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)
+    return PlanOrigin(identity=identity, name=name, creator=actor, path=str(root), metadata=metadata)

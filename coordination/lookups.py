@@ -11,7 +11,7 @@ from coordination.base.errors import Ambiguous, CoordinationError, NotFound, Ref
 from coordination.base.ids import SHORT, SHORTEST_PART, is_id
 from coordination.base.wording import excerpt
 from coordination.domain.projects.projects import Project
-from coordination.domain.tasks.tasks import Task
+from coordination.domain.tasks.tasks import TaskRecord
 from coordination.runtime import Runtime
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import names
@@ -42,7 +42,7 @@ def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> s
     return found[0]
 
 
-def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project_id: str | None = None) -> Task:
+def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project_id: str | None = None) -> TaskRecord:
     """The task with that id, key (of the newest run of the project that has it), or unique part of an id.
 
     *run_id*, *project_id*: of that run, of that project; without both, of the one that the current folder belongs to.

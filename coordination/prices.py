@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from coordination.adapters import price_list
 from coordination.base.clock import utc_now
-from coordination.domain.money.pricing import Override, Quote
+from coordination.domain.money.pricing import PriceOverride, Quote
 from coordination.runtime import Runtime
 from coordination.services.money import prices
 from coordination.services.projects import projects as project_service
@@ -44,7 +44,7 @@ class Prices:
         cache_write: Decimal | str | float | None = None,
         reasoning: Decimal | str | float | None = None,
         project: str | None = None,
-    ) -> Override:
+    ) -> PriceOverride:
         """Let calls of *model* cost this from now on; kinds without a price cost as input or output.
 
         The name is the one that stands in the ledger, provider included. Raises Refused for what is no price.
@@ -62,7 +62,7 @@ class Prices:
             lambda tx: prices.set_price(tx, self._workspace_id, model, said, project_id=project_id, actor=actor)
         )
 
-    def list(self) -> builtins.list[Override]:
+    def list(self) -> builtins.list[PriceOverride]:
         """The prices that are set here; all other models have the price of the list."""
         with self._store.read() as tx:
             return [*rows.listed(tx, self._workspace_id)]

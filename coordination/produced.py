@@ -11,9 +11,9 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable, NotFound
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.last_lines import LastLines, last_lines
-from coordination.domain.jobs.output import Piece, Reel, Stream
-from coordination.domain.tasks.outdated import Outdated
-from coordination.domain.tasks.tasks import OPEN, Task
+from coordination.domain.jobs.output import OutputChunk, OutputCursor, Stream
+from coordination.domain.tasks.outdated import OutdatedTask
+from coordination.domain.tasks.tasks import OPEN, TaskRecord
 from coordination.runtime import Runtime
 from coordination.store.queries.jobs import artifacts, output
 from coordination.store.queries.tasks import attempts, outdated, tasks
@@ -36,9 +36,9 @@ class Produced:
     __slots__ = ()
 
     co: _Connected
-    record: Task
+    record: TaskRecord
 
-    def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[Piece]:
+    def logs(self, *, follow: bool = False, attempt: int | None = None) -> Iterator[OutputChunk]:
         """What its latest attempt (or that *attempt*) has printed so far; *follow*: and on as it comes.
 
         Following ends with the task, and goes on in the next attempt after a retry; with *attempt*, it ends with that.
@@ -52,7 +52,7 @@ class Produced:
             found = attempts.latest(tx, self.co.runtime.workspace_id, self.record.id)
         return () if found is None else last_lines(self.record.work, found.output, found.log)
 
-    def outdated(self) -> list[Outdated]:
+    def outdated(self) -> list[OutdatedTask]:
         """What its latest attempt was given by tasks that were done again since, while it runs or has completed."""
         with self.co.runtime.store.read() as tx:
             return outdated.of_tasks(tx, self.co.runtime.workspace_id, [self.record.id])
@@ -70,7 +70,7 @@ class Produced:
             return artifacts.of_task(tx, self.co.runtime.workspace_id, self.record.id)
 
 
-def _printed(runtime: Runtime, task: Task, *, follow: bool, attempt: int | None) -> Iterator[Piece]:
+def _printed(runtime: Runtime, task: TaskRecord, *, follow: bool, attempt: int | None) -> Iterator[OutputChunk]:
     number = task.attempt if attempt is None else attempt
     if (number == 0 and not follow) or number > task.attempt:
         which = "not been tried yet" if attempt is None else f"no attempt {attempt}"
@@ -78,7 +78,7 @@ def _printed(runtime: Runtime, task: Task, *, follow: bool, attempt: int | None)
     return _following(_Follower(runtime, task), number, follow=follow, only=attempt is not None)
 
 
-def _following(follower: _Follower, number: int, *, follow: bool, only: bool) -> Iterator[Piece]:
+def _following(follower: _Follower, number: int, *, follow: bool, only: bool) -> Iterator[OutputChunk]:
     pause = _FIRST_POLL
     while True:
         task, ended, found = follower.look(number)
@@ -95,15 +95,15 @@ def _following(follower: _Follower, number: int, *, follow: bool, only: bool) ->
 class _Follower:
     """Looks at one task again and again."""
 
-    def __init__(self, runtime: Runtime, task: Task) -> None:
+    def __init__(self, runtime: Runtime, task: TaskRecord) -> None:
         self._runtime = runtime
         self._task = task
-        self._reel = Reel(0)
+        self._reel = OutputCursor(0)
         self._number = 0
         self._told = 0  # the latest attempt of which everything is told
         self._away_since: float | None = None
 
-    def look(self, number: int) -> tuple[Task, bool, list[Piece]]:
+    def look(self, number: int) -> tuple[TaskRecord, bool, list[OutputChunk]]:
         """The task, whether its attempt *number* has ended, and what is new of that."""
         try:
             found = self._look(number)
@@ -115,10 +115,10 @@ class _Follower:
         self._away_since = None
         return found
 
-    def _look(self, number: int) -> tuple[Task, bool, list[Piece]]:
+    def _look(self, number: int) -> tuple[TaskRecord, bool, list[OutputChunk]]:
         workspace_id, task_id = self._runtime.workspace_id, self._task.id
         if number != self._number:
-            self._number, self._reel = number, Reel(number)
+            self._number, self._reel = number, OutputCursor(number)
         with self._runtime.store.read() as tx:
             task = tasks.get(tx, workspace_id, task_id)
             if task is None:
@@ -141,22 +141,22 @@ class _Follower:
         return task, ended, found
 
 
-def _remarks(number: int, log: str, printed: str) -> Iterator[Piece]:
+def _remarks(number: int, log: str, printed: str) -> Iterator[OutputChunk]:
     """What the end of an attempt added to its log: what its gates said, what was merged, where its worktree is."""
     known = set(printed.splitlines())
     lines = log.splitlines()
     first = next((at for at, line in enumerate(lines) if _REMARK.match(line) and line not in known), len(lines))
     if more := "\n".join(lines[first:]).rstrip():
-        yield Piece(number, Stream.ERR, f"{more}\n" if not printed or printed.endswith("\n") else f"\n{more}\n")
+        yield OutputChunk(number, Stream.ERR, f"{more}\n" if not printed or printed.endswith("\n") else f"\n{more}\n")
 
 
-def _final(task: Task, number: int, output: object, log: str | None) -> Iterator[Piece]:
+def _final(task: TaskRecord, number: int, output: object, log: str | None) -> Iterator[OutputChunk]:
     """What is kept of an attempt that was over before anything of it was written."""
     if "python" in task.work:
         if log:
-            yield Piece(number, Stream.OUT, log)
+            yield OutputChunk(number, Stream.OUT, log)
         return
     if isinstance(output, str) and output:
-        yield Piece(number, Stream.OUT, output if output.endswith("\n") else f"{output}\n")
+        yield OutputChunk(number, Stream.OUT, output if output.endswith("\n") else f"{output}\n")
     if log:
-        yield Piece(number, Stream.ERR, log)
+        yield OutputChunk(number, Stream.ERR, log)

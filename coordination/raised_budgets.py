@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import Ambiguous, Refused
 from coordination.base.money import show_usd
-from coordination.domain.money.budgets import Budget, Period, Scope
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope
 from coordination.flows.money.set_budget import amend_budget
 from coordination.runtime import Runtime
 from coordination.store.queries.money import budgets
@@ -18,12 +18,12 @@ from coordination.store.queries.money import budgets
 
 def raise_budget(
     runtime: Runtime,
-    scope: Scope,
+    scope: BudgetScope,
     name: str | None,
     subject: str | None,
     *,
     cap: Decimal,
-    period: Period | None,
+    period: BudgetPeriod | None,
     instead: Callable[[], str],
 ) -> Budget:
     """Set the cap in dollars of the budget of *subject*, which people call *name*, to more than it is.
@@ -40,7 +40,7 @@ def raise_budget(
         found = [one for one in known if one.usd is not None and period in (None, one.period)]
         if not found:
             return None
-        if period is None and (len(found) > 1 or found[0].period is not Period.TOTAL):
+        if period is None and (len(found) > 1 or found[0].period is not BudgetPeriod.TOTAL):
             periods = ", ".join(f"{one.period} ({show_usd(one.usd)})" for one in found if one.usd is not None)
             raise Ambiguous(
                 f"The {named} has budgets by period: {periods}",
@@ -53,7 +53,9 @@ def raise_budget(
         if now is None or now.usd is None:
             return None
         if cap <= now.usd:
-            lower = f"coord budgets set {typed} --usd {cap:f}" + ("" if which is Period.TOTAL else f" --period {which}")
+            lower = f"coord budgets set {typed} --usd {cap:f}" + (
+                "" if which is BudgetPeriod.TOTAL else f" --period {which}"
+            )
             raise Refused(
                 f"The {scope}'s budget is {show_usd(now.usd)} already: {show_usd(cap)} does not raise it",
                 hint=f"To lower it: {lower}" if cap < now.usd else None,
@@ -65,13 +67,13 @@ def raise_budget(
 
     made = runtime.store.transact(store)
     if made is None:
-        of = "" if period in (None, Period.TOTAL) else f" of the {period}"
-        hint = instead() if scope is Scope.RUN else f"Give it one: coord budgets set {typed} --usd N"
+        of = "" if period in (None, BudgetPeriod.TOTAL) else f" of the {period}"
+        hint = instead() if scope is BudgetScope.RUN else f"Give it one: coord budgets set {typed} --usd N"
         raise Refused(f"The {named} has no budget in dollars{of}", hint=hint)
     return made
 
 
-def raising(scope: Scope | str, name: str | None, cap: Decimal, period: Period) -> str:
+def raising(scope: BudgetScope | str, name: str | None, cap: Decimal, period: BudgetPeriod) -> str:
     """The command that raises a budget to *cap*."""
     whose = f" {shlex.quote(name)}" if name else ""
     return f"coord budgets raise {scope}{whose} {cap:f} --period {period}"

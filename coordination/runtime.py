@@ -17,7 +17,7 @@ from coordination.stack.home import Home
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.projects import projects
-from coordination.store.redis.wakeups import Nudges
+from coordination.store.redis.wakeups import Wakeups
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Runtime:
 
     settings: Settings
     store: Store
-    nudges: Nudges | None
+    nudges: Wakeups | None
     workspace_id: str
     actor: str
 
@@ -77,7 +77,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     return Runtime(
         settings=settings,
         store=store,
-        nudges=Nudges(client_url(url), signatures_in(store)) if url else None,
+        nudges=Wakeups(client_url(url), signatures_in(store)) if url else None,
         workspace_id=workspace_id,
         actor=f"user:{_login()}",
     )

@@ -21,7 +21,7 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import RedisUnavailable, Refused
 from coordination.base.wording import excerpt
 from coordination.domain.projects.projects import Project
-from coordination.domain.projects.stops import InFlight, Started, Stop, Stopped
+from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt, StopResult
 from coordination.flows.projects.stop_work import look, remember, start_work, stop_work
 from coordination.runtime import Runtime
 from coordination.store.queries.fleet import workers
@@ -54,12 +54,12 @@ class Stopping:
         reason: str | None = None,
         now: bool = False,
         timeout: float | timedelta = PATIENCE,
-    ) -> Stopped:
+    ) -> StopResult:
         """Stop the project, or the whole workspace (None); what was in flight, with what became of it.
 
         Nothing starts from the first commit on. What runs is asked to end, has its grace (*now*: none), and is handed
         back: ``start`` goes on with the same work. Waits until all has ended, at most *timeout* (seconds): see
-        ``Stopped.silent``. Of what is stopped already it says so and looks again. Raises Refused in a job.
+        ``StopResult.silent``. Of what is stopped already it says so and looks again. Raises Refused in a job.
         """
         patience = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
         if reason is not None and len(reason) > _LONGEST_REASON:
@@ -69,10 +69,10 @@ class Stopping:
         project_id = None if project is None else self.project(project).id
         return _Round(self.runtime, project_id, reason, now).run(patience)
 
-    def start(self: _Connected, project: str | None = None) -> Started:
+    def start(self: _Connected, project: str | None = None) -> StartResult:
         """Let what a stop of the project, or of the workspace (None), holds go on. Raises Refused in a job.
 
-        A stop of the other kind stays: see ``Started.still``.
+        A stop of the other kind stays: see ``StartResult.still``.
         """
         runtime = self.runtime
         project_id = None if project is None else self.project(project).id
@@ -101,7 +101,7 @@ class _Round:
         self._silent_after = runtime.settings.lease_ttl
         self._next_word = 0.0
 
-    def run(self, patience: timedelta) -> Stopped:
+    def run(self, patience: timedelta) -> StopResult:
         """Stop, and wait until nothing runs any more, or *patience* is over."""
         runtime, deadline = self._runtime, monotonic() + patience.total_seconds()
         stop, new = self._transact(self._begin)
@@ -116,7 +116,7 @@ class _Round:
                 helpless = not workers.live(tx, within=self._silent_after)
             if stop.in_flight is None or {one.key for one in found}.difference(stop.in_flight):
                 stop = self._transact(partial(remember, workspace_id=runtime.workspace_id, stop=stop, found=found))
-            stopped = Stopped(stop, new, found, claiming=len(claiming))
+            stopped = StopResult(stop, new, found, claiming=len(claiming))
             running = [one for one in found if not one.ended]
             # Where no worker lives, nobody ends what a silent one has left.
             in_vain = helpless and not claiming and all(one.silent for one in running)
@@ -139,7 +139,7 @@ class _Round:
     def _transact(self, work: Callable[[Connection], T]) -> T:
         return self._runtime.store.transact(work, patience=timedelta(seconds=30))
 
-    def _tell(self, stop: Stop, running: Sequence[InFlight]) -> None:
+    def _tell(self, stop: Stop, running: Sequence[StoppedAttempt]) -> None:
         """Ask whoever runs these to end them; now and then again, because a message may be lost.
 
         Without Redis workers learn it with their next heartbeat. Those of before stops are told that it is canceled,

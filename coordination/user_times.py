@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from coordination.base.calendars import begins
 from coordination.base.clock import utc_now
-from coordination.domain.money.date_ranges import Span
+from coordination.domain.money.date_ranges import DateRange
 
 _ONE = timedelta(days=1)
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -41,7 +41,7 @@ def resolved(
     return day if moment == begins(edge, zone) else moment
 
 
-def said(asked: Span, zone: str) -> str | None:
+def said(asked: DateRange, zone: str) -> str | None:
     """From when and until when *asked* is, and in whose time zone; None where it is open on both sides."""
     parts = [
         f"{word} {_moment(moment)}" if moment is not None else f"{word} {day} ({zone}, the workspace's time zone)"

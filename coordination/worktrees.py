@@ -15,7 +15,7 @@ from coordination.domain.jobs.checkouts import STORED as CHECKOUT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout
 from coordination.domain.jobs.preparation import copy_url, port_variables
 from coordination.domain.tasks.attempts import Attempt
-from coordination.domain.tasks.tasks import Task
+from coordination.domain.tasks.tasks import TaskRecord
 from coordination.runtime import Runtime
 from coordination.store.queries.fleet import host_leases
 from coordination.store.queries.fleet.host_leases import LeaseKind
@@ -37,7 +37,7 @@ class TaskCheckout:
     variables: dict[str, str]
 
 
-def checkout_of(runtime: Runtime, task: Task, *, attempt: int | None = None) -> TaskCheckout:
+def checkout_of(runtime: Runtime, task: TaskRecord, *, attempt: int | None = None) -> TaskCheckout:
     """Return the folder of *task*, of its newest attempt that still has one, or of that *attempt*.
 
     Raises NotFound with one sentence where there is none on this machine.
@@ -68,7 +68,7 @@ def checkout_of(runtime: Runtime, task: Task, *, attempt: int | None = None) -> 
     raise _gone(task, tried.get(number or 0), path)
 
 
-def _lent(runtime: Runtime, task: Task, attempt: int) -> dict[str, str]:
+def _lent(runtime: Runtime, task: TaskRecord, attempt: int) -> dict[str, str]:
     """The variables that tell of the ports and the database that a running attempt has."""
     with runtime.store.read() as tx:
         leases = host_leases.of_attempt(tx, runtime.workspace_id, task.id, attempt)
@@ -92,7 +92,7 @@ def masked_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, CHECKOUT: {**checkout, "database": database}}
 
 
-def _gone(task: Task, tried: Attempt | None, path: Path) -> NotFound:
+def _gone(task: TaskRecord, tried: Attempt | None, path: Path) -> NotFound:
     if tried is not None and not _is_here(tried):
         return NotFound(f"The worktree of {task.key} is on {tried.host}, at {path}", hint="Run the command there")
     return NotFound(

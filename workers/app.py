@@ -22,7 +22,7 @@ from coordination.services.fleet.broker_keys import signatures_at
 from coordination.settings import Settings, broker_url, load_settings
 from coordination.stack.home import Home
 from workers.broker import queues, remote_control
-from workers.broker.redis_transport import SIGNATURES, mend, name_of
+from workers.broker.redis_transport import SIGNATURES, install, name_of
 from workers.shutdown import Shutdown
 
 app: Celery
@@ -57,7 +57,7 @@ def make_app(settings: Settings) -> Celery:
     """
     configuration = _configuration(settings, redis_of(settings))
     inherited_variables.put_aside()  # again: Celery's own command line has put there what it took for its options
-    mend()
+    install()
     new_app = Celery("coordination", include=_MODULES)
     new_app.steps["worker"].add(Shutdown)
     new_app.steps["consumer"].add(remote_control.Statistics)

@@ -22,15 +22,15 @@ from coordination.services.fleet.broker_keys import signatures_in
 from coordination.settings import Settings, client_url
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.fleet import workers
-from coordination.store.redis.wakeups import Nudges
+from coordination.store.redis.wakeups import Wakeups
 from workers.broker.publisher import Publisher
-from workers.leases.cost_settling import Settling
-from workers.leases.duration_stats import Kinds
+from workers.leases.cost_settling import CostSettling
+from workers.leases.duration_stats import DurationStats
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import HeldAttempts
-from workers.leases.usage_prices import Prices
+from workers.leases.in_flight import InFlightAttempts
+from workers.leases.usage_prices import UsagePrices
 from workers.runners import cost_reports, scratch_dirs
-from workers.runners.scratch_dirs import OwnFolder
+from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
 
@@ -44,20 +44,20 @@ class Context:
 
     settings: Settings
     store: Store
-    nudges: Nudges
+    nudges: Wakeups
     worker_id: str
     row: dict[str, Any]  # of ``workers``
     name: str
     slots: int
     terms: LeaseTerms
-    held: HeldAttempts
+    held: InFlightAttempts
     heartbeat: Heartbeat
     publisher: Publisher
-    own: OwnFolder
-    prices: Prices
-    settling: Settling
+    own: ScratchDir
+    prices: UsagePrices
+    settling: CostSettling
     started: StartedJobs
-    kinds: Kinds = field(default_factory=Kinds)
+    kinds: DurationStats = field(default_factory=DurationStats)
     workspaces: tuple[str, ...] | None = None  # whose jobs it runs; None: all
     draining: threading.Event = field(default_factory=threading.Event)
     _fleet_slots: int = 0
@@ -116,17 +116,17 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
     store = open_store(settings.database_url, pool_size=slots + 4)
     worker_id = new_id()
     row = _registration(worker_id, name=name, slots=slots)
-    held = HeldAttempts()
+    held = InFlightAttempts()
     terms = settings.leases()
     url = settings.redis_url
     assert url is not None  # noqa: S101 - no app is made without one
     own = scratch_dirs.take(scratch_of(settings), scratch_dirs.IN_HOME)
     cost_reports.keep_in(own.path)
-    prices = Prices(store)
+    prices = UsagePrices(store)
     return Context(
         settings=settings,
         store=store,
-        nudges=Nudges(client_url(url), signatures_in(store)),
+        nudges=Wakeups(client_url(url), signatures_in(store)),
         worker_id=worker_id,
         row=row,
         name=name,
@@ -137,7 +137,7 @@ def make_context(settings: Settings, *, name: str, slots: int, publisher: Callab
         publisher=publisher(store),
         own=own,
         prices=prices,
-        settling=Settling(store, prices),
+        settling=CostSettling(store, prices),
         started=StartedJobs(own.path, worker_id, slots),
     )
 

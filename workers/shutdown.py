@@ -21,7 +21,7 @@ from celery.worker import state
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
-class Order:
+class ShutdownOrder:
     """Something to be said once, to this process and to all that it forks. Safe to give in a signal handler."""
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Order:
         return bool(poll.poll(None if limit is None else max(0.0, limit.total_seconds() * 1000)))
 
 
-class Orders:
+class ShutdownOrders:
     """The two orders of a worker and its pool."""
 
     def __init__(self) -> None:
-        self.drain = Order()
-        self.hurry = Order()
+        self.drain = ShutdownOrder()
+        self.hurry = ShutdownOrder()
         self.owner = os.getpid()
 
 
@@ -55,7 +55,7 @@ class Shutdown(bootsteps.StartStopStep):  # type: ignore[misc]
     """Puts our signal handlers in the place of Celery's, and drains however Celery was told to stop."""
 
     requires = ("celery.worker.components:Pool",)
-    orders: Orders | None = None
+    orders: ShutdownOrders | None = None
     loop: Any = None  # kombu's Hub, of a worker that has one
 
     @classmethod

@@ -38,8 +38,8 @@ class Parts:
         from workers import context as wiring
         from workers.app import make_app
         from workers.broker.publisher import CeleryPublisher
-        from workers.engine.committer import Writing
-        from workers.maintenance.supervisor_loop import Housekeeper
+        from workers.engine.committer import Committer
+        from workers.maintenance.supervisor_loop import SupervisorLoop
         from workers.process.log_format import configure_logging
         from workers.runners.registry import Runners
 
@@ -50,9 +50,9 @@ class Parts:
         self.context = wiring.make_context(settings, name="simulated", slots=8, publisher=publisher)
         with self.context.store.write() as tx:
             workers.register(tx, self.context.row)
-        self.writing = Writing(self.context)
+        self.writing = Committer(self.context)
         self.runners = Runners(self.context.worker_id)
-        self.housekeeper = Housekeeper(self.context)
+        self.housekeeper = SupervisorLoop(self.context)
         assert bench.redis.process is not None
         plain = environment["COORD_DATABASE_URL"].replace("+psycopg", "")
         with psycopg.connect(plain) as connection:
@@ -141,20 +141,20 @@ def _claims(parts: Parts, rounds: int) -> Operation:
 
 def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
     """With more that is ready: rung for (a message each), or claimed at once by the thread (short kinds)."""
-    from workers.engine.committer import Ending, Place
+    from workers.engine.committer import AttemptLocation, Ending
 
     found = {}
     for size in (1, 8, _BUNDLE) if not go_on else (8, _BUNDLE):
         ids = parts.ready(2 * size * (rounds + 4), project=f"ends-{go_on}-{size}")
         ends = [parts.ends(parts.claims(ids, size)) for _ in range(rounds + 3)]
         claim = ends[0][0][0].claim
-        place = Place(claim.workspace_id, claim.project_id, claim.project)
+        place = AttemptLocation(claim.workspace_id, claim.project_id, claim.project)
         parts.context.kinds._kinds.clear()  # noqa: SLF001
         if go_on:
             while parts.context.kinds.bundle(claim.project_id, claim.kind) < size:
                 parts.context.kinds.learn(claim.project_id, claim.kind, timedelta(microseconds=10))
 
-        def end(some: Any, place: Place = place) -> Any:
+        def end(some: Any, place: AttemptLocation = place) -> Any:
             return parts.writing.end(place, Ending(some, go_on=True, refill=not go_on))
 
         for some in ends[:3]:
@@ -176,12 +176,12 @@ def _cancel(parts: Parts) -> None:
 
 def _doorbells(parts: Parts, rounds: int) -> Operation:
     from coordination.base.ids import new_id
-    from coordination.store.queries.tasks.ready import Ready
+    from coordination.store.queries.tasks.ready import ReadyTask
 
     found = {}
     workspace = new_id()
     for size in (1, _BUNDLE):
-        tasks = [Ready(new_id(), 1, f"t{index}", "", "python:x") for index in range(size)]
+        tasks = [ReadyTask(new_id(), 1, f"t{index}", "", "python:x") for index in range(size)]
         act = partial(parts.context.publisher.publish, workspace, "p", tasks, bundle={"python:x": size}.__getitem__)
         act()
         found[size] = parts.accounts.used([act] * rounds * 5)
@@ -216,9 +216,9 @@ class _Watched:
 
 def _batches(parts: Parts, rounds: int) -> Operation:
     """All between a message and the last write, but for the writes: jobs that do nothing, in a warm interpreter."""
-    from workers.engine.executor import Execution
+    from workers.engine.executor import Executor
 
-    execution = Execution(parts.context, parts.runners, parts.housekeeper)
+    execution = Executor(parts.context, parts.runners, parts.housekeeper)
     execution._writing = watched = _Watched(parts.writing)  # type: ignore[assignment]  # noqa: SLF001
     found = {}
     for size in (1, 8, _BUNDLE):
@@ -237,9 +237,9 @@ def _batches(parts: Parts, rounds: int) -> Operation:
 
 def _long_jobs(parts: Parts, rounds: int, others: Sequence[Operation]) -> Operation:
     """What a job that takes a while costs beside *others*: a line of its own, a note that it started."""
-    from workers.engine.executor import Execution
+    from workers.engine.executor import Executor
 
-    execution = Execution(parts.context, parts.runners, parts.housekeeper)
+    execution = Executor(parts.context, parts.runners, parts.housekeeper)
     task = {"python": "benchmarks.jobs:nap_50", "args": {"seconds": 0.05}}
     run = parts.stack.submit([Task(f"t{index}", task) for index in range(2 * rounds + 40)], project="naps")
     with psycopg.connect(parts.accounts.database_url) as connection:
@@ -282,7 +282,7 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
         parts.claims(ids, 1)  # somebody is at it, so the run stays open
         workspace, project = parts.record.workspace_id, parts.record.project_id
         with psycopg.connect(parts.accounts.database_url) as connection:
-            connection.execute("UPDATE tasks SET rung_at = NULL WHERE project_id = %s", [project])
+            connection.execute("UPDATE tasks SET enqueued_at = NULL WHERE project_id = %s", [project])
 
         def tick(count: int, workspace: str = workspace, project: str = project) -> None:
             ticked = tick_supervisor(
@@ -313,9 +313,9 @@ def _chores(parts: Parts, rounds: int) -> dict[str, Operation]:
         with context.store.read() as tx:
             workers.live_slots(tx, within=context.terms.ttl)
 
-    from workers.process.prefetch_recovery import Spare
+    from workers.process.prefetch_recovery import PrefetchRecovery
 
-    spare = Spare(context, free=lambda: 8, work_off=lambda *_: None)
+    spare = PrefetchRecovery(context, free=lambda: 8, work_off=lambda *_: None)
     look = spare.look
     context.nudges.client.flushdb()  # with a message in the queue nobody would look for parked tasks
     for act in (nothing_due, sweep, look, size_of_fleet):

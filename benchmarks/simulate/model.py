@@ -67,7 +67,7 @@ class Message:
 
     project: Project
     size: int
-    rung: float
+    enqueued: float
 
 
 @dataclass(slots=True)
@@ -191,7 +191,7 @@ class Worker:
         began = world.simulation.now
         yield self.claims.ask(message.size)
         project.out -= 1
-        world.waits.append((world.simulation.now, world.simulation.now - message.rung))
+        world.waits.append((world.simulation.now, world.simulation.now - message.enqueued))
         size = message.size
         while size:
             self.held += size

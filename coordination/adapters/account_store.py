@@ -28,7 +28,7 @@ from coordination.base.host import host
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import (
     MOST_VARIABLES,
-    Kept,
+    SecretPlace,
     check_account,
     check_secret,
     check_setting,
@@ -53,7 +53,7 @@ class Variable:
     """One variable of an account, without its secret. ``value``: of a setting, which is none; else None."""
 
     name: str
-    kept: Kept
+    kept: SecretPlace
     value: str | None = None
 
 
@@ -66,7 +66,7 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldVariable:
     """All that an account gives to a job. ``secret``: the names of the variables whose values are to be hidden."""
 
     name: str
@@ -85,7 +85,7 @@ class Accounts:
         self._refusal = refusal
         self.folder = home / FOLDER
 
-    def set(self, account: str, variable: str, value: str, *, kept: Kept | None = None) -> Variable:
+    def set(self, account: str, variable: str, value: str, *, kept: SecretPlace | None = None) -> Variable:
         """Keep *value* as *variable* of the account, which is made if there is none.
 
         *kept*: None: in the operating system's keyring if one works, else in a file. Kept.SETTING: no secret, a value
@@ -93,21 +93,27 @@ class Accounts:
         """
         check_account(account)
         check_variable(variable)
-        (check_setting if kept is Kept.SETTING else check_secret)(variable, value)
+        (check_setting if kept is SecretPlace.SETTING else check_secret)(variable, value)
         with self._changing(account) as stored:
             if variable not in stored and len(stored) >= MOST_VARIABLES:
                 raise Refused(f"The account {account} has {MOST_VARIABLES} variables, and may have no more")
             in_keyring = False
-            if kept in (None, Kept.KEYRING):
+            if kept in (None, SecretPlace.KEYRING):
                 in_keyring = keyrings.put(self._service(), _user(account, variable), value)
-            if kept is Kept.KEYRING and not in_keyring:
+            if kept is SecretPlace.KEYRING and not in_keyring:
                 raise Refused(
                     f"There is no keyring on {host()} that works",
                     hint="Run: pip install 'coordination[keyring]', in a session that has one; or keep it in a file",
                 )
             if not in_keyring and _is_in_keyring(stored.get(variable)):
                 self._forget(account, variable)
-            where = Kept.KEYRING if in_keyring else Kept.SETTING if kept is Kept.SETTING else Kept.FILE
+            where = (
+                SecretPlace.KEYRING
+                if in_keyring
+                else SecretPlace.SETTING
+                if kept is SecretPlace.SETTING
+                else SecretPlace.FILE
+            )
             stored[variable] = {"kept": where.value} if in_keyring else {"kept": where.value, "value": value}
         return _variable(variable, stored[variable])
 
@@ -145,7 +151,7 @@ class Accounts:
             raise self._unknown(account)
         return Account(account, tuple(_variable(name, stored[name]) for name in sorted(stored)))
 
-    def held(self, account: str, *, example: str = "VARIABLE") -> Held:
+    def held(self, account: str, *, example: str = "VARIABLE") -> HeldVariable:
         """All values of an account, for a job; NotFound, naming the variable *example*, or Refused."""
         stored = self._read(check_account(account))
         if not stored:
@@ -161,8 +167,8 @@ class Accounts:
                     f"The keyring of {host()} does not give the {name} of the account {account}",
                     hint=f"Unlock it for the worker, or keep it in a file: {self.command(account, name)} --keep file",
                 )
-        secret = frozenset(name for name, body in stored.items() if body["kept"] != Kept.SETTING)
-        return Held(account, values, secret)
+        secret = frozenset(name for name, body in stored.items() if body["kept"] != SecretPlace.SETTING)
+        return HeldVariable(account, values, secret)
 
     def problems(self) -> list[str]:
         """What is wrong with the folder and its files, one sentence each."""
@@ -319,12 +325,12 @@ def _user(account: str, variable: str) -> str:
 
 
 def _is_in_keyring(body: Mapping[str, str] | None) -> bool:
-    return body is not None and body["kept"] == Kept.KEYRING
+    return body is not None and body["kept"] == SecretPlace.KEYRING
 
 
 def _variable(name: str, body: Mapping[str, str]) -> Variable:
-    kept = Kept(body["kept"])
-    return Variable(name, kept, body["value"] if kept is Kept.SETTING else None)
+    kept = SecretPlace(body["kept"])
+    return Variable(name, kept, body["value"] if kept is SecretPlace.SETTING else None)
 
 
 def _parsed(data: bytes) -> dict[str, dict[str, str]]:
@@ -335,8 +341,8 @@ def _parsed(data: bytes) -> dict[str, dict[str, str]]:
         raise ValueError
     found: dict[str, dict[str, str]] = {}
     for name, body in content["variables"].items():
-        kept = Kept(body["kept"])
-        if kept is not Kept.KEYRING and not isinstance(body["value"], str):
+        kept = SecretPlace(body["kept"])
+        if kept is not SecretPlace.KEYRING and not isinstance(body["value"], str):
             raise TypeError
         found[name] = body
     return found

@@ -42,7 +42,7 @@ _FETCHED = re.compile(r"(?P<name>[^\t]+)\t(?P<url>.+) \(fetch\)(?: \[.*\])?$")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkout:
+class GitCheckout:
     """A folder and the project it belongs to. ``remote`` carries no credentials."""
 
     root: Path
@@ -61,17 +61,17 @@ class Checkout:
         return _git(self.root, "rev-parse", "--quiet", "--verify", "HEAD^{commit}", "--")
 
 
-def here(path: str | Path = ".") -> Checkout:
+def here(path: str | Path = ".") -> GitCheckout:
     """The checkout that *path* (a folder or file) lies in; Refused when there is no such path."""
     folder = _folder(path)
     found = _repository(folder)
     if found is None:
         identity = local_identity(str(folder), machine())
-        return Checkout(root=folder, identity=identity, name=short_name(identity))
+        return GitCheckout(root=folder, identity=identity, name=short_name(identity))
     root, common = found
     remote = _remote(root)
     identity = _identity(root, common, remote)
-    return Checkout(
+    return GitCheckout(
         root=root,
         identity=identity,
         name=short_name(identity),

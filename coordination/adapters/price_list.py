@@ -19,8 +19,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from coordination.base.errors import Unavailable
-from coordination.domain.money.model_names import FREE, OPENROUTER, Reading, mixed, read, spellings
-from coordination.domain.money.pricing import Price, Quote, Rate, Unknown, key_of
+from coordination.domain.money.model_names import FREE, OPENROUTER, ModelName, mixed, read, spellings
+from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice, key_of
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
@@ -43,18 +43,18 @@ def name() -> str:
         return PACKAGE
 
 
-def quote(model: str, at: datetime) -> Quote | Unknown:
+def quote(model: str, at: datetime) -> Quote | UnknownPrice:
     """The list's price of *model* at a moment. Raises Unavailable when the list cannot be loaded."""
     found = _find(key_of(model))
-    if isinstance(found, Unknown):
+    if isinstance(found, UnknownPrice):
         return found
     if found.info is None:
         return Quote(_NOTHING, f"OpenRouter's {FREE}", found.called)
     price = _price(found.info.get_prices(at))
     if price == Price():
-        return Unknown("the list knows it, but has no price for it")
+        return UnknownPrice("the list knows it, but has no price for it")
     if found.long and not price.has_steps() and (found.info.context_window or 0) < _LONG_CONTEXT:
-        return Unknown("the list has no price for its long context")
+        return UnknownPrice("the list has no price for its long context")
     return Quote(price, name(), found.called, long=found.long)
 
 
@@ -68,37 +68,37 @@ class _Found:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _find(model: str) -> _Found | Unknown:
+def _find(model: str) -> _Found | UnknownPrice:
     _loaded()
     reading = read(model)
-    if isinstance(reading, Unknown):
+    if isinstance(reading, UnknownPrice):
         return reading
     if reading.free:
         return _Found(f"{reading.provider}/{reading.model}")
     return _listed(_without_variant(reading))
 
 
-def _listed(reading: Reading) -> _Found | Unknown:
+def _listed(reading: ModelName) -> _Found | UnknownPrice:
     """The model that a name means, with the price that its tokens have by it."""
     providers = {each.id: each for each in _loaded()}
     said = reading.provider
     provider = _of_its_name(providers, reading.model) if said is None else providers.get(said)
     if provider is None:
-        return Unknown(_NOT_LISTED if said is None else "the price list does not know its provider")
+        return UnknownPrice(_NOT_LISTED if said is None else "the price list does not know its provider")
     owner, info = _at(provider, providers, reading.model)
     if info is None:
-        return Unknown(_NOT_LISTED)
+        return UnknownPrice(_NOT_LISTED)
     if mixed(reading.model) or _mixed(info):
-        return Unknown("which of its tokens are text, sound or pictures is not told, and their prices differ")
+        return UnknownPrice("which of its tokens are text, sound or pictures is not told, and their prices differ")
     if reading.slug is not None and provider.id != OPENROUTER and _differs_at_openrouter(reading.slug, info):
-        return Unknown(
+        return UnknownPrice(
             f"OpenRouter, too, has a model of this name, at another price; call it {OPENROUTER}/{reading.slug} "
             f"or {owner.id}:{reading.model}"
         )
     return _Found(f"{owner.id}/{info.id}", info, reading.long)
 
 
-def _without_variant(reading: Reading) -> Reading:
+def _without_variant(reading: ModelName) -> ModelName:
     """A name without OpenRouter's variant behind it (``:thinking``), where the list has one price for both."""
     base, variant, _ = reading.model.rpartition(":")
     if not variant or reading.slug is None:

@@ -19,7 +19,7 @@ _LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class KernelFeatures:
     """What there is. ``landlock``: its version, 0 without. ``bubblewrap``: its version; None where it is not installed.
 
     ``problem``: why bubblewrap makes no namespaces here, in its own words.
@@ -39,7 +39,7 @@ class Means:
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}, {bubblewrap}{broken}"
 
 
-def means() -> Means:
+def means() -> KernelFeatures:
     """Ask the kernel, and bubblewrap."""
     program = shutil.which("bwrap")
     said, problem = None, None
@@ -48,7 +48,7 @@ def means() -> Means:
         alone = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--ro-bind", "/", "/")
         code, words = _run(program, *alone, "--proc", "/proc", "--dev", "/dev", "/bin/sh", "-c", "exit 0")
         problem = (words or f"exit status {code}") if code else None
-    return Means(_landlock(), _seccomp(), said, problem)
+    return KernelFeatures(_landlock(), _seccomp(), said, problem)
 
 
 def _landlock() -> int:

@@ -28,7 +28,7 @@ def _repr(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
-def many(number: int, one: str, several: str | None = None) -> str:
+def plural(number: int, one: str, several: str | None = None) -> str:
     """A number with its noun: ``1 task``, ``2,000 tasks``."""
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 

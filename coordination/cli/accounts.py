@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.cli.options import AsJson, print_json
-from coordination.domain.jobs.accounts import Kept
+from coordination.domain.jobs.accounts import SecretPlace
 
 if TYPE_CHECKING:
     from coordination.adapters.account_store import Account, Accounts, Variable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coordination.domain.plans.plans import Plan
 
 Name = Annotated[str, typer.Argument(metavar="ACCOUNT", help="NAME, or the agent and a label: claude@work.")]
-_IN_WORDS = {Kept.FILE: "file", Kept.KEYRING: "keyring", Kept.SETTING: "file (no secret)"}
+_IN_WORDS = {SecretPlace.FILE: "file", SecretPlace.KEYRING: "keyring", SecretPlace.SETTING: "file (no secret)"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -90,7 +90,7 @@ def set_(
     ],
     *,
     keep: Annotated[
-        Kept | None,
+        SecretPlace | None,
         typer.Option("--keep", help="Where secrets go (default: the keyring where one works, else a file)."),
     ] = None,
     as_json: AsJson = False,
@@ -111,20 +111,20 @@ def set_(
         check_variable(name)
     for name, value in settings:
         check_setting(name, value)
-    if keep is Kept.SETTING:
+    if keep is SecretPlace.SETTING:
         raise Refused("A secret is kept in the keyring or in a file", hint="For what is no secret, write NAME=VALUE")
     if len(asked) > 1 and not sys.stdin.isatty():
         raise Refused("stdin holds the value of one variable", hint="Set one after the other")
     accounts = _accounts()
     check_caller(load_settings().database_url)
     given = [(name, check_secret(name, _asked(account, name))) for name in asked]  # all, before anything is changed
-    made = [accounts.set(account, name, value, kept=Kept.SETTING) for name, value in settings]
+    made = [accounts.set(account, name, value, kept=SecretPlace.SETTING) for name, value in settings]
     made += [accounts.set(account, name, value, kept=keep) for name, value in given]
     if as_json:
         print_json({"account": account, "folder": accounts.folder, "variables": [_row(one) for one in made]})
         return
     for one in made:
-        where = "in the keyring" if one.kept is Kept.KEYRING else f"in {accounts.folder}/{account}.json"
+        where = "in the keyring" if one.kept is SecretPlace.KEYRING else f"in {accounts.folder}/{account}.json"
         print(f"{one.name} of {account} is kept {where}.")
     print(f"Jobs on this machine have it that say account: {account}")
 
@@ -152,7 +152,7 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     """A warning for each account that a checked plan names and this machine does not know."""
     from coordination.base.host import host
     from coordination.domain.jobs.work import parse_work
-    from coordination.domain.plans.plan_warnings import Code, PlanWarning
+    from coordination.domain.plans.plan_warnings import PlanWarning, WarningCode
 
     run_of = [parse_work(task.run) for task in plan.tasks]
     named = {plan.defaults.account, *(getattr(work, "account", None) for work in run_of)}
@@ -162,7 +162,7 @@ def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     unknown = sorted({name for name in named if name is not None} - set(accounts.names()))
     help_ = "Where the plan's workers run, set it: coord accounts set {} VARIABLE"
     return [
-        PlanWarning(Code.NO_ACCOUNT, f"There is no account {name} on {host()}", help_.format(name), name=name)
+        PlanWarning(WarningCode.NO_ACCOUNT, f"There is no account {name} on {host()}", help_.format(name), name=name)
         for name in unknown
     ]
 

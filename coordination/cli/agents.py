@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text
 
@@ -219,7 +219,7 @@ def import_(
         raise Refused(f"{file} cannot be read as JSON: {error}") from None
     with connected() as co:
         made = co.agents.import_(document, source=str(file))
-    print(f"{many(len(made), 'agent')}: {', '.join(agent.profile.name for agent in made)}")
+    print(f"{plural(len(made), 'agent')}: {', '.join(agent.profile.name for agent in made)}")
 
 
 _Said = list[tuple[str, Any]]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import excerpt, many
+from coordination.base.wording import excerpt, plural
 from coordination.cli.options import AsJson, ProjectName, chosen_project, connected, print_json
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
-    from coordination.domain.issues import Issue, LeftOut
+    from coordination.domain.issues import ExcludedIssue, Issue
     from coordination.domain.plans.plans import Plan
 
 DEFAULT_RULES = "beads-1.0"
@@ -66,7 +66,7 @@ def import_beads(
     else:
         instead = f", in place of {done.replaced}" if done.replaced else ""
         _show_notes(notes)
-        print(f"{done.project} has {many(done.issues, 'issue')} of {file}{instead}. See: coord ready")
+        print(f"{done.project} has {plural(done.issues, 'issue')} of {file}{instead}. See: coord ready")
 
 
 def export_beads(
@@ -81,7 +81,7 @@ def export_beads(
         found, name = _imported(co, project)
     write_bytes(file, write_issues(found))
     if file is not None:
-        print(f"{many(len(found), 'issue')} of {name} written to {file}.")
+        print(f"{plural(len(found), 'issue')} of {name} written to {file}.")
 
 
 def ready(
@@ -262,7 +262,7 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     )
 
 
-def _tell(left_out: Sequence[LeftOut], planned: int) -> None:
+def _tell(left_out: Sequence[ExcludedIssue], planned: int) -> None:
     if not left_out:
         return
     print(f"{planned} open issues get a job, {len(left_out)} do not:", file=sys.stderr)

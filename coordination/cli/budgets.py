@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import excerpt, many
+from coordination.base.wording import excerpt, plural
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.money.budget_status import Standing
-    from coordination.domain.money.budgets import Period
+    from coordination.domain.money.budget_status import BudgetStatus
+    from coordination.domain.money.budgets import BudgetPeriod
 
 Whose = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
 Name = Annotated[
@@ -167,7 +167,7 @@ def raise_(
         still = co.budgets.held(made.budget.subject) if made.scope == "run" else ()
     _say(made, "is raised", as_json=as_json)
     if still and not as_json:
-        waiting = many(len(still), "task of it waits", "tasks of it wait")
+        waiting = plural(len(still), "task of it waits", "tasks of it wait")
         print(f"{waiting} all the same: {still[0].sentence()}. {still[0].hint()}")
 
 
@@ -219,12 +219,12 @@ def check(
                 ],
             )
         mended = " and are mended" if repair else "; mend them with: coord budgets check --repair"
-        checked, differing = many(len(found), "budget"), many(len(wrong), "differs", "differ")
+        checked, differing = plural(len(found), "budget"), plural(len(wrong), "differs", "differ")
         print(f"{checked} checked, {differing}{mended if wrong else ''}.")
     raise typer.Exit(NOT_COMPLETED if wrong and not repair else OK)
 
 
-def budget_table(found: Sequence[Standing]) -> None:
+def budget_table(found: Sequence[BudgetStatus]) -> None:
     """Budgets for people."""
     from coordination.cli.tables import show as table
 
@@ -250,12 +250,12 @@ def budget_table(found: Sequence[Standing]) -> None:
     )
 
 
-def caps_of_project(said: Mapping[str, Any]) -> dict[Period, dict[str, Any] | None]:
+def caps_of_project(said: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
     """A project's budgets by their periods, as its options say them; None: it is to have none for that."""
     from coordination.base.errors import Refused
     from coordination.budgeting import period_named
 
-    found: dict[Period, dict[str, Any] | None] = {}
+    found: dict[BudgetPeriod, dict[str, Any] | None] = {}
     for key, value in said.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
             raise Refused(f"{excerpt(value)} is no budget", hint="Write it like --budget month=50")
@@ -273,14 +273,14 @@ def spent_of(one: Mapping[str, Any]) -> str:
     if one["tokens"] is not None:
         parts.append(f"{one['spent']['tokens']:,} of {one['tokens']:,} tokens")
     if one["max_starts"] is not None:
-        parts.append(f"{one['spent']['starts']:,} of {many(one['max_starts'], 'start')}")
+        parts.append(f"{one['spent']['starts']:,} of {plural(one['max_starts'], 'start')}")
     when = "in all" if one["period"] == "total" else f"of the {one['period']}"
     reserved = f", {show_usd(one['reserved']['usd'])} reserved" if one["reserved"]["usd"] else ""
-    waiting = f"; {many(one['waiting'], 'task waits', 'tasks wait')} for it" if one["waiting"] else ""
+    waiting = f"; {plural(one['waiting'], 'task waits', 'tasks wait')} for it" if one["waiting"] else ""
     return f"{' and '.join(parts) or 'calls of unknown price'} {when}{reserved}{waiting}"
 
 
-def _say(made: Standing, what: str, *, as_json: bool) -> None:
+def _say(made: BudgetStatus, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json({"budget": made.to_json()})
         return
@@ -288,17 +288,17 @@ def _say(made: Standing, what: str, *, as_json: bool) -> None:
     print(f"Spent {_amount(made.spent)}, reserved {_amount(made.reserved)}, left {_left(made)}.")
     if made.waiting:
         whose = "" if made.scope == "workspace" else f" {made.budget.subject}"
-        waiting = many(made.waiting, "task still waits", "tasks still wait")
+        waiting = plural(made.waiting, "task still waits", "tasks still wait")
         print(f"{waiting} for it. See: coord budgets show {made.scope}{whose}")
 
 
-def _named(one: Standing) -> str:
+def _named(one: BudgetStatus) -> str:
     """The workspace's budget of the month; the budget of run nightly."""
     when = "" if one.period == "total" else f" of the {one.period}"
     return f"The budget{when} of {one.scope} {one.name}"
 
 
-def _does(one: Standing) -> str:
+def _does(one: BudgetStatus) -> str:
     """What it does as it fills."""
     budget = one.budget
     told = f"told at {budget.warn_percent}%" if budget.warn_percent is not None else "not told before"
@@ -314,13 +314,13 @@ def _amount(of: Any) -> str:
     if of.tokens:
         parts.append(f"{of.tokens:,} tokens")
     if of.starts:
-        parts.append(many(of.starts, "start"))
+        parts.append(plural(of.starts, "start"))
     if of.unpriced:
-        parts.append(f"{many(of.unpriced, 'call')} of unknown price")
+        parts.append(f"{plural(of.unpriced, 'call')} of unknown price")
     return ", ".join(parts)
 
 
-def _left(one: Standing) -> str:
+def _left(one: BudgetStatus) -> str:
     from coordination.base.money import show_usd
 
     parts = []
@@ -329,11 +329,11 @@ def _left(one: Standing) -> str:
     if one.left_tokens is not None:
         parts.append(f"{one.left_tokens:,} tokens")
     if one.left_starts is not None:
-        parts.append(many(one.left_starts, "start"))
+        parts.append(plural(one.left_starts, "start"))
     return ", ".join(parts)
 
 
-def _waiting(co: Coordination, found: Sequence[Standing]) -> list[dict[str, str]]:
+def _waiting(co: Coordination, found: Sequence[BudgetStatus]) -> list[dict[str, str]]:
     """The first tasks that wait for these, and why."""
     ids = {one.budget.id for one in found}
     lacks = [(task_id, lack) for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids]

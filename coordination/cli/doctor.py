@@ -127,14 +127,14 @@ def _accounts(settings: Settings) -> Iterator[Check]:
     """Whether the accounts of this machine can be used; nothing where there are none."""
     from coordination.adapters import keyrings
     from coordination.adapters.account_store import Accounts
-    from coordination.base.wording import many
+    from coordination.base.wording import plural
 
     accounts = Accounts(settings.home)
     for problem in accounts.problems():
         yield Check("accounts", Verdict.WRONG, problem)
     if (names := accounts.names() if accounts.folder.is_dir() else []) and not accounts.problems():
         where = f"the keyring {found}, or files" if (found := keyrings.name()) else "files"
-        yield Check("accounts", Verdict.OK, f"{many(len(names), 'account')}, whose secrets are kept in {where}")
+        yield Check("accounts", Verdict.OK, f"{plural(len(names), 'account')}, whose secrets are kept in {where}")
 
 
 def _sandbox(settings: Settings) -> Check:
@@ -193,10 +193,10 @@ def _database(settings: Settings) -> Iterator[Check]:
 
 def _pooler(store: Store) -> Check | None:
     """Whether the URL fits what stands before PostgreSQL; None where nothing does."""
-    from coordination.store.postgresql import PREPARE, Pooling
+    from coordination.store.postgresql import PREPARE, PoolingMode
 
     found = store.pooling()
-    if found is Pooling.TRANSACTION and not store.pooled:
+    if found is PoolingMode.TRANSACTION and not store.pooled:
         said = store.url.query.get(PREPARE)
         url = f"its URL says {PREPARE}={said}" if said else f"its URL does not say {PREPARE}=none"
         return Check(
@@ -205,7 +205,7 @@ def _pooler(store: Store) -> Check | None:
             f"one lends a session of the server to each transaction, but {url}, so statements are prepared for others",
             f"Add {PREPARE}=none to COORD_DATABASE_URL",
         )
-    if found is not Pooling.NONE:
+    if found is not PoolingMode.NONE:
         return Check("pooler", Verdict.OK, f"one stands before the database, in {found} mode")
     if store.pooled:
         return Check(
@@ -291,7 +291,7 @@ def _lent(settings: Settings, store: Store) -> Iterator[Check]:
     """What this machine lends to attempts, and what setup commands made on it; nothing where none of it is used."""
     from coordination.base.durations import show_duration
     from coordination.base.host import host
-    from coordination.base.wording import many
+    from coordination.base.wording import plural
     from coordination.store.queries.fleet import host_leases
     from coordination.store.queries.fleet.host_leases import LeaseKind
 
@@ -309,12 +309,12 @@ def _lent(settings: Settings, store: Store) -> Iterator[Check]:
         names = ", ".join(lease.name for lease in left[:3])
         hint = "Workers of this machine drop them within about a minute, if they reach the server"
         yield Check(
-            "databases", Verdict.NOTE, f"ended attempts have left {many(len(left), 'copy', 'copies')}: {names}", hint
+            "databases", Verdict.NOTE, f"ended attempts have left {plural(len(left), 'copy', 'copies')}: {names}", hint
         )
     warm = (settings.worktrees or settings.home / "worktrees") / ".warm"
     if made := len(list(warm.glob("*.lock"))):
         kept = show_duration(settings.warm_kept)
-        yield Check("setups", Verdict.OK, f"{many(made, 'result')} in {warm}, for {kept} after the last use")
+        yield Check("setups", Verdict.OK, f"{plural(made, 'result')} in {warm}, for {kept} after the last use")
 
 
 def _supervisor(line: Any) -> Check:

@@ -13,7 +13,7 @@ from coordination.base.errors import CoordinationError
 
 if TYPE_CHECKING:
     from coordination.settings import Settings
-    from coordination.stack.joining import Joined
+    from coordination.stack.joining import JoinedStack
 
 
 def prepare_store(settings: Settings) -> None:
@@ -53,7 +53,7 @@ def rescue_from(settings: Settings) -> Callable[[int], bool]:
         from coordination.stack.stack import end_jobs_of
         from coordination.store.engine import open_store
         from coordination.store.queries.fleet import workers
-        from coordination.store.redis.wakeups import Nudges
+        from coordination.store.redis.wakeups import Wakeups
 
         store = open_store(settings.database_url)
         try:
@@ -70,7 +70,7 @@ def rescue_from(settings: Settings) -> Callable[[int], bool]:
             url = settings.redis_url or (record.redis_url if record else None)
             if touched and url:
                 # A worker that lives, or the next one, looks at once instead of at its next sweep.
-                with contextlib.closing(Nudges(client_url(url), signatures_in(store))) as nudges:
+                with contextlib.closing(Wakeups(client_url(url), signatures_in(store))) as nudges:
                     nudges.nudge(touched)
         except CoordinationError:
             # The leases run out by themselves; this only saves the wait.
@@ -92,7 +92,7 @@ class Surroundings:
 
     redis_url: str | None
     problem: Callable[[], CoordinationError | None]
-    joined: Joined | None = None
+    joined: JoinedStack | None = None
     stays: list[str] | None = None
 
     def note_run(self, run_id: str) -> None:
@@ -105,16 +105,16 @@ def check_redis(url: str, settings: Settings) -> None:
     """Nothing when it answers; else RedisUnavailable, before anything is stored that nobody would come for."""
     from coordination.services.fleet.broker_keys import signatures_at
     from coordination.settings import client_url
-    from coordination.store.redis.wakeups import Nudges
+    from coordination.store.redis.wakeups import Wakeups
 
-    nudges = Nudges(client_url(url), signatures_at(settings.database_url))
+    nudges = Wakeups(client_url(url), signatures_at(settings.database_url))
     try:
         nudges.ping()
     finally:
         nudges.close()
 
 
-def join_stack(settings: Settings, command: str) -> Joined:
+def join_stack(settings: Settings, command: str) -> JoinedStack:
     """Use the stack on our home: the one that runs, or one that is started here and now. *command* names us."""
     from coordination.base.errors import Conflict
     from coordination.domain.fleet.served_workspaces import served_names

@@ -116,7 +116,7 @@ def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterato
     yield from of_ours
     here = host() if of_ours else ""  # said already
     leases = settings.leases()
-    patience = health.Patience(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
+    patience = health.HealthThresholds(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
     with store.read() as tx:
         yield from health.silent_workers(tx, patience=patience)
         yield from health.strange_clocks(tx, patience=patience, apart=_SKEW, besides=here)

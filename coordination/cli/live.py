@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from coordination.base.durations import show_duration
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.base.money import show_usd
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli import terminal
 from coordination.cli.hints import pasted
 from coordination.cli.standstill import Standstill
@@ -22,7 +22,7 @@ from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Run
-    from coordination.domain.tasks.runs import Run as RunRecord
+    from coordination.domain.tasks.runs import RunRecord
 
 _REDRAW = 0.2
 _MOST_RUNNING = 12
@@ -85,7 +85,7 @@ def _until_over(
 def _lines(run: Run, problem: Callable[[], CoordinationError | None], still: Standstill) -> bool:
     """For logs and pipes: a line when something ends, is retried or lost."""
     record = run.record
-    print(f"run {run.id} of {record.project}: {many(record.total, 'task')}", flush=True)
+    print(f"run {run.id} of {record.project}: {plural(record.total, 'task')}", flush=True)
     cursor = "0.0"
     started: dict[str, datetime] = {}
 
@@ -150,7 +150,7 @@ def _drawn(run: Run, record: RunRecord, stands: str | None) -> Any:
         ProgressBar(total=max(record.total, 1), completed=done, width=30),
         f"{done}/{record.total}",
         show_usd(record.cost_usd)
-        + (f" + {many(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""),
+        + (f" + {plural(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""),
         Text(counts, style="dim"),
     )
     running = Table(box=None, padding=(0, 2), show_header=False)

@@ -16,7 +16,7 @@ from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.terminal import json_text, raw
 
 if TYPE_CHECKING:
-    from coordination.domain.jobs.output import Piece
+    from coordination.domain.jobs.output import OutputChunk
 
 
 def add_to(_app: typer.Typer) -> None:
@@ -59,7 +59,7 @@ def logs(
             print_json({"task": task.id, "key": task.key, "attempt": number, "pieces": list(found)})
 
 
-def _show(found: Iterator[Piece], *, followed: bool, as_it_is: bool) -> None:
+def _show(found: Iterator[OutputChunk], *, followed: bool, as_it_is: bool) -> None:
     from coordination.domain.jobs.output import Stream
 
     number: int | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from coordination.domain.tasks.next_steps import Situation, Step, sentence, steps
+from coordination.domain.tasks.next_steps import NextStep, Situation, sentence, steps
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run, TaskHandle
     from coordination.domain.tasks.explanations import TaskExplanation
-    from coordination.domain.tasks.outdated import Outdated
+    from coordination.domain.tasks.outdated import OutdatedTask
 
 
 def project_here(co: Coordination) -> str | None:
@@ -22,8 +22,8 @@ def project_here(co: Coordination) -> str | None:
 
 
 def of_ended(
-    co: Coordination, tasks: Sequence[TaskHandle], old: Mapping[str, Sequence[Outdated]] | None = None
-) -> list[tuple[Step, ...]]:
+    co: Coordination, tasks: Sequence[TaskHandle], old: Mapping[str, Sequence[OutdatedTask]] | None = None
+) -> list[tuple[NextStep, ...]]:
     """The next steps for each of these tasks, which have ended. *old*: what each was given that is out of date."""
     from coordination.store.reports.tasks import task_steps
 
@@ -33,7 +33,7 @@ def of_ended(
         return [task_steps.of_ended(about, (old or {}).get(about.task.id, ())) for about in abouts]
 
 
-def of_run(run: Run, situation: Situation) -> tuple[Step, ...]:
+def of_run(run: Run, situation: Situation) -> tuple[NextStep, ...]:
     """The next steps for a run."""
     return steps(situation, run=called_run(run))
 

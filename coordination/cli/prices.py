@@ -76,7 +76,7 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
     from coordination.adapters import price_list
     from coordination.base.clock import utc_now
     from coordination.cli.tables import fields
-    from coordination.domain.money.pricing import Unknown
+    from coordination.domain.money.pricing import UnknownPrice
     from coordination.services.money import prices
 
     with connected() as co:
@@ -84,7 +84,7 @@ def show(model: Model, *, project: OfProject = None, as_json: AsJson = False) ->
         with co.runtime.store.read() as tx:
             book = prices.open_book(tx, co.runtime.workspace_id, price_list.quote)
     found = book.quote(model, project_id, utc_now())
-    if isinstance(found, Unknown):
+    if isinstance(found, UnknownPrice):
         if as_json:
             print_json({"model": model, "known": False, "why": found.why})
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import excerpt, many
+from coordination.base.wording import excerpt, plural
 from coordination.cli.budgets import caps_of_project, spent_of
 from coordination.cli.gates import gates
 from coordination.cli.options import AsJson, connected, print_json
@@ -149,7 +149,7 @@ def _show_for_people(document: dict[str, Any]) -> None:
     from coordination.cli.tables import show as table
 
     totals, boss = document["totals"], document["orchestrator"]
-    unknown = f" and {many(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
+    unknown = f" and {plural(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
     fields(
         [
             ("name", document["name"]),
@@ -166,7 +166,7 @@ def _show_for_people(document: dict[str, Any]) -> None:
             (
                 "counts",
                 ", ".join(
-                    many(number, noun)
+                    plural(number, noun)
                     for number, noun in (
                         (totals.runs, "run"),
                         (totals.tasks, "task"),
@@ -287,7 +287,7 @@ def activate(name: Name) -> None:
     with connected() as co:
         freed = co.resume_project(name)
         say_if_stopped(co, co.project(name).id)
-    queued = f"; {many(freed, 'task is', 'tasks are')} queued again" if freed else ""
+    queued = f"; {plural(freed, 'task is', 'tasks are')} queued again" if freed else ""
     print(f"{name} is active{queued}.")
 
 

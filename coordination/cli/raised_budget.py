@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def parts(words: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Scope (None: not said), name (None: the workspace has none) and amount."""
     from coordination.base.errors import Refused
-    from coordination.domain.money.budgets import Scope
+    from coordination.domain.money.budgets import BudgetScope
 
     match words:
-        case [Scope.WORKSPACE, usd]:
-            return Scope.WORKSPACE, None, usd
-        case [scope, _] if scope in set(Scope):
+        case [BudgetScope.WORKSPACE, usd]:
+            return BudgetScope.WORKSPACE, None, usd
+        case [scope, _] if scope in set(BudgetScope):
             raise Refused(f"Say which {scope}, and its new cap", hint=f"coord budgets raise {scope} NAME 5")
         case [name, usd]:
             return None, name, usd

@@ -10,7 +10,7 @@ import typer
 from coordination.cli.options import AsJson, connected, print_json
 
 if TYPE_CHECKING:
-    from coordination.flows.projects.retain import Retained
+    from coordination.flows.projects.retain import RetentionResult
     from coordination.settings import Settings
 
 _WORDS = {
@@ -54,7 +54,7 @@ def retain(
 
     from coordination.adapters.artifact_store import ArtifactStore
     from coordination.base.errors import Conflict
-    from coordination.flows.projects.retain import Ages, would_retain
+    from coordination.flows.projects.retain import RetentionAges, would_retain
     from coordination.flows.projects.retain import retain as flow
 
     def rest(seconds: float) -> bool:
@@ -64,9 +64,11 @@ def retain(
     with connected() as co:
         runtime = co.runtime
         settings = runtime.settings
-        ages = Ages(runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs)
+        ages = RetentionAges(
+            runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
+        )
         if dry_run:
-            done: Retained | None = would_retain(runtime.store, runtime.workspace_id, ages)
+            done: RetentionResult | None = would_retain(runtime.store, runtime.workspace_id, ages)
         else:
             files = ArtifactStore(settings.artifacts_url)
             folder = archive.absolute() if archive else settings.retention_archive
@@ -79,7 +81,7 @@ def retain(
         _show(done, dry_run=dry_run)
 
 
-def _plain(done: Retained, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
+def _plain(done: RetentionResult, settings: Settings, *, dry_run: bool) -> dict[str, Any]:
     return {
         "dry_run": dry_run,
         "older_than": {name: getattr(settings, f"retention_{name}") or None for name in ("runs", "workers", "costs")},
@@ -89,7 +91,7 @@ def _plain(done: Retained, settings: Settings, *, dry_run: bool) -> dict[str, An
     }
 
 
-def _show(done: Retained, *, dry_run: bool) -> None:
+def _show(done: RetentionResult, *, dry_run: bool) -> None:
     counted = [f"{done.rows[name]:,} {words}" for name, words in _WORDS.items() if done.rows[name]]
     if not counted:
         print("Nothing is old enough to be deleted.")

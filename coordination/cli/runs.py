@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.names import InProject, found_run, place
 from coordination.cli.options import AsJson, Limit, connected, print_json
 from coordination.cli.terminal import json_text
@@ -96,7 +96,7 @@ def cancel(
     if as_json:
         print_json({"run": run.id, "canceled": number})
     else:
-        done = f"{many(number, 'task')} of {run.id} canceled" if number else f"No task of {run.id} was open"
+        done = f"{plural(number, 'task')} of {run.id} canceled" if number else f"No task of {run.id} was open"
         print(f"{done} ({where}).")
 
 
@@ -109,7 +109,7 @@ def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) 
     if as_json:
         print_json({"run": run.id, "retried": number})
     else:
-        again = many(number, f"task of {run.id} is", f"tasks of {run.id} are")
+        again = plural(number, f"task of {run.id} is", f"tasks of {run.id} are")
         print(f"{again} tried again ({where})." if number else f"Nothing of {run.id} is to be retried ({where}).")
 
 

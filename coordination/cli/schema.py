@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, print_json
 
 
@@ -57,5 +57,7 @@ def check(
     else:
         for warning in warnings:
             print(f"warning: {warning.sentence}. {warning.hint}.")
-        print(f"{file} is a good plan: {many(len(found.tasks), 'task')}, {many(edges, 'dependency', 'dependencies')}.")
+        print(
+            f"{file} is a good plan: {plural(len(found.tasks), 'task')}, {plural(edges, 'dependency', 'dependencies')}."
+        )
         print(f"run it with: coord run {quote(str(file))}")

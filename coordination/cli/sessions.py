@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.base.wording import excerpt, many
+from coordination.base.wording import excerpt, plural
 from coordination.cli.options import AsJson, Limit, connected, print_json
 
 
@@ -85,7 +85,7 @@ def show(
             ("last activity", found.last_activity_at if found else None),
             (
                 "cost",
-                f"{show_usd(usd)} in {many(calls, 'call')}" + (f", {unpriced} of unknown price" if unpriced else ""),
+                f"{show_usd(usd)} in {plural(calls, 'call')}" + (f", {unpriced} of unknown price" if unpriced else ""),
             ),
         ]
     )

@@ -12,7 +12,7 @@ from coordination.cli.work import PlanFile, Repo
 
 if TYPE_CHECKING:
     from coordination.domain.forecast.predictions import Prediction
-    from coordination.domain.tasks.runs import Run
+    from coordination.domain.tasks.runs import RunRecord
 
 _MOST_LEGS = 40
 _MOST_KINDS = 40
@@ -129,7 +129,7 @@ def _budget(found: Prediction) -> str | None:
     return f"{show_usd(found.budget)}, which is enough in {found.within_budget:.0%} of {found.rounds:,} rounds"
 
 
-def beside(run: Run) -> None:
+def beside(run: RunRecord) -> None:
     """What a run was expected to take and cost, beside what it took and cost; nothing where nothing was expected."""
     from decimal import Decimal
 

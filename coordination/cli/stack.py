@@ -14,7 +14,7 @@ from coordination.cli.exit_codes import INTERRUPTED
 
 if TYPE_CHECKING:
     from coordination.settings import Settings
-    from coordination.stack.joining import Joined
+    from coordination.stack.joining import JoinedStack
 
 _UP = "coord up"
 _LOOK_AGAIN = 0.2
@@ -65,7 +65,7 @@ def up(
         print(f"The stack stays up for {', '.join(stays)}. Stop it with: coord down")
 
 
-def _keep_up(joined: Joined, settings: Settings, *, detach: bool, slots: int | None) -> None:
+def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: int | None) -> None:
     """Say that it is up, and wait until it is not, or until Ctrl-C."""
     pid = joined.found.owner.pid
     if not joined.started:
@@ -80,7 +80,7 @@ def _keep_up(joined: Joined, settings: Settings, *, detach: bool, slots: int | N
     raise problem
 
 
-def _join_others(joined: Joined, slots: int | None) -> None:
+def _join_others(joined: JoinedStack, slots: int | None) -> None:
     """Refuse a second ``coord up``, or other settings for a stack that runs; else say whose stack it is."""
     if joined.is_kept() or any(user.command == _UP for user in joined.membership.others()) or slots is not None:
         raise joined.taken()

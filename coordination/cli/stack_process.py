@@ -24,7 +24,7 @@ def main() -> int:
     from coordination.stack.home import Home
     from coordination.stack.interrupts import interruptible
     from coordination.stack.joining import told
-    from coordination.stack.users import Users
+    from coordination.stack.users import StackUsers
 
     settings = load_settings()
     if not sys.stdin.buffer.readline():
@@ -36,7 +36,7 @@ def main() -> int:
         with interruptible():
             held = stack.start(settings, on_worker_death=rescue_from(settings), counts_users=True)
             ready = True
-            held.hold(Users(Home(settings.home)))
+            held.hold(StackUsers(Home(settings.home)))
     except CoordinationError as error:
         sys.stderr.write(f"coord: {error.sentence()}\n")
         if settings.ready_fd is not None and not ready:

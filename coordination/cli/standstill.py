@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
-from coordination.base.wording import many
-from coordination.domain.money.budgets import Period
+from coordination.base.wording import plural
+from coordination.domain.money.budgets import BudgetPeriod
 from coordination.domain.tasks.next_steps import Situation, sentence, steps
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
-    from coordination.domain.tasks.runs import Run as RunRecord
-    from coordination.store.reports.tasks.standstill import Hold
+    from coordination.domain.tasks.runs import RunRecord
+    from coordination.store.reports.tasks.standstill import StandstillCause
 
 DEFAULT = "default"  # the workspace that is served where none is named
 _EVERY = 2.0
@@ -118,7 +118,7 @@ class Standstill:
             found += of_it
         return found
 
-    def _budgets(self, hold: Hold) -> list[Obstacle]:
+    def _budgets(self, hold: StandstillCause) -> list[Obstacle]:
         try:
             held = self._run.co.budgets.held(self._run.id)
         except DatabaseUnavailable:
@@ -132,7 +132,7 @@ class Standstill:
                 hold.tasks,
                 hold.keys,
                 f"{lack.sentence()}. {lack.hint()}",
-                lasts=not lack.passing and lack.budget.period is Period.TOTAL,
+                lasts=not lack.passing and lack.budget.period is BudgetPeriod.TOTAL,
             )
             for lack in list(by_budget.values())[:_MOST_BUDGETS]
         ]
@@ -140,7 +140,7 @@ class Standstill:
     def _sentences(self) -> str:
         if all(one.kind == "budget" for one in self.obstacles):
             number = self.obstacles[0].tasks
-            head = f"{many(number, 'task waits', 'tasks wait')} for a budget, and nothing else of this run can go on:"
+            head = f"{plural(number, 'task waits', 'tasks wait')} for a budget, and nothing else of this run can go on:"
         elif all(one.kind == "time" for one in self.obstacles):
             head = "Nothing of this run goes on before its time:"
         else:
@@ -159,7 +159,7 @@ def is_attended() -> bool:
     return any(stream is not None and not stream.closed and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
-def _obstacle(hold: Hold) -> Obstacle:
+def _obstacle(hold: StandstillCause) -> Obstacle:
     if hold.kind == "stopped":
         stop, command = hold.keys
         words = f"{stop}; let it go on with: {command}"
@@ -203,13 +203,13 @@ def who_will_do_it(co: Coordination) -> str | None:
     if not settings.embedded:
         return None
     from coordination.stack.home import Home
-    from coordination.stack.users import Users
+    from coordination.stack.users import StackUsers
 
     home = Home(settings.home)
     record = home.read() if home.is_owned() else None
-    if record is None or not record.counts_users or Users(home).is_kept(record.owner):
+    if record is None or not record.counts_users or StackUsers(home).is_kept(record.owner):
         return None
-    users = Users(home).present()
+    users = StackUsers(home).present()
     if any(user.command == "coord up" for user in users):
         return None
     until = f" with {users[0].sentence()}" if len(users) == 1 else " with the last command that uses it"

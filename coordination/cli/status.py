@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordination.base.ids import SHORT
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import show_stops
 from coordination.domain.tasks.next_steps import Situation, sentence, steps
 from coordination.domain.tasks.runs import RunState
 
 if TYPE_CHECKING:
-    from coordination.domain.money.budget_status import Standing
+    from coordination.domain.money.budget_status import BudgetStatus
     from coordination.runtime import Runtime
     from coordination.store.reports.projects.overview import Overview
 
@@ -102,7 +102,7 @@ def _show_running(found: Overview) -> None:
         empty="Nothing runs.",
     )
     if (more := found.running_in_all - len(found.running)) > 0:
-        print(f"and {many(more, 'more task')}")
+        print(f"and {plural(more, 'more task')}")
 
 
 def _queues(runtime: Runtime) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _queues(runtime: Runtime) -> dict[str, Any]:
         return {"reachable": False, "error": error.message, "lengths": {}}
 
 
-def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) -> None:
+def _show(found: Overview, queues: dict[str, Any], holding: Sequence[BudgetStatus]) -> None:
     from coordination.base.money import show_usd
     from coordination.cli.budgets import budget_table
     from coordination.cli.tables import show, shown
@@ -173,5 +173,5 @@ def _show(found: Overview, queues: dict[str, Any], holding: Sequence[Standing]) 
         print("queues: " + ", ".join(f"{name} {length}" for name, length in queues["lengths"].items()))
     else:
         print("queues: " + (queues["error"] or "no Redis runs here"))
-    unknown = f" and {many(found.unpriced_today, 'call')} of unknown price" if found.unpriced_today else ""
+    unknown = f" and {plural(found.unpriced_today, 'call')} of unknown price" if found.unpriced_today else ""
     print(f"today:  {show_usd(found.cost_today_usd)}{unknown}")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.exit_codes import NOT_COMPLETED
 from coordination.cli.options import AsJson, OfProject, connected, print_json
 
 if TYPE_CHECKING:
     from coordination.client import Coordination
-    from coordination.domain.projects.stops import InFlight, Stop, Stopped
+    from coordination.domain.projects.stops import Stop, StoppedAttempt, StopResult
 
 _PATIENCE = "60s"
 
@@ -72,7 +72,7 @@ def start(project: OfProject = None, *, as_json: AsJson = False) -> None:
     if found.ended is None:
         print(f"{what} was not stopped.")
     else:
-        queued = f"; {many(found.queued, 'task is', 'tasks are')} queued again" if found.queued else ""
+        queued = f"; {plural(found.queued, 'task is', 'tasks are')} queued again" if found.queued else ""
         print(f"{what} goes on{queued}.")
     for one in found.still:
         print(f"{one.sentence()}. Let it go on with: {one.command}")
@@ -94,7 +94,7 @@ def show_stops(found: list[Stop]) -> None:
         print(f"{one.sentence()}. Let it go on with: {one.command}")
 
 
-def _show(found: Stopped) -> None:
+def _show(found: StopResult) -> None:
     from coordination.base.money import show_usd
     from coordination.cli.tables import show
 
@@ -120,18 +120,18 @@ def _show(found: Stopped) -> None:
         )
     unanswered = [one for one in found.attempts if not one.ended]
     if found.silent:
-        counted = many(len(found.attempts), "attempt was", "attempts were")
+        counted = plural(len(found.attempts), "attempt was", "attempts were")
         print(f"Nothing runs any more; {counted} in flight. Go on with: {found.stop.command}")
         return
     again = found.stop.again
     if unanswered:
-        counted = many(len(unanswered), "attempt has", "attempts have")
+        counted = plural(len(unanswered), "attempt has", "attempts have")
         print(f"{counted} not ended; nothing else starts. Look again: {again}")
     if found.claiming:
-        print(f"{many(found.claiming, 'transaction')} of before the stop did not end, and may start work: {again}")
+        print(f"{plural(found.claiming, 'transaction')} of before the stop did not end, and may start work: {again}")
 
 
-def _document(found: Stopped) -> dict[str, Any]:
+def _document(found: StopResult) -> dict[str, Any]:
     return {
         "stop": _of(found.stop),
         "new": found.new,
@@ -152,7 +152,7 @@ def _of(stop: Stop) -> dict[str, Any]:
     }
 
 
-def _attempt(one: InFlight) -> dict[str, Any]:
+def _attempt(one: StoppedAttempt) -> dict[str, Any]:
     return {
         "project": one.project,
         "run": one.run_id,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from coordination.base.durations import show_duration
 from coordination.base.errors import CoordinationError
-from coordination.base.wording import many
+from coordination.base.wording import plural
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -29,12 +29,12 @@ class Waiting:
 
     def tell_users(self, home: Home) -> None:
         """Name the commands that wait on this stack, and how their runs go on."""
-        from coordination.stack.users import Users
+        from coordination.stack.users import StackUsers
 
         if not home.is_owned():
             return
         try:
-            users = Users(home).present()
+            users = StackUsers(home).present()
         except CoordinationError:
             return  # who uses it is not worth more than the stop
         for user in users:
@@ -49,7 +49,7 @@ class Waiting:
             return
         self._told |= {(job["task_id"], job["number"]) for job in new}
         grace = "no grace" if self._now else f"{show_duration(timedelta(seconds=record.grace))} in all to end by itself"
-        print(f"Waiting for {many(len(jobs), 'job')}, with {grace}; what still runs then is handed back:")
+        print(f"Waiting for {plural(len(jobs), 'job')}, with {grace}; what still runs then is handed back:")
         for job in new[:_MOST_NAMED]:
             since = show_duration(job["now"] - job["started_at"])
             print(f"  {job['key']} of run {job['run_id']} ({job['project']}), running for {since}")

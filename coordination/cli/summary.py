@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from coordination.base.durations import show_duration
 from coordination.base.money import show_usd
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli import next_steps, terminal
 from coordination.cli.hints import Exact
 from coordination.domain.jobs.last_lines import last_lines
-from coordination.domain.tasks.next_steps import Situation, Step, sentence
+from coordination.domain.tasks.next_steps import NextStep, Situation, sentence
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Run, TaskHandle
     from coordination.domain.tasks.attempts import Attempt
-    from coordination.domain.tasks.outdated import Outdated
+    from coordination.domain.tasks.outdated import OutdatedTask
 
 _MOST_TASKS = 60
 _MOST_RESULTS = 3
@@ -93,18 +93,18 @@ def _show_failed(run: Run, failed: list[TaskHandle]) -> None:
         print(f"  and {len(failed) - _MOST_FAILED} more; see: coord tasks list {run.id}")
 
 
-def outdated_in(run: Run) -> dict[str, list[Outdated]]:
+def outdated_in(run: Run) -> dict[str, list[OutdatedTask]]:
     """What is out of date of what the run's tasks were given, by task id."""
     from coordination.store.queries.tasks import outdated
 
-    found: dict[str, list[Outdated]] = {}
+    found: dict[str, list[OutdatedTask]] = {}
     with run.co.runtime.store.read() as tx:
         for one in outdated.of_run(tx, run.co.runtime.workspace_id, run.id):
             found.setdefault(one.task_id, []).append(one)
     return found
 
 
-def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence[Outdated]]) -> None:
+def _show_outdated(run: Run, tasks: list[TaskHandle], old: Mapping[str, Sequence[OutdatedTask]]) -> None:
     """Which tasks were given what is out of date, and which commands do them again."""
     if not tasks:
         return
@@ -122,7 +122,7 @@ def show_next(run: Run) -> None:
         print(f"\n{sentence(then)}")
 
 
-def _next(run: Run, state: RunState) -> tuple[Step, ...]:
+def _next(run: Run, state: RunState) -> tuple[NextStep, ...]:
     if state is RunState.COMPLETED:
         return ()
     ended = state is not RunState.OPEN
@@ -169,7 +169,7 @@ def _changes(branch: str | None, tasks: list[TaskHandle]) -> str | None:
         return "changes"  # the repository is on another machine
     files, added, deleted = changes_on(here, branch) or (0, 0, 0)
     lines = f"{added:,} lines added, {deleted:,} deleted" if added or deleted else "no lines"
-    return f"changes in {many(files, 'file')} ({lines})" if files else None
+    return f"changes in {plural(files, 'file')} ({lines})" if files else None
 
 
 def _took(attempts: list[Any]) -> str:
@@ -221,7 +221,7 @@ def _closing_line(run: Run) -> str:
     counts = ", ".join(f"{number} {state}" for state, number in sorted(record.counts.items()))
     end = record.finished_at
     took = f" in {show_duration(end - record.created_at)}" if end else ""
-    unknown = f" and {many(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""
+    unknown = f" and {plural(record.unpriced_calls, 'call')} of unknown price" if record.unpriced_calls else ""
     return f"\nrun {record.id} {record.state}{took}: {counts}; cost {show_usd(record.cost_usd)}{unknown}"
 
 

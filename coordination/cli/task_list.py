@@ -16,8 +16,8 @@ from coordination.cli.tables import shown
 from coordination.cli.terminal import json_writer
 
 if TYPE_CHECKING:
-    from coordination.domain.tasks.outdated import Outdated
-    from coordination.store.reports.tasks.task_list import Longest, TaskLine
+    from coordination.domain.tasks.outdated import OutdatedTask
+    from coordination.store.reports.tasks.task_list import ColumnWidths, TaskLine
 
 _MOST_WHY = 60
 _OUTDATED = ", outdated"
@@ -62,7 +62,7 @@ def list_(run: MaybeRun = None, *, project: InProject = None, as_json: AsJson = 
         _print(lines())
 
 
-def _json_lines(of: dict[str, Any], tasks: Iterable[TaskLine], old: Mapping[str, list[Outdated]]) -> Iterator[str]:
+def _json_lines(of: dict[str, Any], tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]) -> Iterator[str]:
     """One document, a task a line."""
     write = json_writer()
     yield f'{{\n  "run": {write(of)},\n  "tasks": ['
@@ -74,7 +74,7 @@ def _json_lines(of: dict[str, Any], tasks: Iterable[TaskLine], old: Mapping[str,
     yield "\n  ]\n}\n"
 
 
-def _table(longest: Longest, tasks: Iterable[TaskLine], old: Mapping[str, list[Outdated]]) -> Iterator[str]:
+def _table(longest: ColumnWidths, tasks: Iterable[TaskLine], old: Mapping[str, list[OutdatedTask]]) -> Iterator[str]:
     """Aligned columns, the only one without a width last; on a terminal cut to its width."""
     if not longest.tasks:
         yield "(none)\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordination.base.durations import show_duration
-from coordination.base.wording import excerpt, many
+from coordination.base.wording import excerpt, plural
 from coordination.cli import task_list
 from coordination.cli.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
 from coordination.cli.hints import Exact
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from coordination.client import Coordination, TaskHandle
     from coordination.domain.tasks.attempts import Attempt
-    from coordination.domain.tasks.tasks import Task
+    from coordination.domain.tasks.tasks import TaskRecord
 
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Tasks: the jobs of runs.")
@@ -95,7 +95,7 @@ def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_jso
             ("priority", record.priority),
             ("created by", record.creator),
             ("delegated by", ", by ".join(delegators(record.options)) or None),
-            ("cost", show_usd(cost) + (f" + {many(unpriced, 'call')} of unknown price" if unpriced else "")),
+            ("cost", show_usd(cost) + (f" + {plural(unpriced, 'call')} of unknown price" if unpriced else "")),
         ]
     )
     if attempts:
@@ -132,7 +132,7 @@ def _outcome(one: Attempt) -> str:
     return ", ".join([one.outcome, *filter(None, more)])
 
 
-def _deferred(record: Task, limit: timedelta) -> str | None:
+def _deferred(record: TaskRecord, limit: timedelta) -> str | None:
     if record.deferred_since is None:
         return None
     since = f"{record.deferred_since:%Y-%m-%d %H:%M:%S} UTC, at most for {show_duration(limit)}"

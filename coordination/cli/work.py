@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.names import InProject, aim_hints
 from coordination.cli.options import AsJson, connected, print_json
@@ -106,7 +106,7 @@ def submit(
 
             from coordination.cli.next_steps import called_run
 
-            tasks = many(made.record.total, "task")
+            tasks = plural(made.record.total, "task")
             print(f"Run {made.id} of {made.record.project}: {tasks}. See: coord runs show {quote(called_run(made))}")
         from coordination.cli.standstill import who_will_do_it
 

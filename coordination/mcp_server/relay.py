@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from coordination.mcp_server.session import INVALID_REQUEST, PARSE_ERROR, Session, failed
+from coordination.mcp_server.session import INVALID_REQUEST, PARSE_ERROR, McpSession, failed
 from coordination.mcp_server.tools import Tool
 
 LONGEST_MESSAGE = 8 * 1024 * 1024
@@ -33,7 +33,7 @@ def serve(
     out: BinaryIO | None = None,
 ) -> None:
     """Answer until *lines*, or stdin, ends. Calls of tools run one after the other, beside everything else."""
-    source, session = lines or sys.stdin.buffer, Session(reporting, reading)
+    source, session = lines or sys.stdin.buffer, McpSession(reporting, reading)
     say, calls = _writer(out or sys.stdout.buffer), SimpleQueue[Any]()
     waiting = threading.Semaphore(MOST_WAITING)
 

@@ -34,7 +34,7 @@ Answer = dict[str, Any] | Callable[[], dict[str, Any]] | None
 """What is said at once, or what does what was asked and returns what is to be said; None: nothing is said."""
 
 
-class Session:
+class McpSession:
     """What one client and the server have said."""
 
     def __init__(self, reporting: Sequence[Tool], reading: Sequence[Tool]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.base.errors import CoordinationError, SettingsError, StackRunning, Unavailable
-from coordination.stack.processes import ProcessRecord
+from coordination.stack.processes import ServiceRecord
 
 _FORMAT = 1
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -34,12 +34,12 @@ _LOG_LIMIT = 10_000_000
 class RunningStack:
     """What the owner of a stack wrote down: itself, what it works on, what it started. ``ready`` once it takes work."""
 
-    owner: ProcessRecord
+    owner: ServiceRecord
     started_at: datetime
     version: str
     redis_url: str
     database_url: str
-    services: dict[str, ProcessRecord] = field(default_factory=dict)
+    services: dict[str, ServiceRecord] = field(default_factory=dict)
     ready: bool = False
     serves: str = "*"  # whose jobs its worker runs: names of workspaces with commas between them, or * for all
     grace: float = 0.0  # seconds that its running jobs have when it is stopped
@@ -186,16 +186,16 @@ class Home:
         with self.explained():
             self.record.unlink(missing_ok=True)
 
-    def write_end(self, owner: ProcessRecord, failure: CoordinationError | None) -> None:
+    def write_end(self, owner: ServiceRecord, failure: CoordinationError | None) -> None:
         """Leave word that the stack of *owner* was stopped, or why it could not go on, for those that used it."""
         why = None if failure is None else {"message": failure.message, "hint": failure.hint}
         self._replace(self.last_end, {"owner": asdict(owner), "failure": why})
 
-    def read_end(self, owner: ProcessRecord) -> StackEnd | None:
+    def read_end(self, owner: ServiceRecord) -> StackEnd | None:
         """How the stack of *owner* ended; None when it left no word, as when it was killed."""
         try:
             content = json.loads(self.last_end.read_bytes())
-            if ProcessRecord.restored(content["owner"]) != owner:
+            if ServiceRecord.restored(content["owner"]) != owner:
                 return None
             why = content["failure"]
             return StackEnd(None if why is None else Unavailable(str(why["message"]), hint=why["hint"]))
@@ -256,12 +256,12 @@ def _record(content: dict[str, Any]) -> RunningStack | None:
     if content["format"] != _FORMAT:
         return None
     return RunningStack(
-        owner=ProcessRecord.restored(content["owner"]),
+        owner=ServiceRecord.restored(content["owner"]),
         started_at=datetime.fromisoformat(content["started_at"]),
         version=str(content["version"]),
         redis_url=str(content["redis_url"]),
         database_url=str(content["database_url"]),
-        services={str(name): ProcessRecord.restored(one) for name, one in content["services"].items()},
+        services={str(name): ServiceRecord.restored(one) for name, one in content["services"].items()},
         ready=content["ready"] is True,
         serves=str(content.get("serves", "*")),
         grace=float(content.get("grace", 0.0)),

@@ -33,7 +33,7 @@ from coordination.stack.home import Home, RunningStack
 from coordination.stack.interrupts import undisturbed
 from coordination.stack.processes import READY_VARIABLE
 from coordination.stack.stack import absolute_imports
-from coordination.stack.users import Membership, Users
+from coordination.stack.users import Membership, StackUsers
 
 _LOOK_AGAIN = 0.01
 _COUNT_AGAIN = 0.5
@@ -63,7 +63,7 @@ class StackStoppedError(CoordinationError):
     code = "stack_stopped"
 
 
-class Starter:
+class StackStarter:
     """The process of a stack on its way up. It does nothing but import until ``go``."""
 
     def __init__(self, settings: Settings, argv: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ def restored(heard: bytes) -> CoordinationError | None:
     return _TOLD.get(code, Unavailable)(str(message), hint=hint, field=field)
 
 
-class Joined:
+class JoinedStack:
     """The stack that this command uses, until ``leave``."""
 
     def __init__(self, home: Home, found: RunningStack, membership: Membership, *, started: bool) -> None:
@@ -165,7 +165,7 @@ class Joined:
         self.started = started
         self.hurried = False  # its jobs were ended at once, not handed back
         self._home = home
-        self._users = Users(home)
+        self._users = StackUsers(home)
 
     def problem(self) -> CoordinationError | None:
         """Why the stack is of no use any more; None while it lives."""
@@ -251,7 +251,7 @@ class Joined:
         return record is not None and record.owner == self.found.owner and (record.ready or not ready)
 
 
-def join(settings: Settings, argv: Sequence[str], command: str, *, prepare: Callable[[], None]) -> Joined:
+def join(settings: Settings, argv: Sequence[str], command: str, *, prepare: Callable[[], None]) -> JoinedStack:
     """Become a user of the stack in the settings' home folder; *argv* is what starts one where there is none.
 
     *command* names this command to others. *prepare* makes what a stack needs, while its process starts. Raises what
@@ -260,11 +260,11 @@ def join(settings: Settings, argv: Sequence[str], command: str, *, prepare: Call
     keep_private()
     home = Home(settings.home).prepared()
     # First of all: a stack that is about to stop must not find itself without users in between.
-    membership = Users(home).join(command)
-    starter: Starter | None = None
+    membership = StackUsers(home).join(command)
+    starter: StackStarter | None = None
     try:
         if not home.is_owned():
-            starter = Starter(settings, argv)
+            starter = StackStarter(settings, argv)
         prepare()
         while True:
             if starter is not None:
@@ -272,8 +272,8 @@ def join(settings: Settings, argv: Sequence[str], command: str, *, prepare: Call
                 starter.wait()
             found = running.find(settings)
             if found is not None:
-                return Joined(home, found, membership, started=starter is not None)
-            starter = Starter(settings, argv)
+                return JoinedStack(home, found, membership, started=starter is not None)
+            starter = StackStarter(settings, argv)
     except BaseException:
         membership.leave()
         if starter is not None and not membership.others():

@@ -44,14 +44,14 @@ _OVER_WITHIN = 30.0  # with what its death brings about
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessRecord:
+class ServiceRecord:
     """A process, told apart from a later one with the same pid by when it started."""
 
     pid: int
     started: str  # the boot's id and the clock ticks since it
 
     @classmethod
-    def of(cls, pid: int) -> ProcessRecord:
+    def of(cls, pid: int) -> ServiceRecord:
         """The process that has *pid* now; ProcessLookupError when there is none."""
         fields = _stat(pid)
         if fields is None:
@@ -59,7 +59,7 @@ class ProcessRecord:
         return cls(pid, f"{boot_id()}:{fields[19]}")
 
     @classmethod
-    def restored(cls, content: Mapping[str, Any]) -> ProcessRecord:
+    def restored(cls, content: Mapping[str, Any]) -> ServiceRecord:
         """The record that was written as *content*."""
         return cls(int(content["pid"]), str(content["started"]))
 
@@ -69,7 +69,7 @@ class ProcessRecord:
         return fields is not None and fields[0] not in {"Z", "X"} and self.started == f"{boot_id()}:{fields[19]}"
 
 
-def end_all(records: Iterable[ProcessRecord], grace: timedelta) -> None:
+def end_all(records: Iterable[ServiceRecord], grace: timedelta) -> None:
     """End processes that are not children of ours: SIGTERM, then SIGKILL to what is left after *grace*."""
     left = [record for record in records if record.alive()]
     for record in left:
@@ -86,7 +86,7 @@ def end_all(records: Iterable[ProcessRecord], grace: timedelta) -> None:
         )
 
 
-def _outlasting(records: list[ProcessRecord], patience: timedelta) -> list[ProcessRecord]:
+def _outlasting(records: list[ServiceRecord], patience: timedelta) -> list[ServiceRecord]:
     deadline = time.monotonic() + patience.total_seconds()
     while (left := [record for record in records if record.alive()]) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -115,7 +115,7 @@ class Service:
         self,
         program: Program,
         *,
-        on_started: Callable[[str, ProcessRecord], None] | None = None,
+        on_started: Callable[[str, ServiceRecord], None] | None = None,
         on_death: Callable[[int], bool | None] | None = None,
         mend: Callable[[str], bool] | None = None,
     ) -> None:
@@ -301,7 +301,7 @@ class _Child:
         finally:
             for fd in told:
                 os.close(fd)
-        self.record = ProcessRecord.of(self._popen.pid)
+        self.record = ServiceRecord.of(self._popen.pid)
         if self._popen.stdin is not None:
             with contextlib.suppress(BrokenPipeError), self._popen.stdin as pipe:
                 pipe.write(program.told)

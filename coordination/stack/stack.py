@@ -28,9 +28,9 @@ from coordination.settings import Settings
 from coordination.stack import processes
 from coordination.stack.home import Home, RunningStack
 from coordination.stack.interrupts import undisturbed
-from coordination.stack.processes import ProcessRecord, Program, Service
+from coordination.stack.processes import Program, Service, ServiceRecord
 from coordination.stack.redis_server import RedisServer, prepare_server
-from coordination.stack.users import Users
+from coordination.stack.users import StackUsers
 
 REDIS, WORKER, BEAT = "redis", "worker", "beat"
 
@@ -108,7 +108,7 @@ class Stack:
             settings_alone.pop("COORD_DATABASE_URL", None)  # beat sends messages
             self._add(self._program(BEAT, beat_argv, _bare(env) | settings_alone))
         self._record = RunningStack(
-            owner=ProcessRecord.of(os.getpid()),
+            owner=ServiceRecord.of(os.getpid()),
             started_at=utc_now(),
             version="",
             redis_url=self.redis_url,
@@ -156,7 +156,7 @@ class Stack:
                         self._finish(name, timedelta(0))
                     self._release()
 
-    def hold(self, users: Users | None = None) -> None:
+    def hold(self, users: StackUsers | None = None) -> None:
         """Keep the stack up until it is stopped or a part of it is lost, and with *users* while there is one.
 
         SIGTERM, SIGINT and SIGHUP stop it, SIGQUIT without a grace for its jobs, also later; another signal meanwhile
@@ -248,7 +248,7 @@ class Stack:
         if name in self._services:
             self._services[name].finish(grace)
 
-    def _note(self, name: str, child: ProcessRecord) -> None:
+    def _note(self, name: str, child: ServiceRecord) -> None:
         with self._record_lock:
             self._record = replace(self._record, services={**self._record.services, name: child})
             self.home.write(self._record)

@@ -21,7 +21,7 @@ from pathlib import Path
 from coordination.base.clock import utc_now
 from coordination.base.errors import CoordinationError, Unavailable
 from coordination.stack.home import Home
-from coordination.stack.processes import ProcessRecord
+from coordination.stack.processes import ServiceRecord
 
 _LOOK_AGAIN = 0.005
 _PATIENCE = 10.0  # with a command that was suspended in the moment in which it joined
@@ -29,7 +29,7 @@ _MOST_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class StackUser:
     """A command that uses the stack, as it wrote itself down; *run*: the run that it waits for."""
 
     pid: int
@@ -45,7 +45,7 @@ class User:
 class Membership:
     """This process's entry among the users; it counts until ``leave``, or until the process ends."""
 
-    def __init__(self, users: Users, path: Path, lock: int, user: User) -> None:
+    def __init__(self, users: StackUsers, path: Path, lock: int, user: StackUser) -> None:
         self._users = users
         self._path = path
         self._lock: int | None = lock
@@ -55,7 +55,7 @@ class Membership:
     def note_run(self, run: str) -> None:
         """Write down which run this command waits for."""
         if self._lock is not None and self._user.run != run:
-            self._user = User(self._user.pid, self._user.command, self._user.since, run)
+            self._user = StackUser(self._user.pid, self._user.command, self._user.since, run)
             with contextlib.suppress(CoordinationError):  # a full disk: the lock counts, this only tells
                 self._write(self._lock)
 
@@ -66,7 +66,7 @@ class Membership:
             self._path.unlink(missing_ok=True)
             os.close(lock)
 
-    def others(self) -> list[User]:
+    def others(self) -> list[StackUser]:
         """The other users."""
         return self._users.present(besides=self._path.name)
 
@@ -79,7 +79,7 @@ class Membership:
             os.ftruncate(lock, len(text))
 
 
-class Users:
+class StackUsers:
     """The users of the stack of one home folder."""
 
     def __init__(self, home: Home) -> None:
@@ -95,12 +95,12 @@ class Users:
             lock, name = tempfile.mkstemp(dir=self._folder, prefix=f"{os.getpid()}-")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                return Membership(self, Path(name), lock, User(os.getpid(), command, utc_now()))
+                return Membership(self, Path(name), lock, StackUser(os.getpid(), command, utc_now()))
             except BaseException:
                 os.close(lock)
                 raise
 
-    def present(self, *, besides: str = "") -> list[User]:
+    def present(self, *, besides: str = "") -> list[StackUser]:
         """Who uses the stack now, the first comer first; *besides* is the name of a file that does not count."""
         if not self._folder.is_dir():
             return []
@@ -117,26 +117,26 @@ class Users:
                 if not self.home.folder.is_dir():
                     return True  # somebody has deleted it
                 with self._alone():
-                    if self.is_kept(ProcessRecord.of(os.getpid())) or self._present():
+                    if self.is_kept(ServiceRecord.of(os.getpid())) or self._present():
                         return False
                     then()
                     return True
         except CoordinationError:
             return False
 
-    def keep(self, owner: ProcessRecord) -> None:
+    def keep(self, owner: ServiceRecord) -> None:
         """Keep the stack of that process up without any user."""
         with self.home.explained(), self._alone():
             self._kept.write_text(json.dumps({"pid": owner.pid, "started": owner.started}), encoding="utf-8")
 
-    def is_kept(self, owner: ProcessRecord) -> bool:
+    def is_kept(self, owner: ServiceRecord) -> bool:
         """Whether the stack of that process stays up without any user."""
         try:
-            return ProcessRecord.restored(json.loads(self._kept.read_bytes())) == owner
+            return ServiceRecord.restored(json.loads(self._kept.read_bytes())) == owner
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def _present(self, besides: str = "") -> list[User]:
+    def _present(self, besides: str = "") -> list[StackUser]:
         paths = [path for path in self._folder.iterdir() if path.name != besides] if self._folder.is_dir() else []
         found = [user for path in paths if (user := _user(path)) is not None]
         return sorted(found, key=lambda user: (user.since, user.pid))
@@ -162,7 +162,7 @@ class Users:
             os.close(gate)
 
 
-def _user(path: Path) -> User | None:
+def _user(path: Path) -> StackUser | None:
     """Who keeps the file locked; None, and the file is removed, when nobody does."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -179,13 +179,13 @@ def _user(path: Path) -> User | None:
         os.close(file)
 
 
-def _restored(text: bytes, path: Path) -> User:
+def _restored(text: bytes, path: Path) -> StackUser:
     """The user who wrote *text*; it counts, whatever it wrote: the lock decides."""
     try:
         content = json.loads(text)
         run = content["run"]
         since = datetime.fromisoformat(content["since"])
-        return User(int(content["pid"]), str(content["command"]), since, None if run is None else str(run))
+        return StackUser(int(content["pid"]), str(content["command"]), since, None if run is None else str(run))
     except (ValueError, KeyError, TypeError):
         number = path.name.partition("-")[0]
-        return User(int(number) if number.isdecimal() else 0, "another command", utc_now())
+        return StackUser(int(number) if number.isdecimal() else 0, "another command", utc_now())

@@ -23,7 +23,7 @@ _PROJECT, _COST, _MOMENT = (_FIELDS.index(name) for name in ("project_id", "cost
 _values = attrgetter(*_FIELDS)
 
 
-class Spool:
+class DiskQueue:
     """A file of its own in the folder for temporary files, gone when it is closed or its process has ended.
 
     It is written and read by one process, so it may be in a form that another Python would not know.

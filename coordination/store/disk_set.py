@@ -17,7 +17,7 @@ _NOTE = (
 )
 
 
-class Seen:
+class DiskSet:
     """A database of its own in the folder for temporary files, gone when it is closed or its process has ended."""
 
     def __init__(self) -> None:

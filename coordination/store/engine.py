@@ -28,7 +28,7 @@ from coordination.base.calendars import day_of
 from coordination.base.errors import DatabaseUnavailable, Refused
 from coordination.base.money import ZERO, minus, plus
 from coordination.base.urls import masked
-from coordination.store.postgresql import POOLER_HINT, Pooling, address_of, engine_of, pooling_of
+from coordination.store.postgresql import POOLER_HINT, PoolingMode, address_of, engine_of, pooling_of
 from coordination.store.types import iso
 
 T = TypeVar("T")
@@ -154,10 +154,10 @@ class Store:
         made.__cause__ = error
         return made
 
-    def pooling(self) -> Pooling:
+    def pooling(self) -> PoolingMode:
         """What stands between us and a PostgreSQL server; DatabaseUnavailable when it cannot be asked."""
         if self.dialect != "postgresql":
-            return Pooling.NONE
+            return PoolingMode.NONE
         try:
             return pooling_of(self._write_engine)
         except (DBAPIError, PoolTimeout) as error:

@@ -49,7 +49,7 @@ _SET = re.compile(r"(?:-c\s*|--)(?P<name>[A-Za-z_][\w.-]*)=(?P<value>(?:\\.|\S)*
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class DatabaseAddress:
     """A URL that SQLAlchemy connects to, the arguments beside it, and what every transaction sets for itself."""
 
     url: URL
@@ -62,7 +62,7 @@ class Address:
         return bool(self.each)
 
 
-def address_of(url: URL) -> Address:
+def address_of(url: URL) -> DatabaseAddress:
     """What *url* says, with our own settings. Raises Refused for what libpq does not know."""
     query = {name: value if isinstance(value, str) else ",".join(value) for name, value in url.query.items()}
     _check_names(query)
@@ -73,13 +73,13 @@ def address_of(url: URL) -> Address:
         arguments[PREPARE] = threshold
     url = url.set(drivername="postgresql+psycopg").difference_update_query([PREPARE, "options"])
     if threshold is None:
-        return Address(url, arguments, each={**_OURS, **_settings(theirs), **_ALWAYS})
+        return DatabaseAddress(url, arguments, each={**_OURS, **_settings(theirs), **_ALWAYS})
     said = [f"-c {name}={value}" for name, value in _OURS.items()]
     arguments["options"] = " ".join([*said, theirs, *(f"-c {name}={value}" for name, value in _ALWAYS.items())])
-    return Address(url, arguments, each={})
+    return DatabaseAddress(url, arguments, each={})
 
 
-def engine_of(address: Address, *, pool_size: int) -> Engine:
+def engine_of(address: DatabaseAddress, *, pool_size: int) -> Engine:
     """An engine for *address*; connects lazily."""
     engine = create_engine(
         address.url,
@@ -116,7 +116,7 @@ def _literal(value: str) -> str:
     return f"'{quoted}'" if "\\" not in quoted else "E'" + quoted.replace("\\", "\\\\") + "'"
 
 
-class Pooling(StrEnum):
+class PoolingMode(StrEnum):
     """What stands between us and the server."""
 
     NONE = "none"
@@ -124,7 +124,7 @@ class Pooling(StrEnum):
     TRANSACTION = "transaction"  # another session for each transaction
 
 
-def pooling_of(engine: Engine) -> Pooling:
+def pooling_of(engine: Engine) -> PoolingMode:
     """What stands before the server, by asking it: a pooler cannot know its sessions' numbers when we connect.
 
     Two connections that are open together and meet in one session of the server show that these are lent.
@@ -138,8 +138,8 @@ def pooling_of(engine: Engine) -> Pooling:
                 numbers.add(driver.execute("SELECT pg_backend_pid()", prepare=False).fetchone()[0])
                 driver.rollback()
         if seen == [{number} for number in announced]:
-            return Pooling.NONE
-        return Pooling.TRANSACTION if seen[0] & seen[1] or max(map(len, seen)) > 1 else Pooling.SESSION
+            return PoolingMode.NONE
+        return PoolingMode.TRANSACTION if seen[0] & seen[1] or max(map(len, seen)) > 1 else PoolingMode.SESSION
 
 
 def _threshold(query: dict[str, str]) -> int | str | None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from coordination.adapters.account_store import Accounts
-from coordination.domain.jobs.accounts import Kept
+from coordination.domain.jobs.accounts import SecretPlace
 from coordination.domain.jobs.work import AgentCall
 from coordination.domain.plans.plans import Defaults, Task
 from coordination.domain.tasks.attempts import Outcome
@@ -48,7 +48,7 @@ def rows(fleet: Fleet) -> str:
 def test_a_job_has_its_account_which_stands_on_its_attempt_and_costs_and_its_value_nowhere(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "2")
     accounts = accounts_of(fleet)
-    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
+    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     loud = (
         f"echo '{SPENT}' >> \"$COORD_COSTS\"\n"
         f'{COORD} task progress "I have $ANTHROPIC_API_KEY"\n'
@@ -81,7 +81,7 @@ def test_a_job_has_its_account_which_stands_on_its_attempt_and_costs_and_its_val
 
 def test_commands_show_which_account_ran(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
-    accounts_of(fleet).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
+    accounts_of(fleet).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     spends = program(fleet, "spends", f"echo '{SPENT}' >> \"$COORD_COSTS\"")
     run = fleet.submit(
         Task("named", AgentCall("custom", "x", command=spends)), defaults=Defaults(account="claude@work")
@@ -107,7 +107,7 @@ def test_what_a_job_reports_has_its_account_and_no_other(fleet: Fleet) -> None:
     fleet.worker("-c", "2")
     accounts = accounts_of(fleet)
     for name in ("one", "two"):
-        accounts.set(name, "MY_KEY", f"{KEY}-{name}", kept=Kept.FILE)
+        accounts.set(name, "MY_KEY", f"{KEY}-{name}", kept=SecretPlace.FILE)
     command = [str(fleet.file("agent"))]
     body = {"agent": "custom", "prompt": "x", "command": command}
     found = {
@@ -138,8 +138,8 @@ def test_what_a_job_reports_has_its_account_and_no_other(fleet: Fleet) -> None:
 def test_a_job_in_a_sandbox_reads_no_account(fleet: Fleet, sandbox: dict[str, str]) -> None:
     needs(sandbox)
     accounts = accounts_of(fleet)
-    accounts.set("one", "MY_KEY", KEY, kept=Kept.FILE)
-    accounts.set("two", "MY_KEY", f"{KEY}-two", kept=Kept.FILE)
+    accounts.set("one", "MY_KEY", KEY, kept=SecretPlace.FILE)
+    accounts.set("two", "MY_KEY", f"{KEY}-two", kept=SecretPlace.FILE)
     look = f'cat "{accounts.folder}"/*.json; echo "has ${{MY_KEY:-none}}" > seen.$COORD_TASK_KEY'
     run = fleet.submit(
         Task("shell", {"shell": f"{look}; echo looked"}),

@@ -11,7 +11,7 @@ import pytest
 from coordination.adapters.artifact_store import ArtifactStore
 from coordination.domain.plans.plans import Backoff, Task
 from coordination.domain.tasks.runs import RunState
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from tests.support.fleet import Fleet
 from tests.support.processes import Process, until
 
@@ -52,7 +52,7 @@ def test_what_jobs_leave_is_listed_fetched_and_gone_with_their_run(fleet: Fleet)
     done = retain(
         runtime.store,
         runtime.workspace_id,
-        Ages(runs=timedelta(microseconds=1), workers=timedelta(0), costs=timedelta(0)),
+        RetentionAges(runs=timedelta(microseconds=1), workers=timedelta(0), costs=timedelta(0)),
         artifacts=ArtifactStore(runtime.settings.artifacts_url),
         rest=lambda _seconds: False,
     )

@@ -16,7 +16,7 @@ import pytest
 from coordination.client import Run
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.work import AgentCall
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import Backoff, BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
@@ -67,7 +67,7 @@ def test_a_chat_is_stopped_before_the_call_that_its_task_cannot_pay_and_goes_on_
         (attempt,) = run.task("ask").attempts()
         assert attempt.outcome is Outcome.DEFERRED
         assert run.task("ask").record.failures == 0
-        (standing,) = fleet.co.budgets.of(Scope.TASK, run.task("ask").id)
+        (standing,) = fleet.co.budgets.of(BudgetScope.TASK, run.task("ask").id)
         assert (standing.spent.usd, standing.reserved.usd, standing.waiting) == (2 * CALL, 0, 1)
         explained = fleet.coord("explain", "ask").out
         assert "the task's budget of $0.000725 has $0.000145 left; this needs $0.00029" in explained
@@ -176,7 +176,7 @@ def test_a_command_that_passes_its_own_cap_is_stopped_keeps_what_it_printed_and_
     assert run.task("pay").record.failures == 0
     spent = run.cost
     assert Decimal("0.60") <= spent <= Decimal("0.80"), "what it reported as it ran is in the ledger"
-    (standing,) = fleet.co.budgets.of(Scope.TASK, run.task("pay").id)
+    (standing,) = fleet.co.budgets.of(BudgetScope.TASK, run.task("pay").id)
     assert (standing.spent.usd, standing.reserved.usd, standing.waiting) == (spent, 0, 1)
     explained = fleet.coord("explain", "pay").out
     assert f"this needs ${spent + Decimal('0.20'):.2f}" in explained, "it will begin anew"

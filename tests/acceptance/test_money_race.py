@@ -14,7 +14,7 @@ import pytest
 
 from coordination.client import Run
 from coordination.domain.jobs.checkouts import Gate
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.runs import RunState
@@ -51,7 +51,7 @@ def said(fleet: Fleet) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def waits(fleet: Fleet, run: Run) -> bool:
-    (standing,) = fleet.co.budgets.of(Scope.RUN, run.id)
+    (standing,) = fleet.co.budgets.of(BudgetScope.RUN, run.id)
     return bool(standing.waiting)
 
 
@@ -105,6 +105,6 @@ def test_every_call_of_every_attempt_is_in_the_ledger_once(fleet: Fleet) -> None
     assert run.cost == Decimal(sum(sums.values())) / 1_000_000
     assert all(one.right for one in fleet.co.budgets.check())
     assert not fleet.co.costs.check().wrong
-    (standing,) = fleet.co.budgets.of(Scope.RUN, run.id)
+    (standing,) = fleet.co.budgets.of(BudgetScope.RUN, run.id)
     assert (standing.spent.usd, standing.reserved.usd) == (run.cost, 0)
     assert any(number > 1 for _, number in sums), "some were killed"

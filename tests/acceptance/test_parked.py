@@ -49,8 +49,8 @@ def test_a_message_is_not_in_vain_because_somebody_held_a_row_for_a_moment(
         run = fleet.submit(Task("held", {"shell": "true"}))
         plain = postgres_url.replace("+psycopg", "")
         with psycopg.connect(plain, autocommit=True) as look:
-            rung = "SELECT 1 FROM tasks WHERE id = %s AND rung_at IS NOT NULL"
-            until(lambda: look.execute(rung, [run.task("held").id]).fetchone(), what="its doorbell")
+            enqueued = "SELECT 1 FROM tasks WHERE id = %s AND enqueued_at IS NOT NULL"
+            until(lambda: look.execute(enqueued, [run.task("held").id]).fetchone(), what="its doorbell")
         with psycopg.connect(plain) as other:
             other.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", [run.task("held").id])
             gate.touch()

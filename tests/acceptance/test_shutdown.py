@@ -172,12 +172,12 @@ def test_a_job_that_a_free_slot_took_from_the_store_may_finish_too(fleet: Fleet)
     fleet.await_event(hold, EventType.STARTED)
     run = fleet.submit(*[Task(f"job{number}", {"shell": WAITS}) for number in range(3)])
 
-    def rung() -> int:
+    def enqueued() -> int:
         with fleet.co.runtime.store.read() as tx:
-            found = text("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL AND state = 'queued'")
+            found = text("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL AND state = 'queued'")
             return tx.execute(found).scalar_one()
 
-    until(lambda: rung() == 3, what="their doorbells")
+    until(lambda: enqueued() == 3, what="their doorbells")
     helper.kill()
     hold.cancel()
     redis.Redis.from_url(fleet.env["COORD_REDIS_URL"]).delete(queues.PREFIX + queues.JOBS)

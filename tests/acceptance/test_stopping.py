@@ -14,7 +14,7 @@ from sqlalchemy import text
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
-from coordination.domain.projects.stops import Stopped
+from coordination.domain.projects.stops import StopResult
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import BlockReason, TaskState
@@ -58,11 +58,11 @@ def started(fleet: Fleet) -> int:
         return tx.execute(text("SELECT count(*) FROM attempts")).scalar_one()
 
 
-def stop(fleet: Fleet, project: str | None = None, **options: object) -> Stopped:
+def stop(fleet: Fleet, project: str | None = None, **options: object) -> StopResult:
     return fleet.co.stop(project, **{"timeout": PATIENT, **options})  # type: ignore[arg-type]
 
 
-def assert_silent(fleet: Fleet, stopped: Stopped) -> None:
+def assert_silent(fleet: Fleet, stopped: StopResult) -> None:
     assert stopped.silent, [(one.task, one.words()) for one in stopped.attempts]
     assert of_jobs(fleet) == []
 

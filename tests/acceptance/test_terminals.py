@@ -20,7 +20,7 @@ import pytest
 
 from coordination.stack import running
 from coordination.stack.home import Home, RunningStack
-from coordination.stack.users import Users
+from coordination.stack.users import StackUsers
 from tests.support.command import Coord
 from tests.support.fleet import UNHURRIED, alive
 from tests.support.processes import Process, Processes, until
@@ -122,7 +122,7 @@ def test_a_job_that_must_not_be_repeated_outlives_the_terminal_that_started_its_
     stack = desk.stack()
 
     ends(desk, first)
-    until(lambda: len(Users(desk.home).present()) == 1, what="only the second uses the stack")
+    until(lambda: len(StackUsers(desk.home).present()) == 1, what="only the second uses the stack")
 
     assert alive(job)
     assert desk.stack().owner == stack.owner

@@ -13,7 +13,7 @@ import pytest
 from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
 from coordination.cli.exit_codes import NOT_COMPLETED
-from coordination.domain.jobs.accounts import Kept
+from coordination.domain.jobs.accounts import SecretPlace
 from tests.support.command import Coord
 
 KEY = "sk-ant-0123456789"
@@ -39,7 +39,7 @@ def held(coord: Coord, account: str) -> dict[str, str]:
 @pytest.fixture
 def work(coord: Coord) -> Coord:
     """There is an account claude@work."""
-    Accounts(coord.home).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
+    Accounts(coord.home).set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     return coord
 
 
@@ -127,7 +127,7 @@ def test_lists_and_shows_names_and_places_and_no_secret(work: Coord) -> None:
 
 def test_one_that_cannot_be_used_does_not_hide_the_others_and_is_wrong_for_the_doctor(work: Coord) -> None:
     assert "1 account, whose secrets are kept in" in work("doctor", code=None).out
-    Accounts(work.home).set("open", "MY_KEY", KEY, kept=Kept.FILE)
+    Accounts(work.home).set("open", "MY_KEY", KEY, kept=SecretPlace.FILE)
     (work.home / "accounts" / "open.json").chmod(0o644)
 
     listed, examined = work("accounts", "list"), work("doctor", code=NOT_COMPLETED)

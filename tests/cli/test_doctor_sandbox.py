@@ -7,22 +7,27 @@ from pathlib import Path
 import pytest
 
 from coordination.base import kernel_features
-from coordination.base.kernel_features import Means
+from coordination.base.kernel_features import KernelFeatures
 from tests.support.command import coord_in
 from tests.support.strict import needs_bubblewrap
 
-ALL = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0")
-OLD = Means(2, seccomp=True, bubblewrap="bubblewrap 0.8.0")
-WITHOUT_SECCOMP = Means(7, seccomp=False, bubblewrap="bubblewrap 0.8.0")
-NO_BUBBLEWRAP = Means(7, seccomp=True, bubblewrap=None)
-NO_NAMESPACES = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", problem="bwrap: No permissions")
+ALL = KernelFeatures(7, seccomp=True, bubblewrap="bubblewrap 0.8.0")
+OLD = KernelFeatures(2, seccomp=True, bubblewrap="bubblewrap 0.8.0")
+WITHOUT_SECCOMP = KernelFeatures(7, seccomp=False, bubblewrap="bubblewrap 0.8.0")
+NO_BUBBLEWRAP = KernelFeatures(7, seccomp=True, bubblewrap=None)
+NO_NAMESPACES = KernelFeatures(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", problem="bwrap: No permissions")
 
 
 @pytest.mark.parametrize(
     ("variables", "means", "verdict", "said"),
     [
         ({}, ALL, "ok", "off; there is Landlock 7, seccomp, bubblewrap 0.8.0"),
-        ({}, Means(0, seccomp=False, bubblewrap=None), "ok", "off; there is no Landlock, no seccomp, no bubblewrap"),
+        (
+            {},
+            KernelFeatures(0, seccomp=False, bubblewrap=None),
+            "ok",
+            "off; there is no Landlock, no seccomp, no bubblewrap",
+        ),
         ({"COORD_SANDBOX": "1"}, ALL, "ok", "on, with Landlock 7, seccomp, bubblewrap 0.8.0"),
         ({"COORD_SANDBOX": "1"}, OLD, "note", "on, with Landlock 2"),
         ({"COORD_SANDBOX": "1"}, NO_BUBBLEWRAP, "ok", "on, with Landlock 7, seccomp, no bubblewrap"),
@@ -35,7 +40,13 @@ NO_NAMESPACES = Means(7, seccomp=True, bubblewrap="bubblewrap 0.8.0", problem="b
     ],
 )
 def test_it_says_what_there_is_and_whether_that_is_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, variables: dict[str, str], means: Means, verdict: str, said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    variables: dict[str, str],
+    means: KernelFeatures,
+    verdict: str,
+    said: str,
 ) -> None:
     monkeypatch.setattr(kernel_features, "means", lambda: means)
     coord = coord_in(tmp_path, **variables)

@@ -12,7 +12,7 @@ import pytest
 
 from coordination.base.errors import CoordinationError, NotFound, Refused
 from coordination.client import Coordination, connect
-from coordination.domain.money.budgets import Action, Period, Scope
+from coordination.domain.money.budgets import BudgetPeriod, BudgetScope, ExceededAction
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
@@ -52,7 +52,7 @@ def test_a_run_says_what_is_spent_and_left_and_who_waits(co: Coordination, world
     standing = co.run(world.run_id).budget
 
     assert standing is not None
-    assert (standing.scope, standing.period, standing.name) == (Scope.RUN, Period.TOTAL, "nightly")
+    assert (standing.scope, standing.period, standing.name) == (BudgetScope.RUN, BudgetPeriod.TOTAL, "nightly")
     assert (standing.spent.usd, standing.reserved.usd, standing.left_usd) == (DIME, 0, Decimal("0.05"))
     assert (standing.percent, standing.waiting) == (66, 1)
 
@@ -73,10 +73,14 @@ def test_what_is_not_said_of_a_budget_stays(co: Coordination, world: World) -> N
     made = co.budgets.set("run", "nightly", usd="2")
 
     assert (made.usd, made.tokens, made.budget.unpriced_calls) == (Decimal(2), 1000, 0)
-    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (Action.DOWNGRADE, "m-small", 50)
+    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (
+        ExceededAction.DOWNGRADE,
+        "m-small",
+        50,
+    )
     made = co.budgets.set("run", "nightly", on_exceed="warn", tokens=None, warn_at=None, max_unpriced_calls=None)
     assert (made.usd, made.tokens, made.budget.unpriced_calls) == (Decimal(2), None, None)
-    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (Action.WARN, None, None)
+    assert (made.on_exceed, made.budget.downgrade_to, made.budget.warn_percent) == (ExceededAction.WARN, None, None)
     assert co.budgets.set("run", "nightly", usd=3).budget.unpriced_calls is None
     assert len(stored(co)) == 1
 
@@ -98,15 +102,18 @@ def test_every_scope_can_be_named_as_people_name_it(co: Coordination, world: Wor
     co.budgets.set("task", "b", tokens=9000)
 
     assert [(one.scope, one.name, one.spent.usd, one.waiting) for one in co.budgets.list()] == [
-        (Scope.WORKSPACE, "default", DIME, 0),
-        (Scope.PROJECT, "shop", DIME, 0),
-        (Scope.AGENT, "ann", DIME, 0),
-        (Scope.SESSION, session, DIME, 0),
-        (Scope.RUN, "nightly", DIME, 1),
-        (Scope.TASK, "b", 0, 0),
+        (BudgetScope.WORKSPACE, "default", DIME, 0),
+        (BudgetScope.PROJECT, "shop", DIME, 0),
+        (BudgetScope.AGENT, "ann", DIME, 0),
+        (BudgetScope.SESSION, session, DIME, 0),
+        (BudgetScope.RUN, "nightly", DIME, 1),
+        (BudgetScope.TASK, "b", 0, 0),
     ]
-    assert {one.scope for one in co.budgets.list(project="shop")} == set(Scope) - {Scope.WORKSPACE, Scope.AGENT}
-    assert {one.scope for one in co.budgets.list(run="nightly")} == {Scope.RUN, Scope.TASK}
+    assert {one.scope for one in co.budgets.list(project="shop")} == set(BudgetScope) - {
+        BudgetScope.WORKSPACE,
+        BudgetScope.AGENT,
+    }
+    assert {one.scope for one in co.budgets.list(run="nightly")} == {BudgetScope.RUN, BudgetScope.TASK}
     assert co.budgets.remove("agent", "ann").spent.usd == DIME
     assert co.budgets.of("agent", "ann") == []
 
@@ -195,8 +202,8 @@ def test_budgets_of_what_has_ended_are_not_in_the_way(co: Coordination, world: W
     world.cancel("b")
 
     assert co.budgets.list() == []
-    assert [one.scope for one in co.budgets.list(ended=True)] == [Scope.RUN]
-    assert [one.scope for one in co.budgets.list(run="nightly")] == [Scope.RUN]
+    assert [one.scope for one in co.budgets.list(ended=True)] == [BudgetScope.RUN]
+    assert [one.scope for one in co.budgets.list(run="nightly")] == [BudgetScope.RUN]
 
 
 def test_a_workspace_does_not_see_the_budgets_of_another(co: Coordination, world: World) -> None:

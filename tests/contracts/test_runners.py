@@ -26,7 +26,7 @@ from tests.support.strict import strict_sandbox
 from workers.runners import orphan_reaper, sandbox_exec
 from workers.runners.base import StopReason
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 SHELL = {
     "say": "echo hello",
@@ -119,7 +119,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     confined = request.node.callspec.params["kind"].endswith(CONFINED)
     if confined and not sandbox_exec.version():
         without_landlock()
-    sandbox = Sandbox(tmp_path / "scratch", required=True) if confined else None
+    sandbox = SandboxPolicy(tmp_path / "scratch", required=True) if confined else None
     if request.node.callspec.params["kind"].endswith(STRICT):
         sandbox = strict_sandbox(tmp_path / "scratch")
     runners = Runners(sandbox=sandbox)

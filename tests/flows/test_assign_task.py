@@ -15,7 +15,7 @@ from coordination.domain.tasks.attempts import Discovered, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.flows.tasks.add_discovered_tasks import add_found
-from coordination.flows.tasks.assign_task import Assigned, assign_task
+from coordination.flows.tasks.assign_task import Assignment, assign_task
 from coordination.services.agents import agents
 from coordination.services.projects import projects as project_service
 from coordination.services.tasks import questions
@@ -41,7 +41,7 @@ def crew(world: World) -> World:
     return world
 
 
-def assign(world: World, key: str, to: str | None = None, **more: Any) -> Assigned:
+def assign(world: World, key: str, to: str | None = None, **more: Any) -> Assignment:
     return world.store.transact(
         lambda tx: assign_task(tx, world.workspace, world.ids[key], actor="user:ann", to=to, **more)
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from coordination.domain.money.budgets import Amount, Budget, Period, Scope, Use
+from coordination.domain.money.budgets import Amount, Budget, BudgetPeriod, BudgetScope, BudgetUse
 from coordination.domain.money.caps import caps_of
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import Estimate
@@ -31,18 +31,20 @@ def dime(_tx: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, Estima
     return {row["id"]: Estimate(Decimal("0.10"), 0, 0, "plan") for row in rows}
 
 
-def cap(world: World, scope: Scope, subject: str, period: Period = Period.TOTAL, **caps: Any) -> Budget:
+def cap(
+    world: World, scope: BudgetScope, subject: str, period: BudgetPeriod = BudgetPeriod.TOTAL, **caps: Any
+) -> Budget:
     return world.store.transact(
         lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
     )
 
 
-def use(world: World, budget: Budget) -> Use:
+def use(world: World, budget: Budget) -> BudgetUse:
     """What the budget's present period came to."""
     with world.store.read() as tx:
         starts, _ = service.period_of(tx, world.workspace, budget)
         return budget_usage.uses(tx, world.workspace, [(budget.id, starts)]).get(
-            (budget.id, starts), Use(budget.id, starts)
+            (budget.id, starts), BudgetUse(budget.id, starts)
         )
 
 
@@ -52,7 +54,7 @@ def cost(world: World, key: str, dollars: str, id_: str, at: datetime) -> CostRe
 
 def test_what_an_attempt_spends_after_midnight_counts_on_the_day_of_its_claim(world: World) -> None:
     world.submit("a")
-    budget = cap(world, Scope.PROJECT, world.project_id, Period.DAY, usd=1)
+    budget = cap(world, BudgetScope.PROJECT, world.project_id, BudgetPeriod.DAY, usd=1)
     world.claim("a", estimator=dime)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
 
@@ -62,10 +64,10 @@ def test_what_an_attempt_spends_after_midnight_counts_on_the_day_of_its_claim(wo
     assert use(world, budget).reserved.usd == Decimal("0.06")
 
 
-@pytest.mark.parametrize("short", [Scope.PROJECT, Scope.RUN])
-def test_any_budget_that_has_too_little_stops_a_running_job(world: World, short: Scope) -> None:
+@pytest.mark.parametrize("short", [BudgetScope.PROJECT, BudgetScope.RUN])
+def test_any_budget_that_has_too_little_stops_a_running_job(world: World, short: BudgetScope) -> None:
     world.submit("a")
-    for scope, subject in ((Scope.PROJECT, world.project_id), (Scope.RUN, world.run_id)):
+    for scope, subject in ((BudgetScope.PROJECT, world.project_id), (BudgetScope.RUN, world.run_id)):
         cap(world, scope, subject, usd="0.25" if scope is short else 9)
     world.claim("a", estimator=dime)
     record = cost(world, "a", "0.15", "1", datetime.now(UTC))
@@ -85,8 +87,8 @@ def test_a_budget_of_a_day_counts_nothing_of_the_days_before(world: World) -> No
     ]
     world.store.transact(lambda tx: ledger.record(tx, world.workspace, records))
 
-    day = cap(world, Scope.PROJECT, world.project_id, Period.DAY, usd=1)
-    total = cap(world, Scope.PROJECT, world.project_id, usd=9)
+    day = cap(world, BudgetScope.PROJECT, world.project_id, BudgetPeriod.DAY, usd=1)
+    total = cap(world, BudgetScope.PROJECT, world.project_id, usd=9)
 
     assert use(world, day).spent.usd == Decimal("0.20")
     assert use(world, total).spent.usd == Decimal("3.20")
@@ -95,7 +97,7 @@ def test_a_budget_of_a_day_counts_nothing_of_the_days_before(world: World) -> No
 def test_a_tick_lets_only_as_many_go_on_as_there_is_money_for(world: World) -> None:
     world.submit("a", "b", "c", budget=BudgetCap(Decimal("0.05")))
     assert world.claim("a", "b", "c", estimator=dime) == []
-    cap(world, Scope.RUN, world.run_id, usd="0.25")
+    cap(world, BudgetScope.RUN, world.run_id, usd="0.25")
 
     world.tick(estimator=dime)
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap
 from coordination.store.engine import Store
 from coordination.store.queries.money import budget_usage, budgets, costs, starts
@@ -46,7 +46,7 @@ def test_no_commit_ever_passes_the_cap(store: Store, store_url: str) -> None:
         (one,) = budgets.listed(tx, world.workspace)
         use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
         spent, _, _ = costs.total(tx, world.workspace, run_id=world.run_id)
-        held = budget_usage.spent(tx, world.workspace, Scope.RUN, world.run_id, since=None)
+        held = budget_usage.spent(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.usd == spent == held.usd
     assert use.reserved.usd == 0
@@ -67,7 +67,7 @@ def test_no_commit_ever_passes_a_cap_of_starts(world: World) -> None:
     with world.store.read() as tx:
         (one,) = budgets.listed(tx, world.workspace)
         use = budget_usage.uses(tx, world.workspace, [(one.id, "")])[one.id, ""]
-        counted = starts.count(tx, world.workspace, Scope.RUN, world.run_id, since=None)
+        counted = starts.count(tx, world.workspace, BudgetScope.RUN, world.run_id, since=None)
     states = list(world.states().values())
     assert use.spent.starts == counted == cap, "all of them were used that could be"
     assert states.count("completed") == done <= cap

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
-from coordination.domain.money.budgets import Amount, Period, Scope, Use
+from coordination.domain.money.budgets import Amount, BudgetPeriod, BudgetScope, BudgetUse
 from coordination.domain.money.caps import caps_of
 from coordination.domain.money.estimates import Estimate
 from coordination.domain.plans.plans import BudgetCap
@@ -46,13 +46,13 @@ def spent(dollars: str | None, tokens: int = 10, id_: str | None = None) -> Usag
     return Usage("m", input_tokens=tokens, cost_usd=None if dollars is None else Decimal(dollars), id=id_)
 
 
-def use(world: World, scope: Scope = Scope.RUN, period: Period = Period.TOTAL) -> Use:
+def use(world: World, scope: BudgetScope = BudgetScope.RUN, period: BudgetPeriod = BudgetPeriod.TOTAL) -> BudgetUse:
     """What there is of the one budget of that scope."""
     with world.store.read() as tx:
         (one,) = [each for each in budgets.listed(tx, world.workspace) if (each.scope, each.period) == (scope, period)]
         starts, _ = service.period_of(tx, world.workspace, one)
         found = budget_usage.uses(tx, world.workspace, [(one.id, starts)])
-    return found.get((one.id, starts), Use(one.id, starts))
+    return found.get((one.id, starts), BudgetUse(one.id, starts))
 
 
 def counted(world: World) -> None:
@@ -61,13 +61,20 @@ def counted(world: World) -> None:
         for one in budgets.listed(tx, world.workspace):
             starts, _ = service.period_of(tx, world.workspace, one)
             before = budget_usage.uses(tx, world.workspace, [(one.id, starts)]).get(
-                (one.id, starts), Use(one.id, starts)
+                (one.id, starts), BudgetUse(one.id, starts)
             )
             after = service.count(tx, world.workspace, one)
             assert (after.spent, after.reserved) == (before.spent, before.reserved), one
 
 
-def set_(world: World, scope: Scope, subject: str | None = None, *, period: Period = Period.TOTAL, **caps: Any) -> None:
+def set_(
+    world: World,
+    scope: BudgetScope,
+    subject: str | None = None,
+    *,
+    period: BudgetPeriod = BudgetPeriod.TOTAL,
+    **caps: Any,
+) -> None:
     world.store.transact(
         lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
     )
@@ -108,23 +115,31 @@ def test_a_cap_that_is_spent_holds_until_it_is_raised(world: World) -> None:
     world.tick(estimator=costing("0.10"))
     assert world.states("b") == {"b": "blocked"}
 
-    set_(world, Scope.RUN, world.run_id, usd="0.20")
+    set_(world, BudgetScope.RUN, world.run_id, usd="0.20")
     world.tick(estimator=costing("0.10"))
     assert world.claim("b", estimator=costing("0.10")) == ["b"]
 
 
 def test_every_scope_that_applies_is_asked(world: World) -> None:
     world.submit("a", "b", tasks={"a": {"agent": "ann"}, "b": {"agent": "ann", "budget": BudgetCap(Decimal(9))}})
-    set_(world, Scope.WORKSPACE, usd=5, period=Period.MONTH)
-    set_(world, Scope.PROJECT, world.project_id, usd=5, period=Period.DAY)
-    set_(world, Scope.AGENT, "ann", usd="0.15")
+    set_(world, BudgetScope.WORKSPACE, usd=5, period=BudgetPeriod.MONTH)
+    set_(world, BudgetScope.PROJECT, world.project_id, usd=5, period=BudgetPeriod.DAY)
+    set_(world, BudgetScope.AGENT, "ann", usd="0.15")
 
     assert world.claim("a", "b", estimator=costing("0.10")) == ["a"]
 
-    for scope, period in ((Scope.WORKSPACE, Period.MONTH), (Scope.PROJECT, Period.DAY), (Scope.AGENT, Period.TOTAL)):
+    for scope, period in (
+        (BudgetScope.WORKSPACE, BudgetPeriod.MONTH),
+        (BudgetScope.PROJECT, BudgetPeriod.DAY),
+        (BudgetScope.AGENT, BudgetPeriod.TOTAL),
+    ):
         assert use(world, scope, period).reserved == Amount(DIME)
     world.finish("a", usage=(spent("0.04"),))
-    for scope, period in ((Scope.WORKSPACE, Period.MONTH), (Scope.PROJECT, Period.DAY), (Scope.AGENT, Period.TOTAL)):
+    for scope, period in (
+        (BudgetScope.WORKSPACE, BudgetPeriod.MONTH),
+        (BudgetScope.PROJECT, BudgetPeriod.DAY),
+        (BudgetScope.AGENT, BudgetPeriod.TOTAL),
+    ):
         assert use(world, scope, period).spent == Amount(Decimal("0.04"), 10)
         assert not use(world, scope, period).reserved
     counted(world)
@@ -192,7 +207,7 @@ def test_another_call_like_the_dearest_is_reserved_or_the_job_is_stopped(world: 
 def test_a_job_stopped_for_want_of_money_waits_and_goes_on_when_there_is_more(world: World) -> None:
     world.submit("a", tasks={"a": {"budget": BudgetCap(Decimal("0.60"))}})
     world.claim("a", estimator=costing("5.00"))  # it cannot come to more than its own cap
-    assert use(world, Scope.TASK).reserved.usd == Decimal("0.60")
+    assert use(world, BudgetScope.TASK).reserved.usd == Decimal("0.60")
     assert checkpoint(world, "a", spent("0.35", id_="1"))
 
     world.finish(
@@ -206,7 +221,7 @@ def test_a_job_stopped_for_want_of_money_waits_and_goes_on_when_there_is_more(wo
     world.tick(estimator=costing("0.01"))
     assert world.states() == {"a": "blocked"}, "what is left is less than another call needs"
 
-    set_(world, Scope.TASK, world.ids["a"], usd="0.70")
+    set_(world, BudgetScope.TASK, world.ids["a"], usd="0.70")
     world.tick(estimator=costing("0.01"))
     assert world.claim("a", estimator=costing("0.01")) == ["a"]
     assert world.task("a").failures == 0
@@ -299,13 +314,13 @@ def test_a_budget_set_later_knows_what_was_spent_and_what_runs(world: World) -> 
     world.claim("a", "b", estimator=costing("0.40"))
     world.finish("a", usage=(spent("0.25"),))
 
-    set_(world, Scope.PROJECT, world.project_id, usd=1, period=Period.DAY)
+    set_(world, BudgetScope.PROJECT, world.project_id, usd=1, period=BudgetPeriod.DAY)
 
-    assert use(world, Scope.PROJECT, Period.DAY).spent.usd == Decimal("0.25")
-    assert use(world, Scope.PROJECT, Period.DAY).reserved.usd == Decimal("0.40")
+    assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).spent.usd == Decimal("0.25")
+    assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).reserved.usd == Decimal("0.40")
     assert world.claim("c", estimator=costing("0.40")) == []
     world.finish("b", usage=(spent("0.10"),))
-    assert use(world, Scope.PROJECT, Period.DAY).taken.usd == Decimal("0.35")
+    assert use(world, BudgetScope.PROJECT, BudgetPeriod.DAY).taken.usd == Decimal("0.35")
     counted(world)
 
 
@@ -336,7 +351,7 @@ def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) 
     world.finish("a", usage=(spent("0.75"),))
 
     with refuses(Refused):
-        set_(world, Scope.RUN, world.run_id, usd="0.50")
+        set_(world, BudgetScope.RUN, world.run_id, usd="0.50")
 
     with world.store.read() as tx:
         (one,) = budgets.listed(tx, world.workspace)
@@ -346,7 +361,7 @@ def test_a_cap_below_what_is_spent_is_refused_and_changes_nothing(world: World) 
 def test_what_there_is_not_has_no_budget(world: World) -> None:
     world.submit("a")
     with pytest.raises(NotFound):
-        set_(world, Scope.RUN, world.workspace, usd=1)
+        set_(world, BudgetScope.RUN, world.workspace, usd=1)
 
 
 def test_without_its_budget_what_waited_goes_on(world: World) -> None:
@@ -436,8 +451,8 @@ def test_an_agent_that_nobody_knows_has_no_budget(world: World) -> None:
     world.submit("a", tasks={"a": {"agent": "ann"}})
 
     with refuses(NotFound):
-        set_(world, Scope.AGENT, "amm", usd=1)
-    set_(world, Scope.AGENT, "ann", usd=1)
+        set_(world, BudgetScope.AGENT, "amm", usd=1)
+    set_(world, BudgetScope.AGENT, "ann", usd=1)
 
 
 def test_tasks_that_wait_are_told_apart_by_the_budget_that_holds_them(world: World) -> None:
@@ -450,22 +465,22 @@ def test_tasks_that_wait_are_told_apart_by_the_budget_that_holds_them(world: Wor
         standings = service.standings(tx, world.workspace, budgets.listed(tx, world.workspace), lacks)
 
     assert {task_id: lack.budget.scope for task_id, lack in lacks.items()} == {
-        world.ids["a"]: Scope.RUN,
-        world.ids["c"]: Scope.RUN,
+        world.ids["a"]: BudgetScope.RUN,
+        world.ids["c"]: BudgetScope.RUN,
     }
-    assert {one.scope: one.waiting for one in standings} == {Scope.RUN: 2, Scope.TASK: 0}
+    assert {one.scope: one.waiting for one in standings} == {BudgetScope.RUN: 2, BudgetScope.TASK: 0}
 
 
 def test_an_import_of_very_many_sessions_counts_too(world: World) -> None:
     world.submit("a")
-    set_(world, Scope.PROJECT, world.project_id, usd=10_000)
+    set_(world, BudgetScope.PROJECT, world.project_id, usd=10_000)
     world.claim("a")
     one = cost_of(world.claims["a"], spent("0.01"), datetime.now(UTC))
     many = [replace(one, id=f"r{n}", session_id=f"s{n}", task_id=None, attempt=None) for n in range(3_000)]
 
     world.store.transact(lambda tx: ledger.record(tx, world.workspace, many))
 
-    assert use(world, Scope.PROJECT).spent.usd == 30
+    assert use(world, BudgetScope.PROJECT).spent.usd == 30
     counted(world)
 
 
@@ -476,7 +491,7 @@ def test_what_a_heartbeat_reserved_for_a_budget_that_was_set_later_comes_back_at
     world.submit("a", "b")
     assert world.claim("a") == ["a"]
     assert not world.claims["a"].budgeted
-    set_(world, Scope.RUN, world.run_id, usd=1)
+    set_(world, BudgetScope.RUN, world.run_id, usd=1)
     written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
     world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
     assert use(world).reserved.usd == Decimal("0.03")
@@ -492,7 +507,7 @@ def test_what_a_heartbeat_reserved_for_a_budget_that_was_set_later_comes_back_at
 def test_it_comes_back_from_a_canceled_attempt_too(world: World) -> None:
     world.submit("a")
     world.claim("a")
-    set_(world, Scope.RUN, world.run_id, usd=1)
+    set_(world, BudgetScope.RUN, world.run_id, usd=1)
     written = (cost_of(world.claims["a"], spent("0.03", id_="first"), datetime.now(UTC)),)
     world.store.transact(lambda tx: checkpoint_costs(tx, world.workspace, written))
 

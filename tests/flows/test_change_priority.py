@@ -22,7 +22,7 @@ def change(world: World, key: str, priority: int) -> bool:
 def waiting(world: World) -> list[str]:
     """The keys of the project's tasks that no doorbell is out for, best first."""
     with world.store.write() as tx:
-        return [row["key"] for row in ready.next_unrung(tx, world.workspace, world.project_id, room=10)]
+        return [row["key"] for row in ready.next_to_enqueue(tx, world.workspace, world.project_id, room=10)]
 
 
 def test_what_waits_goes_by_its_new_place_even_when_it_was_rung_for(world: World) -> None:
@@ -60,7 +60,7 @@ def test_the_same_priority_again_changes_nothing(world: World) -> None:
 
     assert "reprioritized" not in world.story("a")
     with world.store.read() as tx:
-        assert tx.execute(select(tasks.c.rung_at)).scalar_one() is not None
+        assert tx.execute(select(tasks.c.enqueued_at)).scalar_one() is not None
 
 
 def test_a_blocked_task_takes_its_place_when_it_is_released(world: World) -> None:

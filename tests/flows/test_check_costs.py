@@ -16,7 +16,7 @@ from coordination.base.errors import Conflict, Refused
 from coordination.domain.money.costs import CostRecord, correction_id
 from coordination.flows.money import check_costs as flow
 from coordination.flows.money.check_costs import check_costs, complete_sums, set_timezone
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.services.money import ledger
 from coordination.store.engine import open_store
 from coordination.store.queries.money import costs, rollups
@@ -279,7 +279,7 @@ def test_what_retention_deletes_stays_in_the_sums_and_the_proof_holds(world: Wor
     write(world, records)
     write(world, [record("young", "3", occurred_at=datetime.now(UTC))])
     before = totals(world)
-    ages = Ages(runs=timedelta(0), workers=timedelta(0), costs=timedelta(days=30))
+    ages = RetentionAges(runs=timedelta(0), workers=timedelta(0), costs=timedelta(days=30))
 
     done = retain(world.store, world.workspace, ages, rest=lambda _: False, batch=7)
 

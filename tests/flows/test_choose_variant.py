@@ -7,7 +7,7 @@ import threading
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState
-from coordination.flows.tasks.choose_variant import Choice, choose_variant
+from coordination.flows.tasks.choose_variant import VariantChoice, choose_variant
 from coordination.store.queries.tasks import runs
 from tests.support.world import World
 
@@ -18,7 +18,7 @@ def race(world: World, variants: int = 3) -> None:
     world.claim(*(f"fix/{number}" for number in range(1, variants + 1)))
 
 
-def choose(world: World, key: str, attempt: int = 1) -> Choice:
+def choose(world: World, key: str, attempt: int = 1) -> VariantChoice:
     return world.store.transact(lambda tx: choose_variant(tx, world.workspace, world.ids[key], attempt))
 
 
@@ -43,7 +43,7 @@ def test_it_wins_again_when_it_asks_again_and_nobody_else_does(world: World) -> 
     race(world)
     choose(world, "fix/2")
 
-    assert choose(world, "fix/2") == Choice(True, "fix/2 was the first of 3 to pass")
+    assert choose(world, "fix/2") == VariantChoice(True, "fix/2 was the first of 3 to pass")
     assert not choose(world, "fix/1").won
     world.expire("fix/2")
     world.tick()

@@ -136,7 +136,7 @@ def test_where_to_store_the_limit_may_have_to_wait_they_are_left_for_another_cla
 def test_they_come_before_what_is_as_urgent_as_the_change(world: World) -> None:
     world.submit("a", "b", "c", tasks={"a": {"priority": 3}, "b": {"priority": 3}, "c": {"priority": 5}})
     (waiting,) = in_conflict(world, "a")
-    ticked = world.tick(ring_again_after=timedelta(0))
+    ticked = world.tick(enqueue_again_after=timedelta(0))
 
     assert ticked is not None
     assert [item.key for item in ticked.ring] == ["c", waiting, "b"]

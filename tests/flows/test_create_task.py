@@ -13,7 +13,7 @@ from coordination.domain.agents.agents import Profile
 from coordination.domain.plans.plans import Supervision, Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import TaskState
-from coordination.flows.tasks.create_task import Created, create_task
+from coordination.flows.tasks.create_task import CreatedTask, create_task
 from coordination.services.agents import agents
 from coordination.store.queries.tasks import events, runs, slots, tasks
 from tests.support.processes import until
@@ -23,7 +23,7 @@ from tests.support.world import World
 SHELL = {"shell": "true"}
 
 
-def create(world: World, task: Task, *, run: str | None = None) -> Created:
+def create(world: World, task: Task, *, run: str | None = None) -> CreatedTask:
     made = world.store.transact(
         lambda tx: create_task(tx, world.workspace, run or world.run_id, task, actor="user:ann")
     )

@@ -346,7 +346,7 @@ def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
     world: World,
     hungry: int,
     later: bool,  # noqa: FBT001 - a case
-    rung: int,
+    enqueued: int,
 ) -> None:
     world.submit("a", *[f"t{number} < a" for number in range(5)])
     world.claim("a")
@@ -371,6 +371,6 @@ def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
     )
 
     assert [len(share) for share in done.shares] == [2] * hungry
-    assert len(done.ring) == rung
-    assert done.unfilled == (rung == 0)
-    assert world.sql("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL") == [(rung,)]
+    assert len(done.ring) == enqueued
+    assert done.unfilled == (enqueued == 0)
+    assert world.sql("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL") == [(enqueued,)]

@@ -14,7 +14,7 @@ from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import FORCIBLE, OnDependencyFailure, TaskState
-from coordination.flows.tasks.force_tasks import Forced, force_task
+from coordination.flows.tasks.force_tasks import ForceResult, force_task
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import open_store
 from coordination.store.queries.tasks import events, runs
@@ -32,7 +32,7 @@ POLICIES = {
 }
 
 
-def force(world: World, key: str, target: str, *, reason: str = "I know better", output: Any = None) -> Forced:
+def force(world: World, key: str, target: str, *, reason: str = "I know better", output: Any = None) -> ForceResult:
     return world.store.transact(
         lambda tx: force_task(
             tx, world.workspace, world.ids[key], TaskState(target), actor="ann", reason=reason, output=output

@@ -10,7 +10,7 @@ import pytest
 from coordination.base.errors import PlanError
 from coordination.domain.access.authority import AUTHORITY
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap, Defaults, Supervision
 from coordination.domain.tasks.attempts import Discovered
 from coordination.flows.tasks.add_discovered_tasks import add_found
@@ -163,7 +163,7 @@ def test_it_has_the_budget_and_the_agent_of_its_finder(world: World) -> None:
     report(world, "a", "y", run=AGENT, budget={"usd": 1, "on_exceed": "warn"})
 
     with world.store.read() as tx:
-        (x,), (y,) = (budgets.of_subject(tx, world.workspace, Scope.TASK, world.ids[key]) for key in ("x", "y"))
+        (x,), (y,) = (budgets.of_subject(tx, world.workspace, BudgetScope.TASK, world.ids[key]) for key in ("x", "y"))
     assert (x.usd, x.tokens, world.task("x").agent) == (2, 50, "ann")
     assert (y.usd, y.tokens, y.action.value) == (1, 50, "block")
 

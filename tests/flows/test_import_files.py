@@ -16,9 +16,9 @@ from sqlalchemy import func, select
 from coordination.base.errors import FormatError, Unavailable
 from coordination.flows.money import import_costs as flow
 from coordination.flows.money.check_costs import check_costs
-from coordination.flows.money.import_costs import Imported, check_file, cost_project, import_file
+from coordination.flows.money.import_costs import ImportResult, check_file, cost_project, import_file
 from coordination.services.money import ledger
-from coordination.store.disk_queue import Spool
+from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.tables.money.costs import costs as table
 from tests.store.test_ledgers import record
@@ -32,9 +32,9 @@ def line(name: str, usd: object = "0.1", **usage: object) -> bytes:
     return text.replace('"model"', f'"cost_usd":{usd},"model"', 1).encode() + b"\n"
 
 
-def take(world: World, content: bytes) -> Imported:
+def take(world: World, content: bytes) -> ImportResult:
     """As a door does it."""
-    with Spool() as spool:
+    with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, io.BytesIO(content), spool, source="costs.jsonl")
         owner = world.store.transact(
             lambda tx: cost_project(tx, world.workspace, identity="example.org/a/owner", name="owner")
@@ -108,7 +108,7 @@ def test_the_same_amount_in_other_words_is_the_same(world: World, usd: str) -> N
 
 def test_another_record_of_the_same_id_that_comes_meanwhile_is_refused_too(world: World) -> None:
     file = io.BytesIO(b"".join(line(f"c{index}") for index in range(1, 9)))
-    with Spool() as spool:
+    with DiskQueue() as spool:
         found = check_file(world.store, world.workspace, file, spool, source="f")
         owner = world.store.transact(lambda tx: cost_project(tx, world.workspace, identity="a.org/b/c", name="c"))
         world.store.transact(lambda tx: ledger.record(tx, world.workspace, [record("c5", "7")]))
@@ -191,7 +191,7 @@ class Endless(io.RawIOBase):
 
 def test_a_full_disk_is_said_and_nothing_is_taken(world: World) -> None:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Spool() as spool:
+    with DiskQueue() as spool:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
         try:
             with refuses(Unavailable):
@@ -209,12 +209,12 @@ def test_memory_does_not_grow_with_the_file(store_url: str, monkeypatch: pytest.
     monkeypatch.setattr(flow, "_BATCH", 500)
     world = World(open_store(store_url))
     peaks = []
-    with Spool() as spool:
+    with DiskQueue() as spool:
         check_file(world.store, world.workspace, Endless(1_000), spool, source="f")  # type: ignore[arg-type]
     for lines in (3_000, 30_000):
         gc.collect()  # what earlier tests left in cycles may go at any time, and make room or take some
         tracemalloc.start()
-        with Spool() as spool:
+        with DiskQueue() as spool:
             check_file(world.store, world.workspace, Endless(lines), spool, source="f")  # type: ignore[arg-type]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

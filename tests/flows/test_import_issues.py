@@ -9,7 +9,7 @@ from coordination.domain.issues import Issue, completed
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.flows.issues.import_issues import import_issues
-from coordination.flows.plans.submit_plan import Origin, submit_plan
+from coordination.flows.plans.submit_plan import PlanOrigin, submit_plan
 from coordination.flows.projects.end_project import end_project
 from coordination.formats.beads import read_issues
 from coordination.store.engine import Store
@@ -32,7 +32,7 @@ def workspace(store: Store) -> str:
 def test_an_import_replaces_and_keeps_the_jobs_of_issues_that_stay(store: Store) -> None:
     ws = workspace(store)
     plan = Plan([Task("x-1", {"shell": "true"}, metadata={"issue": "x-1"})])
-    origin = Origin(identity=IDENTITY, name="shop", creator="user:me")
+    origin = PlanOrigin(identity=IDENTITY, name="shop", creator="user:me")
     done = store.transact(lambda tx: submit_plan(tx, ws, plan, origin, issues=some("x-1", "x-2")))
 
     again = store.transact(lambda tx: import_issues(tx, ws, some("x-3", "x-1"), identity=IDENTITY, name="shop"))
@@ -47,7 +47,7 @@ def test_a_plan_that_is_refused_leaves_the_issues_as_they_were(store: Store) -> 
     ws = workspace(store)
     before = store.transact(lambda tx: import_issues(tx, ws, some("x-1"), identity=IDENTITY, name="shop"))
     store.transact(lambda tx: end_project(tx, ws, before.project_id, ProjectStatus.ARCHIVED))
-    origin = Origin(identity=IDENTITY, name="shop", creator="user:me")
+    origin = PlanOrigin(identity=IDENTITY, name="shop", creator="user:me")
 
     with refuses(Refused):
         store.transact(lambda tx: submit_plan(tx, ws, Plan([Task("a", {"shell": "x"})]), origin, issues=some("y-1")))

@@ -9,12 +9,12 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.plans.plans import BudgetCap, Concurrency
 from coordination.domain.tasks.attempts import Discovered, Usage
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.jobs import output
 from coordination.store.queries.tasks import attempts
@@ -107,12 +107,12 @@ class TestOneTransactionAlone:
         world.submit("a", "b < a")
         world.claim("a")
         with world.store.write() as tx:
-            output.write(tx, world.workspace, [(world.ids["a"], 1, [Chunk(0, 0, 1, (("out", "x"),))])])
+            output.write(tx, world.workspace, [(world.ids["a"], 1, [StoredChunk(0, 0, 1, (("out", "x"),))])])
         world.finish("a")
         world.do("b")
         world.tick()
         world.sql("UPDATE runs SET finished_at = '2020-01-01T00:00:00+00:00'")
-        ages = Ages(timedelta(days=1), timedelta(0), timedelta(0))
+        ages = RetentionAges(timedelta(days=1), timedelta(0), timedelta(0))
 
         self.watched(world, lambda: retain(world.store, world.workspace, ages, rest=lambda _seconds: False))
 

@@ -11,7 +11,7 @@ from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.fleet.tick_supervisor import Ticked
+from coordination.flows.fleet.tick_supervisor import TickResult
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.services.tasks import dispatch_window
 from coordination.store.queries.fleet import workers
@@ -21,17 +21,19 @@ from tests.support.world import World
 
 def marked(world: World) -> set[str]:
     """The keys of queued tasks for which a message is out."""
-    return {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE state = 'queued' AND rung_at IS NOT NULL")}
+    return {
+        str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE state = 'queued' AND enqueued_at IS NOT NULL")
+    }
 
 
 def age_marks(world: World, age: timedelta) -> None:
     with world.store.read() as tx:
         now = workers.clock(tx)
     moment = (now - age).isoformat(timespec="microseconds")
-    world.sql("UPDATE tasks SET rung_at = :moment WHERE rung_at IS NOT NULL", moment=moment)
+    world.sql("UPDATE tasks SET enqueued_at = :moment WHERE enqueued_at IS NOT NULL", moment=moment)
 
 
-def enqueued(ticked: Ticked | None) -> list[str]:
+def enqueued(ticked: TickResult | None) -> list[str]:
     assert ticked is not None
     return [item.key for item in ticked.ring]
 
@@ -49,12 +51,12 @@ class TestAge:
         world.submit("a")
         assert enqueued(world.tick()) == ["a"]
         age_marks(world, timedelta(seconds=10))
-        assert enqueued(world.tick(ring_again_after=timedelta(seconds=15))) == []
+        assert enqueued(world.tick(enqueue_again_after=timedelta(seconds=15))) == []
 
         age_marks(world, timedelta(seconds=20))
 
-        assert enqueued(world.tick(ring_again_after=timedelta(seconds=15))) == ["a"]
-        assert enqueued(world.tick(ring_again_after=timedelta(seconds=15))) == [], "its mark is new"
+        assert enqueued(world.tick(enqueue_again_after=timedelta(seconds=15))) == ["a"]
+        assert enqueued(world.tick(enqueue_again_after=timedelta(seconds=15))) == [], "its mark is new"
 
     def test_only_marks_of_this_project_are_taken_back(self, world: World) -> None:
         other = World(world.store, project="example.org/acme/mill")
@@ -68,18 +70,18 @@ class TestAge:
             number = ready.unmark_unanswered(tx, world.workspace, world.project_id, age=timedelta(seconds=15))
 
         assert number == 1
-        assert [row[0] for row in world.sql("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL")] == [1]
+        assert [row[0] for row in world.sql("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL")] == [1]
 
     def test_a_parked_task_is_named_once_it_is_old_enough_and_due(self, world: World) -> None:
         world.submit("old", "waits", tasks={"waits": {"max_attempts": 2}})
         world.tick()
         age_marks(world, timedelta(minutes=1))
         world.do("waits", outcome=Outcome.FAILED, error="no")
-        world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'waits'")
+        world.sql("UPDATE tasks SET enqueued_at = created_at WHERE key = 'waits'")
 
         def parked(age: timedelta) -> list[tuple[str, str]]:
             with world.store.read() as tx:
-                return workers.parked(tx, rung_before=age, limit=10)
+                return workers.parked(tx, enqueued_before=age, limit=10)
 
         assert parked(timedelta(seconds=30)) == [(world.workspace, world.ids["old"])]
         assert parked(timedelta(minutes=2)) == []
@@ -90,7 +92,7 @@ class TestAge:
         world.claim("held")
         world.cancel("held")
         world.retry("held")
-        world.sql("UPDATE tasks SET rung_at = created_at")
+        world.sql("UPDATE tasks SET enqueued_at = created_at")
         age_marks(world, timedelta(minutes=1))
 
         with world.store.read() as tx:
@@ -122,7 +124,7 @@ def test_the_mark_goes_with_whatever_happens_to_the_task(world: World, way: str)
 
     WAYS[way](world)
 
-    assert [row[0] for row in world.sql("SELECT rung_at FROM tasks")] == [None]
+    assert [row[0] for row in world.sql("SELECT enqueued_at FROM tasks")] == [None]
 
 
 def test_what_a_pause_holds_back_is_not_out_any_more(world: World) -> None:
@@ -132,7 +134,7 @@ def test_what_a_pause_holds_back_is_not_out_any_more(world: World) -> None:
     with world.store.write() as tx:
         ready.hold_back(tx, world.workspace, [world.ids["a"]], BlockReason.PAUSED)
 
-    assert [row[0] for row in world.sql("SELECT rung_at FROM tasks")] == [None]
+    assert [row[0] for row in world.sql("SELECT enqueued_at FROM tasks")] == [None]
 
 
 def test_only_a_task_that_is_still_queued_is_marked_and_unmarked(world: World) -> None:
@@ -141,11 +143,11 @@ def test_only_a_task_that_is_still_queued_is_marked_and_unmarked(world: World) -
     ids = list(world.ids.values())
 
     with world.store.write() as tx:
-        ready.mark_rung(tx, world.workspace, ids)
-    assert [row[0] for row in world.sql("SELECT key FROM tasks WHERE rung_at IS NOT NULL")] == ["waits"]
+        ready.mark_enqueued(tx, world.workspace, ids)
+    assert [row[0] for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")] == ["waits"]
 
     with world.store.write() as tx:
-        ready.unmark_rung(tx, world.workspace, [world.ids["runs"]])
+        ready.unmark_enqueued(tx, world.workspace, [world.ids["runs"]])
     assert marked(world) == {"waits"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.outdated import Outdated
+from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.tasks import outdated
@@ -22,7 +22,7 @@ def force(world: World, key: str, target: TaskState = TaskState.QUEUED) -> None:
     )
 
 
-def found(world: World) -> list[Outdated]:
+def found(world: World) -> list[OutdatedTask]:
     with world.store.read() as tx:
         assert outdated.of_workspace(tx, world.workspace, most=10) == list(
             reversed(outdated.of_run(tx, world.workspace, world.run_id))

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from coordination.domain.fleet.leases import MAX_DEFERRALS
-from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
 from coordination.domain.plans.plans import Backoff, BudgetCap
 from coordination.domain.tasks.attempts import Outcome
@@ -138,7 +138,7 @@ def test_what_an_agent_changed_is_kept_with_its_attempt_and_told(world: World) -
     world.submit("a", tasks={"a": AGENT})
     begin(world)
 
-    world.finish("a", effect=Effect(changed=False, refused=3))
+    world.finish("a", effect=ChangeSummary(changed=False, refused=3))
 
     with world.store.read() as tx:
         (attempt,) = attempts.of_task(tx, world.workspace, world.task("a").id)

@@ -16,9 +16,9 @@ from coordination.base.errors import FormatError
 from coordination.domain.money.costs import CostRecord, again_id, call_id, own_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.flows.money.import_costs import Imported, check_file, import_file
+from coordination.flows.money.import_costs import ImportResult, check_file, import_file
 from coordination.flows.tasks.finish_attempts import cost_of
-from coordination.store.disk_queue import Spool
+from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects
 from tests.support.refusals import refuses
@@ -37,14 +37,14 @@ def report(world: World, *records: CostRecord) -> None:
     world.store.transact(partial(checkpoint_costs, workspace_id=world.workspace, records=records))
 
 
-def bill(world: World, *lines: Sequence[str]) -> Imported:
+def bill(world: World, *lines: Sequence[str]) -> ImportResult:
     """Import what a provider bills: (id, dollars)."""
     numbers = {"model": "m", "input_tokens": 10, "output_tokens": 0, "total_tokens": 10}
     file = b"".join(
         json.dumps({"id": id_, "timestamp": NOW.isoformat(), "cost_usd": float(dollars), **numbers}).encode() + b"\n"
         for id_, dollars in lines
     )
-    with Spool() as spool:
+    with DiskQueue() as spool:
         checked = check_file(world.store, world.workspace, BytesIO(file), spool, source="bill")
         with world.store.read() as tx:
             owner = projects.get(tx, world.workspace, world.project_id)

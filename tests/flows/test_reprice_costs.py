@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.pricing import Price, Quote, Rate, Unknown
+from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice
 from coordination.flows.money import reprice_costs as flow
 from coordination.flows.money.import_costs import import_costs
-from coordination.flows.money.reprice_costs import Repriced, Wanted, reprice_costs
+from coordination.flows.money.reprice_costs import RepricingRequest, RepricingResult, reprice_costs
 from coordination.formats.costs_jsonl import read_costs, write_costs
 from coordination.services.money import prices as service
 from coordination.services.projects import projects as project_service
@@ -26,10 +26,10 @@ from tests.support.world import World
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 
 
-def listed(model: str, at: datetime) -> Quote | Unknown:
+def listed(model: str, at: datetime) -> Quote | UnknownPrice:
     """A list that knows one model, which became dearer in June."""
     if model != "known":
-        return Unknown("it is not in the list")
+        return UnknownPrice("it is not in the list")
     usd = Decimal(1) if at < datetime(2026, 6, 1, tzinfo=UTC) else Decimal(2)
     return Quote(Price(Rate(usd), Rate(usd)), "a list", "x/known")
 
@@ -57,9 +57,9 @@ def store(world: World, *calls: CostRecord) -> None:
         costs.append(tx, world.workspace, calls)
 
 
-def reprice(world: World, *, dry_run: bool = False, **wanted: Any) -> Repriced:
+def reprice(world: World, *, dry_run: bool = False, **wanted: Any) -> RepricingResult:
     return reprice_costs(
-        world.store, world.workspace, Wanted(**wanted), listed=listed, actor="user:ann", dry_run=dry_run
+        world.store, world.workspace, RepricingRequest(**wanted), listed=listed, actor="user:ann", dry_run=dry_run
     )
 
 

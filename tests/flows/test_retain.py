@@ -17,11 +17,11 @@ from coordination.base.errors import NotFound, Unavailable
 from coordination.domain.issues import Issue
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.merges import Merge
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects import retain as flow
-from coordination.flows.projects.retain import Ages, Retained, retain, would_retain
+from coordination.flows.projects.retain import RetentionAges, RetentionResult, retain, would_retain
 from coordination.flows.tasks.retry_tasks import retry_task
 from coordination.formats.run_archive import write_archive
 from coordination.services.projects import archives
@@ -37,7 +37,7 @@ from tests.support.world import World, plan_of
 
 pytestmark = pytest.mark.own_database
 
-AGES = Ages(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(0))
+AGES = RetentionAges(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(0))
 OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events", "output_chunks", "artifacts", "merges")
 GRAPH = ("a", "b < a", "c < a b", "d < c")
 
@@ -58,7 +58,7 @@ def finished(world: World, *, days: int | None = None) -> str:
     spent = Usage(model="m", input_tokens=3, output_tokens=4, cost_usd=None)
     world.claim("a")
     with world.store.write() as tx:
-        printed = [Chunk(slot, slot, 1, (("out", str(slot)),)) for slot in range(9)]
+        printed = [StoredChunk(slot, slot, 1, (("out", str(slot)),)) for slot in range(9)]
         output.write(tx, world.workspace, [(world.ids["a"], 1, printed)])
     kept = tuple(Artifact(f"file {number}", 1, "0", f"memory://files/{number}") for number in range(9))
     with world.store.write() as tx:
@@ -80,7 +80,7 @@ def rows(world: World, *names: str) -> dict[str, list[dict[str, Any]]]:
         }
 
 
-def clear(world: World, ages: Ages = AGES, **options: Any) -> Retained | None:
+def clear(world: World, ages: RetentionAges = AGES, **options: Any) -> RetentionResult | None:
     return retain(world.store, world.workspace, ages, **{"rest": lambda _seconds: False, **options})
 
 
@@ -152,7 +152,7 @@ def test_a_round_that_is_told_to_stop_is_gone_on_with_by_the_next(world: World) 
     assert first is not None
     assert not first.complete
     assert rows(world)["task_events"]
-    second = clear(world, Ages(runs=timedelta(0), workers=timedelta(0), costs=timedelta(0)))
+    second = clear(world, RetentionAges(runs=timedelta(0), workers=timedelta(0), costs=timedelta(0)))
     assert second is not None  # due at once, and what was begun is finished even when nothing else is to go
     assert not any(rows(world, *OF_RUNS).values())
 
@@ -320,7 +320,9 @@ class TestWhatIsNeeded:
         world.sql("UPDATE runs SET created_at = :then", then="2020-01-01T00:00:00+00:00")
         before = rows(world)
 
-        clear(world, Ages(runs=timedelta(microseconds=1), workers=timedelta(0), costs=timedelta(microseconds=1)))
+        clear(
+            world, RetentionAges(runs=timedelta(microseconds=1), workers=timedelta(0), costs=timedelta(microseconds=1))
+        )
 
         assert rows(world) == before
 
@@ -358,7 +360,7 @@ def test_a_run_that_is_retried_meanwhile_is_not_marked(world: World) -> None:
 class TestOneAtATime:
     def test_a_second_one_gets_nothing_to_do(self, world: World) -> None:
         finished(world, days=100)
-        seconds: list[Retained | None] = []
+        seconds: list[RetentionResult | None] = []
 
         def rest(_seconds: float) -> bool:
             seconds.append(clear(world))
@@ -448,7 +450,9 @@ def test_costs_go_only_when_their_own_age_is_set(world: World, tmp_path: Path) -
     clear(world)
     assert rows(world)["costs"] == before
 
-    done = clear(world, Ages(runs=timedelta(0), workers=timedelta(0), costs=timedelta(days=400)), archive=tmp_path)
+    done = clear(
+        world, RetentionAges(runs=timedelta(0), workers=timedelta(0), costs=timedelta(days=400)), archive=tmp_path
+    )
     assert done is not None
     assert done.rows["costs"] == 1
     assert "old" not in {row["id"] for row in rows(world)["costs"]}

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from coordination.domain.money.costs import correction_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.projects import retain as flow
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.finish_attempts import cost_of
 from coordination.services.money import ledger
 from coordination.store.queries.projects import retention
@@ -20,7 +20,7 @@ from coordination.store.tables.tasks.runs import runs
 from coordination.store.types import db_after
 from tests.support.world import World
 
-AGES = Ages(runs=timedelta(days=90), workers=timedelta(0), costs=timedelta(0))
+AGES = RetentionAges(runs=timedelta(days=90), workers=timedelta(0), costs=timedelta(0))
 
 
 def age(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from coordination.base.errors import PlanError
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.money.estimates import Sample
+from coordination.domain.money.estimates import JobSample
 from coordination.domain.plans.plans import BudgetCap, Concurrency, Plan, Supervision
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.forecast.simulate_plan import simulate_plan
@@ -27,7 +27,7 @@ MAKE = {"run": {"shell": "make test"}}
 
 
 def learn(world: World, key: str, *minutes: float, usd: str = "0.5") -> None:
-    made = [Sample(Decimal(usd), 1_000, 0, MINUTE * number, completed=True) for number in minutes]
+    made = [JobSample(Decimal(usd), 1_000, 0, MINUTE * number, completed=True) for number in minutes]
     world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, {key: made}))
 
 

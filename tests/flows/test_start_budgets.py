@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 
 from coordination.base.errors import Refused
 from coordination.budgeting import lacking
-from coordination.domain.money.budgets import Budget, Period, Scope, Use
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Outcome
@@ -37,18 +37,20 @@ def submit(world: World, keys: str, *, job: dict[str, Any] = AGENT, **settings: 
     world.submit(*keys, tasks=dict.fromkeys(keys, job), **settings)
 
 
-def set_(world: World, scope: Scope, subject: str | None = None, period: Period = Period.TOTAL, **caps: Any) -> Budget:
+def set_(
+    world: World, scope: BudgetScope, subject: str | None = None, period: BudgetPeriod = BudgetPeriod.TOTAL, **caps: Any
+) -> Budget:
     return world.store.transact(
         lambda tx: set_budget(tx, world.workspace, caps_of(caps), scope=scope, subject=subject, period=period)
     )
 
 
-def use(world: World, budget: Budget | None = None) -> Use:
+def use(world: World, budget: Budget | None = None) -> BudgetUse:
     """The present period of a budget, or of the only one."""
     with world.store.read() as tx:
         (one,) = [budget] if budget else budgets.listed(tx, world.workspace)
         key = (one.id, service.period_of(tx, world.workspace, one)[0])
-        return budget_usage.uses(tx, world.workspace, [key]).get(key, Use(*key))
+        return budget_usage.uses(tx, world.workspace, [key]).get(key, BudgetUse(*key))
 
 
 def started(world: World, budget: Budget | None = None) -> int:
@@ -81,15 +83,15 @@ class TestAtTheCap:
         world.finish("a")
         world.tick()
         assert world.states("c") == {"c": "blocked"}, "an end gives no start back"
-        set_(world, Scope.RUN, world.run_id, starts=3)
+        set_(world, BudgetScope.RUN, world.run_id, starts=3)
         world.tick()
         assert world.claim("c") == ["c"]
         assert started(world) == 3
 
-    @pytest.mark.parametrize("period", [Period.TOTAL, Period.DAY])
-    def test_a_task_that_waits_says_why_and_what_helps(self, world: World, period: Period) -> None:
+    @pytest.mark.parametrize("period", [BudgetPeriod.TOTAL, BudgetPeriod.DAY])
+    def test_a_task_that_waits_says_why_and_what_helps(self, world: World, period: BudgetPeriod) -> None:
         submit(world, "ab")
-        set_(world, Scope.PROJECT, world.project_id, period, starts=1)
+        set_(world, BudgetScope.PROJECT, world.project_id, period, starts=1)
         assert world.claim("a", "b") == ["a"]
 
         text = explained(world, "b")
@@ -102,20 +104,20 @@ class TestAtTheCap:
         with world.store.read() as tx:
             session = tx.exec_driver_sql("SELECT session_id FROM runs").scalar_one()
         whose = {
-            Scope.WORKSPACE: None,
-            Scope.PROJECT: world.project_id,
-            Scope.AGENT: "ann",
-            Scope.SESSION: str(session),
-            Scope.RUN: world.run_id,
-            Scope.TASK: world.ids["a"],
+            BudgetScope.WORKSPACE: None,
+            BudgetScope.PROJECT: world.project_id,
+            BudgetScope.AGENT: "ann",
+            BudgetScope.SESSION: str(session),
+            BudgetScope.RUN: world.run_id,
+            BudgetScope.TASK: world.ids["a"],
         }
-        made = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in Period]
+        made = [set_(world, scope, whose[scope], period, starts=9) for scope in whose for period in BudgetPeriod]
 
         world.claim("a")
 
         assert [started(world, one) for one in made] == [1] * 18
         for one in made:
-            if one.scope is Scope.TASK:
+            if one.scope is BudgetScope.TASK:
                 continue
             set_(world, one.scope, whose[one.scope], one.period, starts=1)
             assert world.claim("b") == [], one
@@ -223,7 +225,7 @@ class TestWhatCounts:
 class TestPeriods:
     def test_a_start_counts_on_the_day_of_its_claim_and_the_next_day_begins_with_none(self, world: World) -> None:
         submit(world, "ab")
-        budget = set_(world, Scope.PROJECT, world.project_id, Period.DAY, starts=1)
+        budget = set_(world, BudgetScope.PROJECT, world.project_id, BudgetPeriod.DAY, starts=1)
         assert world.claim("a", "b") == ["a"]
         self.midnight(world)
 
@@ -255,7 +257,7 @@ class TestPeriods:
         world.finish("a")
         world.finish("b", Outcome.FAILED, error="no")
         world.finish("c", Outcome.HANDED_BACK, began=False)
-        total = set_(world, Scope.PROJECT, world.project_id, starts=4)
+        total = set_(world, BudgetScope.PROJECT, world.project_id, starts=4)
         assert started(world, total) == 3
 
         world.finish("d", Outcome.DEFERRED, began=False)  # it was claimed when the budget was set
@@ -270,7 +272,7 @@ class TestPeriods:
         with world.store.write() as tx:
             tx.execute(update(attempts).where(attempts.c.outcome.is_not(None)).values(started_at=db_after(-DAY)))
 
-        day = set_(world, Scope.PROJECT, world.project_id, Period.DAY, starts=5)
+        day = set_(world, BudgetScope.PROJECT, world.project_id, BudgetPeriod.DAY, starts=5)
 
         assert started(world, day) == 1
 
@@ -279,12 +281,12 @@ class TestPeriods:
         world.claim("a", "b")
 
         with refuses(Refused):
-            set_(world, Scope.RUN, world.run_id, starts=1)
+            set_(world, BudgetScope.RUN, world.run_id, starts=1)
 
         assert use(world).spent.starts == 2
         with world.store.read() as tx:
             assert [one.max_starts for one in budgets.listed(tx, world.workspace)] == [5]
-        assert set_(world, Scope.RUN, world.run_id, starts=2).max_starts == 2
+        assert set_(world, BudgetScope.RUN, world.run_id, starts=2).max_starts == 2
 
 
 class TestChecked:
@@ -295,7 +297,7 @@ class TestChecked:
         world.sql("DELETE FROM attempts")
 
         assert started(world) == 1
-        set_(world, Scope.RUN, world.run_id, starts=1, warn_at=50)
+        set_(world, BudgetScope.RUN, world.run_id, starts=1, warn_at=50)
         assert world.claim("b") == []
 
     def test_a_repair_counts_what_an_earlier_program_claimed(self, world: World) -> None:

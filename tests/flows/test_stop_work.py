@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.projects.stops import Started, Stop
+from coordination.domain.projects.stops import StartResult, Stop
 from coordination.domain.tasks.attempts import Outcome
 from coordination.flows.projects.end_project import end_project
 from coordination.flows.projects.pause_project import hold_project, resume_project
@@ -31,7 +31,7 @@ def stop(world: World, project: str | None = None, *, at_once: bool = False) -> 
     )
 
 
-def start(world: World, project: str | None = None) -> Started:
+def start(world: World, project: str | None = None) -> StartResult:
     return world.store.transact(lambda tx: start_work(tx, world.workspace, project, actor="user:ann"))[0]
 
 

@@ -25,9 +25,9 @@ OLD = timedelta(minutes=1)
 REST = timedelta(minutes=1)
 
 
-def ticked(world: World, *, ring_again_after: timedelta = REST, **settings: Any) -> bool:
+def ticked(world: World, *, enqueue_again_after: timedelta = REST, **settings: Any) -> bool:
     """Whether the project was ticked as one that has nothing to do."""
-    found = tick_quiet(world.store, projects=[world.project_id], ring_again_after=ring_again_after, **settings)
+    found = tick_quiet(world.store, projects=[world.project_id], enqueue_again_after=enqueue_again_after, **settings)
     return found == [(world.workspace, world.project_id)]
 
 
@@ -98,7 +98,7 @@ def _not_enqueued(world: World) -> None:
 def _not_answered(world: World) -> None:
     world.submit("a")
     world.tick()
-    world.sql("UPDATE tasks SET rung_at = created_at")
+    world.sql("UPDATE tasks SET enqueued_at = created_at")
 
 
 def _run_left_open(world: World) -> None:
@@ -120,7 +120,7 @@ def test_what_is_due_is_left_to_a_full_tick(world: World, arrange: Callable[[Wor
     arrange(world)
     age_heartbeats(world)
 
-    assert not ticked(world, ring_again_after=timedelta(0))
+    assert not ticked(world, enqueue_again_after=timedelta(0))
 
     assert row(world).age >= OLD
 
@@ -157,11 +157,11 @@ def test_one_call_takes_all_that_are_due_and_quiet_and_none_that_is_ticked_now(w
     with world.store.write() as tx:
         supervisors.begin_tick(tx, ticking.workspace, ticking.project_id, holder="x", lease=timedelta(seconds=60))
 
-    found = tick_quiet(world.store, every=timedelta(seconds=20), ring_again_after=REST)
+    found = tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST)
 
     assert found == [(running.workspace, running.project_id)]
     assert row(busy).age >= OLD
-    assert tick_quiet(world.store, every=timedelta(seconds=20), ring_again_after=REST) == []
+    assert tick_quiet(world.store, every=timedelta(seconds=20), enqueue_again_after=REST) == []
 
 
 def test_work_submitted_before_the_end_is_written_is_not_stranded(

@@ -249,7 +249,7 @@ def test_a_doorbell_that_nobody_answered_is_rung_again(world: World) -> None:
     world.tick()
     assert world.tick().ring == []
 
-    again = world.tick(ring_again_after=timedelta(0)).ring
+    again = world.tick(enqueue_again_after=timedelta(0)).ring
 
     assert [(ready.key, ready.attempt) for ready in again] == [("a", 1)]
 
@@ -381,8 +381,8 @@ def test_doorbells_that_nobody_answered_do_not_keep_the_window_full(world: World
     assert first is not None
     assert len(first.ring) == 40
 
-    again = world.tick(window=8, bundle=lambda _kind: 1, ring_again_after=timedelta(0))
+    again = world.tick(window=8, bundle=lambda _kind: 1, enqueue_again_after=timedelta(0))
 
     assert again is not None
     assert [item.key for item in again.ring] == [f"t{number}" for number in range(8)]
-    assert world.sql("SELECT count(*) FROM tasks WHERE rung_at IS NOT NULL")[0][0] == 8
+    assert world.sql("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL")[0][0] == 8

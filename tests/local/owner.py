@@ -15,7 +15,7 @@ from coordination.settings import load_settings
 from coordination.stack import stack
 from coordination.stack.home import Home
 from coordination.stack.joining import told
-from coordination.stack.users import Users
+from coordination.stack.users import StackUsers
 
 STAND_IN = str(Path(__file__).with_name("stand_in_worker.py"))
 
@@ -27,10 +27,10 @@ def note_death(pid: int) -> bool:
 
 def main(arguments: list[str]) -> int:
     settings = load_settings()
-    users: Users | None = None
+    users: StackUsers | None = None
     if arguments[:1] == ["--users"]:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        users = Users(Home(settings.home))
+        users = StackUsers(Home(settings.home))
         del arguments[0]
         if not sys.stdin.readline():
             return 0

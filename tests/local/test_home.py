@@ -14,13 +14,13 @@ import pytest
 
 from coordination.base.errors import SettingsError, StackRunning
 from coordination.stack.home import Home, RunningStack
-from coordination.stack.processes import ProcessRecord
+from coordination.stack.processes import ServiceRecord
 from tests.support.refusals import refuses
 from tests.support.services import missing
 
 
 def record() -> RunningStack:
-    me = ProcessRecord.of(os.getpid())
+    me = ServiceRecord.of(os.getpid())
     return RunningStack(
         me, datetime(2026, 3, 1, 12, tzinfo=UTC), "1.2", "unix://:p@/x?db=0", "sqlite:////y", {"worker": me}, ready=True
     )

@@ -17,8 +17,8 @@ from coordination.base.errors import RedisUnavailable, SettingsError, StackRunni
 from coordination.cli.stopping_stack import Waiting
 from coordination.stack import joining, running, stack
 from coordination.stack.home import Home
-from coordination.stack.joining import Joined, StackGoneError, StackStoppedError
-from coordination.stack.users import Users
+from coordination.stack.joining import JoinedStack, StackGoneError, StackStoppedError
+from coordination.stack.users import StackUsers
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
 from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
@@ -31,7 +31,7 @@ def _ended(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[None]:
     running.down(home, now=True)
 
 
-def join(home: Path, how: str = "obeys", command: str = "coord run plan.yaml") -> Joined:
+def join(home: Path, how: str = "obeys", command: str = "coord run plan.yaml") -> JoinedStack:
     argv = [sys.executable, OWNER, "--users", how]
     return joining.join(settings_in(home), argv, command, prepare=lambda: None)
 
@@ -82,7 +82,7 @@ class TestJoin:
             join(home, "dies")
 
         assert not Home(home).is_owned()
-        assert Users(Home(home)).present() == []
+        assert StackUsers(Home(home)).present() == []
 
     def test_a_process_that_ends_without_a_word_is_quoted(self, home: Path) -> None:
         argv = [sys.executable, "-c", "import sys; sys.exit('the cat ate it')"]
@@ -98,13 +98,13 @@ class TestJoin:
             joining.join(settings_in(home), [sys.executable, OWNER, "--users"], "coord run", prepare=prepare)
 
         assert not Home(home).is_owned()
-        assert Users(Home(home)).present() == []
+        assert StackUsers(Home(home)).present() == []
 
     def test_the_loser_of_two_that_start_at_once_uses_the_stack_of_the_other(self, home: Path) -> None:
         def other_first() -> None:
             others.append(join(home))
 
-        others: list[Joined] = []
+        others: list[JoinedStack] = []
         argv = [sys.executable, OWNER, "--users"]
 
         mine = joining.join(settings_in(home), argv, "coord run", prepare=other_first)
@@ -158,16 +158,16 @@ class TestEnds:
 
     def test_a_user_is_seen_with_its_run_until_it_leaves(self, home: Path) -> None:
         home_ = Home(home).prepared()
-        member = Users(home_).join("coord run")
+        member = StackUsers(home_).join("coord run")
         member.note_run("the-run")
 
-        assert [(user.pid, user.run) for user in Users(home_).present()] == [(os.getpid(), "the-run")]
+        assert [(user.pid, user.run) for user in StackUsers(home_).present()] == [(os.getpid(), "the-run")]
         member.leave()
         member.leave()
-        assert Users(home_).present() == []
+        assert StackUsers(home_).present() == []
 
     def test_nobody_is_left_only_when_the_last_user_has_gone(self, home: Path) -> None:
-        users = Users(Home(home).prepared())
+        users = StackUsers(Home(home).prepared())
         members = [users.join("coord run"), users.join("coord up")]
         decided: list[bool] = []
 
@@ -182,7 +182,7 @@ class TestEnds:
     def test_a_stack_that_cannot_count_its_users_does_not_end_their_jobs(
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        users = Users(Home(home).prepared())
+        users = StackUsers(Home(home).prepared())
 
         def full(*_: object, **__: object) -> int:
             raise OSError(errno.ENFILE, "Too many open files in system")
@@ -206,11 +206,11 @@ class TestEnds:
 
     def test_a_file_of_a_user_that_cannot_be_read_still_counts(self, home: Path) -> None:
         home_ = Home(home).prepared()
-        member = Users(home_).join("coord run")
+        member = StackUsers(home_).join("coord run")
         for path in (home / "users").iterdir():
             path.write_text("{")
 
-        assert [user.pid for user in Users(home_).present()] == [os.getpid()]
+        assert [user.pid for user in StackUsers(home_).present()] == [os.getpid()]
         member.leave()
 
     @pytest.mark.full

@@ -8,20 +8,20 @@ import subprocess
 import sys
 from datetime import timedelta
 
-from coordination.stack.processes import ProcessRecord, end_all
+from coordination.stack.processes import ServiceRecord, end_all
 from tests.support.processes import Processes
 
 
 class TestProcessRecord:
     def test_this_process_is_alive(self) -> None:
-        assert ProcessRecord.of(os.getpid()).alive()
+        assert ServiceRecord.of(os.getpid()).alive()
 
     def test_the_same_pid_at_another_time_is_another_process(self) -> None:
-        assert not ProcessRecord(os.getpid(), "another-boot:1").alive()
+        assert not ServiceRecord(os.getpid(), "another-boot:1").alive()
 
     def test_one_that_has_ended_is_not(self) -> None:
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        found = ProcessRecord.of(process.pid)
+        found = ServiceRecord.of(process.pid)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
@@ -35,7 +35,7 @@ class TestEndAll:
         process = processes.start_python("-c", "import signal; print('here', flush=True); signal.pause()")
         process.wait_for("here")
 
-        end_all([ProcessRecord.of(process.pid)], timedelta(seconds=10))
+        end_all([ServiceRecord.of(process.pid)], timedelta(seconds=10))
 
         assert process.exit_code == -signal.SIGTERM
 
@@ -44,7 +44,7 @@ class TestEndAll:
         process = processes.start_python("-c", code)
         process.wait_for("here")
 
-        end_all([ProcessRecord.of(process.pid)], timedelta(seconds=0.1))
+        end_all([ServiceRecord.of(process.pid)], timedelta(seconds=0.1))
 
         assert process.wait() == -signal.SIGKILL
 
@@ -52,6 +52,6 @@ class TestEndAll:
         process = processes.start_python("-c", "import signal; print('here', flush=True); signal.pause()")
         process.wait_for("here")
 
-        end_all([ProcessRecord(process.pid, ProcessRecord.of(os.getpid()).started)], timedelta(seconds=1))
+        end_all([ServiceRecord(process.pid, ServiceRecord.of(os.getpid()).started)], timedelta(seconds=1))
 
         assert process.exit_code is None

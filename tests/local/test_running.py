@@ -18,7 +18,7 @@ from coordination.base.errors import Conflict, Unavailable
 from coordination.settings import client_url
 from coordination.stack import running, stack
 from coordination.stack.home import Home, RunningStack
-from coordination.stack.processes import ProcessRecord
+from coordination.stack.processes import ServiceRecord
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses
 from tests.support.stacks import OWNER, owner_environment, settings_in, stand_in
@@ -103,7 +103,7 @@ class TestDown:
         """A second signal would end its jobs the hard way."""
         home_ = Home(home).prepared()
         lock = home_.acquire()
-        owner = ProcessRecord.of(os.getpid())
+        owner = ServiceRecord.of(os.getpid())
         record = RunningStack(owner, utc_now(), "", "redis://x", "sqlite://", ready=True)
         home_.write(record)
         second = threading.Thread(target=running.down, args=(home,))

@@ -69,7 +69,7 @@ class Taken:
 
     picture: Picture
     policies: Mapping[str, str]
-    rung: frozenset[str] = field(default_factory=frozenset)
+    enqueued: frozenset[str] = field(default_factory=frozenset)
     log: tuple[tuple[str, str], ...] = ()  # (task, type) in the order of the log
 
 
@@ -111,7 +111,7 @@ def take(store: Store, workspace: str) -> Taken:
     return Taken(
         picture,
         policies={row["key"]: row["on_dependency_failure"] for row in task_rows},
-        rung=frozenset(row["key"] for row in task_rows if row["rung_at"] is not None),
+        enqueued=frozenset(row["key"] for row in task_rows if row["enqueued_at"] is not None),
         log=tuple((keys[row["task_id"]], row["type"]) for row in log if row["task_id"]),
     )
 
@@ -168,7 +168,7 @@ def _of_tasks(taken: Taken) -> Iterable[str]:
             yield f"{key} counts {task.pending} open dependencies, and {waits} are"
         if task.state not in TERMINAL and ("dependencies" in task.reasons) != bool(waits):
             yield f"{key} is {task.state} for {set(task.reasons)} with {waits} open dependencies"
-        if key in taken.rung and task.state != "queued":
+        if key in taken.enqueued and task.state != "queued":
             yield f"a doorbell is out for {key}, which is {task.state}"
         if (task.cause is not None) != (task.state == "canceled"):
             yield f"{key} is {task.state} with the cause {task.cause}"

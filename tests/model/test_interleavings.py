@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import make_url
 
 from coordination.base.ids import new_id
-from coordination.domain.money.budgets import Budget, Scope
+from coordination.domain.money.budgets import Budget, BudgetScope
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.money import budget_usage, budgets
 from tests.model.picture import Picture, flaws, take
@@ -186,7 +186,7 @@ def test_three_transactions_leave_what_some_order_would(stage: Stage, name: str)
 def test_counters_that_several_make_at_once(stage: Stage) -> None:
     """One has made the first while another, which waits to make it too, holds the second, which a third has made."""
     world = World(stage.store, name=new_id())
-    first, second = (Budget(new_id(), Scope.AGENT, name, usd=Decimal(1)) for name in ("ann", "bob"))
+    first, second = (Budget(new_id(), BudgetScope.AGENT, name, usd=Decimal(1)) for name in ("ann", "bob"))
     with stage.store.write() as tx:
         budgets.put_new(tx, world.workspace, [first, second])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from coordination.domain.plans.plans import Concurrency
 from coordination.services.tasks import dispatch_window
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from tests.support.world import World
 
 
@@ -43,14 +43,14 @@ def test_a_key_that_is_full_lets_others_pass(world: World) -> None:
     assert fill(world, 10) == ["c"]
 
 
-def ready(key: str, kind: str) -> Ready:
-    return Ready(key, 1, key, key, kind)
+def ready(key: str, kind: str) -> ReadyTask:
+    return ReadyTask(key, 1, key, key, kind)
 
 
 SIZES = {"short": 4, "shorter": 8, "long": 1}.__getitem__
 
 
-def keys(groups: list[list[Ready]]) -> list[str]:
+def keys(groups: list[list[ReadyTask]]) -> list[str]:
     return [" ".join(item.key for item in group) for group in groups]
 
 

@@ -103,16 +103,16 @@ class TestAClaim:
 
         assert claimed == ["free"]
         with pg.store.write() as tx:
-            assert claims.still_rung(tx, pg.workspace, list(pg.ids.values())) == [pg.ids["locked"]]
+            assert claims.still_enqueued(tx, pg.workspace, list(pg.ids.values())) == [pg.ids["locked"]]
 
     def test_what_waits_for_its_time_or_has_no_message_out_is_not_named(self, pg: World) -> None:
         pg.submit("marked", "unmarked", "later", "runs", tasks={"later": {"max_attempts": 2}})
         pg.claim("runs")
         pg.do("later", outcome=Outcome.FAILED, error="no")
-        pg.sql("UPDATE tasks SET rung_at = CASE WHEN key = 'unmarked' THEN NULL ELSE now() END")
+        pg.sql("UPDATE tasks SET enqueued_at = CASE WHEN key = 'unmarked' THEN NULL ELSE now() END")
 
         with pg.store.read() as tx:
-            named = claims.still_rung(tx, pg.workspace, list(pg.ids.values()))
+            named = claims.still_enqueued(tx, pg.workspace, list(pg.ids.values()))
 
         assert named == [pg.ids["marked"]]
 
@@ -123,7 +123,7 @@ class TestAClaim:
         world.tick()
 
         with store.read() as tx:
-            assert claims.still_rung(tx, world.workspace, [world.ids["a"]]) == []
+            assert claims.still_enqueued(tx, world.workspace, [world.ids["a"]]) == []
         store.close()
 
 
@@ -193,13 +193,13 @@ class TestWhatIsReady:
     def test_the_next_ones_are_due_unmarked_and_best_first(self, world: World) -> None:
         world.submit("out", "low", "high", "later", tasks={"high": {"priority": 3}, "later": {"max_attempts": 2}})
         world.do("later", outcome=Outcome.FAILED, error="no")
-        world.sql("UPDATE tasks SET rung_at = NULL")
+        world.sql("UPDATE tasks SET enqueued_at = NULL")
         with world.store.write() as tx:
-            ready.mark_rung(tx, world.workspace, [world.ids["out"]])
+            ready.mark_enqueued(tx, world.workspace, [world.ids["out"]])
 
         with world.store.write() as tx:
-            rows = ready.next_unrung(tx, world.workspace, world.project_id, room=9)
-            first = ready.next_unrung(tx, world.workspace, world.project_id, room=1)
+            rows = ready.next_to_enqueue(tx, world.workspace, world.project_id, room=9)
+            first = ready.next_to_enqueue(tx, world.workspace, world.project_id, room=1)
 
         assert [row["key"] for row in rows] == ["high", "low"]
         assert [row["key"] for row in first] == ["high"]
@@ -207,8 +207,8 @@ class TestWhatIsReady:
     def test_two_who_look_at_once_do_not_choose_the_same(self, pg: World) -> None:
         pg.submit("a", "b")
         with pg.store.write() as one, pg.store.write() as other:
-            first = [row["key"] for row in ready.next_unrung(one, pg.workspace, pg.project_id, room=1)]
-            second = [row["key"] for row in ready.next_unrung(other, pg.workspace, pg.project_id, room=1)]
+            first = [row["key"] for row in ready.next_to_enqueue(one, pg.workspace, pg.project_id, room=1)]
+            second = [row["key"] for row in ready.next_to_enqueue(other, pg.workspace, pg.project_id, room=1)]
 
         assert (first, second) == (["a"], ["b"])
 

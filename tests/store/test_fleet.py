@@ -216,7 +216,9 @@ class TestThisHost:
             expired = workers.expired(tx, world.project_id, silent_after=TTL)
 
         assert expired == [
-            workers.Expired(world.ids["late"], 1, world.worker, "here", "boot", silent=silent_for > TTL.total_seconds())
+            workers.ExpiredLease(
+                world.ids["late"], 1, world.worker, "here", "boot", silent=silent_for > TTL.total_seconds()
+            )
         ]
 
 

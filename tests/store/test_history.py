@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.domain.money.estimates import KEPT, Sample
+from coordination.domain.money.estimates import KEPT, JobSample
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.forecast import job_history
@@ -19,8 +19,8 @@ AGENT = {"run": {"agent": "claude", "model": "haiku", "prompt": "Mend it"}}
 KEY = "agent:claude:haiku"
 
 
-def sample(number: int) -> Sample:
-    return Sample(Decimal(number), number, 0, timedelta(seconds=number), completed=True)
+def sample(number: int) -> JobSample:
+    return JobSample(Decimal(number), number, 0, timedelta(seconds=number), completed=True)
 
 
 @pytest.fixture
@@ -29,11 +29,11 @@ def shop(world: World) -> World:
     return world
 
 
-def learn(world: World, **learnt: list[Sample]) -> None:
+def learn(world: World, **learnt: list[JobSample]) -> None:
     world.store.transact(lambda tx: job_history.learn(tx, world.workspace, world.project_id, learnt))
 
 
-def samples(world: World, *keys: str) -> dict[str, tuple[Sample, ...]]:
+def samples(world: World, *keys: str) -> dict[str, tuple[JobSample, ...]]:
     with world.store.read() as tx:
         found = job_history.samples_of(tx, world.workspace, [(world.project_id, key) for key in keys])
     return {key: kept for (_, key), kept in found.items()}
@@ -129,8 +129,8 @@ class TestEndedAttempts:
         )
 
         assert samples(world, KEY)[KEY] == (
-            Sample(Decimal("0.5"), 127, 1, LONG, completed=True),
-            Sample(Decimal(0), 0, 0, LONG, completed=False),
+            JobSample(Decimal("0.5"), 127, 1, LONG, completed=True),
+            JobSample(Decimal(0), 0, 0, LONG, completed=False),
         )
 
     def test_short_jobs_that_cost_nothing_pay_not_one_statement(self, world: World) -> None:
@@ -144,7 +144,7 @@ class TestEndedAttempts:
 
         assert not [each for each in seen if "job_history" in each[0]]
         assert [each for each in seen_long if "job_history" in each[0]]
-        assert samples(world, "shell:true") == {"shell:true": (Sample(Decimal(0), 0, 0, LONG, completed=True),)}
+        assert samples(world, "shell:true") == {"shell:true": (JobSample(Decimal(0), 0, 0, LONG, completed=True),)}
 
     def test_an_attempt_that_has_lost_its_task_teaches_nothing(self, world: World) -> None:
         world.submit("fix", tasks={"fix": AGENT})

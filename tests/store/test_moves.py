@@ -14,14 +14,14 @@ from coordination.base.ids import new_id
 from coordination.domain.tasks.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
 from coordination.store.queries.tasks import claims, completions, ready, tasks
 from coordination.store.queries.tasks.completions import Completion
-from coordination.store.queries.tasks.tasks import Counts
+from coordination.store.queries.tasks.tasks import CounterChanges
 from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import World
 
 ATTEMPT = 3
 Act = Callable[[Any, str, str, int], Any]
 
-NO_COUNTS = Counts()
+NO_COUNTS = CounterChanges()
 
 
 def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.tasks.attempts import Outcome
 from coordination.store.queries.jobs import output
 from tests.support.world import World
@@ -18,16 +18,16 @@ def world(store) -> World:
     return made
 
 
-def chunk(slot: int, position: int, text: str) -> Chunk:
-    return Chunk(slot, position, len(text), (("out", text),))
+def chunk(slot: int, position: int, text: str) -> StoredChunk:
+    return StoredChunk(slot, position, len(text), (("out", text),))
 
 
-def write(world: World, *chunks: Chunk, key: str = "a", attempt: int = 1) -> None:
+def write(world: World, *chunks: StoredChunk, key: str = "a", attempt: int = 1) -> None:
     with world.store.write() as tx:
         output.write(tx, world.workspace, [(world.ids[key], attempt, chunks)])
 
 
-def read(world: World, key: str = "a", attempt: int = 1, after: int = 0) -> list[Chunk]:
+def read(world: World, key: str = "a", attempt: int = 1, after: int = 0) -> list[StoredChunk]:
     with world.store.read() as tx:
         return output.of_attempt(tx, world.workspace, world.ids[key], attempt, after=after)
 

@@ -15,7 +15,7 @@ from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
-from coordination.store.postgresql import Pooling
+from coordination.store.postgresql import PoolingMode
 from tests.support.command import Coord
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.pgbouncer import pooler_of
@@ -137,8 +137,8 @@ def test_doctor_warns_where_statements_would_be_prepared(pooled: Pooled, tmp_pat
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_what_stands_before_the_server_is_known(pooled: Pooled, store_url: str, mode: str) -> None:
-    def look(store: Store) -> Pooling:
+    def look(store: Store) -> PoolingMode:
         return store.pooling()
 
-    assert opened(pooled(mode=mode) + NONE, look) is Pooling(mode)
-    assert opened(store_url, look) is Pooling.NONE
+    assert opened(pooled(mode=mode) + NONE, look) is PoolingMode(mode)
+    assert opened(store_url, look) is PoolingMode.NONE

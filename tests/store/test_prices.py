@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import insert
 
 from coordination.domain.money.costs import CostRecord, correction_id
-from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.services.money import prices as service
 from coordination.services.money.ledger import record as recorded
 from coordination.services.projects import projects as project_service
@@ -52,7 +52,7 @@ class TestOverrides:
     def test_many_who_set_the_same_at_once_leave_one(self, world: World) -> None:
         def set_(number: int) -> None:
             with world.store.write() as tx:
-                prices.put(tx, world.workspace, Override("m", Price(Rate(Decimal(number)), Rate(Decimal(number)))))
+                prices.put(tx, world.workspace, PriceOverride("m", Price(Rate(Decimal(number)), Rate(Decimal(number)))))
 
         threads = [threading.Thread(target=set_, args=(number,)) for number in range(1, 9)]
         for thread in threads:

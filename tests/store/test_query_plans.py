@@ -27,12 +27,12 @@ from sqlalchemy import Connection, event, insert, select, text, update
 
 from coordination.base.clock import utc_now
 from coordination.domain.fleet.supervisor_status import StatusThresholds
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.plans.plans import BudgetCap, Plan, Task
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.close_runs import close_runs
 from coordination.store.engine import Store, open_store
@@ -196,8 +196,8 @@ def spending(world: World) -> None:
     world.claim("m0", "m1", "m2")
     held = [world.ids["m0"], world.ids["t5"]]
     with world.store.write() as tx:
-        claims.still_rung(tx, world.workspace, held)
-        output.write(tx, world.workspace, [(held[0], 1, [Chunk(0, 0, 2, (("out", "hi"),))])])
+        claims.still_enqueued(tx, world.workspace, held)
+        output.write(tx, world.workspace, [(held[0], 1, [StoredChunk(0, 0, 2, (("out", "hi"),))])])
     used = (Usage(model="m", input_tokens=1, output_tokens=1, cost_usd=Decimal("0.01")),)
     world.write(*[world.decide(key, usage=used) for key in ("m0", "m1", "m2")])
     world.claim("m3", "m4", "m5", "m6")
@@ -215,7 +215,7 @@ def housekeeping(world: World) -> None:
         assert begun is not None
         supervisors.note_error(tx, begun.workspace_id, begun.project_id, holder="me", error="no", rest=LEASE)
     for which in ({"every": timedelta(0)}, {"projects": [world.project_id]}):
-        tick_quiet(world.store, ring_again_after=timedelta(minutes=1), **which)
+        tick_quiet(world.store, enqueue_again_after=timedelta(minutes=1), **which)
     with world.store.write() as tx:
         idle_supervisors.end(tx, [world.project_id], state={})
     with world.store.read() as tx:
@@ -255,7 +255,7 @@ def looking(world: World) -> None:
 
 def clearing_up(world: World, folder: Path) -> None:
     """Retention, with one run that is old."""
-    ages = Ages(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(days=900))
+    ages = RetentionAges(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(days=900))
     done = retain(world.store, world.workspace, ages, archive=folder, rest=lambda _seconds: False)
     assert done is not None
     assert done.rows["runs"] == 1

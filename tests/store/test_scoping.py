@@ -23,12 +23,12 @@ from coordination.domain.agents.agents import Profile
 from coordination.domain.fleet.supervisor_status import StatusThresholds
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.merges import Merge
-from coordination.domain.jobs.output import Chunk
-from coordination.domain.money.budgets import Amount, Budget, Period, Reserved, Scope, Use
-from coordination.domain.money.cost_totals import Cell, Sum
+from coordination.domain.jobs.output import StoredChunk
+from coordination.domain.money.budgets import Amount, Budget, BudgetPeriod, BudgetScope, BudgetUse, Reservation
+from coordination.domain.money.cost_totals import CostTotal, TotalKey
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.estimates import Sample
-from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.domain.money.estimates import JobSample
+from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.events import EventType
@@ -145,8 +145,12 @@ class Full:
             lease_queries.add(tx, world.workspace, world.ids["lost"], 1, **leased)
             merge = Merge(1, "coord/x/run", "0", "1", {"output": f"of:{name}"})
             merge_queries.put(tx, world.workspace, world.ids["lost"], merge)
-            output_queries.write(tx, world.workspace, [(world.ids["lost"], 1, [Chunk(0, 0, 1, (("out", name),))])])
-        world.sql("UPDATE tasks SET rung_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace)
+            output_queries.write(
+                tx, world.workspace, [(world.ids["lost"], 1, [StoredChunk(0, 0, 1, (("out", name),))])]
+            )
+        world.sql(
+            "UPDATE tasks SET enqueued_at = created_at WHERE key = 'next' AND workspace_id = :ws", ws=world.workspace
+        )
         store.transact(lambda tx: agent_service.create(tx, world.workspace, Profile("bo", default=True)))
         record = _cost(f"cost-{name}", project_id=world.project_id, run_id=world.run_id, task_id=world.ids["done"])
         settled = replace(record, id=f"{record.id}~priced", corrects=record.id, settles=True)
@@ -205,7 +209,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "children": [ids["next"], ids["held"]], "run_ids": [world.run_id], "project_ids": [world.project_id], "session_ids": [session],
         "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
         "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
-        "counts": task_queries.Counts(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
+        "counts": task_queries.CounterChanges(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
         "state": {"x": 1}, "strategy": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
@@ -227,7 +231,7 @@ def _stored(world: World, key: str) -> Any:
 
 
 def _budget(world: World, **fields: Any) -> Budget:
-    whose = {"scope": Scope.RUN, "subject": world.run_id, "project_id": world.project_id, "run_id": world.run_id}
+    whose = {"scope": BudgetScope.RUN, "subject": world.run_id, "project_id": world.project_id, "run_id": world.run_id}
     return Budget(**{"id": world.run_id, "usd": Decimal(9), **whose, **fields})
 
 
@@ -262,8 +266,8 @@ def _closing(world: World) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_SAMPLE = Sample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
-_AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
+_SAMPLE = JobSample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
+_AT_ONCE = health.HealthThresholds(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "agents.make": {"agent_id": lambda world: new_id(), "profile": lambda world: Profile("new")},
     "agents.change": {"agent_id": _agent, "profile": lambda world: Profile("bo", type="changed")},
@@ -284,34 +288,34 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
     "claims.claim_chosen": {"held": lambda world: {world.ids["next"]: {"slots": []}}},
     "budgets.applying": {"subjects": lambda world: [world.run_id]},
-    "budgets.find": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id,
-                     "period": lambda world: Period.TOTAL},
-    "budgets.get": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id,
-                    "period": lambda world: Period.TOTAL},
-    "budgets.of_subject": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id},
+    "budgets.find": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
+                     "period": lambda world: BudgetPeriod.TOTAL},
+    "budgets.get": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
+                    "period": lambda world: BudgetPeriod.TOTAL},
+    "budgets.of_subject": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
     "budgets.names": {"wanted": lambda world: [_budget(world)]},
     "money.asking": {"task_ids": lambda world: list(world.ids.values())},
     "budgets.put": {"budget": lambda world: _budget(world, id=new_id(), usd=Decimal(10))},
-    "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=Period.DAY)]},
+    "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=BudgetPeriod.DAY)]},
     "budgets.remove": {"budget_id": lambda world: world.run_id},
     "money.uses": {"keys": lambda world: [(world.run_id, "")]},
     "money.lock_free_uses": {"keys": lambda world: [(world.run_id, "")]},
     "money.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
-    "money.write_uses": {"changed": lambda world: [Use(world.run_id, "", Amount(Decimal(7)))]},
+    "money.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
     "money.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
-    "money.lock_running": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id},
-    "money.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reserved(Amount(Decimal(7)))}},
-    "starts.count": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
-    "money.spent": {"scope": lambda world: Scope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "money.lock_running": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
+    "money.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
+    "starts.count": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "money.spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
     "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
     "costs.named": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
-    "prices.put": {"override": lambda world: Override("m", Price(Rate(Decimal(9)), Rate(Decimal(9))))},
+    "prices.put": {"override": lambda world: PriceOverride("m", Price(Rate(Decimal(9)), Rate(Decimal(9))))},
     "prices.remove": {"model": lambda world: "m", "project_id": lambda world: world.project_id},
     "costs.billed": {"names": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
     "rollups.days": {"moments": lambda world: [datetime(2026, 1, 1, tzinfo=UTC)]},
-    "rollups.add": {"sums": lambda world: MappingProxyType({Cell("model", "day", "2026-01-02", "n", ""): Sum(calls=1)}), "shard": lambda world: 0},
+    "rollups.add": {"sums": lambda world: MappingProxyType({TotalKey("model", "day", "2026-01-02", "n", ""): CostTotal(calls=1)}), "shard": lambda world: 0},
     "rollups.set_zone": {"name": lambda world: "Asia/Tokyo"},
     "rollups.fold": {"before": lambda world: "2027-01-01"},
     "costs.each": {"run_id": lambda world: world.run_id},
@@ -328,7 +332,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
     "events.tail": {"run_id": lambda world: world.run_id},
-    "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [Chunk(0, 0, 99, (("out", "more"),))])]},
+    "output.write": {"printed": lambda world: [(world.ids["lost"], 1, [StoredChunk(0, 0, 99, (("out", "more"),))])]},
     "projects.change": {"description": lambda world: "changed"},
     "projects.make": {"row": lambda world: {"id": new_id(), "identity": world.project, "name": "x", "status": "planning",
                                             "settings": {}, "budgets": {}, "model_restrictions": {}, "metadata": {}}},

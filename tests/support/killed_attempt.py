@@ -22,7 +22,7 @@ def main() -> None:
     calls = 0
     original = git.Git.__call__
 
-    def counted(self: git.Git, *arguments: str, **settings: Any) -> git.Said:
+    def counted(self: git.Git, *arguments: str, **settings: Any) -> git.GitOutput:
         nonlocal calls
         calls += 1
         if calls == asked["call"] and not asked["after"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.tasks import ready
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,14 @@ class RecordingPublisher:
         self.messages: list[Message] = []
         self.refused: list[str] = []
 
-    def publish(self, workspace_id: str, project: str, tasks: Sequence[Ready], *, bundle: Callable[[str], int]) -> bool:
+    def publish(
+        self, workspace_id: str, project: str, tasks: Sequence[ReadyTask], *, bundle: Callable[[str], int]
+    ) -> bool:
         """Record one message for each group of *tasks* that may share one, or refuse all of them."""
         if self.refuses:
             self.refused += [task.key for task in tasks]
             with self._store.write() as tx:
-                ready.unmark_rung(tx, workspace_id, [task.id for task in tasks])
+                ready.unmark_enqueued(tx, workspace_id, [task.id for task in tasks])
             return False
         for group in dispatch_window.grouped(tasks, bundle) if tasks else ():
             keys = tuple(task.key for task in group)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.services import missing, without_landlock
 from workers.runners import sandbox_exec
 from workers.runners.namespaces import Namespaces, find_program
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @cache
@@ -52,7 +52,7 @@ def strict_sandbox(
     hide: Sequence[str] = (),
     network: bool = True,
     proxy: str | None = None,
-) -> Sandbox:
+) -> SandboxPolicy:
     """One as a worker has it with ``COORD_SANDBOX=strict``."""
     namespaces = Namespaces(needs_bubblewrap(), network=network, proxy=proxy)
-    return Sandbox(scratch, write, read=read, hide=hide, namespaces=namespaces)
+    return SandboxPolicy(scratch, write, read=read, hide=hide, namespaces=namespaces)

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.base.ids import new_id
 from coordination.domain.fleet.leases import LeaseTerms
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap, Concurrency
 from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result, Usage
@@ -35,7 +35,7 @@ from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects.pause_project import hold_project, resume_project
-from coordination.flows.projects.retain import Ages, retain
+from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.add_discovered_tasks import add_found
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.change_priority import change_priority
@@ -53,8 +53,8 @@ from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
 from tests.support.world import World, plan_of
 from workers.leases.heartbeat import Heartbeat, write_notes
-from workers.leases.in_flight import HeldAttempts
-from workers.leases.output_buffer import Live
+from workers.leases.in_flight import InFlightAttempts
+from workers.leases.output_buffer import OutputBuffer
 from workers.runners.base import ProcessRecord
 
 LEASE = timedelta(seconds=2)
@@ -224,8 +224,8 @@ class Traffic:
         self._write(lambda tx: resume_project(tx, *scope, actor="ann"))
 
     def _budget(self, chance: random.Random) -> None:
-        scope = chance.choice([Scope.WORKSPACE, Scope.PROJECT])
-        subject = chance.choice(self._projects) if scope is Scope.PROJECT else None
+        scope = chance.choice([BudgetScope.WORKSPACE, BudgetScope.PROJECT])
+        subject = chance.choice(self._projects) if scope is BudgetScope.PROJECT else None
         caps = caps_of({"usd": Decimal(1000 + chance.randrange(100)), "max_unpriced_calls": 100_000})
         self._write(lambda tx: set_budget(tx, self.world.workspace, caps, scope=scope, subject=subject, actor="ann"))
 
@@ -236,7 +236,7 @@ class Traffic:
             chance.choice(self._projects),
             holder=new_id(),
             window=30,
-            ring_again_after=timedelta(milliseconds=50),
+            enqueue_again_after=timedelta(milliseconds=50),
             rest=timedelta(0),
         )
 
@@ -246,7 +246,7 @@ class Traffic:
         self._write(lambda tx: tx.execute(attempts.update().where(*gone).values(lease_until=db_after(-1.0))))
 
     def _retain(self, _chance: random.Random) -> None:
-        ages = Ages(timedelta(milliseconds=1), timedelta(0), timedelta(milliseconds=500))
+        ages = RetentionAges(timedelta(milliseconds=1), timedelta(0), timedelta(milliseconds=500))
         retain(self.world.store, self.world.workspace, ages, rest=lambda _s: not self.goes_on, batch=20)
 
     def _write(self, act: Callable[[Any], object]) -> None:
@@ -260,7 +260,7 @@ class Worker:
         self._traffic, self._world = traffic, traffic.world
         self._store = self._world.store
         self._id = self._world.register(new_id())
-        self._held = HeldAttempts()
+        self._held = InFlightAttempts()
         row = {"id": self._id, "name": str(number), "host": "here", "boot_id": "b", "pid": 1, "slots": 8}
         terms = LeaseTerms(ttl=LEASE, heartbeat=LEASE / 4)
         self._heartbeat = Heartbeat(self._store, self._held, row | {"version": "0"}, terms=terms)
@@ -275,7 +275,7 @@ class Worker:
                 continue
             held = self._held.add(claims, sent=time.monotonic())
             for one in held:
-                one.live = Live(100_000, began=0.0)
+                one.live = OutputBuffer(100_000, began=0.0)
                 one.live.feed("out", b"working\n")
                 one.moved = True
                 one.process = ProcessRecord(1, 1, 1, "A=b")
@@ -360,7 +360,7 @@ class Worker:
         more += [one for share in finished.shares for one in share]
         if finished.ring:  # as when the broker is away
             ids = [one.id for one in finished.ring]
-            self._store.transact(lambda tx: ready.unmark_rung(tx, self._world.workspace, ids))
+            self._store.transact(lambda tx: ready.unmark_enqueued(tx, self._world.workspace, ids))
         self._store.transact(
             lambda tx: dispatch_window.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)
         )

@@ -26,8 +26,8 @@ class WorkerParts:
         self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
         self.housekeeping, self.execution_module = supervisor_loop, executor
         self.runners = Runners()
-        self.housekeeper = supervisor_loop.Housekeeper(self.context)
-        self.execution = executor.Execution(self.context, self.runners, self.housekeeper)
+        self.housekeeper = supervisor_loop.SupervisorLoop(self.context)
+        self.execution = executor.Executor(self.context, self.runners, self.housekeeper)
         self.world = World(self.context.store)
         self.world.worker = self.world.register(self.context.worker_id)
 

@@ -13,9 +13,9 @@ from sqlalchemy import Connection, select, text, update
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
-from coordination.domain.tasks.tasks import Task as StoredTask
-from coordination.flows.fleet.tick_supervisor import Ticked, tick_supervisor
-from coordination.flows.plans.submit_plan import Origin, Submitted, submit_plan
+from coordination.domain.tasks.tasks import TaskRecord as StoredTask
+from coordination.flows.fleet.tick_supervisor import TickResult, tick_supervisor
+from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.finish_attempts import Finish, Finished, decided, finish_attempts
@@ -53,7 +53,7 @@ class World:
         self.worker = new_id()
         self.ids: dict[str, str] = {}
         self.claims: dict[str, Claim] = {}
-        self.last: Submitted | None = None
+        self.last: SubmittedRun | None = None
         with store.write() as tx:
             self.workspace = projects.make_workspace(tx, name)
         self.register(self.worker)
@@ -73,15 +73,15 @@ class World:
             workers.register(tx, row)
         return worker_id
 
-    def origin(self, **fields: Any) -> Origin:
+    def origin(self, **fields: Any) -> PlanOrigin:
         """Where this world's plans come from."""
-        return Origin(**{"identity": self.project, "name": "shop", "creator": "ann", "path": "/srv/shop", **fields})
+        return PlanOrigin(**{"identity": self.project, "name": "shop", "creator": "ann", "path": "/srv/shop", **fields})
 
-    def submit(self, *lines: str, origin: Origin | None = None, **settings: Any) -> Submitted:
+    def submit(self, *lines: str, origin: PlanOrigin | None = None, **settings: Any) -> SubmittedRun:
         """Store a graph as a run."""
         return self.submit_plan(plan_of(*lines, **settings), origin=origin)
 
-    def submit_plan(self, plan: Plan, *, origin: Origin | None = None) -> Submitted:
+    def submit_plan(self, plan: Plan, *, origin: PlanOrigin | None = None) -> SubmittedRun:
         """Store a plan as a run."""
         self.last = self.store.transact(lambda tx: submit_plan(tx, self.workspace, plan, origin or self.origin()))
         self.ids |= self.last.task_ids
@@ -171,7 +171,7 @@ class World:
             for task_id in self.store.transact(lambda tx: retry_task(tx, self.workspace, self.ids[key], actor="ann"))
         }
 
-    def tick(self, holder: str = "me", **settings: Any) -> Ticked | None:
+    def tick(self, holder: str = "me", **settings: Any) -> TickResult | None:
         """Tick the project last submitted to."""
         return tick_supervisor(
             self.store, self.workspace, self.project_id, holder=holder, **{"window": WINDOW, **settings}

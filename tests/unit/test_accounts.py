@@ -15,7 +15,7 @@ import pytest
 from coordination.adapters import keyrings
 from coordination.adapters.account_store import Accounts
 from coordination.base.errors import NotFound, Refused
-from coordination.domain.jobs.accounts import MOST_VARIABLES, Kept
+from coordination.domain.jobs.accounts import MOST_VARIABLES, SecretPlace
 from tests.support.refusals import refuses
 
 KEY = "sk-ant-0123456789"
@@ -33,16 +33,16 @@ def mode(path: Path) -> int:
 
 
 def test_what_is_set_is_held_and_shown_without_its_secret(accounts: Accounts) -> None:
-    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
-    accounts.set("claude@work", "CLAUDE_CONFIG_DIR", "/x", kept=Kept.SETTING)
+    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
+    accounts.set("claude@work", "CLAUDE_CONFIG_DIR", "/x", kept=SecretPlace.SETTING)
 
     held, shown = accounts.held("claude@work"), accounts.get("claude@work")
 
     assert held.values == {"ANTHROPIC_API_KEY": KEY, "CLAUDE_CONFIG_DIR": "/x"}
     assert held.secret == {"ANTHROPIC_API_KEY"}
     assert [(one.name, one.kept, one.value) for one in shown.variables] == [
-        ("ANTHROPIC_API_KEY", Kept.FILE, None),
-        ("CLAUDE_CONFIG_DIR", Kept.SETTING, "/x"),
+        ("ANTHROPIC_API_KEY", SecretPlace.FILE, None),
+        ("CLAUDE_CONFIG_DIR", SecretPlace.SETTING, "/x"),
     ]
     assert KEY not in f"{held!r}{shown!r}"
     assert accounts.names() == ["claude@work"]
@@ -51,7 +51,7 @@ def test_what_is_set_is_held_and_shown_without_its_secret(accounts: Accounts) ->
 def test_nobody_else_can_read_them_whatever_the_umask(accounts: Accounts) -> None:
     before = os.umask(0)
     try:
-        accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
+        accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.FILE)
     finally:
         os.umask(before)
 
@@ -68,8 +68,8 @@ def test_the_command_that_sets_one_can_be_pasted_whatever_the_folder_is_called(t
 
 
 def test_an_account_ends_with_its_last_variable(accounts: Accounts) -> None:
-    accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
-    accounts.set("work", "OTHER_KEY", KEY, kept=Kept.FILE)
+    accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.FILE)
+    accounts.set("work", "OTHER_KEY", KEY, kept=SecretPlace.FILE)
 
     assert accounts.unset("work", "MY_KEY") == ["MY_KEY"]
     with refuses(NotFound):
@@ -84,14 +84,14 @@ def test_an_account_ends_with_its_last_variable(accounts: Accounts) -> None:
 
 def test_values_are_kept_as_they_are(accounts: Accounts) -> None:
     value = '{"private_key": "-----BEGIN\\nä\\ud800 \'\\"\\n"}\nsecond line'
-    accounts.set("gcp", "KEY_JSON", value, kept=Kept.FILE)
+    accounts.set("gcp", "KEY_JSON", value, kept=SecretPlace.FILE)
 
     assert accounts.held("gcp").values == {"KEY_JSON": value}
 
 
 def test_files_that_others_may_read_or_own_or_that_are_links_are_not_used(accounts: Accounts, tmp_path: Path) -> None:
     for name in ("open", "link", "pipe", "garbage", "foreign", "good"):
-        accounts.set(name, "MY_KEY", KEY, kept=Kept.FILE)
+        accounts.set(name, "MY_KEY", KEY, kept=SecretPlace.FILE)
     place = {name: accounts.folder / f"{name}.json" for name in accounts.names()}
     place["open"].chmod(0o640)
     place["link"].rename(tmp_path / "elsewhere")
@@ -108,7 +108,7 @@ def test_files_that_others_may_read_or_own_or_that_are_links_are_not_used(accoun
                 ask(name)
             assert KEY not in f"{refused.value.sentence()}"
         with refuses(Refused, varies=PLACE):
-            accounts.set(name, "MY_KEY", KEY, kept=Kept.FILE)
+            accounts.set(name, "MY_KEY", KEY, kept=SecretPlace.FILE)
 
     assert len(accounts.problems()) == len(unusable)
     assert accounts.held("good").values == {"MY_KEY": KEY}
@@ -117,7 +117,7 @@ def test_files_that_others_may_read_or_own_or_that_are_links_are_not_used(accoun
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_files_and_folders_of_other_users_are_not_used(accounts: Accounts) -> None:
-    accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
+    accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.FILE)
     os.chown(accounts.folder / "work.json", 65534, 65534)
 
     with refuses(Refused, varies=PLACE):
@@ -130,7 +130,7 @@ def test_files_and_folders_of_other_users_are_not_used(accounts: Accounts) -> No
 
 
 def test_a_folder_that_is_a_link_or_open_to_others_is_not_used(accounts: Accounts, tmp_path: Path) -> None:
-    accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
+    accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.FILE)
     accounts.folder.chmod(0o755)
     with refuses(Refused, varies=PLACE):
         accounts.held("work")
@@ -141,7 +141,7 @@ def test_a_folder_that_is_a_link_or_open_to_others_is_not_used(accounts: Account
     with refuses(Refused, varies=PLACE):
         accounts.held("work")
     with refuses(Refused, varies=PLACE):
-        accounts.set("other", "MY_KEY", KEY, kept=Kept.FILE)
+        accounts.set("other", "MY_KEY", KEY, kept=SecretPlace.FILE)
     assert len(accounts.problems()) == 1
 
 
@@ -149,18 +149,22 @@ def test_writers_at_once_lose_nothing(accounts: Accounts) -> None:
     names = [f"KEY_{number}" for number in range(MOST_VARIABLES)]
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: Accounts(accounts.home).set("work", name, f"{KEY}{name}", kept=Kept.FILE), names))
+        list(
+            pool.map(
+                lambda name: Accounts(accounts.home).set("work", name, f"{KEY}{name}", kept=SecretPlace.FILE), names
+            )
+        )
 
     assert accounts.held("work").values == {name: f"{KEY}{name}" for name in names}
     with refuses(Refused):
-        accounts.set("work", "ONE_MORE", KEY, kept=Kept.FILE)
+        accounts.set("work", "ONE_MORE", KEY, kept=SecretPlace.FILE)
 
 
 def test_what_a_killed_writer_left_is_taken_away_and_never_read(accounts: Accounts) -> None:
-    accounts.set("work", "MY_KEY", KEY, kept=Kept.FILE)
+    accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.FILE)
     (accounts.folder / ".draft-0123").write_text(KEY)
 
-    accounts.set("other", "MY_KEY", KEY, kept=Kept.FILE)
+    accounts.set("other", "MY_KEY", KEY, kept=SecretPlace.FILE)
 
     assert sorted(path.name for path in accounts.folder.iterdir()) == [".lock", "other.json", "work.json"]
 
@@ -214,7 +218,7 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_keyring_that_works_keeps_secrets_and_the_file_only_says_so(accounts: Accounts, ring: Path) -> None:
-    assert accounts.set("work", "MY_KEY", KEY).kept is Kept.KEYRING
+    assert accounts.set("work", "MY_KEY", KEY).kept is SecretPlace.KEYRING
 
     assert keyrings.name() == "the test's ring"
     assert accounts.held("work").values == {"MY_KEY": KEY}
@@ -231,7 +235,7 @@ def test_a_secret_moves_from_the_keyring_into_the_file_and_leaves_nothing_behind
 ) -> None:
     accounts.set("work", "MY_KEY", KEY)
 
-    assert accounts.set("work", "MY_KEY", f"{KEY}2", kept=Kept.FILE).kept is Kept.FILE
+    assert accounts.set("work", "MY_KEY", f"{KEY}2", kept=SecretPlace.FILE).kept is SecretPlace.FILE
 
     assert KEY not in ring.read_text()
     assert accounts.held("work").values == {"MY_KEY": f"{KEY}2"}
@@ -243,8 +247,8 @@ def test_a_keyring_that_does_not_work_is_not_used(
     accounts.set("locked", "MY_KEY", KEY)
     monkeypatch.setenv("RING", str(ring.with_name("broken")))
 
-    assert accounts.set("work", "MY_KEY", KEY).kept is Kept.FILE
-    for ask in (lambda: accounts.set("work", "MY_KEY", KEY, kept=Kept.KEYRING), lambda: accounts.held("locked")):
+    assert accounts.set("work", "MY_KEY", KEY).kept is SecretPlace.FILE
+    for ask in (lambda: accounts.set("work", "MY_KEY", KEY, kept=SecretPlace.KEYRING), lambda: accounts.held("locked")):
         with refuses(Refused, varies=HERE) as refused:
             ask()
         assert KEY not in refused.value.sentence()

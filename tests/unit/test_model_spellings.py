@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.adapters import price_list
-from coordination.domain.money.pricing import PriceBook, Priced, Quote, Rate, Unknown
+from coordination.domain.money.pricing import PriceBook, PricedCall, Quote, Rate, UnknownPrice
 from coordination.domain.tasks.attempts import Usage
 from tests.support.sources import ROOT
 
@@ -49,7 +49,7 @@ def test_a_name_has_the_price_of_the_model_that_it_means_or_none(name: str, mode
         assert isinstance(found, Quote), found
         assert found.price.is_free()
     elif model == "unknown" or model not in LISTED:
-        assert isinstance(found, Unknown), found
+        assert isinstance(found, UnknownPrice), found
         assert found.why
     else:
         assert isinstance(found, Quote), found
@@ -64,7 +64,7 @@ def test_no_name_that_is_longer_than_a_model_s_has_its_price() -> None:
         provider = called.partition("/")[0]
         for name in (f"{provider}:{model.id}-zz", f"{provider}/{model.id}0", f"zz-{model.id}", f"zz/{model.id}"):
             found = price_list.quote(name, AT)
-            assert isinstance(found, Unknown) or found.called.lower() == name.replace(":", "/", 1).lower(), (
+            assert isinstance(found, UnknownPrice) or found.called.lower() == name.replace(":", "/", 1).lower(), (
                 name,
                 found,
             )
@@ -93,7 +93,7 @@ def test_a_model_that_is_named_as_in_the_list_has_its_own_price_or_none() -> Non
     ).map("".join)
 )
 def test_no_name_breaks_it(name: str) -> None:
-    assert isinstance(price_list.quote(name, AT), Quote | Unknown)
+    assert isinstance(price_list.quote(name, AT), Quote | UnknownPrice)
 
 
 def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
@@ -120,7 +120,7 @@ def test_free_models_of_openrouter_say_whose_word_that_is() -> None:
 def test_what_is_unknown_says_why(name: str, why: str) -> None:
     found = price_list.quote(name, AT)
 
-    assert isinstance(found, Unknown)
+    assert isinstance(found, UnknownPrice)
     assert why in found.why
 
 
@@ -130,10 +130,10 @@ def test_calls_with_a_long_context_have_their_rate_and_none_where_their_length_i
     summed = replace(one, extra={"summed": True})
 
     priced = book.priced(one, None, AT)
-    assert isinstance(priced, Priced)
+    assert isinstance(priced, PricedCall)
     assert priced.usd == Decimal("1.8")
     unknown = book.priced(summed, None, AT)
-    assert isinstance(unknown, Unknown)
+    assert isinstance(unknown, UnknownPrice)
     assert "how long each call was is not told" in unknown.why
-    assert isinstance(book.priced(replace(summed, model="claude-sonnet-4-5"), None, AT), Priced)
-    assert isinstance(book.priced(replace(summed, model="claude-opus-4-6[1m]"), None, AT), Priced)
+    assert isinstance(book.priced(replace(summed, model="claude-sonnet-4-5"), None, AT), PricedCall)
+    assert isinstance(book.priced(replace(summed, model="claude-opus-4-6[1m]"), None, AT), PricedCall)

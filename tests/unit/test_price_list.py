@@ -11,7 +11,7 @@ import pytest
 
 from coordination.adapters import price_list
 from coordination.base.errors import Unavailable
-from coordination.domain.money.pricing import Quote, Rate, Unknown
+from coordination.domain.money.pricing import Quote, Rate, UnknownPrice
 from tests.support.refusals import refuses
 from tests.support.sources import ROOT
 
@@ -51,7 +51,7 @@ def test_a_model_is_found_by_its_name(model: str, called: str) -> None:
     ],
 )
 def test_nothing_is_guessed(model: str) -> None:
-    assert isinstance(price_list.quote(model, AT), Unknown)
+    assert isinstance(price_list.quote(model, AT), UnknownPrice)
 
 
 def test_prices_are_those_of_the_provider_at_the_time_of_the_call() -> None:

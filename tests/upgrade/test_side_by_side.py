@@ -148,11 +148,11 @@ class TestTheNextRelease:
         task = run.task("job").record
         fleet.co = heard
         with app_of(load_settings(fleet.env)) as app:
-            rung = [[task.id, task.attempt, "sweet"]]
-            app.send_task("coordination.run", [fleet.co.runtime.workspace_id, rung], {"version": 2}, queue="jobs")
+            enqueued = [[task.id, task.attempt, "sweet"]]
+            app.send_task("coordination.run", [fleet.co.runtime.workspace_id, enqueued], {"version": 2}, queue="jobs")
             worker.wait_for("refused a message.*version")
             assert run.task("job").record.attempt == 0
-            app.send_task("coordination.run", [fleet.co.runtime.workspace_id, rung], {"flavour": "x"}, queue="jobs")
+            app.send_task("coordination.run", [fleet.co.runtime.workspace_id, enqueued], {"flavour": "x"}, queue="jobs")
 
         assert run.wait(timeout=20) is RunState.COMPLETED
 

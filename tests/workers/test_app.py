@@ -20,7 +20,7 @@ import workers.app as app_module
 from coordination.base.errors import SettingsError
 from coordination.settings import Settings, broker_url, load_settings
 from coordination.stack.home import Home, RunningStack
-from coordination.stack.processes import ProcessRecord
+from coordination.stack.processes import ServiceRecord
 from tests.support.apps import app_of, app_state_kept, worker_settings
 from tests.support.sources import ROOT, python_files
 from workers.__main__ import main
@@ -139,7 +139,7 @@ class TestMakingApps:
 
     def test_without_a_redis_the_embedded_stack_of_the_home_folder_has_one(self, tmp_path: Path) -> None:
         settings = load_settings({"COORD_HOME": str(tmp_path), "HOME": str(tmp_path)})
-        home, me = Home(settings.home).prepared(), ProcessRecord.of(os.getpid())
+        home, me = Home(settings.home).prepared(), ServiceRecord.of(os.getpid())
         lock = home.acquire()
         home.write(RunningStack(me, datetime.now(UTC), "1", "unix:///stack/redis.sock?db=0", "sqlite:////x", {}))
 

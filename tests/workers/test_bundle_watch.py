@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from tests.support.processes import until
-from workers.engine.batch import Bundle, BundleWatch
+from workers.engine.batch import Batch, BatchWatch
 
 
 class Looks:
@@ -19,7 +19,7 @@ class Looks:
         self.relieved: set[object] = set()
         self.broken: set[object] = set()
 
-    def __call__(self, bundle: Bundle) -> bool:
+    def __call__(self, bundle: Batch) -> bool:
         self.counts[bundle] = self.counts.get(bundle, 0) + 1
         if bundle in self.broken:
             self.broken.discard(bundle)
@@ -33,18 +33,18 @@ def looks() -> Looks:
 
 
 @pytest.fixture
-def watch(looks: Looks) -> Iterator[BundleWatch]:
-    watch = BundleWatch(looks)
+def watch(looks: Looks) -> Iterator[BatchWatch]:
+    watch = BatchWatch(looks)
     watch.start()
     yield watch
     watch.stop()
 
 
-def some_bundle() -> Bundle:
+def some_bundle() -> Batch:
     return cast("Bundle", object())
 
 
-def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks: Looks, watch: BundleWatch) -> None:
+def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks: Looks, watch: BatchWatch) -> None:
     short, long = some_bundle(), some_bundle()
     looks.relieved.add(long)
 
@@ -55,7 +55,7 @@ def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks
     assert looks.counts[long] == 1
 
 
-def test_a_relief_that_failed_is_tried_again(looks: Looks, watch: BundleWatch) -> None:
+def test_a_relief_that_failed_is_tried_again(looks: Looks, watch: BatchWatch) -> None:
     bundle = some_bundle()
     looks.broken.add(bundle)
     looks.relieved.add(bundle)

@@ -7,15 +7,15 @@ from datetime import UTC, datetime, timedelta
 from coordination.domain.tasks.attempts import Outcome, Result
 from coordination.flows.tasks.finish_attempts import Finish, decided
 from tests.support.jobs import claim_of
-from workers.engine.batch import Bundle
-from workers.leases.in_flight import Held
+from workers.engine.batch import Batch
+from workers.leases.in_flight import InFlightAttempt
 
 HOUR = timedelta(hours=1)
 CLAIM = claim_of({"python": "x:y"})
 
 
-def bundle() -> Bundle:
-    return Bundle([Held(CLAIM, 0.0)], sent=0.0)
+def bundle() -> Batch:
+    return Batch([InFlightAttempt(CLAIM, 0.0)], sent=0.0)
 
 
 def end() -> Finish:

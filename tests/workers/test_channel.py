@@ -20,7 +20,7 @@ from kombu.utils.url import parse_url
 from coordination.settings import broker_url
 from tests.support.processes import until
 from tests.support.redis import RedisServer
-from workers.broker.redis_transport import ForgivingQoS, LeavingTransport, ThriftyChannel, mend
+from workers.broker.redis_transport import InstalledTransport, PollingChannel, TolerantQoS, install
 from workers.shutdown import Shutdown
 
 
@@ -44,14 +44,14 @@ def dumped(monkeypatch: pytest.MonkeyPatch) -> Mock:
 
 
 def test_messages_that_cannot_be_put_back_are_let_go(dumped: Mock) -> None:
-    fetched(ForgivingQoS).restore_unacked_once()
+    fetched(TolerantQoS).restore_unacked_once()
 
     assert not dumped.called
 
 
 @pytest.mark.parametrize("answer", [lambda made: made.ack("tag"), lambda made: made.reject("tag", requeue=True)])
 def test_a_message_whose_channel_was_closed_meanwhile_is_let_go(answer: Callable[[virtual.QoS], None]) -> None:
-    made = fetched(ForgivingQoS)
+    made = fetched(TolerantQoS)
 
     answer(made)
 
@@ -68,9 +68,9 @@ def test_the_mend_is_still_needed(dumped: Mock) -> None:
 
 
 @contextmanager
-def consuming(server: RedisServer, found: list[Any]) -> Iterator[ThriftyChannel]:
+def consuming(server: RedisServer, found: list[Any]) -> Iterator[PollingChannel]:
     """A channel that takes what is in the queue ``bells``, at most three at a time."""
-    mend()
+    install()
     with Connection(broker_url(server.url)) as connection:
         channel = connection.default_channel
         channel.basic_qos(0, 3, False)
@@ -130,7 +130,7 @@ def turns_after(connections: int, url: str, transport: type[redis.Transport]) ->
 
 
 def test_a_closed_connection_costs_no_turn_of_the_event_loop(redis_server: RedisServer) -> None:
-    assert turns_after(5, redis_server.url, LeavingTransport) == 0
+    assert turns_after(5, redis_server.url, InstalledTransport) == 0
 
 
 def test_kombu_still_leaves_closed_connections_in_the_event_loop(redis_server: RedisServer) -> None:
@@ -140,14 +140,14 @@ def test_kombu_still_leaves_closed_connections_in_the_event_loop(redis_server: R
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "rediss://127.0.0.1:1/0", "redis+socket:///nowhere.sock"])
 def test_a_worker_connects_by_the_mended_transport(url: str) -> None:
-    mend()
+    install()
 
-    assert resolve_transport(parse_url(url)["transport"].partition("+")[0]) is LeavingTransport
+    assert resolve_transport(parse_url(url)["transport"].partition("+")[0]) is InstalledTransport
 
 
 def test_an_open_connection_takes_part_in_the_event_loop(redis_server: RedisServer) -> None:
     loop = Hub()
-    transport = LeavingTransport(client=Connection(broker_url(redis_server.url)))
+    transport = InstalledTransport(client=Connection(broker_url(redis_server.url)))
     connection = transport.establish_connection()
     transport.register_with_event_loop(connection, loop)
 
@@ -161,7 +161,7 @@ def test_a_worker_that_ends_does_not_wait_out_what_it_asked_last(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.broker.redis_transport.state.should_stop", 0)
-    mend()
+    install()
     with Connection(broker_url(redis_server.url)) as connection:
         channel = connection.channel()
         channel.queue_declare("nothing-comes-here")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.speed import patience
-from workers.engine.group_commit import Combiner
+from workers.engine.group_commit import GroupCommit
 
 
 class Book:
@@ -37,7 +37,9 @@ class Book:
 
 def test_alone_a_request_is_carried_out_in_its_own_thread() -> None:
     threads = []
-    combiner: Combiner[int, int] = Combiner(lambda asked: threads.append(threading.current_thread()) or list(asked))
+    combiner: GroupCommit[int, int] = GroupCommit(
+        lambda asked: threads.append(threading.current_thread()) or list(asked)
+    )
 
     assert combiner.ask(7) == 7
     assert threads == [threading.current_thread()]
@@ -45,7 +47,7 @@ def test_alone_a_request_is_carried_out_in_its_own_thread() -> None:
 
 def test_requests_that_gather_meanwhile_are_carried_out_together() -> None:
     book = Book()
-    combiner = Combiner(book.carry_out)
+    combiner = GroupCommit(book.carry_out)
     with ThreadPoolExecutor(9) as pool:
         first = pool.submit(combiner.ask, 1)
         assert book.entered.wait(patience(30))
@@ -62,7 +64,7 @@ def test_requests_that_gather_meanwhile_are_carried_out_together() -> None:
 
 def test_an_error_reaches_the_thread_whose_request_it_is() -> None:
     book = Book()
-    combiner = Combiner(book.carry_out)
+    combiner = GroupCommit(book.carry_out)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(combiner.ask, 1)
         assert book.entered.wait(patience(30))
@@ -78,7 +80,7 @@ def test_an_error_reaches_the_thread_whose_request_it_is() -> None:
 
 def test_an_error_of_a_common_kind_reaches_all_at_once() -> None:
     book = Book()
-    combiner = Combiner(book.carry_out, common=(ConnectionError,))
+    combiner = GroupCommit(book.carry_out, common=(ConnectionError,))
     with ThreadPoolExecutor(4) as pool:
         pool.submit(combiner.ask, 1)
         assert book.entered.wait(patience(30))
@@ -96,7 +98,7 @@ def test_an_error_of_a_common_kind_reaches_all_at_once() -> None:
 def test_no_request_is_forgotten_or_carried_out_twice_whoever_leads() -> None:
     book = Book()
     book.gate.set()
-    combiner = Combiner(book.carry_out, most=3)
+    combiner = GroupCommit(book.carry_out, most=3)
 
     def many(start: int) -> list[int]:
         return [combiner.ask(number) for number in range(start, start + 50)]

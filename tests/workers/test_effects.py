@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.changed_files import Effect, sentence_of
+from coordination.domain.jobs.changed_files import ChangeSummary, sentence_of
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
@@ -79,20 +79,20 @@ CHANGES = {
 def test_a_change_is_seen(launcher: Launcher, folder: Path, what: str) -> None:
     result = observed(launcher, folder, CHANGES[what], claim=EXPECTS)
 
-    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
     assert result.log is None
 
 
 def test_nothing_changed_is_shown_with_the_tools_that_were_refused(launcher: Launcher, folder: Path) -> None:
-    result = observed(launcher, folder, lambda _: None, effect=Effect(refused=3), log="warning: x\n")
+    result = observed(launcher, folder, lambda _: None, effect=ChangeSummary(refused=3), log="warning: x\n")
 
     assert (result.outcome, result.error) == (Outcome.COMPLETED, None)
-    assert result.effect == Effect(changed=False, refused=3)
+    assert result.effect == ChangeSummary(changed=False, refused=3)
     assert result.log == "warning: x\n[agent] changed nothing, 3 tools refused"
 
 
 def test_it_fails_where_changes_are_expected_and_the_next_attempt_is_told(launcher: Launcher, folder: Path) -> None:
-    result = observed(launcher, folder, lambda _: None, claim=EXPECTS, effect=Effect(refused=1))
+    result = observed(launcher, folder, lambda _: None, claim=EXPECTS, effect=ChangeSummary(refused=1))
 
     assert (result.outcome, result.retryable) == (Outcome.FAILED, True)
     assert result.error == "it changed nothing, 1 tool refused, and its plan says expects: changes"
@@ -102,7 +102,7 @@ def test_it_fails_where_changes_are_expected_and_the_next_attempt_is_told(launch
 def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path) -> None:
     result = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": {"changed": True}})
 
-    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
 
 @pytest.mark.parametrize("ended", [{"outcome": Outcome.DEFERRED}, {"question": "Which colour?"}])
@@ -134,7 +134,7 @@ def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher,
     elsewhere = {"before": {**carried["before"], "folder": "/elsewhere"}}
     other = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": elsewhere})
 
-    assert (done.outcome, done.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (done.outcome, done.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
     assert other.outcome is Outcome.FAILED
 
 
@@ -162,7 +162,7 @@ def test_work_that_git_keeps_out_of_sight_is_a_change(launcher: Launcher, tmp_pa
 
     result = observed(launcher, checkout.path, lambda _: sh(checkout, script), claim=EXPECTS)
 
-    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
 
 @pytest.mark.parametrize("script", ["git checkout -qb aside; git checkout -q -", "git reset -q --hard", "git status"])
@@ -171,7 +171,7 @@ def test_to_look_around_in_a_repository_is_no_change(launcher: Launcher, tmp_pat
 
     result = observed(launcher, checkout.path, lambda _: sh(checkout, script))
 
-    assert result.effect == Effect(changed=False)
+    assert result.effect == ChangeSummary(changed=False)
 
 
 def sh(checkout: Checkout, script: str) -> None:
@@ -189,9 +189,9 @@ def test_a_commit_is_a_change_and_what_git_ignores_is_none(launcher: Launcher, t
     committed = observed(launcher, checkout.path, lambda _: checkout.commit("Work", more="x\n"))
 
     assert [found.effect for found in (ignored, again, committed)] == [
-        Effect(changed=False),
-        Effect(changed=True),
-        Effect(changed=True),
+        ChangeSummary(changed=False),
+        ChangeSummary(changed=True),
+        ChangeSummary(changed=True),
     ]
 
 

@@ -15,28 +15,28 @@ from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
-from workers.engine.batch import Bundle
+from workers.engine.batch import Batch
 from workers.engine.batch_control import keep
-from workers.engine.executor import Execution
-from workers.leases.in_flight import Held
-from workers.maintenance.supervisor_loop import Housekeeper
+from workers.engine.executor import Executor
+from workers.leases.in_flight import InFlightAttempt
+from workers.maintenance.supervisor_loop import SupervisorLoop
 from workers.runners.registry import Runners
 
 SHARED = {"python": "x:y"}  # one mapping, as claims of one statement share it
 
 
 @pytest.fixture
-def execution(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Execution]:
+def execution(sqlite_url: str, redis_url: str, tmp_path: Path) -> Iterator[Executor]:
     with context_of(worker_settings(sqlite_url, redis_url, tmp_path)) as context:
         runners = Runners()
-        opened = Execution(context, runners, Housekeeper(context))
+        opened = Executor(context, runners, SupervisorLoop(context))
         yield opened
         opened.close()
         runners.close()
 
 
-def held(key: str, **fields: Any) -> Held:
-    return Held(replace(claim_of(SHARED), key=key, **fields), time.monotonic())
+def held(key: str, **fields: Any) -> InFlightAttempt:
+    return InFlightAttempt(replace(claim_of(SHARED), key=key, **fields), time.monotonic())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def held(key: str, **fields: Any) -> Held:
     ],
 )
 def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
-    execution: Execution, work: Mapping[str, Any], options: Mapping[str, Any], together: str
+    execution: Executor, work: Mapping[str, Any], options: Mapping[str, Any], together: str
 ) -> None:
     fields = {"c": {"work": work, "options": options}}
     batch = [held(key, **{"work": SHARED, **fields.get(key, {})}) for key in "abcd"]
@@ -64,7 +64,7 @@ def test_a_batch_ends_before_a_task_that_more_belongs_to_than_its_job(
 
 
 def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
-    execution: Execution, monkeypatch: pytest.MonkeyPatch
+    execution: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def render(claim: Claim) -> Claim:
         if claim.key == "b":
@@ -82,7 +82,7 @@ def test_a_bug_in_rendering_fails_the_attempt_that_meets_it_and_no_other(
     assert (result.outcome, result.error, result.retryable) == (Outcome.FAILED, "AssertionError: a bug", False)
 
 
-def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(execution: Execution) -> None:
+def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(execution: Executor) -> None:
     claims, _ = execution._rendered([held("a"), held("b"), held("c", losses=1), held("d")])
 
     assert [claim.key for claim in claims] == ["a", "b"]
@@ -91,14 +91,14 @@ def test_a_batch_ends_before_a_task_that_is_suspected_to_end_its_worker(executio
 @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED])
 @pytest.mark.parametrize(("age", "counts"), [(29.0, True), (31.0, False)], ids=["in-time", "lapsed"])
 def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
-    execution: Execution,
+    execution: Executor,
     outcome: Outcome,
     age: float,
     counts: bool,  # noqa: FBT001
 ) -> None:
     entry = held("a")
     entry.renewed -= age
-    bundle = Bundle([entry], sent=0.0)
+    bundle = Batch([entry], sent=0.0)
     bundle.take(1)
 
     keep(execution._context, bundle, entry, Result(outcome, exit_code=0, error="whatever"), timedelta(seconds=1))

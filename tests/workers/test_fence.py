@@ -17,7 +17,7 @@ from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from workers.leases import in_flight as module
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import Held, HeldAttempts
+from workers.leases.in_flight import InFlightAttempt, InFlightAttempts
 from workers.runners.base import Control, StopReason
 
 TERMS = LeaseTerms(ttl=timedelta(seconds=3), heartbeat=timedelta(milliseconds=500))
@@ -39,7 +39,7 @@ class Hanging(Store):
         yield  # a generator, as the real one
 
 
-class Watched(HeldAttempts):
+class Watched(InFlightAttempts):
     """The attempts of a worker, and how often the fence has looked: ``looked`` is set after *looks* times."""
 
     def __init__(self, looks: int) -> None:
@@ -56,7 +56,7 @@ class Watched(HeldAttempts):
 
 
 @contextmanager
-def cut_off(attempts: HeldAttempts) -> Iterator[Hanging]:
+def cut_off(attempts: InFlightAttempts) -> Iterator[Hanging]:
     """Both threads of a worker whose store hangs, until the end of the block."""
     store = Hanging()
     heartbeat = Heartbeat(store, attempts, {"id": "worker"}, terms=TERMS)
@@ -68,7 +68,7 @@ def cut_off(attempts: HeldAttempts) -> Iterator[Hanging]:
         heartbeat.stop()
 
 
-def run(attempts: HeldAttempts, folder: Path, *, sent: float) -> tuple[Held, Control]:
+def run(attempts: InFlightAttempts, folder: Path, *, sent: float) -> tuple[InFlightAttempt, Control]:
     (entry,) = attempts.add([claim_of({})], sent=sent)
     control = Control(scratch=folder)
     attempts.attach(entry, control)
@@ -76,7 +76,7 @@ def run(attempts: HeldAttempts, folder: Path, *, sent: float) -> tuple[Held, Con
 
 
 def test_a_job_is_ended_before_its_lease_runs_out_while_the_renewing_thread_hangs_in_the_store(tmp_path: Path) -> None:
-    attempts = HeldAttempts()
+    attempts = InFlightAttempts()
     sent = time.monotonic()
     _, control = run(attempts, tmp_path, sent=sent)
 

@@ -18,7 +18,7 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.base.ids import new_id
 from coordination.domain.fleet.leases import LeaseTerms
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.tasks.attempts import Claim, Usage
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import TaskState
@@ -33,9 +33,9 @@ from tests.support.broken_stores import Around, Away, Failing, Unanswered
 from tests.support.world import World
 from workers.leases import heartbeat as module
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import Held, HeldAttempts, Note, Unwritten
-from workers.leases.output_buffer import Live
-from workers.leases.usage_meter import Purse
+from workers.leases.in_flight import AttemptNote, InFlightAttempt, InFlightAttempts, UnwrittenUsage
+from workers.leases.output_buffer import OutputBuffer
+from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 pytestmark = pytest.mark.hot_sql
@@ -56,9 +56,9 @@ class Bench:
     def __init__(self, world: World, folder: Path) -> None:
         self.world = world
         self.folder = folder
-        self.attempts = HeldAttempts()
+        self.attempts = InFlightAttempts()
         self.controls: dict[str, Control] = {}
-        self.entries: dict[str, Held] = {}
+        self.entries: dict[str, InFlightAttempt] = {}
         self.heartbeat = self.heartbeat_on(world.store)
 
     def heartbeat_on(self, store: Store, *, terms: LeaseTerms = TERMS) -> Heartbeat:
@@ -321,7 +321,7 @@ class TestNotes:
         bench.run("a")
         entry = bench.entries["a"]
         entry.process = ProcessRecord(pid=41, pgid=42, start_time=4300, marker="A=b")
-        entry.live = Live(1 << 16, began=float("-inf"))
+        entry.live = OutputBuffer(1 << 16, began=float("-inf"))
         entry.live.feed("stdout", b"hello\n")
         bench.attempts.note(entry, EventType.STARTED, {"pid": 41}, at=990.0)
         bench.attempts.remember(entry, {"step": 2})
@@ -340,7 +340,7 @@ class TestNotes:
                 for line in events.tail(tx, bench.world.workspace, task_id=bench.world.ids["a"])
                 if line.type is EventType.STARTED
             ]
-        assert chunks == [Chunk(0, 0, 6, (("stdout", "hello\n"),))]
+        assert chunks == [StoredChunk(0, 0, 6, (("stdout", "hello\n"),))]
         assert timedelta(seconds=10) <= now - happened < timedelta(seconds=30), "as long ago as it happened"
         assert entry.live.due(0.0) == [], "it is not written again"
 
@@ -395,7 +395,7 @@ class TestNotes:
 
         notes = bench.attempts.ending(bench.entries["a"])
 
-        assert [note.payload for note in notes if isinstance(note, Note)] == [{"said": "one"}]
+        assert [note.payload for note in notes if isinstance(note, AttemptNote)] == [{"said": "one"}]
 
     @pytest.mark.stores("postgres")
     def test_events_whose_commit_was_not_answered_are_written_once(self, bench: Bench) -> None:
@@ -452,7 +452,7 @@ class TestNotes:
     def test_output_that_could_not_be_written_comes_again(self, bench: Bench) -> None:
         bench.world.submit("a")
         bench.run("a")
-        live = bench.entries["a"].live = Live(1 << 16, began=float("-inf"))
+        live = bench.entries["a"].live = OutputBuffer(1 << 16, began=float("-inf"))
         live.feed("stdout", b"hello\n")
         with pytest.raises(DatabaseUnavailable):
             bench.heartbeat_on(Away(bench.world.store)).write_notes()
@@ -545,8 +545,8 @@ class TestTheLoop:
         bench.run("a")
         entry = bench.entries["a"]
         entry.claim = replace(entry.claim, budgeted=True)
-        purse = entry.purse = Purse(entry.claim, NoPrices())  # type: ignore[arg-type]
-        purse.spent([Usage("m", input_tokens=10, cost_usd=Decimal("0.5"))])
+        usage_meter = entry.usage_meter = UsageMeter(entry.claim, NoPrices())  # type: ignore[arg-type]
+        usage_meter.spent([Usage("m", input_tokens=10, cost_usd=Decimal("0.5"))])
         store = Failing(bench.world.store, RuntimeError("not raised"), times=0)
 
         with self.running(bench.heartbeat_on(store, terms=slow)):
@@ -554,7 +554,7 @@ class TestTheLoop:
             assert store.succeeded.wait(PATIENCE)
 
         assert [tuple(row) for row in bench.world.sql("SELECT total_tokens FROM costs")] == [(10,)]
-        assert purse.settled
+        assert usage_meter.settled
 
     def test_a_worker_that_stops_renews_nothing_any_more(self, bench: Bench) -> None:
         heartbeat = bench.heartbeat_on(bench.world.store)
@@ -565,7 +565,7 @@ class TestTheLoop:
         assert not [thread for thread in threading.enumerate() if thread.name in {"coord-heartbeat", "coord-fence"}]
 
 
-class Rounds(HeldAttempts):
+class Rounds(InFlightAttempts):
     """Attempts of nobody, and how often the loop has come round: ``over`` is set after *many* times."""
 
     def __init__(self, many: int) -> None:
@@ -573,7 +573,7 @@ class Rounds(HeldAttempts):
         self.left = many
         self.over = threading.Event()
 
-    def unwritten(self) -> Unwritten:
+    def unwritten(self) -> UnwrittenUsage:
         self.left -= 1
         if self.left <= 0:
             self.over.set()

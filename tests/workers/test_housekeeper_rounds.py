@@ -52,7 +52,7 @@ def age_marks(world: World, seconds: float) -> None:
         row = supervisors.get(tx, world.workspace, world.project_id)
     assert row is not None
     moment = (row.heartbeat_at + row.age - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
-    world.sql("UPDATE tasks SET rung_at = :moment WHERE rung_at IS NOT NULL", moment=moment)
+    world.sql("UPDATE tasks SET enqueued_at = :moment WHERE enqueued_at IS NOT NULL", moment=moment)
 
 
 def age_worker(world: World, worker: str, seconds: float, **more: object) -> None:
@@ -89,7 +89,7 @@ class TestASweep:
         until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
 
         assert parts.queued_messages() == 2
-        unmarked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE rung_at IS NULL")}
+        unmarked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NULL")}
         assert unmarked == {"c"}
 
     def test_a_worker_is_declared_dead_after_three_leases_of_silence(self, parts: WorkerParts, world: World) -> None:
@@ -121,7 +121,7 @@ class TestASweep:
         until(lambda: not parts.housekeeper.sweep(), within=WAIT, what="the end of what is due")
 
         assert parts.queued_messages() == 1
-        marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE rung_at IS NOT NULL")}
+        marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
         assert marked == {"b"}
 
     def test_those_with_nothing_to_do_are_ticked_together_and_the_others_one_by_one(
@@ -172,7 +172,7 @@ class TestEnqueueingAgain:
     def test_with_an_empty_queue_a_message_that_is_not_that_young_was_lost(
         self, parts: WorkerParts, world: World, monkeypatch: pytest.MonkeyPatch, age: float, again: int
     ) -> None:
-        monkeypatch.setattr(parts.housekeeping, "_LOST_RING", timedelta(seconds=10))  # two would be over soon here
+        monkeypatch.setattr(parts.housekeeping, "_LOST_MESSAGE", timedelta(seconds=10))  # two would be over soon here
         world.submit("a")
         world.tick()
         age_marks(world, age)
@@ -207,7 +207,7 @@ class TestEnqueueingAgain:
             broken.setattr(parts.app, "send_task", refuse)
             parts.housekeeper.tick(world.workspace, world.project_id)
         assert parts.queued_messages() == 0
-        assert world.sql("SELECT key FROM tasks WHERE rung_at IS NOT NULL") == []
+        assert world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL") == []
 
         parts.housekeeper.tick(world.workspace, world.project_id)
 
@@ -258,7 +258,7 @@ class TestNudges:
 
         parts.housekeeper.answer([(world.workspace, world.project_id), (other.workspace, other.project_id)])
 
-        marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE rung_at IS NOT NULL")}
+        marked = {str(row[0]) for row in world.sql("SELECT key FROM tasks WHERE enqueued_at IS NOT NULL")}
         assert marked == {"b"}
         assert parts.queued_messages() == 1
         assert len(parts.housekeeper._later) == 2

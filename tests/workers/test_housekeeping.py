@@ -19,7 +19,7 @@ from tests.support.publishers import RecordingPublisher
 from tests.support.world import World
 from workers.context import Context
 from workers.maintenance import supervisor_loop
-from workers.maintenance.supervisor_loop import Housekeeper
+from workers.maintenance.supervisor_loop import SupervisorLoop
 
 THREADS = {"coord-housekeeping", "coord-cancels"}
 
@@ -62,7 +62,7 @@ class TestNudges:
         world = World(context.store)
         world.submit("a", "b", "c < a b")
 
-        Housekeeper(context).answer([(world.workspace, world.project_id)])
+        SupervisorLoop(context).answer([(world.workspace, world.project_id)])
 
         assert sorted(publisher.keys) == ["a", "b"]
         assert {(message.workspace_id, message.project) for message in publisher.messages} == {
@@ -72,7 +72,7 @@ class TestNudges:
     def test_what_was_enqueued_is_not_enqueued_again(self, context: Context, publisher: RecordingPublisher) -> None:
         world = World(context.store)
         world.submit("a")
-        housekeeper = Housekeeper(context)
+        housekeeper = SupervisorLoop(context)
 
         housekeeper.answer([(world.workspace, world.project_id)])
         housekeeper.answer([(world.workspace, world.project_id)])
@@ -84,7 +84,7 @@ class TestNudges:
     ) -> None:
         world = World(context.store)
         world.submit("a")
-        housekeeper = Housekeeper(context)
+        housekeeper = SupervisorLoop(context)
         publisher.refuses = True
         housekeeper.answer([(world.workspace, world.project_id)])
         housekeeper.tick(world.workspace, world.project_id)
@@ -103,7 +103,7 @@ def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
 ) -> None:
     monkeypatch.setattr(supervisor_loop, "_TIDY_EVERY", every)
     monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 0.01)
-    housekeeper = Housekeeper(sqlite_context)
+    housekeeper = SupervisorLoop(sqlite_context)
     gone = threading.Event()
     node = Node()
     weakref.finalize(node, gone.set)
@@ -118,7 +118,7 @@ def test_cycles_go_by_time_and_not_only_when_much_was_allocated(
 
 def test_it_waits_for_the_thread_that_wakes_it(sqlite_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     woken = threading.Event()
-    housekeeper = Housekeeper(sqlite_context)
+    housekeeper = SupervisorLoop(sqlite_context)
     monkeypatch.setattr(housekeeper, "_wake", lambda: time.sleep(0.5) or woken.set())
 
     housekeeper.stop()
@@ -133,7 +133,7 @@ def test_it_ends_at_once_although_it_waits_for_a_nudge(
     monkeypatch.setattr(supervisor_loop, "_POP_WAIT", 60)
     context = sqlite_context
     context.terms = replace(context.terms, sweep=timedelta(minutes=10))
-    housekeeper = Housekeeper(context)
+    housekeeper = SupervisorLoop(context)
     housekeeper.start()
     if waits:
         client = context.nudges.client

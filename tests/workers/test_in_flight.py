@@ -14,7 +14,7 @@ import pytest
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
 from workers.leases import in_flight as module
-from workers.leases.in_flight import Held, HeldAttempts
+from workers.leases.in_flight import InFlightAttempt, InFlightAttempts
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 FENCE = timedelta(seconds=25)
@@ -36,8 +36,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def attempts() -> HeldAttempts:
-    return HeldAttempts()
+def attempts() -> InFlightAttempts:
+    return InFlightAttempts()
 
 
 @pytest.fixture
@@ -53,12 +53,12 @@ def wake() -> Iterator[int]:
     os.close(descriptor)
 
 
-def add(attempts: HeldAttempts, key: str = "a", *, sent: float = 1000.0, **changes: object) -> Held:
+def add(attempts: InFlightAttempts, key: str = "a", *, sent: float = 1000.0, **changes: object) -> InFlightAttempt:
     (entry,) = attempts.add([replace(claim_of({}), key=key, **changes)], sent=sent)  # type: ignore[arg-type]
     return entry
 
 
-def key_of(entry: Held) -> tuple[str, int]:
+def key_of(entry: InFlightAttempt) -> tuple[str, int]:
     return entry.claim.task_id, entry.claim.attempt
 
 
@@ -71,7 +71,7 @@ def is_readable(descriptor: int) -> bool:
 
 class TestLeases:
     def test_a_lease_is_overdue_when_the_last_renewal_was_sent_longer_ago_than_the_limit(
-        self, attempts: HeldAttempts, clock: Clock
+        self, attempts: InFlightAttempts, clock: Clock
     ) -> None:
         entry = add(attempts, sent=clock.now)
 
@@ -80,7 +80,7 @@ class TestLeases:
         clock.now += 0.2
         assert attempts.overdue(FENCE) == [key_of(entry)]
 
-    def test_a_renewal_counts_from_when_it_was_sent(self, attempts: HeldAttempts, clock: Clock) -> None:
+    def test_a_renewal_counts_from_when_it_was_sent(self, attempts: InFlightAttempts, clock: Clock) -> None:
         entry = add(attempts, sent=clock.now)
         clock.now += 30
 
@@ -90,7 +90,7 @@ class TestLeases:
         assert attempts.overdue(timedelta(seconds=19)) == [key_of(entry)]
         assert attempts.overdue(timedelta(seconds=21)) == []
 
-    def test_a_renewal_that_is_heard_of_late_takes_nothing_back(self, attempts: HeldAttempts) -> None:
+    def test_a_renewal_that_is_heard_of_late_takes_nothing_back(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts, sent=1000.0)
         attempts.renewed(key_of(entry), sent=1020.0, ttl=TTL)
 
@@ -98,7 +98,9 @@ class TestLeases:
 
         assert entry.renewed == 1020.0
 
-    def test_one_that_was_not_renewed_in_time_has_lapsed_for_good(self, attempts: HeldAttempts, clock: Clock) -> None:
+    def test_one_that_was_not_renewed_in_time_has_lapsed_for_good(
+        self, attempts: InFlightAttempts, clock: Clock
+    ) -> None:
         entry = add(attempts, sent=clock.now)
         assert not attempts.has_lapsed(entry, TTL)
 
@@ -109,7 +111,7 @@ class TestLeases:
         assert not attempts.renewed(key_of(entry), sent=clock.now + 1, ttl=TTL)
         assert attempts.has_lapsed(entry, TTL)
 
-    def test_what_has_ended_is_neither_renewed_nor_counted(self, attempts: HeldAttempts) -> None:
+    def test_what_has_ended_is_neither_renewed_nor_counted(self, attempts: InFlightAttempts) -> None:
         first, second = add(attempts), add(attempts)
 
         attempts.drop(first.claim)
@@ -119,7 +121,7 @@ class TestLeases:
 
 
 class TestOrders:
-    def test_an_order_reaches_the_job_that_runs(self, attempts: HeldAttempts, control: Control) -> None:
+    def test_an_order_reaches_the_job_that_runs(self, attempts: InFlightAttempts, control: Control) -> None:
         entry = add(attempts)
         attempts.attach(entry, control)
 
@@ -128,7 +130,7 @@ class TestOrders:
         assert control.stop_reason is StopReason.CANCELED
 
     def test_an_order_that_came_before_the_job_began_is_passed_on(
-        self, attempts: HeldAttempts, control: Control
+        self, attempts: InFlightAttempts, control: Control
     ) -> None:
         entry = add(attempts)
         attempts.stop(key_of(entry), StopReason.LEASE_LOST)
@@ -138,7 +140,7 @@ class TestOrders:
         assert control.stop_reason is StopReason.LEASE_LOST
 
     def test_an_order_for_another_attempt_of_the_task_stops_nothing(
-        self, attempts: HeldAttempts, control: Control
+        self, attempts: InFlightAttempts, control: Control
     ) -> None:
         entry = add(attempts, attempt=2)
         attempts.attach(entry, control)
@@ -148,7 +150,7 @@ class TestOrders:
         assert control.stop_reason is None
 
     def test_an_order_for_a_job_whose_end_is_being_written_comes_too_late(
-        self, attempts: HeldAttempts, control: Control
+        self, attempts: InFlightAttempts, control: Control
     ) -> None:
         entry = add(attempts)
         attempts.attach(entry, control)
@@ -158,7 +160,7 @@ class TestOrders:
 
         assert (entry.gone, control.stop_reason) == (None, None)
 
-    def test_a_batch_is_woken_by_an_order_for_one_of_its_jobs(self, attempts: HeldAttempts, wake: int) -> None:
+    def test_a_batch_is_woken_by_an_order_for_one_of_its_jobs(self, attempts: InFlightAttempts, wake: int) -> None:
         first, second = add(attempts), add(attempts)
         attempts.watch([first, second], wake)
         assert not is_readable(wake)
@@ -169,7 +171,7 @@ class TestOrders:
         assert (first.gone, second.gone) == (None, StopReason.CANCELED)
 
     def test_a_batch_is_woken_by_an_order_that_came_before_it_was_watched(
-        self, attempts: HeldAttempts, wake: int
+        self, attempts: InFlightAttempts, wake: int
     ) -> None:
         entry = add(attempts)
         attempts.stop(key_of(entry), StopReason.CANCELED)
@@ -178,7 +180,7 @@ class TestOrders:
 
         assert is_readable(wake)
 
-    def test_a_worker_that_leaves_asks_every_attempt_to_end(self, attempts: HeldAttempts) -> None:
+    def test_a_worker_that_leaves_asks_every_attempt_to_end(self, attempts: InFlightAttempts) -> None:
         entries = [add(attempts) for _ in range(3)]
 
         attempts.stop_all(StopReason.SHUTDOWN)
@@ -187,7 +189,7 @@ class TestOrders:
 
 
 class TestReports:
-    def test_an_event_is_handed_out_until_it_is_written(self, attempts: HeldAttempts) -> None:
+    def test_an_event_is_handed_out_until_it_is_written(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {"pid": 7}, at=5.0)
         attempts.landed(attempts.unwritten())
@@ -204,7 +206,7 @@ class TestReports:
         assert not attempts.unwritten()
 
     def test_an_end_takes_with_it_what_is_still_being_written_when_that_takes_long(
-        self, attempts: HeldAttempts, monkeypatch: pytest.MonkeyPatch
+        self, attempts: InFlightAttempts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "_IN_FLIGHT", 0.01)
         entry = add(attempts)
@@ -216,7 +218,7 @@ class TestReports:
         attempts.wrote(found)
         assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
 
-    def test_an_end_waits_for_what_is_being_written_and_leaves_it_out(self, attempts: HeldAttempts) -> None:
+    def test_an_end_waits_for_what_is_being_written_and_leaves_it_out(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
         found = attempts.unwritten()
@@ -233,7 +235,7 @@ class TestReports:
         assert notes == []
 
     def test_while_nothing_can_be_written_the_oldest_events_go(
-        self, attempts: HeldAttempts, monkeypatch: pytest.MonkeyPatch
+        self, attempts: InFlightAttempts, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "MOST_NOTES", 3)
         entry = add(attempts)
@@ -243,7 +245,7 @@ class TestReports:
 
         assert [note.payload["number"] for note in attempts.ending(entry)] == [2, 3, 4]  # type: ignore[union-attr]
 
-    def test_an_event_that_was_not_written_goes_with_the_end(self, attempts: HeldAttempts) -> None:
+    def test_an_event_that_was_not_written_goes_with_the_end(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         attempts.note(entry, EventType.STARTED, {})
 
@@ -252,7 +254,7 @@ class TestReports:
         assert [note.type for note in notes] == [EventType.STARTED]  # type: ignore[union-attr]
         assert not attempts.unwritten()
 
-    def test_a_process_is_handed_out_until_it_is_written(self, attempts: HeldAttempts) -> None:
+    def test_a_process_is_handed_out_until_it_is_written(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         entry.process = PROCESS
         attempts.landed(attempts.unwritten())
@@ -263,7 +265,7 @@ class TestReports:
         assert found.processes == [(entry.claim, PROCESS)]
         assert not attempts.unwritten()
 
-    def test_progress_is_handed_out_once_for_each_move(self, attempts: HeldAttempts) -> None:
+    def test_progress_is_handed_out_once_for_each_move(self, attempts: InFlightAttempts) -> None:
         entry = add(attempts)
         add(attempts)
         entry.moved = True
@@ -273,7 +275,9 @@ class TestReports:
         attempts.moved_still([key_of(entry)])
         assert attempts.take_moved() == [key_of(entry)], "it could not be written"
 
-    def test_all_that_an_attempt_leaves_is_handed_out_again_when_there_is_more(self, attempts: HeldAttempts) -> None:
+    def test_all_that_an_attempt_leaves_is_handed_out_again_when_there_is_more(
+        self, attempts: InFlightAttempts
+    ) -> None:
         entry = add(attempts)
         attempts.remember(entry, {"a": 1})
         first = attempts.unwritten()

@@ -2,14 +2,14 @@
 
 from datetime import timedelta
 
-from workers.leases.duration_stats import LARGEST, MOMENT, Kinds
+from workers.leases.duration_stats import LARGEST, MOMENT, DurationStats
 
 QUICK = timedelta(microseconds=100)
 FUNCTION = "python:jobs:run"
 
 
 def test_a_bundle_doubles_when_all_of_one_were_short_and_has_a_largest_size() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     sizes = [kinds.bundle("p", "k")]
 
     for _ in range(3 * LARGEST):
@@ -21,7 +21,7 @@ def test_a_bundle_doubles_when_all_of_one_were_short_and_has_a_largest_size() ->
 
 
 def test_the_first_long_job_ends_all_bundles_of_its_kind_and_of_no_other() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(100):
         kinds.learn("p", "k", QUICK)
         kinds.learn("q", "k", QUICK)
@@ -32,7 +32,7 @@ def test_the_first_long_job_ends_all_bundles_of_its_kind_and_of_no_other() -> No
 
 
 def test_a_job_that_is_not_quite_short_halves_the_bundle() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(100):
         kinds.learn("p", "k", QUICK)
 
@@ -42,7 +42,7 @@ def test_a_job_that_is_not_quite_short_halves_the_bundle() -> None:
 
 
 def test_a_bundle_holds_no_more_than_a_moment_of_work() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
 
     for _ in range(200):
         kinds.learn("p", "k", timedelta(milliseconds=2))
@@ -51,7 +51,7 @@ def test_a_bundle_holds_no_more_than_a_moment_of_work() -> None:
 
 
 def test_one_job_that_was_held_up_says_little_about_its_kind() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(200):
         kinds.learn("p", "k", QUICK)
 
@@ -61,7 +61,7 @@ def test_one_job_that_was_held_up_says_little_about_its_kind() -> None:
 
 
 def test_kinds_that_were_not_seen_for_long_are_forgotten() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(10):
         kinds.learn("p", "old", QUICK)
 
@@ -72,7 +72,7 @@ def test_kinds_that_were_not_seen_for_long_are_forgotten() -> None:
 
 
 def test_a_stranger_is_alone_until_several_strangers_of_its_project_were_short() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for number in range(6):
         kinds.learn("p", f"k{number}", QUICK)
     assert kinds.bundle("p", "new") == 1
@@ -85,7 +85,7 @@ def test_a_stranger_is_alone_until_several_strangers_of_its_project_were_short()
 
 
 def test_one_long_stranger_ends_the_bundles_of_strangers_and_of_nobody_known() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for number in range(20):
         kinds.learn("p", f"k{number}", QUICK)
         kinds.learn("p", "known", QUICK)
@@ -96,7 +96,7 @@ def test_one_long_stranger_ends_the_bundles_of_strangers_and_of_nobody_known() -
 
 
 def test_what_a_known_kind_does_later_says_nothing_about_strangers() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for number in range(20):
         kinds.learn("p", f"k{number}", QUICK)
 
@@ -106,7 +106,7 @@ def test_what_a_known_kind_does_later_says_nothing_about_strangers() -> None:
 
 
 def test_a_project_begins_with_what_other_projects_have_shown_of_a_kind() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(100):
         kinds.learn("p", FUNCTION, QUICK)
 
@@ -116,7 +116,7 @@ def test_a_project_begins_with_what_other_projects_have_shown_of_a_kind() -> Non
 
 
 def test_the_first_word_of_a_shell_command_says_nothing_about_another_project() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(100):
         kinds.learn("p", "shell:make", QUICK)
 
@@ -124,7 +124,7 @@ def test_the_first_word_of_a_shell_command_says_nothing_about_another_project() 
 
 
 def test_a_kind_that_is_long_in_one_project_counts_as_long_where_it_is_new_and_stays_short_where_it_is_short() -> None:
-    kinds = Kinds()
+    kinds = DurationStats()
     for _ in range(100):
         kinds.learn("p", FUNCTION, QUICK)
 

@@ -14,7 +14,7 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
 from tests.support.jobs import claim_of
 from tests.support.worker_parts import WorkerParts, worker_parts
-from workers.leases.in_flight import Held
+from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import StopReason
 
 
@@ -80,13 +80,13 @@ def test_a_batch_ends_before_a_claim_whose_lease_may_have_run_out(parts: WorkerP
     claims = [replace(claim_of({"python": "x:y"}), key=key) for key in "abc"]
     sent = {"a": now, "b": late, "c": now}
 
-    batch, _ = parts.execution._rendered([Held(one, sent[one.key]) for one in claims])
+    batch, _ = parts.execution._rendered([InFlightAttempt(one, sent[one.key]) for one in claims])
 
     assert [one.key for one in batch] == ["a"]
 
 
 def test_a_job_that_was_told_to_stop_before_it_began_is_not_started(parts: WorkerParts) -> None:
-    entry = Held(claim_of({"shell": "true"}), time.monotonic(), gone=StopReason.CANCELED)
+    entry = InFlightAttempt(claim_of({"shell": "true"}), time.monotonic(), gone=StopReason.CANCELED)
 
     result = parts.execution._ended_early(entry)
 
@@ -97,7 +97,7 @@ class TestAWorkerThatTakesNothingMore:
     def test_it_hands_back_what_it_has_claimed_and_not_begun(self, parts: WorkerParts) -> None:
         parts.context.draining.set()
 
-        result = parts.execution._ended_early(Held(claim_of({"shell": "true"}), time.monotonic()))
+        result = parts.execution._ended_early(InFlightAttempt(claim_of({"shell": "true"}), time.monotonic()))
 
         assert (result.outcome, result.began) == (Outcome.HANDED_BACK, False)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from coordination.domain.jobs.output import Chunk, Reel
-from workers.leases.output_buffer import CHUNK, YOUNG, Live
+from coordination.domain.jobs.output import OutputCursor, StoredChunk
+from workers.leases.output_buffer import CHUNK, YOUNG, OutputBuffer
 
 LATER = YOUNG + 1
 LIMIT = 20 * CHUNK
@@ -15,9 +15,9 @@ class Rows:
     """Stands in for the table: a row a slot, what is newer replaces what is older."""
 
     def __init__(self) -> None:
-        self.by_slot: dict[int, Chunk] = {}
+        self.by_slot: dict[int, StoredChunk] = {}
 
-    def write(self, chunks: list[Chunk]) -> None:
+    def write(self, chunks: list[StoredChunk]) -> None:
         for chunk in chunks:
             known = self.by_slot.get(chunk.slot)
             if known is None or (chunk.position, chunk.size) > (known.position, known.size):
@@ -25,10 +25,10 @@ class Rows:
 
     def text(self) -> str:
         ordered = sorted(self.by_slot.values(), key=lambda chunk: chunk.position)
-        return "".join(piece.text for piece in Reel(1).new(ordered))
+        return "".join(piece.text for piece in OutputCursor(1).new(ordered))
 
 
-def written(live: Live, rows: Rows) -> list[Chunk]:
+def written(live: OutputBuffer, rows: Rows) -> list[StoredChunk]:
     found = live.due(LATER)
     rows.write(found)
     live.wrote(found)
@@ -36,7 +36,7 @@ def written(live: Live, rows: Rows) -> list[Chunk]:
 
 
 def test_a_short_job_has_nothing_to_write() -> None:
-    live = Live(LIMIT, began=0)
+    live = OutputBuffer(LIMIT, began=0)
     live.feed("out", b"hello\n")
 
     assert live.due(YOUNG / 2) == []
@@ -44,7 +44,7 @@ def test_a_short_job_has_nothing_to_write() -> None:
 
 
 def test_what_is_nowhere_else_is_written_of_a_short_job_too() -> None:
-    live, rows = Live(LIMIT, began=0, elsewhere=False), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0, elsewhere=False), Rows()
     live.feed("out", b"hello\n")
 
     assert live.due(YOUNG / 2) == []
@@ -54,7 +54,7 @@ def test_what_is_nowhere_else_is_written_of_a_short_job_too() -> None:
 
 
 def test_a_long_job_writes_what_is_new_and_only_then() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
     live.feed("out", b"one\n")
     live.feed("err", b"oops\n")
 
@@ -67,7 +67,7 @@ def test_a_long_job_writes_what_is_new_and_only_then() -> None:
 
 
 def test_a_line_now_and_then_does_not_make_rows() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
 
     for number in range(1_000):
         live.feed("out", b"%d\n" % number)
@@ -78,7 +78,7 @@ def test_a_line_now_and_then_does_not_make_rows() -> None:
 
 
 def test_a_flood_is_bounded_in_memory_and_rows_and_says_what_is_left_out() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
     block = b"x" * 65_535 + b"\n"
 
     for number in range(1_600):
@@ -98,7 +98,7 @@ def test_a_flood_is_bounded_in_memory_and_rows_and_says_what_is_left_out() -> No
 
 
 def test_many_small_turns_of_two_streams_are_bounded_too() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
 
     for _ in range(200_000):
         live.feed("out", b"a")
@@ -112,7 +112,7 @@ def test_many_small_turns_of_two_streams_are_bounded_too() -> None:
 def test_characters_cut_anywhere_and_streams_mixed_come_out_whole() -> None:
     text = "grüße, 日本, \N{PILE OF POO}! " * 5_000
     data, dice = text.encode(), random.Random(7)  # noqa: S311 - a cut is no secret
-    live, rows = Live(10_000_000, began=0), Rows()
+    live, rows = OutputBuffer(10_000_000, began=0), Rows()
 
     at = 0
     while at < len(data):
@@ -129,7 +129,7 @@ def test_characters_cut_anywhere_and_streams_mixed_come_out_whole() -> None:
 
 
 def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
     live.feed("out", b"a\xff\x00b\xf0")
     written(live, rows)
 
@@ -139,7 +139,7 @@ def test_what_is_no_text_becomes_text_and_ends_with_the_job() -> None:
 
 
 def test_what_could_not_be_written_is_written_later() -> None:
-    live, rows = Live(LIMIT, began=0), Rows()
+    live, rows = OutputBuffer(LIMIT, began=0), Rows()
     live.feed("out", b"x" * (3 * CHUNK))
     live.due(LATER)  # the database is away
     live.feed("out", b"y" * 10)
@@ -151,7 +151,7 @@ def test_what_could_not_be_written_is_written_later() -> None:
 
 
 def test_an_outage_costs_bounded_memory() -> None:
-    live = Live(LIMIT, began=0)
+    live = OutputBuffer(LIMIT, began=0)
 
     for _ in range(500):
         live.feed("out", b"x" * CHUNK)
@@ -161,7 +161,7 @@ def test_an_outage_costs_bounded_memory() -> None:
 
 
 def test_a_small_limit_keeps_a_beginning_and_an_end() -> None:
-    live, rows = Live(1, began=0), Rows()
+    live, rows = OutputBuffer(1, began=0), Rows()
     for number in range(10):
         live.feed("out", b"%d" % number * CHUNK)
         written(live, rows)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.broker.messages import DoorbellMessage, read_cancels, read_doorbell, read_nudge
+from workers.broker.messages import EnqueuedMessage, read_cancels, read_enqueued_message, read_nudge
 
 WORKSPACE = "01890000-0000-7000-8000-000000000001"
 TASK = "01890000-0000-7000-8000-000000000002"
@@ -11,21 +11,24 @@ _ID = "01a1fcab-9a60-7b69-ab72-db00f46128cb"
 
 
 def test_a_doorbell_is_ids_and_attempts() -> None:
-    bell = read_doorbell(WORKSPACE, [[TASK, 1]], {})
+    bell = read_enqueued_message(WORKSPACE, [[TASK, 1]], {})
 
-    assert bell == DoorbellMessage(workspace_id=WORKSPACE, tasks=[(TASK, 1)], version=1)
+    assert bell == EnqueuedMessage(workspace_id=WORKSPACE, tasks=[(TASK, 1)], version=1)
 
 
 def test_fields_that_a_later_release_added_are_ignored() -> None:
-    bell = read_doorbell(
+    bell = read_enqueued_message(
         WORKSPACE, [[TASK, 1, "urgent", {"a": 1}]], {"trace": "00-ab-cd-01", "version": 1, "rung_by": 7}
     )
 
-    assert bell == read_doorbell(WORKSPACE, [[TASK, 1]], {})
+    assert bell == read_enqueued_message(WORKSPACE, [[TASK, 1]], {})
 
 
 def test_a_version_whose_meaning_is_not_known_is_refused() -> None:
-    assert read_doorbell(WORKSPACE, [[TASK, 1]], {"version": 2}) == "version: Input should be less than or equal to 1"
+    assert (
+        read_enqueued_message(WORKSPACE, [[TASK, 1]], {"version": 2})
+        == "version: Input should be less than or equal to 1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_a_version_whose_meaning_is_not_known_is_refused() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(workspace: object, tasks: object, more: dict, blamed: str) -> None:
-    refused = read_doorbell(workspace, tasks, more)
+    refused = read_enqueued_message(workspace, tasks, more)
 
     assert isinstance(refused, str)
     assert refused.startswith((f"{blamed}:", f"{blamed}."))

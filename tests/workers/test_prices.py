@@ -18,12 +18,12 @@ from coordination.store.engine import Store, open_store
 from coordination.store.queries.projects import projects
 from tests.support.jobs import claim_of
 from workers.leases import usage_prices as module
-from workers.leases.usage_prices import Prices
+from workers.leases.usage_prices import UsagePrices
 
 CALL = Usage("gpt-5-mini", input_tokens=1_000_000)
 
 
-def spent(prices: Prices, *usage: Usage, **of: str) -> list[Decimal | None]:
+def spent(prices: UsagePrices, *usage: Usage, **of: str) -> list[Decimal | None]:
     return [prices.one(claim_of({}, **of), used).cost_usd for used in usage]
 
 
@@ -39,7 +39,7 @@ def test_what_has_no_cost_gets_one_and_what_was_told_stays(store: Store, place: 
     told = Usage("gpt-5-mini", input_tokens=1, cost_usd=Decimal(0), extra={"x": 1})
     given = CALL, told, Usage("nobody's", input_tokens=5)
 
-    prices, claim = Prices(store), claim_of({}, **place)
+    prices, claim = UsagePrices(store), claim_of({}, **place)
     first, second, third = (prices.one(claim, used) for used in given)
 
     assert (first.cost_usd, first.extra["priced_by"]) == (Decimal("0.25"), price_list.name())
@@ -52,7 +52,7 @@ def test_what_was_called_by_bedrock_and_openrouter_has_their_price_and_by_azure_
 ) -> None:
     names = ("us.anthropic.claude-3-haiku-20240307-v1:0", "openrouter/qwen/qwen3-coder:free", "azure/gpt-4o")
 
-    costs = spent(Prices(store), *(replace(CALL, model=name) for name in names), **place)
+    costs = spent(UsagePrices(store), *(replace(CALL, model=name) for name in names), **place)
 
     assert costs == [Decimal("0.25"), 0, None]
 
@@ -67,7 +67,7 @@ def test_a_chat_s_calls_have_the_price_of_the_provider_that_was_asked(store: Sto
         ("fireworks", "accounts/fireworks/models/glm-4p7"),
     ]
     calls = [replace(CALL, model=model, extra={ASKED_OF: provider}) for provider, model in asked]
-    prices = Prices(store)
+    prices = UsagePrices(store)
 
     first, second, free, *others = spent(prices, *calls, **place)
 
@@ -83,7 +83,7 @@ def test_a_price_that_was_set_for_a_chat_s_name_counts_for_its_calls(store: Stor
             service.set_price(tx, place["workspace_id"], name, {"input": dollars, "output": dollars})
     calls = [replace(CALL, model=name, extra={ASKED_OF: "vllm"}) for name in ("house", "other", "third")]
 
-    assert spent(Prices(store), *calls, **place) == [2, 3, None]
+    assert spent(UsagePrices(store), *calls, **place) == [2, 3, None]
 
 
 def test_a_price_that_is_set_counts_within_a_second(
@@ -91,7 +91,7 @@ def test_a_price_that_is_set_counts_within_a_second(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(module, "monotonic", lambda: now[0])
-    prices = Prices(store)
+    prices = UsagePrices(store)
     assert spent(prices, CALL, **place) == [Decimal("0.25")]
     with store.write() as tx:
         service.set_price(
@@ -107,14 +107,14 @@ def test_nothing_is_asked_for_what_tells_its_cost_or_uses_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "read", lambda: pytest.fail("asked the store"))
-    prices = Prices(store)
+    prices = UsagePrices(store)
 
     assert spent(prices) == []
     assert spent(prices, Usage("m", cost_usd=Decimal(1))) == [1]
 
 
 def test_a_store_that_is_away_costs_the_price_not_the_job(tmp_path) -> None:
-    prices = Prices(open_store(f"sqlite:///{tmp_path / 'no' / 'such.db'}"))
+    prices = UsagePrices(open_store(f"sqlite:///{tmp_path / 'no' / 'such.db'}"))
     with pytest.raises(DatabaseUnavailable):
         prices._book("ws")
 
@@ -129,4 +129,4 @@ def test_a_list_that_is_broken_costs_the_price_not_the_job(
     price_list._find.cache_clear()
     monkeypatch.setitem(sys.modules, "genai_prices.data", None)
 
-    assert spent(Prices(store), CALL, Usage("mine", input_tokens=1_000_000), **place) == [None, 1]
+    assert spent(UsagePrices(store), CALL, Usage("mine", input_tokens=1_000_000), **place) == [None, 1]

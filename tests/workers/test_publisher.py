@@ -16,7 +16,7 @@ from sqlalchemy import select
 from coordination.base.ids import new_id
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.tasks import ready
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.tables.tasks.tasks import tasks as task_table
 from tests.support.apps import app_of, worker_settings
 from tests.support.redis import RedisServer
@@ -24,7 +24,7 @@ from tests.support.world import World
 from workers.broker.publisher import CeleryPublisher, Publisher
 
 QUEUE = "coord:jobs"
-TASKS = [Ready(new_id(), number + 1, f"k{number}", "A title", "python:x:y") for number in range(5)]
+TASKS = [ReadyTask(new_id(), number + 1, f"k{number}", "A title", "python:x:y") for number in range(5)]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def publish(publisher: Publisher, tasks: list[Ready], *, together: int = 1) -> bool:
+def publish(publisher: Publisher, tasks: list[ReadyTask], *, together: int = 1) -> bool:
     return publisher.publish(new_id(), "shop", tasks, bundle=lambda _kind: together)
 
 
@@ -133,14 +133,14 @@ def test_tasks_that_redis_did_not_take_count_as_not_enqueued(sqlite_url: str, st
     world.submit("a", "b", "c")
     marked = [world.ids["a"], world.ids["b"], world.ids["c"]]
     with store.write() as tx:
-        ready.mark_rung(tx, world.workspace, marked)
-    unsent = [Ready(world.ids[key], 1, key, "", "shell") for key in "ab"]
+        ready.mark_enqueued(tx, world.workspace, marked)
+    unsent = [ReadyTask(world.ids[key], 1, key, "", "shell") for key in "ab"]
     nowhere = f"unix://{tmp_path / 'nowhere.sock'}?db=0"
 
     with app_of(worker_settings(sqlite_url, nowhere, tmp_path)) as app:
         accepted = CeleryPublisher(app, store).publish(world.workspace, "shop", unsent, bundle=lambda _kind: 1)
 
     with store.read() as tx:
-        enqueued = set(tx.execute(select(task_table.c.key).where(task_table.c.rung_at.is_not(None))).scalars())
+        enqueued = set(tx.execute(select(task_table.c.key).where(task_table.c.enqueued_at.is_not(None))).scalars())
     assert not accepted
     assert enqueued == {"c"}

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from coordination.base.clock import utc_now
 from coordination.domain.fleet.leases import LeaseTerms
-from coordination.domain.money.budgets import Amount, Budget, Scope, Short, Use
+from coordination.domain.money.budgets import Amount, Budget, BudgetScope, BudgetShortage, BudgetUse
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.usage_deltas import Meter
+from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import Claim, Usage
 from coordination.flows.tasks.finish_attempts import cost_of
 from coordination.store.engine import Store
 from tests.support.jobs import claim_of
 from tests.support.world import World
 from workers.leases.heartbeat import Heartbeat
-from workers.leases.in_flight import HeldAttempts
-from workers.leases.usage_meter import Purse
+from workers.leases.in_flight import InFlightAttempts
+from workers.leases.usage_meter import UsageMeter
 
 
 class NoPrices:
@@ -31,8 +31,8 @@ class NoPrices:
 
 
 @pytest.fixture
-def purse() -> Purse:
-    return Purse(claim_of({"shell": "true"}), NoPrices())  # type: ignore[arg-type]
+def usage_meter() -> UsageMeter:
+    return UsageMeter(claim_of({"shell": "true"}), NoPrices())  # type: ignore[arg-type]
 
 
 def used(tokens: int, dollars: str | None = None) -> Usage:
@@ -48,26 +48,26 @@ def tokens(records: object) -> int:
     return sum(one.total_tokens for one in records)
 
 
-def test_the_heartbeat_finds_nothing_once_the_end_has_taken_the_rest(purse: Purse) -> None:
-    purse.spent([used(10)])
+def test_the_heartbeat_finds_nothing_once_the_end_has_taken_the_rest(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([used(10)])
 
-    rest, written = purse.rest([used(10)])
+    rest, written = usage_meter.rest([used(10)])
 
     assert (tokens(rest), written) == (10, ())
-    assert not purse.changed
-    assert purse.due() == []
+    assert not usage_meter.changed
+    assert usage_meter.due() == []
 
 
-def test_what_the_heartbeat_may_have_written_goes_with_the_end_under_the_same_id(purse: Purse) -> None:
-    purse.spent([used(10)])
-    due = purse.due()
+def test_what_the_heartbeat_may_have_written_goes_with_the_end_under_the_same_id(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([used(10)])
+    due = usage_meter.due()
 
-    rest, _ = purse.rest([used(25)])
-    purse.wrote(due)
+    rest, _ = usage_meter.rest([used(25)])
+    usage_meter.wrote(due)
 
     assert {one.id for one in due} <= {one.id for one in rest}
     assert tokens(rest) == 25
-    assert purse.due() == []
+    assert usage_meter.due() == []
 
 
 @given(
@@ -85,7 +85,7 @@ def test_whatever_is_written_when_it_adds_up_to_what_the_job_says_at_its_end(
         made = cost_of(claim, one, utc_now())
         return made if one.id else cost_of(claim, Usage(**{**_fields(one), "id": f"r{next(ids)}"}), utc_now())
 
-    meter = Meter(lambda one: one, record)
+    meter = UsageDeltas(lambda one: one, record)
     whole = 0
     for more, act in steps:
         whole += more
@@ -111,10 +111,10 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
     world = World(store)
     world.submit("bad", "good")
     world.claim("bad", "good")
-    held = HeldAttempts()
+    held = InFlightAttempts()
     for one in held.add([world.claims["bad"], world.claims["good"]], sent=0.0):
-        one.purse = Purse(one.claim, NoPrices())  # type: ignore[arg-type]
-        one.purse.spent([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
+        one.usage_meter = UsageMeter(one.claim, NoPrices())  # type: ignore[arg-type]
+        one.usage_meter.spent([used(2**70 if one.claim.key == "bad" else 10, "0.5")])
     heartbeat = Heartbeat(store, held, {"id": world.worker}, terms=LeaseTerms())
 
     heartbeat.checkpoint(all_=True)
@@ -122,17 +122,17 @@ def test_what_cannot_be_stored_of_one_job_keeps_no_other_waiting(store: Store) -
     assert [(str(row.task_id), row.total_tokens) for row in world.sql("SELECT task_id, total_tokens FROM costs")] == [
         (world.ids["good"], 10)
     ]
-    assert [claim.key for claim, _ in held.purses(all_=True)] == ["bad"]
+    assert [claim.key for claim, _ in held.usage_meters(all_=True)] == ["bad"]
 
 
-def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_read(purse: Purse) -> None:
-    purse.spent([line(1, "0.1"), line(2, "0.2")])
-    early = purse.due()
-    purse.wrote(early)
-    purse.spent([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), used(5, "1")])
-    unsure = purse.due()
+def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_read(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([line(1, "0.1"), line(2, "0.2")])
+    early = usage_meter.due()
+    usage_meter.wrote(early)
+    usage_meter.spent([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), used(5, "1")])
+    unsure = usage_meter.due()
 
-    rest, written = purse.rest([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), line(4, "0.4"), used(7, "3")])
+    rest, written = usage_meter.rest([line(1, "0.1"), line(2, "0.2"), line(3, "0.3"), line(4, "0.4"), used(7, "3")])
 
     every = {one.id: one for one in (*written, *rest)}
     assert [one.cost_usd for one in early] == [Decimal("0.1"), Decimal("0.2")]
@@ -141,11 +141,11 @@ def test_each_line_that_a_job_has_reported_is_one_record_however_often_it_is_rea
     assert sum(one.total_tokens for one in every.values()) == 4 + 7
 
 
-def test_a_line_that_was_written_over_is_another_call(purse: Purse) -> None:
-    purse.spent([line(1, "0.1")])
-    purse.wrote(purse.due())
+def test_a_line_that_was_written_over_is_another_call(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([line(1, "0.1")])
+    usage_meter.wrote(usage_meter.due())
 
-    rest, written = purse.rest([line(1, "0.3")])
+    rest, written = usage_meter.rest([line(1, "0.3")])
 
     assert [one.cost_usd for one in (*written, *rest)] == [Decimal("0.1"), Decimal("0.3")]
 
@@ -167,13 +167,13 @@ def test_who_begins_anew_is_only_stopped_once_a_cap_is_passed(
     spent: str,
     ends: bool,  # noqa: FBT001 - a case
 ) -> None:
-    purse = Purse(replace(claim_of(work), repeatable=repeatable), NoPrices())  # type: ignore[arg-type]
-    budget = Budget("b", Scope.RUN, "r", usd=Decimal(1))
-    short = Short(
-        budget, Use("b", "", spent=Amount(usd=Decimal(spent))), Amount(usd=Decimal("0.1")), "usd", passing=False
+    usage_meter = UsageMeter(replace(claim_of(work), repeatable=repeatable), NoPrices())  # type: ignore[arg-type]
+    budget = Budget("b", BudgetScope.RUN, "r", usd=Decimal(1))
+    short = BudgetShortage(
+        budget, BudgetUse("b", "", spent=Amount(usd=Decimal(spent))), Amount(usd=Decimal("0.1")), "usd", passing=False
     )
 
-    assert purse.ends_by(short) is ends
+    assert usage_meter.ends_by(short) is ends
 
 
 def call(id_: str, dollars: str | None, tokens: int = 1, number: int = 1) -> Usage:
@@ -181,46 +181,46 @@ def call(id_: str, dollars: str | None, tokens: int = 1, number: int = 1) -> Usa
     return Usage("m", input_tokens=tokens, cost_usd=cost, id=id_, line=("file", number))
 
 
-def test_a_call_that_is_reported_twice_is_one(purse: Purse) -> None:
-    purse.spent([call("x", "0.1")])
-    purse.wrote(purse.due())
+def test_a_call_that_is_reported_twice_is_one(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([call("x", "0.1")])
+    usage_meter.wrote(usage_meter.due())
 
-    rest, written = purse.rest([call("x", "0.1"), call("x", "0.1", number=2), call("y", "0.1", number=3)])
+    rest, written = usage_meter.rest([call("x", "0.1"), call("x", "0.1", number=2), call("y", "0.1", number=3)])
 
     assert sorted(one.id for one in (*written, *rest)) == ["x", "y"]
-    assert purse.remarks() == []
+    assert usage_meter.remarks() == []
 
 
 @pytest.mark.parametrize("early", [True, False])
 @pytest.mark.parametrize("amounts", [("0.01", "0.03"), ("0.03", "0.01"), ("0.03", None), (None, "0.03")])
 def test_of_several_amounts_of_a_call_the_largest_counts_and_all_are_said(
-    purse: Purse,
+    usage_meter: UsageMeter,
     amounts: tuple[str | None, str | None],
     early: bool,  # noqa: FBT001 - a case
 ) -> None:
     first, second = call("x", amounts[0], 10), call("x", amounts[1], 40, number=2)
     if early:
-        purse.spent([first])
-        purse.wrote(purse.due())
+        usage_meter.spent([first])
+        usage_meter.wrote(usage_meter.due())
 
-    rest, written = purse.rest([first, second])
+    rest, written = usage_meter.rest([first, second])
 
     every = [*written, *rest]
     assert sum(one.cost_usd or 0 for one in every) == Decimal("0.03")
     assert tokens(every) == 40
     shown = ["no price" if one is None else f"${one}" for one in amounts]
     said = f"{shown[0]} for 10 tokens, {shown[1]} for 40 tokens"
-    assert purse.remarks() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
+    assert usage_meter.remarks() == [f"the call x was reported with several amounts, and the largest counts: {said}"]
     assert every[-1].extra["reported_amounts"] == ["unknown" if one is None else one for one in amounts]
     assert len({one.id for one in every}) == len(every)
 
 
-def test_a_job_that_breaks_off_takes_nothing_back(purse: Purse) -> None:
-    purse.spent([used(10, "1"), line(1, "0.5")])
-    purse.wrote(purse.due())
-    purse.spent([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
+def test_a_job_that_breaks_off_takes_nothing_back(usage_meter: UsageMeter) -> None:
+    usage_meter.spent([used(10, "1"), line(1, "0.5")])
+    usage_meter.wrote(usage_meter.due())
+    usage_meter.spent([used(30, "3"), line(1, "0.5"), line(2, "0.25")])
 
-    rest, written = purse.rest(())  # its runner failed, and knows nothing
+    rest, written = usage_meter.rest(())  # its runner failed, and knows nothing
 
     assert sum(one.cost_usd or 0 for one in (*written, *rest)) == Decimal("3.75")
     assert tokens([*written, *rest]) == 32

@@ -200,7 +200,7 @@ def test_a_file_is_kept_by_a_name_without_secrets(tmp_path: Path) -> None:
     claim = claim_of({"agent": "claude", "prompt": "x"}, options={"outputs": ["*.txt"]})
     with Control(scratch=tmp_path / "scratch") as control:
         control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
-        terms = artifacts.Terms(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
+        terms = artifacts.ArtifactLimits(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
 
         result = artifacts.kept(claim, str(tmp_path / "job"), Result(Outcome.COMPLETED), control=control, terms=terms)
 

@@ -22,10 +22,10 @@ from coordination.store.engine import Store
 from tests.flows.test_budgets import counted
 from tests.support.world import World
 from tests.workers.test_settling import Dead, line
-from workers.leases.usage_meter import Purse
+from workers.leases.usage_meter import UsageMeter
 from workers.runners import cost_reports, usage_file
-from workers.runners.cost_reports import Journal
-from workers.runners.usage_file import Following
+from workers.runners.cost_reports import CostJournal
+from workers.runners.usage_file import UsageFile
 
 MOMENTS = ("before its end", "after its end, which was not stored", "after its end was stored")
 SEEDS = range(5)
@@ -40,8 +40,10 @@ class Job:
         self.chance = chance
         self.claim = dead.claim("a")
         self.path = dead.writes(self.claim)
-        self.purse = Purse(self.claim, dead.prices, Journal(dead.folder, (self.claim.task_id, self.claim.attempt)))
-        self.following = Following(str(self.path), self._read)
+        self.usage_meter = UsageMeter(
+            self.claim, dead.prices, CostJournal(dead.folder, (self.claim.task_id, self.claim.attempt))
+        )
+        self.following = UsageFile(str(self.path), self._read)
         self.told: dict[str, Usage] = {}
         self.lines: Sequence[Usage] = ()
         self.tells_dollars = {model: chance.random() < 0.4 for model in MODELS}
@@ -51,7 +53,7 @@ class Job:
         self._spent()
 
     def _spent(self) -> None:
-        self.purse.spent([*self.told.values(), *self.lines])
+        self.usage_meter.spent([*self.told.values(), *self.lines])
 
     def tells(self) -> None:
         model = self.chance.choice(MODELS)
@@ -71,9 +73,9 @@ class Job:
     def is_written(self) -> None:
         """A heartbeat; of some nobody knows whether their commit happened, and it did."""
         if self.chance.random() < 0.7:
-            self.dead.heartbeat(self.claim, self.purse)
+            self.dead.heartbeat(self.claim, self.usage_meter)
         else:
-            due, world = self.purse.due(), self.dead.world
+            due, world = self.usage_meter.due(), self.dead.world
             world.store.transact(partial(checkpoint_costs, workspace_id=world.workspace, records=due))
 
     def end(self) -> list[Usage]:
@@ -100,10 +102,10 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     for _ in range(12):
         job.chance.choice((job.tells, job.writes, job.is_written))()
     said = [*job.told.values(), *usage_file.read(str(job.path))[0]] if moment == MOMENTS[0] else job.end()
-    undisturbed = Purse(job.claim, dead.prices).rest(said)[0]
+    undisturbed = UsageMeter(job.claim, dead.prices).rest(said)[0]
 
     if moment != MOMENTS[0]:
-        costs, written = job.purse.rest(said)
+        costs, written = job.usage_meter.rest(said)
         if moment == MOMENTS[2]:
             result = Result(Outcome.COMPLETED, usage=tuple(said))
             world.write(decided(job.claim, result, now=utc_now(), costs=costs, written=written))

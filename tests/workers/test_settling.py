@@ -21,13 +21,13 @@ from coordination.store.engine import Store
 from tests.flows.test_budgets import costing, counted, use
 from tests.support.world import World
 from workers.attempt.folders import AttemptFolder, AttemptFolders
-from workers.leases.cost_settling import Settling
-from workers.leases.usage_meter import Purse
-from workers.leases.usage_prices import Prices
+from workers.leases.cost_settling import CostSettling
+from workers.leases.usage_meter import UsageMeter
+from workers.leases.usage_prices import UsagePrices
 from workers.runners import cost_reports
-from workers.runners.cost_reports import Journal, folder_name
+from workers.runners.cost_reports import CostJournal, folder_name
 from workers.runners.environment import Scratch
-from workers.runners.usage_file import Following
+from workers.runners.usage_file import UsageFile
 
 
 def line(dollars: str, **more: object) -> str:
@@ -44,8 +44,8 @@ class Dead:
         self.folder.mkdir(parents=True)
         self.folders = AttemptFolders(self.folder)
         StartedJobs(self.folder, world.worker, 4)
-        self.prices = Prices(world.store)
-        self.settling = Settling(world.store, self.prices)
+        self.prices = UsagePrices(world.store)
+        self.settling = CostSettling(world.store, self.prices)
 
     def claim(self, key: str = "a") -> Claim:
         self.world.claim(key, estimator=costing("0.10"))
@@ -61,10 +61,10 @@ class Dead:
         folder = AttemptFolder(self.folders, folder_name(claim.task_id, claim.attempt, 1))
         return folder.path
 
-    def heartbeat(self, claim: Claim, purse: Purse) -> None:
-        due = purse.due()
+    def heartbeat(self, claim: Claim, usage_meter: UsageMeter) -> None:
+        due = usage_meter.due()
         self.world.store.transact(partial(checkpoint_costs, workspace_id=self.world.workspace, records=due))
-        purse.wrote(due)
+        usage_meter.wrote(due)
 
     def is_rescued(self) -> None:
         assert self.settling.of_worker(self.scratch, self.world.worker)
@@ -101,9 +101,9 @@ def test_what_no_heartbeat_wrote_counts_before_its_attempt_ends_as_lost(dead: De
 def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
     claim = dead.claim()
     path = dead.writes(claim, line("0.25"), line("0.50", id="x1"), line("1"))
-    purse = Purse(claim, dead.prices)
-    Following(str(path), purse.spent).look()
-    dead.heartbeat(claim, purse)
+    usage_meter = UsageMeter(claim, dead.prices)
+    UsageFile(str(path), usage_meter.spent).look()
+    dead.heartbeat(claim, usage_meter)
     with path.open("a") as file:
         file.write(line("2") + line("4", id="x2"))
 
@@ -116,10 +116,10 @@ def test_what_a_heartbeat_wrote_is_not_written_twice(dead: Dead) -> None:
 
 def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
     claim = dead.claim()
-    purse = Purse(claim, dead.prices, Journal(dead.folder, (claim.task_id, claim.attempt)))
-    purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
-    dead.heartbeat(claim, purse)
-    purse.spent([Usage("claude", input_tokens=300, cost_usd=Decimal("0.25")), Usage("small", input_tokens=5)])
+    usage_meter = UsageMeter(claim, dead.prices, CostJournal(dead.folder, (claim.task_id, claim.attempt)))
+    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    dead.heartbeat(claim, usage_meter)
+    usage_meter.spent([Usage("claude", input_tokens=300, cost_usd=Decimal("0.25")), Usage("small", input_tokens=5)])
 
     dead.is_rescued()
 
@@ -133,9 +133,9 @@ def test_what_its_worker_was_told_counts_too(dead: Dead) -> None:
 
 def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -> None:
     claim = dead.claim()
-    purse = Purse(claim, dead.prices)
-    purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
-    dead.heartbeat(claim, purse)
+    usage_meter = UsageMeter(claim, dead.prices)
+    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    dead.heartbeat(claim, usage_meter)
     dead.writes(claim, line("1"))
 
     dead.is_rescued()  # nothing on disk says anything of the agent
@@ -145,8 +145,8 @@ def test_what_a_heartbeat_wrote_of_what_was_told_is_not_taken_back(dead: Dead) -
 
 def test_what_was_told_to_a_worker_that_may_go_on_is_left_to_it(dead: Dead) -> None:
     claim = dead.claim()
-    purse = Purse(claim, dead.prices, Journal(dead.folder, (claim.task_id, claim.attempt)))
-    purse.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
+    usage_meter = UsageMeter(claim, dead.prices, CostJournal(dead.folder, (claim.task_id, claim.attempt)))
+    usage_meter.spent([Usage("claude", input_tokens=100, cost_usd=Decimal("0.10"))])
     dead.writes(claim, line("1"))
 
     dead.settling.of_worker(dead.scratch, dead.world.worker, lives=True)
@@ -270,7 +270,7 @@ class TestKept:
 def test_what_is_told_comes_back_as_it_was(tmp_path: Path) -> None:
     one = Usage("m", 3, 2, 1, 9, Decimal("0.10"), "i", "s", None, {"cache_write_input_tokens": 1})
     told: Mapping[str, object] = {"fence": ("00000000-0000-0000-0000-000000000000", 1)}
-    keeper = Journal(tmp_path, told["fence"])  # type: ignore[arg-type]
+    keeper = CostJournal(tmp_path, told["fence"])  # type: ignore[arg-type]
     keeper.write([one, replace(one, cost_usd=None, total_tokens=None)])
 
     (left,) = cost_reports.leftovers_in(tmp_path).values()

@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import pytest
 
 from workers.process import restart
-from workers.process.deafness import Judge, Look
+from workers.process.deafness import ConsumerCheck, ConsumerSample
 
 
-def judged(*looks: Look, patience: float = 10.0) -> list[float | None]:
-    judge = Judge(patience=patience, pause=1.0)
+def judged(*looks: ConsumerSample, patience: float = 10.0) -> list[float | None]:
+    judge = ConsumerCheck(patience=patience, pause=1.0)
     return [judge.deaf_for(look) for look in looks]
 
 
-def silence(first: int, last: int, **changes: object) -> list[Look]:
+def silence(first: int, last: int, **changes: object) -> list[ConsumerSample]:
     """One look a second at a worker with free slots and waiting work that hears nothing."""
     fields = {"heard": 7, "free": True, "waiting": 3, **changes}
-    return [Look(at=float(second), **fields) for second in range(first, last)]  # type: ignore[arg-type]
+    return [ConsumerSample(at=float(second), **fields) for second in range(first, last)]  # type: ignore[arg-type]
 
 
 class TestJudge:
@@ -54,7 +54,7 @@ class TestJudge:
         assert judged(*before, *after) == [None] * 8
 
     def test_a_worker_that_hears_is_not_deaf_however_much_waits(self) -> None:
-        looks = [Look(at=float(second), heard=second // 5, free=True, waiting=1_000) for second in range(60)]
+        looks = [ConsumerSample(at=float(second), heard=second // 5, free=True, waiting=1_000) for second in range(60)]
 
         assert set(judged(*looks)) == {None}
 

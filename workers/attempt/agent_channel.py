@@ -28,8 +28,8 @@ from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Resul
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import LONGEST
 from workers.attempt.folders import AttemptFolder
-from workers.attempt.report_socket import LONGEST_REQUEST, Listener, Peer, Server
-from workers.runners.base import Control, Line
+from workers.attempt.report_socket import LONGEST_REQUEST, ReportListener, ReportPeer, ReportServer
+from workers.runners.base import Control, ReportAddress
 
 log = structlog.get_logger()
 
@@ -80,18 +80,18 @@ class Reporting:
         self._issue = issue
         self._lock = threading.Lock()
         self._reports: dict[int, Report] = {}
-        self._server = Server()
+        self._server = ReportServer()
 
     @contextlib.contextmanager
     def of(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[Report]:
         """While this attempt runs, it may report; *control* opens the socket when its job is told where."""
         report = Report(claim, control)
-        listeners: list[Listener] = []
+        listeners: list[ReportListener] = []
 
-        def open_line() -> Line:
+        def open_line() -> ReportAddress:
             token, address = self._issue(claim), folder.address()
             listeners.append(self._server.listen(address, partial(self._answer, report, token)))
-            return Line(f"unix:{address}", token, folder.programs())
+            return ReportAddress(f"unix:{address}", token, folder.programs())
 
         control.offer_line(open_line)
         with self._lock:
@@ -109,7 +109,7 @@ class Reporting:
         """Listen no more."""
         self._server.close()
 
-    def _answer(self, report: Report, token: str, line: bytes, peer: Peer) -> dict[str, Any]:
+    def _answer(self, report: Report, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
         try:
             asked = _request(line)
             if not hmac.compare_digest(asked["token"].encode(errors="replace"), token.encode()):

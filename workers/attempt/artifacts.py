@@ -29,7 +29,7 @@ _WAITS = (1, 2, 4, 8, 16)  # seconds between tries to reach the store
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class ArtifactLimits:
     """Where files are kept, and how many and how large they may be in all, for one attempt."""
 
     store: ArtifactStore
@@ -51,7 +51,7 @@ def with_folder(claim: Claim, scratch: Path) -> Iterator[Claim]:
         yield replace(claim, workdir=own.make_folder())
 
 
-def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, terms: Terms) -> Result:
+def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, terms: ArtifactLimits) -> Result:
     """*result* with the files that the task has to leave in *folder*, kept; a failure when one cannot be.
 
     What did not complete leaves nothing.
@@ -79,7 +79,7 @@ def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, 
     return replace(result, artifacts=made)
 
 
-def _found(root: str, outputs: Iterable[str], terms: Terms) -> list[str]:
+def _found(root: str, outputs: Iterable[str], terms: ArtifactLimits) -> list[str]:
     """The paths of all files that *outputs* mean, each once. Unavailable when one means none."""
     found: dict[str, None] = {}
     for wanted in outputs:
@@ -128,7 +128,7 @@ def _check_inside(root: str, path: str, name: str) -> None:
 class _Copying:
     """Copies the files of one attempt."""
 
-    def __init__(self, claim: Claim, root: str, control: Control, terms: Terms) -> None:
+    def __init__(self, claim: Claim, root: str, control: Control, terms: ArtifactLimits) -> None:
         self._place = [claim.workspace_id, claim.run_id, claim.task_id, str(claim.attempt)]
         self._root = root
         self._control = control

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.jobs.changed_files import CHANGES, EXPECTS, Effect
+from coordination.domain.jobs.changed_files import CHANGES, EXPECTS, ChangeSummary
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from workers.attempt.surroundings import goes_on
 from workers.runners import environment
 from workers.runners.base import Control, Runner
 from workers.runners.process import Launcher
 from workers.workspaces import head_history, stash
-from workers.workspaces.git import Git, GitFailed, Interrupted, variables_of
+from workers.workspaces.git import Git, GitFailed, GitInterrupted, variables_of
 
 _CHANGED = "changed"
 """Where a task carries that an earlier attempt has changed something."""
@@ -89,7 +89,7 @@ class Observed:
                 return self._of_repository(claim, control, folder)
             files = _of_files(folder)
             return None if files is None else _State(files)
-        except (GitFailed, Interrupted, OSError, ValueError):
+        except (GitFailed, GitInterrupted, OSError, ValueError):
             return None
 
     def _of_repository(self, claim: Claim, control: Control, folder: str) -> _State:
@@ -127,7 +127,7 @@ def _first(claim: Claim, now: _State | None) -> dict[str, str]:
 
 def seen(result: Result, claim: Claim, *, changed: bool) -> Result:
     """*result* of an agent's attempt with what it *changed*, ended as its plan says."""
-    effect = replace(result.effect or Effect(), changed=changed)
+    effect = replace(result.effect or ChangeSummary(), changed=changed)
     if changed:
         return replace(result, effect=effect)
     if goes_on(result):
@@ -138,13 +138,13 @@ def seen(result: Result, claim: Claim, *, changed: bool) -> Result:
 def _judged(result: Result, claim: Claim) -> Result:
     if claim.options.get(EXPECTS) != CHANGES:
         return result
-    said = (result.effect or Effect()).sentence() or "changed nothing"
+    said = (result.effect or ChangeSummary()).sentence() or "changed nothing"
     error = f"it {said}, and its plan says expects: {CHANGES}"
     feedback = f"{error[0].upper()}{error[1:]}. Make the changes that the task asks for, or report why you cannot."
     return replace(result, outcome=Outcome.FAILED, error=error, carry={**result.carry, "feedback": feedback})
 
 
-def _with_remark(result: Result, effect: Effect) -> Result:
+def _with_remark(result: Result, effect: ChangeSummary) -> Result:
     log = "\n".join(filter(None, [(result.log or "").rstrip("\n"), f"[agent] {effect.sentence()}"]))
     return replace(result, log=log)
 

@@ -6,14 +6,14 @@ import os
 from dataclasses import dataclass
 
 from coordination.base.errors import SettingsError
-from coordination.domain.jobs.network import Reach
+from coordination.domain.jobs.network import NetworkMode
 from coordination.setting_values import STRICT
 from coordination.settings import Settings
 from coordination.store.engine import Store, sqlite_path
 from workers.attempt.connect_proxy import ConnectProxy
 from workers.context import Context
 from workers.runners.namespaces import Namespaces, find_program
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 from workers.workspaces.setup_cache import FOLDER
 
 _BESIDE = ("", "-wal", "-shm", "-journal")
@@ -23,7 +23,7 @@ _BESIDE = ("", "-wal", "-shm", "-journal")
 class Confinement:
     """``sandbox``: None where jobs run without one."""
 
-    sandbox: Sandbox | None = None
+    sandbox: SandboxPolicy | None = None
     proxy: ConnectProxy | None = None
 
     def close(self) -> None:
@@ -47,14 +47,14 @@ def confine_jobs(context: Context) -> Confinement:
                 field="COORD_SANDBOX",
             )
         network = settings.network()
-        if network.reach is Reach.LISTED:
+        if network.reach is NetworkMode.LISTED:
             confinement.proxy = ConnectProxy(context.scratch, network)
         namespaces = Namespaces(
             program,
-            network=network.reach is Reach.ON,
+            network=network.reach is NetworkMode.ON,
             proxy=None if confinement.proxy is None else confinement.proxy.path,
         )
-    confinement.sandbox = Sandbox(
+    confinement.sandbox = SandboxPolicy(
         context.scratch,
         settings.writable(),
         read=[*settings.readable(), str(context.worktrees / FOLDER)],

@@ -21,10 +21,10 @@ import structlog
 
 from coordination.base.clock import monotonic
 from coordination.domain.jobs.network import Address, Network, Place, place_of
-from workers.attempt.report_socket import Peer, peer_of
+from workers.attempt.report_socket import ReportPeer, peer_of
 from workers.runners import scratch_dirs
 from workers.runners.forward import relay
-from workers.runners.scratch_dirs import OwnFolder
+from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ _LOOK = 60.0
 _CALL_AGAIN = 0.02
 
 
-class Refusal(Exception):
+class ProxyRefusal(Exception):
     """What the job is answered: a status line, and one sentence."""
 
     def __init__(self, status: str, sentence: str) -> None:
@@ -54,7 +54,7 @@ class ConnectProxy:
     """One for each worker process, until it is closed. *idle*: seconds without a byte that end a connection."""
 
     def __init__(self, folder: Path, network: Network, *, idle: float = _IDLE) -> None:
-        self._short: OwnFolder | None = None
+        self._short: ScratchDir | None = None
         path = str(folder / _SOCKET)
         if len(os.fsencode(path)) > _LONGEST_PATH:
             self._short = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
@@ -94,7 +94,7 @@ class _Server(socketserver.ThreadingUnixStreamServer):
         os.chmod(path, 0o600)  # noqa: PTH101
 
     @contextlib.contextmanager
-    def place_of(self, peer: Peer) -> Iterator[bool]:
+    def place_of(self, peer: ReportPeer) -> Iterator[bool]:
         """A connection of that job's; False where it has as many as it may."""
         with self._lock:
             taken = self._taken.get(peer.job, 0)
@@ -128,7 +128,7 @@ class _Handler(socketserver.BaseRequestHandler):
             try:
                 head, rest = _head(job)
                 target = _connect(_asked(head), self.server.network)
-            except Refusal as refusal:
+            except ProxyRefusal as refusal:
                 job.sendall(_answer(refusal.status, f"{refusal}\n"))
                 return
             with target:
@@ -145,11 +145,11 @@ def _head(job: socket.socket) -> tuple[bytes, bytes]:
         job.settimeout(max(deadline - monotonic(), 0.001))
         more = job.recv(_CHUNK)
         if not more:
-            raise Refusal("400 Bad Request", "The request is not complete")
+            raise ProxyRefusal("400 Bad Request", "The request is not complete")
         data += more
     head, _, rest = data.partition(b"\r\n\r\n")
     if len(head) > _HEAD:
-        raise Refusal("431 Request Header Fields Too Large", "The head of the request is too long")
+        raise ProxyRefusal("431 Request Header Fields Too Large", "The head of the request is too long")
     return head, rest
 
 
@@ -157,13 +157,13 @@ def _asked(head: bytes) -> Place:
     """Where a request wants to go."""
     words = head.partition(b"\r\n")[0].split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):  # noqa: PLR2004 - method, target, version
-        raise Refusal("400 Bad Request", "That is no request of HTTP/1")
+        raise ProxyRefusal("400 Bad Request", "That is no request of HTTP/1")
     if words[0] != b"CONNECT":
-        raise Refusal("405 Method Not Allowed", "This proxy only knows CONNECT, as for https")
+        raise ProxyRefusal("405 Method Not Allowed", "This proxy only knows CONNECT, as for https")
     try:
         return place_of(words[1].decode("ascii"))
     except ValueError:
-        raise Refusal("400 Bad Request", "CONNECT needs a host and a port") from None
+        raise ProxyRefusal("400 Bad Request", "CONNECT needs a host and a port") from None
 
 
 def _connect(place: Place, network: Network) -> socket.socket:
@@ -171,18 +171,18 @@ def _connect(place: Place, network: Network) -> socket.socket:
     host, port = place
     if not network.allows(host, port):
         log.info("a job was kept from a host that is not listed", host=host, port=port)
-        raise Refusal("403 Forbidden", f"{host}:{port} is not in COORD_SANDBOX_NETWORK")
+        raise ProxyRefusal("403 Forbidden", f"{host}:{port} is not in COORD_SANDBOX_NETWORK")
     found = _addresses(host, port)
     allowed = [address for address in found if network.may_connect(address, port)]
     if found and not allowed:
         log.warning("a listed host leads to an address that is not public", host=host, address=str(found[0]))
-        raise Refusal(
+        raise ProxyRefusal(
             "403 Forbidden", f"{host} leads to {found[0]}, which is not public and not in COORD_SANDBOX_NETWORK"
         )
     for address in allowed:
         with contextlib.suppress(OSError):
             return socket.create_connection((str(address), port), timeout=_CONNECT_PATIENCE)
-    raise Refusal("502 Bad Gateway", f"{host}:{port} cannot be reached")
+    raise ProxyRefusal("502 Bad Gateway", f"{host}:{port} cannot be reached")
 
 
 def _addresses(host: str, port: int) -> list[Address]:

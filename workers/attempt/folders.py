@@ -18,7 +18,7 @@ import structlog
 
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import cost_reports, scratch_dirs, untrusted_files
-from workers.runners.scratch_dirs import OwnFolder
+from workers.runners.scratch_dirs import ScratchDir
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class AttemptFolders:
         self.program = _program()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        self._short: OwnFolder | None = None
+        self._short: ScratchDir | None = None
 
     @contextlib.contextmanager
     def make(self, claim: Claim) -> Iterator[AttemptFolder]:

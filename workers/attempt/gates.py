@@ -27,7 +27,7 @@ _COMMAND_TOLD = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GateResult:
     """What came of the gates. ``log``: what each printed. ``failed``: the sentence for the first that did not pass.
 
     ``feedback``: what the next attempt has to know. ``interruption``: somebody ended the attempt meanwhile.
@@ -45,7 +45,7 @@ class Verdict:
         return self.failed is None and self.interruption is None
 
 
-def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launcher, folder: str) -> Verdict:
+def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launcher, folder: str) -> GateResult:
     """Run *gates* in *folder*, until one does not pass. Raises OSError or ValueError when one cannot be started."""
     said: list[str] = []
     with environment.Scratch(control.scratch, claim) as scratch:
@@ -90,13 +90,13 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
         spent, warnings = spending.end()
     log = usage_file.with_warnings("\n".join(said), warnings) or ""
     if failure is None:
-        return Verdict(log, spent, interruption=interruption)
+        return GateResult(log, spent, interruption=interruption)
     gate, why, printed = failure
     sentence = f"gate {one_line(gate.called, _NAMED)!r} failed: {why}"
-    return Verdict(log, spent, failed=sentence, feedback=_feedback(gate, why, printed))
+    return GateResult(log, spent, failed=sentence, feedback=_feedback(gate, why, printed))
 
 
-def applied(result: Result, verdict: Verdict, *, limit: int) -> Result:
+def applied(result: Result, verdict: GateResult, *, limit: int) -> Result:
     """The job's *result* with what its gates said and spent, ended by them if they did not pass."""
     kept = Capture(limit)
     kept.feed("\n".join(filter(None, [(result.log or "").rstrip(), verdict.log])).encode("utf-8", errors="replace"))

@@ -25,7 +25,7 @@ log = structlog.get_logger()
 _PREFIX = "coord_"
 
 
-class Lender:
+class HostResources:
     """Lends ports and copies of databases to one attempt."""
 
     def __init__(self, store: Store, claim: Claim, *, ports: range, scratch: Path) -> None:

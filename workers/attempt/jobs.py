@@ -14,7 +14,7 @@ from coordination.domain.tasks.attempts import Claim, Result
 from workers.attempt import gates as gatekeeping
 from workers.attempt.changed_files import Observed
 from workers.attempt.surroundings import MergeRecords, Surroundings, goes_on
-from workers.attempt.worktree_attempt import Visit
+from workers.attempt.worktree_attempt import WorktreeAttempt
 from workers.runners import environment, program
 from workers.runners.base import Control, Runner
 from workers.runners.registry import Runners
@@ -49,7 +49,7 @@ class Jobs:
             return program.refused(refused.sentence())
         if workspace.kind is not WorkspaceKind.GIT_WORKTREE:
             return self._run_in_folder(observed, claim, control, gates, around)
-        visit = Visit(
+        visit = WorktreeAttempt(
             claim,
             control,
             workspace,

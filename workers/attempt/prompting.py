@@ -12,7 +12,7 @@ import structlog
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.agents import prompts
-from coordination.domain.agents.prompts import Surroundings
+from coordination.domain.agents.prompts import PromptContext
 from coordination.domain.jobs.work import AgentCall, parse_work
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.questions import ANSWERS
@@ -33,7 +33,7 @@ class Prompting:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, tuple[float, Surroundings]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, PromptContext]] = OrderedDict()
 
     def prompted(self, written: Claim, claim: Claim, *, reports: bool) -> Claim:
         """*claim* with its whole prompt, if it is for a model. *written*: as its author wrote it, not rendered.
@@ -59,7 +59,7 @@ class Prompting:
         )
         return replace(claim, work={**claim.work, "prompt": text})
 
-    def _surroundings(self, claim: Claim) -> Surroundings:
+    def _surroundings(self, claim: Claim) -> PromptContext:
         now = monotonic()
         with self._lock:
             found = self._known.get(claim.project_id)
@@ -70,10 +70,10 @@ class Prompting:
                 project = projects.get(tx, claim.workspace_id, claim.project_id)
         except DatabaseUnavailable as error:
             log.warning("the project could not be read; its agents are told what is known", why=error.message)
-            return found[1] if found else Surroundings(claim.project)
-        known = Surroundings(claim.project)
+            return found[1] if found else PromptContext(claim.project)
+        known = PromptContext(claim.project)
         if project is not None:
-            known = Surroundings(project.name, project.path, project.description, project.settings)
+            known = PromptContext(project.name, project.path, project.description, project.settings)
         with self._lock:
             self._known[claim.project_id] = (now, known)
             if len(self._known) > _REMEMBERED:

@@ -13,14 +13,16 @@ from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from coordination.domain.tasks.task_options import alone
 from workers.attempt.model_policy import check_authority
-from workers.leases.in_flight import Held
+from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import Runner
 from workers.runners.registry import Runners
 
 log = structlog.get_logger()
 
 
-def rendered(runners: Runners, batch: Sequence[Held], *, fresh_since: float) -> tuple[list[Claim], Result | None]:
+def rendered(
+    runners: Runners, batch: Sequence[InFlightAttempt], *, fresh_since: float
+) -> tuple[list[Claim], Result | None]:
     """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
 
     Nothing and the reason when the first one cannot be run at all. *fresh_since*: from when on a lease must have been

@@ -51,7 +51,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class ReportPeer:
     """The process at the other end of a connection, as the kernel names it when it connects. ``pid`` 0: unknown."""
 
     pid: int
@@ -71,7 +71,7 @@ class Peer:
         return orphan_reaper.is_marked(self.pid, [os.fsencode(mark)]) is True
 
 
-def peer_of(connection: socket.socket) -> Peer:
+def peer_of(connection: socket.socket) -> ReportPeer:
     """Who is at the other end, by number as this process knows them, also where that is in namespaces of its own."""
     said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, _, _ = _CREDENTIALS.unpack(said)
@@ -79,7 +79,7 @@ def peer_of(connection: socket.socket) -> Peer:
         job = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0] if pid > 0 else 0
     except (OSError, AttributeError):
         job = 0
-    return Peer(pid, job if job > 0 else _session(pid))
+    return ReportPeer(pid, job if job > 0 else _session(pid))
 
 
 def _session(pid: int) -> int:
@@ -125,11 +125,11 @@ class _Places:
             del counts[job]
 
 
-Answer = Callable[[bytes, Peer], dict[str, Any]]
+Answer = Callable[[bytes, ReportPeer], dict[str, Any]]
 """Gets a line and who sent it, and returns what is answered."""
 
 
-class Listener:
+class ReportListener:
     """The socket of one attempt."""
 
     def __init__(self, path: str, answer: Answer) -> None:
@@ -144,7 +144,7 @@ class Listener:
             raise
 
 
-class Server:
+class ReportServer:
     """Answers one line with one line of JSON, on the sockets of all attempts of a process.
 
     Its thread begins with the first socket. It only accepts: each connection has a short thread of its own.
@@ -153,14 +153,14 @@ class Server:
     def __init__(self) -> None:
         self._places = _Places()
         self._lock = threading.Lock()
-        self._listeners: dict[int, Listener] = {}
+        self._listeners: dict[int, ReportListener] = {}
         self._waiter: select.epoll | None = None
         self._wake = -1
         self._thread: threading.Thread | None = None
 
-    def listen(self, path: str, answer: Answer) -> Listener:
+    def listen(self, path: str, answer: Answer) -> ReportListener:
         """Listen on a new socket at *path*. Raises OSError."""
-        listener = Listener(path, answer)
+        listener = ReportListener(path, answer)
         with self._lock:
             if self._waiter is None:
                 self._waiter = select.epoll()
@@ -175,7 +175,7 @@ class Server:
             self._waiter.register(fd, select.EPOLLIN)
         return listener
 
-    def stop(self, listener: Listener) -> None:
+    def stop(self, listener: ReportListener) -> None:
         """Listen no more on this one; may be repeated. What was accepted is still answered."""
         with self._lock:
             if self._listeners.pop(listener.socket.fileno(), None) is not None and self._waiter is not None:

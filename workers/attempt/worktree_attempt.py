@@ -21,18 +21,18 @@ from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from coordination.domain.tasks.events import EventType
 from workers.attempt import changed_files
 from workers.attempt import gates as gatekeeping
-from workers.attempt.gates import Verdict
+from workers.attempt.gates import GateResult
 from workers.attempt.surroundings import Surroundings, goes_on
 from workers.runners import environment
 from workers.runners.base import Control, Runner
 from workers.runners.process import Launcher
 from workers.workspaces import changes, conflict_task, merge_queue, merged_changes, worktree, worktree_folder
 from workers.workspaces.conflict_task import ROUNDS
-from workers.workspaces.git import GitFailed, Interrupted, git_of_attempt, require
+from workers.workspaces.git import GitFailed, GitInterrupted, git_of_attempt, require
 from workers.workspaces.git_failures import EXPECTED, failure_of
-from workers.workspaces.merge_queue import Candidate, Conflicted, Landed, Landing, Rejected
+from workers.workspaces.merge_queue import MergeCandidate, MergeConflicted, Merged, MergeQueue, MergeRejected
 from workers.workspaces.nested_repositories import NotCollected
-from workers.workspaces.preparation import Preparing, Ready
+from workers.workspaces.preparation import PreparedWorktree, WorktreePreparation
 from workers.workspaces.repository import Repository, repository_of
 from workers.workspaces.worktree import Unresolved, Worktree, is_gone
 
@@ -41,7 +41,7 @@ _FAILURES = (Outcome.FAILED, Outcome.TIMED_OUT)
 _UNDONE = (Outcome.HANDED_BACK, Outcome.DEFERRED)  # the task goes on with what was carried
 
 
-class Visit:
+class WorktreeAttempt:
     """One attempt. ``merged`` is the repository, once its change is merged."""
 
     def __init__(
@@ -77,9 +77,9 @@ class Visit:
         self._retold = False  # the result is an earlier attempt's
         self._rounds = int(merge_queue.mapping_in(claim.carried, "merge").get("rounds", 0))
         self._worktree: Worktree | None = None
-        self._ready = Ready()
+        self._ready = PreparedWorktree()
         self._branch_is_needed = False
-        self._verdict: Verdict | None = None
+        self._verdict: GateResult | None = None
 
     def run(self) -> Result:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
@@ -174,7 +174,7 @@ class Visit:
         self._worktree = place
         where = {"worktree": place.folder, "branch": repository.task_branch, "from": start[:_SHORT]}
         self._control.event(EventType.PROGRESS, where)
-        Preparing(place, self._claim, self._workspace.prepare, self._launcher, self._control).run(self._ready)
+        WorktreePreparation(place, self._claim, self._workspace.prepare, self._launcher, self._control).run(self._ready)
         self._ready.lend(self._workspace.prepare, self._around.lends)
         return place
 
@@ -186,7 +186,7 @@ class Visit:
             self._result = self._runner.run(inside, self._control)
         return self._result
 
-    def _collected(self, place: Worktree, was: changes.Before) -> str:
+    def _collected(self, place: Worktree, was: changes.HeadBefore) -> str:
         """The commit with all that the job made."""
         collected = changes.collect(place, was, self._claim)
         for remark in collected.remarks:
@@ -219,19 +219,19 @@ class Visit:
 
     def _land(self, place: Worktree, commit: str) -> Result:
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
-        candidate = Candidate(commit, self._message, self._result, always=self._workspace.merge is not None)
+        candidate = MergeCandidate(commit, self._message, self._result, always=self._workspace.merge is not None)
         about = (self._claim, self._control, place, partial(self._passes, place), self._ours, self._around.merges)
-        match Landing(*about).land(candidate):
-            case Conflicted() as landed:
+        match MergeQueue(*about).land(candidate):
+            case MergeConflicted() as landed:
                 return self._conflicted(place, commit, landed)
-            case Landed(merged):
+            case Merged(merged):
                 self._commit, branch = None, place.repository.branch
                 if merged is None:
                     return self._with_remark(f"[merge] {branch} says the same already")
                 self.merged = place.repository.common
                 self._control.event(EventType.PROGRESS, {"merged": merged[:_SHORT], "branch": branch})
                 return self._with_remark(f"[merge] merged to {branch} as {merged[:_SHORT]}")
-            case Rejected(head, rejected):
+            case MergeRejected(head, rejected):
                 return self._rejected(place, rejected, head)
 
     def _passes(self, place: Worktree) -> bool:
@@ -245,7 +245,7 @@ class Visit:
             self._result, replace(verdict, failed=None, interruption=None), limit=self._control.output_limit
         )
         if verdict.interruption is not None:
-            raise Interrupted(verdict.interruption)
+            raise GitInterrupted(verdict.interruption)
         return verdict.passed
 
     # --- ends that are none
@@ -259,7 +259,7 @@ class Visit:
             carry["work"] = self._saved(place, commit, base)
         return self._ended(Outcome.FAILED, self._verdict.failed or "a gate failed", carry=carry)
 
-    def _conflicted(self, place: Worktree, commit: str, found: Conflicted) -> Result:
+    def _conflicted(self, place: Worktree, commit: str, found: MergeConflicted) -> Result:
         self._commit = None
         branch, files = place.repository.branch, conflict_task.in_conflict(found.conflicts)
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
@@ -307,7 +307,7 @@ class Visit:
         later = bool(result.carry) or result.question is not None or bool(result.discovered)
         if not self._is_agent or not later or result.outcome is Outcome.LOST:
             return result
-        carry: dict[str, Any] = {worktree.LODGING: place.lodging.path.name}
+        carry: dict[str, Any] = {worktree.WORKTREE_FOLDER: place.worktree_folder.path.name}
         calm = place.under(self._calm())
         with contextlib.suppress(GitFailed, NotCollected, OSError):
             try:
@@ -363,7 +363,7 @@ class Visit:
                 self._keep_branch(place, self._commit)
                 result = replace(result, carry={**result.carry, "merge": self._pending(place, self._commit)})
             held = True  # what is on the task's branch is somewhere else, too
-            if place is not None and result.outcome in _FAILURES and not is_gone(place.lodging.path):
+            if place is not None and result.outcome in _FAILURES and not is_gone(place.worktree_folder.path):
                 if self._is_last(result) and "work" in result.carry:
                     self._branch_is_needed = False
                 if self._keep:
@@ -385,9 +385,9 @@ class Visit:
         place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._ready.keep(until)
         day = datetime.fromtimestamp(until, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
-        self._control.event(EventType.PROGRESS, {"kept": str(place.lodging.path), "until": day})
+        self._control.event(EventType.PROGRESS, {"kept": str(place.worktree_folder.path), "until": day})
         log = (result.log or "").rstrip()
-        return replace(result, log=f"{log}\n[worktree] kept until {day}: {place.lodging.path}".lstrip())
+        return replace(result, log=f"{log}\n[worktree] kept until {day}: {place.worktree_folder.path}".lstrip())
 
     def _is_last(self, result: Result) -> bool:
         """Whether no attempt follows a failure, unless a person wants one."""

@@ -19,7 +19,7 @@ VERSION = 1
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
 
-class DoorbellMessage(BaseModel):
+class EnqueuedMessage(BaseModel):
     """Ids and attempt numbers only. What runs is read from SQL, never from a message."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -29,12 +29,12 @@ class DoorbellMessage(BaseModel):
     version: int = Field(default=1, ge=1, le=VERSION)
 
 
-def read_doorbell(workspace_id: Any, tasks: Any, more: dict[str, Any]) -> DoorbellMessage | str:
+def read_enqueued_message(workspace_id: Any, tasks: Any, more: dict[str, Any]) -> EnqueuedMessage | str:
     """The message, or in a few words what is wrong with it. Each of *tasks* is [id, attempt], and perhaps more."""
     if isinstance(tasks, list):
         tasks = [tuple(item[:2]) if isinstance(item, list) else item for item in tasks]
     try:
-        return DoorbellMessage.model_validate({**more, "workspace_id": workspace_id, "tasks": tasks})
+        return EnqueuedMessage.model_validate({**more, "workspace_id": workspace_id, "tasks": tasks})
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()[:3])
 

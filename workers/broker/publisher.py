@@ -14,7 +14,7 @@ from coordination.base.errors import DatabaseUnavailable
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.tasks import ready
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from workers.broker import queues
 
 log = structlog.get_logger()
@@ -26,7 +26,9 @@ _SHOWN = 120
 class Publisher(Protocol):
     """Sends "this task may be ready, have a look", after the commit that made it ready."""
 
-    def publish(self, workspace_id: str, project: str, tasks: Sequence[Ready], *, bundle: Callable[[str], int]) -> bool:
+    def publish(
+        self, workspace_id: str, project: str, tasks: Sequence[ReadyTask], *, bundle: Callable[[str], int]
+    ) -> bool:
         """Enqueue *tasks* of one project. Return False when the broker refused; the next tick enqueues them again.
 
         *bundle* returns how many tasks of a kind may share a message.
@@ -41,7 +43,9 @@ class CeleryPublisher:
         self._app = app
         self._store = store
 
-    def publish(self, workspace_id: str, project: str, tasks: Sequence[Ready], *, bundle: Callable[[str], int]) -> bool:
+    def publish(
+        self, workspace_id: str, project: str, tasks: Sequence[ReadyTask], *, bundle: Callable[[str], int]
+    ) -> bool:
         """Enqueue *tasks* of one project; see Publisher."""
         if not tasks:
             return True
@@ -57,7 +61,7 @@ class CeleryPublisher:
         return True
 
     def _send_at_once(
-        self, producer: Producer, workspace_id: str, project: str, groups: Sequence[Sequence[Ready]]
+        self, producer: Producer, workspace_id: str, project: str, groups: Sequence[Sequence[ReadyTask]]
     ) -> bool:
         """Send the messages in one trip, because others wait for them. Return False when some may not have arrived.
 
@@ -71,7 +75,7 @@ class CeleryPublisher:
             return False
         return True
 
-    def _send(self, producer: Producer, workspace_id: str, project: str, groups: Sequence[Sequence[Ready]]) -> None:
+    def _send(self, producer: Producer, workspace_id: str, project: str, groups: Sequence[Sequence[ReadyTask]]) -> None:
         for group in groups:
             first = group[0]
             more = f" +{len(group) - 1}" if len(group) > 1 else ""
@@ -85,9 +89,9 @@ class CeleryPublisher:
                 kwargsrepr="",
             )
 
-    def _take_back(self, workspace_id: str, tasks: Sequence[Ready]) -> None:
+    def _take_back(self, workspace_id: str, tasks: Sequence[ReadyTask]) -> None:
         try:
             with self._store.write() as tx:
-                ready.unmark_rung(tx, workspace_id, [item.id for item in tasks])
+                ready.unmark_enqueued(tx, workspace_id, [item.id for item in tasks])
         except DatabaseUnavailable:
             log.warning("tasks still count as enqueued; they are enqueued again later")

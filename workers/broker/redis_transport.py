@@ -24,12 +24,12 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from workers.broker.signed_channel import SIGNATURES, SignedChannel, name_of
 
-__all__ = ["SIGNATURES", "ForgivingQoS", "LeavingTransport", "ThriftyChannel", "mend", "name_of"]
+__all__ = ["SIGNATURES", "InstalledTransport", "PollingChannel", "TolerantQoS", "install", "name_of"]
 
 log = structlog.get_logger()
 
 
-class ForgivingQoS(virtual.QoS):
+class TolerantQoS(virtual.QoS):
     """Knows what was fetched and not begun, in this process; it goes back to the queue if that can be."""
 
     def restore_unacked(self) -> list[Any]:
@@ -52,7 +52,7 @@ class ForgivingQoS(virtual.QoS):
         self.ack(delivery_tag)  # type: ignore[no-untyped-call]
 
 
-class ThriftyChannel(SignedChannel):
+class PollingChannel(SignedChannel):
     """A channel that keeps its client, and no books in Redis of what it fetched."""
 
     ack_emulation = False
@@ -60,7 +60,7 @@ class ThriftyChannel(SignedChannel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._kept: Any = None
         super().__init__(*args, **kwargs)
-        self.QoS = ForgivingQoS  # type: ignore[assignment]
+        self.QoS = TolerantQoS  # type: ignore[assignment]
 
     def put_back(self, message: Any, *, last: bool = False) -> None:
         """Where it came from: as the next to be taken, or the *last*."""
@@ -90,10 +90,10 @@ class ThriftyChannel(SignedChannel):
         return self._kept
 
 
-class LeavingTransport(redis.Transport):
+class InstalledTransport(redis.Transport):
     """A connection that takes its call at every turn of the event loop back when it is closed."""
 
-    Channel = ThriftyChannel
+    Channel = PollingChannel
     _leave: Callable[[], None] | None = None
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
@@ -110,8 +110,8 @@ class LeavingTransport(redis.Transport):
         super().close_connection(connection)  # type: ignore[no-untyped-call]
 
 
-def mend() -> None:
+def install() -> None:
     """Let every connection to Redis in this process be one that leaves, and its channels thrifty ones."""
     for name in ("redis", "rediss"):
-        TRANSPORT_ALIASES[name] = f"{__name__}:{LeavingTransport.__name__}"
+        TRANSPORT_ALIASES[name] = f"{__name__}:{InstalledTransport.__name__}"
         kombu.transport._transport_cache.pop(name, None)  # noqa: SLF001 - one that was found before

@@ -12,7 +12,7 @@ import structlog
 from coordination.base.clock import monotonic
 from coordination.domain.tasks.attempts import Claim
 from coordination.flows.tasks.finish_attempts import Finish
-from workers.leases.in_flight import Held, Place, Said
+from workers.leases.in_flight import AttemptLocation, InFlightAttempt, Said
 
 log = structlog.get_logger()
 
@@ -21,24 +21,24 @@ _LOOK = 0.05
 _LARGE = 4_000_000  # bytes
 
 
-class Bundle:
+class Batch:
     """Claims of one project that wait for their turn, and ends that wait to be written. Thread-safe."""
 
-    def __init__(self, claims: Sequence[Held], *, sent: float, rung: bool = True) -> None:
-        self._rung = rung  # it came with a message
+    def __init__(self, claims: Sequence[InFlightAttempt], *, sent: float, enqueued: bool = True) -> None:
+        self._enqueued = enqueued  # it came with a message
         self.sent = sent  # when the claims were asked for, in monotonic seconds
         self._lock = threading.Lock()
         self._pending = deque(claims)
         self._finished: list[tuple[Finish, list[Said]]] = []
         self._size = 0  # bytes, about, of the results that wait to be written
-        self._taken: list[Held] = []
+        self._taken: list[InFlightAttempt] = []
         self._since: float | None = None  # when the job began that runs alone now
         self._written = monotonic()
         self._cost = 0.0  # seconds that the last write took, waiting included
         first = claims[0].claim
-        self.place = Place(first.workspace_id, first.project_id, first.project)
+        self.place = AttemptLocation(first.workspace_id, first.project_id, first.project)
 
-    def take(self, most: int) -> list[Held]:
+    def take(self, most: int) -> list[InFlightAttempt]:
         """The next claims to run, at most *most*, in their order."""
         with self._lock:
             self._taken = [self._pending.popleft() for _ in range(min(most, len(self._pending)))]
@@ -74,8 +74,8 @@ class Bundle:
     def refills(self) -> bool:
         """Whether this is the first write since a message was taken: there is room for another one now."""
         with self._lock:
-            rung, self._rung = self._rung, False
-        return rung
+            enqueued, self._enqueued = self._enqueued, False
+        return enqueued
 
     def is_last(self) -> bool:
         """Whether nothing is left to run."""
@@ -111,7 +111,7 @@ class Bundle:
             found, self._finished, self._size = self._finished, [], 0
         return found
 
-    def relieved(self) -> tuple[list[Held], list[tuple[Finish, list[Said]]]] | None:
+    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[Finish, list[Said]]]] | None:
         """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():
@@ -122,16 +122,16 @@ class Bundle:
         return waiting, found
 
 
-class BundleWatch:
+class BatchWatch:
     """One thread that looks after bundles until they are worked off or relieved; it sleeps while there is none.
 
     *relieve* says whether a bundle needs no more looks: a job that runs for hours must not cost twenty a second.
     """
 
-    def __init__(self, relieve: Callable[[Bundle], bool]) -> None:
+    def __init__(self, relieve: Callable[[Batch], bool]) -> None:
         self._relieve = relieve
         self._lock = threading.Lock()
-        self._bundles: set[Bundle] = set()
+        self._bundles: set[Batch] = set()
         self._some = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="coord-bundles", daemon=True)
@@ -147,13 +147,13 @@ class BundleWatch:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
 
-    def add(self, bundle: Bundle) -> None:
+    def add(self, bundle: Batch) -> None:
         """Look after this bundle."""
         with self._lock:
             self._bundles.add(bundle)
             self._some.set()
 
-    def remove(self, bundle: Bundle) -> None:
+    def remove(self, bundle: Batch) -> None:
         """It is worked off."""
         with self._lock:
             self._bundles.discard(bundle)

@@ -13,22 +13,22 @@ from coordination.domain.tasks.attempts import Outcome, Result
 from coordination.domain.tasks.events import EventType
 from coordination.flows.tasks.finish_attempts import decided
 from workers.context import Context
-from workers.engine.batch import Bundle
+from workers.engine.batch import Batch
 from workers.engine.thread_wakeup import wake
-from workers.leases.in_flight import Held
-from workers.leases.output_buffer import Live
-from workers.leases.usage_meter import Purse
+from workers.leases.in_flight import InFlightAttempt
+from workers.leases.output_buffer import OutputBuffer
+from workers.leases.usage_meter import UsageMeter
 from workers.runners import usage_file
 from workers.runners.base import Control, ProcessRecord
-from workers.runners.cost_reports import Journal
+from workers.runners.cost_reports import CostJournal
 
 _OF_A_LEASE = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED})
 
 
-class BatchBoard:
+class BatchControl:
     """The board of some claims of a bundle, in the order in which they run."""
 
-    def __init__(self, context: Context, bundle: Bundle, batch: Sequence[Held]) -> None:
+    def __init__(self, context: Context, bundle: Batch, batch: Sequence[InFlightAttempt]) -> None:
         self._context = context
         self._bundle = bundle
         self._batch = batch
@@ -63,7 +63,9 @@ class BatchBoard:
         keep(self._context, self._bundle, self._batch[index], result, took, size=size)
 
 
-def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: timedelta, *, size: int = 0) -> None:
+def keep(
+    context: Context, bundle: Batch, held: InFlightAttempt, result: Result, took: timedelta, *, size: int = 0
+) -> None:
     """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
     claim = held.claim
     if result.outcome in _OF_A_LEASE and context.held.has_lapsed(held, context.terms.ttl):
@@ -74,13 +76,13 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
     costs: tuple[CostRecord, ...] | None = None
     written: tuple[CostRecord, ...] = ()
-    purse = held.purse
-    if purse is None and result.usage:
-        purse = Purse(claim, context.prices)
-    if purse is not None:
-        costs, written = purse.rest(result.usage)
-        result = purse.judged(result, [*written, *costs])
-        if remarks := purse.remarks():
+    usage_meter = held.usage_meter
+    if usage_meter is None and result.usage:
+        usage_meter = UsageMeter(claim, context.prices)
+    if usage_meter is not None:
+        costs, written = usage_meter.rest(result.usage)
+        result = usage_meter.judged(result, [*written, *costs])
+        if remarks := usage_meter.remarks():
             result = replace(result, log=usage_file.with_warnings(result.log or "", remarks))
             for remark in remarks:
                 context.held.note(held, EventType.PROGRESS, {"usage": remark})
@@ -88,7 +90,7 @@ def keep(context: Context, bundle: Bundle, held: Held, result: Result, took: tim
     bundle.add(finish, context.held.ending(held), size)
 
 
-def make_control(context: Context, held: Held | None, *, began: float | None = None) -> Control:
+def make_control(context: Context, held: InFlightAttempt | None, *, began: float | None = None) -> Control:
     """A job's line to the worker; without *held*, only the settings that it carries."""
     settings = context.settings
     if held is None:
@@ -114,15 +116,15 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         context.held.remember(held, left)
 
     def paid() -> bool:
-        if purse.settled:
+        if usage_meter.settled:
             return True
         context.held.hurry.set()
         return False
 
-    purse = held.purse = Purse(
-        held.claim, context.prices, Journal(context.scratch, (held.claim.task_id, held.claim.attempt))
+    usage_meter = held.usage_meter = UsageMeter(
+        held.claim, context.prices, CostJournal(context.scratch, (held.claim.task_id, held.claim.attempt))
     )
-    live = held.live = Live(
+    live = held.live = OutputBuffer(
         settings.output_limit,
         began=monotonic() if began is None else began,
         elsewhere="prompt" not in held.claim.work,
@@ -134,7 +136,7 @@ def make_control(context: Context, held: Held | None, *, began: float | None = N
         on_remember=remembered,
         limits=settings.limits(),
         on_output=live.feed,
-        on_spent=purse.spent,
+        on_spent=usage_meter.spent,
         is_paid=paid if held.claim.budgeted else None,
         on_started=started,
         on_progress=progressed,

@@ -17,12 +17,12 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.flows.tasks.finish_attempts import Finish, Finished, finish_attempts
 from coordination.services.tasks import dispatch_window
-from coordination.store.queries.tasks.claims import still_rung
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.claims import still_enqueued
+from coordination.store.queries.tasks.ready import ReadyTask
 from workers.context import Context
-from workers.engine.group_commit import Combiner
+from workers.engine.group_commit import GroupCommit
 from workers.leases.heartbeat import write_notes
-from workers.leases.in_flight import Place, Said
+from workers.leases.in_flight import AttemptLocation, Said
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class Ending:
 
 
 @dataclass(slots=True)
-class Written:
+class CommitResult:
     """What a thread gets back. ``ring`` and ``finished`` come to one of those that wrote together."""
 
     claims: list[Claim] = field(default_factory=list)
@@ -54,23 +54,23 @@ class Written:
     locked: list[str] = field(default_factory=list)  # what was asked for and could not be looked at
 
 
-class Writing:
+class Committer:
     """Claims and ends of this worker process."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._claims: Combiner[tuple[str, Sequence[str]], Written] = Combiner(
+        self._claims: GroupCommit[tuple[str, Sequence[str]], CommitResult] = GroupCommit(
             self._claim_together, common=(DatabaseUnavailable,)
         )
         self._limited: dict[str, bool] = {}
         self._lock = threading.Lock()
-        self._ends: OrderedDict[Place, Combiner[Ending, Written]] = OrderedDict()
+        self._ends: OrderedDict[AttemptLocation, GroupCommit[Ending, CommitResult]] = OrderedDict()
 
-    def claim(self, workspace_id: str, ids: Sequence[str]) -> Written:
+    def claim(self, workspace_id: str, ids: Sequence[str]) -> CommitResult:
         """Claim those of *ids* that are still ready; ``locked`` says which of them may be, a moment later."""
         return self._claims.ask((workspace_id, ids))
 
-    def end(self, place: Place, asked: Ending) -> Written:
+    def end(self, place: AttemptLocation, asked: Ending) -> CommitResult:
         """Write these ends, for as long as their leases live; claims to go on with come along.
 
         Raises DatabaseUnavailable when it took too long, and other errors when a result cannot be stored.
@@ -78,14 +78,14 @@ class Writing:
         with self._lock:
             combiner = self._ends.get(place)
             if combiner is None:
-                combiner = Combiner(lambda asked: self._end_together(place, asked), common=(DatabaseUnavailable,))
+                combiner = GroupCommit(lambda asked: self._end_together(place, asked), common=(DatabaseUnavailable,))
                 self._ends[place] = combiner
                 if len(self._ends) > _REMEMBERED:
                     self._ends.popitem(last=False)  # a thread that is inside keeps its own
             self._ends.move_to_end(place)
         return combiner.ask(asked)
 
-    def fill(self, place: Place, kind: str) -> list[Ready]:
+    def fill(self, place: AttemptLocation, kind: str) -> list[ReadyTask]:
         """Fill the project's window after a commit that left it, mostly with tasks of *kind*; the caller rings.
 
         When this cannot, a tick does it.
@@ -94,7 +94,7 @@ class Writing:
         window = context.window()
         bundle = partial(context.kinds.bundle, place.project_id)
 
-        def work(tx: Connection) -> list[Ready]:
+        def work(tx: Connection) -> list[ReadyTask]:
             scope = place.workspace_id, place.project_id
             return dispatch_window.fill(tx, *scope, window=window, bundle=bundle, expected=bundle(kind))
 
@@ -104,13 +104,13 @@ class Writing:
             log.warning("a project's window was not filled; the next tick does it", why=error.message)
             return []
 
-    def _claim_together(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Written]:
+    def _claim_together(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[CommitResult]:
         sent = monotonic()
         by_workspace: dict[str, list[str]] = {}
         for workspace_id, ids in asked:
             by_workspace.setdefault(workspace_id, []).extend(ids)
 
-        def work(tx: Connection) -> list[Written]:
+        def work(tx: Connection) -> list[CommitResult]:
             claims: dict[str, Claim] = {}
             for workspace_id, wanted in sorted(by_workspace.items()):
                 claims |= {
@@ -120,8 +120,8 @@ class Writing:
             for workspace_id, ids in asked:
                 mine = [claim for task_id in ids if (claim := claims.pop(task_id, None)) is not None]
                 left = set(ids).difference(claim.task_id for claim in mine)
-                locked = still_rung(tx, workspace_id, sorted(left))
-                answers.append(Written(mine, sent, locked=locked))
+                locked = still_enqueued(tx, workspace_id, sorted(left))
+                answers.append(CommitResult(mine, sent, locked=locked))
             return answers
 
         return self._context.store.transact(work)
@@ -142,7 +142,7 @@ class Writing:
             self._limited[workspace_id] = all(one.budgeted or one.slots for one in claimed)
         return claimed
 
-    def _end_together(self, place: Place, asked: Sequence[Ending]) -> list[Written]:
+    def _end_together(self, place: AttemptLocation, asked: Sequence[Ending]) -> list[CommitResult]:
         context = self._context
         window = context.window()  # may look into the store itself
         sent = monotonic()
@@ -150,7 +150,7 @@ class Writing:
         known = finished.ended.held | finished.ended.recorded_before
         shares = list(finished.shares)
         answers = [
-            Written(
+            CommitResult(
                 shares.pop() if one.go_on and shares else [],
                 sent,
                 refused={end.claim.task_id for end, _ in one.ends} - known,
@@ -160,7 +160,7 @@ class Writing:
         answers[0].finished = finished
         return answers
 
-    def _end(self, tx: Connection, place: Place, asked: Sequence[Ending], window: int) -> Finished:
+    def _end(self, tx: Connection, place: AttemptLocation, asked: Sequence[Ending], window: int) -> Finished:
         context = self._context
         ends = [end for one in asked for end in one.ends]
         self._write_notes(tx, place.workspace_id, ends)

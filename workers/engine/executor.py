@@ -29,7 +29,7 @@ from coordination.store.queries.tasks import ready, tasks
 from workers.attempt import artifacts, review
 from workers.attempt.agent_channel import Report, Reporting
 from workers.attempt.folders import AttemptFolders
-from workers.attempt.host_leases import Lender
+from workers.attempt.host_leases import HostResources
 from workers.attempt.jobs import Jobs
 from workers.attempt.merge_records import MergesInStore
 from workers.attempt.model_policy import ModelRules
@@ -39,12 +39,12 @@ from workers.attempt.surroundings import Surroundings
 from workers.attempt.telling import Told
 from workers.attempt.token_issuer import TokenIssuer
 from workers.context import Context
-from workers.engine.batch import Bundle, BundleWatch
-from workers.engine.batch_control import BatchBoard, keep, make_control
-from workers.engine.committer import Ending, Writing, Written
+from workers.engine.batch import Batch, BatchWatch
+from workers.engine.batch_control import BatchControl, keep, make_control
+from workers.engine.committer import CommitResult, Committer, Ending
 from workers.engine.isolation import Isolation
-from workers.leases.in_flight import Held, Said
-from workers.maintenance.supervisor_loop import Housekeeper
+from workers.leases.in_flight import InFlightAttempt, Said
+from workers.maintenance.supervisor_loop import SupervisorLoop
 from workers.runners import cost_reports
 from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
@@ -66,11 +66,11 @@ _LOOK_AGAIN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _BATCH = 64
 
 
-class Execution:
+class Executor:
     """Runs claimed tasks in the calling thread; one instance serves all threads of the process."""
 
     def __init__(
-        self, context: Context, runners: Runners, housekeeper: Housekeeper, *, isolation: Isolation | None = None
+        self, context: Context, runners: Runners, housekeeper: SupervisorLoop, *, isolation: Isolation | None = None
     ) -> None:
         """*isolation*: runs what is suspected to end its worker; None in a process that runs one job anyway."""
         self._context = context
@@ -79,16 +79,16 @@ class Execution:
         self._isolation = isolation
         settings = context.settings
         store = ArtifactStore(settings.artifacts_url)
-        self._artifacts = artifacts.Terms(store, settings.artifacts_most, settings.artifacts_bytes)
+        self._artifacts = artifacts.ArtifactLimits(store, settings.artifacts_most, settings.artifacts_bytes)
         self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
         self._merges = MergesInStore(context.store)
-        self._writing = Writing(context)
+        self._writing = Committer(context)
         self._prompting = Prompting(context.store)
         self._rules = ModelRules(context.store)
         self._folders = AttemptFolders(context.scratch, runners.launcher.show)
         self._reporting = Reporting(self._add_found, TokenIssuer(context.store).issue)
         self._places = threading.Semaphore(context.slots)
-        self.watch = BundleWatch(self._relieve)
+        self.watch = BatchWatch(self._relieve)
 
     def work_off(self, workspace_id: str, ids: Sequence[str]) -> None:
         """Claim those of *ids* that are still ready and run them one after the other."""
@@ -98,7 +98,7 @@ class Execution:
             return
         if context.draining.is_set() or not self._places.acquire(blocking=False):
             with context.store.write() as tx:  # whoever looks next rings again at once
-                ready.unmark_rung(tx, workspace_id, list(ids))
+                ready.unmark_enqueued(tx, workspace_id, list(ids))
             return
         try:
             self._claim_and_work(workspace_id, ids)
@@ -113,25 +113,25 @@ class Execution:
         """What somebody else has locked is claimed a little later: no other message tells of it."""
         wanted = ids
         for pause in (*_LOOK_AGAIN, None):
-            began, rung = monotonic(), True
+            began, enqueued = monotonic(), True
             first = self._writing.claim(workspace_id, wanted)
-            written: Written | None = first
+            written: CommitResult | None = first
             while written is not None and written.claims:
-                bundle = self._bundle(written, rung=rung)
-                rung = False
+                bundle = self._bundle(written, enqueued=enqueued)
+                enqueued = False
                 written = self._work(bundle, go_on_until=began + GO_ON_FOR.total_seconds())
             wanted = first.locked
             if not wanted or pause is None or self._context.draining.wait(pause):
                 return
 
-    def _bundle(self, written: Written, *, rung: bool) -> Bundle:
+    def _bundle(self, written: CommitResult, *, enqueued: bool) -> Batch:
         claims = self._context.held.add(written.claims, sent=written.sent)
-        return Bundle(claims, sent=written.sent, rung=rung)
+        return Batch(claims, sent=written.sent, enqueued=enqueued)
 
-    def _work(self, bundle: Bundle, *, go_on_until: float) -> Written | None:
+    def _work(self, bundle: Batch, *, go_on_until: float) -> CommitResult | None:
         """Run a bundle to its end; claims to go on with, if its last commit found short jobs that are ready."""
-        written: Written | None = None
-        running: list[Held] = []
+        written: CommitResult | None = None
+        running: list[InFlightAttempt] = []
         self.watch.add(bundle)
         try:
             while running := bundle.take(_BATCH):
@@ -152,7 +152,7 @@ class Execution:
             self.watch.remove(bundle)
         return written
 
-    def _run_some(self, bundle: Bundle, batch: Sequence[Held]) -> int:
+    def _run_some(self, bundle: Batch, batch: Sequence[InFlightAttempt]) -> int:
         """Run the first of *batch*, or several together where they can be; how many were dealt with."""
         first = batch[0]
         result = self._ended_early(first)
@@ -177,7 +177,7 @@ class Execution:
         keep(self._context, bundle, first, result, timedelta(0))
         return 1
 
-    def _run_isolated(self, bundle: Bundle, held: Held, isolation: Isolation) -> int:
+    def _run_isolated(self, bundle: Batch, held: InFlightAttempt, isolation: Isolation) -> int:
         """It was running when a worker died: what waits behind it is handed back, and runs elsewhere."""
         began = monotonic()
         bundle.singled_out(begun=1, began=began)
@@ -193,9 +193,9 @@ class Execution:
         """Run what is held, under a lease that was asked for at *sent* (monotonic seconds), and nothing else."""
         self._places.acquire()  # the only one: then nothing goes on with what this releases
         held = self._context.held.add([claim], sent=sent)
-        self._work(Bundle(held, sent=sent, rung=False), go_on_until=0.0)
+        self._work(Batch(held, sent=sent, enqueued=False), go_on_until=0.0)
 
-    def _ended_early(self, held: Held) -> Result | None:
+    def _ended_early(self, held: InFlightAttempt) -> Result | None:
         if self._context.draining.is_set():
             return Result(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
         if held.gone is not None:
@@ -204,20 +204,20 @@ class Execution:
             return Result(Outcome.LOST, error="its lease may have run out before the job began", began=False)
         return None
 
-    def _is_stale(self, held: Held) -> bool:
+    def _is_stale(self, held: InFlightAttempt) -> bool:
         """Whether this process was stopped for so long (a laptop's lid) that somebody else may hold the task."""
         return held.renewed < self._oldest_fresh()
 
     def _oldest_fresh(self) -> float:
         return monotonic() - self._context.terms.fence_after.total_seconds()
 
-    def _rendered(self, batch: Sequence[Held]) -> tuple[list[Claim], Result | None]:
+    def _rendered(self, batch: Sequence[InFlightAttempt]) -> tuple[list[Claim], Result | None]:
         return rendered(self._runners, batch, fresh_since=self._oldest_fresh())
 
     def _run_together(
-        self, bundle: Bundle, batch: Sequence[Held], claims: Sequence[Claim], runner: PythonRunner
+        self, bundle: Batch, batch: Sequence[InFlightAttempt], claims: Sequence[Claim], runner: PythonRunner
     ) -> int:
-        board = BatchBoard(self._context, bundle, batch)
+        board = BatchControl(self._context, bundle, batch)
         try:
             with make_control(self._context, None) as settings:
                 return runner.run_batch(claims, board, settings=settings)
@@ -227,19 +227,19 @@ class Execution:
         finally:
             board.close()
 
-    def _failed(self, bundle: Bundle, batch: Sequence[Held], error: Exception) -> int:
+    def _failed(self, bundle: Batch, batch: Sequence[InFlightAttempt], error: Exception) -> int:
         """A bulkhead: a bug of a runner costs the attempt that ran, not the worker."""
         ended = sum(held.ending for held in batch)
         result = Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
         keep(self._context, bundle, batch[ended], result, timedelta(0))
         return ended + 1
 
-    def _run(self, held: Held, claim: Claim) -> Result:
+    def _run(self, held: InFlightAttempt, claim: Claim) -> Result:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             return control.secrets.hide_in(self._run_job(held, claim, control))
 
-    def _run_job(self, held: Held, claim: Claim, control: Control) -> Result:
+    def _run_job(self, held: InFlightAttempt, claim: Claim, control: Control) -> Result:
         try:
             early = self._rules.ended(claim) or review.before(claim, control)
             if early is not None:
@@ -255,7 +255,7 @@ class Execution:
             log.exception("the runner failed", task=claim.key, project=claim.project)
             return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
 
-    def _run_reporting(self, held: Held, claim: Claim, control: Control, report: Report) -> Result:
+    def _run_reporting(self, held: InFlightAttempt, claim: Claim, control: Control, report: Report) -> Result:
         with artifacts.with_folder(claim, control.scratch) as placed:
             told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
             surroundings = Surroundings(
@@ -265,7 +265,9 @@ class Execution:
                 keeps=lambda folder, result: artifacts.kept(
                     placed, folder, result, control=control, terms=self._artifacts
                 ),
-                lends=Lender(self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch),
+                lends=HostResources(
+                    self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch
+                ),
             )
             return self._jobs.run(told, placed, control, surroundings)
 
@@ -305,7 +307,7 @@ class Execution:
         self._reporting.close()
         self._folders.close()
 
-    def _relieve(self, bundle: Bundle) -> bool:
+    def _relieve(self, bundle: Batch) -> bool:
         """If the job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
         found = bundle.relieved()
         if found is None:
@@ -320,7 +322,7 @@ class Execution:
             self._write(bundle, finished, go_on=False)
         return True
 
-    def _write(self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool) -> Written | None:
+    def _write(self, bundle: Batch, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool) -> CommitResult | None:
         """Write these ends and enqueue what they released; claims to go on with come along."""
         context = self._context
         try:
@@ -344,7 +346,7 @@ class Execution:
             self._follow_up(bundle, written.finished)
         return written
 
-    def _follow_up(self, bundle: Bundle, finished: Finished) -> None:
+    def _follow_up(self, bundle: Batch, finished: Finished) -> None:
         """After a commit: enqueue, look again where a back-off ends, close runs that two last tasks left open."""
         context, place = self._context, bundle.place
         if finished.room:
@@ -368,8 +370,8 @@ class Execution:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_what_can_be(
-        self, bundle: Bundle, ends: Sequence[tuple[Finish, list[Said]]], error: CoordinationError
-    ) -> Written | None:
+        self, bundle: Batch, ends: Sequence[tuple[Finish, list[Said]]], error: CoordinationError
+    ) -> CommitResult | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
             for each in ends:

@@ -24,7 +24,7 @@ class _Waiting(Generic[Asked, Answer]):
     error: BaseException | None = None
 
 
-class Combiner(Generic[Asked, Answer]):
+class GroupCommit(Generic[Asked, Answer]):
     """One place to write. *carry_out* gets the requests that gathered, at most *most*, and returns as many answers.
 
     If it raises, the requests of that group are carried out one by one, so that an error reaches only its own thread;

@@ -27,7 +27,7 @@ from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.store.queries.tasks import attempts
 from workers.context import Context, scratch_of
-from workers.leases.in_flight import Held
+from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher, Process, end_worker
 
@@ -56,7 +56,7 @@ class Isolation:
         self._launcher = Launcher(f"{context.worker_id}{HELPERS}")
         self._places = threading.BoundedSemaphore(_MOST)
 
-    def run(self, held: Held) -> Result | None:
+    def run(self, held: InFlightAttempt) -> Result | None:
         """Let a helper run what this process holds, and wait. A result is for the caller to write; None: nothing is."""
         with self._places:
             if held.gone is not None:  # while it waited for a place

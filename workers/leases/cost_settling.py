@@ -25,10 +25,10 @@ from coordination.settings import load_settings
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.fleet.workers import BilledAttempt
-from workers.leases.usage_prices import Prices
+from workers.leases.usage_prices import UsagePrices
 from workers.runners import cost_reports, usage_file
-from workers.runners.cost_reports import Fence, Leftovers
-from workers.runners.provider_environment import Given
+from workers.runners.cost_reports import Fence, UnsettledReports
+from workers.runners.provider_environment import ProviderVariables
 from workers.runners.secret_masking import Secrets
 
 log = structlog.get_logger()
@@ -36,10 +36,10 @@ log = structlog.get_logger()
 _AT_ONCE = 20
 
 
-class Settling:
+class CostSettling:
     """Settles for one worker process. Raises DatabaseUnavailable; what was left stays for the next one then."""
 
-    def __init__(self, store: Store, prices: Prices) -> None:
+    def __init__(self, store: Store, prices: UsagePrices) -> None:
         self._store = store
         self._prices = prices
 
@@ -54,7 +54,9 @@ class Settling:
             return True
         if not lives:
             return self.of_dead(folder)
-        left = {fence: Leftovers(one.files) for fence, one in cost_reports.leftovers_in(folder).items() if one.files}
+        left = {
+            fence: UnsettledReports(one.files) for fence, one in cost_reports.leftovers_in(folder).items() if one.files
+        }
         return self._guarded(folder, left, keep=True)
 
     def of_own(self, folder: Path, held: Callable[[], Collection[Fence]]) -> bool:
@@ -63,7 +65,7 @@ class Settling:
         running = set(held()) if left else ()  # after that look: what begins meanwhile is not in it
         return self._guarded(folder, {fence: one for fence, one in left.items() if fence not in running})
 
-    def _guarded(self, folder: Path, left: Mapping[Fence, Leftovers], *, keep: bool = False) -> bool:
+    def _guarded(self, folder: Path, left: Mapping[Fence, UnsettledReports], *, keep: bool = False) -> bool:
         if not left:
             return True
         try:
@@ -73,7 +75,7 @@ class Settling:
             return False
         return True
 
-    def _settle(self, folder: Path, left: Mapping[Fence, Leftovers], *, keep: bool) -> None:
+    def _settle(self, folder: Path, left: Mapping[Fence, UnsettledReports], *, keep: bool) -> None:
         fences = sorted(left)
         for start in range(0, len(fences), _AT_ONCE):
             some = fences[start : start + _AT_ONCE]
@@ -115,7 +117,7 @@ def _record(by: Spender, used: Usage) -> CostRecord:
     return cost_of(by, used, utc_now())
 
 
-def _used(attempt: BilledAttempt, left: Mapping[Fence, Leftovers]) -> list[Usage]:
+def _used(attempt: BilledAttempt, left: Mapping[Fence, UnsettledReports]) -> list[Usage]:
     """What one attempt has used, as it would have been recorded."""
     found = left[attempt.task_id, attempt.attempt]
     lines = [one for path in found.files for one in usage_file.read(str(path))[0]]
@@ -128,7 +130,7 @@ def _hidden(work: Mapping[str, Any]) -> Secrets:
     named, account = _secrets(work), work.get("account")
     if isinstance(account, str):
         try:
-            return Given(Accounts(load_settings().home), account, (), named=named)
+            return ProviderVariables(Accounts(load_settings().home), account, (), named=named)
         except CoordinationError as error:
             log.warning("what an attempt has spent is recorded without its account's values", why=error.message)
     return Secrets(named=named)

@@ -56,7 +56,7 @@ class _Kind:
         return max(1, min(self.bundle, int(MOMENT.total_seconds() / max(self.mean, 1e-6))))
 
 
-class Kinds:
+class DurationStats:
     """What was learnt, by (project, kind). Thread-safe; forgets the least recently used."""
 
     def __init__(self) -> None:

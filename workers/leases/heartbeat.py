@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from coordination.base.clock import monotonic, utc_now
 from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.fleet.leases import LeaseTerms
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.tasks import TaskState
@@ -26,8 +26,8 @@ from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.jobs import output
 from coordination.store.queries.tasks import attempts, events, tasks
-from workers.leases.in_flight import HeldAttempts, Note, Said, Unwritten
-from workers.leases.usage_meter import Purse
+from workers.leases.in_flight import AttemptNote, InFlightAttempts, Said, UnwrittenUsage
+from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import STOPPED, StopReason
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ _PATIENCE = timedelta(seconds=2)  # with costs that cannot be written now: lease
 class Heartbeat:
     """Renews leases every ``terms.heartbeat``; stops jobs that were canceled or taken away; fences when cut off."""
 
-    def __init__(self, store: Store, held: HeldAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
+    def __init__(self, store: Store, held: InFlightAttempts, row: dict[str, Any], *, terms: LeaseTerms) -> None:
         self._store = store
         self._held = held
         self._row = row
@@ -49,7 +49,7 @@ class Heartbeat:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_beat = monotonic()
-        self._doubtful: tuple[int, Unwritten] | None = None  # a commit whose answer was lost, and what it was of
+        self._doubtful: tuple[int, UnwrittenUsage] | None = None  # a commit whose answer was lost, and what it was of
 
     def start(self) -> None:
         """Start both threads."""
@@ -127,7 +127,7 @@ class Heartbeat:
             if self._doubtful is None:
                 self._held.landed(found)
 
-    def _write_or_drop(self, one: Unwritten) -> None:
+    def _write_or_drop(self, one: UnwrittenUsage) -> None:
         try:
             self._write(one)
         except Exception as error:
@@ -136,7 +136,7 @@ class Heartbeat:
             log.exception("what a job had to say cannot be stored")
             self._held.wrote(one)
 
-    def _write(self, found: Unwritten) -> None:
+    def _write(self, found: UnwrittenUsage) -> None:
         """Write this in one transaction, in the order of locks: output and events, tasks, attempts."""
         number, ends = 0, False
         try:
@@ -162,7 +162,7 @@ class Heartbeat:
             raise
         self._held.wrote(found)
 
-    def _settle_doubt(self, number: int, found: Unwritten) -> bool:
+    def _settle_doubt(self, number: int, found: UnwrittenUsage) -> bool:
         """Learn whether a commit happened whose answer was lost; False while the server itself does not know."""
         with self._store.read() as tx:
             committed = workers.is_committed(tx, number)
@@ -176,11 +176,11 @@ class Heartbeat:
 
     def checkpoint(self, *, all_: bool) -> None:
         """Write what running jobs have spent: those with a budget, or *all_*. Who may not spend more is stopped."""
-        by_workspace: dict[str, list[tuple[Claim, Purse]]] = {}
-        for claim, purse in self._held.purses(all_=all_):
-            by_workspace.setdefault(claim.workspace_id, []).append((claim, purse))
+        by_workspace: dict[str, list[tuple[Claim, UsageMeter]]] = {}
+        for claim, usage_meter in self._held.usage_meters(all_=all_):
+            by_workspace.setdefault(claim.workspace_id, []).append((claim, usage_meter))
         for workspace_id, spending in by_workspace.items():
-            due = [(claim, purse, records) for claim, purse in spending if (records := purse.due())]
+            due = [(claim, usage_meter, records) for claim, usage_meter in spending if (records := usage_meter.due())]
             try:
                 self._pay(workspace_id, due)
             except DatabaseUnavailable:
@@ -192,17 +192,17 @@ class Heartbeat:
                 for one in due:
                     self._safely("the costs of one job", partial(self._pay, workspace_id, [one]))
 
-    def _pay(self, workspace_id: str, due: Sequence[tuple[Claim, Purse, Sequence[CostRecord]]]) -> None:
+    def _pay(self, workspace_id: str, due: Sequence[tuple[Claim, UsageMeter, Sequence[CostRecord]]]) -> None:
         every = [one for _, _, records in due for one in records]
         if not every:
             return
         stops = self._store.transact(lambda tx: checkpoint_costs(tx, workspace_id, every), patience=_PATIENCE)
-        for claim, purse, records in due:
+        for claim, usage_meter, records in due:
             key = (claim.task_id, claim.attempt)
-            if (lack := stops.get(key)) is not None and purse.ends_by(lack):
-                purse.stop(lack)  # first: who waits for what was written must not go on
+            if (lack := stops.get(key)) is not None and usage_meter.ends_by(lack):
+                usage_meter.stop(lack)  # first: who waits for what was written must not go on
                 self._held.stop(key, StopReason.BUDGET)
-            purse.wrote(records)
+            usage_meter.wrote(records)
 
     def _renew_loop(self) -> None:
         next_beat = monotonic()
@@ -254,11 +254,13 @@ def write_notes(
     printed = [
         (claim.task_id, claim.attempt, chunks)
         for claim, found in said
-        if (chunks := [one for one in found if isinstance(one, Chunk)])
+        if (chunks := [one for one in found if isinstance(one, StoredChunk)])
     ]
     if printed:
         output.write(tx, workspace_id, printed)
-    told = [(claim, notes) for claim, found in said if (notes := [one for one in found if isinstance(one, Note)])]
+    told = [
+        (claim, notes) for claim, found in said if (notes := [one for one in found if isinstance(one, AttemptNote)])
+    ]
     if not told:
         return
     live = attempts.unfinished(tx, workspace_id, [(claim.task_id, claim.attempt) for claim, _ in told])

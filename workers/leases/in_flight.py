@@ -13,16 +13,16 @@ from datetime import timedelta
 from typing import Any
 
 from coordination.base.clock import monotonic
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.events import EventType
-from workers.leases.output_buffer import Live
-from workers.leases.usage_meter import Purse
+from workers.leases.output_buffer import OutputBuffer
+from workers.leases.usage_meter import UsageMeter
 from workers.runners.base import Control, ProcessRecord, StopReason
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AttemptLocation:
     """Where attempts belong; all ends that are written together are of one place."""
 
     workspace_id: str
@@ -31,7 +31,7 @@ class Place:
 
 
 @dataclass(slots=True)
-class Note:
+class AttemptNote:
     """An event of a running attempt that waits to be written."""
 
     type: EventType
@@ -39,12 +39,12 @@ class Note:
     at: float
 
 
-Said = Note | Chunk
+Said = AttemptNote | StoredChunk
 """What a running attempt has to say: events, and what it printed."""
 
 
 @dataclass(slots=True)
-class Held:
+class InFlightAttempt:
     """One attempt in this process. ``renewed`` is when its last successful renewal (or its claim) was *sent*."""
 
     claim: Claim
@@ -56,8 +56,8 @@ class Held:
     in_flight: int = 0  # so many of its notes are being written
     moved: bool = False
     notes: list[Said] = field(default_factory=list)
-    live: Live | None = None  # what it has printed
-    purse: Purse | None = None  # what it has spent
+    live: OutputBuffer | None = None  # what it has printed
+    usage_meter: UsageMeter | None = None  # what it has spent
     gone: StopReason | None = None  # told to stop before its runner had begun
     left: dict[str, Any] = field(default_factory=dict)  # for its task's next attempt
     left_noted: bool = True
@@ -67,14 +67,14 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Unwritten:
+class UnwrittenUsage:
     """What running attempts have to say, by the order of their tasks: for one write, and theirs until it is ``wrote``.
 
     ``left``: all that an attempt leaves to the next one of its task.
     """
 
-    entries: list[Held] = field(default_factory=list)
-    notes: list[tuple[Held, list[Said]]] = field(default_factory=list)
+    entries: list[InFlightAttempt] = field(default_factory=list)
+    notes: list[tuple[InFlightAttempt, list[Said]]] = field(default_factory=list)
     processes: list[tuple[Claim, ProcessRecord]] = field(default_factory=list)
     left: list[tuple[Claim, dict[str, Any]]] = field(default_factory=list)
 
@@ -88,10 +88,10 @@ class Unwritten:
             found.setdefault(held.claim.workspace_id, []).append((held.claim, said))
         return sorted(found.items())
 
-    def apart(self) -> list[Unwritten]:
+    def apart(self) -> list[UnwrittenUsage]:
         """The same, each attempt's for itself."""
         return [
-            Unwritten(
+            UnwrittenUsage(
                 [held],
                 [one for one in self.notes if one[0] is held],
                 [one for one in self.processes if one[0] is held.claim],
@@ -107,18 +107,18 @@ MOST_NOTES = 1_000
 _IN_FLIGHT = 1.0  # seconds that an end waits to hear whether its events were written
 
 
-class HeldAttempts:
+class InFlightAttempts:
     """All attempts of the process, by (task id, attempt). ``hurry``: somebody waits until what was spent is written."""
 
     def __init__(self) -> None:
         self.hurry = threading.Event()
         self._lock = threading.Lock()
         self._landed = threading.Condition(self._lock)
-        self._held: dict[tuple[str, int], Held] = {}
+        self._held: dict[tuple[str, int], InFlightAttempt] = {}
 
-    def add(self, claims: Iterable[Claim], *, sent: float) -> list[Held]:
+    def add(self, claims: Iterable[Claim], *, sent: float) -> list[InFlightAttempt]:
         """Hold claims that were asked for at *sent* (monotonic seconds)."""
-        added = [Held(claim, sent) for claim in claims]
+        added = [InFlightAttempt(claim, sent) for claim in claims]
         with self._lock:
             for held in added:
                 self._held[held.claim.task_id, held.claim.attempt] = held
@@ -145,7 +145,7 @@ class HeldAttempts:
         with self._lock:
             return len(self._held)
 
-    def attach(self, held: Held, control: Control) -> None:
+    def attach(self, held: InFlightAttempt, control: Control) -> None:
         """The runner is about to start: from now on orders reach it directly; one that came before is passed on."""
         with self._lock:
             held.control = control
@@ -167,7 +167,7 @@ class HeldAttempts:
             control.stop(reason)
         return True
 
-    def watch(self, batch: Iterable[Held], wake: int) -> None:
+    def watch(self, batch: Iterable[InFlightAttempt], wake: int) -> None:
         """These run together: an order for one of them makes *wake* readable."""
         with self._lock:
             for held in batch:
@@ -175,7 +175,7 @@ class HeldAttempts:
                 if held.gone is not None:
                     os.eventfd_write(wake, 1)
 
-    def ending(self, held: Held) -> list[Said]:
+    def ending(self, held: InFlightAttempt) -> list[Said]:
         """The job is over and its end is about to be written; what was not written yet goes with it.
 
         What is being written is waited for, for a moment: rather written twice than lost.
@@ -193,7 +193,7 @@ class HeldAttempts:
         for key in known:
             self.stop(key, reason)
 
-    def lend(self, held: Held, control: Control) -> None:
+    def lend(self, held: InFlightAttempt, control: Control) -> None:
         """Another process takes the lease; orders reach it by *control*, also one that came before."""
         with self._lock:
             held.lent, held.control = True, control
@@ -211,7 +211,7 @@ class HeldAttempts:
             held.renewed = max(held.renewed, sent)
             return not held.lapsed
 
-    def has_lapsed(self, held: Held, ttl: timedelta) -> bool:
+    def has_lapsed(self, held: InFlightAttempt, ttl: timedelta) -> bool:
         """Whether its lease was ever not renewed in time."""
         with self._lock:
             return held.lapsed or monotonic() - held.renewed > ttl.total_seconds()
@@ -222,10 +222,10 @@ class HeldAttempts:
         with self._lock:
             return [key for key, held in self._held.items() if held.renewed < oldest and not held.lent]
 
-    def unwritten(self) -> Unwritten:
+    def unwritten(self) -> UnwrittenUsage:
         """What waits to be written, the same again until it is ``wrote``. ``landed`` is to be called in any case."""
         now = monotonic()
-        found = Unwritten()
+        found = UnwrittenUsage()
         with self._lock:
             for _, held in sorted(self._held.items()):
                 if held.ending:
@@ -244,7 +244,7 @@ class HeldAttempts:
                     found.left.append((held.claim, dict(held.left)))
         return found
 
-    def wrote(self, written: Unwritten) -> None:
+    def wrote(self, written: UnwrittenUsage) -> None:
         """It is in the store, or can never be."""
         left = {id(claim): more for claim, more in written.left}
         with self._lock:
@@ -252,39 +252,44 @@ class HeldAttempts:
                 del held.notes[: held.in_flight]
                 held.in_flight = 0
                 if held.live is not None:
-                    held.live.wrote([one for one in said if isinstance(one, Chunk)])
+                    held.live.wrote([one for one in said if isinstance(one, StoredChunk)])
             for held in written.entries:
                 held.process_noted = held.process_noted or any(claim is held.claim for claim, _ in written.processes)
                 if id(held.claim) in left:
                     held.left_noted = held.left == left[id(held.claim)]
 
-    def landed(self, tried: Unwritten) -> None:
+    def landed(self, tried: UnwrittenUsage) -> None:
         """The write is over; what it did not write comes again."""
         with self._lock:
             for held in tried.entries:
                 held.in_flight = 0
             self._landed.notify_all()
 
-    def note(self, held: Held, type_: EventType, payload: dict[str, Any], *, at: float | None = None) -> None:
+    def note(
+        self, held: InFlightAttempt, type_: EventType, payload: dict[str, Any], *, at: float | None = None
+    ) -> None:
         """Keep an event until the next write; it happened *at* (monotonic seconds), or now."""
         with self._lock:
-            held.notes.append(Note(type_, payload, monotonic() if at is None else at))
+            held.notes.append(AttemptNote(type_, payload, monotonic() if at is None else at))
             if len(held.notes) - held.in_flight > MOST_NOTES:
                 del held.notes[held.in_flight]
 
-    def remember(self, held: Held, left: Mapping[str, Any]) -> None:
+    def remember(self, held: InFlightAttempt, left: Mapping[str, Any]) -> None:
         """Keep what is left to the task's next attempt until the next write."""
         with self._lock:
             held.left |= left
             held.left_noted = False
 
-    def purses(self, *, all_: bool) -> list[tuple[Claim, Purse]]:
+    def usage_meters(self, *, all_: bool) -> list[tuple[Claim, UsageMeter]]:
         """Attempts that have spent something that is not written yet: those with a budget, or *all_*."""
         with self._lock:
             return [
-                (held.claim, held.purse)
+                (held.claim, held.usage_meter)
                 for held in self._held.values()
-                if held.purse is not None and held.purse.changed and (all_ or held.claim.budgeted) and not held.ending
+                if held.usage_meter is not None
+                and held.usage_meter.changed
+                and (all_ or held.claim.budgeted)
+                and not held.ending
             ]
 
     def take_moved(self) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from workers.runners.output import clean_text, decode, without_torn_end
 
 CHUNK = 16_384
@@ -34,7 +34,7 @@ class _Open:
     written: int = 0
 
 
-class Live:
+class OutputBuffer:
     """The output of one attempt, of which about *limit* bytes are kept; it began at *began* (monotonic seconds).
 
     *elsewhere*: the attempt's result holds it too, as it does of all jobs but those whose story is told.
@@ -48,7 +48,7 @@ class Live:
         self._torn: dict[str, bytes] = {}
         self._open = _Open(0, [])
         self._waiting: list[_Open] = []  # full, not handed out yet
-        self._unwritten: dict[int, Chunk] = {}  # full and handed out, by slot: perhaps not in the store
+        self._unwritten: dict[int, StoredChunk] = {}  # full and handed out, by slot: perhaps not in the store
         self._numbered = 0
 
     def feed(self, stream: str, data: bytes) -> None:
@@ -60,11 +60,11 @@ class Live:
                 self._torn[stream] = data[len(whole) :]
             self._add(stream, whole)
 
-    def due(self, now: float) -> list[Chunk]:
+    def due(self, now: float) -> list[StoredChunk]:
         """What is to be written at *now* (monotonic seconds), the same again until ``wrote`` is told."""
         return [] if now - self._began < YOUNG else self._take()
 
-    def last(self) -> list[Chunk]:
+    def last(self) -> list[StoredChunk]:
         """What is to be written with the attempt's end; nothing if nothing was before and the result holds it."""
         with self._lock:
             if not self._numbered and self._elsewhere:
@@ -74,7 +74,7 @@ class Live:
                 self._add(stream, data)
         return self._take()
 
-    def wrote(self, chunks: list[Chunk]) -> None:
+    def wrote(self, chunks: list[StoredChunk]) -> None:
         """These are in the store."""
         with self._lock:
             for chunk in chunks:
@@ -83,7 +83,7 @@ class Live:
                 if chunk.position == self._open.position:
                     self._open.written = chunk.size
 
-    def _take(self) -> list[Chunk]:
+    def _take(self) -> list[StoredChunk]:
         with self._lock:
             for full in self._waiting:
                 self._hand_out(full)
@@ -131,9 +131,9 @@ class Live:
         self._numbered += 1
         return self._numbered - 1
 
-    def _chunk(self, made: _Open) -> Chunk:
+    def _chunk(self, made: _Open) -> StoredChunk:
         assert made.number is not None  # noqa: S101 - just given
         beyond = made.number - self._half
         slot = made.number if beyond < 0 else self._half + beyond % self._half
         pieces = tuple((stream, clean_text(decode(bytes(data)))) for stream, data in made.pieces)
-        return Chunk(slot, made.position, made.size, pieces)
+        return StoredChunk(slot, made.position, made.size, pieces)

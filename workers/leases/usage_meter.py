@@ -8,16 +8,16 @@ from dataclasses import replace
 
 from coordination.base.clock import utc_now
 from coordination.base.money import show_usd
-from coordination.base.wording import many
-from coordination.domain.money.budgets import NEEDS, Short, total
+from coordination.base.wording import plural
+from coordination.domain.money.budgets import NEEDS, BudgetShortage, total
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
-from coordination.domain.money.usage_deltas import Meter
+from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
 from coordination.flows.tasks.finish_attempts import cost_of
 from coordination.services.money.ledger import amount
-from workers.leases.usage_prices import Prices
-from workers.runners.cost_reports import Journal
+from workers.leases.usage_prices import UsagePrices
+from workers.runners.cost_reports import CostJournal
 from workers.runners.output import one_line
 
 _NAMED = 120
@@ -25,19 +25,19 @@ _MOST_SAID = 5
 _MOST_REMARKS = 20
 
 
-class Purse:
+class UsageMeter:
     """The meter of an attempt, and why it was stopped, if that was for want of money."""
 
-    def __init__(self, claim: Claim, prices: Prices, journal: Journal | None = None) -> None:
+    def __init__(self, claim: Claim, prices: UsagePrices, journal: CostJournal | None = None) -> None:
         """*journal*: keeps on disk what is told until it is in the ledger."""
         self._lock = threading.Lock()
         self._goes_on = asks_a_model(claim.work)  # where it was stopped; a command or a function begins anew
         self._repeatable = claim.repeatable
-        self._meter = Meter(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
+        self._meter = UsageDeltas(lambda used: prices.one(claim, used), lambda used: cost_of(claim, used, utc_now()))
         self._used: tuple[Usage, ...] = ()
         self._journal = journal
         self._changed = False
-        self._short: Short | None = None
+        self._short: BudgetShortage | None = None
         self._over = False
 
     def spent(self, used: Sequence[Usage]) -> None:
@@ -68,13 +68,13 @@ class Purse:
             self._meter.wrote(records)
             self._changed = not self._over and bool(self._meter.due(self._used))
 
-    def ends_by(self, short: Short) -> bool:
+    def ends_by(self, short: BudgetShortage) -> bool:
         """Whether the job is to be stopped for it. One that would begin anew may finish what it has begun, until it has
         passed a cap; and one that must not be repeated, in any case.
         """
         return self._goes_on or (short.passed and self._repeatable)
 
-    def stop(self, short: Short) -> None:
+    def stop(self, short: BudgetShortage) -> None:
         """Remember why its job is stopped."""
         self._short = short
 
@@ -120,4 +120,4 @@ class Purse:
 
 def _amount(one: Usage) -> str:
     tokens = one.input_tokens + one.output_tokens if one.total_tokens is None else one.total_tokens
-    return f"{'no price' if one.cost_usd is None else show_usd(one.cost_usd)} for {many(tokens, 'token')}"
+    return f"{'no price' if one.cost_usd is None else show_usd(one.cost_usd)} for {plural(tokens, 'token')}"

@@ -14,7 +14,7 @@ import structlog
 
 from coordination.adapters import price_list
 from coordination.base.clock import monotonic, utc_now
-from coordination.domain.money.pricing import PriceBook, Priced, Quote, Unknown, book
+from coordination.domain.money.pricing import PriceBook, PricedCall, Quote, UnknownPrice, book
 from coordination.domain.tasks.attempts import Spender, Usage
 from coordination.services.forecast.cost_estimates import estimator
 from coordination.store.engine import Store
@@ -26,7 +26,7 @@ _FRESH = 1.0
 _REMEMBERED = 1_000
 
 
-class Prices:
+class UsagePrices:
     """The price book of each workspace that this process works for, at most a second old. Thread-safe.
 
     ``estimator``: what tasks are expected to cost, by these prices too.
@@ -48,17 +48,17 @@ class Prices:
             # A bulkhead: what a job has done counts, whatever is the matter with the price of it.
             log.exception("a call is recorded without a price", task=claim.key, model=used.model)
             return used
-        if not isinstance(found, Priced):
+        if not isinstance(found, PricedCall):
             return used
         return replace(used, cost_usd=found.usd, extra={**used.extra, **found.note})
 
-    def quote(self, workspace_id: str, project_id: str, model: str) -> Quote | Unknown:
+    def quote(self, workspace_id: str, project_id: str, model: str) -> Quote | UnknownPrice:
         """What a model costs now; Unknown, too, when that cannot be found out."""
         try:
             return self._book(workspace_id).quote(model, project_id, utc_now())
         except Exception:
             log.exception("a price could not be looked up", model=model)  # a bulkhead, as below
-            return Unknown("the prices could not be looked up")
+            return UnknownPrice("the prices could not be looked up")
 
     def _book(self, workspace_id: str) -> PriceBook:
         with self._lock:

@@ -34,7 +34,7 @@ _ROUND = timedelta(seconds=30)
 _LOOK = 60.0
 
 
-class Clearing:
+class Cleanup:
     """One thread at most, started when something is due."""
 
     def __init__(self, context: Context) -> None:
@@ -135,6 +135,8 @@ class Clearing:
             log.warning("clearing up failed", why=str(error))
 
 
-def ages_of(settings: Settings) -> flow.Ages:
+def ages_of(settings: Settings) -> flow.RetentionAges:
     """How long what is kept, as the settings say."""
-    return flow.Ages(runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs)
+    return flow.RetentionAges(
+        runs=settings.retention_runs, workers=settings.retention_workers, costs=settings.retention_costs
+    )

@@ -27,22 +27,22 @@ from coordination.flows.fleet.tick_supervisor import REST, go_on
 from coordination.services.tasks import dispatch_window
 from coordination.settings import client_url
 from coordination.store.queries.fleet import supervisors, workers
-from coordination.store.queries.fleet.supervisors import Begun
+from coordination.store.queries.fleet.supervisors import TickStart
 from coordination.store.queries.projects import projects
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.redis.wakeups import CANCELS, NUDGES, STOPS, wake_key
 from workers.broker import queues
 from workers.broker.messages import read_cancels, read_nudge, read_stops
 from workers.broker.signed_channel import refusals
 from workers.context import Context, scratch_of
-from workers.leases.in_flight import Place
-from workers.maintenance.cleanup import Clearing
+from workers.leases.in_flight import AttemptLocation
+from workers.maintenance.cleanup import Cleanup
 from workers.runners.base import STOPPED, StopReason
 from workers.runners.process import end_attempt, end_worker
 
 log = structlog.get_logger()
 
-_LOST_RING = timedelta(seconds=2)
+_LOST_MESSAGE = timedelta(seconds=2)
 _POP_WAIT = 1
 _RECONNECT = 1.0
 _TIDY_EVERY = 60.0
@@ -51,7 +51,7 @@ _FOLLOWS = timedelta(milliseconds=500)
 _NUDGES_AT_ONCE = 32
 
 
-class Housekeeper:
+class SupervisorLoop:
     """Two threads: one pops nudges and ticks what is due, one listens for cancels."""
 
     def __init__(self, context: Context) -> None:
@@ -63,7 +63,7 @@ class Housekeeper:
         self._lock = threading.Lock()
         self._next_sweep = 0.0
         self._next_tidy = monotonic() + _TIDY_EVERY
-        self.clearing = Clearing(context)
+        self.clearing = Cleanup(context)
 
     def start(self, *, cancels_only: bool = False) -> None:
         """Start both threads; the first sweep comes at once, for what was committed while nobody worked."""
@@ -130,7 +130,7 @@ class Housekeeper:
                 bundle = self._bundles(place.project_id)
                 self._context.publisher.publish(place.workspace_id, place.project, found, bundle=bundle)
 
-    def _filled(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[Place, list[Ready]]]:
+    def _filled(self, wanted: Sequence[tuple[str, str]]) -> list[tuple[AttemptLocation, list[ReadyTask]]]:
         """Fill the windows of these projects; what is to be rung for now in each."""
         window = self._context.window()  # may look into the store itself
         with self._context.store.write() as tx:
@@ -139,7 +139,7 @@ class Housekeeper:
                 names |= projects.names_of(tx, workspace_id, [one for its, one in wanted if its == workspace_id])
             return [
                 (
-                    Place(workspace_id, project_id, names.get(project_id, "")),
+                    AttemptLocation(workspace_id, project_id, names.get(project_id, "")),
                     dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=self._bundles(project_id)),
                 )
                 for workspace_id, project_id in wanted
@@ -169,18 +169,18 @@ class Housekeeper:
         What cannot be done here is left to full ticks, one project at a time.
         """
         context, done = self._context, set[tuple[str, str]]()
-        again = self._ring_again_after()
+        again = self._enqueue_again_after()
         lifetime = context.settings.supervisor_lifetime
         try:
             if wanted is not None:
                 for start in range(0, len(wanted), AT_ONCE):
                     ids = [project_id for _, project_id in wanted[start : start + AT_ONCE]]
-                    done |= set(tick_quiet(context.store, projects=ids, ring_again_after=again, lifetime=lifetime))
+                    done |= set(tick_quiet(context.store, projects=ids, enqueue_again_after=again, lifetime=lifetime))
                 return done
             every = context.settings.tick
             served = context.workspaces
             while found := tick_quiet(
-                context.store, every=every, workspaces=served, ring_again_after=again, lifetime=lifetime
+                context.store, every=every, workspaces=served, enqueue_again_after=again, lifetime=lifetime
             ):
                 done |= set(found)
                 if len(found) < AT_ONCE or self._ended.is_set():
@@ -194,7 +194,7 @@ class Housekeeper:
     def _holder(self) -> str:
         return f"{self._context.worker_id}:{new_id()}"
 
-    def _tick(self, begun: Begun) -> None:
+    def _tick(self, begun: TickStart) -> None:
         context, workspace_id, project_id = self._context, begun.workspace_id, begun.project_id
         try:
             self._rescue_of_silent_workers(project_id)
@@ -203,7 +203,7 @@ class Housekeeper:
                 begun,
                 window=context.window(),
                 bundle=self._bundles(project_id),
-                ring_again_after=self._ring_again_after(),
+                enqueue_again_after=self._enqueue_again_after(),
                 lifetime=context.settings.supervisor_lifetime,
                 rest=context.settings.tick,
                 estimator=context.prices.estimator,
@@ -299,13 +299,13 @@ class Housekeeper:
             self._tick(begun)
         return True
 
-    def _ring_again_after(self) -> timedelta:
+    def _enqueue_again_after(self) -> timedelta:
         """Short when the queue is empty: then a ring that nobody answered was lost, or is parked behind a long job."""
         try:
             length = self._context.nudges.client.llen(queues.PREFIX + queues.JOBS)
         except redis.RedisError:
             return REST
-        return _LOST_RING if length == 0 else REST
+        return _LOST_MESSAGE if length == 0 else REST
 
     def _keep_house(self) -> None:
         while not self._ended.is_set():

@@ -21,7 +21,7 @@ from coordination.store.queries.fleet import workers
 from workers.broker import queues
 from workers.broker.signed_channel import refusals
 from workers.context import Context
-from workers.process.deafness import Judge, Look
+from workers.process.deafness import ConsumerCheck, ConsumerSample
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ _LONGEST_PAUSE = 5.0
 _MOST_DOUBLINGS = 6
 
 
-class Watchdog:
+class ConsumerWatchdog:
     """One thread that looks every few seconds and calls *restart* once, when the worker is deaf."""
 
     def __init__(self, context: Context, restart: Callable[[], None], *, lives: int = 0) -> None:
@@ -45,7 +45,7 @@ class Watchdog:
         patience = context.settings.watchdog * 2 ** min(lives, _MOST_DOUBLINGS)
         self._pause = min(_LONGEST_PAUSE, context.settings.watchdog.total_seconds() / _LOOKS)
         self._patience = patience
-        self._judge = Judge(patience=patience.total_seconds(), pause=self._pause)
+        self._judge = ConsumerCheck(patience=patience.total_seconds(), pause=self._pause)
 
     @property
     def lives(self) -> int:
@@ -68,13 +68,13 @@ class Watchdog:
         if self._thread is not None and not self._restarting:
             self._thread.join(timeout=5)
 
-    def look(self) -> Look:
+    def look(self) -> ConsumerSample:
         """One look at the slots, the queue and the store."""
         context = self._context
         # First: what arrives during the look is news for the next one. A message that is refused was heard as well.
         heard = self._heard + refusals.count
         free = not context.draining.is_set() and context.held.count() < context.slots
-        return Look(monotonic(), heard, free, self._waiting() if free else None)
+        return ConsumerSample(monotonic(), heard, free, self._waiting() if free else None)
 
     def _waiting(self) -> int | None:
         try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ConsumerSample:
     """What is to be seen at one moment. ``heard``: messages so far; ``waiting``: ready work, None when unknown."""
 
     at: float
@@ -15,17 +15,17 @@ class Look:
     waiting: int | None
 
 
-class Judge:
+class ConsumerCheck:
     """Decides from a row of looks. Pure: it has no clock of its own."""
 
     def __init__(self, *, patience: float, pause: float) -> None:
         """Deaf after *patience* seconds of looks that come every *pause* seconds."""
         self._patience = patience
         self._longest_gap = 3 * pause + 1.0
-        self._last: Look | None = None
+        self._last: ConsumerSample | None = None
         self._since: float | None = None
 
-    def deaf_for(self, look: Look) -> float | None:
+    def deaf_for(self, look: ConsumerSample) -> float | None:
         """For how many seconds work has waited beside free slots, unheard, once that is too long; else None."""
         last, self._last = self._last, look
         waits = look.free and bool(look.waiting)

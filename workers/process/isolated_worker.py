@@ -58,7 +58,7 @@ def main() -> int:
     return 0
 
 
-def _run(process: lifecycle.Process, claim: Claim, former_id: str) -> None:
+def _run(process: lifecycle.WorkerProcess, claim: Claim, former_id: str) -> None:
     context, sent = process.context, monotonic()
     is_ours = context.store.transact(
         lambda tx: attempts.take_over(
@@ -91,7 +91,7 @@ def _read(size: int) -> bytes:
     return bytes(data)
 
 
-def _hurry_when_told(process: lifecycle.Process) -> None:
+def _hurry_when_told(process: lifecycle.WorkerProcess) -> None:
     """The parent writes when it leaves; when it has gone, its end closes."""
     os.read(0, 1)
     process.context.draining.set()

@@ -42,20 +42,20 @@ from workers.attempt.confinement import Confinement, confine_jobs
 from workers.broker import queues
 from workers.broker.publisher import CeleryPublisher
 from workers.context import Context, make_context, scratch_of
-from workers.engine.executor import Execution
+from workers.engine.executor import Executor
 from workers.engine.isolation import Isolation
-from workers.maintenance.supervisor_loop import Housekeeper
+from workers.maintenance.supervisor_loop import SupervisorLoop
 from workers.process import restart
-from workers.process.consumer_watchdog import Watchdog
+from workers.process.consumer_watchdog import ConsumerWatchdog
 from workers.process.log_format import configure_logging
-from workers.process.prefetch_recovery import Spare
+from workers.process.prefetch_recovery import PrefetchRecovery
 from workers.runners import scratch_dirs
 from workers.runners.base import StopReason
 from workers.runners.orphan_reaper import is_running
 from workers.runners.process import end_worker
 from workers.runners.registry import Runners
-from workers.runners.scratch_dirs import OwnFolder
-from workers.shutdown import Orders, Shutdown
+from workers.runners.scratch_dirs import ScratchDir
+from workers.shutdown import Shutdown, ShutdownOrders
 
 log = structlog.get_logger()
 
@@ -65,28 +65,28 @@ _LOOK = timedelta(milliseconds=50)
 
 
 @dataclass(slots=True)
-class Process:
+class WorkerProcess:
     """What this process is made of."""
 
     context: Context
     runners: Runners
     confinement: Confinement
-    housekeeper: Housekeeper
-    execution: Execution
-    spare: Spare
-    watchdog: Watchdog
+    housekeeper: SupervisorLoop
+    execution: Executor
+    spare: PrefetchRecovery
+    watchdog: ConsumerWatchdog
     restarting: bool = False
 
 
-_process: Process | None = None
+_process: WorkerProcess | None = None
 _interruptible = True
-_orders: Orders | None = None
-_lodging: OwnFolder | None = None
+_orders: ShutdownOrders | None = None
+_worktree_folder: ScratchDir | None = None
 _ended = threading.Event()
 _lock = threading.Lock()
 
 
-def process() -> Process:
+def process() -> WorkerProcess:
     """This process; begun at its first use where no signal did it before (an eager call, a pool we do not know)."""
     if _process is None:
         begin(f"worker@{os.getpid()}", slots=1)
@@ -111,7 +111,7 @@ def _leave_to_the_parent(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: a terminal interrupts the whole group, and the parent says what to do."""
 
 
-def begin(name: str, *, slots: int, alone: bool = False) -> Process:
+def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
     """Register this process and start its heartbeat and housekeeping. Waits for a database that is not there yet.
 
     *alone*: it runs one job that another worker has claimed, and looks after nothing else.
@@ -138,12 +138,12 @@ def begin(name: str, *, slots: int, alone: bool = False) -> Process:
             if alone:
                 workers.drain(tx, context.worker_id)  # it takes nothing, and nobody counts on its slot
         runners = Runners(context.worker_id, sandbox=confinement.sandbox)
-        housekeeper = Housekeeper(context)
-        watchdog = Watchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
+        housekeeper = SupervisorLoop(context)
+        watchdog = ConsumerWatchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         isolation = None if alone else Isolation(context)
-        execution = Execution(context, runners, housekeeper, isolation=isolation)
-        spare = Spare(context, free=execution.free, work_off=execution.work_off)
-        _process = Process(context, runners, confinement, housekeeper, execution, spare, watchdog)
+        execution = Executor(context, runners, housekeeper, isolation=isolation)
+        spare = PrefetchRecovery(context, free=execution.free, work_off=execution.work_off)
+        _process = WorkerProcess(context, runners, confinement, housekeeper, execution, spare, watchdog)
         if not alone:
             _hand_back_of_the_dead(context)
             housekeeper.clearing.clear_folders()
@@ -205,7 +205,7 @@ def _wait_for_schema(context: Context) -> None:
         time.sleep(0.5)
 
 
-def _go_when_told(running: Process, orders: Orders) -> None:
+def _go_when_told(running: WorkerProcess, orders: ShutdownOrders) -> None:
     """Wait for the order to drain; then let jobs finish for the grace, and hand the rest back as queued, uncharged."""
     orders.drain.wait()
     if os.getpid() == orders.owner:
@@ -314,7 +314,7 @@ def _refuse(error: CoordinationError) -> None:
 def _on_init(**_: Any) -> None:
     global _orders  # noqa: PLW0603
     configure_logging()
-    _orders = Shutdown.orders = Orders()
+    _orders = Shutdown.orders = ShutdownOrders()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -345,13 +345,13 @@ def _on_worker(sender: Any = None, **_: Any) -> None:
 
 def _lodge_the_pool() -> None:
     """The pool's files go where they are found when this process is killed; by itself it would leave them for good."""
-    global _lodging  # noqa: PLW0603
+    global _worktree_folder  # noqa: PLW0603
     try:
-        _lodging = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
+        _worktree_folder = scratch_dirs.take(scratch_dirs.TEMPORARY, scratch_dirs.IN_TEMPORARY)
     except CoordinationError as error:
         log.warning("the pool's files go where they would without us", why=error.message)
     else:
-        multiprocessing.current_process()._config["tempdir"] = str(_lodging.path)  # type: ignore[attr-defined]  # noqa: SLF001
+        multiprocessing.current_process()._config["tempdir"] = str(_worktree_folder.path)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def _pool(sender: Any) -> str:
@@ -384,8 +384,8 @@ def _on_shutting_down(**_: Any) -> None:
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _on_shutdown(**_: Any) -> None:
     end()
-    if _lodging is not None:
-        _lodging.close()
+    if _worktree_folder is not None:
+        _worktree_folder.close()
 
 
 @signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]

@@ -20,11 +20,11 @@ from workers.context import Context
 
 log = structlog.get_logger()
 
-PARKED_AFTER = timedelta(seconds=2)
+PREFETCHED_AFTER = timedelta(seconds=2)
 _LOOK = 1.0
 
 
-class Spare:
+class PrefetchRecovery:
     """One thread that looks every second. *free* says how many slots are; *work_off* claims and runs in its thread."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Spare:
         if free <= 0 or context.draining.is_set() or context.nudges.client.llen(queues.PREFIX + queues.JOBS):
             return 0
         with context.store.read() as tx:
-            parked = workers.parked(tx, rung_before=PARKED_AFTER, limit=free, workspaces=context.workspaces)
+            parked = workers.parked(tx, enqueued_before=PREFETCHED_AFTER, limit=free, workspaces=context.workspaces)
         for workspace_id, task_id in parked:
             job = threading.Thread(
                 target=self._guarded, args=(workspace_id, task_id), name=f"coord-spare-{task_id}", daemon=True

@@ -9,25 +9,25 @@ from typing import Any
 import structlog
 
 from coordination.base.errors import NotFound, Refused
-from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import CUSTOM, AgentCall, parse_work
 from coordination.domain.tasks.attempts import Claim, Result, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
-from workers.runners.agents.base import Adapter, Start, Transcript
+from workers.runners.agents.base import Adapter, StartCommand, Transcript
 from workers.runners.agents.claude import Claude
 from workers.runners.agents.codex import Codex
-from workers.runners.agents.conversation import Conversation
+from workers.runners.agents.conversation import AgentConversation
 from workers.runners.agents.custom import Custom
 from workers.runners.agents.ends import account_of, end_of
 from workers.runners.agents.gemini import Gemini
-from workers.runners.agents.lines import Lines
+from workers.runners.agents.lines import JsonLines
 from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
 from workers.runners.output import Capture, clean_text, decode, without_line_break
 from workers.runners.process import Launcher
-from workers.runners.provider_environment import Given, Providing
+from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ ADAPTERS = {adapter.name: adapter for adapter in _ALL}
 class AgentRunner:
     """Executes agents' jobs."""
 
-    def __init__(self, launcher: Launcher, providing: Providing) -> None:
+    def __init__(self, launcher: Launcher, providing: ProviderEnvironment) -> None:
         self._launcher = launcher
         self._providing = providing
 
@@ -60,7 +60,7 @@ class AgentRunner:
                 file = scratch.write_servers(control.line)
                 servers = [part.replace("{file}", file) for part in adapter.takes_servers]
                 call = replace(call, args=[*servers, *call.args])
-            conversation = Conversation(claim, call, adapter)
+            conversation = AgentConversation(claim, call, adapter)
             start = adapter.start(call, conversation.session)
             variables = environment.inherited() | given.values | dict(start.env) | dict(call.env)
             variables |= environment.of_attempt(claim, scratch)
@@ -75,7 +75,7 @@ class AgentRunner:
 
     def _execute(
         self,
-        start: Start,
+        start: StartCommand,
         claim: Claim,
         control: Control,
         reader: _Reader,
@@ -97,7 +97,7 @@ class AgentRunner:
                     show=reader.complain,
                     stdin=stdin,
                     write=control.places(folder),
-                    glance=usage_file.Following(scratch.costs, reader.reports).look,
+                    glance=usage_file.UsageFile(scratch.costs, reader.reports).look,
                     done=reader.is_done,
                 )
             except (OSError, ValueError) as error:
@@ -105,7 +105,7 @@ class AgentRunner:
         reader.close()
         return reader.result(ran, *usage_file.read(scratch.costs))
 
-    def _checked(self, claim: Claim) -> tuple[AgentCall, Adapter, Given]:
+    def _checked(self, claim: Claim) -> tuple[AgentCall, Adapter, ProviderVariables]:
         call = parse_work(claim.work)
         if not isinstance(call, AgentCall):
             raise Refused(f"A {call.kind} job is not for an agent")
@@ -126,7 +126,7 @@ class _Reader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
     def __init__(
-        self, adapter: Adapter, call: AgentCall, control: Control, conversation: Conversation, *, advice: str
+        self, adapter: Adapter, call: AgentCall, control: Control, conversation: AgentConversation, *, advice: str
     ) -> None:
         self._adapter = adapter
         self._advice = advice
@@ -141,7 +141,7 @@ class _Reader:
         self._session: str | None = None
         self._reported: Sequence[Usage] = ()
         self.told = Transcript(self._tell, hide=self._hide, show=self._show, metered=self._spent)
-        self._lines = Lines(self._read, self._print, self.told.remarks.append, whole=self._shape == "json")
+        self._lines = JsonLines(self._read, self._print, self.told.remarks.append, whole=self._shape == "json")
 
     def feed(self, data: bytes) -> None:
         """What came next on stdout."""
@@ -180,7 +180,7 @@ class _Reader:
         for remark in self.told.remarks:
             self._control.printed(Stream.ERR, f"[agent] {remark}\n".encode())
 
-    def result(self, ran: program.Ran, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
+    def result(self, ran: program.ProgramResult, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
         """How the attempt ended, by its process and by what the agent said."""
         told = self.told
         account = account_of(self._adapter, self._call)
@@ -201,7 +201,7 @@ class _Reader:
             exit_code=ran.exit_code,
             log=usage_file.with_warnings(text, warnings) or text or None,
             usage=(*self._conversation.new(told.usage.values(), told.session), *reported),
-            effect=Effect(refused=len(told.refused)) if told.refused else None,
+            effect=ChangeSummary(refused=len(told.refused)) if told.refused else None,
         )
         return self._control.secrets.hide_in(self._conversation.end(result, told.session, told.usage.values()))
 

@@ -72,7 +72,7 @@ class ProcessRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportAddress:
     """Where a job reports: an address, the attempt's token, and a folder with ``coord`` if its PATH has none."""
 
     url: str
@@ -123,8 +123,8 @@ class Control:
         self._on_spent = on_spent
         self._is_paid = is_paid
         self._lock = threading.Lock()
-        self._line: Line | None = None
-        self._open_line: Callable[[], Line] | None = None
+        self._line: ReportAddress | None = None
+        self._open_line: Callable[[], ReportAddress] | None = None
         self._asked = threading.Event()
         self._reason: StopReason | None = None
         self._wake = -1
@@ -133,12 +133,12 @@ class Control:
         self._spending = threading.Lock()
         self._parts: dict[str, Sequence[Usage]] = {}
 
-    def offer_line(self, open_line: Callable[[], Line] | None) -> None:
+    def offer_line(self, open_line: Callable[[], ReportAddress] | None) -> None:
         """Let the job report from here on, over what *open_line* opens once it is needed; None: no more."""
         self._line, self._open_line = None, open_line
 
     @property
-    def line(self) -> Line | None:
+    def line(self) -> ReportAddress | None:
         """Where the job may report, if it may: opened when a runner first asks. Raises OSError."""
         if self._line is None and self._open_line is not None:
             self._line = self._open_line()
@@ -256,7 +256,7 @@ class Control:
         self.close()
 
 
-class Board(Protocol):
+class BatchRun(Protocol):
     """What a runner of batches is given besides the claims: one line to the worker for all of them."""
 
     @property

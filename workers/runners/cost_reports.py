@@ -42,7 +42,7 @@ Fence = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Leftovers:
+class UnsettledReports:
     """What is left of one attempt: the files that its processes wrote to, and the one with what its worker was told."""
 
     files: list[Path] = field(default_factory=list)
@@ -70,12 +70,12 @@ def source_of(costs: str) -> str:
     return costs.rpartition(os.sep)[2].removesuffix(COSTS)
 
 
-def leftovers_in(folder: Path) -> dict[Fence, Leftovers]:
+def leftovers_in(folder: Path) -> dict[Fence, UnsettledReports]:
     """What the attempts of a worker have left in its folder. No link is followed.
 
     Jobs may write to the folders of their own attempts, which are in it: there only what has the attempt's name counts.
     """
-    left: dict[Fence, Leftovers] = {}
+    left: dict[Fence, UnsettledReports] = {}
     for entry in _entries(folder):
         path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
@@ -83,7 +83,7 @@ def leftovers_in(folder: Path) -> dict[Fence, Leftovers]:
         elif entry.name.endswith(_JOURNAL):
             fence = _fence(_ATTEMPT, entry.name.removesuffix(_JOURNAL))
             if fence is not None and is_report(entry.path):
-                left.setdefault(fence, Leftovers()).journal = path
+                left.setdefault(fence, UnsettledReports()).journal = path
         elif entry.name.endswith(COSTS):
             _add_file(left, _fence(_EXECUTION, entry.name.removesuffix(COSTS)), path)
         elif entry.name.endswith(_AT) and entry.is_symlink():
@@ -93,7 +93,7 @@ def leftovers_in(folder: Path) -> dict[Fence, Leftovers]:
     return left
 
 
-def _look_into(left: dict[Fence, Leftovers], folder: Path) -> None:
+def _look_into(left: dict[Fence, UnsettledReports], folder: Path) -> None:
     if (fence := _fence_of_folder(folder.name)) is None:
         return
     for entry in _entries(folder):
@@ -109,10 +109,12 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _add_file(left: dict[Fence, Leftovers], fence: Fence | None, path: Path, signpost: Path | None = None) -> None:
+def _add_file(
+    left: dict[Fence, UnsettledReports], fence: Fence | None, path: Path, signpost: Path | None = None
+) -> None:
     if fence is None or not is_report(str(path)):
         return
-    of_attempt = left.setdefault(fence, Leftovers())
+    of_attempt = left.setdefault(fence, UnsettledReports())
     of_attempt.files.append(path)
     if signpost is not None:
         of_attempt.signposts.append(signpost)
@@ -209,7 +211,7 @@ def _take_away(path: str) -> None:
 _NUMBERS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
-class Journal:
+class CostJournal:
     """Keeps on disk what the worker was told in all of the calls of one attempt that stand in no file of costs."""
 
     def __init__(self, root: Path, fence: Fence) -> None:

@@ -17,7 +17,7 @@ from coordination.base.host import ATTEMPT_MARKER
 from coordination.domain.jobs.chat import OURS
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import cost_reports, untrusted_files
-from workers.runners.base import Line
+from workers.runners.base import ReportAddress
 from workers.runners.cost_reports import COSTS
 
 # Where programs are and how text, time and temporary files are to be treated. Whatever else a job needs, its plan says.
@@ -58,7 +58,7 @@ def of_attempt(claim: Claim, scratch: Scratch) -> dict[str, str]:
     return variables
 
 
-def of_line(line: Line | None, path: str) -> dict[str, str]:
+def of_line(line: ReportAddress | None, path: str) -> dict[str, str]:
     """The variables with which a job reports, and its PATH; empty when it cannot."""
     if line is None:
         return {}
@@ -114,7 +114,7 @@ class Scratch:
             json.dump({"input": claim.input, "needs": claim.needs}, file)
         return path
 
-    def write_servers(self, line: Line | None) -> str:
+    def write_servers(self, line: ReportAddress | None) -> str:
         """A file that tells an agent of our MCP server, as such programs read it."""
         told = {name: value for name, value in of_line(line, "").items() if name != "PATH"}
         program, *arguments = our_server()

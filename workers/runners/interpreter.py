@@ -37,7 +37,7 @@ from coordination.domain.jobs.resource_limits import Limits
 from workers.runners import environment, untrusted_files
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher, Process
-from workers.runners.process_watch import Reading
+from workers.runners.process_watch import OutputReader
 
 CHILD_MARKER = "COORD_CHILD_ID"
 
@@ -53,7 +53,7 @@ _SLACK = 1 << 20  # what an answer may hold besides the function's value
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class InterpreterKey:
     """What is fixed for a process's whole life."""
 
     folder: str | None
@@ -63,7 +63,7 @@ class Key:
     workspace: str = ""  # what the code of one has imported and changed is nothing for another
 
 
-class Answers:
+class InterpreterAnswers:
     """Collects the answers of an interpreter, in order, each with its ``size`` in bytes.
 
     ``nonsense``: something came that nobody can read.
@@ -75,16 +75,16 @@ class Answers:
         self.found: deque[dict[str, Any]] = deque()
         self.nonsense = False
 
-    def read(self, fd: int) -> Reading:
+    def read(self, fd: int) -> OutputReader:
         """Take what arrived on *fd*; DONE when an answer is complete. To be given to a Watch."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
-            return Reading.MORE
+            return OutputReader.MORE
         except ConnectionResetError:
             data = b""
         if not data:
-            return Reading.CLOSED
+            return OutputReader.CLOSED
         self._buffer += data
         while len(self._buffer) >= _HEAD and not self.nonsense:
             size = int.from_bytes(self._buffer[:_HEAD], "big")
@@ -92,7 +92,7 @@ class Answers:
                 break
             self._take(bytes(self._buffer[_HEAD : _HEAD + size]) if size <= self._limit else b"")
             del self._buffer[: _HEAD + size]
-        return Reading.DONE if self.found or self.nonsense else Reading.MORE
+        return OutputReader.DONE if self.found or self.nonsense else OutputReader.MORE
 
     def _take(self, frame: bytes) -> None:
         try:
@@ -109,7 +109,7 @@ class Answers:
             self.nonsense = True
 
 
-class Printed:
+class PrintedOutput:
     """What the jobs of a batch print, one text a job, told apart by the boundary that follows each."""
 
     def __init__(self, boundary: bytes, limit: int) -> None:
@@ -164,7 +164,7 @@ class Printed:
 class Interpreter:
     """One warm interpreter, seen from the worker. ``place``: where its jobs report costs in a sandbox."""
 
-    def __init__(self, key: Key, launcher: Launcher) -> None:
+    def __init__(self, key: InterpreterKey, launcher: Launcher) -> None:
         self.key = key
         self.jobs = 0
         self._batch = 0
@@ -236,7 +236,7 @@ class Interpreter:
         waiter.register(self.process.exit_fd, select.POLLIN)
         return not waiter.poll(0)
 
-    def read_output(self, printed: Printed) -> None:
+    def read_output(self, printed: PrintedOutput) -> None:
         """Take all that was printed so far."""
         while True:
             try:

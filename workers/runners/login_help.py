@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordination.base.host import host
-from workers.runners.provider_environment import Given
+from workers.runners.provider_environment import ProviderVariables
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class LogIn:
         """Variables one of which an account must hold, or it would be another log-in that is used."""
         return (*self.variables, *([self.folder] if self.folder else ()), *self.others)
 
-    def advice(self, program: str, given: Given, named: Sequence[str] = ()) -> str:
+    def advice(self, program: str, given: ProviderVariables, named: Sequence[str] = ()) -> str:
         """The next step on this machine. *named*: variables that the job names itself."""
         names = [*named, *(name for name in self.variables if name not in named)]
         if given.account is not None:
@@ -41,7 +41,7 @@ class LogIn:
         first, *others = ways
         return f"{program} is not logged in where this worker runs: {', or '.join([first, *others])}"
 
-    def _of_account(self, program: str, given: Given, account: str, names: Sequence[str]) -> str:
+    def _of_account(self, program: str, given: ProviderVariables, account: str, names: Sequence[str]) -> str:
         if self.command and self.folder and (folder := given.values.get(self.folder)):
             way = f"{self.folder}={shlex.quote(folder)} {self.command}"
         else:

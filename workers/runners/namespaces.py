@@ -42,7 +42,7 @@ _RO, _RW, _HIDDEN, _PRIVATE = "ro", "rw", "hidden", "private"
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class SandboxView:
     """What one process sees besides the system and the programs. *folder*: where it starts, with its checkout.
 
     *write* and *read*: folders and files, by paths without links. *hide*: what it does not see, wherever that lies.
@@ -72,7 +72,7 @@ class Namespaces:
         self._programs = [place for place in (*program_places(), *_of_path()) if os.path.exists(place)]  # noqa: PTH110
         self._system = list(_system())
 
-    def around(self, arguments: Sequence[str], view: View, *, status: int) -> tuple[list[str], dict[str, Any]]:
+    def around(self, arguments: Sequence[str], view: SandboxView, *, status: int) -> tuple[list[str], dict[str, Any]]:
         """The command that becomes bwrap, and what ``confine`` has to look over. OSError for a link among the places.
 
         *status*: a descriptor to which bwrap writes whether the program was started, see ``was_started``.

@@ -34,23 +34,23 @@ _WORKER_BITS, _JOB_BITS = 30, 32
 _kernel_threads: set[int] = set()  # remembered, because there are many and none of them is ever ours
 
 
-class Tag(NamedTuple):
+class ProcessTag(NamedTuple):
     """A number that processes carry in a limit: those of its bits that *mask* names."""
 
     mask: int
     value: int
 
 
-def worker_tag(marker: str) -> Tag:
+def worker_tag(marker: str) -> ProcessTag:
     """What all processes carry that the worker of that marker has started, and all that these started."""
     mask = _TAGGED | ((1 << _WORKER_BITS) - 1) << _JOB_BITS
-    return Tag(mask, _TAGGED | (zlib.crc32(os.fsencode(marker)) << _JOB_BITS) & mask)
+    return ProcessTag(mask, _TAGGED | (zlib.crc32(os.fsencode(marker)) << _JOB_BITS) & mask)
 
 
-def job_tag(worker: Tag, number: int) -> Tag:
+def job_tag(worker: ProcessTag, number: int) -> ProcessTag:
     """The same of one of its jobs: the one with that number, of the last four thousand million."""
     jobs = (1 << _JOB_BITS) - 1
-    return Tag(worker.mask | jobs, worker.value | number & jobs)
+    return ProcessTag(worker.mask | jobs, worker.value | number & jobs)
 
 
 starting = threading.Lock()
@@ -71,7 +71,7 @@ def drop_tag() -> None:
 
 
 @contextlib.contextmanager
-def inherited(tag: Tag) -> Iterator[None]:
+def inherited(tag: ProcessTag) -> Iterator[None]:
     """What is started meanwhile carries the tag, and all that it starts. Put on later, some of these might lack it."""
     with starting:
         try:
@@ -98,7 +98,9 @@ def is_running(pid: int) -> bool:
     return bool(fields) and fields[0] not in _DEAD
 
 
-def find(markers: Sequence[bytes | Tag], *, group: int | None = None, born_after: int | None = None) -> list[int]:
+def find(
+    markers: Sequence[bytes | ProcessTag], *, group: int | None = None, born_after: int | None = None
+) -> list[int]:
     """Pids of live processes in *group*, with an environment entry that begins with one of *markers*, or with a tag.
 
     ``born_after``: only processes whose pid was handed out after that one's. Right for jobs so short that the numbers
@@ -125,7 +127,11 @@ def find(markers: Sequence[bytes | Tag], *, group: int | None = None, born_after
 
 
 def kill_all(
-    markers: Sequence[bytes | Tag], *, group: int | None = None, born_after: int | None = None, patience: float = 2.0
+    markers: Sequence[bytes | ProcessTag],
+    *,
+    group: int | None = None,
+    born_after: int | None = None,
+    patience: float = 2.0,
 ) -> int:
     """SIGKILL everything that ``find`` finds, until nothing is found or *patience* (seconds) is used up.
 
@@ -224,9 +230,9 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def is_marked(pid: int, markers: Sequence[bytes | Tag]) -> bool | None:
+def is_marked(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool | None:
     """Whether *pid* has one of the markers; None when it shows no environment at all."""
-    if any(_is_tagged(pid, marker) for marker in markers if isinstance(marker, Tag)):
+    if any(_is_tagged(pid, marker) for marker in markers if isinstance(marker, ProcessTag)):
         return True
     try:
         handle = os.open(f"{_PROC}/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
@@ -245,7 +251,7 @@ def is_marked(pid: int, markers: Sequence[bytes | Tag]) -> bool | None:
     return any(b"\0" + marker in data for marker in markers if isinstance(marker, bytes))
 
 
-def _is_tagged(pid: int, tag: Tag) -> bool:
+def _is_tagged(pid: int, tag: ProcessTag) -> bool:
     try:
         found = resource.prlimit(pid, resource.RLIMIT_RTTIME)[0]
     except (OSError, AttributeError):
@@ -253,7 +259,7 @@ def _is_tagged(pid: int, tag: Tag) -> bool:
     return found > 0 and found & tag.mask == tag.value and is_running(pid)
 
 
-def _carries_in_a_moment(pid: int, markers: Sequence[bytes | Tag]) -> bool:
+def _carries_in_a_moment(pid: int, markers: Sequence[bytes | ProcessTag]) -> bool:
     """The same for a process that shows no environment, which one in the middle of exec will have in a moment."""
     deadline = time.monotonic() + _EXEC_PATIENCE
     while True:

@@ -11,13 +11,13 @@ import time
 from collections import deque
 from datetime import timedelta
 
-from workers.runners.interpreter import Interpreter, Key
+from workers.runners.interpreter import Interpreter, InterpreterKey
 from workers.runners.process import Launcher
 
 _LOOK = 2.0  # seconds
 
 
-class Pool:
+class InterpreterPool:
     """The warm interpreters of one worker process; thread-safe."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Pool:
         """Whether the interpreters are in a sandbox."""
         return self._launcher.confines
 
-    def take(self, key: Key) -> Interpreter:
+    def take(self, key: InterpreterKey) -> Interpreter:
         """A process for *key*: the one that was idle last, or a new one. Raises OSError when none can be started."""
         while True:
             with self._changed:

@@ -21,7 +21,7 @@ from workers.runners import environment, orphan_reaper, untrusted_files
 from workers.runners.base import ProcessRecord
 from workers.runners.namespaces import was_started
 from workers.runners.sandbox_exec import DELAYED, NOT_STARTED
-from workers.runners.sandbox_policy import Confined, Sandbox
+from workers.runners.sandbox_policy import ConfinedCommand, SandboxPolicy
 from workers.runners.system_limits import limited
 from workers.runners.warden import Warden
 
@@ -38,7 +38,7 @@ class Launcher:
     kept from; in it each has a folder for temporary files of its own.
     """
 
-    def __init__(self, worker_id: str | None = None, *, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
         self.worker_id = worker_id or uuid.uuid4().hex
         self._sandbox = sandbox
         self._warden = Warden(self.marker)
@@ -93,7 +93,7 @@ class Launcher:
         """
         # Markers first: whoever looks for them need not read far.
         ordered = {name: environment[name] for name in markers} | {WORKER_MARKER: self.worker_id} | dict(environment)
-        confined, temporary = Confined(list(limited(arguments, limits)), ordered), None
+        confined, temporary = ConfinedCommand(list(limited(arguments, limits)), ordered), None
         if self._sandbox is not None:
             temporary = self._sandbox.make_temporary(temporary_in)
         self._warden.start()
@@ -141,7 +141,7 @@ class Process:
         self,
         popen: subprocess.Popen[bytes],
         markers: Sequence[str],
-        tag: orphan_reaper.Tag,
+        tag: orphan_reaper.ProcessTag,
         warden: Warden,
         temporary: str | None = None,
         *,
@@ -154,7 +154,7 @@ class Process:
         self._warden = warden
         self._ended = False
         self._born = time.monotonic()
-        self._markers: list[bytes | orphan_reaper.Tag] = [tag, *map(os.fsencode, markers)]
+        self._markers: list[bytes | orphan_reaper.ProcessTag] = [tag, *map(os.fsencode, markers)]
         self.exit_fd = _exit_descriptor(popen.pid)
         # A process that has exited already is a zombie that nobody reaped yet, so its entry is still there.
         self.record = ProcessRecord(
@@ -170,7 +170,7 @@ class Process:
         return NOT_STARTED if self._not_started else self._popen.returncode
 
     @property
-    def markers(self) -> Sequence[bytes | orphan_reaper.Tag]:
+    def markers(self) -> Sequence[bytes | orphan_reaper.ProcessTag]:
         """What its descendants carry: in their environment, and the tag."""
         return self._markers
 
@@ -222,7 +222,7 @@ class Process:
 
 
 @contextlib.contextmanager
-def _delayed(confined: Confined) -> Iterator[None]:
+def _delayed(confined: ConfinedCommand) -> Iterator[None]:
     """What is started meanwhile in namespaces hears some signals only when the job's own program is there.
 
     bwrap itself would die of them, and its job with it, without a moment to tidy up.

@@ -22,7 +22,7 @@ from coordination.domain.tasks.attempts import Outcome
 from workers.runners import orphan_reaper
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Process
-from workers.runners.resource_usage import Meter
+from workers.runners.resource_usage import ResourceMeter
 
 _CHUNK = 1 << 16
 _KILL_PATIENCE = 5.0  # how long a process may take to die of SIGKILL before nobody waits for it any more
@@ -40,7 +40,7 @@ _SENTENCES = {
 }
 
 
-class Reading(Enum):
+class OutputReader(Enum):
     """What came of reading a stream once."""
 
     MORE = auto()  # something may follow
@@ -48,7 +48,7 @@ class Reading(Enum):
     DONE = auto()  # the answer that was waited for is complete
 
 
-Reader = Callable[[int], Reading]
+Reader = Callable[[int], OutputReader]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Interruption:
         return other.outcome is Outcome.LOST or self.outcome is Outcome.HANDED_BACK
 
 
-class Watch:
+class ProcessWatch:
     """One wait. *output*: what to feed with the bytes of each stream; they count as signs of life. *answer*: the
     descriptor and reader of a reply that ends the wait. All descriptors stay their owner's to close. *began*: when
     the job did, in monotonic seconds, if that was not now: then the process has worked before. *glance*: called now
@@ -110,7 +110,7 @@ class Watch:
         if answer is not None:
             self._readers[answer[0]] = answer[1]
         self._poll = select.poll()
-        self._meter = Meter(process, limits, reused=began is not None)
+        self._meter = ResourceMeter(process, limits, reused=began is not None)
         self._most = limits.output or 0
         self._room = limits.output or math.inf  # bytes that it may still print
         self._timeout = timeout
@@ -160,23 +160,23 @@ class Watch:
         deadline = time.monotonic() + patience.total_seconds()
         while self._readers and (left := deadline - time.monotonic()) > 0:
             for fd, _ in waiter.poll(left * 1000):
-                if self._readers[fd](fd) is Reading.CLOSED:
+                if self._readers[fd](fd) is OutputReader.CLOSED:
                     waiter.unregister(fd)
                     del self._readers[fd]
 
     def _into(self, feed: Callable[[bytes], None]) -> Reader:
-        def read(fd: int) -> Reading:
+        def read(fd: int) -> OutputReader:
             try:
                 data = os.read(fd, _CHUNK)
             except BlockingIOError:
-                return Reading.MORE
+                return OutputReader.MORE
             if not data:
-                return Reading.CLOSED
+                return OutputReader.CLOSED
             feed(data)
             self._room -= len(data)
             self._moved_at = time.monotonic()
             self._control.progress()
-            return Reading.MORE
+            return OutputReader.MORE
 
         return read
 
@@ -190,9 +190,9 @@ class Watch:
             del self._others[fd]
         elif fd in self._readers:
             reading = self._readers[fd](fd)
-            if reading is Reading.DONE:
+            if reading is OutputReader.DONE:
                 self._answered = True
-            elif reading is Reading.CLOSED:
+            elif reading is OutputReader.CLOSED:
                 self._poll.unregister(fd)
                 del self._readers[fd]
         else:

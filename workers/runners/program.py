@@ -15,7 +15,7 @@ from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
 from workers.runners.process import Launcher, death_sentence
-from workers.runners.process_watch import Interruption, Watch
+from workers.runners.process_watch import Interruption, ProcessWatch
 from workers.runners.system_limits import cpu_sentence, ran_out_of_cpu
 
 TRY_LATER_STATUS = os.EX_TEMPFAIL  # 75: how a process asks to be tried again later
@@ -31,7 +31,7 @@ _LONGEST_NAMED = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ProgramResult:
     """How a program ended. *log*: what it printed on stderr."""
 
     exit_code: int | None
@@ -55,7 +55,7 @@ def run_program(
     read: Sequence[str] = (),
     glance: Callable[[], None] | None = None,
     done: Callable[[], bool] | None = None,
-) -> Ran:
+) -> ProgramResult:
     """Start the program and wait for it; *feed* gets its stdout as it comes, *show* its stderr, which is kept too.
 
     *announced*: it is the job itself. *write*: what it may change where it is confined; None: its folder. *read*:
@@ -88,7 +88,7 @@ def run_program(
         )
         out_writing.close()
         err_writing.close()
-        watch = Watch(
+        watch = ProcessWatch(
             process,
             control,
             output={out_reading.fd: feed, err_reading.fd: complain},
@@ -110,7 +110,7 @@ def run_program(
             glance()  # whatever took less than a moment counts before anything else is started
     if interruption is None and limits.cpu is not None and ran_out_of_cpu(process.exit_code):
         interruption = Interruption(Outcome.FAILED, cpu_sentence(limits.cpu))
-    return Ran(process.exit_code, interruption, err.text())
+    return ProgramResult(process.exit_code, interruption, err.text())
 
 
 def judge(exit_code: int | None, *, said: str) -> tuple[Outcome, str | None]:

@@ -18,7 +18,7 @@ from coordination.settings import load_settings
 from workers.runners.secret_masking import Secrets
 
 
-class Given(Secrets):
+class ProviderVariables(Secrets):
     """The variables of one job, and what to hide of them. Raises Refused for an account that cannot be used.
 
     *passes_on*: what its program needs by its nature; *named*: what the job names as its secrets. *account*: whose all
@@ -46,7 +46,7 @@ class Given(Secrets):
         super().__init__(held.values, {**environ, **held.values}, named=(*named, *held.secret))
 
 
-class Providing:
+class ProviderEnvironment:
     """Gives jobs their variables. *accounts*: None: those of the home folder that the settings name."""
 
     def __init__(self, accounts: Accounts | None = None) -> None:
@@ -65,12 +65,14 @@ class Providing:
         passes_on: Sequence[str],
         named: Sequence[str],
         enough: Sequence[str] = (),
-    ) -> Given:
+    ) -> ProviderVariables:
         """What the job is given; Refused with one sentence for what is not there.
 
         *enough*: variables one of which its account must hold, or those that the job names.
         """
-        given = Given(self._accounts, call.account, passes_on, named=named, example=next(iter((*named, *enough)), None))
+        given = ProviderVariables(
+            self._accounts, call.account, passes_on, named=named, example=next(iter((*named, *enough)), None)
+        )
         missing = ", ".join(name for name in named if name not in given.values)
         first = missing.partition(",")[0]
         if call.account is None:

@@ -25,10 +25,10 @@ from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import PythonCall, parse_work
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from workers.runners import environment, usage_file
-from workers.runners.base import Board, Control
-from workers.runners.interpreter import Answers, Interpreter, Key, Printed
-from workers.runners.pool import Pool
-from workers.runners.process_watch import Reading, Watch
+from workers.runners.base import BatchRun, Control
+from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
+from workers.runners.pool import InterpreterPool
+from workers.runners.process_watch import OutputReader, ProcessWatch
 from workers.runners.program import can_be_entered, cannot_start, missing_folder, refused
 from workers.runners.python_answer import result_of
 
@@ -45,7 +45,7 @@ class _Job:
     """A job ready to be sent."""
 
     claim: Claim
-    key: Key
+    key: InterpreterKey
     request: str
     scratch: environment.Scratch
 
@@ -53,7 +53,7 @@ class _Job:
 class PythonRunner:
     """Executes Python jobs."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: InterpreterPool) -> None:
         self._pool = pool
 
     def run(self, claim: Claim, control: Control) -> Result:
@@ -73,7 +73,7 @@ class PythonRunner:
                 if result is not None:
                     return result
 
-    def run_batch(self, claims: Sequence[Claim], board: Board, *, settings: Control) -> int:
+    def run_batch(self, claims: Sequence[Claim], board: BatchRun, *, settings: Control) -> int:
         """Call the functions one after the other, in a process of the pool, and report to *board*.
 
         Returns how many were dealt with, from the first on; the others have not begun. *settings* says where scratch
@@ -104,7 +104,7 @@ class PythonRunner:
                 done += 1
         return done
 
-    def _run(self, batch: list[_Job], first: int, board: Board, settings: Control) -> int:
+    def _run(self, batch: list[_Job], first: int, board: BatchRun, settings: Control) -> int:
         """Run jobs of one key; how many were dealt with."""
         done = 0
         try:
@@ -128,14 +128,14 @@ class PythonRunner:
 class _Talk:
     """One batch with one interpreter, which goes back to the pool afterwards, or is ended."""
 
-    def __init__(self, pool: Pool, interpreter: Interpreter, batch: Sequence[_Job], limit: int) -> None:
+    def __init__(self, pool: InterpreterPool, interpreter: Interpreter, batch: Sequence[_Job], limit: int) -> None:
         self._pool = pool
         self._interpreter = interpreter
         self._fresh = interpreter.jobs == 0
         self._batch = batch
         self._limit = limit
-        self._answers = Answers(limit)
-        self._printed = Printed(interpreter.boundary, limit)
+        self._answers = InterpreterAnswers(limit)
+        self._printed = PrintedOutput(interpreter.boundary, limit)
         self._done = 0
         self._sent = self._began = time.monotonic()  # when the batch was sent, and when the job that runs now began
         self._fit = True  # for another job
@@ -150,7 +150,7 @@ class _Talk:
         finally:
             self._give_back()
 
-    def together(self, first: int, board: Board) -> tuple[int, bool]:
+    def together(self, first: int, board: BatchRun) -> tuple[int, bool]:
         """Run the batch; how many jobs were dealt with, and whether the last of them had to be looked after alone."""
         try:
             if not self._send(self._batch):
@@ -182,7 +182,7 @@ class _Talk:
         request["env"]["COORD_COSTS"] = job.scratch.costs
         return json.dumps(request)
 
-    def _listen(self, first: int, board: Board) -> None:
+    def _listen(self, first: int, board: BatchRun) -> None:
         """Hear answers while they come fast."""
         interpreter = self._interpreter
         channel = interpreter.channel
@@ -198,7 +198,7 @@ class _Talk:
                 continue
             if not ready or board.interrupted in ready or interpreter.process.exit_fd in ready:
                 return
-            if channel in ready and self._answers.read(channel) is Reading.CLOSED:
+            if channel in ready and self._answers.read(channel) is OutputReader.CLOSED:
                 return
             interpreter.read_output(self._printed)
             if self._answers.found:
@@ -224,7 +224,7 @@ class _Talk:
             return time.monotonic() - (self._sent if alone else self._began)
         return float(answer.get("took", 0.0))
 
-    def _take_answers(self, first: int, board: Board) -> None:
+    def _take_answers(self, first: int, board: BatchRun) -> None:
         self._began = time.monotonic()
         while self._answers.found and self._fit and self._done < len(self._batch):
             answer = self._answers.found.popleft()
@@ -244,12 +244,12 @@ class _Talk:
                 self._interpreter.process.carries(_marker(job))
                 self._fit = False
 
-    def _single_out(self, first: int, board: Board) -> tuple[int, bool]:
+    def _single_out(self, first: int, board: BatchRun) -> tuple[int, bool]:
         """The job that runs takes longer, or somebody must stop: nothing else may begin, and that one goes on alone."""
         begun = len(self._batch) - self._interpreter.withdraw()
         # A job begins after the answer of the one before it was sent, so those answers are there.
         while self._done < begun - 1 and self._fit:
-            if self._answers.read(self._interpreter.channel) is not Reading.DONE:
+            if self._answers.read(self._interpreter.channel) is not OutputReader.DONE:
                 break
             self._interpreter.read_output(self._printed)
             self._take_answers(first, board)
@@ -276,7 +276,7 @@ class _Talk:
         """Look after one job that was sent; None when it did not begin here and may be given to another process."""
         interpreter = self._interpreter
         interpreter.process.carries(_marker(job))
-        watch = Watch(
+        watch = ProcessWatch(
             interpreter.process,
             control,
             output={interpreter.output: self._printed.feed},
@@ -285,7 +285,7 @@ class _Talk:
             stall_timeout=job.claim.stall_timeout,
             began=self._began,
             limits=control.limits_for(job.claim),
-            glance=usage_file.Following(job.scratch.costs, control.spent).look,
+            glance=usage_file.UsageFile(job.scratch.costs, control.spent).look,
         )
         control.started(replace(interpreter.process.record, marker=_marker(job)))
         self._printed.show(partial(control.printed, Stream.OUT))
@@ -379,7 +379,7 @@ def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool
     files = control.limits_for(claim).files
     # In a sandbox a process may write to one folder: a job with a folder of its own has a process of its own.
     place, env = folder if confined else claim.workdir, tuple(sorted(work.env.items())) if work.env else ()
-    key = Key(place, path, env, files, claim.workspace_id)
+    key = InterpreterKey(place, path, env, files, claim.workspace_id)
     return _Job(claim, key, json.dumps(request), scratch)
 
 

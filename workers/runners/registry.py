@@ -12,22 +12,22 @@ from coordination.base.errors import Refused
 from workers.runners.agent import AgentRunner
 from workers.runners.base import Runner
 from workers.runners.chat.runner import ChatRunner
-from workers.runners.pool import Pool
+from workers.runners.pool import InterpreterPool
 from workers.runners.process import Launcher
-from workers.runners.provider_environment import Providing
+from workers.runners.provider_environment import ProviderEnvironment
 from workers.runners.python_callable import PythonRunner
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 from workers.runners.shell import ShellRunner
 
 
 class Runners:
     """The runners of one worker process. Close it when no job runs any more. *sandbox*: of its Launcher."""
 
-    def __init__(self, worker_id: str | None = None, *, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
         self.launcher = Launcher(worker_id, sandbox=sandbox)
-        self.pool = Pool(self.launcher)
+        self.pool = InterpreterPool(self.launcher)
         self.python = PythonRunner(self.pool)
-        providing = Providing()
+        providing = ProviderEnvironment()
         self._chat = ChatRunner(self.launcher, providing)
         self._by_kind: dict[str, Runner] = {
             "shell": ShellRunner(self.launcher),

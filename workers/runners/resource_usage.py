@@ -62,7 +62,7 @@ class _Host:
 _host = _Host()
 
 
-class Meter:
+class ResourceMeter:
     """Measures one job. *reused*: its process has worked before, and only what it uses from now on counts."""
 
     def __init__(self, process: Process, limits: Limits, *, reused: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from coordination.base.errors import SettingsError
 from workers.runners import sandbox_exec, untrusted_files
-from workers.runners.namespaces import Namespaces, View, private_places, program_places
+from workers.runners.namespaces import Namespaces, SandboxView, private_places, program_places
 
 _PROGRAM = str(Path(sandbox_exec.__file__))
 # What would load a job's code into our program, before it has given up anything.
@@ -26,7 +26,7 @@ _LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Confined:
+class ConfinedCommand:
     """How to start a process: the command and its environment. *status*: what bwrap says of it, to be passed on."""
 
     command: list[str]
@@ -34,7 +34,7 @@ class Confined:
     status: int | None = None
 
 
-class Sandbox:
+class SandboxPolicy:
     """How the processes of one worker's jobs are confined.
 
     *scratch*: the worker's folder for what they need while they run. *write*: files and folders that each may change
@@ -124,7 +124,7 @@ class Sandbox:
         temporary: str,
         write: Sequence[str],
         read: Sequence[str] = (),
-    ) -> Confined:
+    ) -> ConfinedCommand:
         """How to start what gives up the rights and then becomes *arguments*, in *folder*.
 
         It may write to the places of *write*, too; to all of the file system nobody may. OSError where a folder that it
@@ -139,16 +139,16 @@ class Sandbox:
         if self._namespaces is None:
             own = (*visible, *program_places(), folder)
             order |= {"hide": self._hide, "read": [place for place in own if self._is_hidden(place)]}
-            return Confined([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
+            return ConfinedCommand([*_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early)
         status = os.memfd_create("bwrap")
         try:
-            view = View(folder, places, visible, self._hide)
+            view = SandboxView(folder, places, visible, self._hide)
             command, order["strict"] = self._namespaces.around([], view, status=status)
         except BaseException:
             os.close(status)
             raise
         order["write"] = [*places, *private_places(places)]
-        return Confined([*command, *_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early, status)
+        return ConfinedCommand([*command, *_INTERPRETER, _PROGRAM, json.dumps(order), *arguments], early, status)
 
     def _is_hidden(self, place: str) -> bool:
         return any(f"{place}/".startswith(f"{hidden}/") for hidden in self._hide)

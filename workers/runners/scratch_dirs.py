@@ -30,7 +30,7 @@ IN_HOME = "w-"
 _MARK = 4  # hexadecimal digits of each half
 
 
-class OwnFolder:
+class ScratchDir:
     """One of them. ``path`` is there until its process closes it; copies of the process made by fork() cannot."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -46,7 +46,7 @@ class OwnFolder:
             os.close(fd)
 
 
-def take(root: Path, prefix: str) -> OwnFolder:
+def take(root: Path, prefix: str) -> ScratchDir:
     """A new empty folder in *root*, for this user alone. Raises Refused where none can be made."""
     try:
         while True:
@@ -58,7 +58,7 @@ def take(root: Path, prefix: str) -> OwnFolder:
                 with contextlib.suppress(OSError):
                     fcntl.flock(fd, fcntl.LOCK_SH)  # who clears up may be here at this moment: then it is gone now
                 if _is_at(path, fd):
-                    return OwnFolder(path, fd)
+                    return ScratchDir(path, fd)
                 os.close(fd)
     except OSError as error:
         raise Refused(

@@ -56,7 +56,7 @@ class ShellRunner:
                     feed=said,
                     show=partial(control.printed, Stream.ERR),
                     write=control.places(folder),
-                    glance=usage_file.Following(scratch.costs, control.spent).look,
+                    glance=usage_file.UsageFile(scratch.costs, control.spent).look,
                 )
             except (OSError, ValueError) as error:
                 return program.cannot_start(error, folder=folder)

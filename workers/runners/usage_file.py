@@ -53,7 +53,7 @@ def read(path: str) -> tuple[tuple[Usage, ...], tuple[str, ...]]:
     return _read(path, data)
 
 
-class Following:
+class UsageFile:
     """The same file while its job writes it: *tell* is told of all that it reports when that is more. Thread-safe."""
 
     def __init__(self, path: str, tell: Callable[[Sequence[Usage]], object]) -> None:
@@ -95,9 +95,9 @@ class Following:
             self._tell(tuple(self._found))
 
 
-def following(path: str, control: Control) -> Following:
+def following(path: str, control: Control) -> UsageFile:
     """The file of what surrounds a job: it counts beside what the job itself tells *control*."""
-    return Following(path, partial(control.spent, part=path))
+    return UsageFile(path, partial(control.spent, part=path))
 
 
 @contextlib.contextmanager

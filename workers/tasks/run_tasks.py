@@ -7,7 +7,7 @@ from typing import Any
 from celery import shared_task
 
 from workers.broker import queues
-from workers.broker.messages import read_doorbell
+from workers.broker.messages import read_enqueued_message
 from workers.broker.signed_channel import refusals
 from workers.process import lifecycle
 
@@ -17,7 +17,7 @@ def run_tasks(workspace_id: Any = None, tasks: Any = None, *_more: Any, **more: 
     """Claim and run those of *tasks* ([id, attempt] pairs) that are still ready."""
     process = lifecycle.process()
     process.watchdog.heard()
-    bell = read_doorbell(workspace_id, tasks, more)
+    bell = read_enqueued_message(workspace_id, tasks, more)
     if isinstance(bell, str):
         refusals.note(queues.JOBS, bell)
         return

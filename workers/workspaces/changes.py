@@ -16,11 +16,17 @@ from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
 from workers.workspaces import head_history, stash
 from workers.workspaces.git import LONG, Git, identity_of
-from workers.workspaces.head_history import History
-from workers.workspaces.nested_repositories import NotCollected, Place, beside, check_gitlinks
+from workers.workspaces.head_history import HeadHistory
+from workers.workspaces.nested_repositories import NestedLocation, NotCollected, beside, check_gitlinks
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Snapshot, Worktree, message_of
-from workers.workspaces.worktree_folder import has_company, is_lodging, names_of_records, place_of, take_away_others
+from workers.workspaces.worktree_folder import (
+    has_company,
+    is_worktree_folder,
+    names_of_records,
+    place_of,
+    take_away_others,
+)
 
 _SHORT = 12
 _MOST_NAMED = 3
@@ -29,7 +35,7 @@ _BREAKING = ("core.bare", "core.worktree")
 
 
 @dataclass(frozen=True, slots=True)
-class Before:
+class HeadBefore:
     """What was there when the job began: the size of HEAD's log, stashes, branches and tags, the configuration."""
 
     at: float  # seconds since 1970
@@ -42,17 +48,17 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectedChanges:
     """The commit that holds all that the job made, and what a person should know about how that came."""
 
     commit: str
     remarks: list[str] = field(default_factory=list)
 
 
-def before(place: Worktree) -> Before:
+def before(place: Worktree) -> HeadBefore:
     """Note what is there before the job begins."""
     refs = _refs(place.git)
-    return Before(
+    return HeadBefore(
         at=time.time(),
         log=head_history.log_size(place.record),
         stashes=frozenset(stash.entries(place.git, refs)),
@@ -63,7 +69,7 @@ def before(place: Worktree) -> Before:
     )
 
 
-def collect(place: Worktree, was: Before, claim: Claim) -> Collected:
+def collect(place: Worktree, was: HeadBefore, claim: Claim) -> CollectedChanges:
     """One commit with all that the claimed task's job made since *was*.
 
     Raises NotCollected or Unresolved when that needs somebody's decision; what the job left is as it was then.
@@ -89,7 +95,7 @@ def collect(place: Worktree, was: Before, claim: Claim) -> Collected:
     if is_known and _author(place.git, snapshot.commit) != author:
         head = None  # it only looked at that
     elsewhere = _made_elsewhere(place, was, refs, past, author)
-    alone = not has_company(place.lodging.path, place.repository.common, author, since=was.at)
+    alone = not has_company(place.worktree_folder.path, place.repository.common, author, since=was.at)
     others = _worktrees_beside(place, was, author=author) if alone else {}
     tips = [*_tips(place, was, refs, past), *snapshot.inside, *others.values(), *(elsewhere.values() if alone else ())]
     remarks += [] if alone else [_not_taken(ref, commit) for ref, commit in elsewhere.items()]
@@ -108,22 +114,27 @@ def collect(place: Worktree, was: Before, claim: Claim) -> Collected:
         check_gitlinks(place.git, place.start, final)
     place.settle()
     _take_back(place, refs, past, final)
-    take_away_others(others, place.lodging.root, place.repository.common)
+    take_away_others(others, place.worktree_folder.root, place.repository.common)
     if final != snapshot.commit and _tree(place.git, final) != snapshot.tree:
         place.stand_at(final)
     stash.drop(place, own)
-    return Collected(final, remarks)
+    return CollectedChanges(final, remarks)
 
 
-def _worktrees_beside(place: Worktree, was: Before, *, author: str) -> dict[Path, str]:
+def _worktrees_beside(place: Worktree, was: HeadBefore, *, author: str) -> dict[Path, str]:
     """Worktrees of the repository that the job has made elsewhere, with the commits that they stand at."""
     common = place.repository.common
-    nested_in = Place(place.git, place.lodging.path, common)
+    nested_in = NestedLocation(place.git, place.worktree_folder.path, common)
     found = {}
     for name in sorted(names_of_records(common) - was.records):
         record = common / "worktrees" / name
         path = place_of(record)
-        if path is None or path.is_relative_to(place.lodging.path) or is_lodging(path) or not path.is_dir():
+        if (
+            path is None
+            or path.is_relative_to(place.worktree_folder.path)
+            or is_worktree_folder(path)
+            or not path.is_dir()
+        ):
             continue
         if head_history.begun_by(record) == author and (head := beside(nested_in, path)) is not None:
             found[path] = head
@@ -136,7 +147,7 @@ def _not_taken(ref: str, commit: str) -> str:
     )
 
 
-def _take_back(place: Worktree, refs: Mapping[str, str], past: History, final: str) -> None:
+def _take_back(place: Worktree, refs: Mapping[str, str], past: HeadHistory, final: str) -> None:
     """Move the run's branch back when the job itself has moved it on: what gets there passes the gates first."""
     repository = place.repository
     head = refs.get(f"refs/heads/{repository.branch}")
@@ -165,7 +176,7 @@ def _check_operation(place: Worktree) -> None:
 
 def _stopped(place: Worktree, what: str, at: str | None) -> str:
     return (
-        f"a {what} has stopped halfway in {place.lodging.path}, at {at[:_SHORT] if at else 'no commit'}: "
+        f"a {what} has stopped halfway in {place.worktree_folder.path}, at {at[:_SHORT] if at else 'no commit'}: "
         "finish it (--continue) or give it up (--abort)"
     )
 
@@ -189,7 +200,7 @@ def _check_rest(place: Worktree, onto: str, snapshot: Snapshot, stood: str | Non
     if there and len(gone) == len(there):
         at = stood[:_SHORT] if stood else "no commit yet"
         raise NotCollected(
-            f"{place.lodging.path} is on a branch without history ({at}) that has none of the files of "
+            f"{place.worktree_folder.path} is on a branch without history ({at}) that has none of the files of "
             f"{onto[:_SHORT]}: merging it would delete them all",
             commit=stood,
         )
@@ -202,7 +213,7 @@ def _is_on_its_history(place: Worktree, stood: str | None) -> bool:
     return place.git("symbolic-ref", "--quiet", "HEAD").text == f"refs/heads/{place.repository.task_branch}"
 
 
-def _last_related(place: Worktree, past: History) -> str:
+def _last_related(place: Worktree, past: HeadHistory) -> str:
     """The last commit that HEAD stood at with a common history with where it began."""
     for commit in dict.fromkeys(reversed([*past.left, *past.places])):
         if commit.strip("0") and _related(place.git, commit, place.start):
@@ -210,7 +221,7 @@ def _last_related(place: Worktree, past: History) -> str:
     return place.start
 
 
-def _tips(place: Worktree, was: Before, refs: Mapping[str, str], past: History) -> list[str]:
+def _tips(place: Worktree, was: HeadBefore, refs: Mapping[str, str], past: HeadHistory) -> list[str]:
     """Commits of the job's on branches and tags, and those that HEAD departed from by a checkout."""
     tips = [commit for commit in past.left if commit in past.made]
     own = f"refs/heads/{place.repository.task_branch}"
@@ -219,7 +230,7 @@ def _tips(place: Worktree, was: Before, refs: Mapping[str, str], past: History) 
 
 
 def _made_elsewhere(
-    place: Worktree, was: Before, refs: Mapping[str, str], past: History, author: str
+    place: Worktree, was: HeadBefore, refs: Mapping[str, str], past: HeadHistory, author: str
 ) -> dict[str, str]:
     """Branches and tags with commits of the job's agent that were not made in the worktree, say in one beside it."""
     seen = {*past.made, *past.places, *past.left, place.start}
@@ -233,7 +244,7 @@ def _made_elsewhere(
     return {ref: commit for ref, commit in unknown.items() if commit in own}
 
 
-def _moved(was: Before, refs: Mapping[str, str], own: str) -> dict[str, str]:
+def _moved(was: HeadBefore, refs: Mapping[str, str], own: str) -> dict[str, str]:
     """The branches and tags that are new or elsewhere since *was*; of those below ``coord/`` only the *own* one."""
     return {
         ref: commit
@@ -278,7 +289,7 @@ def _with_stash(place: Worktree, final: str, commit: str, message: str) -> str:
     tree, conflicts = _merge_tree(place.git, final, change)
     if tree is None:
         raise NotCollected(
-            f"the stash {commit[:_SHORT]}, made in {place.lodging.path}, conflicts with what the worktree holds"
+            f"the stash {commit[:_SHORT]}, made in {place.worktree_folder.path}, conflicts with what the worktree holds"
             f"{conflicts}: apply it, or drop it",
             commit=commit,
         )
@@ -287,7 +298,7 @@ def _with_stash(place: Worktree, final: str, commit: str, message: str) -> str:
     return place.git("commit-tree", tree, "-p", final, "-m", message).text
 
 
-def _dropped(place: Worktree, past: History, final: str) -> list[str]:
+def _dropped(place: Worktree, past: HeadHistory, final: str) -> list[str]:
     """What the job threw away with ``git reset``: its decision where something else is left, else a NotCollected."""
     repository = place.repository
     remarks = []
@@ -301,7 +312,7 @@ def _dropped(place: Worktree, past: History, final: str) -> list[str]:
             continue
         if _tree(place.git, final) == _tree(place.git, place.start):
             raise NotCollected(
-                f"the commit {commit[:_SHORT]}, made in {place.lodging.path}, was dropped with git reset, and nothing "
+                f"the commit {commit[:_SHORT]}, made in {place.worktree_folder.path}, was dropped with git reset, and nothing "
                 "else was changed: bring it back, or take it back with git revert if nothing should change",
                 commit=commit,
             )
@@ -309,7 +320,7 @@ def _dropped(place: Worktree, past: History, final: str) -> list[str]:
     return remarks
 
 
-def _config_remarks(place: Worktree, was: Before) -> list[str]:
+def _config_remarks(place: Worktree, was: HeadBefore) -> list[str]:
     """What changed in the configuration that all worktrees share; NotCollected when the checkout is unusable by it."""
     remarks = []
     if _shared(place.repository, "info/exclude") != was.excluded:

@@ -17,8 +17,8 @@ from coordination.domain.plans.plans import MAX_KEY, MAX_TITLE
 from coordination.domain.tasks.attempts import Claim, Discovered, Outcome
 from workers.runners.output import clean_text
 from workers.workspaces.git import Git, GitFailed
-from workers.workspaces.merge_conflicts import Conflict
-from workers.workspaces.merge_queue import Conflicted
+from workers.workspaces.merge_conflicts import MergeConflict
+from workers.workspaces.merge_queue import MergeConflicted
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Unresolved, Worktree
 
@@ -46,7 +46,7 @@ def merge_task(
     workspace: Workspace,
     gates: tuple[Gate, ...],
     commit: str,
-    found: Conflicted,
+    found: MergeConflicted,
     *,
     round_: int,
 ) -> Discovered:
@@ -76,7 +76,7 @@ def merge_task(
     return Discovered(written, first=True, by_system=True)
 
 
-def _prompt(claim: Claim, commit: str, found: Conflicted) -> str:
+def _prompt(claim: Claim, commit: str, found: MergeConflicted) -> str:
     asked = str(claim.work.get("prompt", ""))
     return f"""Two changes of this repository conflict, and you are to bring them together.
 
@@ -158,13 +158,13 @@ def unresolved(left: Unresolved) -> tuple[str, str]:
     return why, f"You were done, but {why}.\n{_HOW}"
 
 
-def in_conflict(conflicts: tuple[Conflict, ...]) -> str:
+def in_conflict(conflicts: tuple[MergeConflict, ...]) -> str:
     """The first paths of some conflicts, in a few words."""
     paths = list(dict.fromkeys(path for one in conflicts for path in one.paths[:1]))
     return clean_text(", ".join(paths[:3])) + (", …" if len(paths) > 3 else "")  # noqa: PLR2004
 
 
-def _listed(conflicts: tuple[Conflict, ...]) -> str:
+def _listed(conflicts: tuple[MergeConflict, ...]) -> str:
     lines = [f"- {', '.join(one.paths)} ({one.kind})" for one in conflicts[:_MOST_NAMED]]
     more = len(conflicts) - len(lines)
     return "\n".join([*lines, *([f"- and {more} more"] if more else [])])

@@ -67,11 +67,11 @@ class GitFailed(Exception):
         self.log = log
 
 
-class TookTooLong(GitFailed):
+class GitTimeout(GitFailed):
     """git was ended when its time was up."""
 
 
-class Interrupted(Exception):
+class GitInterrupted(Exception):
     """The attempt has to end: its line to the worker said so."""
 
     def __init__(self, interruption: Interruption) -> None:
@@ -80,7 +80,7 @@ class Interrupted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class GitOutput:
     """What git printed, and its exit status. ``log``: what it printed on stderr."""
 
     code: int
@@ -148,7 +148,7 @@ class Git:
 
     def __call__(
         self, *arguments: str, limit: timedelta = QUICK, may_fail: bool = False, stdin: bytes | None = None
-    ) -> Said:
+    ) -> GitOutput:
         """Run one command. An exit status that is not 0 is GitFailed, or with *may_fail* an answer up to 1."""
         if stdin is None:
             return self._run(arguments, limit, subprocess.DEVNULL, may_fail=may_fail)
@@ -157,7 +157,7 @@ class Git:
             file.seek(0)
             return self._run(arguments, limit, file.fileno(), may_fail=may_fail)
 
-    def _run(self, arguments: tuple[str, ...], limit: timedelta, stdin: int, *, may_fail: bool) -> Said:
+    def _run(self, arguments: tuple[str, ...], limit: timedelta, stdin: int, *, may_fail: bool) -> GitOutput:
         out = bytearray()
 
         def keep(data: bytes) -> None:
@@ -183,13 +183,13 @@ class Git:
             raise GitFailed(f"git cannot be started: {error}", transient=is_passing(error)) from None
         if ran.interruption is not None:
             if ran.interruption.outcome is Outcome.TIMED_OUT:
-                raise TookTooLong(f"git {arguments[0]} {ran.interruption.error}", transient=True)
-            raise Interrupted(ran.interruption)
+                raise GitTimeout(f"git {arguments[0]} {ran.interruption.error}", transient=True)
+            raise GitInterrupted(ran.interruption)
         code = -1 if ran.exit_code is None else ran.exit_code
         if code and not (may_fail and code == 1):
             said = last_line(_reason(ran.log), _ERROR_LIMIT) or f"exit status {code}"
             raise GitFailed(f"git {arguments[0]}: {said}", transient=code < 0 or bool(_BUSY.search(ran.log)))
-        return Said(code, bytes(out), ran.log)
+        return GitOutput(code, bytes(out), ran.log)
 
 
 def _configuration(variables: Mapping[str, str]) -> list[str]:

@@ -21,7 +21,7 @@ _MOVES_ONLY = re.compile(r"checkout|reset|[^:]*\((start|abort)\)")
 
 
 @dataclass(slots=True)
-class History:
+class HeadHistory:
     """Ids of commits. ``at``: where HEAD was last; None when git kept no log.
 
     ``left``: departed from by a checkout, so they may hold work that HEAD does not. ``replaced``: rewritten into
@@ -62,9 +62,9 @@ def begun_by(record: Path) -> str | None:
     return None if match is None else match[1]
 
 
-def read(record: Path, since: int, begin: str) -> History:
+def read(record: Path, since: int, begin: str) -> HeadHistory:
     """What happened since the log had *since* bytes, when HEAD was at *begin*."""
-    history = History()
+    history = HeadHistory()
     try:
         data = untrusted_files.read(log_of(record), most=since + _MOST)
     except OSError:
@@ -80,7 +80,7 @@ def read(record: Path, since: int, begin: str) -> History:
     return history
 
 
-def _follow(history: History, old: str, new: str, what: str) -> None:
+def _follow(history: HeadHistory, old: str, new: str, what: str) -> None:
     if history.at is not None and old != history.at:
         history.left.append(history.at)  # a branch without commits leaves no line of its own
     if _REPLACES.match(what):

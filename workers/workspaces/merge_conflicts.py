@@ -30,7 +30,7 @@ _SUBMODULE, _LINK = "160000", "120000"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """One side of an unmerged path: *stage* 1 is the common beginning, 2 what is checked out, 3 what is merged."""
 
     mode: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
+class MergeConflict:
     """One conflict: its paths (several for renames), its *kind* in git's words, and what git says of it."""
 
     paths: tuple[str, ...]
@@ -52,34 +52,34 @@ class Conflict:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TrialMerge:
     """A merge in nobody's folder. *tree*: what it leaves there. *clean*: nothing is in conflict."""
 
     tree: str
     clean: bool
-    entries: tuple[Entry, ...] = ()
-    conflicts: tuple[Conflict, ...] = ()
+    entries: tuple[IndexEntry, ...] = ()
+    conflicts: tuple[MergeConflict, ...] = ()
 
 
-def trial(git: Git, ours: str, theirs: str) -> Trial:
+def trial(git: Git, ours: str, theirs: str) -> TrialMerge:
     """Merge two commits without touching a folder, an index or a branch."""
     said = git("merge-tree", "--write-tree", "--messages", "-z", ours, theirs, limit=LONG, may_fail=True)
     tree, *words = [os.fsdecode(word) for word in said.out.split(b"\0")]
     if said.code == 0:
-        return Trial(tree.strip(), clean=True)
+        return TrialMerge(tree.strip(), clean=True)
     end = words.index("") if "" in words else len(words)
     entries = tuple(_entry(word) for word in words[:end])
     found = tuple(_grouped(_messages(words[end + 1 :])))
     named = {path for conflict in found for path in conflict.paths}
     silent = dict.fromkeys(entry.path for entry in entries if entry.path not in named)
-    more = (Conflict((path,), _kind_of([entry for entry in entries if entry.path == path])) for path in silent)
-    return Trial(tree.strip(), clean=False, entries=entries, conflicts=(*found, *more))
+    more = (MergeConflict((path,), _kind_of([entry for entry in entries if entry.path == path])) for path in silent)
+    return TrialMerge(tree.strip(), clean=False, entries=entries, conflicts=(*found, *more))
 
 
-def _entry(word: str) -> Entry:
+def _entry(word: str) -> IndexEntry:
     described, _, path = word.partition("\t")
     mode, oid, stage = (*described.split(" "), "", "", "")[:_ENTRY_FIELDS]
-    return Entry(mode, oid, stage, path)
+    return IndexEntry(mode, oid, stage, path)
 
 
 def _messages(words: Sequence[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
@@ -93,7 +93,7 @@ def _messages(words: Sequence[str]) -> Iterable[tuple[tuple[str, ...], str, str]
         place = end + 2
 
 
-def _grouped(messages: Iterable[tuple[tuple[str, ...], str, str]]) -> Iterable[Conflict]:
+def _grouped(messages: Iterable[tuple[tuple[str, ...], str, str]]) -> Iterable[MergeConflict]:
     """One conflict for all that is said of the same paths."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     texts: dict[tuple[str, ...], list[str]] = {}
@@ -105,10 +105,10 @@ def _grouped(messages: Iterable[tuple[tuple[str, ...], str, str]]) -> Iterable[C
         texts.setdefault(paths, []).append(text)
     for paths, names in kinds.items():
         special = [name for name in dict.fromkeys(names) if name not in _LINES]
-        yield Conflict(paths, ", ".join(special) or "content", tuple(texts[paths]))
+        yield MergeConflict(paths, ", ".join(special) or "content", tuple(texts[paths]))
 
 
-def _kind_of(entries: Sequence[Entry]) -> str:
+def _kind_of(entries: Sequence[IndexEntry]) -> str:
     modes, stages = {entry.mode for entry in entries}, {entry.stage for entry in entries}
     if _SUBMODULE in modes:
         return "submodule"
@@ -120,24 +120,24 @@ def _kind_of(entries: Sequence[Entry]) -> str:
 
 
 @dataclass(slots=True)
-class Resolving:
+class ConflictResolution:
     """What a folder was given to resolve: these *conflicts*, with these *entries*; *tree*: as the merge left it."""
 
     tree: str = ""
-    conflicts: tuple[Conflict, ...] = ()
-    entries: tuple[Entry, ...] = ()
+    conflicts: tuple[MergeConflict, ...] = ()
+    entries: tuple[IndexEntry, ...] = ()
     _unmerged: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._unmerged = frozenset(entry.path for entry in self.entries)
 
-    def left(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[Conflict]:
+    def left(self, git: Git, top: Path, record: Path, unmerged: Sequence[str]) -> list[MergeConflict]:
         """Those that nobody has resolved, and any others that the job has begun. *unmerged*: paths in the index now.
 
         *git* works in the worktree at *top*; *record* is what the repository keeps of it.
         """
         known = {path for conflict in self.conflicts for path in conflict.paths}
-        more = [Conflict((path,), "") for path in unmerged if path not in known]
+        more = [MergeConflict((path,), "") for path in unmerged if path not in known]
         if not self.conflicts and not more:
             return []
         open_now = set(unmerged)
@@ -145,12 +145,12 @@ class Resolving:
         own = _named([*self.conflicts, *more], self._unmerged | open_now)
         changed = _changed(git, top, record, tree, sorted(own & open_now)) if own & open_now and tree else set()
         return [
-            conflict if conflict.kind else Conflict(conflict.paths)
+            conflict if conflict.kind else MergeConflict(conflict.paths)
             for conflict in [*self.conflicts, *more]
             if self._is_left(git, top, conflict, open_now, changed)
         ]
 
-    def _is_left(self, git: Git, top: Path, conflict: Conflict, open_now: set[str], changed: set[str]) -> bool:
+    def _is_left(self, git: Git, top: Path, conflict: MergeConflict, open_now: set[str], changed: set[str]) -> bool:
         if any(self._has_markers(git, top / path, path) for path in conflict.paths):
             return True
         entries = [path for path in conflict.paths if path in self._unmerged or path in open_now]
@@ -170,7 +170,7 @@ class Resolving:
         return not any(len(MARKER.findall(git("cat-file", "blob", oid).out)) >= count for oid in sides)
 
 
-def _named(conflicts: Iterable[Conflict], among: Iterable[str]) -> set[str]:
+def _named(conflicts: Iterable[MergeConflict], among: Iterable[str]) -> set[str]:
     return {path for conflict in conflicts for path in conflict.paths}.intersection(among)
 
 

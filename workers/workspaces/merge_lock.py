@@ -22,7 +22,7 @@ from uuid import uuid4
 from coordination.base.clock import monotonic
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
-from workers.workspaces.git import GitFailed, Interrupted
+from workers.workspaces.git import GitFailed, GitInterrupted
 
 LOCKS = ".locks"
 """The folder below COORD_WORKTREES that has the queues, by repository."""
@@ -54,7 +54,7 @@ def turn(folder: Path, control: Control, *, limit: timedelta, first: bool = Fals
             if monotonic() >= deadline:
                 raise GitFailed("others were merging for too long", transient=True)
             if (reason := control.wait(timedelta(seconds=min(_PAUSE * (before + 1), _LONGEST_PAUSE)))) is not None:
-                raise Interrupted(Interruption(reason.outcome, f"{reason} while it waited for its turn to merge"))
+                raise GitInterrupted(Interruption(reason.outcome, f"{reason} while it waited for its turn to merge"))
             control.progress()
         yield
     finally:

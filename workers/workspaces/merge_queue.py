@@ -19,8 +19,8 @@ from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from workers.attempt.surroundings import MergeRecords
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
-from workers.workspaces.git import GitFailed, Interrupted
-from workers.workspaces.merge_conflicts import Conflict, trial
+from workers.workspaces.git import GitFailed, GitInterrupted
+from workers.workspaces.merge_conflicts import MergeConflict, trial
 from workers.workspaces.merge_lock import queue_of, turn
 from workers.workspaces.repository import Repository
 from workers.workspaces.worktree import Worktree
@@ -30,22 +30,22 @@ PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Landed:
+class Merged:
     """The change is on the run's branch, at *commit*; None: there was nothing to merge."""
 
     commit: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Conflicted:
+class MergeConflicted:
     """The change cannot be merged to *head* by itself, because of these conflicts."""
 
     head: str
-    conflicts: tuple[Conflict, ...] = ()
+    conflicts: tuple[MergeConflict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class MergeRejected:
     """What came of the merge, *commit* on top of *head*, did not pass its gates."""
 
     head: str
@@ -53,7 +53,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class MergeCandidate:
     """A change that wants to be merged; its own tree has passed the gates.
 
     *always*: the result of a conflict task. It is merged also if it says nothing new, and before all that wait.
@@ -66,7 +66,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Landing:
+class MergeQueue:
     """Merges for one attempt. *passes*: runs the gates in the worktree; *ours*: whether the attempt still counts.
 
     *records*: where the merge is recorded before the branch moves.
@@ -79,29 +79,29 @@ class Landing:
     ours: Callable[[], bool]
     records: MergeRecords
 
-    def land(self, candidate: Candidate) -> Landed | Conflicted | Rejected:
+    def land(self, candidate: MergeCandidate) -> Merged | MergeConflicted | MergeRejected:
         """Wait for the turn and merge."""
         repository = self.worktree.repository
-        queue = queue_of(self.worktree.lodging.root, repository.common, run_slug(self.claim.run_id))
+        queue = queue_of(self.worktree.worktree_folder.root, repository.common, run_slug(self.claim.run_id))
         with turn(queue, self.control, limit=min(self.claim.timeout or PATIENCE, PATIENCE), first=candidate.always):
             while True:
                 if (head := repository.head()) is None:
                     raise GitFailed(f"the branch {repository.branch} is gone")
                 merged = self._merged(candidate, head)
                 if merged == head:
-                    return Landed(candidate.commit)  # it is there already
-                if isinstance(merged, Conflicted):
+                    return Merged(candidate.commit)  # it is there already
+                if isinstance(merged, MergeConflicted):
                     return merged
                 if merged is None:
-                    return Landed(None)  # the branch says the same already
+                    return Merged(None)  # the branch says the same already
                 if merged != candidate.commit and self._tree(merged) != self._tree(candidate.commit):
                     self.worktree.stand_at(merged)
                     if not self.passes():
-                        return Rejected(head, merged)
+                        return MergeRejected(head, merged)
                 if self._move(candidate, head, merged):
-                    return Landed(merged)
+                    return Merged(merged)
 
-    def _merged(self, candidate: Candidate, head: str) -> str | Conflicted | None:
+    def _merged(self, candidate: MergeCandidate, head: str) -> str | MergeConflicted | None:
         """The commit to move the branch to, *head* if it holds the change; None when it says the same without it."""
         git, commit = self.worktree.git, candidate.commit
         first_parent = git("rev-parse", "--quiet", "--verify", f"{commit}^", may_fail=True).text
@@ -111,18 +111,18 @@ class Landing:
             return head
         tried = trial(git, head, commit)
         if not tried.clean:
-            return Conflicted(head, tried.conflicts)
+            return MergeConflicted(head, tried.conflicts)
         if tried.tree == self._tree(head) and not candidate.always:
             return None
         return git("commit-tree", tried.tree, "-p", head, "-p", commit, "-m", candidate.message).text
 
-    def _move(self, candidate: Candidate, head: str, merged: str) -> bool:
+    def _move(self, candidate: MergeCandidate, head: str, merged: str) -> bool:
         repository = self.worktree.repository
         merge = Merge(self.claim.attempt, repository.branch, head, merged, told(candidate.result))
         if self.control.stop_requested or not self.ours() or not self.records.write(self.claim, merge):
             reason = self.control.stop_reason
             outcome = Outcome.LOST if reason is None else reason.outcome
-            raise Interrupted(Interruption(outcome, "it was told to stop before its change was merged"))
+            raise GitInterrupted(Interruption(outcome, "it was told to stop before its change was merged"))
         return repository.move(repository.branch, merged, was=head)
 
     def _tree(self, commit: str) -> str:

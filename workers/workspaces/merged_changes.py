@@ -14,7 +14,7 @@ from typing import Any
 from coordination.domain.tasks.events import EventType
 from workers.runners.base import Control
 from workers.runners.output import clean_text
-from workers.workspaces.git import LONG, Git, GitFailed, Interrupted
+from workers.workspaces.git import LONG, Git, GitFailed, GitInterrupted
 from workers.workspaces.worktree import Worktree
 
 _MOST_NAMED = 20
@@ -54,7 +54,7 @@ class _Listener:
 
     def look(self) -> str | None:
         """What others have merged since the last look, if it touches files that the worktree has changed; else None."""
-        with self._lock, contextlib.suppress(GitFailed, Interrupted, OSError):
+        with self._lock, contextlib.suppress(GitFailed, GitInterrupted, OSError):
             return None if self._closed else self._look()
         return None
 
@@ -78,7 +78,7 @@ class _Listener:
 
     def _own(self) -> set[str]:
         # The job may call git at the same time: nothing may be locked.
-        git = self._place.git.at(self._place.lodging.path, GIT_OPTIONAL_LOCKS="0")
+        git = self._place.git.at(self._place.worktree_folder.path, GIT_OPTIONAL_LOCKS="0")
         new = git("ls-files", "--others", "--exclude-standard", "-z", limit=LONG).words
         return _changed(git, self._place.start) | set(new)
 

@@ -30,7 +30,7 @@ class NotCollected(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NestedLocation:
     """A worktree: ``git`` works in it, ``top`` is its folder, ``common`` where its repository keeps itself."""
 
     git: Git
@@ -39,7 +39,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class NestedRepository:
     """Whether there are repositories in a worktree, and the commits of its own repository's worktrees among them."""
 
     found: bool
@@ -47,7 +47,7 @@ class Inside:
 
 
 @dataclass(frozen=True, slots=True)
-class Nested:
+class NestedRepositories:
     """One repository below the worktree's top. ``path`` is relative to that, ``dot`` its ``.git``."""
 
     path: str
@@ -62,7 +62,7 @@ class Nested:
         return self.path or str(self.dot.parent)
 
 
-def below(place: Place) -> list[Nested]:
+def below(place: NestedLocation) -> list[NestedRepositories]:
     """The outermost repositories in the worktree that git does not ignore, submodules included."""
     top = place.top
     paths = []
@@ -83,7 +83,7 @@ def below(place: Place) -> list[Nested]:
 
 
 @contextlib.contextmanager
-def as_files(place: Place, *, checked: bool = True) -> Iterator[Inside]:
+def as_files(place: NestedLocation, *, checked: bool = True) -> Iterator[NestedRepository]:
     """For the block, repositories that the job made inside are folders like any other, so that git adds their files.
 
     What such a repository tracks is added also where the worktree ignores it. Worktrees of the same repository are left
@@ -116,7 +116,7 @@ def as_files(place: Place, *, checked: bool = True) -> Iterator[Inside]:
                 target = aside / str(len(moved))
                 one.dot.rename(target)
                 moved.append((one.dot, target))
-        yield Inside(bool(seen), [head for head in inside.values() if head])
+        yield NestedRepository(bool(seen), [head for head in inside.values() if head])
         if names := [name for name in tracked if _is_file(place.top / name)]:
             told = b"".join(os.fsencode(name) + b"\0" for name in names)
             place.git("update-index", "--add", "-z", "--stdin", stdin=told, limit=LONG)
@@ -151,7 +151,7 @@ def check_gitlinks(git: Git, before: str, after: str) -> None:
             )
 
 
-def beside(place: Place, path: Path) -> str | None:
+def beside(place: NestedLocation, path: Path) -> str | None:
     """The commit that the repository's worktree *path* stands at; NotCollected when it has changes."""
     one = _nested(place, str(path))
     head = _commit(one.git, "HEAD") if one.valid else None
@@ -160,7 +160,7 @@ def beside(place: Place, path: Path) -> str | None:
     return head
 
 
-def _in_place_of(place: Place) -> Nested | None:
+def _in_place_of(place: NestedLocation) -> NestedRepositories | None:
     """The repository that a job has made in place of the worktree's link to its own."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         link = untrusted_files.read(place.top / ".git").decode().removeprefix("gitdir: ").strip()
@@ -170,7 +170,7 @@ def _in_place_of(place: Place) -> Nested | None:
     return one if one.valid and not one.same else None
 
 
-def _check(one: Nested, head: str | None, *, is_submodule: bool) -> None:
+def _check(one: NestedRepositories, head: str | None, *, is_submodule: bool) -> None:
     if is_submodule:
         _check_submodule(one, head)
     elif one.same:
@@ -179,7 +179,7 @@ def _check(one: Nested, head: str | None, *, is_submodule: bool) -> None:
         _check_repository(one, head)
 
 
-def _check_submodule(one: Nested, head: str | None) -> None:
+def _check_submodule(one: NestedRepositories, head: str | None) -> None:
     if dirty := _changed(one.git):
         raise NotCollected(
             f"The submodule {one.path} (at {_short(head)}) has changes that are not committed there: {dirty}; commit "
@@ -194,7 +194,7 @@ def _check_submodule(one: Nested, head: str | None) -> None:
         )
 
 
-def _check_worktree(one: Nested, head: str | None) -> None:
+def _check_worktree(one: NestedRepositories, head: str | None) -> None:
     if dirty := _changed(one.git):
         raise NotCollected(
             f"{one.path} is a git worktree that the job made, at {_short(head)}, with changes that are not committed "
@@ -203,7 +203,7 @@ def _check_worktree(one: Nested, head: str | None) -> None:
         )
 
 
-def _check_repository(one: Nested, head: str | None) -> None:
+def _check_repository(one: NestedRepositories, head: str | None) -> None:
     if remote := _first(one.git, "--remotes"):
         raise NotCollected(
             f"{one.called} is a clone of another repository, at {_short(head or remote)}: remove it, let git ignore "
@@ -218,24 +218,24 @@ def _check_repository(one: Nested, head: str | None) -> None:
         )
 
 
-def _nested(place: Place, path: str) -> Nested:
+def _nested(place: NestedLocation, path: str) -> NestedRepositories:
     folder = place.top / path
     dot = folder / ".git"
     git = place.git.at(folder, GIT_DIR=str(dot), GIT_WORK_TREE=str(folder))
     try:
         common = git("rev-parse", "--path-format=absolute", "--git-common-dir").text
     except GitFailed:
-        return Nested(path, dot, git, same=False, valid=False)
+        return NestedRepositories(path, dot, git, same=False, valid=False)
     same = os.path.realpath(common) == os.path.realpath(place.common)
-    return Nested(path, dot, git, same=same, valid=True)
+    return NestedRepositories(path, dot, git, same=same, valid=True)
 
 
-def _gitlinks(place: Place, paths: list[str]) -> set[str]:
+def _gitlinks(place: NestedLocation, paths: list[str]) -> set[str]:
     words = place.git("ls-files", "--stage", "-z", "--", *paths, limit=LONG).words
     return {word.partition("\t")[2] for word in words if word.startswith(_GITLINK)}
 
 
-def _modules(place: Place) -> set[str]:
+def _modules(place: NestedLocation) -> set[str]:
     """The paths of the submodules that ``.gitmodules`` names in the worktree."""
     return _paths_in(place.git, "--file", ".gitmodules") if (place.top / ".gitmodules").exists() else set()
 

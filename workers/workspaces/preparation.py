@@ -32,8 +32,8 @@ from workers.runners.output import Capture, one_line
 from workers.runners.process import Launcher, death_sentence
 from workers.runners.program import run_program
 from workers.workspaces import setup_cache
-from workers.workspaces.git import LONG, GitFailed, Interrupted, identity_of
-from workers.workspaces.setup_cache import Warm, is_inside, make_parents
+from workers.workspaces.git import LONG, GitFailed, GitInterrupted, identity_of
+from workers.workspaces.setup_cache import SetupCache, is_inside, make_parents
 from workers.workspaces.worktree import Worktree
 
 SETUP_LIMIT = timedelta(minutes=30)
@@ -47,12 +47,12 @@ _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\*?[ "})
 
 
 @dataclass(slots=True)
-class Ready:
+class PreparedWorktree:
     """What a worktree was given. ``variables`` yield to those of the plan, ``own`` do not. Close it at the end."""
 
     variables: dict[str, str] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
-    _warm: Warm | None = None
+    _warm: SetupCache | None = None
     _lends: Lends | None = None
 
     def lend(self, what: Preparation, lends: Lends | None) -> None:
@@ -109,7 +109,7 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Preparing:
+class WorktreePreparation:
     """Prepares one worktree for one attempt."""
 
     place: Worktree
@@ -121,9 +121,9 @@ class Preparing:
     @property
     def root(self) -> Path:
         """The folder of all worktrees: there is one below it for each run."""
-        return self.place.lodging.path.parents[1]
+        return self.place.worktree_folder.path.parents[1]
 
-    def run(self, ready: Ready) -> None:
+    def run(self, ready: PreparedWorktree) -> None:
         """Prepare it, and note in *ready* what has to be given back.
 
         Raises Refused for what cannot be brought in, GitFailed when the setup command or git fails, Interrupted,
@@ -131,7 +131,7 @@ class Preparing:
         """
         if self.what == NO_PREPARATION:
             return
-        what, top = self.what, self.place.lodging.path
+        what, top = self.what, self.place.worktree_folder.path
         brought = [self._copied(name) for name in what.copy]
         if what.setup is not None:
             share = [self._from_top(name) for name in what.share]
@@ -163,7 +163,7 @@ class Preparing:
                 f"checkout.copy names {excerpt(name)}, and there is no {source}",
                 hint="Make it, or take it out of checkout.copy",
             )
-        inside, top = self._from_top(name), self.place.lodging.path
+        inside, top = self._from_top(name), self.place.worktree_folder.path
         target = top / inside
         if os.path.lexists(target):
             raise Refused(
@@ -192,13 +192,13 @@ class Preparing:
         parts = [
             [setup, sorted(self.what.share), self.place.repository.prefix],
             [str(self.place.repository.common), system.sysname, system.machine],
-            [[str(path.relative_to(self.place.lodging.path)), _hash(path)] for path in self._lock_files()],
+            [[str(path.relative_to(self.place.worktree_folder.path)), _hash(path)] for path in self._lock_files()],
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _lock_files(self) -> list[Path]:
         """The files that are named; else lock files in the task's folder or the nearest above it; else manifests."""
-        folder, top = Path(self.place.folder), self.place.lodging.path
+        folder, top = Path(self.place.folder), self.place.worktree_folder.path
         if self.what.lock:
             for name in self.what.lock:
                 if not _is_file(folder / name):
@@ -239,7 +239,7 @@ class Preparing:
         why = _problem(ran.exit_code)
         if ran.interruption is not None:
             if ran.interruption.outcome is not Outcome.TIMED_OUT:
-                raise Interrupted(ran.interruption)
+                raise GitInterrupted(ran.interruption)
             why = ran.interruption.error
         told = {"setup": name, "passed": why is None, "took": round(took.total_seconds(), 3)}
         self.control.event(EventType.PROGRESS, told if why is None else told | {"why": why})
@@ -254,7 +254,7 @@ class Preparing:
             yield from self._without(path.rstrip("/"), brought)
 
     def _check_made(self, name: str, made: Sequence[str]) -> None:
-        top = self.place.lodging.path
+        top = self.place.worktree_folder.path
         if not any(is_inside(name, path) for path in made) or not (top / name).exists():
             raise Refused(
                 f"checkout.share names {excerpt(name)}, which the setup command did not make",
@@ -272,7 +272,7 @@ class Preparing:
         if not any(is_inside(name, path) for name in brought):
             yield path
             return
-        for child in sorted(os.listdir(self.place.lodging.path / path)):  # noqa: PTH208 - names
+        for child in sorted(os.listdir(self.place.worktree_folder.path / path)):  # noqa: PTH208 - names
             yield from self._without(f"{path}/{child}", brought)
 
     def _copy(self, places: Sequence[Path], folder: Path) -> None:
@@ -285,13 +285,13 @@ class Preparing:
                     replace(self.claim, timeout=SETUP_LIMIT, stall_timeout=None),
                     self.control,
                     variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
-                    folder=str(self.place.lodging.path),
+                    folder=str(self.place.worktree_folder.path),
                     feed=lambda _: None,
                     announced=False,
                     write=[os.path.realpath(self.root)],
                 )
                 if ran.interruption is not None:
-                    raise Interrupted(ran.interruption)
+                    raise GitInterrupted(ran.interruption)
                 if ran.exit_code:
                     said = (ran.log.strip().splitlines() or ["no message"])[-1]
                     raise GitFailed(f"What the setup command made cannot be copied: {said}")
@@ -312,7 +312,7 @@ class Preparing:
         number = int(self.claim.work.get("env", {}).get("GIT_CONFIG_COUNT") or 0)
         config = {f"GIT_CONFIG_KEY_{number}": "core.excludesFile", f"GIT_CONFIG_VALUE_{number}": str(ours)}
         mine = {"GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": str(ours), "GIT_CONFIG_COUNT": "1"}
-        self.place.git = self.place.git.at(self.place.lodging.path, **mine)
+        self.place.git = self.place.git.at(self.place.worktree_folder.path, **mine)
         return config | {"GIT_CONFIG_COUNT": str(number + 1)}
 
     def _persons_excludes(self) -> list[str]:
@@ -323,9 +323,11 @@ class Preparing:
         said = self.place.git("config", "--show-scope", "--type=path", "--get", "core.excludesFile", may_fail=True)
         scope, _, named = said.text.partition("\t")
         base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - a text
-        path = (self.place.lodging.path / (named or f"{base}/git/ignore")).resolve()
+        path = (self.place.worktree_folder.path / (named or f"{base}/git/ignore")).resolve()
         repository = self.place.repository
-        within = [place for place in (repository.top, repository.common, self.place.lodging.path) if place is not None]
+        within = [
+            place for place in (repository.top, repository.common, self.place.worktree_folder.path) if place is not None
+        ]
         if scope in _OF_REPOSITORY and not any(path.is_relative_to(place) for place in within):
             return []
         try:

@@ -23,7 +23,7 @@ from workers.runners import untrusted_files as files_of_jobs
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
 from workers.runners.untrusted_files import take_away
-from workers.workspaces.git import Interrupted
+from workers.workspaces.git import GitInterrupted
 
 FOLDER = ".warm"
 """Below the folder of worktrees."""
@@ -41,7 +41,7 @@ Copy = Callable[[Sequence[Path], Path], None]
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class SetupKey:
     """What a folder holds. Paths are relative to the top of a worktree, that of the setup was *made_in*.
 
     ``entries``: what the command made. ``texts``: files that mention the path of that worktree. ``links``: symbolic
@@ -54,10 +54,10 @@ class About:
     links: list[str]
 
 
-class Warm:
+class SetupCache:
     """One folder of the store, locked until ``close``. ``about`` is None until somebody has filled it."""
 
-    def __init__(self, path: Path, fd: int, about: About | None) -> None:
+    def __init__(self, path: Path, fd: int, about: SetupKey | None) -> None:
         self.path = path
         self.about = about
         self._fd = fd
@@ -73,7 +73,7 @@ class Warm:
         texts, links = _mentions(files, str(top))
         for name in share:
             _protect(files / name)
-        about = About(str(top), list(entries), texts, links)
+        about = SetupKey(str(top), list(entries), texts, links)
         (new / _ABOUT).write_text(json.dumps(asdict(about)), encoding="utf-8", errors="surrogateescape")
         new.rename(self.path)
         self.about = about
@@ -112,7 +112,7 @@ class Warm:
             self._fd = -1
 
 
-def take(root: Path, digest: str, control: Control) -> Warm:
+def take(root: Path, digest: str, control: Control) -> SetupCache:
     """Return the folder of *digest*, filled or to be filled by the caller; waits while somebody else fills it.
 
     Raises Interrupted when the attempt is told to stop.
@@ -131,7 +131,9 @@ def take(root: Path, digest: str, control: Control) -> Warm:
                     warm.touch()
                     return warm
         if (reason := control.wait(_PAUSE)) is not None:
-            raise Interrupted(Interruption(reason.outcome, f"{reason} while it waited for the setup of another task"))
+            raise GitInterrupted(
+                Interruption(reason.outcome, f"{reason} while it waited for the setup of another task")
+            )
         control.progress()
 
 
@@ -187,15 +189,15 @@ def copy_entries(source: Path, target: Path, names: Sequence[str], copy: Copy) -
         copy(places, target / parent)
 
 
-def _ready(path: Path, fd: int) -> Warm | None:
+def _ready(path: Path, fd: int) -> SetupCache | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
-    return Warm(path, fd, about) if _is_current(path, fd) and (about := _about(path)) is not None else None
+    return SetupCache(path, fd, about) if _is_current(path, fd) and (about := _about(path)) is not None else None
 
 
-def _to_fill(path: Path, fd: int) -> Warm | None:
+def _to_fill(path: Path, fd: int) -> SetupCache | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -204,7 +206,7 @@ def _to_fill(path: Path, fd: int) -> Warm | None:
         return None  # swept, or filled by somebody else: look again
     if path.exists():
         take_away(path)
-    return Warm(path, fd, None)
+    return SetupCache(path, fd, None)
 
 
 def _is_current(path: Path, fd: int) -> bool:
@@ -215,9 +217,9 @@ def _is_current(path: Path, fd: int) -> bool:
         return False
 
 
-def _about(path: Path) -> About | None:
+def _about(path: Path) -> SetupKey | None:
     try:
-        return About(**json.loads((path / _ABOUT).read_text(encoding="utf-8", errors="surrogateescape")))
+        return SetupKey(**json.loads((path / _ABOUT).read_text(encoding="utf-8", errors="surrogateescape")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -287,7 +289,7 @@ def _names(folder: Path) -> list[str]:
 class _Moved:
     """Lets files that mention the worktree in which they were made mention the worktree *top* instead."""
 
-    def __init__(self, about: About, top: str) -> None:
+    def __init__(self, about: SetupKey, top: str) -> None:
         self.texts = about.texts
         self.links = about.links
         self._special = {

@@ -14,7 +14,7 @@ from workers.workspaces.git import LONG, Git, GitFailed
 from workers.workspaces.merge_lock import records_turn
 
 if TYPE_CHECKING:
-    from workers.workspaces.head_history import History
+    from workers.workspaces.head_history import HeadHistory
     from workers.workspaces.worktree import Worktree
 
 REF = "refs/stash"
@@ -31,7 +31,7 @@ def entries(git: Git, refs: Collection[str] | None = None) -> dict[str, str]:
     return {commit: said for commit, _, said in (word.partition(" ") for word in words)}
 
 
-def is_from(place: Worktree, commit: str, past: History, *, author: str, alone: bool) -> bool:
+def is_from(place: Worktree, commit: str, past: HeadHistory, *, author: str, alone: bool) -> bool:
     """Whether *commit* was stashed in the worktree, where *past* has happened.
 
     The task's branch is checked out in no other worktree. On another branch the author counts, where HEAD was, and the
@@ -64,7 +64,7 @@ def as_change(place: Worktree, commit: str) -> str:
     tree = git("rev-parse", f"{commit}^{{tree}}").text
     if len(parents) >= _WITH_UNTRACKED:
         index = place.record / "index.stash"
-        own = git.at(place.lodging.path, GIT_INDEX_FILE=str(index))
+        own = git.at(place.worktree_folder.path, GIT_INDEX_FILE=str(index))
         try:
             own("read-tree", tree, limit=LONG)
             untracked = git("ls-tree", "-r", "-z", "--full-tree", parents[2], limit=LONG).out
@@ -80,7 +80,7 @@ def drop(place: Worktree, commits: Collection[str]) -> None:
     if not commits:
         return
     git = place.git
-    with records_turn(place.lodging.root, place.repository.common, Control(scratch=place.record)):
+    with records_turn(place.worktree_folder.root, place.repository.common, Control(scratch=place.record)):
         for commit in commits:
             there = entries(git)
             if commit not in there:

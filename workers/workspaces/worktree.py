@@ -16,14 +16,14 @@ from coordination.domain.tasks.attempts import Claim
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.workspaces import nested_repositories, worktree_folder
-from workers.workspaces.git import LONG, Git, GitFailed, TookTooLong, identity_of
-from workers.workspaces.merge_conflicts import Conflict, Resolving, trial
+from workers.workspaces.git import LONG, Git, GitFailed, GitTimeout, identity_of
+from workers.workspaces.merge_conflicts import ConflictResolution, MergeConflict, trial
 from workers.workspaces.merge_lock import records_turn
 from workers.workspaces.nested_repositories import NotCollected
 from workers.workspaces.repository import Repository
-from workers.workspaces.worktree_folder import Lodging
+from workers.workspaces.worktree_folder import WorktreeFolder
 
-LODGING = "lodging"
+WORKTREE_FOLDER = "lodging"
 """Where a task carries the name of the folder in which its last attempt was."""
 
 _UNFINISHED = (
@@ -38,7 +38,7 @@ _FIELDS_BEFORE_PATH = 10  # of an unmerged entry
 class Unresolved(Exception):
     """Conflicts that nobody has resolved."""
 
-    def __init__(self, conflicts: Sequence[Conflict]) -> None:
+    def __init__(self, conflicts: Sequence[MergeConflict]) -> None:
         named = [str(conflict) for conflict in conflicts[:_MOST_NAMED]]
         more = len(conflicts) - len(named)
         super().__init__(", ".join([*named, *([f"and {more} more"] if more else [])]))
@@ -58,17 +58,17 @@ class Worktree:
     """``start`` is the commit from which on its changes count. ``git`` works in it, whatever became of its files."""
 
     repository: Repository
-    lodging: Lodging
+    worktree_folder: WorktreeFolder
     git: Git
     record: Path
     start: str
-    resolving: Resolving = field(default_factory=Resolving)  # what it began with half merged
+    resolving: ConflictResolution = field(default_factory=ConflictResolution)  # what it began with half merged
     is_kept: bool = False
 
     @property
     def folder(self) -> str:
         """Where the job runs: what is its folder in the checkout."""
-        return str(self.lodging.path / self.repository.prefix).rstrip("/")
+        return str(self.worktree_folder.path / self.repository.prefix).rstrip("/")
 
     def counterpart(self, path: str) -> str:
         """What *path*, if it leads into the checkout, is in the worktree."""
@@ -76,7 +76,7 @@ class Worktree:
         if top is None or not os.path.isabs(path):  # noqa: PTH117 - a text comes in
             return path
         real = Path(path).resolve()
-        return str(self.lodging.path / real.relative_to(top)) if real.is_relative_to(top) else path
+        return str(self.worktree_folder.path / real.relative_to(top)) if real.is_relative_to(top) else path
 
     def under(self, control: Control) -> Worktree:
         """The same under other orders."""
@@ -93,7 +93,7 @@ class Worktree:
         said = self.git("merge", "--no-commit", "--no-ff", "--quiet", commit, limit=LONG, may_fail=True)
         if said.code and not self._merge_heads():
             raise GitFailed(f"git could not begin to merge {commit}: files that are not committed may be in the way")
-        self.resolving = Resolving(tried.tree, tried.conflicts, tried.entries)
+        self.resolving = ConflictResolution(tried.tree, tried.conflicts, tried.entries)
         return said.code != 0
 
     def go_on_merging(self, commit: str) -> None:
@@ -110,13 +110,13 @@ class Worktree:
             untrusted_files.unlink(lock)
         self._look_at_all_files(onto or "HEAD")
         status = self._status()
-        if left := self.resolving.left(self.git, self.lodging.path, self.record, self._unmerged(status)):
+        if left := self.resolving.left(self.git, self.worktree_folder.path, self.record, self._unmerged(status)):
             raise Unresolved(left)
         head = onto or next((word.split()[-1] for word in status if word.startswith("# branch.oid ")), "")
         if head == "(initial)":
             raise GitFailed("the worktree is on a branch without commits")
         place, merging = (
-            nested_repositories.Place(self.git, self.lodging.path, self.repository.common),
+            nested_repositories.NestedLocation(self.git, self.worktree_folder.path, self.repository.common),
             self._merge_heads(),
         )
         changed = merging or onto or any(not word.startswith("#") for word in status)
@@ -139,7 +139,7 @@ class Worktree:
     def snapshot(self, message: str) -> str:
         """A commit of all that is in its folder, conflicts as they are, to take from; nothing of it is checked out."""
         index = self.record / "coordination-index"
-        apart = self.git.at(self.lodging.path, GIT_INDEX_FILE=str(index))
+        apart = self.git.at(self.worktree_folder.path, GIT_INDEX_FILE=str(index))
         try:
             apart("read-tree", self.start)
             apart("add", "--all", limit=LONG)
@@ -159,12 +159,12 @@ class Worktree:
         """What the job has taken away that is needed, and what to do; None when all is there."""
         if is_gone(self.repository.common):
             return f"its repository {self.repository.common} is gone: bring it back, then retry the task"
-        if is_gone(self.lodging.path):
+        if is_gone(self.worktree_folder.path):
             now = worktree_folder.place_of(self.record)
-            went = f"was moved to {now}" if now not in (None, self.lodging.path) else "is gone"
-            return f"its worktree {self.lodging.path} {went}: a job must leave its folder where it is"
+            went = f"was moved to {now}" if now not in (None, self.worktree_folder.path) else "is gone"
+            return f"its worktree {self.worktree_folder.path} {went}: a job must leave its folder where it is"
         if is_gone(self.record / "HEAD"):
-            return f"git's record {self.record} of its worktree {self.lodging.path} is gone: a job must leave it there"
+            return f"git's record {self.record} of its worktree {self.worktree_folder.path} is gone: a job must leave it there"
         return None
 
     def committed(self) -> str | None:
@@ -176,7 +176,7 @@ class Worktree:
 
     def remove(self) -> None:
         """Take it away."""
-        self.lodging.leave()
+        self.worktree_folder.leave()
 
     def keep(self, until: float, *, branch_goes: bool, at: str | None = None) -> None:
         """Leave it for people to look at, on no branch, at the commit *at* or where it is.
@@ -185,7 +185,7 @@ class Worktree:
         """
         with contextlib.suppress(GitFailed):
             self.git("update-ref", "--no-deref", "HEAD", at or self.git("rev-parse", "HEAD").text)
-        self.lodging.keep(until, branch_goes=branch_goes)
+        self.worktree_folder.keep(until, branch_goes=branch_goes)
         self.is_kept = True
 
     def holds_branch(self) -> bool:
@@ -221,14 +221,14 @@ class Worktree:
         limit = self.git.patience
         try:
             self.git("add", "--all", "--sparse", limit=limit)
-        except TookTooLong:
+        except GitTimeout:
             raise NotCollected(
-                f"git did not get through the files in {self.lodging.path} within {show_duration(limit)}: "
+                f"git did not get through the files in {self.worktree_folder.path} within {show_duration(limit)}: "
                 "take away what is large, or name it in .gitignore"
             ) from None
 
     def _is_there(self, path: str) -> bool:
-        return os.path.lexists(self.lodging.path / path)
+        return os.path.lexists(self.worktree_folder.path / path)
 
     def _status(self) -> list[str]:
         said = self.git(
@@ -237,7 +237,9 @@ class Worktree:
             limit=LONG,
         )
         if (closed := _CLOSED.search(said.log)) is not None:
-            raise NotCollected(f"{self.lodging.path / closed[1]} may not be read, so its files cannot be committed")
+            raise NotCollected(
+                f"{self.worktree_folder.path / closed[1]} may not be read, so its files cannot be committed"
+            )
         return said.words
 
     def _unmerged(self, status: list[str]) -> list[str]:
@@ -267,17 +269,17 @@ def is_gone(path: Path) -> bool:
     return False
 
 
-def _record_of(place: Lodging) -> Path:
+def _record_of(place: WorktreeFolder) -> Path:
     found = worktree_folder.record_of(place.path, place.common)
     if found is None:
         raise GitFailed("git made a worktree without a record of it")
     return found
 
 
-def _lodging(root: Path, claim: Claim, repository: Repository) -> Lodging:
+def _worktree_folder(root: Path, claim: Claim, repository: Repository) -> WorktreeFolder:
     """Where an earlier attempt was, if it left that for this one: some agents know a conversation by its folder."""
     run, name = run_slug(claim.run_id), f"{slug(claim.key)}.{claim.attempt}"
-    before = str(claim.carried.get(LODGING, ""))
+    before = str(claim.carried.get(WORKTREE_FOLDER, ""))
     owner = {
         "workspace": claim.workspace_id,
         "task": claim.task_id,
@@ -299,7 +301,7 @@ def make(repository: Repository, root: Path, claim: Claim, start: str, control: 
             f"Worktrees would be made in {root}, inside of the checkout {repository.top}",
             hint="Set COORD_WORKTREES to a folder outside of it",
         )
-    place = _lodging(root.resolve(), claim, repository)
+    place = _worktree_folder(root.resolve(), claim, repository)
     try:
         repository.move(repository.task_branch, start)
         # --force: an earlier attempt's worktree may still be there, on this machine or another.

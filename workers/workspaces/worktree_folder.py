@@ -46,7 +46,7 @@ Ends = Callable[[Mapping[str, Sequence[str]]], Mapping[str, TaskEnd]]
 
 
 @dataclass(slots=True)
-class Lodging:
+class WorktreeFolder:
     """One place. ``path`` is where the worktree goes; it does not exist yet when the lodging is taken."""
 
     path: Path
@@ -78,7 +78,7 @@ class Lodging:
         self._fd = -1
 
 
-def take(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, Any] | None = None) -> Lodging:
+def take(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, Any] | None = None) -> WorktreeFolder:
     """The lodging *name* of a run. What an earlier one of the same name left is taken away.
 
     *owner*: ``workspace``, ``task`` and ``attempt``, the task's ``branch``, and the ``author`` of its commits.
@@ -97,7 +97,7 @@ def take(root: Path, run: str, name: str, *, common: Path, owner: Mapping[str, A
     except BaseException:
         os.close(fd)
         raise
-    return Lodging(path, common, fd, dict(owner or {}))
+    return WorktreeFolder(path, common, fd, dict(owner or {}))
 
 
 def clear(root: Path, run: str, task: str) -> None:
@@ -198,7 +198,7 @@ def has_company(path: Path, common: Path, author: str, *, since: float) -> bool:
     return False
 
 
-def is_lodging(path: Path) -> bool:
+def is_worktree_folder(path: Path) -> bool:
     """Whether an attempt works, or has worked, in *path*."""
     return _note_of(path).exists()
 
@@ -211,7 +211,7 @@ def names_of_records(common: Path) -> frozenset[str]:
 def take_away_others(paths: Iterable[Path], root: Path, common: Path) -> None:
     """Take away worktrees below *root* that a job made beside its own; elsewhere they are left to people."""
     for path in paths:
-        if ".." not in path.parts and path.is_relative_to(root) and not is_lodging(path):
+        if ".." not in path.parts and path.is_relative_to(root) and not is_worktree_folder(path):
             _take_away(path, common, root)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, OfProject, connected, print_json
 
 
@@ -54,7 +54,7 @@ def reprice(
         print("A price of your own: coord prices set MODEL --input USD --output USD")
     would = "would be " if dry_run else ""
     print(
-        f"{done.corrected:,} of {many(done.looked_at, 'call')} {would}corrected; "
+        f"{done.corrected:,} of {plural(done.looked_at, 'call')} {would}corrected; "
         f"the sum {'would be' if dry_run else 'is'} ",
         end="",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.options import AsJson, Limit, OfProject, ProjectName, connected, print_json
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def import_(
         )
         return
     new = "is" if done.new == 1 else "are"
-    print(f"{done.new:,} of {many(done.read, 'record')} {new} new to the ledger of {done.project}.")
+    print(f"{done.new:,} of {plural(done.read, 'record')} {new} new to the ledger of {done.project}.")
     if done.torn is not None:
         print(f"Line {done.torn:,}, the last, is not finished and was left out. Import the file again when it is.")
     if done.unpriced:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.cli.costs.records import say_free
 from coordination.cli.options import AsJson, OfProject, connected, print_json
 
 if TYPE_CHECKING:
-    from coordination.flows.money.check_costs import Checked
+    from coordination.flows.money.check_costs import LedgerCheck
 
 
 class By(StrEnum):
@@ -83,7 +83,7 @@ def summary(
         empty="No costs.",
     )
     unknown = f", {total.unpriced_calls} of them of unknown price" if total.unpriced_calls else ""
-    print(f"\n{show_usd(total.cost_usd)} in {many(total.calls, 'call')}{unknown}")
+    print(f"\n{show_usd(total.cost_usd)} in {plural(total.calls, 'call')}{unknown}")
     if when := said(asked, zone):
         print(f"Counted {when}.")
     if total.unpriced_calls:
@@ -147,7 +147,7 @@ def check(
         raise typer.Exit(NOT_COMPLETED)
 
 
-def _say(found: Checked) -> None:
+def _say(found: LedgerCheck) -> None:
     from coordination.base.money import show_usd
     from coordination.cli.tables import show
 

@@ -143,19 +143,19 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AgentChoice:
     """Whom a plan asks for: by ``name``, by ``role``, by ``label``, or the ``default``."""
 
     by: str
     value: str
 
 
-def choice_of(text: str) -> Choice:
+def choice_of(text: str) -> AgentChoice:
     """``dave/vc``, ``role:reviewer``, ``label:python``, ``default``."""
     if text == DEFAULT:
-        return Choice(DEFAULT, "")
+        return AgentChoice(DEFAULT, "")
     by, colon, value = text.partition(":")
-    return Choice(by, value) if colon and by in {"role", "label"} else Choice("name", text)
+    return AgentChoice(by, value) if colon and by in {"role", "label"} else AgentChoice("name", text)
 
 
 def profile_of(body: Mapping[Any, Any]) -> Profile:

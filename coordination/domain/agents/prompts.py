@@ -241,7 +241,7 @@ KINDS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class PromptContext:
     """What is known of a task's project. *words*: its own templates by kind."""
 
     name: str
@@ -267,7 +267,7 @@ def check_words(kind: str, text: str) -> None:
     if not text.strip():
         raise Refused("The prompt is empty")
     sample = {"state": "completed", "output": "an output"}
-    names = _names("do it", _SAMPLE, Surroundings("shop"), needs={"other": sample}, shows_needs=True, reports=True)
+    names = _names("do it", _SAMPLE, PromptContext("shop"), needs={"other": sample}, shows_needs=True, reports=True)
     names |= {
         "criteria": ["a criterion"],
         "gates": ["a gate"],
@@ -282,7 +282,7 @@ def check_words(kind: str, text: str) -> None:
 
 
 def prompt_of(
-    prompt: str, claim: Claim, project: Surroundings, *, kind: str = WORKER, shows_needs: bool, reports: bool
+    prompt: str, claim: Claim, project: PromptContext, *, kind: str = WORKER, shows_needs: bool, reports: bool
 ) -> str:
     """The whole prompt of a task whose own *prompt* is rendered already; Refused when its words cannot be rendered."""
     words = project.words.get(kind) or KINDS[kind]
@@ -296,7 +296,7 @@ def prompt_of(
 def _names(
     prompt: str,
     claim: Claim,
-    project: Surroundings,
+    project: PromptContext,
     *,
     needs: Mapping[str, Any],
     shows_needs: bool,

@@ -10,8 +10,17 @@ from typing import Any
 from coordination.base.money import ZERO
 from coordination.domain.forecast import simulation
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.forecast.simulation import Pool, Step
-from coordination.domain.money.estimates import NONE, PLAN, PRICE, Quoted, Sample, estimate, history_key, parse_stated
+from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers
+from coordination.domain.money.estimates import (
+    NONE,
+    PLAN,
+    PRICE,
+    JobSample,
+    Quoted,
+    estimate,
+    history_key,
+    parse_stated,
+)
 from coordination.domain.plans.plan_expansion import CHOOSE
 from coordination.domain.plans.plans import Plan, Task
 
@@ -22,7 +31,7 @@ _SHARES = (Decimal("0.25"), Decimal("0.5"), Decimal("0.75"), Decimal(1))
 """What a job uses of the most that it may, where no more is known."""
 
 
-class Outlook:
+class ForecastInputs:
     """A plan with the jobs of its tasks, by key, and whose each task is; and what is known of such jobs.
 
     *known*: samples by history_key. *recent*: the same without what they cost, but of short jobs too.
@@ -34,8 +43,8 @@ class Outlook:
         bodies: Mapping[str, Mapping[str, Any]],
         agents: Mapping[str, str],
         *,
-        known: Mapping[str, Sequence[Sample]],
-        recent: Mapping[str, Sequence[Sample]],
+        known: Mapping[str, Sequence[JobSample]],
+        recent: Mapping[str, Sequence[JobSample]],
         quote: Quoted,
         assume: timedelta | None = None,
     ) -> None:
@@ -43,11 +52,11 @@ class Outlook:
         self._agents = agents
         self._known, self._recent = known, recent
         self._quote, self._assume = quote, assume
-        self._pools: list[Pool] = []
+        self._pools: list[SimulatedWorkers] = []
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._bodies = bodies
         self._keys: dict[int, str] = {}
-        self._seen: dict[str, tuple[tuple[Sample, ...], str]] = {}
+        self._seen: dict[str, tuple[tuple[JobSample, ...], str]] = {}
 
     def predicted(
         self,
@@ -64,7 +73,7 @@ class Outlook:
         budget = None if self._plan.budget is None else self._plan.budget.usd
         return simulation.simulate(steps, self._pools, slots=slots, caps=caps, budget=budget, effort=effort, seed=seed)
 
-    def _step(self, task: Task, numbers: Mapping[str, int], now: datetime) -> Step:
+    def _step(self, task: Task, numbers: Mapping[str, int], now: datetime) -> SimulatedStep:
         defaults = self._plan.defaults
         needs = [need if isinstance(need, str) else need.key for need in task.needs if _holds_back(need)]
         limits = ["project"]
@@ -72,7 +81,7 @@ class Outlook:
             limits.append(f"agent:{agent}")
         if task.concurrency_key is not None:
             limits.append(f"key:{task.concurrency_key}")
-        return Step(
+        return SimulatedStep(
             task.key,
             self._pool(task),
             tuple(numbers[key] for key in needs if key in numbers),
@@ -98,21 +107,25 @@ class Outlook:
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = len(self._pools)
-            made = Pool(key, samples, source, len(samples)) if samples else self._guessed(task, key, body, stated)
+            made = (
+                SimulatedWorkers(key, samples, source, len(samples))
+                if samples
+                else self._guessed(task, key, body, stated)
+            )
             self._pools.append(made)
         return number
 
-    def _seen_of(self, key: str) -> tuple[tuple[Sample, ...], str]:
+    def _seen_of(self, key: str) -> tuple[tuple[JobSample, ...], str]:
         """What was seen of a kind. Of jobs that cost nothing the latest runs tell more: also short ones are there."""
         known, recent = self._known.get(key, ()), self._recent.get(key, ())
         if recent and not any(one.usd or one.tokens or one.unpriced for one in known):
             return tuple(recent), RECENT
         return (tuple(known) if any(one.tells for one in known) else ()), HISTORY
 
-    def _guessed(self, task: Task, key: str, body: Mapping[str, Any], stated: Mapping[str, Any]) -> Pool:
+    def _guessed(self, task: Task, key: str, body: Mapping[str, Any], stated: Mapping[str, Any]) -> SimulatedWorkers:
         """Of a kind that nothing was seen of."""
         if CHOOSE in task.role:  # it only takes over what another one gave
-            return Pool(key, (_sample(timedelta(0)),), NONE)
+            return SimulatedWorkers(key, (_sample(timedelta(0)),), NONE)
         took, source = self._duration(stated)
         expected = estimate(body, (), stated=stated, quote=self._quote)
         shares = _SHARES if expected.source == PRICE else (Decimal(1),)
@@ -120,7 +133,7 @@ class Outlook:
             _sample(took, expected.usd * share, int(expected.tokens * share), expected.unpriced) for share in shares
         ]
         priced = expected.source in (PLAN, PRICE, NONE)
-        return Pool(key, tuple(samples), source, timed=source != UNKNOWN, priced=priced)
+        return SimulatedWorkers(key, tuple(samples), source, timed=source != UNKNOWN, priced=priced)
 
     def _duration(self, stated: Mapping[str, Any]) -> tuple[timedelta, str]:
         if "duration" in stated:
@@ -134,5 +147,5 @@ def _holds_back(need: Any) -> bool:
     return isinstance(need, str) or need.kind.holds_back
 
 
-def _sample(took: timedelta, usd: Decimal = ZERO, tokens: int = 0, unpriced: int = 0) -> Sample:
-    return Sample(usd, tokens, unpriced, took, completed=True)
+def _sample(took: timedelta, usd: Decimal = ZERO, tokens: int = 0, unpriced: int = 0) -> JobSample:
+    return JobSample(usd, tokens, unpriced, took, completed=True)

@@ -46,7 +46,7 @@ _STUDENT = {
 }
 
 
-class Method(StrEnum):
+class ForecastMethod(StrEnum):
     """What a day to come is taken to cost."""
 
     MEAN = "mean"  # as the days of the window
@@ -60,12 +60,12 @@ class Forecast:
     usd: Decimal
     low: Decimal
     high: Decimal
-    method: Method
+    method: ForecastMethod
     days: int  # of history
 
 
 @dataclass(frozen=True, slots=True)
-class Burn:
+class BurnRate:
     """Dollars a day and an hour, over the last days."""
 
     per_day: Decimal
@@ -82,7 +82,7 @@ def forecast(daily: Sequence[Decimal], *, today: date, spent: Decimal, left: flo
     history = [float(day) for day in daily[-WINDOW:]]
     if len(history) < LEAST:
         return None
-    method = Method.WEEKDAYS if len(history) >= _WEEKDAYS_FROM else Method.MEAN
+    method = ForecastMethod.WEEKDAYS if len(history) >= _WEEKDAYS_FROM else ForecastMethod.MEAN
     expected, freedom = _paces(history, today, method)
     shares = [(today.weekday(), min(max(left, 0.0), 1.0))]
     last = monthrange(today.year, today.month)[1]
@@ -100,7 +100,7 @@ def forecast(daily: Sequence[Decimal], *, today: date, spent: Decimal, left: flo
     )
 
 
-def burn(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) -> Burn:
+def burn(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) -> BurnRate:
     """The pace over the last whole days and today until now; over an hour at least."""
     days = daily[-BURN_DAYS:]
     hours = max(1.0, 24.0 * len(days) + max(0.0, hours_today))
@@ -108,13 +108,13 @@ def burn(daily: Sequence[Decimal], *, spent_today: Decimal, hours_today: float) 
     for day in (*days, spent_today):
         total = plus(total, day)
     an_hour = max(0.0, float(total)) / hours
-    return Burn(_dollars(an_hour * 24), _dollars(an_hour), hours)
+    return BurnRate(_dollars(an_hour * 24), _dollars(an_hour), hours)
 
 
-def _paces(history: Sequence[float], today: date, method: Method) -> tuple[list[float], int]:
+def _paces(history: Sequence[float], today: date, method: ForecastMethod) -> tuple[list[float], int]:
     """What a day of each weekday is expected to cost, and how many degrees of freedom that leaves."""
     mean = sum(history) / len(history)
-    if method is Method.MEAN:
+    if method is ForecastMethod.MEAN:
         return [mean] * _WEEK, len(history) - 1
     by_weekday: list[list[float]] = [[] for _ in range(_WEEK)]
     for weekday, day in zip(_weekdays(len(history), today), history, strict=True):

@@ -11,7 +11,7 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
+class PredictedStep:
     """One task of the critical path: how long it took with all its attempts, and waited for a place before."""
 
     key: str
@@ -29,7 +29,7 @@ class Durations:
 
 
 @dataclass(frozen=True, slots=True)
-class Amounts:
+class CostRange:
     """As Durations, in dollars."""
 
     p10: Decimal
@@ -38,7 +38,7 @@ class Amounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class PredictedCounts:
     """As Durations, in numbers."""
 
     p10: int
@@ -47,7 +47,7 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class JobTypePrediction:
     """One kind of job in the plan: how many tasks have it, and what an attempt takes and costs in the middle."""
 
     kind: str
@@ -73,11 +73,11 @@ class Prediction:
     slots: int
     rounds: int
     duration: Durations
-    usd: Amounts
-    tokens: Counts
-    unpriced: Counts
-    path: tuple[Leg, ...]
-    kinds: tuple[Kind, ...]
+    usd: CostRange
+    tokens: PredictedCounts
+    unpriced: PredictedCounts
+    path: tuple[PredictedStep, ...]
+    kinds: tuple[JobTypePrediction, ...]
     untimed: tuple[str, ...]
     uncosted: tuple[str, ...]
     failing: float

@@ -16,8 +16,15 @@ from datetime import timedelta
 from decimal import Decimal
 from heapq import heapify, heappop, heappush
 
-from coordination.domain.forecast.predictions import Amounts, Counts, Durations, Kind, Leg, Prediction
-from coordination.domain.money.estimates import Sample
+from coordination.domain.forecast.predictions import (
+    CostRange,
+    Durations,
+    JobTypePrediction,
+    PredictedCounts,
+    PredictedStep,
+    Prediction,
+)
+from coordination.domain.money.estimates import JobSample
 from coordination.domain.plans.plans import Backoff
 
 FEWEST_ROUNDS, MOST_ROUNDS = 21, 1_001
@@ -30,14 +37,14 @@ _LONGEST = 1e13  # seconds, which a timedelta can hold
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class SimulatedWorkers:
     """What attempts of one kind are drawn from; ``source``: where that is known from, for people.
 
     ``measured``: how many attempts were really seen. ``timed`` and ``priced``: whether durations, and costs, are known.
     """
 
     kind: str
-    samples: tuple[Sample, ...]
+    samples: tuple[JobSample, ...]
     source: str
     measured: int = 0
     timed: bool = True
@@ -50,7 +57,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SimulatedStep:
     """One task. ``pool`` and ``parents`` by their numbers; ``limits``: what it takes a place of, by name.
 
     ``first``: it begins when the first of its parents has completed, and the others are stopped.
@@ -87,8 +94,8 @@ class _Trace:
 
 
 def simulate(
-    steps: Sequence[Step],
-    pools: Sequence[Pool],
+    steps: Sequence[SimulatedStep],
+    pools: Sequence[SimulatedWorkers],
     *,
     slots: int,
     caps: Mapping[str, int] | None = None,
@@ -112,9 +119,9 @@ def simulate(
         slots=slots,
         rounds=rounds,
         duration=Durations(*(_time(at) for at in _spread(one.took for one in played))),
-        usd=Amounts(*(_dollars(at) for at in _spread(costs))),
-        tokens=Counts(*(round(at) for at in _spread(one.tokens for one in played))),
-        unpriced=Counts(*(round(at) for at in _spread(one.unpriced for one in played))),
+        usd=CostRange(*(_dollars(at) for at in _spread(costs))),
+        tokens=PredictedCounts(*(round(at) for at in _spread(one.tokens for one in played))),
+        unpriced=PredictedCounts(*(round(at) for at in _spread(one.unpriced for one in played))),
         path=_path(steps, trace),
         kinds=_kinds(steps, pools),
         untimed=tuple(dict.fromkeys(pool.kind for pool in pools if not pool.timed)),
@@ -128,7 +135,9 @@ def simulate(
 class _Board:
     """The graph as numbers, made once for all rounds."""
 
-    def __init__(self, steps: Sequence[Step], pools: Sequence[Pool], slots: int, caps: Mapping[str, int]) -> None:
+    def __init__(
+        self, steps: Sequence[SimulatedStep], pools: Sequence[SimulatedWorkers], slots: int, caps: Mapping[str, int]
+    ) -> None:
         self.steps, self.slots = steps, slots
         self.children: list[list[int]] = [[] for _ in steps]
         for number, step in enumerate(steps):
@@ -296,32 +305,32 @@ def _pause(backoff: Backoff, failed: int) -> float:
         return most
 
 
-def _path(steps: Sequence[Step], trace: _Trace) -> tuple[Leg, ...]:
+def _path(steps: Sequence[SimulatedStep], trace: _Trace) -> tuple[PredictedStep, ...]:
     """From the task that ended last, back over what it waited for the longest."""
-    legs: list[Leg] = []
+    legs: list[PredictedStep] = []
     number: int | None = max(trace.ended, key=lambda each: (trace.ended[each], each), default=None)
     while number is not None:
         ready, begun, ended = trace.ready[number], trace.begun[number], trace.ended[number]
-        legs.append(Leg(steps[number].key, _time(ended - begun), _time(begun - ready)))
+        legs.append(PredictedStep(steps[number].key, _time(ended - begun), _time(begun - ready)))
         before = [parent for parent in steps[number].parents if trace.ended.get(parent, math.inf) <= ready]
         number = max(before, key=lambda each: (trace.ended[each], -each), default=None)
     return tuple(reversed(legs))
 
 
-def _kinds(steps: Sequence[Step], pools: Sequence[Pool]) -> tuple[Kind, ...]:
+def _kinds(steps: Sequence[SimulatedStep], pools: Sequence[SimulatedWorkers]) -> tuple[JobTypePrediction, ...]:
     tasks: Counter[str] = Counter(pools[step.pool].kind for step in steps)
-    by_kind: dict[str, list[Pool]] = {}
+    by_kind: dict[str, list[SimulatedWorkers]] = {}
     for pool in pools:
         by_kind.setdefault(pool.kind, []).append(pool)
     return tuple(_kind(kind, tasks[kind], same) for kind, same in by_kind.items())
 
 
-def _kind(kind: str, tasks: int, pools: Sequence[Pool]) -> Kind:
+def _kind(kind: str, tasks: int, pools: Sequence[SimulatedWorkers]) -> JobTypePrediction:
     samples = [one for pool in pools for one in pool.samples]
     seconds = _spread(one.took.total_seconds() for one in samples)[1]
     dollars = _spread(float(one.usd or 0) for one in samples)[1]
     unknown = not all(pool.priced for pool in pools) or (not dollars and any(one.unpriced for one in samples))
-    return Kind(
+    return JobTypePrediction(
         kind,
         tasks,
         measured=sum(pool.measured for pool in pools),

@@ -1,24 +1,24 @@
 """Issues of a foreign tracker (Beads): the record, which are ready, what holds the others, a plan to work them off."""
 
 from coordination.domain.issues.completion import completed
-from coordination.domain.issues.explain import Blocker, Explanation, Way, explain
-from coordination.domain.issues.order import LeftOut, LeftOutBecause
+from coordination.domain.issues.explain import DependencyPath, IssueBlocker, IssueExplanation, explain
+from coordination.domain.issues.order import ExcludedIssue, ExclusionReason
 from coordination.domain.issues.plan import key_of, plan_from_issues, shell_job
-from coordination.domain.issues.readiness import Board, blocked_ids, ready
+from coordination.domain.issues.readiness import IssueReadiness, blocked_ids, ready
 from coordination.domain.issues.record import Issue, IssueDependency
 from coordination.domain.issues.rules import RULE_SETS, RuleSet, rule_set
 
 __all__ = [
     "RULE_SETS",
-    "Blocker",
-    "Board",
-    "Explanation",
+    "DependencyPath",
+    "ExcludedIssue",
+    "ExclusionReason",
     "Issue",
+    "IssueBlocker",
     "IssueDependency",
-    "LeftOut",
-    "LeftOutBecause",
+    "IssueExplanation",
+    "IssueReadiness",
     "RuleSet",
-    "Way",
     "blocked_ids",
     "completed",
     "explain",

@@ -11,7 +11,7 @@ from typing import Any
 
 from coordination.base.errors import NotFound
 from coordination.base.wording import excerpt
-from coordination.domain.issues.readiness import Board, Hold
+from coordination.domain.issues.readiness import IssueDeferral, IssueReadiness
 from coordination.domain.issues.record import (
     BLOCKS,
     CONDITIONAL_BLOCKS,
@@ -27,7 +27,7 @@ from coordination.domain.issues.rules import ANY_CHILDREN, RuleSet
 _AFFECTS = frozenset({BLOCKS, CONDITIONAL_BLOCKS, WAITS_FOR, PARENT_CHILD})
 
 
-class Way(StrEnum):
+class DependencyPath(StrEnum):
     """How something stands between an issue and being worked on."""
 
     DIRECT = "direct"  # by a dependency of the issue's own
@@ -37,10 +37,10 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Blocker:
+class IssueBlocker:
     """One thing that blocks, or (dangling) would. ``via``: the parents it comes through, the nearest first."""
 
-    way: Way
+    way: DependencyPath
     id: str
     kind: str | None = None
     status: str | None = None
@@ -53,16 +53,16 @@ class Blocker:
     @property
     def blocks(self) -> bool:
         """Whether it keeps the issue from being ready."""
-        return self.way is not Way.DANGLING
+        return self.way is not DependencyPath.DANGLING
 
     def line(self) -> str:
         """One line for people."""
         named = f"{self.id} ({self.status})" if self.status else self.id
         title = f": {one_line(self.title)}" if self.title else ""
-        if self.way is Way.DEFERRED:
+        if self.way is DependencyPath.DEFERRED:
             until = f"until {self.until:%Y-%m-%d %H:%M} UTC" if self.until else "until later"
             return f"deferred {until}" if not self.via else f"deferred {until} through its parent {self.via[0]}"
-        if self.way is Way.DANGLING:
+        if self.way is DependencyPath.DANGLING:
             return f"dangling: {self.kind} {self.id}, {self.detail}; it does not block"
         through = f" through {' -> '.join(self.via)}" if self.via else ""
         return f"blocked {'directly' if not self.via else 'by inheritance'} by {named}{through}, {self.detail}{title}"
@@ -84,7 +84,7 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class IssueExplanation:
     """The whole answer for one issue. ``excluded``: what else rules it out, as half sentences."""
 
     id: str
@@ -93,7 +93,7 @@ class Explanation:
     rules: str
     ready: bool
     excluded: tuple[str, ...]
-    blockers: tuple[Blocker, ...]
+    blockers: tuple[IssueBlocker, ...]
 
     def lines(self) -> list[str]:
         """For people: the verdict, then one line per reason."""
@@ -117,9 +117,9 @@ class Explanation:
         }
 
 
-def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: datetime) -> Explanation:
+def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: datetime) -> IssueExplanation:
     """Why the issue is ready or not at *now*; NotFound when the file has no such issue."""
-    board = Board(issues, rules, now)
+    board = IssueReadiness(issues, rules, now)
     issue = board.issues.get(issue_id) or next((issue for issue in issues if issue.id == issue_id), None)
     if issue is None:
         raise NotFound(f"There is no issue {excerpt(issue_id)} among these {len(issues):,}")
@@ -129,12 +129,18 @@ def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: d
         *_direct(board, issue),
         *_inherited(board, issue),
         *(
-            Blocker(Way.DEFERRED, by.id, via=() if by is issue else (by.id,), status=by.status, until=by.defer_until)
+            IssueBlocker(
+                DependencyPath.DEFERRED,
+                by.id,
+                via=() if by is issue else (by.id,),
+                status=by.status,
+                until=by.defer_until,
+            )
             for by in board.deferrals(issue)
         ),
         *_dangling(board, issue),
     ]
-    return Explanation(
+    return IssueExplanation(
         id=issue.id,
         title=issue.title,
         status=issue.status,
@@ -145,12 +151,12 @@ def explain(issues: Sequence[Issue], issue_id: str, rules: str | RuleSet, now: d
     )
 
 
-def _direct(board: Board, issue: Issue) -> Iterator[Blocker]:
+def _direct(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
     for hold in board.holds.get(issue.id, ()):
         yield _blocker(board, hold, ())
 
 
-def _inherited(board: Board, issue: Issue) -> Iterator[Blocker]:
+def _inherited(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
     """Blockers of the parents, and of theirs: from the nearest up, each by its shortest way, cycles cut."""
     if not board.rules.takes_part(issue):
         return
@@ -170,21 +176,21 @@ def _inherited(board: Board, issue: Issue) -> Iterator[Blocker]:
             queue.append((parent, (*via, parent)))
 
 
-def _dangling(board: Board, issue: Issue) -> Iterator[Blocker]:
+def _dangling(board: IssueReadiness, issue: Issue) -> Iterator[IssueBlocker]:
     held = {id(hold.edge) for hold in board.holds.get(issue.id, ())}
     for edge in board.edges.get(issue.id, ()):
         target = edge.depends_on_id
         if edge.type not in _AFFECTS or id(edge) in held or target in board.issues:
             continue
         detail = "which belongs to another project" if target.startswith(EXTERNAL) else "which is not in the file"
-        yield Blocker(Way.DANGLING, target, edge.type, detail=detail)
+        yield IssueBlocker(DependencyPath.DANGLING, target, edge.type, detail=detail)
 
 
-def _blocker(board: Board, hold: Hold, via: tuple[str, ...]) -> Blocker:
+def _blocker(board: IssueReadiness, hold: IssueDeferral, via: tuple[str, ...]) -> IssueBlocker:
     edge = hold.edge
     target = board.issues.get(edge.depends_on_id)
-    return Blocker(
-        way=Way.INHERITED if via else Way.DIRECT,
+    return IssueBlocker(
+        way=DependencyPath.INHERITED if via else DependencyPath.DIRECT,
         id=edge.depends_on_id,
         kind=edge.type,
         status=target.status if target else None,
@@ -195,7 +201,7 @@ def _blocker(board: Board, hold: Hold, via: tuple[str, ...]) -> Blocker:
     )
 
 
-def _detail(board: Board, hold: Hold, edge: IssueDependency) -> str:
+def _detail(board: IssueReadiness, hold: IssueDeferral, edge: IssueDependency) -> str:
     if edge.type == WAITS_FOR:
         spawner, gate = board.gate_of(edge)
         whose = f"children of {spawner}" if spawner != edge.depends_on_id else "its children"

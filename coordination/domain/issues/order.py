@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from coordination.domain.issues.readiness import Board, Hold
+from coordination.domain.issues.readiness import IssueDeferral, IssueReadiness
 from coordination.domain.issues.record import Issue
 
 Graph = Mapping[str, list[str]]
@@ -15,7 +15,7 @@ Graph = Mapping[str, list[str]]
 _NAMED = 12
 
 
-class LeftOutBecause(StrEnum):
+class ExclusionReason(StrEnum):
     """Why an open issue gets no job."""
 
     NO_WORK = "no_work"  # pinned, ephemeral, deferred, or of a type that is never worked off
@@ -24,42 +24,44 @@ class LeftOutBecause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class ExcludedIssue:
     """An open issue without a job, and why, as half a sentence."""
 
     id: str
     why: str
-    because: LeftOutBecause
+    because: ExclusionReason
 
 
-def work_order(board: Board, work: Mapping[str, Issue]) -> tuple[dict[str, list[str]], dict[str, LeftOut]]:
+def work_order(
+    board: IssueReadiness, work: Mapping[str, Issue]
+) -> tuple[dict[str, list[str]], dict[str, ExcludedIssue]]:
     """(what each issue of *work* waits for, in the order of *work*; those that can get no turn, with why)."""
     turns = _Turns(board, work)
-    turns.leave_out([LeftOut(key, why, LeftOutBecause.BLOCKED) for key, why in turns.hopeless.items()])
+    turns.leave_out([ExcludedIssue(key, why, ExclusionReason.BLOCKED) for key, why in turns.hopeless.items()])
     graph = {issue_id: turns.needs(issue_id) for issue_id in work if issue_id not in turns.out}
     turns.leave_out([left for group in _cycles(graph) for left in _in_cycle(group, graph)])
     return {issue_id: turns.needs(issue_id) for issue_id in work if issue_id not in turns.out}, turns.out
 
 
-def no_work(board: Board, issue: Issue) -> LeftOut:
+def no_work(board: IssueReadiness, issue: Issue) -> ExcludedIssue:
     """Why an open issue is no work at all."""
     reasons = list(board.exclusions(issue))
     for by in board.deferrals(issue):
         until = f"until {by.defer_until:%Y-%m-%d %H:%M} UTC"
         reasons.append(f"it is deferred {until}" if by is issue else f"its parent {by.id} is deferred {until}")
-    return LeftOut(issue.id, " and ".join(reasons), LeftOutBecause.NO_WORK)
+    return ExcludedIssue(issue.id, " and ".join(reasons), ExclusionReason.NO_WORK)
 
 
 class _Turns:
     """Who waits for whom: for all of ``every[id]``, and for at least one child of each gate in ``gates[id]``."""
 
-    def __init__(self, board: Board, work: Mapping[str, Issue]) -> None:
+    def __init__(self, board: IssueReadiness, work: Mapping[str, Issue]) -> None:
         self.board = board
         self.work = work
-        self.out: dict[str, LeftOut] = {}
+        self.out: dict[str, ExcludedIssue] = {}
         self.hopeless: dict[str, str] = {}
         self.every: dict[str, dict[str, None]] = defaultdict(dict)
-        self.gates: dict[str, list[Hold]] = defaultdict(list)
+        self.gates: dict[str, list[IssueDeferral]] = defaultdict(list)
         self.waiting: dict[str, dict[str, None]] = defaultdict(dict)
         for source, holds in board.holds.items():
             for issue_id in board.reached_from([source]):
@@ -67,7 +69,7 @@ class _Turns:
                     for hold in holds:
                         self._add(issue_id, hold, "" if source == issue_id else f", through {source}")
 
-    def _add(self, issue_id: str, hold: Hold, through: str) -> None:
+    def _add(self, issue_id: str, hold: IssueDeferral, through: str) -> None:
         if hold.hopeless:
             of = "the failure" if hold.waits_on else "a child"
             self.hopeless.setdefault(issue_id, f"it waits for {of} of {hold.edge.depends_on_id}{through}")
@@ -96,7 +98,7 @@ class _Turns:
             found.update(dict.fromkeys(self._able(issue_id, gate)))
         return list(found)
 
-    def leave_out(self, gone: Iterable[LeftOut]) -> None:
+    def leave_out(self, gone: Iterable[ExcludedIssue]) -> None:
         """Leave these out, and with them whatever waits for them."""
         queue = deque(gone)
         while queue:
@@ -110,7 +112,7 @@ class _Turns:
                 else:
                     why = self._shut(issue_id)
                 if why:
-                    queue.append(LeftOut(issue_id, why, LeftOutBecause.BLOCKED))
+                    queue.append(ExcludedIssue(issue_id, why, ExclusionReason.BLOCKED))
 
     def _shut(self, issue_id: str) -> str | None:
         """Which gate of the issue nobody is left to open, as half a sentence."""
@@ -119,19 +121,19 @@ class _Turns:
                 return f"it waits for any child of {gate.edge.depends_on_id}, and none is worked off"
         return None
 
-    def _able(self, issue_id: str, gate: Hold) -> list[str]:
+    def _able(self, issue_id: str, gate: IssueDeferral) -> list[str]:
         """The children with a job that can open the gate."""
         return [other for other in gate.waits_on if other in self.work and other not in self.out and other != issue_id]
 
 
-def _in_cycle(group: list[str], graph: Graph) -> list[LeftOut]:
+def _in_cycle(group: list[str], graph: Graph) -> list[ExcludedIssue]:
     members = set(group)
     if len(group) <= _NAMED:
         why = {issue_id: " -> ".join(_way_round(issue_id, graph, members)) for issue_id in group}
     else:  # the way round of each would take longer than it helps
         named = f"{', '.join(group[:_NAMED])} and {len(group) - _NAMED:,} more wait for each other"
         why = dict.fromkeys(group, named)
-    return [LeftOut(key, f"it waits for itself: {way}", LeftOutBecause.CYCLE) for key, way in why.items()]
+    return [ExcludedIssue(key, f"it waits for itself: {way}", ExclusionReason.CYCLE) for key, way in why.items()]
 
 
 def _cycles(graph: Graph) -> list[list[str]]:

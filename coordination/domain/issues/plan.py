@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.domain.issues.order import LeftOut, no_work, work_order
-from coordination.domain.issues.readiness import Board, in_order
+from coordination.domain.issues.order import ExcludedIssue, no_work, work_order
+from coordination.domain.issues.readiness import IssueReadiness, in_order
 from coordination.domain.issues.record import Issue, one_line
 from coordination.domain.issues.rules import RuleSet
 from coordination.domain.jobs import templates
@@ -47,13 +47,13 @@ def shell_job(command: str, env: Mapping[str, str] | None = None) -> Callable[[I
 
 def plan_from_issues(
     issues: Sequence[Issue], *, rules: str | RuleSet, now: datetime, run_for: Callable[[Issue], Mapping[str, Any]]
-) -> tuple[Plan, list[LeftOut]]:
+) -> tuple[Plan, list[ExcludedIssue]]:
     """One task per open issue that can be worked off, most urgent first, and the open issues that cannot, with why.
 
     A task needs what blocks its issue, directly or through parents. Where a gate waits for any one child, the task
     waits for every child that is in the plan. Refused when no issue is left.
     """
-    board = Board(issues, rules, now)
+    board = IssueReadiness(issues, rules, now)
     open_ = in_order(issue for issue in board.issues.values() if issue.status == "open")
     work = {issue.id: issue for issue in open_ if board.is_work(issue)}
     edges, blocked = work_order(board, work)

@@ -23,13 +23,13 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 def ready(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[Issue]:
     """The issues that can be worked on at *now*: most urgent first, then the newest, then by id."""
-    board = Board(issues, rules, now)
+    board = IssueReadiness(issues, rules, now)
     return in_order(issue for issue in board.issues.values() if board.is_ready(issue))
 
 
 def blocked_ids(issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> list[str]:
     """The ids of the issues that are blocked and not over (closed or pinned), sorted."""
-    board = Board(issues, rules, now)
+    board = IssueReadiness(issues, rules, now)
     return sorted(issue_id for issue_id in board.blocked if board.issues[issue_id].status not in ENDED)
 
 
@@ -42,7 +42,7 @@ def in_order(issues: Iterable[Issue]) -> list[Issue]:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class IssueDeferral:
     """One edge that blocks now. ``waits_on``: the open children a gate waits for, or the blocker itself.
 
     ``needs_all`` False: one of them is enough. ``hopeless``: completing them would not open it.
@@ -54,7 +54,7 @@ class Hold:
     hopeless: bool = False
 
 
-class Board:
+class IssueReadiness:
     """All issues of a file under one set of rules at one moment."""
 
     def __init__(self, issues: Sequence[Issue], rules: str | RuleSet, now: datetime) -> None:
@@ -72,9 +72,9 @@ class Board:
                         self.children[edge.depends_on_id].append(edge.issue_id)
 
     @cached_property
-    def holds(self) -> dict[str, list[Hold]]:
+    def holds(self) -> dict[str, list[IssueDeferral]]:
         """Per issue that is blocked by an edge of its own: those edges."""
-        found: dict[str, list[Hold]] = {}
+        found: dict[str, list[IssueDeferral]] = {}
         for issue_id in self.edges:
             if self.rules.takes_part(self.issues[issue_id]):
                 holding = [hold for edge in self.edges[issue_id] if (hold := self._hold(edge)) is not None]
@@ -131,20 +131,20 @@ class Board:
                 if parent and parent is not issue and parent.defer_until and parent.defer_until > self.now:
                     yield parent
 
-    def _hold(self, edge: IssueDependency) -> Hold | None:
+    def _hold(self, edge: IssueDependency) -> IssueDeferral | None:
         target = self.issues.get(edge.depends_on_id)
         if edge.type in (BLOCKS, CONDITIONAL_BLOCKS):
             if target is None or not self.rules.target_blocks(target, edge.type):
                 return None
             hopeless = edge.type == CONDITIONAL_BLOCKS and self.rules.conditional_needs_failure
-            return Hold(edge, (target.id,), hopeless=hopeless)
+            return IssueDeferral(edge, (target.id,), hopeless=hopeless)
         if edge.type != WAITS_FOR:
             return None
         spawner, gate = self.gate_of(edge)
         if target is None and not self.rules.spawner_in_metadata:
             return None
         holds, open_ = self._gates.get((spawner, gate)) or self._judge_gate(spawner, gate)
-        return Hold(edge, open_, needs_all=gate != ANY_CHILDREN, hopeless=not open_) if holds else None
+        return IssueDeferral(edge, open_, needs_all=gate != ANY_CHILDREN, hopeless=not open_) if holds else None
 
     def _judge_gate(self, spawner: str, gate: str) -> tuple[bool, tuple[str, ...]]:
         """Whether the gate holds, and the children that are open; judged once for all that wait at it."""

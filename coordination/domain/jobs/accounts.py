@@ -36,7 +36,7 @@ _OURS = re.compile(r"COORD_|LD_|(PATH|IFS|BASH_ENV|ENV|PYTHONPATH|PYTHONHOME|PYT
 _FOLDER = re.compile(r"_(DIR|HOME)$|^HOME$")
 
 
-class Kept(StrEnum):
+class SecretPlace(StrEnum):
     """Where a variable of an account is kept."""
 
     FILE = "file"  # in a file of the home folder that only its owner can read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 
 EXPECTS = "expects"
 CHANGES = "changes"
@@ -13,7 +13,7 @@ CHANGES = "changes"
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class ChangeSummary:
     """``changed``: whether it changed anything in its folder; None: nobody looked, or it cannot be known."""
 
     changed: bool | None = None
@@ -35,5 +35,5 @@ def sentence_of(stored: object) -> str | None:
     refused = stored.get("refused_tools") or 0
     said = ["changed nothing"] if stored.get("changed") is False else []
     if refused:
-        said.append(f"{many(int(refused), 'tool')} refused")
+        said.append(f"{plural(int(refused), 'tool')} refused")
     return ", ".join(said) or None

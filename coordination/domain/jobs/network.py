@@ -17,7 +17,7 @@ Place = tuple[str, int]
 """A host, as ``host_of`` writes it, and a port."""
 
 
-class Reach(StrEnum):
+class NetworkMode(StrEnum):
     """How far."""
 
     ON = "on"
@@ -29,7 +29,7 @@ class Reach(StrEnum):
 class Network:
     """What may be reached. *places*: for LISTED, which."""
 
-    reach: Reach = Reach.ON
+    reach: NetworkMode = NetworkMode.ON
     places: frozenset[Place] = frozenset()
 
     def allows(self, host: str, port: int) -> bool:
@@ -44,12 +44,12 @@ class Network:
 def parse_network(text: str) -> Network:
     """The network that *text* means. ValueError when it means none."""
     word = text.strip().lower()
-    if word in (Reach.ON, Reach.OFF):
-        return Network(Reach(word))
+    if word in (NetworkMode.ON, NetworkMode.OFF):
+        return Network(NetworkMode(word))
     places = frozenset(place_of(part.strip()) for part in text.split(",") if part.strip())
     if not places:
         raise ValueError
-    return Network(Reach.LISTED, places)
+    return Network(NetworkMode.LISTED, places)
 
 
 def place_of(text: str) -> Place:

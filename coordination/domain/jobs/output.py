@@ -1,6 +1,6 @@
 """What a job prints while it runs, as it is kept: chunks of its beginning and of its end. Pure.
 
-Whoever follows reads the last chunk again and again, because it grows: ``Reel`` says what is new each time.
+Whoever follows reads the last chunk again and again, because it grows: ``OutputCursor`` says what is new each time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Stream(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class StoredChunk:
     """A part of what an attempt printed, both streams in the order in which they were read.
 
     *slot*: its row among the attempt's; a later chunk may take it over. *position*: how many bytes came before it.
@@ -32,7 +32,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputChunk:
     """Something that was printed. *left_out*: bytes that are kept nowhere, and that the text speaks of."""
 
     attempt: int
@@ -41,7 +41,7 @@ class Piece:
     left_out: int = 0
 
 
-class Reel:
+class OutputCursor:
     """What of one attempt's output was seen already. ``after``: the position from which on to read."""
 
     def __init__(self, attempt: int) -> None:
@@ -51,18 +51,18 @@ class Reel:
         self.after = 0
         self.begun = False
 
-    def new(self, chunks: Iterable[Chunk]) -> Iterator[Piece]:
+    def new(self, chunks: Iterable[StoredChunk]) -> Iterator[OutputChunk]:
         """What *chunks*, those at ``after`` and later in their order, tell for the first time."""
         for chunk in chunks:
             self.begun = True
             if chunk.position > self.after:
                 if missing := chunk.position - self._end:
                     text = f"\n… {missing:,} bytes left out …\n"
-                    yield Piece(self._attempt, Stream.OUT, text, left_out=missing)
+                    yield OutputChunk(self._attempt, Stream.OUT, text, left_out=missing)
                 self.after, self._seen = chunk.position, 0
             known, self._seen = self._seen, sum(len(text) for _, text in chunk.pieces)
             self._end = chunk.position + chunk.size
             for stream, text in chunk.pieces:
                 if known < len(text):
-                    yield Piece(self._attempt, Stream(stream), text[known:])
+                    yield OutputChunk(self._attempt, Stream(stream), text[known:])
                 known = max(known - len(text), 0)

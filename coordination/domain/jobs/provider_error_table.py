@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 
 
-class TroubleClass(StrEnum):
+class ProviderErrorClass(StrEnum):
     """What follows from a trouble."""
 
     TRANSIENT = "transient"  # tried again later, charged to nobody
@@ -24,19 +24,19 @@ class TroubleClass(StrEnum):
     @property
     def waits(self) -> bool:
         """Whether it is charged to nobody and tried again later."""
-        return self in (TroubleClass.TRANSIENT, TroubleClass.LIMIT)
+        return self in (ProviderErrorClass.TRANSIENT, ProviderErrorClass.LIMIT)
 
     @property
     def repeatable(self) -> bool:
         """Whether another attempt may do better."""
-        return self not in (TroubleClass.REFUSED, TroubleClass.LOG_IN)
+        return self not in (ProviderErrorClass.REFUSED, ProviderErrorClass.LOG_IN)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ErrorPattern:
     """One row of the table: it holds for these types of errors, these statuses, and these words."""
 
-    of: TroubleClass
+    of: ProviderErrorClass
     types: tuple[str, ...] = ()
     statuses: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
@@ -46,8 +46,8 @@ class Row:
         return bool(self.words) and _any_of(self.words).search(text) is not None
 
 
-TOO_LARGE = Row(
-    TroubleClass.REFUSED,
+TOO_LARGE = ErrorPattern(
+    ProviderErrorClass.REFUSED,
     types=("request_too_large", "context_length_exceeded", "contextoverflowerror", "messageoutputlengtherror"),
     statuses=(413,),
     words=(
@@ -61,8 +61,8 @@ TOO_LARGE = Row(
         r"output token maximum",
     ),
 )
-LIMIT = Row(
-    TroubleClass.LIMIT,
+LIMIT = ErrorPattern(
+    ProviderErrorClass.LIMIT,
     types=(
         *("insufficient_quota", "usage_limit_reached", "usage_limit_exceeded", "usagelimitexceeded"),
         *("billing_error", "quota_exceeded", "quotaexceeded", "billing_hard_limit_reached", "credits_exhausted"),
@@ -87,8 +87,8 @@ LIMIT = Row(
         r"to use \w+ with your \w+ plan, upgrade",
     ),
 )
-LOG_IN = Row(
-    TroubleClass.LOG_IN,
+LOG_IN = ErrorPattern(
+    ProviderErrorClass.LOG_IN,
     types=(
         *("authentication_error", "authentication_failed", "invalid_api_key", "providerautherror", "unauthenticated"),
         *("token_expired", "loadapikeyerror", "ai_loadapikeyerror", "api_key_invalid", "oauth_org_not_allowed"),
@@ -120,8 +120,8 @@ LOG_IN = Row(
         r"does not have access to claude",
     ),
 )
-TRANSIENT = Row(
-    TroubleClass.TRANSIENT,
+TRANSIENT = ErrorPattern(
+    ProviderErrorClass.TRANSIENT,
     types=(
         *("overloaded_error", "overloaded", "rate_limit_error", "rate_limit_exceeded", "rate_limit", "api_error"),
         *("server_error", "internal_server_error", "internal_error", "service_unavailable", "timeout_error", "timeout"),
@@ -157,8 +157,8 @@ TRANSIENT = Row(
         r"(?:throttling|service ?unavailable|model ?not ?ready|model ?timeout|model ?stream ?error) ?exception",
     ),
 )
-REFUSED = Row(
-    TroubleClass.REFUSED,
+REFUSED = ErrorPattern(
+    ProviderErrorClass.REFUSED,
     types=(
         *("invalid_request_error", "invalid_request", "permission_error", "not_found_error", "invalid_argument"),
         *("permission_denied", "not_found", "failed_precondition", "model_not_found", "providermodelnotfounderror"),
@@ -172,7 +172,7 @@ REFUSED = Row(
     ),
 )
 
-TABLE: Sequence[Row] = (TOO_LARGE, LIMIT, LOG_IN, TRANSIENT, REFUSED)
+TABLE: Sequence[ErrorPattern] = (TOO_LARGE, LIMIT, LOG_IN, TRANSIENT, REFUSED)
 """In the order in which they are asked; what no row knows has failed."""
 
 BY_TYPE = {name: row.of for row in reversed(TABLE) for name in row.types}

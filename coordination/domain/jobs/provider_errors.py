@@ -26,7 +26,7 @@ from coordination.domain.jobs.provider_error_table import (
     TOO_LARGE,
     USED_UP,
     WINDOWS,
-    TroubleClass,
+    ProviderErrorClass,
     has_any,
 )
 from coordination.domain.jobs.reset_times import reset_of
@@ -74,10 +74,10 @@ def limit_of(details: object) -> ProviderLimit | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ProviderError:
     """What is known of one. ``resets_at``: when it is over, as its words say. ``window``, ``account``: of a limit."""
 
-    of: TroubleClass
+    of: ProviderErrorClass
     resets_at: datetime | None = None
     window: str | None = None
     account: str | None = None
@@ -115,7 +115,7 @@ def classify(
     lost_connection: bool = False,
     now: datetime,
     local: tzinfo = UTC,
-) -> Trouble:
+) -> ProviderError:
     """What *words* mean, with the *status* and the *type_* of the error where the program tells them apart.
 
     *local*: the zone in which times without one are meant.
@@ -130,12 +130,12 @@ def classify(
     else:
         of = _class_of_words(text, named, lost_connection=lost_connection)
     if not of.waits:
-        return Trouble(of, status=status)
+        return ProviderError(of, status=status)
     resets = reset_of(text, now=now, local=local)
-    if of is TroubleClass.TRANSIENT:
-        return Trouble(of, resets, status=status)
+    if of is ProviderErrorClass.TRANSIENT:
+        return ProviderError(of, resets, status=status)
     account = _ACCOUNT.search(text)
-    return Trouble(of, resets, window_of(text), account[1] if account else None, status)
+    return ProviderError(of, resets, window_of(text), account[1] if account else None, status)
 
 
 def told_by_provider(words: str) -> str:
@@ -149,33 +149,33 @@ def window_of(words: str) -> str | None:
     return next((name for pattern, name in WINDOWS if re.search(pattern, words, re.IGNORECASE)), None)
 
 
-def _class_of_words(text: str, named: Sequence[TroubleClass], *, lost_connection: bool) -> TroubleClass:
+def _class_of_words(text: str, named: Sequence[ProviderErrorClass], *, lost_connection: bool) -> ProviderErrorClass:
     """By the types of errors that are *named*, else by the words."""
-    limited = TroubleClass.LIMIT in named or _is_limit(text)
+    limited = ProviderErrorClass.LIMIT in named or _is_limit(text)
     if lost_connection:
-        return TroubleClass.LIMIT if limited else TroubleClass.TRANSIENT
+        return ProviderErrorClass.LIMIT if limited else ProviderErrorClass.TRANSIENT
     if named:
-        if TroubleClass.LOG_IN in named:
-            return TroubleClass.LOG_IN
-        return TroubleClass.LIMIT if limited and named[0] is not TroubleClass.REFUSED else named[0]
+        if ProviderErrorClass.LOG_IN in named:
+            return ProviderErrorClass.LOG_IN
+        return ProviderErrorClass.LIMIT if limited and named[0] is not ProviderErrorClass.REFUSED else named[0]
     row = next((row for row in TABLE if row.has_words(text)), None)
     if row is None:
-        return TroubleClass.FAILED
-    return TroubleClass.TRANSIENT if row is LIMIT and not limited else row.of  # a limit of a minute is over soon
+        return ProviderErrorClass.FAILED
+    return ProviderErrorClass.TRANSIENT if row is LIMIT and not limited else row.of  # a limit of a minute is over soon
 
 
-def _class_of_status(text: str, status: int, named: Sequence[TroubleClass]) -> TroubleClass:
+def _class_of_status(text: str, status: int, named: Sequence[ProviderErrorClass]) -> ProviderErrorClass:
     """By the status; what is limited, and who is not logged in, the words know better."""
-    limited = TroubleClass.LIMIT in named or _is_limit(text)
-    usual = BY_STATUS.get(status, TroubleClass.TRANSIENT if status >= _SERVER else TroubleClass.REFUSED)
+    limited = ProviderErrorClass.LIMIT in named or _is_limit(text)
+    usual = BY_STATUS.get(status, ProviderErrorClass.TRANSIENT if status >= _SERVER else ProviderErrorClass.REFUSED)
     if TOO_LARGE.has_words(text) and status < _SERVER:
-        return TroubleClass.REFUSED
-    if usual is TroubleClass.TRANSIENT:
-        return TroubleClass.LIMIT if limited and status in LIMITED else usual
-    if usual in (TroubleClass.REFUSED, TroubleClass.LOG_IN) and limited:
-        return TroubleClass.LIMIT
-    if usual is TroubleClass.REFUSED and (TroubleClass.LOG_IN in named or LOG_IN.has_words(text)):
-        return TroubleClass.LOG_IN
+        return ProviderErrorClass.REFUSED
+    if usual is ProviderErrorClass.TRANSIENT:
+        return ProviderErrorClass.LIMIT if limited and status in LIMITED else usual
+    if usual in (ProviderErrorClass.REFUSED, ProviderErrorClass.LOG_IN) and limited:
+        return ProviderErrorClass.LIMIT
+    if usual is ProviderErrorClass.REFUSED and (ProviderErrorClass.LOG_IN in named or LOG_IN.has_words(text)):
+        return ProviderErrorClass.LOG_IN
     return usual
 
 

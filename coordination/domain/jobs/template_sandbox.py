@@ -39,7 +39,7 @@ _BORROWED = (
 _STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Assign)
 
 
-class Budget:
+class EvaluationBudget:
     """What one render may still use: steps of loops, characters of text, and work done on values."""
 
     def __init__(self) -> None:
@@ -66,12 +66,12 @@ class Budget:
             raise Refused(f"it makes more than {MAX_OUTPUT:,} characters of text")
 
 
-class Sandbox(SandboxedEnvironment):
+class TemplateSandbox(SandboxedEnvironment):
     """Jinja with JSON values only. *finalize* turns the value of each ``{{ … }}`` into the text that replaces it."""
 
     intercepted_binops = frozenset(["+", "*", "**", "%", "//", "/", "-"])
 
-    def __init__(self, budget: Budget, finalize: Callable[[Any], str]) -> None:
+    def __init__(self, budget: EvaluationBudget, finalize: Callable[[Any], str]) -> None:
         # A comment in Jinja begins with {#, and so does the length of a variable in a shell (${#name}): no comments
         # here, for the sign that begins one cannot be written in a plan.
         super().__init__(
@@ -188,8 +188,8 @@ def _json(value: Any) -> str:
     return json.dumps(plain(value), ensure_ascii=False)
 
 
-def _budget(environment: Environment) -> Budget:
-    assert isinstance(environment, Sandbox)  # noqa: S101 - the filters exist in no other environment
+def _budget(environment: Environment) -> EvaluationBudget:
+    assert isinstance(environment, TemplateSandbox)  # noqa: S101 - the filters exist in no other environment
     return environment.budget
 
 
@@ -228,7 +228,7 @@ def _kind(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-class Guard(NodeTransformer):
+class TemplateGuard(NodeTransformer):
     """Refuses what the small language does not have, and puts the counters in: on loops, filters and joined texts."""
 
     def __init__(self) -> None:

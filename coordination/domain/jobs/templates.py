@@ -26,7 +26,7 @@ from coordination.domain.jobs import shell_places
 if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans have no template
     from jinja2 import nodes
 
-    from coordination.domain.jobs.template_sandbox import Budget, Sandbox
+    from coordination.domain.jobs.template_sandbox import EvaluationBudget, TemplateSandbox
 
 AVAILABLE: Mapping[str, frozenset[str] | None] = {
     "needs": None,  # by key: state, output
@@ -95,9 +95,9 @@ def render(
     result = dict(work)
     if not is_templated(work):
         return result
-    from coordination.domain.jobs.template_sandbox import Budget
+    from coordination.domain.jobs.template_sandbox import EvaluationBudget
 
-    budget = Budget()
+    budget = EvaluationBudget()
     names = {**context, "needs": needs}
     values, texts = (partial(make, names=names, budget=budget) for make in (_value, _text))
     place, held = "", dict[str, str]()
@@ -129,7 +129,7 @@ def fill(text: str, names: Mapping[str, Any]) -> str:
     from coordination.domain.jobs import template_sandbox
 
     with _refusing():
-        sandbox = template_sandbox.Sandbox(template_sandbox.Budget(), template_sandbox.as_text)
+        sandbox = template_sandbox.TemplateSandbox(template_sandbox.EvaluationBudget(), template_sandbox.as_text)
         return _without_nul(_generated(_compiled(text), sandbox, names))
 
 
@@ -162,7 +162,7 @@ def _each_text(value: Any, change: Callable[[str], Any]) -> Any:
 # --- rendering --------------------------------------------------------------------------------------------------
 
 
-def _command(text: str, names: Mapping[str, Any], budget: Budget) -> tuple[str, dict[str, str]]:
+def _command(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> tuple[str, dict[str, str]]:
     """The command with references to its values, and the variables that hold these."""
     values: list[str] = []
 
@@ -181,7 +181,7 @@ def _command(text: str, names: Mapping[str, Any], budget: Budget) -> tuple[str, 
     return first + "".join(f'"${{{name}}}"{part}' for name, part in zip(held, rest, strict=True)), held
 
 
-def _text(text: str, names: Mapping[str, Any], budget: Budget) -> str:
+def _text(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> str:
     if not is_template(text):
         return text
     result, _ = _run(text, names, budget, _as_it_is)
@@ -194,7 +194,7 @@ def _without_nul(text: str) -> str:
     return text
 
 
-def _value(text: str, names: Mapping[str, Any], budget: Budget) -> Any:
+def _value(text: str, names: Mapping[str, Any], budget: EvaluationBudget) -> Any:
     if not is_template(text):
         return text
     result, values = _run(text, names, budget, _as_it_is)
@@ -206,7 +206,7 @@ def _as_it_is(value: str) -> str:
 
 
 def _run(
-    text: str, names: Mapping[str, Any], budget: Budget, place: Callable[[str], str]
+    text: str, names: Mapping[str, Any], budget: EvaluationBudget, place: Callable[[str], str]
 ) -> tuple[str, list[Any] | None]:
     """The text that *text* makes, each value put in by *place*; and its value, when it is one expression alone."""
     from coordination.domain.jobs import template_sandbox
@@ -217,11 +217,11 @@ def _run(
         values[:] = [template_sandbox.plain(value)]
         return place(template_sandbox.as_text(values[0]))
 
-    sandbox = template_sandbox.Sandbox(budget, finalize)
+    sandbox = template_sandbox.TemplateSandbox(budget, finalize)
     tree = _parse(text, sandbox)
     single = _is_single(tree)
     with _refusing():
-        template_sandbox.Guard().visit(tree)
+        template_sandbox.TemplateGuard().visit(tree)
         result = _generated(sandbox.compile(tree), sandbox, names)
     return result, values if single else None
 
@@ -231,13 +231,13 @@ def _compiled(text: str) -> CodeType:
     """The code of a text whose values are put in as they are: what it says of constants holds in any sandbox."""
     from coordination.domain.jobs import template_sandbox
 
-    sandbox = template_sandbox.Sandbox(template_sandbox.Budget(), template_sandbox.as_text)
+    sandbox = template_sandbox.TemplateSandbox(template_sandbox.EvaluationBudget(), template_sandbox.as_text)
     tree = _parse(text, sandbox)
-    template_sandbox.Guard().visit(tree)
+    template_sandbox.TemplateGuard().visit(tree)
     return sandbox.compile(tree)
 
 
-def _generated(code: CodeType, sandbox: Sandbox, names: Mapping[str, Any]) -> str:
+def _generated(code: CodeType, sandbox: TemplateSandbox, names: Mapping[str, Any]) -> str:
     from jinja2 import Template
 
     parts = []
@@ -284,7 +284,7 @@ def _is_single(tree: nodes.Template) -> bool:
     return not isinstance(body[0].nodes[0], nodes.TemplateData)
 
 
-def _parse(text: str, sandbox: Sandbox) -> nodes.Template:
+def _parse(text: str, sandbox: TemplateSandbox) -> nodes.Template:
     from jinja2 import TemplateSyntaxError
 
     if shell_places.MARK in text:
@@ -304,7 +304,7 @@ def _names_in(text: str) -> _Found:
 
     from coordination.domain.jobs import template_sandbox
 
-    sandbox = template_sandbox.Sandbox(template_sandbox.Budget(), str)
+    sandbox = template_sandbox.TemplateSandbox(template_sandbox.EvaluationBudget(), str)
     tree = _parse(text, sandbox)
     try:
         names = _names(tree)
@@ -321,7 +321,7 @@ def _names_in(text: str) -> _Found:
         for test in tree.find_all(nodes.Test):
             if test.name not in sandbox.tests:
                 raise Refused(f"there is no test {excerpt(test.name)}", hint=did_you_mean(test.name, sandbox.tests))
-        template_sandbox.Guard().visit(tree)
+        template_sandbox.TemplateGuard().visit(tree)
     except RecursionError:
         raise Refused("the template is nested too deeply") from None
     return _Found(names, outline)

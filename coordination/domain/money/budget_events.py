@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from coordination.domain.money.budgets import Budget, Use, due_to_warn, reached
+from coordination.domain.money.budgets import Budget, BudgetUse, due_to_warn, reached
 from coordination.domain.tasks.events import EventType
 
 
-def noticed(budget: Budget, use: Use) -> tuple[Use, list[EventType]]:
+def noticed(budget: Budget, use: BudgetUse) -> tuple[BudgetUse, list[EventType]]:
     """The use with what there is to tell of it, once a period: that the warning is passed, that nothing is left."""
     said: list[EventType] = []
     if not use.warned and due_to_warn(budget, use.spent):
@@ -20,7 +20,9 @@ def noticed(budget: Budget, use: Use) -> tuple[Use, list[EventType]]:
     return use, said
 
 
-def events_of(budget: Budget, use: Use, types: Sequence[EventType], project_id: str | None) -> list[dict[str, Any]]:
+def events_of(
+    budget: Budget, use: BudgetUse, types: Sequence[EventType], project_id: str | None
+) -> list[dict[str, Any]]:
     """These events of a budget; *project_id*: whose spending brought them about. None where no project is known."""
     project_id = budget.project_id or project_id
     if project_id is None:

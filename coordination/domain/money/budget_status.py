@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 from coordination.base.money import ZERO
-from coordination.domain.money.budgets import Action, Amount, Budget, Period, Scope, Use
+from coordination.domain.money.budgets import Amount, Budget, BudgetPeriod, BudgetScope, BudgetUse, ExceededAction
 
 _WHOLE = Decimal(100)
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BudgetStatus:
     """A budget and what its present period came to. ``name``: whose it is, for people.
 
     ``waiting``: so many tasks wait because it has too little left.
@@ -22,16 +22,16 @@ class Standing:
 
     budget: Budget
     name: str
-    use: Use
+    use: BudgetUse
     waiting: int = 0
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> BudgetScope:
         """Whose kind: workspace, project, agent, session, run or task."""
         return self.budget.scope
 
     @property
-    def period(self) -> Period:
+    def period(self) -> BudgetPeriod:
         """total, day or month."""
         return self.budget.period
 
@@ -51,7 +51,7 @@ class Standing:
         return self.budget.max_starts
 
     @property
-    def on_exceed(self) -> Action:
+    def on_exceed(self) -> ExceededAction:
         """What it does when it is reached."""
         return self.budget.action
 
@@ -123,13 +123,13 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class BudgetCheck:
     """A budget's counters beside what the ledger and the running attempts add up to."""
 
     budget: Budget
     name: str
-    kept: Use
-    counted: Use
+    kept: BudgetUse
+    counted: BudgetUse
 
     @property
     def right(self) -> bool:
@@ -149,7 +149,7 @@ class Checked:
         }
 
 
-def _spent(of: Use) -> Mapping[str, Any]:
+def _spent(of: BudgetUse) -> Mapping[str, Any]:
     return {**_amount(of.spent), "starts": of.spent.starts}
 
 

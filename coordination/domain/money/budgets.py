@@ -16,13 +16,13 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.base.money import ZERO, minus, plus, show_usd
-from coordination.base.wording import many
+from coordination.base.wording import plural
 
 WARN_AT = 80
 """Percent of a cap at which a budget warns, if it says nothing else."""
 
 
-class Scope(StrEnum):
+class BudgetScope(StrEnum):
     """Whose spending a budget caps."""
 
     WORKSPACE = "workspace"
@@ -33,7 +33,7 @@ class Scope(StrEnum):
     TASK = "task"
 
 
-class Period(StrEnum):
+class BudgetPeriod(StrEnum):
     """How long a cap lasts until it begins anew, in the workspace's time zone."""
 
     TOTAL = "total"
@@ -41,7 +41,7 @@ class Period(StrEnum):
     MONTH = "month"
 
 
-class Action(StrEnum):
+class ExceededAction(StrEnum):
     """What a budget does when it is reached."""
 
     WARN = "warn"  # tells, and holds nothing back
@@ -49,15 +49,15 @@ class Action(StrEnum):
     DOWNGRADE = "downgrade"  # from its warning on, jobs use a cheaper model; when it is reached, they wait
 
 
-def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[Scope, str]]:
+def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[BudgetScope, str]]:
     """Whose budgets apply to a task, or to what it spent; *of*: its project_id, agent, session_id and run_id."""
     named = {
-        Scope.WORKSPACE: workspace_id,
-        Scope.PROJECT: of["project_id"],
-        Scope.AGENT: of["agent"],
-        Scope.SESSION: of["session_id"],
-        Scope.RUN: of["run_id"],
-        Scope.TASK: task_id,
+        BudgetScope.WORKSPACE: workspace_id,
+        BudgetScope.PROJECT: of["project_id"],
+        BudgetScope.AGENT: of["agent"],
+        BudgetScope.SESSION: of["session_id"],
+        BudgetScope.RUN: of["run_id"],
+        BudgetScope.TASK: task_id,
     }
     return [(scope, subject) for scope, subject in named.items() if subject is not None]
 
@@ -139,14 +139,14 @@ class Budget:
     """
 
     id: str
-    scope: Scope
+    scope: BudgetScope
     subject: str
-    period: Period = Period.TOTAL
+    period: BudgetPeriod = BudgetPeriod.TOTAL
     usd: Decimal | None = None
     tokens: int | None = None
     unpriced_calls: int | None = None
     max_starts: int | None = None
-    action: Action = Action.BLOCK
+    action: ExceededAction = ExceededAction.BLOCK
     warn_percent: int | None = WARN_AT
     downgrade_to: str | None = None
     project_id: str | None = None
@@ -157,18 +157,18 @@ class Budget:
     @property
     def holds(self) -> bool:
         """Whether it ever holds a job back."""
-        return self.action is not Action.WARN
+        return self.action is not ExceededAction.WARN
 
     def named(self) -> str:
         """For people: ``the run's budget``, ``the agent's budget of the day``."""
-        when = "" if self.period is Period.TOTAL else f" of the {self.period}"
-        whose = f"the agent {self.subject}" if self.scope is Scope.AGENT else f"the {self.scope}"
+        when = "" if self.period is BudgetPeriod.TOTAL else f" of the {self.period}"
+        whose = f"the agent {self.subject}" if self.scope is BudgetScope.AGENT else f"the {self.scope}"
         return f"{whose}'s budget{when}"
 
     def address(self) -> str:
         """How commands name it: ``run 0199…``, ``agent ann --period day``."""
-        whose = "" if self.scope is Scope.WORKSPACE else f" {shlex.quote(self.subject)}"
-        return f"{self.scope}{whose}" + ("" if self.period is Period.TOTAL else f" --period {self.period}")
+        whose = "" if self.scope is BudgetScope.WORKSPACE else f" {shlex.quote(self.subject)}"
+        return f"{self.scope}{whose}" + ("" if self.period is BudgetPeriod.TOTAL else f" --period {self.period}")
 
     def said(self) -> dict[str, Any]:
         """Its caps, as ``caps_of`` reads them."""
@@ -186,16 +186,16 @@ class Budget:
         if self.tokens is not None:
             said.append(f"{self.tokens:,} tokens")
         if self.max_starts is not None:
-            said.append(many(self.max_starts, "start"))
+            said.append(plural(self.max_starts, "start"))
         if self.unpriced_calls or (self.unpriced_calls is not None and self.usd is None):
-            said.append(f"{many(self.unpriced_calls, 'call')} of unknown price")
+            said.append(f"{plural(self.unpriced_calls, 'call')} of unknown price")
         elif self.unpriced_calls is None and self.usd is not None:
             said.append("any calls of unknown price")
         return ", ".join(said)
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class BudgetUse:
     """What one period of a budget came to so far. A start counts as spent from its claim on, and is never reserved."""
 
     budget_id: str
@@ -210,24 +210,24 @@ class Use:
         """Spent or reserved."""
         return self.spent + self.reserved
 
-    def reserving(self, more: Amount) -> Use:
+    def reserving(self, more: Amount) -> BudgetUse:
         """The same after a claim of *more*. Not by ``replace``: every claim of every task asks it of every budget."""
         spent = self.spent + Amount(starts=more.starts) if more.starts else self.spent
         reserved = self.reserved + (more.without_starts() if more.starts else more)
-        return Use(self.budget_id, self.starts, spent, reserved, self.warned, self.reached)
+        return BudgetUse(self.budget_id, self.starts, spent, reserved, self.warned, self.reached)
 
-    def releasing(self, less: Amount) -> Use:
+    def releasing(self, less: Amount) -> BudgetUse:
         """The same after *less* of a claim was given back; never below nothing."""
         spent = (self.spent - Amount(starts=less.starts)).most(NOTHING) if less.starts else self.spent
         return replace(self, spent=spent, reserved=(self.reserved - less.without_starts()).most(NOTHING))
 
 
 @dataclass(frozen=True, slots=True)
-class Short:
+class BudgetShortage:
     """Why something does not fit. ``passing``: it would, if jobs that run now spend less than they have reserved."""
 
     budget: Budget
-    use: Use
+    use: BudgetUse
     wanted: Amount
     what: str
     passing: bool
@@ -251,12 +251,12 @@ class Short:
             cap, reserved = f"{budget.tokens:,} tokens", f"{use.reserved.tokens:,}"
         elif self.what == "starts":
             assert budget.max_starts is not None  # noqa: S101 - the same
-            left, wanted = f"{max(budget.max_starts - use.taken.starts, 0):,}", many(self.wanted.starts, "start")
-            cap, reserved = many(budget.max_starts, "start"), "none"
+            left, wanted = f"{max(budget.max_starts - use.taken.starts, 0):,}", plural(self.wanted.starts, "start")
+            cap, reserved = plural(budget.max_starts, "start"), "none"
         else:
             assert budget.unpriced_calls is not None  # noqa: S101 - the same
-            made = f"{many(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
-            return f"{budget.named()} allows {many(budget.unpriced_calls, 'call')} of unknown price; {made}"
+            made = f"{plural(use.spent.unpriced, 'was', 'were')} made and {self.wanted.unpriced:,} more may come"
+            return f"{budget.named()} allows {plural(budget.unpriced_calls, 'call')} of unknown price; {made}"
         waiting = f", {reserved} of it reserved by jobs that run" if self.passing else ""
         return f"{budget.named()} of {cap} has {left} left{waiting}; this needs {wanted}"
 
@@ -267,13 +267,15 @@ class Short:
             return f"Set the model's price (coord prices set), or allow more such calls: {command} --unpriced-calls N"
         if self.passing:
             return "It goes on by itself when they spend less than that"
-        if self.budget.scope is Scope.RUN and self.budget.period is Period.TOTAL and self.what == "usd":
+        if self.budget.scope is BudgetScope.RUN and self.budget.period is BudgetPeriod.TOTAL and self.what == "usd":
             return f"Raise it: coord budgets raise run {self.budget.subject} USD"
-        itself = "" if self.budget.period is Period.TOTAL else f"It goes on when the {self.budget.period} is over. "
+        itself = (
+            "" if self.budget.period is BudgetPeriod.TOTAL else f"It goes on when the {self.budget.period} is over. "
+        )
         return f"{itself}Raise it: {command} --{self.what} N"
 
 
-def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
+def short(budget: Budget, use: BudgetUse, wanted: Amount) -> BudgetShortage | None:
     """Why *wanted* does not fit into the budget beside what is spent and reserved; None: it fits.
 
     What is wanted of nothing always fits: a job that costs nothing runs, however much others spent.
@@ -284,7 +286,7 @@ def short(budget: Budget, use: Use, wanted: Amount) -> Short | None:
     for what, cap in _caps(budget):
         asked = getattr(wanted, what)
         if cap is not None and asked > 0 and getattr(taken + wanted, what) > cap:
-            return Short(budget, use, wanted, what, passing=getattr(use.spent + wanted, what) <= cap)
+            return BudgetShortage(budget, use, wanted, what, passing=getattr(use.spent + wanted, what) <= cap)
     return None
 
 
@@ -320,16 +322,16 @@ def due_to_warn(budget: Budget, amount: Amount) -> bool:
     )
 
 
-def starts_of(period: Period, moment: datetime, zone: tzinfo) -> str:
+def starts_of(period: BudgetPeriod, moment: datetime, zone: tzinfo) -> str:
     """The first day of the period that *moment* is in, as ``2027-01-31``; '' of one that never begins anew."""
-    if period is Period.TOTAL:
+    if period is BudgetPeriod.TOTAL:
         return ""
     day = moment.astimezone(zone).date()
-    return (day if period is Period.DAY else day.replace(day=1)).isoformat()
+    return (day if period is BudgetPeriod.DAY else day.replace(day=1)).isoformat()
 
 
 @dataclass(frozen=True, slots=True)
-class Reserved:
+class Reservation:
     """What one attempt may still spend, of which periods of which budgets; ``largest``: its dearest call so far.
 
     ``amount.starts``: 1 where it counts as a start of them.
@@ -344,7 +346,7 @@ class Reserved:
         body: dict[str, Any] = {**self.amount.to_json(), "of": [list(each) for each in self.of]}
         return body | ({"largest": self.largest.to_json()} if self.largest else {})
 
-    def after(self, spent: Sequence[Amount]) -> Reserved:
+    def after(self, spent: Sequence[Amount]) -> Reservation:
         """After these calls; never less than nothing."""
         left = (self.amount - total(spent)).most(NOTHING)
         largest = self.largest
@@ -357,9 +359,9 @@ class Reserved:
         return (self.largest - self.amount).most(NOTHING)
 
 
-def reserved_of(stored: Mapping[str, Any]) -> Reserved:
-    """What ``Reserved.to_json`` wrote."""
-    return Reserved(
+def reserved_of(stored: Mapping[str, Any]) -> Reservation:
+    """What ``Reservation.to_json`` wrote."""
+    return Reservation(
         amount_of(stored),
         tuple((str(budget_id), str(starts)) for budget_id, starts in stored.get("of", ())),
         amount_of(stored.get("largest", {})),

@@ -10,7 +10,7 @@ from typing import Any
 from coordination.base.errors import Refused
 from coordination.base.money import usd
 from coordination.base.wording import excerpt
-from coordination.domain.money.budgets import WARN_AT, Action, Budget
+from coordination.domain.money.budgets import WARN_AT, Budget, ExceededAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Caps:
     tokens: int | None = None
     unpriced_calls: int | None = None
     max_starts: int | None = None
-    action: Action = Action.BLOCK
+    action: ExceededAction = ExceededAction.BLOCK
     warn_percent: int | None = WARN_AT
     downgrade_to: str | None = None
 
@@ -70,9 +70,9 @@ def caps_of(said: Mapping[str, Any]) -> Caps:
         raise Refused("A budget says no cap", hint="Write usd: 5.00, tokens: 100000 or starts: 20, or take it away")
     if money is not None and "max_unpriced_calls" not in said:
         unpriced = 0
-    action = _action(said.get("on_exceed", Action.BLOCK))
+    action = _action(said.get("on_exceed", ExceededAction.BLOCK))
     downgrade_to = said.get("downgrade_to")
-    if (downgrade_to is not None) != (action is Action.DOWNGRADE):
+    if (downgrade_to is not None) != (action is ExceededAction.DOWNGRADE):
         raise Refused(
             "downgrade_to and on_exceed: downgrade go together", hint="Name the cheaper model", field="downgrade_to"
         )
@@ -92,11 +92,13 @@ def _count(said: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _action(value: object) -> Action:
+def _action(value: object) -> ExceededAction:
     try:
-        return Action(str(value))
+        return ExceededAction(str(value))
     except ValueError:
-        raise Refused(f"on_exceed can be {', '.join(Action)}, not {excerpt(value)}", field="on_exceed") from None
+        raise Refused(
+            f"on_exceed can be {', '.join(ExceededAction)}, not {excerpt(value)}", field="on_exceed"
+        ) from None
 
 
 def _percent(value: object) -> int | None:

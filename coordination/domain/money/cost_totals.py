@@ -19,7 +19,7 @@ DIMENSIONS = ("project", "session", "agent", "model", "run")
 DAY, MONTH = "day", "month"
 
 
-class Cell(NamedTuple):
+class TotalKey(NamedTuple):
     """Which sum: of what (a dimension's key in a project; the empty text: none), over which day or month."""
 
     dimension: str
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(slots=True)
-class Sum:
+class CostTotal:
     """What some records come to. ``cost_usd`` is of calls with a known price, ``unpriced`` counts the others."""
 
     calls: int = 0
@@ -56,7 +56,7 @@ class Sum:
         self.cached_input_tokens += record.cached_input_tokens
         self.total_tokens += record.total_tokens
 
-    def join(self, other: Sum) -> None:
+    def join(self, other: CostTotal) -> None:
         """What *other* comes to besides."""
         self.calls += other.calls
         self.unpriced += other.unpriced
@@ -66,9 +66,9 @@ class Sum:
         self.total_tokens += other.total_tokens
         self.cost_usd = plus(self.cost_usd, other.cost_usd)
 
-    def taken_back(self) -> Sum:
+    def taken_back(self) -> CostTotal:
         """What makes nothing of it when it is added."""
-        return Sum(
+        return CostTotal(
             -self.calls,
             -self.unpriced,
             -self.input_tokens,
@@ -79,9 +79,9 @@ class Sum:
         )
 
 
-def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dict[Cell, Sum]:
+def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dict[TotalKey, CostTotal]:
     """Every sum that these records belong to; *days* names the day of each of their moments."""
-    finest: dict[tuple[str, str, str, str, str, str], Sum] = {}
+    finest: dict[tuple[str, str, str, str, str, str], CostTotal] = {}
     for record in records:
         place = (
             days[record.occurred_at],
@@ -93,12 +93,12 @@ def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dic
         )
         found = finest.get(place)
         if found is None:
-            finest[place] = found = Sum()
+            finest[place] = found = CostTotal()
         found.add(record)
-    cells: dict[Cell, Sum] = {}
+    cells: dict[TotalKey, CostTotal] = {}
     for (day, project, session, agent, model, run), found in finest.items():
         keys = zip(DIMENSIONS, ("", session, agent, model, run), strict=True)
         for dimension, key in keys:
             for grain, starts in ((DAY, day), (MONTH, month_of(day))):
-                cells.setdefault(Cell(dimension, grain, starts, key, project), Sum()).join(found)
+                cells.setdefault(TotalKey(dimension, grain, starts, key, project), CostTotal()).join(found)
     return cells

@@ -17,7 +17,7 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class DateRange:
     """From ``first`` to ``last``, both days included; from the moment ``since`` until before ``until``. None: open."""
 
     first: date | None = None
@@ -53,13 +53,13 @@ class Span:
         return found
 
 
-def span(since: str | date | None = None, until: str | date | None = None) -> Span:
+def span(since: str | date | None = None, until: str | date | None = None) -> DateRange:
     """The span between two months, days or moments, as text or as what they are; Refused for what is none.
 
     *until* is included where it is a month or a day, and is where it ends where it is a moment.
     """
     begin, end = _named(since), _named(until)
-    found = Span(
+    found = DateRange(
         first=None if begin is None or isinstance(begin, datetime) else begin[0],
         last=None if end is None or isinstance(end, datetime) else end[1],
         since=begin if isinstance(begin, datetime) else None,

@@ -20,7 +20,7 @@ from coordination.domain.jobs.chat import MAX_STEPS
 from coordination.domain.jobs.work import CUSTOM, kind_of
 from coordination.domain.money import pricing
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.pricing import Price, Quote, Tokens, Unknown
+from coordination.domain.money.pricing import Price, Quote, Tokens, UnknownPrice
 from coordination.domain.tasks.attempts import Outcome
 
 HISTORY, PRICE, PLAN, UNKNOWN, NONE = "history", "price", "plan", "unknown", "none"
@@ -44,7 +44,7 @@ _EACH_CALL = 100  # tokens that a provider adds around what it is sent
 _TELL_COSTS = ("claude", "opencode")  # whatever a price list knows, these agents say themselves what they cost
 _ENDS = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT})
 
-Quoted = Callable[[str], Quote | Unknown]
+Quoted = Callable[[str], Quote | UnknownPrice]
 """The price of a model by its name, asked only where it matters."""
 
 
@@ -59,7 +59,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class JobSample:
     """What one attempt used and how long it took. ``usd`` None: nothing that it called has a known price."""
 
     usd: Decimal | None
@@ -79,13 +79,13 @@ class Sample:
         return self.completed or bool(self.usd or self.tokens or self.unpriced)
 
 
-def read_samples(stored: object) -> tuple[Sample, ...]:
+def read_samples(stored: object) -> tuple[JobSample, ...]:
     """The samples in a stored value, oldest first; what is none is left out."""
     items = stored if isinstance(stored, list) else []
     return tuple(one for item in items if (one := _sample(item)) is not None)
 
 
-def _sample(item: object) -> Sample | None:
+def _sample(item: object) -> JobSample | None:
     match item:
         case [
             None | str() as amount,
@@ -101,11 +101,11 @@ def _sample(item: object) -> Sample | None:
                 return None
             if tokens < 0 or unpriced < 0 or (dollars is not None and dollars < 0):
                 return None
-            return Sample(dollars, tokens, unpriced, took, completed)
+            return JobSample(dollars, tokens, unpriced, took, completed)
     return None
 
 
-def latest(known: Sequence[Sample], more: Sequence[Sample]) -> list[Sample]:
+def latest(known: Sequence[JobSample], more: Sequence[JobSample]) -> list[JobSample]:
     """What is kept of both, oldest first."""
     return [*known, *more][-KEPT:]
 
@@ -131,12 +131,14 @@ def model_of(work: Mapping[str, Any]) -> str | None:
     return named if named and "{{" not in named else None
 
 
-def sample_of(work: Mapping[str, Any], outcome: Outcome, took: timedelta, costs: Sequence[CostRecord]) -> Sample | None:
+def sample_of(
+    work: Mapping[str, Any], outcome: Outcome, took: timedelta, costs: Sequence[CostRecord]
+) -> JobSample | None:
     """What an attempt teaches about jobs like it; None for what is too small, or did not come to an end of its own."""
     if outcome not in _ENDS or (took <= SHORT and not costs and not asks_a_model(work)):
         return None
     known = [one.cost_usd for one in costs if one.cost_usd is not None]
-    return Sample(
+    return JobSample(
         usd=max(ZERO, pricing.sum_of(known)) if known or not costs else None,
         tokens=sum(one.total_tokens for one in costs),
         unpriced=max(0, len(costs) - len(known) - sum(one.settles for one in costs)),
@@ -146,7 +148,7 @@ def sample_of(work: Mapping[str, Any], outcome: Outcome, took: timedelta, costs:
 
 
 def estimate(
-    work: Mapping[str, Any], samples: Iterable[Sample], *, stated: Mapping[str, Any] | None, quote: Quoted
+    work: Mapping[str, Any], samples: Iterable[JobSample], *, stated: Mapping[str, Any] | None, quote: Quoted
 ) -> Estimate:
     """What one attempt of *work* is expected to use, at the most.
 
@@ -156,8 +158,8 @@ def estimate(
     telling = [one for one in samples if one.tells]
     if telling:
         return _by_history(telling, model, quote)
-    price = quote(model) if asks and model is not None else Unknown("no model is named")
-    untold = model is not None and isinstance(price, Unknown) and work.get("agent") not in _TELL_COSTS
+    price = quote(model) if asks and model is not None else UnknownPrice("no model is named")
+    untold = model is not None and isinstance(price, UnknownPrice) and work.get("agent") not in _TELL_COSTS
     bound = _bound(work)
     if bound is not None:
         calls, tokens = bound
@@ -174,7 +176,7 @@ def estimate(
     return Estimate(ZERO, _stated_tokens(stated or {}), int(untold), UNKNOWN)
 
 
-def _by_history(samples: Sequence[Sample], model: str | None, quote: Quoted) -> Estimate:
+def _by_history(samples: Sequence[JobSample], model: str | None, quote: Quoted) -> Estimate:
     times = 1 if len(samples) >= ENOUGH else 2
     dollars = max((one.usd for one in samples if one.usd is not None), default=ZERO)
     unpriced = max(one.unpriced for one in samples)
@@ -187,7 +189,7 @@ def _by_history(samples: Sequence[Sample], model: str | None, quote: Quoted) -> 
     return Estimate(dollars * times, max(one.tokens for one in samples) * times, unpriced * times, HISTORY)
 
 
-def _by_plan(stated: Mapping[str, Any], price: Quote | Unknown, *, unpriced: int) -> Estimate | None:
+def _by_plan(stated: Mapping[str, Any], price: Quote | UnknownPrice, *, unpriced: int) -> Estimate | None:
     if "usd" in stated:
         return Estimate(usd(stated["usd"]), _stated_tokens(stated), unpriced, PLAN)
     dearest = _dearest(price)
@@ -217,16 +219,16 @@ def _bound(work: Mapping[str, Any]) -> tuple[int, Tokens] | None:
     return calls, Tokens(input=calls * first + most * (calls * (calls - 1) // 2), output=calls * most)
 
 
-def _dollars(tokens: Tokens, calls: int, price: Quote | Unknown) -> Decimal | None:
-    if isinstance(price, Unknown):
+def _dollars(tokens: Tokens, calls: int, price: Quote | UnknownPrice) -> Decimal | None:
+    if isinstance(price, UnknownPrice):
         return None
     found = pricing.priced(tokens, price)
-    return None if isinstance(found, Unknown) else found.usd + (calls - 1) * (price.price.request or ZERO)
+    return None if isinstance(found, UnknownPrice) else found.usd + (calls - 1) * (price.price.request or ZERO)
 
 
-def _dearest(price: Quote | Unknown) -> Decimal | None:
+def _dearest(price: Quote | UnknownPrice) -> Decimal | None:
     """What a million tokens cost at most, whichever these are."""
-    if isinstance(price, Unknown) or price.price.input is None or price.price.output is None:
+    if isinstance(price, UnknownPrice) or price.price.input is None or price.price.output is None:
         return None
     rates = [rate for kind in pricing.KINDS if (rate := _rate(price.price, kind)) is not None]
     return max(rates)

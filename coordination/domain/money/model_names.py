@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coordination.domain.money.pricing import Unknown, key_of
+from coordination.domain.money.pricing import UnknownPrice, key_of
 
 AZURE, BEDROCK, GOOGLE, OPENAI, OPENROUTER = "azure", "aws", "google", "openai", "openrouter"
 
@@ -83,7 +83,7 @@ _MIXED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ModelName:
     """A name taken apart. *provider*: None where it says none; *slug*: what OpenRouter would understand by it."""
 
     provider: str | None
@@ -93,28 +93,28 @@ class Reading:
     free: bool = False
 
 
-def read(name: str) -> Reading | Unknown:
+def read(name: str) -> ModelName | UnknownPrice:
     """Whose model a name means and what it is called there, or why that cannot be known."""
     text = key_of(name)
     if not text.endswith(_LONG) or "claude" not in text:
         return _plain(text)
     found = _plain(text.removesuffix(_LONG))
-    return found if isinstance(found, Unknown) else replace(found, long=True)
+    return found if isinstance(found, UnknownPrice) else replace(found, long=True)
 
 
-def _plain(text: str) -> Reading | Unknown:
+def _plain(text: str) -> ModelName | UnknownPrice:
     said, mark, rest = _parted(text)
     provider = _PROVIDERS.get(said, said) if mark or said else None
     if provider == AZURE:
-        return Unknown("it is the name of a deployment at Azure, which does not say which model that is")
+        return UnknownPrice("it is the name of a deployment at Azure, which does not say which model that is")
     if provider == BEDROCK:
         return _at_bedrock(rest)
     if rest.endswith(FREE) and provider != OPENROUTER:
-        return Unknown("only OpenRouter's models may be :free, and it does not begin with openrouter/")
+        return UnknownPrice("only OpenRouter's models may be :free, and it does not begin with openrouter/")
     slug = text if mark == "/" else None
     if provider == GOOGLE:
         return _at_google(rest, slug)
-    return Reading(provider, rest, slug, free=provider == OPENROUTER and _FREE_THERE.fullmatch(rest) is not None)
+    return ModelName(provider, rest, slug, free=provider == OPENROUTER and _FREE_THERE.fullmatch(rest) is not None)
 
 
 def mixed(model: str) -> bool:
@@ -150,7 +150,7 @@ def _parted(text: str) -> tuple[str, str, str]:
     return text[:first], text[first], text[first + 1 :]
 
 
-def _at_bedrock(model: str) -> Reading | Unknown:
+def _at_bedrock(model: str) -> ModelName | UnknownPrice:
     """A model at Bedrock: its id, with LiteLLM's route and region before it, or an ARN that ends in its id."""
     for route in ("converse/", "invoke/"):
         model = model.removeprefix(route)
@@ -161,26 +161,26 @@ def _at_bedrock(model: str) -> Reading | Unknown:
         place = ""
     if arn := _ARN.fullmatch(model):
         if arn["where"] != "aws" or arn["kind"] not in _NAMED:
-            return Unknown("it is an ARN that does not say which model it stands for, or what that costs there")
+            return UnknownPrice("it is an ARN that does not say which model it stands for, or what that costs there")
         place, model = arn["place"], arn["id"]
         if not _AT_BEDROCK.fullmatch(model):
-            return Unknown("it is an ARN that does not say which model it stands for")
+            return UnknownPrice("it is an ARN that does not say which model it stands for")
     named = _AT_BEDROCK.fullmatch(model)
     elsewhere = place and not re.match("us-(east|west)", place)
     if elsewhere and (place.startswith("us-gov") or named is None or named["vendor"] != "anthropic"):
-        return Unknown(_OTHER_REGION)
-    return Reading(BEDROCK, model)
+        return UnknownPrice(_OTHER_REGION)
+    return ModelName(BEDROCK, model)
 
 
-def _at_google(model: str, slug: str | None) -> Reading | Unknown:
+def _at_google(model: str, slug: str | None) -> ModelName | UnknownPrice:
     """A model of Gemini's API or of Vertex AI: its id, with or without the path before it."""
     path = _VERTEX.fullmatch(model)
     if path and path["maker"] == "anthropic" and path["place"] not in (None, "global"):
-        return Unknown(_OTHER_REGION)  # a tenth more than what the list has, for most of these models
+        return UnknownPrice(_OTHER_REGION)  # a tenth more than what the list has, for most of these models
     model = path["model"] if path else model.removeprefix("models/")
     if model.startswith("projects/"):
-        return Unknown("it is the name of an endpoint at Vertex AI, which does not say which model that is")
-    return Reading(GOOGLE, model, slug)
+        return UnknownPrice("it is the name of an endpoint at Vertex AI, which does not say which model that is")
+    return ModelName(GOOGLE, model, slug)
 
 
 def _shorter(provider: str, model: str) -> Iterator[str]:

@@ -84,7 +84,7 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownPrice:
     """There is no price, or no sum; ``why`` as half a sentence."""
 
     why: str
@@ -104,7 +104,7 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
-class Override:
+class PriceOverride:
     """A price that a person has set, for one project or for all of the workspace."""
 
     model: str
@@ -115,7 +115,7 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class PricedCall:
     """A computed cost; ``note``: by which list and rates, for the record's ``extra``."""
 
     usd: Decimal
@@ -140,7 +140,7 @@ class Tokens:
         return self.input + self.cached_input + self.cache_write + self.cache_write_1h
 
 
-Listed = Callable[[str, datetime], Quote | Unknown]
+Listed = Callable[[str, datetime], Quote | UnknownPrice]
 """A price list: the price of a model at a moment."""
 
 
@@ -148,12 +148,12 @@ Listed = Callable[[str, datetime], Quote | Unknown]
 class PriceBook:
     """Where prices are looked up: what a project says goes before what the workspace says, and that before the list."""
 
-    overrides: Mapping[tuple[str | None, str], Override] = field(default_factory=dict)
-    listed: Listed = lambda _model, _at: Unknown("there is no price list")
+    overrides: Mapping[tuple[str | None, str], PriceOverride] = field(default_factory=dict)
+    listed: Listed = lambda _model, _at: UnknownPrice("there is no price list")
 
     def quote(
         self, model: str, project_id: str | None, at: datetime, *, asked_of: str | None = None
-    ) -> Quote | Unknown:
+    ) -> Quote | UnknownPrice:
         """The price of *model* in a project at a moment; *asked_of*: of which provider, if its name does not say so."""
         whole = f"{asked_of}:{model}" if asked_of else model
         places = (project_id, None) if project_id is not None else (None,)
@@ -163,17 +163,17 @@ class PriceBook:
                     return Quote(found.price, f"{OVERRIDE} of the {'workspace' if place is None else 'project'}", name)
         return self.listed(whole, at)
 
-    def priced(self, used: Usage | CostRecord, project_id: str | None, at: datetime) -> Priced | Unknown:
+    def priced(self, used: Usage | CostRecord, project_id: str | None, at: datetime) -> PricedCall | UnknownPrice:
         """What these tokens cost."""
         tokens = tokens_of(used)
-        if isinstance(tokens, Unknown):
+        if isinstance(tokens, UnknownPrice):
             return tokens
         said = used.extra.get(ASKED_OF)
         quote = self.quote(used.model, project_id, at, asked_of=said if isinstance(said, str) else None)
-        return quote if isinstance(quote, Unknown) else priced(tokens, quote)
+        return quote if isinstance(quote, UnknownPrice) else priced(tokens, quote)
 
 
-def book(overrides: Iterable[Override], listed: Listed) -> PriceBook:
+def book(overrides: Iterable[PriceOverride], listed: Listed) -> PriceBook:
     """A book of these overrides and a list."""
     return PriceBook({(one.project_id, key_of(one.model)): one for one in overrides}, listed)
 
@@ -183,17 +183,17 @@ def key_of(model: str) -> str:
     return model.strip().lower()
 
 
-def tokens_of(used: Usage | CostRecord) -> Tokens | Unknown:
+def tokens_of(used: Usage | CostRecord) -> Tokens | UnknownPrice:
     """The tokens of a record, each in its kind once; Unknown when it tells none, or contradicts itself."""
     given, made = used.input_tokens, used.output_tokens
     cached, reasoned = used.cached_input_tokens, _count(used, "reasoning_output_tokens")
     written, kept_long = _count(used, "cache_write_input_tokens"), _count(used, "cache_write_1h_input_tokens")
     if not given and not made:
-        return Unknown("no tokens of it are told")
+        return UnknownPrice("no tokens of it are told")
     if cached + written > given or kept_long > written:
-        return Unknown("more of its input was cached than there was")
+        return UnknownPrice("more of its input was cached than there was")
     if reasoned > made:
-        return Unknown("more of its output was reasoning than there was")
+        return UnknownPrice("more of its output was reasoning than there was")
     return Tokens(
         input=given - cached - written,
         cached_input=cached,
@@ -205,10 +205,10 @@ def tokens_of(used: Usage | CostRecord) -> Tokens | Unknown:
     )
 
 
-def priced(tokens: Tokens, quote: Quote) -> Priced | Unknown:
+def priced(tokens: Tokens, quote: Quote) -> PricedCall | UnknownPrice:
     """The exact cost of *tokens*. What was added up over several calls has the rates of short ones."""
     if tokens.summed and quote.long and quote.price.has_steps():
-        return Unknown("long calls of it cost more, and how long each call was is not told")
+        return UnknownPrice("long calls of it cost more, and how long each call was is not told")
     length = 0 if tokens.summed else tokens.all_input
     total, rates = ZERO, {}
     for kind in KINDS:
@@ -217,26 +217,26 @@ def priced(tokens: Tokens, quote: Quote) -> Priced | Unknown:
             continue
         rate = quote.price.rate(kind)
         if rate is None:
-            return Unknown(f"the list has no price for its {'output' if kind in _MADE else 'input'}")
+            return UnknownPrice(f"the list has no price for its {'output' if kind in _MADE else 'input'}")
         dollars = rate.of(length)
         rates[kind] = f"{dollars:f}"
         total = _EXACT.add(total, _EXACT.multiply(dollars, Decimal(count)))
     total = _EXACT.scaleb(total, -6)
     if quote.price.request is not None:
         if tokens.summed:
-            return Unknown("it costs something for each call, and how many there were is not told")
+            return UnknownPrice("it costs something for each call, and how many there were is not told")
         total = _EXACT.add(total, quote.price.request)
         rates["request"] = f"{quote.price.request:f}"
     if total > _LARGEST_COST:
-        return Unknown("it would cost more than can be kept")
-    return Priced(plain(total), {PRICED_BY: quote.by, PRICES: {"of": quote.called, **rates}})
+        return UnknownPrice("it would cost more than can be kept")
+    return PricedCall(plain(total), {PRICED_BY: quote.by, PRICES: {"of": quote.called, **rates}})
 
 
 _MADE = ("output", "reasoning")
 
 
 def correction(
-    record: CostRecord, made: Sequence[CostRecord], found: Priced, *, actor: str | None = None
+    record: CostRecord, made: Sequence[CostRecord], found: PricedCall, *, actor: str | None = None
 ) -> CostRecord | None:
     """The record that makes *record*, with the corrections *made* before, cost what was *found*; None when it does.
 

@@ -39,7 +39,7 @@ class _Written:
             self.counts[name] = self.counts.get(name, 0) + value
 
 
-class Meter:
+class UsageDeltas:
     """The usage of one attempt. *price* gives a piece its price where it says none, *record* makes it a record.
 
     Not thread-safe: whoever shares it holds a lock.

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from coordination.base.errors import CoordinationError
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout, parse_gates
 from coordination.domain.jobs.work import AGENTS, CUSTOM, AgentCall, Shell, parse_work
 from coordination.domain.plans.plans import Plan, Task
@@ -34,7 +34,7 @@ _OF_THE_SHELL = frozenset(
 )
 
 
-class Code(StrEnum):
+class WarningCode(StrEnum):
     """What is warned of; stable and machine-readable."""
 
     SAME_FOLDER = "agents_in_one_folder"
@@ -50,7 +50,7 @@ class PlanWarning:
     ``hint``: what to do about it.
     """
 
-    code: Code
+    code: WarningCode
     sentence: str
     hint: str
     tasks: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ def _in_one_folder(plan: Plan, works: Mapping[str, Any]) -> Iterator[PlanWarning
         if together:
             where = f"the folder {folder}" if folder else "the project's folder"
             yield PlanWarning(
-                Code.SAME_FOLDER,
+                WarningCode.SAME_FOLDER,
                 f"{_named(together)} may work in {where} at the same time, and change each other's files",
                 "Give each a folder of its own with checkout: git-worktree, or an order with needs",
                 tuple(together),
@@ -182,7 +182,7 @@ def _missing_programs(
     for name, users in wanted.items():
         if not has_program(name):
             yield PlanWarning(
-                Code.NO_PROGRAM,
+                WarningCode.NO_PROGRAM,
                 f"The program {name}, which {_named(users)} {'starts' if len(users) == 1 else 'start'}, is not"
                 " installed here (PATH)",
                 "Install it where the workers run",
@@ -235,7 +235,7 @@ def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[st
     for name, users in wanted.items():
         if name not in variables:
             yield PlanWarning(
-                Code.NO_KEY,
+                WarningCode.NO_KEY,
                 f"The variable {name}, which {_named(users)} {'gets' if len(users) == 1 else 'get'} as a secret, is not"
                 " set here",
                 "Set it in the environment of the workers before they start",
@@ -247,5 +247,5 @@ def _missing_keys(plan: Plan, works: Mapping[str, Any], variables: Collection[st
 def _named(keys: Sequence[str]) -> str:
     shown = list(keys[:_MOST_NAMED])
     if len(keys) > _MOST_NAMED:
-        return f"{', '.join(shown)} and {many(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"
+        return f"{', '.join(shown)} and {plural(len(keys) - _MOST_NAMED, 'more task', 'more tasks')}"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class NoneCompleted(Exception):
+class NoVariantCompleted(Exception):
     """Every variant ended without success."""
 
 
@@ -19,4 +19,4 @@ def chosen(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
         if need["state"] == "completed":
             return need["output"]
     ended = ", ".join(f"{key} {need['state']}" for key, need in sorted(needs.items()))
-    raise NoneCompleted(f"no variant of {task} completed: {ended}")
+    raise NoVariantCompleted(f"no variant of {task} completed: {ended}")

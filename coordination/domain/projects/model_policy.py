@@ -37,7 +37,7 @@ _CODEX = re.compile(r"(^|=|-c)\s*[\w.]*model\s*=\s*[\"']?(?P<value>[^\"'\s]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Restrictions:
+class ModelPolicy:
     """Patterns of names. ``allow`` None: any that is not denied."""
 
     allow: tuple[str, ...] | None = None
@@ -49,7 +49,7 @@ class Restrictions:
         return "; ".join([*parts, *([f"denied: {_listed(self.deny)}"] if self.deny else [])])
 
 
-def parse_restrictions(stored: Mapping[str, Any]) -> Restrictions | None:
+def parse_restrictions(stored: Mapping[str, Any]) -> ModelPolicy | None:
     """What a project says, None when it restricts nothing; Refused for what cannot be understood."""
     for name in stored:
         if name not in KEYS:
@@ -63,8 +63,8 @@ def parse_restrictions(stored: Mapping[str, Any]) -> Restrictions | None:
             hint="Leave it out to allow all of them",
             field="allow",
         )
-    made = Restrictions(found.get("allow"), found.get("deny", ()))
-    return None if made == Restrictions() else made
+    made = ModelPolicy(found.get("allow"), found.get("deny", ()))
+    return None if made == ModelPolicy() else made
 
 
 def _patterns(name: str, patterns: object) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _patterns(name: str, patterns: object) -> tuple[str, ...]:
     return tuple(one.strip() for one in patterns)
 
 
-def refusal(work: Mapping[str, Any], restrictions: Restrictions, *, rendered: bool = False) -> str | None:
+def refusal(work: Mapping[str, Any], restrictions: ModelPolicy, *, rendered: bool = False) -> str | None:
     """Why the job may not run, as half a sentence; None when it may.
 
     A name that a template will stand for is looked at once it is *rendered*.
@@ -91,7 +91,7 @@ def refusal(work: Mapping[str, Any], restrictions: Restrictions, *, rendered: bo
     return None
 
 
-def _may(name: str, restrictions: Restrictions) -> bool:
+def _may(name: str, restrictions: ModelPolicy) -> bool:
     forms = _forms(name)
     if any(_means(pattern, form) for pattern in restrictions.deny for form in forms):
         return False

@@ -61,7 +61,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class InFlight:
+class StoppedAttempt:
     """An attempt that ran when a stop began, or that runs now, and what is known of it.
 
     ``heard_at``: the last sign of life of its worker; ``silent``: for longer than a lease. ``tellable``: its worker
@@ -139,14 +139,14 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
+class StopResult:
     """What a stop came to. ``new``: it began with this call. ``claiming``: how many transactions that had begun before
     it, and might still start something, had not ended.
     """
 
     stop: Stop
     new: bool
-    attempts: Sequence[InFlight]
+    attempts: Sequence[StoppedAttempt]
     claiming: int = 0
 
     @property
@@ -156,7 +156,7 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartResult:
     """What a start came to: the stop that it ended, how many tasks are queued again, and which stops still hold."""
 
     ended: Stop | None

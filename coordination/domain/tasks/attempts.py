@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from coordination.domain.jobs.artifacts import Artifact
-from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
 
 
@@ -156,7 +156,7 @@ class Result:
     artifacts: tuple[Artifact, ...] = ()
     not_before: datetime | None = None
     limit: ProviderLimit | None = None
-    effect: Effect | None = None
+    effect: ChangeSummary | None = None
     escalated: bool = False
 
 

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from coordination.domain.access.authority import delegators
-from coordination.domain.tasks.next_steps import Step, sentence
-from coordination.domain.tasks.outdated import Outdated
-from coordination.domain.tasks.tasks import Task
+from coordination.domain.tasks.next_steps import NextStep, sentence
+from coordination.domain.tasks.outdated import OutdatedTask
+from coordination.domain.tasks.tasks import TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Blocker:
+class TaskBlocker:
     """One thing that holds the task. ``via``: the keys it comes through, the nearest first; empty when direct.
 
     ``steps``: what a person can enter about it, the command that goes on last; empty where it goes on by itself.
@@ -25,7 +25,7 @@ class Blocker:
     state: str | None = None
     via: tuple[str, ...] = ()
     until: datetime | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[NextStep, ...] = ()
 
     @property
     def way(self) -> str:
@@ -52,12 +52,12 @@ class TaskExplanation:
     its latest attempt was given and that was made again since.
     """
 
-    task: Task
+    task: TaskRecord
     verdict: str
-    blockers: tuple[Blocker, ...] = field(default=())
+    blockers: tuple[TaskBlocker, ...] = field(default=())
     usage: tuple[str, ...] = ()
-    steps: tuple[Step, ...] = ()
-    outdated: tuple[Outdated, ...] = ()
+    steps: tuple[NextStep, ...] = ()
+    outdated: tuple[OutdatedTask, ...] = ()
 
     def lines(self) -> list[str]:
         """For people: the verdict, then one line per remark, per blocker and per command."""

@@ -49,7 +49,7 @@ class Situation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class NextStep:
     """One command, and what it is for as half a sentence."""
 
     what: str
@@ -124,14 +124,14 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 )
 
 
-def steps(situation: Situation, **names: str) -> tuple[Step, ...]:
+def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
     """The commands for a *situation*, the one that goes on last.
 
     *names*: those that the situation has, as a command takes them: ``task``, ``need``, ``run``, ``project``,
     ``workspace``; ``limit`` and ``value`` of a slot. They are quoted for a shell here.
     """
     quoted = {name: shlex.quote(value) for name, value in names.items()}
-    return tuple(Step(what, _filled(command, quoted)) for what, command in _STEPS[situation])
+    return tuple(NextStep(what, _filled(command, quoted)) for what, command in _STEPS[situation])
 
 
 def _filled(command: str, names: Mapping[str, str]) -> str:
@@ -145,6 +145,6 @@ def failure_of(error: str | None) -> Situation:
     return next(found, Situation.FAILED)
 
 
-def sentence(found: Iterable[Step]) -> str:
+def sentence(found: Iterable[NextStep]) -> str:
     """The steps on one line, the one that goes on at its end; empty without any."""
     return "; ".join(step.sentence() for step in found)

@@ -9,7 +9,7 @@ from coordination.domain.tasks.tasks import OPEN, TaskState
 
 
 @dataclass(frozen=True, slots=True)
-class Outdated:
+class OutdatedTask:
     """One need of a task whose *attempt*, its latest, was given what that had made before it was done again."""
 
     task_id: str

@@ -47,7 +47,7 @@ def state_of(counts: Mapping[TaskState, int], *, waiting_on_failure: int = 0) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunRecord:
     """One submission as stored, with what follows from its tasks."""
 
     id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from coordination.base.durations import show_duration
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.domain.fleet.leases import MAX_DEFERRALS
 
 DEFAULT_MAX_STARTS = 20
@@ -31,6 +31,6 @@ def limit_reached(*, starts: int, most: int, deferrals: int, deferred_for: timed
     if consecutive_losses >= MAX_CONSECUTIVE_LOSSES:
         return f"its worker was lost {consecutive_losses} times in a row"
     if starts >= most:
-        return f"it has started {many(starts, 'time')}, as often as max_starts allows"
+        return f"it has started {plural(starts, 'time')}, as often as max_starts allows"
     after = f"has asked to be tried later for {show_duration(deferred_for)}, {deferrals} times in a row"
     return f"it {after}" + (f" (at most {MAX_DEFERRALS} times)" if deferrals >= MAX_DEFERRALS else "")

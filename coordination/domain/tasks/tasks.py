@@ -153,7 +153,7 @@ class DependencyKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class TaskRecord:
     """One task as stored. ``attempt`` is the number of its latest attempt, 0 before the first: the fencing token."""
 
     id: str

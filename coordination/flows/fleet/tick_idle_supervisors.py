@@ -21,7 +21,7 @@ AT_ONCE = 100
 def tick_quiet(
     store: Store,
     *,
-    ring_again_after: timedelta,
+    enqueue_again_after: timedelta,
     every: timedelta | None = None,
     projects: Sequence[str] = (),
     workspaces: Sequence[str] | None = None,
@@ -37,7 +37,7 @@ def tick_quiet(
             every=every,
             projects=projects,
             workspaces=workspaces,
-            ring_again_after=ring_again_after,
+            enqueue_again_after=enqueue_again_after,
             most=AT_ONCE,
         )
         if found:

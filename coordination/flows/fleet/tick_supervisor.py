@@ -26,11 +26,11 @@ from coordination.services.money import ledger
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import supervisors
-from coordination.store.queries.fleet.supervisors import Begun
+from coordination.store.queries.fleet.supervisors import TickStart
 from coordination.store.queries.money import budget_usage
 from coordination.store.queries.projects import stops
 from coordination.store.queries.tasks import attempts, events, ready, runs, slots
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.reports.fleet import supervision
 
 REST = timedelta(seconds=15)
@@ -49,10 +49,10 @@ def _alone(_kind: str) -> int:
 
 
 @dataclass(slots=True)
-class Ticked:
+class TickResult:
     """What a tick did. ``ring``: doorbells to send now that everything is committed."""
 
-    ring: list[Ready] = field(default_factory=list)
+    ring: list[ReadyTask] = field(default_factory=list)
     rescued: list[str] = field(default_factory=list)
     healed: list[str] = field(default_factory=list)
     closed_runs: list[str] = field(default_factory=list)
@@ -67,13 +67,13 @@ def tick_supervisor(
     holder: str,
     window: int,
     bundle: Callable[[str], int] = _alone,
-    ring_again_after: timedelta = REST,
+    enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
     rest: timedelta = REST_AFTER_ERROR,
     estimator: budgeting.Estimator = expected,
-) -> Ticked | None:
+) -> TickResult | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
     ``every``: None as well when it was ticked less than that ago. The rest is as in ``go_on``.
@@ -87,7 +87,7 @@ def tick_supervisor(
         begun,
         window=window,
         bundle=bundle,
-        ring_again_after=ring_again_after,
+        enqueue_again_after=enqueue_again_after,
         lifetime=lifetime,
         rest=rest,
         estimator=estimator,
@@ -96,25 +96,25 @@ def tick_supervisor(
 
 def go_on(
     store: Store,
-    begun: Begun,
+    begun: TickStart,
     *,
     window: int,
     bundle: Callable[[str], int] = _alone,
-    ring_again_after: timedelta = REST,
+    enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
     estimator: budgeting.Estimator = expected,
-) -> Ticked | None:
+) -> TickResult | None:
     """Do a tick that has begun; None when its lease was lost on the way.
 
-    ``ring_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
+    ``enqueue_again_after``: how old an unanswered doorbell must be to be rung again; short when the queue is known to
     be empty, so that a lost or parked message costs seconds. The tick's own lease says how long nobody else ticks the
     project when this tick dies in the middle; no longer than a worker's, or tasks would wait for their rescue beyond
     what is promised. A tick that takes longer renews it between its steps. ``rest``: after an error, nobody ticks the
     project for that long. *estimator*: what tasks that wait for money are expected to cost.
     """
     try:
-        return _tick(store, begun, window, bundle, ring_again_after, lifetime, estimator)
+        return _tick(store, begun, window, bundle, enqueue_again_after, lifetime, estimator)
     except _Overtaken:
         return None
     except Exception as error:
@@ -133,16 +133,16 @@ def go_on(
 
 def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     store: Store,
-    begun: Begun,
+    begun: TickStart,
     window: int,
     bundle: Callable[[str], int],
-    ring_again_after: timedelta,
+    enqueue_again_after: timedelta,
     lifetime: timedelta,
     estimator: budgeting.Estimator,
-) -> Ticked:
+) -> TickResult:
     workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
     lease = _Lease(store, begun)
-    done = Ticked()
+    done = TickResult()
     for _ in range(_RESCUE_ROUNDS):
         lease.keep()
         ended = store.transact(lambda tx: _rescue(tx, workspace_id, project_id))
@@ -156,9 +156,9 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     done.closed_runs += store.transact(lambda tx: _unblock(tx, workspace_id, project_id, estimator))
     lease.keep()
 
-    def fill(tx: Connection) -> list[Ready]:
+    def fill(tx: Connection) -> list[ReadyTask]:
         # All of them at once: a worker that died with many messages must not keep the window full.
-        ready.unmark_unanswered(tx, workspace_id, project_id, age=ring_again_after)
+        ready.unmark_unanswered(tx, workspace_id, project_id, age=enqueue_again_after)
         return dispatch_window.fill(tx, workspace_id, project_id, window=window, bundle=bundle)
 
     done.ring = store.transact(fill)
@@ -182,7 +182,7 @@ class _Overtaken(Exception):
 class _Lease:
     """The tick's own lease, renewed between its steps once a third of it is over: mostly never."""
 
-    def __init__(self, store: Store, begun: Begun) -> None:
+    def __init__(self, store: Store, begun: TickStart) -> None:
         self._store, self._begun = store, begun
         self._renewed = monotonic()
 

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from coordination.adapters import price_list
 from coordination.base.clock import utc_now
 from coordination.base.errors import Unavailable
-from coordination.domain.forecast.forecast_inputs import Outlook
+from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.jobs.work import Work
-from coordination.domain.money.estimates import Quoted, Sample, asks_a_model, history_key
-from coordination.domain.money.pricing import Quote, Unknown
+from coordination.domain.money.estimates import JobSample, Quoted, asks_a_model, history_key
+from coordination.domain.money.pricing import Quote, UnknownPrice
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import Plan
 from coordination.services.agents import agents as agent_service
@@ -31,10 +31,10 @@ from coordination.store.reports.forecast import job_durations
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
+class SimulationBasis:
     """All that a simulation asks of the store: the rest needs no transaction."""
 
-    outlook: Outlook
+    outlook: ForecastInputs
     slots: int
     caps: Mapping[str, int]
 
@@ -53,7 +53,7 @@ def simulate_plan(
     live_within: timedelta,
     otherwise: int,
     assume: timedelta | None = None,
-) -> Basis:
+) -> SimulationBasis:
     """What *plan* would begin with in the project of that identity, which need not exist yet. PlanError or Refused.
 
     *places*: how many jobs run at once; None: as many as the workers heard of *live_within* run, or *otherwise* where
@@ -62,12 +62,12 @@ def simulate_plan(
     works: Mapping[str, Work] = graph.check(plan)
     project = projects.by_identity(tx, workspace_id, identity)
     plan, works = in_parts(plan, works, project.settings if project is not None else {})
-    works, assigned = task_rows.assignments(plan, works, agent_service.Desk(tx, workspace_id))
+    works, assigned = task_rows.assignments(plan, works, agent_service.AgentLookup(tx, workspace_id))
     bodies = {key: job.body for key, job in task_rows.jobs(works).items()}
     check_models(plan, bodies, project.model_restrictions if project is not None else {})
     kinds = {history_key(body): body for body in {id(body): body for body in bodies.values()}.values()}
-    known: dict[str, tuple[Sample, ...]] = {}
-    recent: dict[str, list[Sample]] = {}
+    known: dict[str, tuple[JobSample, ...]] = {}
+    recent: dict[str, list[JobSample]] = {}
     caps = dict.fromkeys(task_rows.limited_keys(plan), 1) | task_rows.caps(plan)
     if project is not None:
         found = job_history.samples_of(tx, workspace_id, [(project.id, kind) for kind in kinds])
@@ -75,7 +75,7 @@ def simulate_plan(
         free = {kind for kind, body in kinds.items() if not asks_a_model(body)}
         recent = job_durations.recent(tx, workspace_id, project.id, free)
         caps = caps_of(tx, project, plan)
-    outlook = Outlook(
+    outlook = ForecastInputs(
         plan,
         bodies,
         assigned,
@@ -86,17 +86,17 @@ def simulate_plan(
     )
     if places is None:
         places = workers.live_slots(tx, within=live_within) or otherwise
-    return Basis(outlook, places, caps)
+    return SimulationBasis(outlook, places, caps)
 
 
 def _quoted(tx: Connection, workspace_id: str, project_id: str | None) -> Quoted:
     """Prices as they are now; without the list, none are known."""
     book, now = price_service.open_book(tx, workspace_id, price_list.quote), utc_now()
 
-    def quote(model: str) -> Quote | Unknown:
+    def quote(model: str) -> Quote | UnknownPrice:
         try:
             return book.quote(model, project_id, now)
         except Unavailable as error:
-            return Unknown(error.message)
+            return UnknownPrice(error.message)
 
     return quote

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from coordination.base.calendars import checked
 from coordination.base.errors import Conflict
 from coordination.base.ids import new_id
-from coordination.domain.money.cost_totals import Cell, Sum
+from coordination.domain.money.cost_totals import CostTotal, TotalKey
 from coordination.store.engine import Store
 from coordination.store.queries.money import rollups
 from coordination.store.queries.projects import projects, retention
@@ -30,7 +30,7 @@ _BUSY = Conflict("Another process is counting the sums of this ledger now", hint
 
 
 @dataclass(slots=True)
-class Checked:
+class LedgerCheck:
     """How many sums were wrong, some of them with what was missing, and whether they are right now.
 
     ``complete`` False: the ledger has never been counted before, so all of it was missing.
@@ -40,9 +40,9 @@ class Checked:
     complete: bool
     wrong: int = 0
     repaired: bool = False
-    examples: list[tuple[Cell, Sum]] = field(default_factory=list)
+    examples: list[tuple[TotalKey, CostTotal]] = field(default_factory=list)
 
-    def note(self, found: Iterable[tuple[Cell, Sum]]) -> Iterator[tuple[Cell, Sum]]:
+    def note(self, found: Iterable[tuple[TotalKey, CostTotal]]) -> Iterator[tuple[TotalKey, CostTotal]]:
         """Count them as they go by."""
         for one in found:
             self.wrong += 1
@@ -51,7 +51,7 @@ class Checked:
             yield one
 
 
-def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since: date | None = None) -> Checked:
+def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since: date | None = None) -> LedgerCheck:
     """Compare every sum with the records (*since*: only of these days); with *repair*, make them right.
 
     Raises Conflict when another process repairs them now.
@@ -60,7 +60,7 @@ def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since:
         with _alone(store, workspace_id) as holder:
             return _counted(store, workspace_id, holder, "")
     with store.read() as tx:
-        found = Checked(rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
+        found = LedgerCheck(rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
         for _ in found.note(rollups.drift(tx, workspace_id, since=since.isoformat() if since else None)):
             pass
     return found
@@ -77,7 +77,7 @@ def complete_sums(store: Store) -> None:
             continue  # until it has done so, the ledger itself is asked
 
 
-def set_timezone(store: Store, workspace_id: str, zone: str) -> Checked:
+def set_timezone(store: Store, workspace_id: str, zone: str) -> LedgerCheck:
     """Let the workspace's days and months begin in *zone*, and count all sums again.
 
     Until that is done the ledger itself is asked. Raises Refused for a zone that there is not, with nothing changed.
@@ -118,7 +118,7 @@ def _fence(tx: Connection, workspace_id: str, holder: str) -> None:
         raise _BUSY
 
 
-def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> Checked:
+def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> LedgerCheck:
     """Make all sums right, and leave few rows."""
 
     def step(change: Callable[[Connection], int]) -> int:
@@ -129,7 +129,7 @@ def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> Checked
         return store.transact(fenced)
 
     with store.read() as tx:
-        found = Checked(zone or rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
+        found = LedgerCheck(zone or rollups.zone(tx, workspace_id), rollups.complete(tx, workspace_id))
         missing = found.note(rollups.drift(tx, workspace_id))
         while batch := dict(islice(missing, _BATCH)):
             step(lambda tx, batch=batch: _added(tx, workspace_id, batch))  # type: ignore[misc]
@@ -141,6 +141,6 @@ def _counted(store: Store, workspace_id: str, holder: str, zone: str) -> Checked
     return found
 
 
-def _added(tx: Connection, workspace_id: str, batch: dict[Cell, Sum]) -> int:
+def _added(tx: Connection, workspace_id: str, batch: dict[TotalKey, CostTotal]) -> int:
     rollups.add(tx, workspace_id, batch, shard=rollups.begin(tx, workspace_id))
     return len(batch)

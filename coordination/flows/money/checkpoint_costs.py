@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from coordination.domain.money.budgets import Short
+from coordination.domain.money.budgets import BudgetShortage
 from coordination.domain.money.costs import CostRecord
 from coordination.services.money import ledger
 from coordination.store.queries.tasks import attempts
 
 
-def checkpoint_costs(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> dict[tuple[str, int], Short]:
+def checkpoint_costs(
+    tx: Connection, workspace_id: str, records: Sequence[CostRecord]
+) -> dict[tuple[str, int], BudgetShortage]:
     """Record what attempts spent; by (task id, attempt) those that must be stopped for want of money, and why.
 
     Money moves from what they have reserved to what is spent; what another call may cost is reserved on top. What an

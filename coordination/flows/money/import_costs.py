@@ -27,8 +27,8 @@ from coordination.formats import jsonl
 from coordination.formats.costs_jsonl import MOST_BYTES, numbered_costs
 from coordination.services.money import ledger
 from coordination.services.projects import projects as project_service
-from coordination.store.disk_queue import Numbered, Spool
-from coordination.store.disk_set import Seen
+from coordination.store.disk_queue import DiskQueue, Numbered
+from coordination.store.disk_set import DiskSet
 from coordination.store.engine import Store
 from coordination.store.queries.money import costs
 from coordination.store.queries.money.costs import Billed
@@ -40,7 +40,7 @@ _HINT = "Nothing is imported of it. Which of the two is right? Remove the other 
 
 
 @dataclass(slots=True)
-class Imported:
+class ImportResult:
     """How many records were read, and how many were new; ``project`` has those that name none.
 
     ``torn``: the number of a last line that was not finished, and left out. ``free``: new calls that used tokens and
@@ -73,12 +73,12 @@ def cost_project(tx: Connection, workspace_id: str, *, identity: str, name: str,
     return project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
 
 
-def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *, source: str) -> Imported:
+def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: DiskQueue, *, source: str) -> ImportResult:
     """Read a file to its end into *spool*, and change nothing else.
 
     FormatError, with its line, where it cannot be imported as a whole.
     """
-    found = Imported()
+    found = ImportResult()
 
     def torn(number: int) -> None:
         found.torn = number
@@ -92,7 +92,7 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
             return costs.billed_in_all(tx, workspace_id, name)
 
     records = numbered_costs(jsonl.lines(file, most=MOST_BYTES), source=source, torn=torn)
-    with ThreadPoolExecutor(1) as asking, Seen() as seen:
+    with ThreadPoolExecutor(1) as asking, DiskSet() as seen:
         for batch in _batches(records):
             there = asking.submit(billed, [one.id for _, one in batch])
             found.read += len(batch)
@@ -111,13 +111,13 @@ def check_file(store: Store, workspace_id: str, file: BinaryIO, spool: Spool, *,
 
 
 def import_file(
-    store: Store, workspace_id: str, spool: Spool, *, owner: Project, checked: Imported, source: str
-) -> Imported:
+    store: Store, workspace_id: str, spool: DiskQueue, *, owner: Project, checked: ImportResult, source: str
+) -> ImportResult:
     """Store what ``check_file`` has read; records that name no project, or one unknown here, in *owner*.
 
     FormatError where the ledger has got another record of the same id meanwhile: what was stored by then stays.
     """
-    done = Imported(owner.name, read=checked.read, torn=checked.torn)
+    done = ImportResult(owner.name, read=checked.read, torn=checked.torn)
 
     def write(batch: Sequence[Numbered]) -> list[CostRecord]:
         with gc_tuning.paused():
@@ -178,7 +178,7 @@ def _stored(
     return new
 
 
-def _both(spool: Spool, batch: Sequence[Numbered], line: int, earlier: int) -> str:
+def _both(spool: DiskQueue, batch: Sequence[Numbered], line: int, earlier: int) -> str:
     """Both amounts of an id that stands in two lines. The earlier line is in the batch, or was put away."""
     kept = (one for each in spool.batches("") for one in each)
     first = next((one for number, one in chain(batch, kept) if number == earlier), None)

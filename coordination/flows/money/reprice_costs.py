@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from coordination.base.money import ZERO
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.pricing import PRICED_BY, Listed, Unknown, correction, is_computed, sum_of
+from coordination.domain.money.pricing import PRICED_BY, Listed, UnknownPrice, correction, is_computed, sum_of
 from coordination.services.money import ledger
 from coordination.services.money import prices as service
 from coordination.store.engine import Store
@@ -27,7 +27,7 @@ BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RepricingRequest:
     """Which calls: those of unknown price; also those told to be free (*zero*), and of computed cost (*computed*)."""
 
     project_id: str | None = None
@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Repriced:
+class RepricingResult:
     """What was corrected, by (model, whose price); what was not, by (model, why)."""
 
     looked_at: int = 0
@@ -64,10 +64,16 @@ class Repriced:
 
 
 def reprice_costs(
-    store: Store, workspace_id: str, wanted: Wanted, *, listed: Listed, actor: str | None, dry_run: bool = False
-) -> Repriced:
+    store: Store,
+    workspace_id: str,
+    wanted: RepricingRequest,
+    *,
+    listed: Listed,
+    actor: str | None,
+    dry_run: bool = False,
+) -> RepricingResult:
     """Correct what is *wanted*, a batch a transaction; with *dry_run*, only say what would be."""
-    done = Repriced()
+    done = RepricingResult()
     with store.read() as tx:
         book = service.open_book(tx, workspace_id, listed)
     for calls, corrections in _pages(store, workspace_id, wanted):
@@ -78,7 +84,7 @@ def reprice_costs(
                 continue
             done.looked_at += 1
             found = book.priced(call, call.project_id, call.occurred_at)
-            if isinstance(found, Unknown):
+            if isinstance(found, UnknownPrice):
                 done.left[call.model, found.why] += 1
             elif (one := correction(call, before, found, actor=actor)) is not None:
                 made.append(one)
@@ -89,7 +95,7 @@ def reprice_costs(
 
 
 def _pages(
-    store: Store, workspace_id: str, wanted: Wanted
+    store: Store, workspace_id: str, wanted: RepricingRequest
 ) -> Iterator[tuple[list[CostRecord], dict[str, list[CostRecord]]]]:
     """Calls, the oldest first, with their corrections; each page is read anew, so the ledger may grow meanwhile."""
     after: CostRecord | None = None
@@ -112,7 +118,7 @@ def _pages(
         after = calls[-1]
 
 
-def _is_wanted(call: CostRecord, made: Sequence[CostRecord], wanted: Wanted) -> bool:
+def _is_wanted(call: CostRecord, made: Sequence[CostRecord], wanted: RepricingRequest) -> bool:
     if made:
         return wanted.computed
     if call.cost_usd is None:
@@ -122,7 +128,7 @@ def _is_wanted(call: CostRecord, made: Sequence[CostRecord], wanted: Wanted) -> 
     return wanted.zero and call.cost_usd == 0 and call.input_tokens + call.output_tokens > 0
 
 
-def _written(store: Store, workspace_id: str, made: list[CostRecord], done: Repriced) -> list[CostRecord]:
+def _written(store: Store, workspace_id: str, made: list[CostRecord], done: RepricingResult) -> list[CostRecord]:
     """Append these corrections; those that stand in the ledger now."""
 
     def write(tx: Connection) -> list[CostRecord]:

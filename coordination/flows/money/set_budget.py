@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.money.budgets import Action, Budget, Period, Scope, Use
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse, ExceededAction
 from coordination.domain.money.caps import Caps, budget_of, caps_of
 from coordination.services.money import budgets as service
 from coordination.store.queries.agents import agents
@@ -24,9 +24,9 @@ def set_budget(
     workspace_id: str,
     caps: Caps,
     *,
-    scope: Scope,
+    scope: BudgetScope,
     subject: str | None = None,
-    period: Period = Period.TOTAL,
+    period: BudgetPeriod = BudgetPeriod.TOTAL,
     actor: str | None = None,
 ) -> Budget:
     """Cap what *subject* may spend: the id of a project, session, run or task, or an agent's name; the workspace: none.
@@ -43,9 +43,9 @@ def amend_budget(
     workspace_id: str,
     said: Mapping[str, Any],
     *,
-    scope: Scope,
+    scope: BudgetScope,
     subject: str | None = None,
-    period: Period = Period.TOTAL,
+    period: BudgetPeriod = BudgetPeriod.TOTAL,
     actor: str | None = None,
 ) -> Budget:
     """Set what is *said* (as in ``caps_of``) of a budget, and leave the rest of it as it is; made where there is none.
@@ -54,7 +54,7 @@ def amend_budget(
     """
     known = budgets.find(tx, workspace_id, scope, subject or workspace_id, period)
     before = {} if known is None else known.said()
-    if said.get("on_exceed", Action.DOWNGRADE) != Action.DOWNGRADE and "downgrade_to" not in said:
+    if said.get("on_exceed", ExceededAction.DOWNGRADE) != ExceededAction.DOWNGRADE and "downgrade_to" not in said:
         before.pop("downgrade_to", None)
     if said.get("usd", ...) is None and not before.get("max_unpriced_calls"):
         before.pop("max_unpriced_calls", None)  # that none are allowed was said of the dollars
@@ -62,10 +62,12 @@ def amend_budget(
     return set_budget(tx, workspace_id, caps, scope=scope, subject=subject, period=period, actor=actor)
 
 
-def check_budget(tx: Connection, workspace_id: str, budget: Budget, *, repair: bool = False) -> tuple[Use, Use]:
+def check_budget(
+    tx: Connection, workspace_id: str, budget: Budget, *, repair: bool = False
+) -> tuple[BudgetUse, BudgetUse]:
     """What is kept of a budget's present period, and what the ledger and the attempts add up to; *repair*: kept now."""
     if budgets.find(tx, workspace_id, budget.scope, budget.subject, budget.period) is None:
-        return Use(budget.id, ""), Use(budget.id, "")  # it was taken away meanwhile
+        return BudgetUse(budget.id, ""), BudgetUse(budget.id, "")  # it was taken away meanwhile
     kept, counted = service.compare(tx, workspace_id, budget)
     if repair and (kept.spent, kept.reserved) != (counted.spent, counted.reserved):
         service.count(tx, workspace_id, budget)
@@ -78,24 +80,24 @@ def remove_budget(tx: Connection, workspace_id: str, budget_id: str) -> None:
         raise NotFound(f"There is no budget {budget_id}", hint="See: coord budgets list")
 
 
-def _whose(tx: Connection, workspace_id: str, scope: Scope, subject: str | None) -> dict[str, Any]:
+def _whose(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str | None) -> dict[str, Any]:
     """The project and the run that the subject is of, if it is of one."""
     found: Any = None
     match scope:
-        case Scope.WORKSPACE:
+        case BudgetScope.WORKSPACE:
             return {}
-        case Scope.PROJECT if subject and projects.get(tx, workspace_id, subject) is not None:
+        case BudgetScope.PROJECT if subject and projects.get(tx, workspace_id, subject) is not None:
             return {"project_id": subject}
-        case Scope.AGENT if subject:
+        case BudgetScope.AGENT if subject:
             if agents.named(tx, workspace_id, subject) is None and not agents.records(tx, workspace_id, [subject]):
                 known = [agent.profile.name for agent in agents.listed(tx, workspace_id)]
                 hint = did_you_mean(subject, known) or "See: coord agents list"
                 raise NotFound(f"There is no agent {excerpt(subject)}, and no task was given to one", hint=hint)
             return {}
-        case Scope.SESSION if subject and (found := runs.get_session(tx, workspace_id, subject)) is not None:
+        case BudgetScope.SESSION if subject and (found := runs.get_session(tx, workspace_id, subject)) is not None:
             return {"project_id": found.project_id}
-        case Scope.RUN if subject and (found := runs.get(tx, workspace_id, subject)) is not None:
+        case BudgetScope.RUN if subject and (found := runs.get(tx, workspace_id, subject)) is not None:
             return {"project_id": found.project_id, "run_id": found.id}
-        case Scope.TASK if subject and (found := tasks.get(tx, workspace_id, subject)) is not None:
+        case BudgetScope.TASK if subject and (found := tasks.get(tx, workspace_id, subject)) is not None:
             return {"project_id": found.project_id, "run_id": found.run_id}
     raise NotFound(f"There is no {scope} {subject or ''}".rstrip())

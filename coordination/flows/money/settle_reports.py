@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from coordination.base.ids import is_id
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.usage_deltas import Meter
+from coordination.domain.money.usage_deltas import UsageDeltas
 from coordination.domain.tasks.attempts import Spender, Usage
 from coordination.services.money import ledger
 from coordination.store.queries.money import costs
@@ -44,7 +44,7 @@ def settle_reports(
     due: list[CostRecord] = []
     for one in reported:
         fence = one.by.task_id, one.by.attempt
-        meter = Meter(partial(price, one.by), partial(record, one.by))
+        meter = UsageDeltas(partial(price, one.by), partial(record, one.by))
         meter.resume(costs.of_attempt(tx, workspace_id, *fence), ours=partial(_is_ours, one.used))
         due += [replace(made, stale=fence not in live) for made in meter.rest(one.used)]
     ledger.settle(tx, workspace_id, due)

@@ -48,7 +48,7 @@ from coordination.store.types import commit_order, db_now
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class PlanOrigin:
     """Where a plan comes from: which project (its identity, a name for people, a folder), and who submits it."""
 
     identity: str
@@ -59,7 +59,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
+class SubmittedRun:
     """What was stored."""
 
     run_id: str
@@ -71,11 +71,11 @@ def submit_plan(
     tx: Connection,
     workspace_id: str,
     plan: Plan,
-    origin: Origin,
+    origin: PlanOrigin,
     *,
     lifetime: timedelta = DEFAULT_LIFETIME,
     issues: Sequence[Issue] | None = None,
-) -> Submitted:
+) -> SubmittedRun:
     """Store *plan* as a new run. Raises PlanError or Refused with nothing stored.
 
     *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
@@ -85,7 +85,7 @@ def submit_plan(
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
     plan, works = in_parts(plan, works, project.settings)
-    desk = agent_service.Desk(tx, workspace_id)
+    desk = agent_service.AgentLookup(tx, workspace_id)
     works, assigned = task_rows.assignments(plan, works, desk)
     jobs = task_rows.jobs(works)
     check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
@@ -112,7 +112,9 @@ def submit_plan(
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
-    scope = task_rows.Scope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
+    scope = task_rows.GraphScope(
+        workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates
+    )
     edges, pending = task_rows.edges(workspace_id, plan, ids)
     insert_rows(tx, tasks, (task_rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks))
     insert_rows(tx, dependencies, edges)
@@ -147,7 +149,7 @@ def submit_plan(
     supervisors.ensure(
         tx, workspace_id, project.id, session_key=f"supervisor:{project.name}:{run_id}", lifetime=lifetime
     )
-    return Submitted(run_id, project.id, ids)
+    return SubmittedRun(run_id, project.id, ids)
 
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:
@@ -167,7 +169,7 @@ def _lookers(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[str, Any]:
+def _answerer(plan: Plan, project: Project, desk: agent_service.AgentLookup) -> dict[str, Any]:
     """Who answers what the run's tasks ask, for its metadata. Refused when there is no such agent."""
     wanted = project.settings.get(ANSWERER) if plan.questions is None else plan.questions
     if wanted is None:
@@ -181,7 +183,7 @@ def _answerer(plan: Plan, project: Project, desk: agent_service.Desk) -> dict[st
     return {ANSWERER: body}
 
 
-def _limits(tx: Connection, scope: task_rows.Scope) -> None:
+def _limits(tx: Connection, scope: task_rows.GraphScope) -> None:
     """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
     caps = task_rows.caps(scope.plan)
     unsaid = task_rows.limited_keys(scope.plan) - set(caps)

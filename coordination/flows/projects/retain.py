@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Ages:
+class RetentionAges:
     """From which age on rows go; zero: they are kept for ever."""
 
     runs: timedelta
@@ -54,7 +54,7 @@ class Ages:
 
 
 @dataclass(slots=True)
-class Retained:
+class RetentionResult:
     """What was deleted (or, tried dry, would be): rows by table, the files written, runs kept because of an issue.
 
     ``complete``: nothing that is old enough was left for another round.
@@ -73,7 +73,7 @@ class _Interrupted(Exception):
 def retain(
     store: Store,
     workspace_id: str,
-    ages: Ages,
+    ages: RetentionAges,
     *,
     archive: Path | None = None,
     artifacts: ArtifactStore | None = None,
@@ -81,7 +81,7 @@ def retain(
     rest: Callable[[float], bool],
     budget: timedelta | None = None,
     batch: int = BATCH,
-) -> Retained | None:
+) -> RetentionResult | None:
     """Delete one workspace's old rows; None when another process does it now, or did it less than *every* ago.
 
     *archive*: a folder for a file per run, which is on the disk before the first row goes. *artifacts*: where files are
@@ -108,9 +108,9 @@ def retain(
     return round_.done
 
 
-def would_retain(store: Store, workspace_id: str, ages: Ages) -> Retained:
+def would_retain(store: Store, workspace_id: str, ages: RetentionAges) -> RetentionResult:
     """What ``retain`` would delete now; changes nothing."""
-    done = Retained()
+    done = RetentionResult()
     with store.read() as tx:
         for run_id in retention.marked(tx, workspace_id):
             done.rows.update(retention.counts(tx, workspace_id, run_id))
@@ -134,14 +134,14 @@ def would_retain(store: Store, workspace_id: str, ages: Ages) -> Retained:
 class _Round:
     store: Store
     workspace_id: str
-    ages: Ages
+    ages: RetentionAges
     holder: str
     archive: Path | None
     artifacts: ArtifactStore | None
     rest: Callable[[float], bool]
     until: float | None
     batch: int
-    done: Retained = field(default_factory=Retained)
+    done: RetentionResult = field(default_factory=RetentionResult)
     owed: float = 0.0
 
     def work(self) -> None:
@@ -245,7 +245,7 @@ def _each_old(page: Callable[[OldRun | None], list[OldRun]]) -> Iterator[OldRun]
         after = found[-1]
 
 
-def _page(tx: Connection, workspace_id: str, ages: Ages, after: OldRun | None) -> list[OldRun]:
+def _page(tx: Connection, workspace_id: str, ages: RetentionAges, after: OldRun | None) -> list[OldRun]:
     return retention.old_runs(tx, workspace_id, age=ages.runs, after=after, limit=_PAGE)
 
 

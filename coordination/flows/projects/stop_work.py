@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from coordination.domain.projects.stops import InFlight, Started, Stop
+from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.queries.projects import stops as rows
 from coordination.store.queries.tasks import events, ready
@@ -38,7 +38,7 @@ def stop_work(
     return stop, new
 
 
-def look(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedelta) -> list[InFlight]:
+def look(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedelta) -> list[StoppedAttempt]:
     """What ran when the stop began, as it is kept with it, and what runs now.
 
     *silent_after*: a worker that was not heard of for that long is silent.
@@ -50,14 +50,16 @@ def look(tx: Connection, workspace_id: str, stop: Stop, *, silent_after: timedel
     return sorted(found, key=lambda one: (one.started_at, one.task, one.attempt))
 
 
-def remember(tx: Connection, workspace_id: str, stop: Stop, found: Sequence[InFlight]) -> Stop:
+def remember(tx: Connection, workspace_id: str, stop: Stop, found: Sequence[StoppedAttempt]) -> Stop:
     """Keep with the stop what was *found* in flight, for whoever looks later; the stop as it is then."""
     keys = tuple(one.key for one in found)
     rows.note(tx, workspace_id, stop.id, in_flight=[list(key) for key in keys[:MOST_IN_FLIGHT]])
     return replace(stop, in_flight=keys)
 
 
-def start_work(tx: Connection, workspace_id: str, project_id: str | None, *, actor: str) -> tuple[Started, list[str]]:
+def start_work(
+    tx: Connection, workspace_id: str, project_id: str | None, *, actor: str
+) -> tuple[StartResult, list[str]]:
     """End the stop of the project, or of the workspace (None), if there is one; and the projects that may go on.
 
     A project that another stop holds as well, or that a person has put on hold, stays as it is.
@@ -71,4 +73,4 @@ def start_work(tx: Connection, workspace_id: str, project_id: str | None, *, act
     for one in going:
         lifted = ready.lift(tx, workspace_id, one, BlockReason.PAUSED)
         queued += events.append_unblocked(tx, workspace_id, one, lifted, actor=actor)
-    return Started(ended, queued, rows.active(tx, workspace_id)), going
+    return StartResult(ended, queued, rows.active(tx, workspace_id)), going

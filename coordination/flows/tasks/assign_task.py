@@ -20,7 +20,7 @@ from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import ANSWERS
-from coordination.domain.tasks.tasks import OPEN, BlockReason, Task, TaskState
+from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskRecord, TaskState
 from coordination.services.agents import agents
 from coordination.services.plans.check_models import check_models
 from coordination.store.queries.agents import assignments as rows
@@ -33,7 +33,7 @@ _KEPT = (ANSWERS, FEEDBACK)  # the rest of what an attempt leaves, such as a con
 
 
 @dataclass(frozen=True, slots=True)
-class Assigned:
+class Assignment:
     """What the task is now: whose, what it runs, and how many tasks may be claimed that could not before."""
 
     project_id: str
@@ -51,7 +51,7 @@ def assign_task(
     to: str | None = None,
     model: str | None = None,
     person: str | None = None,
-) -> Assigned:
+) -> Assignment:
     """Give a task that waits to the agent *to* (a name, role:…, label:…, or a program), another *model*, or a *person*.
 
     A job of an agent or a chat keeps its prompt, ``env`` and ``secrets``. A person's task waits with the questions, and
@@ -82,10 +82,10 @@ def assign_task(
             question_rows.answer(tx, workspace_id, question.id, text=f"given to {agent or to or model}", by=actor)
         lifted = ready.lift_from(tx, workspace_id, [task.id], BlockReason.QUESTION)
         queued = events.append_unblocked(tx, workspace_id, task.project_id, lifted, actor=actor)
-    return Assigned(task.project_id, agent, work, queued)
+    return Assignment(task.project_id, agent, work, queued)
 
 
-def _check(task: Task, to: str | None, model: str | None, person: str | None) -> None:
+def _check(task: TaskRecord, to: str | None, model: str | None, person: str | None) -> None:
     if person is not None and (to is not None or model is not None):
         raise Refused("A task is for a person or for an agent, not for both", hint="Leave one out", field="person")
     if to is None and model is None and not (person or "").strip():
@@ -103,7 +103,7 @@ def _check(task: Task, to: str | None, model: str | None, person: str | None) ->
         )
 
 
-def _work(tx: Connection, task: Task, to: str | None, model: str | None) -> tuple[str | None, dict[str, Any]]:
+def _work(tx: Connection, task: TaskRecord, to: str | None, model: str | None) -> tuple[str | None, dict[str, Any]]:
     """Whose the task is now, and its job."""
     if "prompt" not in task.work:
         raise Refused(
@@ -111,7 +111,7 @@ def _work(tx: Connection, task: Task, to: str | None, model: str | None) -> tupl
             hint="Give it to a person with --person, or create another task: coord tasks create",
             field="to",
         )
-    desk = agents.Desk(tx, task.workspace_id)
+    desk = agents.AgentLookup(tx, task.workspace_id)
     if to is None:
         assert model is not None  # noqa: S101 - _check has seen to it
         return task.agent, parse_work(for_model(task.work, model)).to_json()
@@ -129,7 +129,7 @@ def _work(tx: Connection, task: Task, to: str | None, model: str | None) -> tupl
     return profile.name, profile.call(call).to_json()
 
 
-def _to_a_person(tx: Connection, task: Task, person: str, *, actor: str) -> Assigned:
+def _to_a_person(tx: Connection, task: TaskRecord, person: str, *, actor: str) -> Assignment:
     """Let the task wait for a person, with a question that says what is to be done."""
     for question in question_rows.of_task(tx, task.workspace_id, task.id):
         question_rows.answer(tx, task.workspace_id, question.id, text=f"given to {person}", by=actor)
@@ -139,10 +139,10 @@ def _to_a_person(tx: Connection, task: Task, person: str, *, actor: str) -> Assi
     options = {**task.options, PERSON: person}
     rows.wait_for_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)
     _tell(tx, task, {"agent": person, "person": True, "before": task.agent}, actor)
-    return Assigned(task.project_id, person, task.work, 0)
+    return Assignment(task.project_id, person, task.work, 0)
 
 
-def _tell(tx: Connection, task: Task, payload: Mapping[str, Any], actor: str) -> None:
+def _tell(tx: Connection, task: TaskRecord, payload: Mapping[str, Any], actor: str) -> None:
     about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": actor}
     said = {name: value for name, value in payload.items() if value is not None}
     events.append(tx, task.workspace_id, [{**about, "type": EventType.ASSIGNED, "payload": said}])

@@ -17,7 +17,7 @@ WINNER = "winner"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class VariantChoice:
     """Whether the variant won, why, and the (task id, attempt) pairs that were canceled by it."""
 
     won: bool
@@ -25,24 +25,24 @@ class Choice:
     canceled: list[tuple[str, int]] = field(default_factory=list)
 
 
-def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int) -> Choice:
+def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int) -> VariantChoice:
     """Let this *attempt* of a variant win, if it still holds its task and no other has won.
 
     Asked twice, it wins once.
     """
     seen = tasks.get(tx, workspace_id, task_id)
     if seen is None or seen.parent_id is None:
-        return Choice(won=True, why="it has no others beside it")
+        return VariantChoice(won=True, why="it has no others beside it")
     parts = [part.id for part in tasks.parts(tx, workspace_id, seen.parent_id)]
     tasks.lock(tx, workspace_id, [seen.parent_id, *dependencies.with_dependants(tx, workspace_id, parts)])
     mine, whole = tasks.get(tx, workspace_id, task_id), tasks.get(tx, workspace_id, seen.parent_id)
     if mine is None or whole is None or CHOOSE not in whole.options.get("role", {}):
-        return Choice(won=True, why="it has no others beside it")
+        return VariantChoice(won=True, why="it has no others beside it")
     if (mine.state, mine.attempt) != (TaskState.RUNNING, attempt):
-        return Choice(won=False, why="it does not hold its task any more")
+        return VariantChoice(won=False, why="it does not hold its task any more")
     before = whole.carried.get(WINNER)
     if before is not None and before.get("id") != mine.id:
-        return Choice(won=False, why=f"{before.get('key')} was first")
+        return VariantChoice(won=False, why=f"{before.get('key')} was first")
     why = f"{mine.key} was the first of {len(whole.options['role'][CHOOSE])} to pass"
     if before is None:
         tasks.carry(tx, workspace_id, whole.id, {**whole.carried, WINNER: {"key": mine.key, "id": mine.id, "why": why}})
@@ -53,4 +53,4 @@ def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int
         )
     others = [part.id for part in tasks.parts(tx, workspace_id, whole.id) if part.state in OPEN and part.id != mine.id]
     canceled, _ = cancel_tasks(tx, workspace_id, whole.project_id, others, actor="variants", why=why, late=True)
-    return Choice(True, why, canceled)
+    return VariantChoice(True, why, canceled)

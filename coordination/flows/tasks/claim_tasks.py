@@ -18,7 +18,7 @@ from coordination.services.forecast.cost_estimates import expected
 from coordination.services.money import budgets
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import claims, events, ready, slots
-from coordination.store.queries.tasks.claims import Waiting
+from coordination.store.queries.tasks.claims import TaskToClaim
 
 
 def claim_tasks(
@@ -47,17 +47,17 @@ def claim_tasks(
         return claimed
     # Somebody was faster, or something limits them: those are looked at one project at a time.
     mine = {claim.task_id for claim in claimed}
-    by_project: dict[str, list[Waiting]] = {}
+    by_project: dict[str, list[TaskToClaim]] = {}
     for one in claims.lock_waiting(tx, workspace_id, [task_id for task_id in ids if task_id not in mine]):
         by_project.setdefault(one.project_id, []).append(one)
     # The slots of all projects before any money: all others lock them in this order.
     placed: dict[str, dict[str, tuple[str, ...]]] = {}
-    asking: list[Waiting] = []
+    asking: list[TaskToClaim] = []
     for project_id in sorted(by_project):
         room = None if limit is None else limit - len(claimed) - sum(map(len, placed.values()))
         placed[project_id] = _placed(tx, workspace_id, project_id, by_project[project_id], room, wait)
         asking += [one for one in by_project[project_id] if one.money and one.id in placed[project_id]]
-    money = _reserved(tx, workspace_id, asking, estimator, wait=wait) if asking else budgets.Chosen()
+    money = _reserved(tx, workspace_id, asking, estimator, wait=wait) if asking else budgets.BudgetChoice()
     without = money.left.union(money.refused)
     chosen = _Chosen({}, money)
     for project_id, found in placed.items():
@@ -72,14 +72,14 @@ class _Chosen:
     """What may be claimed, by task: the slots that it takes; and the money."""
 
     slots: dict[str, tuple[str, ...]]
-    money: budgets.Chosen
+    money: budgets.BudgetChoice
 
 
 def _placed(  # noqa: PLR0917 - called once, in the order of its parameters
     tx: Connection,
     workspace_id: str,
     project_id: str,
-    found: Sequence[Waiting],
+    found: Sequence[TaskToClaim],
     room: int | None,
     wait: bool,  # noqa: FBT001 - as above
 ) -> dict[str, tuple[str, ...]]:
@@ -104,19 +104,19 @@ def _placed(  # noqa: PLR0917 - called once, in the order of its parameters
     taken = _with_slots(found, free, room)
     full = [one.id for one in found if one.id not in taken]
     if full:
-        ready.unmark_rung(tx, workspace_id, full)
+        ready.unmark_enqueued(tx, workspace_id, full)
     return taken
 
 
-def _not_stored(found: Sequence[Waiting], free: Mapping[str, int]) -> set[str]:
+def _not_stored(found: Sequence[TaskToClaim], free: Mapping[str, int]) -> set[str]:
     """The keys of conflict tasks whose limit is not stored: a run's first claim stores it, and it goes with the run."""
     keys = {one.concurrency_key for one in found if one.concurrency_key is not None}
     return {key for key in keys if key.startswith(MERGE_KEY) and f"key:{key}" not in free}
 
 
 def _reserved(
-    tx: Connection, workspace_id: str, asking: Sequence[Waiting], estimator: budgets.Estimator, *, wait: bool
-) -> budgets.Chosen:
+    tx: Connection, workspace_id: str, asking: Sequence[TaskToClaim], estimator: budgets.Estimator, *, wait: bool
+) -> budgets.BudgetChoice:
     """The money for these locked tasks; those for which none is left are held back."""
     money = budgets.reserve(tx, workspace_id, [one.row() for one in asking], estimator, wait=wait)
     if money.refused:
@@ -152,7 +152,7 @@ def _holding(claim: Claim, chosen: _Chosen) -> Claim:
     )
 
 
-def _with_slots(found: Sequence[Waiting], free: dict[str, int], limit: int | None) -> dict[str, tuple[str, ...]]:
+def _with_slots(found: Sequence[TaskToClaim], free: dict[str, int], limit: int | None) -> dict[str, tuple[str, ...]]:
     """The tasks for which every limit has a place, with the names of the places they take; *free* is used up."""
     chosen: dict[str, tuple[str, ...]] = {}
     for row in found:
@@ -171,7 +171,7 @@ def _with_slots(found: Sequence[Waiting], free: dict[str, int], limit: int | Non
     return chosen
 
 
-def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], money: budgets.Chosen) -> None:
+def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], money: budgets.BudgetChoice) -> None:
     events.append(
         tx,
         workspace_id,
@@ -193,7 +193,7 @@ def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], 
 def _hold_back(
     tx: Connection,
     workspace_id: str,
-    found: Sequence[Waiting],
+    found: Sequence[TaskToClaim],
     reason: BlockReason,
     why: Mapping[str, Mapping[str, Any]],
 ) -> None:

@@ -23,7 +23,7 @@ from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType
-from coordination.services.agents.agents import Desk
+from coordination.services.agents.agents import AgentLookup
 from coordination.services.plans import task_rows as rows
 from coordination.services.plans.add_discovered_tasks import check_needs, key_of, waits
 from coordination.services.plans.check_models import check_models
@@ -42,7 +42,7 @@ _TAKEN = "23505"  # a key of a table is there already, as PostgreSQL says it
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
+class CreatedTask:
     """What was stored. ``ready``: how many tasks may be claimed now; ``reopened``: the run had ended."""
 
     project_id: str
@@ -59,7 +59,7 @@ def create_task(
     *,
     actor: str,
     lifetime: timedelta = DEFAULT_LIFETIME,
-) -> Created:
+) -> CreatedTask:
     """Store *task* in the run. Raises NotFound, PlanError or Refused with nothing stored.
 
     It has the gates of its project, and is supervised as the run is. What it needs are keys of the run.
@@ -85,13 +85,13 @@ def create_task(
     if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
         raise _exists(min(taken))
     satisfied = check_needs(plan.tasks, there, None, set())
-    works, assigned = rows.assignments(plan, works, Desk(tx, workspace_id))
+    works, assigned = rows.assignments(plan, works, AgentLookup(tx, workspace_id))
     jobs = rows.jobs(works)
     check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
     ids = {key: one.id for key, one in there.items()} | {one.key: new_id() for one in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
-    scope = rows.Scope(workspace_id, project.id, run_id, actor, project.path, plan, now, assigned, gates)
+    scope = rows.GraphScope(workspace_id, project.id, run_id, actor, project.path, plan, now, assigned, gates)
     edges, pending = rows.edges(workspace_id, plan, ids)
     for edge in edges:
         if any((edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]) for parent, child in satisfied):
@@ -111,7 +111,7 @@ def create_task(
     reopened = _keep_open(tx, workspace_id, run_id, project, plan, actor=actor)
     supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
     queued = sum(not waits(one, satisfied) for one in plan.tasks)
-    return Created(project.id, ids[task.key], queued, reopened)
+    return CreatedTask(project.id, ids[task.key], queued, reopened)
 
 
 def _insert(tx: Connection, key: str, made: list[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.base.ids import new_id
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.money.estimates import Sample, asks_a_model, history_key, sample_of
+from coordination.domain.money.estimates import JobSample, asks_a_model, history_key, sample_of
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answering
 from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Claim, Outcome, Result, Spender, Usage
@@ -30,7 +30,7 @@ from coordination.store.queries.forecast import job_history
 from coordination.store.queries.money import budget_usage
 from coordination.store.queries.tasks import questions as question_rows
 from coordination.store.queries.tasks import ready, runs, slots, tasks
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 
 _JITTER = 0.25
 _LARGEST_SHARE = 64
@@ -50,7 +50,7 @@ class Finished:
     """
 
     ended: Ended
-    ring: list[Ready]
+    ring: list[ReadyTask]
     retry_in: dict[str, timedelta]
     shares: list[list[Claim]] = field(default_factory=list)
     room: bool = False
@@ -154,7 +154,7 @@ def finish_attempts(
     if hungry and claim:
         shares, nothing_left = _shares(tx, workspace_id, project_id, ended, hungry, bundle, claim)
     taken = sum(map(len, shares))
-    ring: list[Ready] = []
+    ring: list[ReadyTask] = []
     fills = bool(waits or grown or len(ended.freed) > taken or (refill and not nothing_left))
     later = fills and fill_later and taken > 0
     if fills and not later:
@@ -186,7 +186,7 @@ def _settle(tx: Connection, workspace_id: str, project_id: str, finishes: Sequen
 
 def _learn(tx: Connection, workspace_id: str, project_id: str, finishes: Sequence[Finish], ended: Ended) -> None:
     """Keep what these attempts cost and how long they took. Short ones that cost nothing teach nothing."""
-    learnt: dict[str, list[Sample]] = {}
+    learnt: dict[str, list[JobSample]] = {}
     for one in finishes:
         claim, result = one.claim, one.result
         sample = sample_of(claim.work, result.outcome, one.took, (*one.written, *one.costs)) if result.began else None
@@ -203,24 +203,24 @@ def _grow(tx: Connection, workspace_id: str, finishes: Sequence[Finish], ended: 
     What an attempt says that has lost its task counts for nothing.
     """
     ready_now = 0
-    desk: agents.Desk | None = None
+    desk: agents.AgentLookup | None = None
     for finish in finishes:
         claim, result = finish.claim, finish.result
         if (claim.task_id, claim.attempt) not in ended.fences:
             continue
         if result.question is not None and isinstance(finish.decision, Wait):
-            desk = desk or agents.Desk(tx, workspace_id)
+            desk = desk or agents.AgentLookup(tx, workspace_id)
             ready_now += _asked(tx, workspace_id, claim, result.question, desk, escalated=result.escalated)
         if ANSWER in (role := claim.options.get("role", {})) and isinstance(finish.decision, Complete):
             ready_now += _answered(tx, workspace_id, claim, role, result.output)
         if result.discovered:
-            desk = desk or agents.Desk(tx, workspace_id)
+            desk = desk or agents.AgentLookup(tx, workspace_id)
             ready_now += grow(tx, workspace_id, claim.task_id, result.discovered, desk).ready
     return ready_now
 
 
 def _asked(
-    tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.Desk, *, escalated: bool
+    tx: Connection, workspace_id: str, claim: Claim, question: str, desk: agents.AgentLookup, *, escalated: bool
 ) -> int:
     """Keep what was asked, and let an agent answer where the run has one for that; else it waits for a person.
 
@@ -282,7 +282,7 @@ def _shares(  # noqa: PLR0917 - called once, in the order of its parameters
     found, seen_all = [one.ready for one in ended.released], False
     if not found:
         room = hungry * _LARGEST_SHARE
-        rows = ready.next_unrung(tx, workspace_id, project_id, room=room)
+        rows = ready.next_to_enqueue(tx, workspace_id, project_id, room=room)
         found = [dispatch_window.ready_of(row) for row in rows]
         seen_all = len(rows) < room
     wanted = dispatch_window.shares(found, wanted=hungry, bundle=bundle)

@@ -20,7 +20,7 @@ from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.retry import Complete, GiveUp
-from coordination.domain.tasks.tasks import Task, TaskState, forced
+from coordination.domain.tasks.tasks import TaskRecord, TaskState, forced
 from coordination.services.attempts.end import cancel_tasks, end_attempts
 from coordination.services.attempts.records import Ending
 from coordination.services.tasks import reopen
@@ -34,7 +34,7 @@ _LONGEST_REASON = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Forced:
+class ForceResult:
     """What happened. ``fenced``: (task id, attempt) pairs that may still run and must be told to stop."""
 
     project_id: str
@@ -54,7 +54,7 @@ def force_task(
     reason: str,
     output: Any = None,
     lifetime: timedelta = DEFAULT_LIFETIME,
-) -> Forced:
+) -> ForceResult:
     """Set the task's state to *target*: queued, completed, failed or canceled.
 
     Completed releases what waits for it (*output* is what they get to see), also what was canceled only because the
@@ -94,10 +94,10 @@ def force_task(
     else:
         _end(tx, task, target, actor=actor, reason=reason, output=output)
     _keep_going(tx, task, actor, reopened, lifetime)
-    return Forced(task.project_id, task.state, target, running, reopened)
+    return ForceResult(task.project_id, task.state, target, running, reopened)
 
 
-def _released_before(tx: Connection, task: Task, target: TaskState) -> None:
+def _released_before(tx: Connection, task: TaskRecord, target: TaskState) -> None:
     """What the task had released when it ended: it waits again, or was given what does not count any more."""
     if task.state is TaskState.COMPLETED or (task.state in _ENDED_BADLY and target is TaskState.QUEUED):
         reopen.take_releases_back(tx, task.workspace_id, task.id)
@@ -105,7 +105,7 @@ def _released_before(tx: Connection, task: Task, target: TaskState) -> None:
         rows.note_outdated(tx, task.workspace_id, task.id)
 
 
-def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: str, output: Any) -> None:
+def _end(tx: Connection, task: TaskRecord, target: TaskState, *, actor: str, reason: str, output: Any) -> None:
     """Claim the task for the operator, and end that attempt."""
     number = rows.seize(tx, task.workspace_id, task)
     _sure(number is not None)
@@ -141,7 +141,7 @@ def _end(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: s
     end_attempts(tx, task.workspace_id, task.project_id, [ending], late=True)
 
 
-def _keep_going(tx: Connection, task: Task, actor: str, reopened: list[str], lifetime: timedelta) -> None:
+def _keep_going(tx: Connection, task: TaskRecord, actor: str, reopened: list[str], lifetime: timedelta) -> None:
     """A run with an open task is open, and its project has a supervisor. After all tasks are locked: runs come last."""
     scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     events.append(
@@ -162,7 +162,7 @@ def _keep_going(tx: Connection, task: Task, actor: str, reopened: list[str], lif
     )
 
 
-def _tell(tx: Connection, task: Task, target: TaskState, *, actor: str, reason: str, running: list[int]) -> None:
+def _tell(tx: Connection, task: TaskRecord, target: TaskState, *, actor: str, reason: str, running: list[int]) -> None:
     events.append(
         tx,
         task.workspace_id,

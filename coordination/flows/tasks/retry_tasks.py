@@ -11,7 +11,7 @@ from coordination.base.errors import IllegalMove, NotFound
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.tasks import FOR_A_PERSON, TERMINAL, BlockReason, Task, TaskMove, TaskState
+from coordination.domain.tasks.tasks import FOR_A_PERSON, TERMINAL, BlockReason, TaskMove, TaskRecord, TaskState
 from coordination.services.tasks.reopen import reopen_with_dependants, take_releases_back, with_released
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import dependencies, events, ready, runs, tasks
@@ -74,7 +74,7 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
     return reopened
 
 
-def _reopen_parts(tx: Connection, workspace_id: str, task: Task) -> list[str]:
+def _reopen_parts(tx: Connection, workspace_id: str, task: TaskRecord) -> list[str]:
     """What the system made of the task begins anew, as far as it ended badly; the task waits for it again."""
     bad = [
         part for part in tasks.parts(tx, workspace_id, task.id) if part.state in (TaskState.FAILED, TaskState.CANCELED)

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.domain.money.budgets import WARN_AT, Action
+from coordination.domain.money.budgets import WARN_AT, ExceededAction
 from coordination.domain.money.caps import KEYS, MAX_TOKENS, caps_of
 from coordination.domain.plans.plans import BudgetCap
 from coordination.formats.plan.fields import Fields
@@ -20,7 +20,7 @@ def read_budget(fields: Fields) -> BudgetCap | None:
     inner.only(KEYS)
     cap = BudgetCap(
         usd=inner.money("usd"),
-        on_exceed=inner.text("on_exceed") or Action.BLOCK.value,
+        on_exceed=inner.text("on_exceed") or ExceededAction.BLOCK.value,
         tokens=inner.whole("tokens"),
         starts=inner.whole("starts"),
         max_unpriced_calls=inner.whole("max_unpriced_calls"),
@@ -61,7 +61,7 @@ def budget_schema(whose: str) -> dict[str, Any]:
         "tokens": {**count, "description": f"Tokens for {whose}."},
         "starts": {**count, "description": f"Starts of agents and chats for {whose}, whatever they end as."},
         "max_unpriced_calls": {**count, "description": "Calls of models whose price is unknown; 0 if usd is given."},
-        "on_exceed": {"enum": [*Action, None]},
+        "on_exceed": {"enum": [*ExceededAction, None]},
         "warn_at": {"type": ["integer", "null"], "minimum": 1, "maximum": 100, "description": "Percent of the cap."},
         "downgrade_to": {"type": ["string", "null"], "description": "The cheaper model, for on_exceed: downgrade."},
     }

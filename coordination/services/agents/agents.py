@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.agents.agents import DEFAULT, Agent, Choice, Profile, Record, checked, choice_of
+from coordination.domain.agents.agents import DEFAULT, Agent, AgentChoice, Profile, Record, checked, choice_of
 from coordination.store.queries.agents import agents as rows
 
 
@@ -72,7 +72,7 @@ def find(tx: Connection, workspace_id: str, name: str) -> Agent:
     return found
 
 
-class Desk:
+class AgentLookup:
     """Gives out work: knows the workspace's agents, and how much each has, from its first question on."""
 
     def __init__(self, tx: Connection, workspace_id: str) -> None:
@@ -123,7 +123,7 @@ _NOBODY = {
 }
 
 
-def _fits(profile: Profile, choice: Choice) -> bool:
+def _fits(profile: Profile, choice: AgentChoice) -> bool:
     if choice.by == DEFAULT:
         return profile.default
     return profile.identity.get("role") == choice.value if choice.by == "role" else choice.value in profile.labels

@@ -27,7 +27,7 @@ from coordination.store.queries.tasks import completions, outdated, ready, runs,
 from coordination.store.queries.tasks import dependencies as edges
 from coordination.store.queries.tasks import events as log
 from coordination.store.queries.tasks import tasks as rows
-from coordination.store.queries.tasks.attempt_counters import Counts
+from coordination.store.queries.tasks.attempt_counters import CounterChanges
 
 
 def end_attempts(
@@ -207,7 +207,12 @@ def _move_task(tx: Connection, workspace_id: str, ending: Ending, done: Ended, d
 
 
 def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
-    tx: Connection, workspace_id: str, ending: Ending, wait: timedelta, counts: Counts, deferral_limit: timedelta
+    tx: Connection,
+    workspace_id: str,
+    ending: Ending,
+    wait: timedelta,
+    counts: CounterChanges,
+    deferral_limit: timedelta,
 ) -> tuple[bool, str | None]:
     """Whether the attempt still held its task; and why no other may follow, if none may."""
     row = rows.queue_again(
@@ -237,11 +242,11 @@ def _given_back(ending: Ending) -> Ending:
     return replace(ending, error="it was stopped, although nobody had canceled it", carried=None)
 
 
-def _counts(ending: Ending) -> Counts:
+def _counts(ending: Ending) -> CounterChanges:
     outcome = ending.outcome
     # A job that came to an end of its own, whatever it was, did not end its worker.
     unchanged = outcome in (Outcome.LOST, Outcome.HANDED_BACK, Outcome.CANCELED)
-    return Counts(
+    return CounterChanges(
         failures=int(outcome in (Outcome.FAILED, Outcome.TIMED_OUT)),
         losses=ending.losses if unchanged else 0,
         deferrals=int(outcome is Outcome.DEFERRED),

@@ -9,7 +9,7 @@ from typing import Any
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.retry import Decision
-from coordination.store.queries.tasks.completions import Freed
+from coordination.store.queries.tasks.completions import ReleasedTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Ended:
     fences: set[tuple[str, int]] = field(default_factory=set)  # the same with the attempts: an old one may report too
     recorded_before: set[str] = field(default_factory=set)
     freed: list[str] = field(default_factory=list)
-    released: list[Freed] = field(default_factory=list)  # by completions, best first
+    released: list[ReleasedTask] = field(default_factory=list)  # by completions, best first
     closed_runs: list[str] = field(default_factory=list)
     runs_going_on: set[str] = field(default_factory=set)
     maybe_done_runs: set[str] = field(default_factory=set)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from coordination.base.errors import Refused, Unavailable
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.store.queries.fleet import host_leases
 from coordination.store.queries.fleet.host_leases import LeaseKind
 
@@ -29,7 +29,7 @@ def lease_ports(
     """
     if count > len(ports):
         raise Refused(
-            f"The task asks for {many(count, 'port')}, and this machine lends {len(ports)} in all",
+            f"The task asks for {plural(count, 'port')}, and this machine lends {len(ports)} in all",
             hint="Ask for fewer in checkout.ports, or give COORD_PORTS a longer range",
         )
     host_leases.drop_ended(tx, host, LeaseKind.PORT)

@@ -10,13 +10,13 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
-from coordination.domain.money.estimates import Estimate, Sample, estimate, history_key
-from coordination.domain.money.pricing import Quote, Unknown
+from coordination.domain.money.estimates import Estimate, JobSample, estimate, history_key
+from coordination.domain.money.pricing import Quote, UnknownPrice
 from coordination.store.queries.forecast import job_history
 
 _REMEMBERED = 10_000
 
-Quoting = Callable[[str, str, str], Quote | Unknown]
+Quoting = Callable[[str, str, str], Quote | UnknownPrice]
 """The price of a model: asked with the workspace, the project and the model's name."""
 
 
@@ -27,11 +27,11 @@ def estimator(
 
     What earlier jobs cost is asked of the store again when it was asked longer ago than *fresh*.
     """
-    known: dict[tuple[str, str], tuple[float, tuple[Sample, ...]]] = {}
+    known: dict[tuple[str, str], tuple[float, tuple[JobSample, ...]]] = {}
 
     def samples_of(
         tx: Connection, workspace_id: str, keys: Sequence[tuple[str, str]]
-    ) -> dict[tuple[str, str], tuple[Sample, ...]]:
+    ) -> dict[tuple[str, str], tuple[JobSample, ...]]:
         now = monotonic()
         oldest = now - fresh.total_seconds()
         missing = [key for key in dict.fromkeys(keys) if key not in known or known[key][0] <= oldest]
@@ -64,8 +64,8 @@ def estimator(
     return estimates
 
 
-def _no_price(_workspace: str, _project: str, model: str) -> Unknown:
-    return Unknown(f"nobody asked what {model} costs")
+def _no_price(_workspace: str, _project: str, model: str) -> UnknownPrice:
+    return UnknownPrice(f"nobody asked what {model} costs")
 
 
 expected = estimator(_no_price)

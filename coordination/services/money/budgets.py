@@ -15,18 +15,18 @@ from sqlalchemy import Connection, select
 from coordination.base.errors import Refused
 from coordination.base.money import minus, plus, show_usd, usd
 from coordination.domain.money.budget_events import events_of, noticed
-from coordination.domain.money.budget_status import Standing
+from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.money.budgets import (
     NEEDS,
     NOTHING,
-    Action,
     Amount,
     Budget,
-    Period,
-    Reserved,
-    Scope,
-    Short,
-    Use,
+    BudgetPeriod,
+    BudgetScope,
+    BudgetShortage,
+    BudgetUse,
+    ExceededAction,
+    Reservation,
     amount_of,
     due_to_warn,
     short,
@@ -59,28 +59,28 @@ ASSUMED = usd("1.00")
 
 
 @dataclass(slots=True)
-class Chosen:
+class BudgetChoice:
     """What became of tasks that asked for money. ``models``: the cheaper ones that some are to use.
 
     ``left``: those whose budgets somebody else had locked.
     """
 
-    reserved: dict[str, Reserved] = field(default_factory=dict)
-    refused: dict[str, Short] = field(default_factory=dict)
+    reserved: dict[str, Reservation] = field(default_factory=dict)
+    refused: dict[str, BudgetShortage] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
 
 
 def reserve(
     tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator, *, wait: bool = True
-) -> Chosen:
+) -> BudgetChoice:
     """Reserve what these locked tasks are expected to cost of every budget that applies, best first.
 
     A task to which none applies is in no part of the answer. Without *wait*, budgets that others have locked are not
     waited for.
     """
     desk = _Desk(tx, workspace_id, rows, estimator)
-    chosen = Chosen()
+    chosen = BudgetChoice()
     counting: dict[Key, tuple[Budget, str]] = {}
     if not desk.found:
         return chosen
@@ -105,7 +105,7 @@ def reserve(
             chosen.models[row["id"]] = model
         for key, _ in mine:
             uses[key] = uses[key].reserving(wanted)
-        chosen.reserved[row["id"]] = Reserved(wanted, tuple(key for key, _ in mine))
+        chosen.reserved[row["id"]] = Reservation(wanted, tuple(key for key, _ in mine))
         if wanted.starts:
             counting |= {key: (budget, row["project_id"]) for key, budget in mine if budget.max_starts is not None}
     if chosen.reserved:
@@ -115,7 +115,7 @@ def reserve(
     return chosen
 
 
-def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, Use]) -> list[dict[str, Any]]:
+def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, BudgetUse]) -> list[dict[str, Any]]:
     """Note in *uses* which budgets of starts have come to their warning or their end with these claims; the events.
 
     *counting*: these budgets, each with the project of a task that was claimed.
@@ -135,7 +135,7 @@ def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator
     for row in rows:
         mine = list(desk.of(row))
         for (budget_id, starts), _ in mine:
-            uses.setdefault((budget_id, starts), Use(budget_id, starts))
+            uses.setdefault((budget_id, starts), BudgetUse(budget_id, starts))
         _, wanted, lack = desk.judged(row, mine, uses)
         if lack is None:
             fitting.append(row["id"])
@@ -144,7 +144,9 @@ def affordable(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator
     return fitting
 
 
-def shortages(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator) -> dict[str, Short]:
+def shortages(
+    tx: Connection, workspace_id: str, rows: Sequence[Row], estimator: Estimator
+) -> dict[str, BudgetShortage]:
     """Why each of these tasks would not fit now, for those that would not."""
     desk = _Desk(tx, workspace_id, rows, estimator)
     uses = budget_usage.uses(tx, workspace_id, desk.keys())
@@ -152,15 +154,17 @@ def shortages(tx: Connection, workspace_id: str, rows: Sequence[Row], estimator:
     for row in rows:
         mine = list(desk.of(row))
         for (budget_id, starts), _ in mine:
-            uses.setdefault((budget_id, starts), Use(budget_id, starts))
+            uses.setdefault((budget_id, starts), BudgetUse(budget_id, starts))
         if (lack := desk.judged(row, mine, uses)[2]) is not None:
             found[row["id"]] = lack
     return found
 
 
-def lacking(tx: Connection, workspace_id: str, estimator: Estimator, *, run_id: str | None = None) -> dict[str, Short]:
+def lacking(
+    tx: Connection, workspace_id: str, estimator: Estimator, *, run_id: str | None = None
+) -> dict[str, BudgetShortage]:
     """Why each task that waits for money would not fit now, of one run or of the whole workspace."""
-    found: dict[str, Short] = {}
+    found: dict[str, BudgetShortage] = {}
     for project_id, each in budget_usage.places_waiting(tx, workspace_id, run_id=run_id, most=_MOST_RUNS):
         rows = budget_usage.waiting(tx, workspace_id, project_id, each, most=_MOST_WAITING)
         for start in range(0, len(rows), _BATCH):
@@ -169,8 +173,8 @@ def lacking(tx: Connection, workspace_id: str, estimator: Estimator, *, run_id: 
 
 
 def standings(
-    tx: Connection, workspace_id: str, wanted: Sequence[Budget], lacks: Mapping[str, Short]
-) -> list[Standing]:
+    tx: Connection, workspace_id: str, wanted: Sequence[Budget], lacks: Mapping[str, BudgetShortage]
+) -> list[BudgetStatus]:
     """How these budgets stand now. *lacks*: what is missing to tasks that wait, as ``lacking`` found it."""
     if not wanted:
         return []
@@ -181,7 +185,9 @@ def standings(
     names = budgets.names(tx, workspace_id, wanted)
     waiting = Counter(lack.budget.id for lack in lacks.values())
     return [
-        Standing(one, names.get(one.id, one.subject), uses.get(keys[one.id], Use(*keys[one.id])), waiting[one.id])
+        BudgetStatus(
+            one, names.get(one.id, one.subject), uses.get(keys[one.id], BudgetUse(*keys[one.id])), waiting[one.id]
+        )
         for one in wanted
     ]
 
@@ -195,7 +201,7 @@ class _Desk:
         self._rows = rows
         self._estimator = estimator
         named = {name for row in rows for name in self._names(row)}
-        self.found: dict[tuple[Scope, str], list[Budget]] = {}
+        self.found: dict[tuple[BudgetScope, str], list[Budget]] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._alike: dict[tuple[Any, ...], list[tuple[tuple[str, str], Budget]]] = {}
         self._rules: dict[str, Mapping[str, Any]] = {}
@@ -209,15 +215,17 @@ class _Desk:
         self._keys = {one.id: (one.id, starts_of(one.period, applying.now, applying.zone)) for one in applying.budgets}
         self._estimates = estimator(tx, rows)
 
-    def _names(self, row: Row) -> list[tuple[Scope, str]]:
+    def _names(self, row: Row) -> list[tuple[BudgetScope, str]]:
         return subjects_of(self._workspace, row["id"], row)
 
     def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
         """The budgets that apply to a task, each with its period of now."""
         alike = (row["project_id"], row["agent"], row["session_id"], row["run_id"])
-        own = self.found.get((Scope.TASK, row["id"]), ())
+        own = self.found.get((BudgetScope.TASK, row["id"]), ())
         if alike not in self._alike:
-            every = [one for name in self._names(row) if name[0] is not Scope.TASK for one in self.found.get(name, ())]
+            every = [
+                one for name in self._names(row) if name[0] is not BudgetScope.TASK for one in self.found.get(name, ())
+            ]
             self._alike[alike] = [(self._keys[one.id], one) for one in every]
         return [*self._alike[alike], *((self._keys[one.id], one) for one in own)]
 
@@ -226,8 +234,8 @@ class _Desk:
         return {self._keys[one.id] for group in self.found.values() for one in group}
 
     def judged(
-        self, row: Row, mine: Sequence[tuple[tuple[str, str], Budget]], uses: Mapping[tuple[str, str], Use]
-    ) -> tuple[str | None, Amount, Short | None]:
+        self, row: Row, mine: Sequence[tuple[tuple[str, str], Budget]], uses: Mapping[tuple[str, str], BudgetUse]
+    ) -> tuple[str | None, Amount, BudgetShortage | None]:
         """The cheaper model that it is to use, what it would reserve, and why that does not fit, if it does not."""
         if not mine:
             return None, NOTHING, None
@@ -245,7 +253,7 @@ class _Desk:
         row: Row,
         estimate: Estimate,
         mine: Sequence[tuple[tuple[str, str], Budget]],
-        uses: Mapping[tuple[str, str], Use],
+        uses: Mapping[tuple[str, str], BudgetUse],
     ) -> Amount:
         dollars, tokens = estimate.usd, estimate.tokens
         if estimate.source == "unknown":
@@ -254,7 +262,7 @@ class _Desk:
             dollars = max(dollars, min([ASSUMED, *(each for each in left if each > 0)]))
         for key, one in mine:
             # It is stopped at its own cap, so it cannot come to more than what is left of that.
-            if one.scope is Scope.TASK and one.holds:
+            if one.scope is BudgetScope.TASK and one.holds:
                 spent = uses[key].spent
                 if one.usd is not None and one.usd > spent.usd:
                     dollars = min(dollars, plus(one.usd, minus(spent.usd)))
@@ -268,10 +276,10 @@ class _Desk:
         row: Row,
         wanted: Amount,
         mine: Sequence[tuple[tuple[str, str], Budget]],
-        uses: Mapping[tuple[str, str], Use],
+        uses: Mapping[tuple[str, str], BudgetUse],
     ) -> str | None:
         for key, one in mine:
-            if one.action is not Action.DOWNGRADE or one.downgrade_to is None:
+            if one.action is not ExceededAction.DOWNGRADE or one.downgrade_to is None:
                 continue
             if not asks_a_model(row["work"]) or row["work"] == with_model(row["work"], one.downgrade_to):
                 continue
@@ -330,7 +338,7 @@ def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
     return wanted
 
 
-def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
+def count(tx: Connection, workspace_id: str, budget: Budget) -> BudgetUse:
     """Count what is spent and reserved of the present period anew, from the ledger and the attempts; written so.
 
     Starts that were counted stay counted, also when retention has deleted their attempts.
@@ -342,7 +350,7 @@ def count(tx: Connection, workspace_id: str, budget: Budget) -> Use:
     return counted
 
 
-def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[Use, Use]:
+def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[BudgetUse, BudgetUse]:
     """What is kept of the present period, and what ``count`` would write; nothing is written, but all is locked."""
     use, counted, _ = _counted(tx, workspace_id, budget, make=False)
     return use, counted
@@ -350,16 +358,18 @@ def compare(tx: Connection, workspace_id: str, budget: Budget) -> tuple[Use, Use
 
 def _counted(
     tx: Connection, workspace_id: str, budget: Budget, *, make: bool
-) -> tuple[Use, Use, dict[tuple[str, int], Reserved]]:
+) -> tuple[BudgetUse, BudgetUse, dict[tuple[str, int], Reservation]]:
     """The use as kept, as counted, and what running attempts have reserved of it that does not say so."""
     starts, begins = period_of(tx, workspace_id, budget)
     key = (budget.id, starts)
     running = budget_usage.lock_running(tx, workspace_id, budget.scope, budget.subject)
-    use = budget_usage.lock_uses(tx, workspace_id, [key], make=[key] if make else ()).get(key, Use(budget.id, starts))
-    reserved: dict[tuple[str, int], Reserved] = {}
+    use = budget_usage.lock_uses(tx, workspace_id, [key], make=[key] if make else ()).get(
+        key, BudgetUse(budget.id, starts)
+    )
+    reserved: dict[tuple[str, int], Reservation] = {}
     held = NOTHING
     for one in running:
-        kept = one.reserved or Reserved()
+        kept = one.reserved or Reservation()
         if one.reserved is None and not one.paid:
             continue
         if key not in kept.of:
@@ -372,12 +382,12 @@ def _counted(
     spent = budget_usage.spent(tx, workspace_id, budget.scope, budget.subject, since=begins)
     began = starts_counted.count(tx, workspace_id, budget.scope, budget.subject, since=begins)
     spent = replace(spent, starts=max(began, use.spent.starts))
-    return use, Use(budget.id, starts, spent, held), reserved
+    return use, BudgetUse(budget.id, starts, spent, held), reserved
 
 
 def period_of(tx: Connection, workspace_id: str, budget: Budget) -> tuple[str, datetime | None]:
     """The first day of the budget's present period, and the moment at which it began; None: never."""
-    if budget.period is Period.TOTAL:
+    if budget.period is BudgetPeriod.TOTAL:
         return "", None
     zone = ZoneInfo(budgets.zone(tx, workspace_id) or "UTC")
     starts = starts_of(budget.period, tx.execute(select(db_now())).scalar_one(), zone)

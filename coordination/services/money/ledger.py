@@ -18,10 +18,10 @@ from coordination.domain.money.budgets import (
     NOTHING,
     Amount,
     Budget,
-    Reserved,
-    Scope,
-    Short,
-    Use,
+    BudgetScope,
+    BudgetShortage,
+    BudgetUse,
+    Reservation,
     short,
     starts_of,
     subjects_of,
@@ -29,7 +29,7 @@ from coordination.domain.money.budgets import (
 from coordination.domain.money.cost_totals import added_up
 from coordination.domain.money.costs import CostRecord, own_id
 from coordination.store.queries.money import budget_usage, budgets, costs, rollups
-from coordination.store.queries.money.budget_usage import Holding
+from coordination.store.queries.money.budget_usage import AttemptReservation
 from coordination.store.queries.projects import retention
 from coordination.store.queries.tasks import events
 from coordination.store.tables.money.rollups import ARCHIVED
@@ -42,7 +42,7 @@ Key = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Recorded:
+class LedgerEntry:
     """What came of it. ``new``: the records that were not there before, in their order.
 
     ``room``: reserved money came back, so that others may fit now. ``stops``: running attempts that can no longer
@@ -51,7 +51,7 @@ class Recorded:
 
     new: list[CostRecord]
     room: bool = False
-    stops: dict[Fence, Short] = field(default_factory=dict)
+    stops: dict[Fence, BudgetShortage] = field(default_factory=dict)
 
 
 def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
@@ -61,7 +61,7 @@ def record(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> 
 
 def settle(
     tx: Connection, workspace_id: str, records: Sequence[CostRecord], *, closing: Collection[Fence] = ()
-) -> Recorded:
+) -> LedgerEntry:
     """Append what attempts spent, and give back what those had reserved that end here.
 
     A record whose id is there already is left alone if it is the same attempt's; the id of another attempt's call is
@@ -76,9 +76,9 @@ def _settle(
     records: Sequence[CostRecord],
     closing: Collection[Fence],
     append: Callable[[Connection, str, Sequence[CostRecord]], list[CostRecord]],
-) -> Recorded:
+) -> LedgerEntry:
     if not records and not closing:
-        return Recorded([])
+        return LedgerEntry([])
     settling = _Settling(tx, workspace_id, records, closing)
     return settling.settle(append(tx, workspace_id, records))
 
@@ -141,11 +141,11 @@ class _Settling:
         self._tx = tx
         self._workspace = workspace_id
         self._records = records
-        self._done = Recorded([])
+        self._done = LedgerEntry([])
         self._closing = frozenset(closing)
         self._spent: dict[Key, Amount] = {}
         self._given_back: dict[Key, Amount] = {}
-        self._reserved: dict[Fence, Reserved] = {}
+        self._reserved: dict[Fence, Reservation] = {}
         self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
         self._about: dict[Key, CostRecord] = {}
         # Of many, most are of the same few things.
@@ -159,7 +159,7 @@ class _Settling:
         fences = (fences if self._found else set()) | self._closing
         self._holdings = budget_usage.lock_holdings(tx, workspace_id, fences)
 
-    def settle(self, new: list[CostRecord]) -> Recorded:
+    def settle(self, new: list[CostRecord]) -> LedgerEntry:
         """Count what is *new* in the ledger; the counters are locked from here on."""
         self._done.new = new
         if self._found or any(one.reserved for one in self._holdings.values()):
@@ -169,14 +169,16 @@ class _Settling:
             self._write()
         return self._done
 
-    def _names(self, record: CostRecord) -> list[tuple[Scope, str]]:
+    def _names(self, record: CostRecord) -> list[tuple[BudgetScope, str]]:
         """Whose budgets apply to a record."""
         of = {name: getattr(record, name) for name in ("project_id", "agent", "session_id", "run_id")}
         return subjects_of(self._workspace, record.task_id, of)
 
-    def _spend(self, found: Sequence[Budget], holdings: Mapping[Fence, Holding]) -> dict[Fence, list[Amount]]:
+    def _spend(
+        self, found: Sequence[Budget], holdings: Mapping[Fence, AttemptReservation]
+    ) -> dict[Fence, list[Amount]]:
         calls: dict[Fence, list[Amount]] = {}
-        by_subject: dict[tuple[Scope, str], list[Budget]] = {}
+        by_subject: dict[tuple[BudgetScope, str], list[Budget]] = {}
         for budget in found:
             by_subject.setdefault((budget.scope, budget.subject), []).append(budget)
         for one in self._done.new:
@@ -192,7 +194,9 @@ class _Settling:
                     self._about[key] = one
         return calls
 
-    def _give_back(self, fence: Fence, holding: Holding, calls: Sequence[Amount], found: Sequence[Budget]) -> None:
+    def _give_back(
+        self, fence: Fence, holding: AttemptReservation, calls: Sequence[Amount], found: Sequence[Budget]
+    ) -> None:
         """Lower what the attempt has reserved by what it spent; all of it, when it ends."""
         before = holding.reserved
         if fence in self._closing:
@@ -205,7 +209,7 @@ class _Settling:
         if holding.finished:
             return
         if before is None:
-            before = Reserved()
+            before = Reservation()
         after = before.after(calls)
         # Of all records, also of those that were there: they are written again when nobody knew that they were.
         whose = {name for one in self._records if (one.task_id, one.attempt) == fence for name in self._names(one)}
@@ -244,7 +248,7 @@ class _Settling:
         budget_usage.note_reserved(tx, workspace_id, self._reserved)
         events.append(tx, workspace_id, told)
 
-    def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, Use]) -> None:
+    def _extend(self, fence: Fence, mine: Sequence[tuple[Key, Budget]], uses: dict[Key, BudgetUse]) -> None:
         """Reserve another call like the dearest so far, or let the job be stopped before it makes one."""
         holds = self._reserved[fence]
         wanted = holds.missing()

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.money.pricing import Listed, Override, PriceBook, book, checked_model, checked_price
+from coordination.domain.money.pricing import Listed, PriceBook, PriceOverride, book, checked_model, checked_price
 from coordination.store.queries.money import prices as rows
 
 
@@ -20,9 +20,9 @@ def set_price(
     *,
     project_id: str | None = None,
     actor: str | None = None,
-) -> Override:
+) -> PriceOverride:
     """Let calls of *model* cost this, in one project or in all; Refused for what is no price."""
-    made = Override(checked_model(model), checked_price(rates), project_id, actor)
+    made = PriceOverride(checked_model(model), checked_price(rates), project_id, actor)
     rows.put(tx, workspace_id, made)
     return made
 

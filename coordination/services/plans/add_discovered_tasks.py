@@ -21,11 +21,18 @@ from coordination.domain.plans.plans import Defaults, Dependency, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import Discovered
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.tasks import OPEN, BlockReason, DependencyKind, OnDependencyFailure, Task, TaskState
+from coordination.domain.tasks.tasks import (
+    OPEN,
+    BlockReason,
+    DependencyKind,
+    OnDependencyFailure,
+    TaskRecord,
+    TaskState,
+)
 from coordination.formats.plan import read_tasks
 from coordination.services.plans import task_rows as rows
 from coordination.services.plans.check_models import check_models
-from coordination.services.plans.lending import Loan
+from coordination.services.plans.lending import LentAuthority
 from coordination.store.bulk import insert_rows
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects as project_rows
@@ -46,7 +53,7 @@ _DEPTH = "depth"
 
 
 @dataclass(frozen=True, slots=True)
-class Grown:
+class AddedTasks:
     """What was found. ``ids``: of every task that was named, also of those that were there already; by its own key.
 
     ``ready``: how many tasks may be claimed now that could not before. ``holds``: the finder waits for some.
@@ -58,8 +65,8 @@ class Grown:
 
 
 def grow(
-    tx: Connection, workspace_id: str, finder_id: str, discovered: Sequence[Discovered], desk: rows.Chooser
-) -> Grown:
+    tx: Connection, workspace_id: str, finder_id: str, discovered: Sequence[Discovered], desk: rows.AgentChooser
+) -> AddedTasks:
     """Add these tasks to the run of the one that found them. Refused, or PlanError, with nothing stored.
 
     Finding one again (an attempt that is repeated) adds nothing. A finder that is blocked waits for those that come
@@ -69,7 +76,7 @@ def grow(
     if finder is None:
         raise NotFound(f"There is no task {finder_id}")
     if not discovered:
-        return Grown()
+        return AddedTasks()
     planned = read_tasks([found.task for found in discovered], source=f"found by {finder.key}")
     planned = tuple(
         replace(task, role=found.role, supervised=False)
@@ -80,7 +87,7 @@ def grow(
         for task, found in zip(planned, discovered, strict=True)
     )
     _check_bounds(tx, finder, planned)
-    loan = Loan(tx, finder, discovered)
+    loan = LentAuthority(tx, finder, discovered)
     loan.check_words(planned)
     there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
     planned, again = _apart(planned, there, finder)
@@ -110,10 +117,10 @@ def grow(
             lifted = ready.lift_from(tx, workspace_id, [finder.id], BlockReason.DEPENDENCIES)
             queued += events.append_unblocked(tx, workspace_id, finder.project_id, lifted, actor=f"task:{finder.key}")
     named = {str(found.task["key"]): ids[task.key] for found, task in zip(discovered, planned, strict=True)}
-    return Grown(named, queued, held)
+    return AddedTasks(named, queued, held)
 
 
-def _check_bounds(tx: Connection, finder: Task, planned: Sequence[Planned]) -> None:
+def _check_bounds(tx: Connection, finder: TaskRecord, planned: Sequence[Planned]) -> None:
     if len(planned) > MOST_AT_ONCE:
         raise Refused(f"{len(planned):,} tasks were found at once; at most {MOST_AT_ONCE} are possible")
     if finder.options.get(_DEPTH, 0) >= DEEPEST:
@@ -124,13 +131,13 @@ def _check_bounds(tx: Connection, finder: Task, planned: Sequence[Planned]) -> N
     _check_room(tx, finder, len(planned))
 
 
-def _check_room(tx: Connection, finder: Task, more: int) -> None:
+def _check_room(tx: Connection, finder: TaskRecord, more: int) -> None:
     before = task_rows.found_in(tx, finder.workspace_id, finder.run_id)
     if before + more > MOST_IN_A_RUN:
         raise Refused(f"The work of this run has found {before:,} tasks; at most {MOST_IN_A_RUN:,} are possible")
 
 
-def _in_parts(tx: Connection, finder: Task, plan: Plan, who: Mapping[str, Any] | None) -> Plan:
+def _in_parts(tx: Connection, finder: TaskRecord, plan: Plan, who: Mapping[str, Any] | None) -> Plan:
     """*plan*, what was found, with what its variants and *who*, the run's supervision, make of it.
 
     What may find nothing any more, being found so many times over, is not supervised: it could not be sent back.
@@ -164,7 +171,7 @@ def _holds_back(need: str | Dependency) -> bool:
 
 
 def _apart(
-    planned: Sequence[Planned], there: Mapping[str, Task], finder: Task
+    planned: Sequence[Planned], there: Mapping[str, TaskRecord], finder: TaskRecord
 ) -> tuple[tuple[Planned, ...], frozenset[str]]:
     """Whose key is taken: the same one found again (their keys), or another task, which is refused.
 
@@ -194,7 +201,7 @@ def _renamed(task: Planned, anew: Mapping[str, str]) -> Planned:
 
 
 def check_needs(
-    new: Sequence[Planned], there: Mapping[str, Task], finder: Task | None, first: set[str]
+    new: Sequence[Planned], there: Mapping[str, TaskRecord], finder: TaskRecord | None, first: set[str]
 ) -> set[tuple[str, str]]:
     """The edges from tasks of the run to new ones that hold nothing back any more, as (parent, child) keys."""
     keys, satisfied = {task.key for task in new}, set()
@@ -218,11 +225,11 @@ def check_needs(
     return satisfied
 
 
-def _origin(task: Planned, finder: Task, loan: Loan) -> dict[str, Any]:
+def _origin(task: Planned, finder: TaskRecord, loan: LentAuthority) -> dict[str, Any]:
     return {"found_by": finder.key} | ({"delegated": True} if loan.is_delegated(task) else {})
 
 
-def _defaults(finder: Task, account: str | None) -> Defaults:
+def _defaults(finder: TaskRecord, account: str | None) -> Defaults:
     written: dict[str, Any] = {"timeout": finder.timeout, "stall_timeout": finder.stall_timeout}
     given = {name: value for name, value in written.items() if value is not None}
     return Defaults(
@@ -239,7 +246,7 @@ def waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
     return any(_holds_back(need) and (key_of(need), task.key) not in satisfied for need in task.needs)
 
 
-def _check_models(tx: Connection, finder: Task, plan: Plan, jobs: Mapping[str, rows.Job]) -> None:
+def _check_models(tx: Connection, finder: TaskRecord, plan: Plan, jobs: Mapping[str, rows.JobRow]) -> None:
     bodies = {key: job.body for key, job in jobs.items()}
     if any(asks_a_model(body) for body in bodies.values()):
         project = project_rows.get(tx, finder.workspace_id, finder.project_id)
@@ -248,15 +255,15 @@ def _check_models(tx: Connection, finder: Task, plan: Plan, jobs: Mapping[str, r
 
 def _store(
     tx: Connection,
-    finder: Task,
+    finder: TaskRecord,
     plan: Plan,
     works: Mapping[str, Work],
     *,
     ids: Mapping[str, str],
     satisfied: set[tuple[str, str]],
-    desk: rows.Chooser,
+    desk: rows.AgentChooser,
     first: set[str],
-    loan: Loan,
+    loan: LentAuthority,
 ) -> None:
     works, assigned = rows.assignments(plan, works, desk)
     jobs = rows.jobs(works)
@@ -265,7 +272,7 @@ def _store(
     inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
     if isinstance(workspace := inherited.get("workspace"), Mapping):
         inherited["workspace"] = without_merge(workspace)
-    scope = rows.Scope(
+    scope = rows.GraphScope(
         finder.workspace_id,
         finder.project_id,
         finder.run_id,

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.base.clock import utc_now
-from coordination.domain.forecast.forecast_inputs import Outlook
+from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.money.estimates import history_key
-from coordination.domain.money.pricing import Unknown
+from coordination.domain.money.pricing import UnknownPrice
 from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.services.plans import task_rows
@@ -28,7 +28,7 @@ _PLACES = 8  # where no worker lives yet
 
 
 def expected(
-    tx: Connection, project: Project, plan: Plan, jobs: Mapping[str, task_rows.Job], assigned: Mapping[str, str]
+    tx: Connection, project: Project, plan: Plan, jobs: Mapping[str, task_rows.JobRow], assigned: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """What is kept with the run; None where nothing like it has run, or finding out would take a while."""
     if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_TASKS:
@@ -39,7 +39,7 @@ def expected(
     if not found:
         return None
     known = {kind: samples for (_, kind), samples in found.items()}
-    outlook = Outlook(plan, bodies, assigned, known=known, recent={}, quote=_unasked)
+    outlook = ForecastInputs(plan, bodies, assigned, known=known, recent={}, quote=_unasked)
     places = workers.live_slots(tx, within=_LIVE_WITHIN) or _PLACES
     made = outlook.predicted(
         slots=places, caps=caps_of(tx, project, plan), now=utc_now(), effort=min(_EFFORT, 100 * len(plan.tasks))
@@ -54,5 +54,5 @@ def caps_of(tx: Connection, project: Project, plan: Plan) -> dict[str, int]:
     return caps | task_rows.caps(plan)
 
 
-def _unasked(_model: str) -> Unknown:
-    return Unknown("loading a price list takes longer than submitting a plan")
+def _unasked(_model: str) -> UnknownPrice:
+    return UnknownPrice("loading a price list takes longer than submitting a plan")

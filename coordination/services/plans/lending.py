@@ -15,29 +15,29 @@ from coordination.domain.access.authority import AUTHORITY, DELEGATED_BY, DELEGA
 from coordination.domain.jobs.checkouts import MERGE_KEY, without_merge
 from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.jobs.work import PAID_KINDS
-from coordination.domain.money.budgets import Action, Budget, Scope
+from coordination.domain.money.budgets import Budget, BudgetScope, ExceededAction
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import Discovered
-from coordination.domain.tasks.tasks import Task
+from coordination.domain.tasks.tasks import TaskRecord
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
 
 _CAPS = ("usd", "tokens", "unpriced_calls", "max_starts")
 
 
-class Loan:
+class LentAuthority:
     """The rights of one attempt, the *finder*, lent to the tasks that it reports."""
 
-    def __init__(self, tx: Connection, finder: Task, discovered: Sequence[Discovered]) -> None:
+    def __init__(self, tx: Connection, finder: TaskRecord, discovered: Sequence[Discovered]) -> None:
         self._finder = finder
         self._held = _rights(finder, next((found.work for found in discovered if found.work is not None), finder.work))
         self._discovered = discovered
         self._named: dict[str, Discovered] = {}
         delegates = any(found.delegated for found in discovered)
         self._project = projects.get(tx, finder.workspace_id, finder.project_id) if delegates else None
-        self._budgets = budgets.of_subject(tx, finder.workspace_id, Scope.TASK, finder.id)
+        self._budgets = budgets.of_subject(tx, finder.workspace_id, BudgetScope.TASK, finder.id)
 
     def check_words(self, planned: Sequence[Planned]) -> None:
         """Refuse what only a plan or the system may say of the tasks that were discovered, in their order."""
@@ -120,12 +120,12 @@ class Loan:
                 why = f"Its budget is larger than that of {self._finder.key} ({cap.caps()})"
                 raise _problem(key, Refused(why, hint="Leave budget out to have the same", field="budget"))
             values[name] = most if wanted is None else wanted
-        if cap.action is not Action.WARN and mine.action is Action.WARN:
+        if cap.action is not ExceededAction.WARN and mine.action is ExceededAction.WARN:
             values["action"] = cap.action
         return replace(mine, **values)
 
 
-def _rights(finder: Task, work: Mapping[str, Any]) -> Rights:
+def _rights(finder: TaskRecord, work: Mapping[str, Any]) -> Rights:
     before = rights_of(finder.options)
     folders = [*(() if before is None else before.folders), *(() if finder.workdir is None else (finder.workdir,))]
     workspace = finder.options.get("workspace")

@@ -33,7 +33,7 @@ _USUAL = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class GraphScope:
     """What is the same for all tasks that are stored together."""
 
     workspace_id: str
@@ -48,7 +48,7 @@ class Scope:
     inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
 
 
-class Chooser(Protocol):
+class AgentChooser(Protocol):
     """Who knows the workspace's agents."""
 
     def choose(self, text: str) -> Profile | None:
@@ -61,7 +61,7 @@ class Chooser(Protocol):
         ...
 
 
-def assignments(plan: Plan, works: Mapping[str, Work], desk: Chooser) -> tuple[Mapping[str, Work], dict[str, str]]:
+def assignments(plan: Plan, works: Mapping[str, Work], desk: AgentChooser) -> tuple[Mapping[str, Work], dict[str, str]]:
     """The works with agents put in for their names, and the default account; and whose each task is, by its key."""
     found, assigned = dict(works), {}
     for task in plan.tasks:
@@ -103,20 +103,20 @@ def _with_account(works: Mapping[str, Work], account: str) -> dict[str, Work]:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class JobRow:
     """What a task's row says of its job."""
 
     kind: str
     body: dict[str, Any]
 
 
-def jobs(works: Mapping[str, Work]) -> dict[str, Job]:
+def jobs(works: Mapping[str, Work]) -> dict[str, JobRow]:
     """The jobs by key; tasks that share a Work share the object that is written as JSON."""
-    made: dict[int, Job] = {}
+    made: dict[int, JobRow] = {}
     for work in works.values():
         if id(work) not in made:
             body = work.to_json()
-            made[id(work)] = Job(kind_of(body), body)
+            made[id(work)] = JobRow(kind_of(body), body)
     return {key: made[id(work)] for key, work in works.items()}
 
 
@@ -144,7 +144,9 @@ def edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[d
     return found, pending
 
 
-def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Mapping[str, int]) -> dict[str, Any]:
+def row(
+    scope: GraphScope, task: Task, job: JobRow, ids: Mapping[str, str], pending: Mapping[str, int]
+) -> dict[str, Any]:
     """The row of a new task."""
     defaults = scope.plan.defaults
     task_id = ids[task.key]
@@ -191,7 +193,7 @@ def row(scope: Scope, task: Task, job: Job, ids: Mapping[str, str], pending: Map
     }
 
 
-def _workdir(scope: Scope, folder: str | None) -> str | None:
+def _workdir(scope: GraphScope, folder: str | None) -> str | None:
     """Where the job runs: a relative folder is meant within the project's."""
     base = scope.path
     if folder is None or base is None:
@@ -199,7 +201,7 @@ def _workdir(scope: Scope, folder: str | None) -> str | None:
     return str(PurePath(base, folder))
 
 
-def _inherited(scope: Scope, task: Task) -> dict[str, Any]:
+def _inherited(scope: GraphScope, task: Task) -> dict[str, Any]:
     own = {STORED} if task.checkout is not None else set()
     if task.role and not task.role.keys() & {WORK, VARIANT}:
         own = {STORED, "gates"}  # what looks at the work of others has nothing to merge, and nothing to pass
@@ -216,7 +218,7 @@ def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return joined
 
 
-def _options(scope: Scope, task: Task, kind: str) -> dict[str, Any]:
+def _options(scope: GraphScope, task: Task, kind: str) -> dict[str, Any]:
     plan = scope.plan
     backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
     checkout = checkout_of(plan, task)
@@ -280,7 +282,7 @@ def limited_keys(plan: Plan) -> set[str]:
     return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
 
 
-def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
+def assigned(scope: GraphScope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
     """The event that says whose a new task is."""
     return {
         "txid": txid,
@@ -295,10 +297,10 @@ def assigned(scope: Scope, task_id: str, txid: int, agent: str) -> dict[str, Any
     }
 
 
-def budgets(scope: Scope, ids: Mapping[str, str]) -> list[Budget]:
+def budgets(scope: GraphScope, ids: Mapping[str, str]) -> list[Budget]:
     """The caps of the plan's run and of its tasks."""
-    wanted = [(budgeting.Scope.RUN, scope.run_id, scope.plan.budget)]
-    wanted += [(budgeting.Scope.TASK, ids[task.key], task.budget) for task in scope.plan.tasks]
+    wanted = [(budgeting.BudgetScope.RUN, scope.run_id, scope.plan.budget)]
+    wanted += [(budgeting.BudgetScope.TASK, ids[task.key], task.budget) for task in scope.plan.tasks]
     return [
         budget_of(
             caps_of(cap.said()),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlalchemy import Connection, RowMapping
 
 from coordination.store.queries.tasks import ready, slots
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 
 _ROUNDING = 1e-9
 
@@ -22,15 +22,15 @@ def fill(
     window: int,
     bundle: Callable[[str], int],
     expected: int | None = None,
-) -> list[Ready]:
+) -> list[ReadyTask]:
     """Mark the best ready tasks as rung, as many as the window has room for; the caller rings after its commit.
 
     The window counts messages: *bundle* says how many tasks of a kind share one, *expected* how many tasks a message
     probably holds, if the caller has an idea.
     """
     bundle = functools.cache(bundle)  # many rows, few kinds
-    rung = ready.count_rung(tx, workspace_id, project_id)
-    room = window - sum(number * _part(bundle(kind)) for kind, number in rung.items())
+    enqueued = ready.count_enqueued(tx, workspace_id, project_id)
+    room = window - sum(number * _part(bundle(kind)) for kind, number in enqueued.items())
     if room <= 0:
         return []
     free = slots.free(tx, workspace_id, project_id)
@@ -39,7 +39,7 @@ def fill(
     full = [name for name, places in free.items() if places <= 0]
 
     def best(most: int) -> list[RowMapping]:
-        return ready.next_unrung(
+        return ready.next_to_enqueue(
             tx,
             workspace_id,
             project_id,
@@ -55,7 +55,7 @@ def fill(
         found = best(int(room / _part(size)) + 1)
     chosen = _chosen(found, room, free, bundle)
     if chosen:
-        ready.mark_rung(tx, workspace_id, [item.id for item in chosen])
+        ready.mark_enqueued(tx, workspace_id, [item.id for item in chosen])
     return chosen
 
 
@@ -69,9 +69,9 @@ def _part(size: int) -> float:
 
 def _chosen(
     found: Sequence[RowMapping], room: float, free: dict[str, int], bundle: Callable[[str], int]
-) -> list[Ready]:
+) -> list[ReadyTask]:
     """As many of *found* as there is room for, and places in what limits them."""
-    chosen: list[Ready] = []
+    chosen: list[ReadyTask] = []
     for row in found:
         if room <= 0:
             break
@@ -87,14 +87,16 @@ def _chosen(
     return chosen
 
 
-def grouped(found: Iterable[Ready], bundle: Callable[[str], int], *, most: int | None = None) -> list[list[Ready]]:
+def grouped(
+    found: Iterable[ReadyTask], bundle: Callable[[str], int], *, most: int | None = None
+) -> list[list[ReadyTask]]:
     """One group a message: short tasks together, in their order, as many as fit; every other task alone.
 
     No more than *most* groups are made; what would need another one is left out.
     """
     size = functools.cache(bundle)
-    groups: list[list[Ready]] = []
-    group: list[Ready] = []
+    groups: list[list[ReadyTask]] = []
+    group: list[ReadyTask] = []
     room = 0.0
     for item in found:
         part = 1 / size(item.kind)
@@ -110,13 +112,13 @@ def grouped(found: Iterable[Ready], bundle: Callable[[str], int], *, most: int |
     return groups
 
 
-def shares(found: Sequence[Ready], *, wanted: int, bundle: Callable[[str], int]) -> list[list[str]]:
+def shares(found: Sequence[ReadyTask], *, wanted: int, bundle: Callable[[str], int]) -> list[list[str]]:
     """The best of *found*, as far as they are known to be short: a message's worth for each of *wanted* threads."""
     size = functools.cache(bundle)
     short = itertools.takewhile(lambda item: size(item.kind) > 1, found)
     return [[item.id for item in group] for group in grouped(short, size, most=wanted)]
 
 
-def ready_of(row: RowMapping) -> Ready:
-    """What a doorbell needs, of a row of ``ready.next_unrung``."""
-    return Ready(row["id"], row["attempt"], row["key"], row["title"], row["kind"])
+def ready_of(row: RowMapping) -> ReadyTask:
+    """What a doorbell needs, of a row of ``ready.next_to_enqueue``."""
+    return ReadyTask(row["id"], row["attempt"], row["key"], row["title"], row["kind"])

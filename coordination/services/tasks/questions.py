@@ -9,7 +9,7 @@ from coordination.base.wording import excerpt
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import ANSWERS, LONGEST, Question
-from coordination.domain.tasks.tasks import BlockReason, Task, TaskState
+from coordination.domain.tasks.tasks import BlockReason, TaskRecord, TaskState
 from coordination.store.queries.tasks import events, ready
 from coordination.store.queries.tasks import questions as rows
 from coordination.store.queries.tasks import tasks as task_rows
@@ -25,7 +25,7 @@ def ask(tx: Connection, workspace_id: str, claim: Claim, question: str, *, escal
     return rows.put(tx, workspace_id, {**about_attempt, "question": question[:LONGEST], "escalated": escalated or None})
 
 
-def left_to_a_person(tx: Connection, workspace_id: str, task: Task, why: str, *, by: str) -> None:
+def left_to_a_person(tx: Connection, workspace_id: str, task: TaskRecord, why: str, *, by: str) -> None:
     """Say in the story of *task* that no agent answers its question."""
     about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": by}
     payload = {"decision": "left to a person", "why": why[:2000]}
@@ -35,7 +35,7 @@ def left_to_a_person(tx: Connection, workspace_id: str, task: Task, why: str, *,
 def answer(
     tx: Connection,
     workspace_id: str,
-    task: Task,
+    task: TaskRecord,
     text: str,
     *,
     by: str,

@@ -34,7 +34,7 @@ def wake_key(worker_id: str) -> str:
     return f"coord:wake:{worker_id}"
 
 
-class Nudges:
+class Wakeups:
     """One Redis client, made on first use; every verb swallows nothing and waits at most a few seconds."""
 
     def __init__(self, url: str, signatures: Signatures) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Concurrency, Plan, Task
-from coordination.domain.tasks.explanations import Blocker, TaskExplanation
+from coordination.domain.tasks.explanations import TaskBlocker, TaskExplanation
 from coordination.flows.fleet.rescue_worker import rescue_worker
-from coordination.flows.plans.submit_plan import Origin, Submitted, submit_plan
+from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.projects.pause_project import hold_project
 from coordination.flows.tasks.claim_tasks import claim_tasks
 from coordination.store.engine import Store
@@ -27,8 +27,8 @@ def ws(store: Store) -> str:
     return store.transact(lambda tx: projects.make_workspace(tx, "default"))
 
 
-def submitted(store: Store, ws: str, plan: Plan) -> Submitted:
-    origin = Origin(identity="example.org/acme/shop", name="shop", creator="user:me")
+def submitted(store: Store, ws: str, plan: Plan) -> SubmittedRun:
+    origin = PlanOrigin(identity="example.org/acme/shop", name="shop", creator="user:me")
     return store.transact(lambda tx: submit_plan(tx, ws, plan, origin))
 
 
@@ -46,7 +46,7 @@ def explained(store: Store, ws: str, task_id: str) -> TaskExplanation:
         return explain_task(tx, ws, task, live_within=LIVE)
 
 
-def held_by(store: Store, ws: str, task_id: str) -> list[Blocker]:
+def held_by(store: Store, ws: str, task_id: str) -> list[TaskBlocker]:
     return list(explained(store, ws, task_id).blockers)
 
 
@@ -113,7 +113,13 @@ def test_a_back_off_is_named_with_its_end_and_its_cause(store: Store, ws: str) -
     store.transact(lambda tx: claim_tasks(tx, ws, [task_id], worker_id=worker, lease=LIVE))
     store.transact(
         lambda tx: tasks.queue_again(
-            tx, ws, task_id, attempt=1, wait=timedelta(hours=1), counts=tasks.Counts(failures=1), error="exit status 1"
+            tx,
+            ws,
+            task_id,
+            attempt=1,
+            wait=timedelta(hours=1),
+            counts=tasks.CounterChanges(failures=1),
+            error="exit status 1",
         )
     )
 

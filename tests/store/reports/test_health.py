@@ -17,10 +17,10 @@ from coordination.flows.projects.pause_project import hold_project
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.reports.fleet import health
-from coordination.store.reports.fleet.health import Patience
+from coordination.store.reports.fleet.health import HealthThresholds
 from tests.support.world import World
 
-PATIENCE = Patience(stuck=timedelta(seconds=60), lease=timedelta(seconds=30), late=timedelta(seconds=15))
+PATIENCE = HealthThresholds(stuck=timedelta(seconds=60), lease=timedelta(seconds=30), late=timedelta(seconds=15))
 LONG_AGO = "'2020-01-01T00:00:00.000000+00:00'"
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_found_where_nothing_is_wrong(busy: World) -> None:
 
 def test_nothing_is_found_in_work_that_only_waits(busy: World) -> None:
     age(busy, tasks="updated_at")
-    busy.sql("UPDATE tasks SET rung_at = NULL")
+    busy.sql("UPDATE tasks SET enqueued_at = NULL")
 
     assert found(busy) == [], "its project's other task runs, so its turn may come"
 
@@ -80,7 +80,7 @@ def test_a_project_on_hold_is_not_stuck(world: World) -> None:
     with world.store.write() as tx:
         hold_project(tx, world.workspace, world.project_id)
     age(world, tasks="updated_at")
-    world.sql(f"UPDATE tasks SET rung_at = {LONG_AGO}")  # noqa: S608
+    world.sql(f"UPDATE tasks SET enqueued_at = {LONG_AGO}")  # noqa: S608
 
     assert found(world) == []
 
@@ -88,12 +88,12 @@ def test_a_project_on_hold_is_not_stuck(world: World) -> None:
 def not_rung(world: World) -> None:
     world.cancel("waits")
     world.finish("runs")
-    world.sql("UPDATE tasks SET rung_at = NULL")
+    world.sql("UPDATE tasks SET enqueued_at = NULL")
     age(world, tasks="updated_at")
 
 
 def not_claimed(world: World) -> None:
-    world.sql(f"UPDATE tasks SET rung_at = {LONG_AGO}, updated_at = {LONG_AGO} WHERE key = 'ready'")  # noqa: S608
+    world.sql(f"UPDATE tasks SET enqueued_at = {LONG_AGO}, updated_at = {LONG_AGO} WHERE key = 'ready'")  # noqa: S608
 
 
 def without_attempt(world: World) -> None:

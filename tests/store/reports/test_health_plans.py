@@ -16,7 +16,7 @@ from tests.support.world import World
 
 pytestmark = pytest.mark.full
 
-AT_ONCE = health.Patience(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
+AT_ONCE = health.HealthThresholds(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 
 
 def look(world: World) -> None:

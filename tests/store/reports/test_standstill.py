@@ -13,11 +13,11 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.projects.pause_project import hold_project
 from coordination.store.queries.fleet import workers
-from coordination.store.reports.tasks.standstill import Hold, holds_of_run, next_start
+from coordination.store.reports.tasks.standstill import StandstillCause, holds_of_run, next_start
 from tests.support.world import World
 
 
-def holds(world: World, *, needs_worker: bool = False) -> list[Hold]:
+def holds(world: World, *, needs_worker: bool = False) -> list[StandstillCause]:
     with world.store.read() as tx:
         return holds_of_run(
             tx,
@@ -63,7 +63,7 @@ def test_a_run_whose_tasks_all_wait_for_a_person_stands_still(world: World, reas
     assert holds(world) == []  # b may go on
     world.do("b")
 
-    assert holds(world) == [Hold(kind, 1, ("a",))]
+    assert holds(world) == [StandstillCause(kind, 1, ("a",))]
 
 
 def test_a_task_that_runs_or_is_ready_is_no_standstill(world: World) -> None:
@@ -133,7 +133,7 @@ def test_without_a_living_worker_what_is_ready_stands_still(world: World) -> Non
 
     stop_the_worker(world)
 
-    assert holds(world, needs_worker=True) == [Hold("no_worker", 1, ("default",))]
+    assert holds(world, needs_worker=True) == [StandstillCause("no_worker", 1, ("default",))]
     assert holds(world) == []
 
 

@@ -13,7 +13,7 @@ from coordination.store.tables.fleet.workers import workers
 from tests.support.world import World
 
 LIVE = timedelta(minutes=1)
-PATIENCE = health.Patience(stuck=LIVE, lease=LIVE, late=LIVE)
+PATIENCE = health.HealthThresholds(stuck=LIVE, lease=LIVE, late=LIVE)
 
 
 @pytest.fixture

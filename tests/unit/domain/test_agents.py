@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.agents.agents import Choice, Profile, checked, choice_of, profile_of
+from coordination.domain.agents.agents import AgentChoice, Profile, checked, choice_of, profile_of
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.work import AgentCall
 from tests.support.refusals import refuses
@@ -76,14 +76,14 @@ def test_what_does_not_hold_is_refused(body: dict[str, Any], field: str | None) 
 @pytest.mark.parametrize(
     ("text", "choice"),
     [
-        ("dave/vc", Choice("name", "dave/vc")),
-        ("default", Choice("default", "")),
-        ("role:code reviewer", Choice("role", "code reviewer")),
-        ("label:python", Choice("label", "python")),
-        ("other:thing", Choice("name", "other:thing")),
+        ("dave/vc", AgentChoice("name", "dave/vc")),
+        ("default", AgentChoice("default", "")),
+        ("role:code reviewer", AgentChoice("role", "code reviewer")),
+        ("label:python", AgentChoice("label", "python")),
+        ("other:thing", AgentChoice("name", "other:thing")),
     ],
 )
-def test_whom_a_plan_may_ask_for(text: str, choice: Choice) -> None:
+def test_whom_a_plan_may_ask_for(text: str, choice: AgentChoice) -> None:
     assert choice_of(text) == choice
 
 

@@ -8,16 +8,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from coordination.domain.money.budget_status import Standing
+from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.money.budgets import (
     NOTHING,
-    Action,
     Amount,
     Budget,
-    Period,
-    Reserved,
-    Scope,
-    Use,
+    BudgetPeriod,
+    BudgetScope,
+    BudgetUse,
+    ExceededAction,
+    Reservation,
     amount_of,
     due_to_warn,
     reached,
@@ -27,15 +27,15 @@ from coordination.domain.money.budgets import (
 )
 
 BERLIN, SAMOA = ZoneInfo("Europe/Berlin"), ZoneInfo("Pacific/Pago_Pago")
-CAP = Budget("b", Scope.RUN, "r", usd=Decimal("1.00"), tokens=1_000, unpriced_calls=0, max_starts=10)
+CAP = Budget("b", BudgetScope.RUN, "r", usd=Decimal("1.00"), tokens=1_000, unpriced_calls=0, max_starts=10)
 
 
 def dollars(amount: str, tokens: int = 0, unpriced: int = 0) -> Amount:
     return Amount(Decimal(amount), tokens, unpriced)
 
 
-def use(spent: Amount = NOTHING, reserved: Amount = NOTHING) -> Use:
-    return Use("b", "", spent, reserved)
+def use(spent: Amount = NOTHING, reserved: Amount = NOTHING) -> BudgetUse:
+    return BudgetUse("b", "", spent, reserved)
 
 
 class TestWhatFits:
@@ -116,33 +116,33 @@ class TestPeriods:
     @pytest.mark.parametrize(
         ("period", "moment", "zone", "starts"),
         [
-            (Period.TOTAL, datetime(2027, 1, 31, 23, 30, tzinfo=UTC), BERLIN, ""),
-            (Period.DAY, datetime(2027, 1, 31, 22, 59, tzinfo=UTC), BERLIN, "2027-01-31"),
-            (Period.DAY, datetime(2027, 1, 31, 23, 0, tzinfo=UTC), BERLIN, "2027-02-01"),
-            (Period.DAY, datetime(2027, 2, 1, 10, 59, tzinfo=UTC), SAMOA, "2027-01-31"),
-            (Period.DAY, datetime(2027, 7, 31, 22, 0, tzinfo=UTC), BERLIN, "2027-08-01"),
-            (Period.MONTH, datetime(2027, 1, 31, 22, 59, tzinfo=UTC), BERLIN, "2027-01-01"),
-            (Period.MONTH, datetime(2027, 1, 31, 23, 0, tzinfo=UTC), BERLIN, "2027-02-01"),
-            (Period.MONTH, datetime(2027, 2, 1, 10, 59, tzinfo=UTC), SAMOA, "2027-01-01"),
+            (BudgetPeriod.TOTAL, datetime(2027, 1, 31, 23, 30, tzinfo=UTC), BERLIN, ""),
+            (BudgetPeriod.DAY, datetime(2027, 1, 31, 22, 59, tzinfo=UTC), BERLIN, "2027-01-31"),
+            (BudgetPeriod.DAY, datetime(2027, 1, 31, 23, 0, tzinfo=UTC), BERLIN, "2027-02-01"),
+            (BudgetPeriod.DAY, datetime(2027, 2, 1, 10, 59, tzinfo=UTC), SAMOA, "2027-01-31"),
+            (BudgetPeriod.DAY, datetime(2027, 7, 31, 22, 0, tzinfo=UTC), BERLIN, "2027-08-01"),
+            (BudgetPeriod.MONTH, datetime(2027, 1, 31, 22, 59, tzinfo=UTC), BERLIN, "2027-01-01"),
+            (BudgetPeriod.MONTH, datetime(2027, 1, 31, 23, 0, tzinfo=UTC), BERLIN, "2027-02-01"),
+            (BudgetPeriod.MONTH, datetime(2027, 2, 1, 10, 59, tzinfo=UTC), SAMOA, "2027-01-01"),
         ],
     )
     def test_a_period_begins_at_midnight_of_its_zone(
-        self, period: Period, moment: datetime, zone: ZoneInfo, starts: str
+        self, period: BudgetPeriod, moment: datetime, zone: ZoneInfo, starts: str
     ) -> None:
         assert starts_of(period, moment, zone) == starts
 
 
 class TestReservations:
     def test_calls_lower_what_is_reserved_to_zero_at_the_least(self) -> None:
-        before = Reserved(dollars("0.50", 100), (("b", ""),))
+        before = Reservation(dollars("0.50", 100), (("b", ""),))
 
         after = before.after([dollars("0.30", 10), dollars("0.40", 20)])
 
-        assert after == Reserved(dollars("0", 70), (("b", ""),), largest=dollars("0.40", 20))
+        assert after == Reservation(dollars("0", 70), (("b", ""),), largest=dollars("0.40", 20))
 
     def test_another_call_like_the_dearest_has_to_be_covered(self) -> None:
-        covered = Reserved(dollars("0.50", 100), largest=dollars("0.40", 100))
-        open_ = Reserved(dollars("0.10", 100), largest=dollars("0.40", 100))
+        covered = Reservation(dollars("0.50", 100), largest=dollars("0.40", 100))
+        open_ = Reservation(dollars("0.10", 100), largest=dollars("0.40", 100))
 
         assert (covered.missing(), open_.missing()) == (NOTHING, dollars("0.30"))
 
@@ -154,7 +154,7 @@ class TestReservations:
         assert claimed.releasing(Amount(Decimal(9), 100, 0, 2)) == use()
 
     def test_a_reservation_is_read_back_as_it_was_written(self) -> None:
-        reserved = Reserved(Amount(Decimal("0.5000000001"), 7, 1, 1), (("b", "2027-01-31"),), dollars("0.2", 3))
+        reserved = Reservation(Amount(Decimal("0.5000000001"), 7, 1, 1), (("b", "2027-01-31"),), dollars("0.2", 3))
 
         assert reserved_of(reserved.to_json()) == reserved
         assert amount_of(NOTHING.to_json()) == NOTHING
@@ -174,15 +174,15 @@ class TestStandings:
     def test_the_percentage_is_that_of_the_nearer_cap_and_a_hundred_only_at_its_end(
         self, spent: Amount, percent: int
     ) -> None:
-        assert Standing(CAP, "r", use(spent)).percent == percent
+        assert BudgetStatus(CAP, "r", use(spent)).percent == percent
 
     def test_what_is_reserved_is_not_left(self) -> None:
-        standing = Standing(CAP, "r", use(dollars("0.30", 100), dollars("0.20", 300)))
-        passed = Standing(CAP, "r", use(dollars("0.90", 900), dollars("0.20", 300)))
+        standing = BudgetStatus(CAP, "r", use(dollars("0.30", 100), dollars("0.20", 300)))
+        passed = BudgetStatus(CAP, "r", use(dollars("0.90", 900), dollars("0.20", 300)))
 
         assert (standing.left_usd, standing.left_tokens) == (Decimal("0.50"), 600)
         assert (passed.left_usd, passed.left_tokens) == (0, 0)
 
     def test_a_budget_that_only_warns_holds_nothing_back(self) -> None:
         assert CAP.holds
-        assert not Budget("b", Scope.RUN, "r", action=Action.WARN).holds
+        assert not Budget("b", BudgetScope.RUN, "r", action=ExceededAction.WARN).holds

@@ -18,7 +18,7 @@ from coordination.domain.money.estimates import (
     KEPT,
     SHORT,
     Estimate,
-    Sample,
+    JobSample,
     estimate,
     history_key,
     latest,
@@ -27,7 +27,7 @@ from coordination.domain.money.estimates import (
     read_samples,
     sample_of,
 )
-from coordination.domain.money.pricing import Price, Quote, Rate, Unknown
+from coordination.domain.money.pricing import Price, Quote, Rate, UnknownPrice
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.refusals import refuses
 
@@ -43,12 +43,12 @@ def listed(_model: str) -> Quote:
     return MINI
 
 
-def unlisted(_model: str) -> Unknown:
-    return Unknown("nobody knows it")
+def unlisted(_model: str) -> UnknownPrice:
+    return UnknownPrice("nobody knows it")
 
 
-def sample(usd: str | None = "0.1", tokens: int = 1_000, unpriced: int = 0, *, completed: bool = True) -> Sample:
-    return Sample(None if usd is None else Decimal(usd), tokens, unpriced, timedelta(minutes=1), completed)
+def sample(usd: str | None = "0.1", tokens: int = 1_000, unpriced: int = 0, *, completed: bool = True) -> JobSample:
+    return JobSample(None if usd is None else Decimal(usd), tokens, unpriced, timedelta(minutes=1), completed)
 
 
 def of(work, *samples, stated=None, quote=unlisted) -> Estimate:
@@ -56,7 +56,7 @@ def of(work, *samples, stated=None, quote=unlisted) -> Estimate:
 
 
 SAMPLES = st.builds(
-    Sample,
+    JobSample,
     usd=st.none() | st.decimals(0, 10**6, places=9, allow_nan=False),
     tokens=st.integers(0, 10**9),
     unpriced=st.integers(0, 99),
@@ -261,9 +261,11 @@ class TestSamples:
 
         found = sample_of(CLAUDE, Outcome.COMPLETED, MINUTE, spent)
 
-        assert found == Sample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
-        assert sample_of(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == Sample(None, 100, 1, MINUTE, completed=False)
-        assert sample_of(SHELL, Outcome.TIMED_OUT, MINUTE, []) == Sample(Decimal(0), 0, 0, MINUTE, completed=False)
+        assert found == JobSample(Decimal("0.3"), 112, 1, MINUTE, completed=True)
+        assert sample_of(CLAUDE, Outcome.FAILED, MINUTE, [cost(None)]) == JobSample(
+            None, 100, 1, MINUTE, completed=False
+        )
+        assert sample_of(SHELL, Outcome.TIMED_OUT, MINUTE, []) == JobSample(Decimal(0), 0, 0, MINUTE, completed=False)
 
     def test_a_short_job_that_cost_nothing_leaves_nothing(self):
         assert sample_of(SHELL, Outcome.COMPLETED, SHORT, []) is None

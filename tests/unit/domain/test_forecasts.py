@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordination.domain.forecast.forecasts import WINDOW, Method, burn, forecast
+from coordination.domain.forecast.forecasts import WINDOW, ForecastMethod, burn, forecast
 
 AMOUNTS = st.decimals(min_value=0, max_value=10**12, places=12)
 ANY = st.decimals(min_value=-(10**12), max_value=10**12, places=30)
@@ -78,7 +78,7 @@ def test_days_of_the_week_count_once_there_are_three_weeks():
     assert known is not None
     assert weekend is not None
     assert unknown is not None
-    assert (weekend.method, unknown.method) == (Method.WEEKDAYS, Method.MEAN)
+    assert (weekend.method, unknown.method) == (ForecastMethod.WEEKDAYS, ForecastMethod.MEAN)
     assert weekend.usd < 40
     assert unknown.usd > 120
 

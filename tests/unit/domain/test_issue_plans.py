@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordination.base.errors import Refused
 from coordination.domain.issues import (
     RULE_SETS,
-    LeftOutBecause,
+    ExclusionReason,
     key_of,
     plan_from_issues,
     ready,
@@ -121,8 +121,8 @@ class TestPlan:
 
         assert list(needs) == ["free"]
         assert {key: out.because for key, out in left.items()} == {
-            **dict.fromkeys("abcdp", LeftOutBecause.BLOCKED),
-            **dict.fromkeys(["put-off", "mail"], LeftOutBecause.NO_WORK),
+            **dict.fromkeys("abcdp", ExclusionReason.BLOCKED),
+            **dict.fromkeys(["put-off", "mail"], ExclusionReason.NO_WORK),
         }
         assert left["a"].why == "it waits for busy, but it is in_progress"
         assert left["b"].why == "it waits for a, which is left out"
@@ -144,7 +144,7 @@ class TestPlan:
         assert list(needs) == ["free"]
         assert left["a"].why == "it waits for itself: a -> b -> c -> a"
         assert left["self"].why == "it waits for itself: self -> self"
-        assert left["tail"].because is LeftOutBecause.BLOCKED
+        assert left["tail"].because is ExclusionReason.BLOCKED
 
     def test_a_long_circle_is_named_in_part(self):
         circle = [issue(f"i{n}", ("blocks", f"i{(n + 1) % 5000}")) for n in range(5000)]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from coordination.base.errors import NotFound, Refused
 from coordination.domain.issues import (
     RULE_SETS,
-    Board,
+    DependencyPath,
     Issue,
     IssueDependency,
-    Way,
+    IssueReadiness,
     blocked_ids,
     explain,
     ready,
@@ -49,7 +49,9 @@ class TestRealFiles:
             told = explain(issues, found.id, rules, NOW)
 
             if found.id in blocked:
-                assert any(blocker.way in (Way.DIRECT, Way.INHERITED) for blocker in told.blockers)
+                assert any(
+                    blocker.way in (DependencyPath.DIRECT, DependencyPath.INHERITED) for blocker in told.blockers
+                )
             if told.ready:
                 assert not any(blocker.blocks for blocker in told.blockers)
                 assert not told.excluded
@@ -309,7 +311,7 @@ class TestRules:
         statuses = st.sampled_from(["open", "closed", "pinned", "review"])
         issues = [issue(name, *data.draw(edges), status=data.draw(statuses)) for name in names]
 
-        board = Board(issues, rules, NOW)
+        board = IssueReadiness(issues, rules, NOW)
 
         blocked: set[str] = set()
         while True:  # the definition, the slow way
@@ -356,15 +358,15 @@ class TestExplain:
         assert not told.ready
         assert told.excluded == ("it is pinned",)
         assert [(each.way, each.id, each.via) for each in told.blockers] == [
-            (Way.DIRECT, "b", ()),
-            (Way.DIRECT, "d", ()),
-            (Way.DIRECT, "s", ()),
-            (Way.INHERITED, "b", ("p",)),
-            (Way.INHERITED, "b2", ("p", "q")),
-            (Way.DEFERRED, "a", ()),
-            (Way.DEFERRED, "p", ("p",)),
-            (Way.DANGLING, "gone", ()),
-            (Way.DANGLING, "external:shop:pay", ()),
+            (DependencyPath.DIRECT, "b", ()),
+            (DependencyPath.DIRECT, "d", ()),
+            (DependencyPath.DIRECT, "s", ()),
+            (DependencyPath.INHERITED, "b", ("p",)),
+            (DependencyPath.INHERITED, "b2", ("p", "q")),
+            (DependencyPath.DEFERRED, "a", ()),
+            (DependencyPath.DEFERRED, "p", ("p",)),
+            (DependencyPath.DANGLING, "gone", ()),
+            (DependencyPath.DANGLING, "external:shop:pay", ()),
         ]
         assert told.blockers[0].status == "in_progress"
         assert told.blockers[2].children == ("k",)
@@ -405,7 +407,7 @@ class TestExplain:
         told = explain([issue("a", ("blocks", "gone"))], "a", NEW, NOW)
 
         assert told.ready
-        assert [(each.way, each.blocks) for each in told.blockers] == [(Way.DANGLING, False)]
+        assert [(each.way, each.blocks) for each in told.blockers] == [(DependencyPath.DANGLING, False)]
 
     def test_a_deleted_issue_says_so(self):
         assert explain([issue("a", status="tombstone")], "a", NEW, NOW).excluded == ("it is deleted",)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from coordination.base.wording import many
     ],
 )
 def test_one_is_one(number: int, words: tuple[str, ...], said: str) -> None:
-    assert many(number, *words) == said
+    assert plural(number, *words) == said

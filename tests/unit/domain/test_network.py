@@ -6,18 +6,18 @@ import ipaddress
 
 import pytest
 
-from coordination.domain.jobs.network import Network, Reach, is_public, parse_network, place_of
+from coordination.domain.jobs.network import Network, NetworkMode, is_public, parse_network, place_of
 
 
 def test_on_and_off() -> None:
-    assert parse_network("on") == Network(Reach.ON)
-    assert parse_network(" Off ") == Network(Reach.OFF)
+    assert parse_network("on") == Network(NetworkMode.ON)
+    assert parse_network(" Off ") == Network(NetworkMode.OFF)
 
 
 def test_a_list() -> None:
     network = parse_network("API.example.org.:443, 127.0.0.1:8000,[::1]:9")
 
-    assert network.reach is Reach.LISTED
+    assert network.reach is NetworkMode.LISTED
     assert network.places == {("api.example.org", 443), ("127.0.0.1", 8000), ("::1", 9)}
     assert network.allows("api.example.org", 443)
     assert not network.allows("api.example.org", 80)
@@ -69,5 +69,5 @@ def test_other_addresses_are_named_or_refused(address: str) -> None:
 
     assert not is_public(found)
     assert not parse_network("name:443").may_connect(found, 443)
-    assert Network(Reach.LISTED, frozenset({(str(found), 443)})).may_connect(found, 443)
-    assert not Network(Reach.LISTED, frozenset({(str(found), 444)})).may_connect(found, 443)
+    assert Network(NetworkMode.LISTED, frozenset({(str(found), 443)})).may_connect(found, 443)
+    assert not Network(NetworkMode.LISTED, frozenset({(str(found), 444)})).may_connect(found, 443)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from coordination.domain.jobs.output import Chunk, Piece, Reel, Stream
+from coordination.domain.jobs.output import OutputChunk, OutputCursor, StoredChunk, Stream
 
 
-def chunk(position: int, *pieces: tuple[str, str], size: int | None = None, slot: int = 0) -> Chunk:
-    return Chunk(slot, position, sum(len(text) for _, text in pieces) if size is None else size, pieces)
+def chunk(position: int, *pieces: tuple[str, str], size: int | None = None, slot: int = 0) -> StoredChunk:
+    return StoredChunk(slot, position, sum(len(text) for _, text in pieces) if size is None else size, pieces)
 
 
-def told(reel: Reel, *chunks: Chunk) -> str:
+def told(reel: OutputCursor, *chunks: StoredChunk) -> str:
     return "".join(piece.text for piece in reel.new(chunks))
 
 
 def test_what_grew_is_told_from_where_it_was_left() -> None:
-    reel = Reel(1)
+    reel = OutputCursor(1)
 
     assert told(reel, chunk(0, ("out", "one\n"))) == "one\n"
     assert told(reel, chunk(0, ("out", "one\ntw"), ("err", "oops"))) == "twoops"
@@ -23,7 +23,7 @@ def test_what_grew_is_told_from_where_it_was_left() -> None:
 
 
 def test_a_later_chunk_takes_over() -> None:
-    reel = Reel(1)
+    reel = OutputCursor(1)
     assert told(reel, chunk(0, ("out", "abc"))) == "abc"
 
     assert told(reel, chunk(0, ("out", "abcde")), chunk(5, ("out", "f"))) == "def"
@@ -32,20 +32,20 @@ def test_a_later_chunk_takes_over() -> None:
 
 
 def test_what_is_kept_nowhere_is_counted() -> None:
-    reel = Reel(3)
+    reel = OutputCursor(3)
     assert told(reel, chunk(0, ("out", "abc"))) == "abc"
 
     pieces = list(reel.new([chunk(0, ("out", "abcde")), chunk(1_005, ("err", "z"))]))
 
     assert pieces == [
-        Piece(3, Stream.OUT, "de"),
-        Piece(3, Stream.OUT, "\n… 1,000 bytes left out …\n", left_out=1_000),
-        Piece(3, Stream.ERR, "z"),
+        OutputChunk(3, Stream.OUT, "de"),
+        OutputChunk(3, Stream.OUT, "\n… 1,000 bytes left out …\n", left_out=1_000),
+        OutputChunk(3, Stream.ERR, "z"),
     ]
 
 
 def test_a_chunk_that_was_overwritten_before_it_was_read_to_its_end_is_missing_from_there() -> None:
-    reel = Reel(1)
+    reel = OutputCursor(1)
     assert told(reel, chunk(0, ("out", "abc"))) == "abc"
 
     assert told(reel, chunk(100, ("out", "z"))) == "\n… 97 bytes left out …\nz"

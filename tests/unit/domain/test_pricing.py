@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from coordination.base.errors import Refused
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.pricing import (
-    Override,
     Price,
     PriceBook,
-    Priced,
+    PricedCall,
+    PriceOverride,
     Quote,
     Rate,
-    Unknown,
+    UnknownPrice,
     book,
     checked_model,
     checked_price,
@@ -50,13 +50,13 @@ def used(given_: int = 0, made: int = 0, cached: int = 0, **extra: object) -> Us
 
 def cost(price: Price, usage: Usage) -> Decimal:
     found = PriceBook(listed=lambda _model, _at: quote_of(price)).priced(usage, None, AT)
-    assert isinstance(found, Priced), found
+    assert isinstance(found, PricedCall), found
     return found.usd
 
 
 def why(price: Price, usage: Usage) -> str:
     found = PriceBook(listed=lambda _model, _at: quote_of(price)).priced(usage, None, AT)
-    assert isinstance(found, Unknown), found
+    assert isinstance(found, UnknownPrice), found
     return found.why
 
 
@@ -97,7 +97,7 @@ class TestArithmetic:
     def test_the_note_says_which_rates_were_used(self) -> None:
         found = priced(tokens_of(used(300_000, 5, cached=10)), quote_of(TIERED))  # type: ignore[arg-type]
 
-        assert isinstance(found, Priced)
+        assert isinstance(found, PricedCall)
         assert found.note == {
             "priced_by": "a list",
             "prices": {"of": "x/m", "input": "6", "cached_input": "0.6", "output": "22.5"},
@@ -155,7 +155,7 @@ class TestSums:
 
         found = PriceBook(listed=lambda _m, _at: quote_of(price)).priced(usage, None, AT)
 
-        assert (Fraction(found.usd) == exact) if isinstance(found, Priced) else (exact > 10**12)
+        assert (Fraction(found.usd) == exact) if isinstance(found, PricedCall) else (exact > 10**12)
 
     @given(counts, counts, counts)
     def test_caching_makes_nothing_dearer_where_it_is_cheaper(self, fresh: int, cached: int, made: int) -> None:
@@ -173,8 +173,8 @@ class TestSums:
 
 class TestWhose:
     LIST = quote_of(MINI)
-    ALL = Override("m", Price(Rate(Decimal(1)), Rate(Decimal(1))))
-    ONE = Override("m", Price(Rate(Decimal(2)), Rate(Decimal(2))), "p")
+    ALL = PriceOverride("m", Price(Rate(Decimal(1)), Rate(Decimal(1))))
+    ONE = PriceOverride("m", Price(Rate(Decimal(2)), Rate(Decimal(2))), "p")
 
     @pytest.mark.parametrize(
         ("overrides", "project", "by"),
@@ -188,18 +188,20 @@ class TestWhose:
             ([ONE], None, "a list"),
         ],
     )
-    def test_the_nearer_one_goes_first(self, overrides: list[Override], project: str | None, by: str) -> None:
+    def test_the_nearer_one_goes_first(self, overrides: list[PriceOverride], project: str | None, by: str) -> None:
         found = book(overrides, lambda _model, _at: self.LIST).quote(" M ", project, AT)
 
         assert isinstance(found, Quote)
         assert found.by == by
 
     def test_a_price_of_nothing_is_a_price(self) -> None:
-        free = Override("llama", checked_price({"input": "0", "output": "0"}))
+        free = PriceOverride("llama", checked_price({"input": "0", "output": "0"}))
 
-        found = book([free], lambda _model, _at: Unknown("no")).priced(replace(used(5, 5), model="llama"), None, AT)
+        found = book([free], lambda _model, _at: UnknownPrice("no")).priced(
+            replace(used(5, 5), model="llama"), None, AT
+        )
 
-        assert isinstance(found, Priced)
+        assert isinstance(found, PricedCall)
         assert found.usd == 0
         assert free.price.is_free()
         assert not MINI.is_free()
@@ -247,8 +249,8 @@ class TestCorrection:
         extra={"foreign": 1},
     )
 
-    def found(self, usd: str) -> Priced:
-        return Priced(Decimal(usd), {"priced_by": "a list"})
+    def found(self, usd: str) -> PricedCall:
+        return PricedCall(Decimal(usd), {"priced_by": "a list"})
 
     def test_it_stands_where_the_record_stands_and_has_no_tokens(self) -> None:
         one = correction(self.RECORD, [], self.found("0.5"), actor="user:ann")

@@ -10,15 +10,15 @@ import pytest
 
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
-from coordination.domain.agents.prompts import RESUME, WORKER, Surroundings, check_words, prompt_of
+from coordination.domain.agents.prompts import RESUME, WORKER, PromptContext, check_words, prompt_of
 from coordination.domain.jobs.templates import fill, literal
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
 
-SHOP = Surroundings("shop")
+SHOP = PromptContext("shop")
 
 
-def told(project: Surroundings = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
+def told(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
     return prompt_of("Mend it", claim_of({}, **changes), project, kind=kind, shows_needs=True, reports=reports)
 
 
@@ -69,7 +69,7 @@ def test_it_is_told_to_report_with_what_it_has(work: dict[str, Any], said: str, 
 
 
 def test_what_a_project_says_of_itself_is_told() -> None:
-    project = Surroundings("shop", settings={"tech_stack": "Python, Redis", "spec_path": "docs/spec.md"})
+    project = PromptContext("shop", settings={"tech_stack": "Python, Redis", "spec_path": "docs/spec.md"})
 
     assert "Project shop (Python, Redis), task `fix`, attempt 1.\nThe specification: docs/spec.md" in told(project)
 
@@ -118,11 +118,13 @@ def test_values_are_never_templates() -> None:
 
 
 def test_a_project_may_have_its_own_words() -> None:
-    project = Surroundings("shop", settings={"prompts": {"worker": "In {{ project.name }}: {{ task.prompt | upper }}"}})
+    project = PromptContext(
+        "shop", settings={"prompts": {"worker": "In {{ project.name }}: {{ task.prompt | upper }}"}}
+    )
 
     assert told(project) == "In shop: MEND IT"
     assert "Go on with your task" in told(project, kind=RESUME)
-    assert told(Surroundings("shop", settings={"prompts": "rubbish"})) == "Mend it"
+    assert told(PromptContext("shop", settings={"prompts": "rubbish"})) == "Mend it"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from coordination.domain.jobs.provider_error_table import TABLE, TroubleClass
+from coordination.domain.jobs.provider_error_table import TABLE, ProviderErrorClass
 from coordination.domain.jobs.provider_errors import ProviderLimit, classify, limit_of, window_of
 from tests.support.sources import ROOT
 
@@ -25,22 +25,22 @@ def test_the_class_of_words(of: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "type_", "of"),
     [
-        ("no", 429, None, TroubleClass.TRANSIENT),
-        ("no", 599, None, TroubleClass.TRANSIENT),
-        ("no", 401, None, TroubleClass.LOG_IN),
-        ("no", 402, None, TroubleClass.LIMIT),
-        ("Insufficient balance", 401, None, TroubleClass.LIMIT),  # as OpenCode's own provider says it
-        ("no", 418, None, TroubleClass.REFUSED),
-        ("no", None, "overloaded_error", TroubleClass.TRANSIENT),
-        ("no", None, "ProviderAuthError", TroubleClass.LOG_IN),
-        ("no", 429, "insufficient_quota", TroubleClass.LIMIT),
-        ("Request too large", 429, None, TroubleClass.REFUSED),
-        ("API Error: 403 while it sent statistics", None, None, TroubleClass.REFUSED),  # it is the provider's
-        ("the quota database is away", 500, None, TroubleClass.TRANSIENT),
+        ("no", 429, None, ProviderErrorClass.TRANSIENT),
+        ("no", 599, None, ProviderErrorClass.TRANSIENT),
+        ("no", 401, None, ProviderErrorClass.LOG_IN),
+        ("no", 402, None, ProviderErrorClass.LIMIT),
+        ("Insufficient balance", 401, None, ProviderErrorClass.LIMIT),  # as OpenCode's own provider says it
+        ("no", 418, None, ProviderErrorClass.REFUSED),
+        ("no", None, "overloaded_error", ProviderErrorClass.TRANSIENT),
+        ("no", None, "ProviderAuthError", ProviderErrorClass.LOG_IN),
+        ("no", 429, "insufficient_quota", ProviderErrorClass.LIMIT),
+        ("Request too large", 429, None, ProviderErrorClass.REFUSED),
+        ("API Error: 403 while it sent statistics", None, None, ProviderErrorClass.REFUSED),  # it is the provider's
+        ("the quota database is away", 500, None, ProviderErrorClass.TRANSIENT),
     ],
 )
 def test_a_status_and_a_type_come_before_words(
-    words: str, status: int | None, type_: str | None, of: TroubleClass
+    words: str, status: int | None, type_: str | None, of: ProviderErrorClass
 ) -> None:
     assert classify(words, status=status, type_=type_, now=NOW).of is of
 
@@ -49,7 +49,7 @@ def test_a_line_about_a_request_on_the_side_does_not_hide_the_provider_s() -> No
     side = "AxiosError: Request failed with status code 403 while sending statistics"
 
     for words in (f"{side}\nAPI Error: 529 Overloaded", f"API Error: 529 Overloaded\n{side}"):
-        assert classify(words, now=NOW).of is TroubleClass.TRANSIENT
+        assert classify(words, now=NOW).of is ProviderErrorClass.TRANSIENT
 
 
 def test_a_limit_tells_account_window_and_reset() -> None:
@@ -57,7 +57,7 @@ def test_a_limit_tells_account_window_and_reset() -> None:
 
     found = classify(words, now=NOW)
 
-    assert (found.of, found.window, found.account) == (TroubleClass.LIMIT, "5-hour", "org-a1b2")
+    assert (found.of, found.window, found.account) == (ProviderErrorClass.LIMIT, "5-hour", "org-a1b2")
     assert found.resets_at == datetime(2026, 11, 30, 15, 0, tzinfo=UTC)
 
 
@@ -90,10 +90,14 @@ def test_what_is_stored_of_a_limit_is_read_again() -> None:
 def test_the_documentation_has_the_table() -> None:
     page = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")
 
-    for of in TroubleClass:
+    for of in ProviderErrorClass:
         assert f"| {of.value} |" in page
-    assert {row.of for row in TABLE} | {TroubleClass.FAILED} == set(TroubleClass)
-    for of in (TroubleClass.TRANSIENT, TroubleClass.LIMIT, TroubleClass.LOG_IN):  # other statuses are refused
+    assert {row.of for row in TABLE} | {ProviderErrorClass.FAILED} == set(ProviderErrorClass)
+    for of in (
+        ProviderErrorClass.TRANSIENT,
+        ProviderErrorClass.LIMIT,
+        ProviderErrorClass.LOG_IN,
+    ):  # other statuses are refused
         (line,) = [one for one in page.splitlines() if one.startswith(f"| {of.value} |")]
         told = {int(number) for number in re.findall(r"\b4\d\d\b", line)}
         assert told == {status for row in TABLE if row.of is of for status in row.statuses}

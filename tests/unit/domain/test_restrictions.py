@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs.work import AgentCall, ChatCall, PythonCall, Shell
-from coordination.domain.projects.model_policy import Restrictions, named, parse_restrictions, refusal
+from coordination.domain.projects.model_policy import ModelPolicy, named, parse_restrictions, refusal
 from tests.support.refusals import refuses
 
 
@@ -99,8 +99,8 @@ class TestNames:
         assert may(claude(), deny=["*opus*"])
 
     def test_the_sentence_says_what_is_allowed(self):
-        found = refusal(claude("opus").to_json(), Restrictions(("claude-*",), ("*opus*",)))
-        unnamed = refusal(claude().to_json(), Restrictions(tuple(f"m{number}" for number in range(9))))
+        found = refusal(claude("opus").to_json(), ModelPolicy(("claude-*",), ("*opus*",)))
+        unnamed = refusal(claude().to_json(), ModelPolicy(tuple(f"m{number}" for number in range(9))))
 
         assert found == "the project does not allow the model 'opus' (allowed: claude-*; denied: *opus*)"
         assert unnamed is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordination.base.calendars import begins, day_of
 from coordination.base.errors import Refused
-from coordination.domain.money.date_ranges import Span, span
+from coordination.domain.money.date_ranges import DateRange, span
 from tests.support.refusals import refuses
 
 DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))
@@ -19,13 +19,17 @@ DATES = st.dates(date(2020, 1, 1), date(2030, 12, 31))
 @pytest.mark.parametrize(
     ("since", "until", "found"),
     [
-        (None, None, Span()),
-        ("2027-01", "2027-02", Span(first=date(2027, 1, 1), last=date(2027, 2, 28))),
-        ("2027-01-31", "2027-01-31", Span(first=date(2027, 1, 31), last=date(2027, 1, 31))),
-        (date(2027, 1, 31), None, Span(first=date(2027, 1, 31))),
-        ("2027-01-31T12:00:00Z", "2028-02", Span(since=datetime(2027, 1, 31, 12, tzinfo=UTC), last=date(2028, 2, 29))),
-        (None, "2027-01-31T12:00:00+02:00", Span(until=datetime(2027, 1, 31, 10, tzinfo=UTC))),
-        ("0001-01", "9999-12-31", Span(first=date.min, last=date.max)),
+        (None, None, DateRange()),
+        ("2027-01", "2027-02", DateRange(first=date(2027, 1, 1), last=date(2027, 2, 28))),
+        ("2027-01-31", "2027-01-31", DateRange(first=date(2027, 1, 31), last=date(2027, 1, 31))),
+        (date(2027, 1, 31), None, DateRange(first=date(2027, 1, 31))),
+        (
+            "2027-01-31T12:00:00Z",
+            "2028-02",
+            DateRange(since=datetime(2027, 1, 31, 12, tzinfo=UTC), last=date(2028, 2, 29)),
+        ),
+        (None, "2027-01-31T12:00:00+02:00", DateRange(until=datetime(2027, 1, 31, 10, tzinfo=UTC))),
+        ("0001-01", "9999-12-31", DateRange(first=date.min, last=date.max)),
     ],
 )
 def test_what_people_write(since, until, found):
@@ -52,7 +56,7 @@ def test_an_end_before_its_beginning_is_refused():
 def test_the_parts_of_a_span_are_its_days_each_once(one, other):
     first, last = sorted((one, other))
     days: list[date] = []
-    for grain, begin, end in Span(first, last).parts():
+    for grain, begin, end in DateRange(first, last).parts():
         assert begin is not None
         assert end is not None
         if grain == "month":
@@ -64,7 +68,8 @@ def test_the_parts_of_a_span_are_its_days_each_once(one, other):
 
 
 @pytest.mark.parametrize(
-    "open_span", [Span(), Span(first=date(2027, 1, 15)), Span(last=date(2027, 1, 15)), Span(date.min, date.max)]
+    "open_span",
+    [DateRange(), DateRange(first=date(2027, 1, 15)), DateRange(last=date(2027, 1, 15)), DateRange(date.min, date.max)],
 )
 def test_an_open_span_is_mostly_months(open_span):
     grains = [grain for grain, _, _ in open_span.parts()]

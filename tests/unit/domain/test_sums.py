@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from coordination.domain.money.cost_totals import DIMENSIONS, Cell, Sum, added_up
+from coordination.domain.money.cost_totals import DIMENSIONS, CostTotal, TotalKey, added_up
 from coordination.domain.money.costs import CostRecord
 
 AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
@@ -24,8 +24,8 @@ def correction(usd: str, *, settles: bool = False) -> CostRecord:
     return record("1~priced", usd=usd, corrects="1", settles=settles, **none)
 
 
-def sum_of(*records: CostRecord) -> Sum:
-    total = Sum()
+def sum_of(*records: CostRecord) -> CostTotal:
+    total = CostTotal()
     for one in records:
         total.add(one)
     return total
@@ -34,7 +34,7 @@ def sum_of(*records: CostRecord) -> Sum:
 def test_a_correction_adds_dollars_and_no_call() -> None:
     total = sum_of(record(), correction("-0.04"))
 
-    assert total == Sum(1, 0, 10, 5, 2, 15, Decimal("0.06"))
+    assert total == CostTotal(1, 0, 10, 5, 2, 15, Decimal("0.06"))
 
 
 def test_a_call_of_unknown_price_counts_until_its_price_is_settled() -> None:
@@ -50,7 +50,7 @@ def test_a_sum_and_what_takes_it_back_come_to_nothing() -> None:
 
     total.join(total.taken_back())
 
-    assert total == Sum()
+    assert total == CostTotal()
 
 
 def test_records_add_up_by_day_and_month_in_every_dimension() -> None:
@@ -60,7 +60,7 @@ def test_records_add_up_by_day_and_month_in_every_dimension() -> None:
 
     assert {cell.dimension for cell in cells} == set(DIMENSIONS)
     for grain, starts in (("day", "2027-01-31"), ("month", "2027-01-01")):
-        assert cells[Cell("project", grain, starts, "", "p")].cost_usd == Decimal("0.90")
-        assert cells[Cell("agent", grain, starts, "ann", "p")].cost_usd == Decimal("0.60")
-        assert cells[Cell("agent", grain, starts, "", "p")].calls == 1
-        assert cells[Cell("run", grain, starts, "r", "p")].cost_usd == Decimal("0.40")
+        assert cells[TotalKey("project", grain, starts, "", "p")].cost_usd == Decimal("0.90")
+        assert cells[TotalKey("agent", grain, starts, "ann", "p")].cost_usd == Decimal("0.60")
+        assert cells[TotalKey("agent", grain, starts, "", "p")].calls == 1
+        assert cells[TotalKey("run", grain, starts, "r", "p")].cost_usd == Decimal("0.40")

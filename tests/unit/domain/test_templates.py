@@ -280,7 +280,11 @@ ARGUMENTS = ("", "(1)", "(-1)", "('x')", "('state')", "(none)", "(input.x)", "(1
 class TestFailures:
     @pytest.mark.parametrize(
         "name",
-        [name for name in sorted(template_sandbox.Sandbox(template_sandbox.Budget(), str).filters) if " " not in name],
+        [
+            name
+            for name in sorted(template_sandbox.TemplateSandbox(template_sandbox.EvaluationBudget(), str).filters)
+            if " " not in name
+        ],
     )
     def test_whatever_a_filter_raises_becomes_one_sentence(self, name):
         for value in VALUES:

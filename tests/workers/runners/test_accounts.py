@@ -9,7 +9,7 @@ import pytest
 
 from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
-from coordination.domain.jobs.accounts import Kept
+from coordination.domain.jobs.accounts import SecretPlace
 from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
 from tests.support.stand_in import DONE, StandIn, claude
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def accounts(home: Path) -> Accounts:
     accounts = Accounts(home)
-    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
+    accounts.set("claude@work", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     return accounts
 
 
@@ -52,7 +52,7 @@ def run(bench: Bench, stand_in: StandIn, **more: Any) -> Result:
 def test_an_agent_has_what_its_account_holds_and_nothing_of_the_workers(
     bench: Bench, stand_in: StandIn, accounts: Accounts
 ) -> None:
-    accounts.set("claude@work", "MY_PROXY", "http://x.test", kept=Kept.SETTING)
+    accounts.set("claude@work", "MY_PROXY", "http://x.test", kept=SecretPlace.SETTING)
 
     result = run(bench, stand_in, account="claude@work")
 
@@ -65,7 +65,7 @@ def test_an_agent_has_what_its_account_holds_and_nothing_of_the_workers(
 def test_a_log_in_in_a_folder_of_its_own_is_not_paid_by_the_workers_key(
     bench: Bench, stand_in: StandIn, accounts: Accounts
 ) -> None:
-    accounts.set("claude@max2", "CLAUDE_CONFIG_DIR", "/srv/max2", kept=Kept.SETTING)
+    accounts.set("claude@max2", "CLAUDE_CONFIG_DIR", "/srv/max2", kept=SecretPlace.SETTING)
 
     assert run(bench, stand_in, account="claude@max2").outcome is Outcome.COMPLETED
 
@@ -89,7 +89,7 @@ def test_secrets_come_from_the_account_or_from_the_worker_but_no_log_in_does(
     assert run(bench, stand_in, account="claude@work", secrets=["TEAM_KEY"]).outcome is Outcome.COMPLETED
     assert told(stand_in)["TEAM_KEY"] == OTHER
 
-    accounts.set("claude@work", "TEAM_KEY", f"{KEY}-team", kept=Kept.FILE)
+    accounts.set("claude@work", "TEAM_KEY", f"{KEY}-team", kept=SecretPlace.FILE)
     assert run(bench, stand_in, account="claude@work", secrets=["TEAM_KEY"]).outcome is Outcome.COMPLETED
     assert told(stand_in)["TEAM_KEY"] == f"{KEY}-team"
 
@@ -100,8 +100,8 @@ def test_secrets_come_from_the_account_or_from_the_worker_but_no_log_in_does(
 def test_what_is_secret_of_it_is_hidden_and_what_is_a_setting_is_not(
     bench: Bench, stand_in: StandIn, accounts: Accounts
 ) -> None:
-    accounts.set("claude@work", "PLAIN", "value-with-a-plain-name", kept=Kept.FILE)
-    accounts.set("claude@work", "REGION", "eu-central-1", kept=Kept.SETTING)
+    accounts.set("claude@work", "PLAIN", "value-with-a-plain-name", kept=SecretPlace.FILE)
+    accounts.set("claude@work", "REGION", "eu-central-1", kept=SecretPlace.SETTING)
     done = {**DONE, "result": f"I have {KEY}, value-with-a-plain-name and eu-central-1"}
 
     result = bench.run(claude(stand_in(done, first="env >&2"), account="claude@work"))
@@ -127,8 +127,8 @@ def test_an_account_that_is_not_there_is_named_with_machine_and_command(
 def test_an_account_that_cannot_log_its_program_in_is_not_run_with_another_log_in(
     bench: Bench, stand_in: StandIn, accounts: Accounts
 ) -> None:
-    accounts.set("claude@empty", "MY_KEY", KEY, kept=Kept.FILE)
-    accounts.set("claude@open", "ANTHROPIC_API_KEY", KEY, kept=Kept.FILE)
+    accounts.set("claude@empty", "MY_KEY", KEY, kept=SecretPlace.FILE)
+    accounts.set("claude@open", "ANTHROPIC_API_KEY", KEY, kept=SecretPlace.FILE)
     (accounts.folder / "claude@open.json").chmod(0o644)
 
     empty, is_open = (run(bench, stand_in, account=name) for name in ("claude@empty", "claude@open"))
@@ -141,7 +141,7 @@ def test_an_account_that_cannot_log_its_program_in_is_not_run_with_another_log_i
 
 
 def test_a_plan_does_not_set_what_its_account_decides(bench: Bench, stand_in: StandIn, accounts: Accounts) -> None:
-    accounts.set("claude@work", "ANTHROPIC_MODEL", "opus", kept=Kept.SETTING)
+    accounts.set("claude@work", "ANTHROPIC_MODEL", "opus", kept=SecretPlace.SETTING)
 
     result = run(bench, stand_in, account="claude@work", env={"ANTHROPIC_MODEL": "haiku"})
 
@@ -161,7 +161,7 @@ REFUSED = {"type": "result", "is_error": True, "api_error_status": 401, "result"
 def test_a_log_in_that_is_refused_names_the_account_the_machine_and_the_command(
     bench: Bench, stand_in: StandIn, accounts: Accounts, home: Path
 ) -> None:
-    accounts.set("claude@max2", "CLAUDE_CONFIG_DIR", "/srv/max 2", kept=Kept.SETTING)
+    accounts.set("claude@max2", "CLAUDE_CONFIG_DIR", "/srv/max 2", kept=SecretPlace.SETTING)
     key, folder = (bench.run(claude(stand_in(REFUSED), account=name)).error for name in ("claude@work", "claude@max2"))
 
     assert key == (
@@ -186,7 +186,7 @@ def test_a_limit_is_one_of_its_account(bench: Bench, stand_in: StandIn, accounts
 class TestChats:
     def test_its_key_is_that_of_its_account(self, provide, accounts: Accounts, monkeypatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", OTHER)
-        accounts.set("openai@work", "OPENAI_API_KEY", KEY, kept=Kept.FILE)
+        accounts.set("openai@work", "OPENAI_API_KEY", KEY, kept=SecretPlace.FILE)
         with provide(f"It is {KEY}") as provider:
             result = provider.run(account="openai@work")
 
@@ -202,7 +202,7 @@ class TestChats:
         assert "coord accounts set claude@work OPENAI_API_KEY" in (result.error or "")
 
     def test_a_log_in_that_is_refused_names_the_account(self, provide, accounts: Accounts) -> None:
-        accounts.set("openai@work", "OPENAI_API_KEY", KEY, kept=Kept.FILE)
+        accounts.set("openai@work", "OPENAI_API_KEY", KEY, kept=SecretPlace.FILE)
         with provide(401) as provider:
             result = provider.run(account="openai@work")
 

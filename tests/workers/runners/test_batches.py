@@ -22,8 +22,8 @@ from tests.support.processes import until
 from tests.support.speed import patience
 from workers.runners import interpreter, python_callable
 from workers.runners.base import Control, StopReason
-from workers.runners.interpreter import Answers, Interpreter, Key, Printed
-from workers.runners.process_watch import Reading
+from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
+from workers.runners.process_watch import OutputReader
 from workers.runners.registry import Runners
 
 
@@ -277,20 +277,20 @@ def test_a_batch_that_is_larger_than_the_channel_arrives(runners: Runners, board
 )
 def test_an_answer_that_makes_no_sense_is_told_apart(frame: bytes) -> None:
     reading, writing = os.pipe()
-    answers = Answers(1000)
+    answers = InterpreterAnswers(1000)
     os.write(writing, frame)
 
     read = answers.read(reading)
 
     os.close(reading)
     os.close(writing)
-    assert (read, list(answers.found), answers.nonsense) == (Reading.DONE, [], True)
+    assert (read, list(answers.found), answers.nonsense) == (OutputReader.DONE, [], True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_texts_are_told_apart_however_they_arrive(size: int) -> None:
     boundary = b"\x1eabcdef\n"
-    printed = Printed(boundary, 1000)
+    printed = PrintedOutput(boundary, 1000)
     stream = b"one\x1e" + boundary + boundary + b"three\x1eabc" + boundary + b"four"
 
     for start in range(0, len(stream), size):
@@ -300,7 +300,7 @@ def test_texts_are_told_apart_however_they_arrive(size: int) -> None:
 
 
 def test_a_permit_of_a_later_batch_is_none_for_what_was_withdrawn(runners: Runners) -> None:
-    interpreter = runners.pool.take(Key(None, (str(FUNCTIONS),), ()))
+    interpreter = runners.pool.take(InterpreterKey(None, (str(FUNCTIONS),), ()))
     shared = {"input": {}, "needs": {}, "env": {}, "cwd": "/"}
 
     def send(*calls: tuple[str, dict[str, object]]) -> None:
@@ -312,9 +312,10 @@ def test_a_permit_of_a_later_batch_is_none_for_what_was_withdrawn(runners: Runne
     assert interpreter.withdraw() == 1
     send(("say", {"text": "next"}))  # while the first one runs, so that its permit is the next to be found
 
-    answers = Answers(1000)
+    answers = InterpreterAnswers(1000)
     until(
-        lambda: answers.read(interpreter.channel) is not Reading.CLOSED and len(answers.found) == 2, what="two answers"
+        lambda: answers.read(interpreter.channel) is not OutputReader.CLOSED and len(answers.found) == 2,
+        what="two answers",
     )
     assert [answer["output"] for answer in answers.found] == [None, "next"]
     interpreter.close()

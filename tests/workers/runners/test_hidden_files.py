@@ -13,7 +13,7 @@ from tests.support.jobs import Bench
 from tests.support.services import without_landlock
 from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def hiding(tmp_path: Path, home: Path) -> Iterator[Bench]:
     (tmp_path / "user" / "place").mkdir()
     (tmp_path / "user" / "notes").write_text("open to read")
     hide = [str(home), str(token), str(tmp_path / "user" / "elsewhere.db")]
-    sandbox = Sandbox(home / "scratch" / "w", hide=hide, read=[str(home / "bin")], required=True)
+    sandbox = SandboxPolicy(home / "scratch" / "w", hide=hide, read=[str(home / "bin")], required=True)
     runners = Runners(sandbox=sandbox)
     bench = Bench(runners, home / "scratch" / "w")
     yield bench

@@ -18,11 +18,11 @@ from tests.support.jobs import Bench
 from tests.support.processes import until
 from workers.runners import orphan_reaper
 from workers.runners import pool as pool_module
-from workers.runners.interpreter import Key
-from workers.runners.pool import Pool
+from workers.runners.interpreter import InterpreterKey
+from workers.runners.pool import InterpreterPool
 from workers.runners.process import Launcher
 
-KEY = Key(None, (), ())
+KEY = InterpreterKey(None, (), ())
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def launcher() -> Iterator[Launcher]:
 
 
 def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -> None:
-    pool = Pool(launcher)
+    pool = InterpreterPool(launcher)
     first, second = pool.take(KEY), pool.take(KEY)
     pool.give_back(first)
     pool.give_back(second)
@@ -47,11 +47,11 @@ def test_the_process_that_was_idle_last_is_given_out_first(launcher: Launcher) -
 
 
 def test_a_process_for_one_key_is_not_given_out_for_another(launcher: Launcher) -> None:
-    pool = Pool(launcher)
+    pool = InterpreterPool(launcher)
     first = pool.take(KEY)
     pool.give_back(first)
 
-    other = pool.take(Key(None, ("/elsewhere",), ()))
+    other = pool.take(InterpreterKey(None, ("/elsewhere",), ()))
 
     assert other is not first
     pool.give_back(other)
@@ -59,7 +59,7 @@ def test_a_process_for_one_key_is_not_given_out_for_another(launcher: Launcher) 
 
 
 def test_a_process_that_died_while_idle_is_not_given_out(launcher: Launcher) -> None:
-    pool = Pool(launcher)
+    pool = InterpreterPool(launcher)
     first = pool.take(KEY)
     pool.give_back(first)
     os.kill(first.process.record.pid, signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_a_process_that_died_while_idle_is_not_given_out(launcher: Launcher) -> 
 
 
 def test_an_idle_process_that_was_killed_does_not_stay_a_zombie(launcher: Launcher) -> None:
-    pool = Pool(launcher)
+    pool = InterpreterPool(launcher)
     first, second = pool.take(KEY), pool.take(KEY)
     pool.give_back(first)
     pool.give_back(second)
@@ -92,7 +92,7 @@ def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
     launcher: Launcher, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "_LOOK", 0.02)
-    pool = Pool(launcher, max_idle_age=timedelta(seconds=60 if how == "killed" else 1))
+    pool = InterpreterPool(launcher, max_idle_age=timedelta(seconds=60 if how == "killed" else 1))
     pool.give_back(pool.take(KEY))
     child = pool.take(KEY)
     time.sleep(0.2)  # the janitor has looked, and found nothing idle
@@ -107,7 +107,7 @@ def test_the_janitor_sees_a_process_that_became_idle_after_it_had_seen_none(
 
 
 def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
-    pool = Pool(launcher, max_idle_age=timedelta(milliseconds=50))
+    pool = InterpreterPool(launcher, max_idle_age=timedelta(milliseconds=50))
     child = pool.take(KEY)
 
     pool.give_back(child)
@@ -118,7 +118,7 @@ def test_idle_processes_grow_old_and_go(launcher: Launcher) -> None:
 
 
 def test_no_more_than_a_few_stay_idle_and_the_oldest_goes(launcher: Launcher) -> None:
-    pool = Pool(launcher, max_idle=1)
+    pool = InterpreterPool(launcher, max_idle=1)
     first, second = pool.take(KEY), pool.take(KEY)
     pool.give_back(first)
 

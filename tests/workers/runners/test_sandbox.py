@@ -19,7 +19,7 @@ from tests.support.refusals import refuses
 from tests.support.services import missing, without_landlock
 from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Bench]:
     (tmp_path / "cache").mkdir()
-    sandbox = Sandbox(tmp_path / "scratch", [str(tmp_path / "cache")], required=True)
+    sandbox = SandboxPolicy(tmp_path / "scratch", [str(tmp_path / "cache")], required=True)
     runners = Runners(sandbox=sandbox)
     bench = Bench(runners, tmp_path / "scratch")
     yield bench
@@ -271,6 +271,6 @@ def test_a_worker_does_not_begin_where_it_is_required_and_cannot_be_had(
     monkeypatch.setattr(sandbox_exec, "version", lambda: version)
     monkeypatch.setattr(sandbox_exec, "can_refuse_calls", lambda: seccomp)
 
-    Sandbox(tmp_path).check()
+    SandboxPolicy(tmp_path).check()
     with refuses(SettingsError, field="COORD_REQUIRE_SANDBOX"):
-        Sandbox(tmp_path, required=True).check()
+        SandboxPolicy(tmp_path, required=True).check()

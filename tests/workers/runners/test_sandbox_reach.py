@@ -18,7 +18,7 @@ from tests.support.jobs import Bench
 from tests.support.services import without_landlock
 from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _kernel() -> None:
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Bench]:
     (tmp_path / "place").mkdir()
-    runners = Runners(sandbox=Sandbox(tmp_path / "scratch", required=True))
+    runners = Runners(sandbox=SandboxPolicy(tmp_path / "scratch", required=True))
     yield Bench(runners, tmp_path / "scratch")
     runners.close()
 

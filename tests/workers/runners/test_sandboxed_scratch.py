@@ -12,7 +12,7 @@ from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench, claim_of
 from workers.runners import sandbox_exec
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 pytestmark = pytest.mark.skipif(sandbox_exec.version() < sandbox_exec.ENOUGH, reason="the kernel cannot confine")
 
@@ -21,7 +21,7 @@ SPENT = json.dumps({"model": "m", "cost_usd": "4.99"})
 
 @pytest.fixture
 def confined(tmp_path: Path) -> Iterator[Bench]:
-    runners = Runners(sandbox=Sandbox(tmp_path / "scratch", required=True))
+    runners = Runners(sandbox=SandboxPolicy(tmp_path / "scratch", required=True))
     bench = Bench(runners, tmp_path / "scratch")
     yield bench
     runners.close()

@@ -65,11 +65,11 @@ def test_reports_are_looked_for_often_where_a_budget_waits_for_them_and_else_sel
     monkeypatch.setattr(process_watch, "_GLANCE_SELDOM", 0.4)
     looks = 0
 
-    def look(_: usage_file.Following) -> None:
+    def look(_: usage_file.UsageFile) -> None:
         nonlocal looks
         looks += 1
 
-    monkeypatch.setattr(usage_file.Following, "look", look)
+    monkeypatch.setattr(usage_file.UsageFile, "look", look)
 
     bench.start({"shell": "sleep 1"}, control={"is_paid": lambda: True}).end()
     often, looks = looks, 0

@@ -23,7 +23,7 @@ from workers.runners import orphan_reaper, sandbox_exec, untrusted_files
 from workers.runners.base import StopReason
 from workers.runners.namespaces import Namespaces
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 
 
 @pytest.fixture
@@ -437,7 +437,7 @@ def broken(tmp_path: Path) -> Namespaces:
 
 def test_without_namespaces_nothing_is_started(tmp_path: Path, place: Path, broken: Namespaces) -> None:
     needs_bubblewrap()
-    runners = Runners(sandbox=Sandbox(tmp_path / "scratch", namespaces=broken))
+    runners = Runners(sandbox=SandboxPolicy(tmp_path / "scratch", namespaces=broken))
     bench = Bench(runners, tmp_path / "scratch")
 
     result = bench.run({"shell": "touch began"}, workdir=str(place))
@@ -452,4 +452,4 @@ def test_a_worker_does_not_begin_where_no_namespaces_can_be_made(tmp_path: Path,
     needs_bubblewrap()
     strict_sandbox(tmp_path).check()
     with refuses(SettingsError, field="COORD_SANDBOX"):
-        Sandbox(tmp_path, namespaces=broken).check()
+        SandboxPolicy(tmp_path, namespaces=broken).check()

@@ -136,7 +136,7 @@ class TestFollowing:
     def test_only_what_is_new_and_whole_is_told(self, tmp_path: Path) -> None:
         told: list[int] = []
         path = tmp_path / "costs.jsonl"
-        following = usage_file.Following(str(path), lambda used: told.append(len(used)))
+        following = usage_file.UsageFile(str(path), lambda used: told.append(len(used)))
         following.look()
         path.write_text('{"model": "m"}\n{"mod')
         following.look()
@@ -156,7 +156,7 @@ class TestFollowing:
         )
         told: list[list[tuple[str, int] | None]] = []
         path = tmp_path / "costs.jsonl"
-        following = usage_file.Following(str(path), lambda used: told.append([one.line for one in used]))
+        following = usage_file.UsageFile(str(path), lambda used: told.append([one.line for one in used]))
         for _ in range(3):
             with path.open("a") as file:
                 file.write('{"model": "m"}\n{"model": "m"}\n')
@@ -174,7 +174,7 @@ class TestFollowing:
         os.mkfifo(path)
         told: list[object] = []
 
-        usage_file.Following(str(path), told.append).look()
+        usage_file.UsageFile(str(path), told.append).look()
         found, warnings = usage_file.read(str(path))
 
         assert (told, found) == ([], ())
@@ -201,5 +201,5 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert found == ()
     assert "cannot be read" in warning
     told: list[object] = []
-    usage_file.Following(str(tmp_path / "costs"), told.append).look()
+    usage_file.UsageFile(str(tmp_path / "costs"), told.append).look()
     assert not told

@@ -15,7 +15,7 @@ from tests.support.repositories import Checkout, Site
 from tests.support.services import without_landlock
 from workers.runners import sandbox_exec, untrusted_files
 from workers.runners.registry import Runners
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 from workers.workspaces import merge_lock
 
 COMMON = "$(git rev-parse --path-format=absolute --git-common-dir)"
@@ -126,7 +126,7 @@ class TestConfined:
         if not sandbox_exec.version():
             without_landlock()
         (tmp_path / "the site" / "scratch").mkdir(parents=True)
-        runners = Runners(sandbox=Sandbox(tmp_path / "the site" / "scratch", required=True))
+        runners = Runners(sandbox=SandboxPolicy(tmp_path / "the site" / "scratch", required=True))
         yield Site(runners, checkout, tmp_path / "the site")
         runners.close()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.changed_files import Effect
+from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.repositories import Checkout, Site, agent
 
@@ -21,7 +21,7 @@ def test_one_that_changed_nothing_has_failed_before_its_gates_and_the_next_is_to
     assert first.error == "it changed nothing, and its plan says expects: changes"
     assert "[gate" not in (first.log or "")
     assert "Make the changes that the task asks for" in first.carry["feedback"]
-    assert (second.outcome, second.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (second.outcome, second.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_that_changed_nothing_has_failed_before_its_gates_and_the_next_is_to
 def test_whatever_is_merged_of_it_is_a_change(site: Site, checkout: Checkout, script: str) -> None:
     result = site.run("fix", agent(script), options=OPTIONS)
 
-    assert (result.outcome, result.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
     assert checkout.shows("good.txt", on=site.branch) == "x"
     checkout.note()  # some leave a branch of their own
 
@@ -52,5 +52,5 @@ def test_a_change_that_a_gate_refused_counts_with_the_next_attempt(site: Site) -
     first = site.run("fix", agent("touch bad.txt"), options=GATED)
     second = site.again("fix", agent("true"), first, options=OPTIONS)
 
-    assert (first.outcome, first.effect) == (Outcome.FAILED, Effect(changed=True))
-    assert (second.outcome, second.effect) == (Outcome.COMPLETED, Effect(changed=True))
+    assert (first.outcome, first.effect) == (Outcome.FAILED, ChangeSummary(changed=True))
+    assert (second.outcome, second.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))

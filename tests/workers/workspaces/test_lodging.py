@@ -82,7 +82,7 @@ def test_what_a_lost_attempt_left_goes_with_its_branch_when_its_task_has_ended(
                 checkout.git("rev-parse", "HEAD"),
                 control,
             )
-        os.close(lost.lodging._fd)  # as the end of its process does
+        os.close(lost.worktree_folder._fd)  # as the end of its process does
     ends = {
         site.ids["last"]: TaskEnd(completed=False, attempt=1),
         site.ids["followed"]: TaskEnd(completed=False, attempt=2),

@@ -182,7 +182,7 @@ class TestSetup:
     ) -> None:
         to_fill, waits = setup_cache._to_fill, threading.Event()
 
-        def tried(path: Path, fd: int) -> setup_cache.Warm | None:
+        def tried(path: Path, fd: int) -> setup_cache.SetupCache | None:
             found = to_fill(path, fd)
             if found is None:
                 waits.set()

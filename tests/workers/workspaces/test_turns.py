@@ -16,7 +16,7 @@ from tests.support.sources import ROOT
 from tests.support.speed import patience
 from workers.runners.base import Control, StopReason
 from workers.workspaces import merge_lock
-from workers.workspaces.git import GitFailed, Interrupted
+from workers.workspaces.git import GitFailed, GitInterrupted
 from workers.workspaces.merge_lock import turn
 
 LONG = timedelta(seconds=60)
@@ -95,7 +95,7 @@ def test_who_waits_hears_that_it_must_stop_and_gives_up_in_time(tmp_path: Path) 
     with turn(folder, control(tmp_path), limit=LONG):
         stopped = control(tmp_path)
         stopped.stop(StopReason.SHUTDOWN)
-        with pytest.raises(Interrupted) as interrupted, turn(folder, stopped, limit=LONG):
+        with pytest.raises(GitInterrupted) as interrupted, turn(folder, stopped, limit=LONG):
             pass
         with (
             pytest.raises(GitFailed, match="too long") as failed,

@@ -18,7 +18,7 @@ from coordination.domain.jobs.provider_errors import ProviderLimit
 from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import Usage
 from coordination.domain.tasks.events import EventType
-from workers.runners.agents.failures import LONGEST_SENTENCE, Failure, failure_of_words, with_limit
+from workers.runners.agents.failures import LONGEST_SENTENCE, AgentFailure, failure_of_words, with_limit
 from workers.runners.login_help import LogIn
 from workers.runners.output import clean_text, decode, one_line
 
@@ -31,7 +31,7 @@ _FINEST = Decimal("1e-12")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartCommand:
     """How to start it: *arguments*, what it reads on *stdin*, and variables of its own."""
 
     arguments: Sequence[str]
@@ -65,7 +65,7 @@ class Transcript:
         self.result: str | None = None
         self.session: str | None = None
         self.model: str | None = None
-        self.failure: Failure | None = None
+        self.failure: AgentFailure | None = None
         self.ended = False
         self.usage: dict[str, Usage] = {}
         self.remarks: list[str] = []
@@ -75,7 +75,7 @@ class Transcript:
         self.refused: set[str] = set()
         self.overcome = False  # it met an error and went on, or was done before
         self._done = False  # it said that it was done, and has said nothing since
-        self._before: Failure | None = None  # an error that it went on after
+        self._before: AgentFailure | None = None  # an error that it went on after
 
     def say(self, text: str) -> None:
         """It said something."""
@@ -154,7 +154,7 @@ class Transcript:
             self.ended, self.failure = True, self._failure(sentence, **known)
 
     @property
-    def unresolved(self) -> Failure | None:
+    def unresolved(self) -> AgentFailure | None:
         """The last error, if it has said nothing since and is not done."""
         return None if self.ended else self._before
 
@@ -165,7 +165,7 @@ class Transcript:
             if self.failure is None and self.synthetic:
                 self.failure = self._failure(self.synthetic, type_=self.synthetic_type)
 
-    def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> Failure:
+    def _failure(self, sentence: object, *, status: object = None, words: object = None, **known: Any) -> AgentFailure:
         number = status if isinstance(status, int) and not isinstance(status, bool) else None
         text = self._hide(str(sentence or "it gave no reason"))
         failure = failure_of_words(text, status=number, words=None if words is None else str(words), **known)
@@ -223,7 +223,7 @@ class Adapter(Protocol):
         """Arguments that give it the MCP servers of ``{file}`` and let it use ours; empty: it knows no such."""
         ...
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """How this job is started; with *session*, how it goes on with that conversation."""
         ...
 

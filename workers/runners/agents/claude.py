@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs.chat import OURS
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.provider_errors import ProviderLimit, window_of
 from coordination.domain.jobs.reset_times import of_epoch
 from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import Start, Transcript, at, texts, tokens, total
+from workers.runners.agents.base import StartCommand, Transcript, at, texts, tokens, total
 from workers.runners.login_help import LogIn
 
 _SYNTHETIC = "<synthetic>"  # the model of messages that the program itself made
@@ -41,12 +41,12 @@ class Claude:
         *("CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR", "CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX"),
     )
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """The prompt comes on stdin: an argument holds at most 128 KB."""
         model = ["--model", call.model] if call.model else []
         resume = ["--resume", session] if session else []
         options = ["-p", "--output-format", "stream-json", "--verbose", *resume, *model, *call.args]
-        return Start(
+        return StartCommand(
             [*(call.command or [self.name]), *options],
             call.prompt,
             # By itself it waits for a busy provider for more than a minute, in silence; we wait between attempts.
@@ -134,7 +134,7 @@ class Claude:
             words=text or "\n".join(errors) or subtype,
             status=line.get("api_error_status"),
             type_=told.synthetic_type,
-            otherwise=TroubleClass.TRANSIENT if of_api else TroubleClass.FAILED,
+            otherwise=ProviderErrorClass.TRANSIENT if of_api else ProviderErrorClass.FAILED,
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import Start, Transcript, at, tokens
+from workers.runners.agents.base import StartCommand, Transcript, at, tokens
 from workers.runners.login_help import LogIn
 
 _DEFAULT = "codex-default"
@@ -28,13 +28,13 @@ class Codex:
     takes_servers = ()
     passes_on = ("OPENAI_API_KEY", "CODEX_API_KEY", "CODEX_HOME", "OPENAI_BASE_URL")
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """``-`` makes it read the prompt from stdin."""
         model = ["--model", call.model] if call.model else []
         program = call.command or [self.name]
         resume = ["resume", session] if session else []
         options = ["--json", "--skip-git-repo-check", *model, *call.args]
-        return Start([*program, "exec", *options, *resume, "-"], call.prompt)
+        return StartCommand([*program, "exec", *options, *resume, "-"], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
         """thread.started, item.started, item.completed, turn.completed, turn.failed, error."""

@@ -25,7 +25,7 @@ _SESSION = re.compile(r"[!-,.-~][!-~]{0,199}")
 _COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 
 
-class Conversation:
+class AgentConversation:
     """One attempt's part of it. ``session``: the one to take up again, or None; ``resumes``: whether it could be."""
 
     def __init__(self, claim: Claim, call: AgentCall, adapter: Adapter) -> None:

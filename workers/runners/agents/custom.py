@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs.work import COUNTS, CUSTOM, AgentCall
-from workers.runners.agents.base import Start, Transcript, at, tokens
+from workers.runners.agents.base import StartCommand, Transcript, at, tokens
 from workers.runners.login_help import LogIn
 
 _PROMPT = "{prompt}"
@@ -25,14 +25,14 @@ class Custom:
     takes_servers = ()
     passes_on = ()
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """``{prompt}``, ``{model}`` and ``{session}`` are filled in; without ``{prompt}`` the prompt comes on stdin."""
         command = call.command if session is None else call.resume
         on_stdin = not any(_PROMPT in part for part in command)
         given = {"{model}": call.model or "", "{session}": session or "", _PROMPT: call.prompt}
         # All in one pass: what they hold is never filled in.
         filled = [_PLACE.sub(lambda found: given[found[0]], part) for part in command]
-        return Start([*filled, *call.args], call.prompt if on_stdin else "")
+        return StartCommand([*filled, *call.args], call.prompt if on_stdin else "")
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
         """Each line that has a thing counts: the last result, the last error, the sum of what was used."""

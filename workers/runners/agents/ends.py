@@ -8,24 +8,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.host import host
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import Outcome
 from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript
-from workers.runners.agents.failures import Failure, failure_of_words
+from workers.runners.agents.failures import AgentFailure, failure_of_words
 from workers.runners.output import clean_text, last_line
 from workers.runners.process_watch import Interruption
 
 _ERROR_LIMIT = 300
 _LAST_LINES = 20
 _WENT_ON = 1  # the exit status of programs that met an error, whatever came of it
-_KNOWN_BY_LINES = (TroubleClass.LIMIT, TroubleClass.LOG_IN)
-_KNOWN_BY_A_LINE = (TroubleClass.TRANSIENT, *_KNOWN_BY_LINES)
+_KNOWN_BY_LINES = (ProviderErrorClass.LIMIT, ProviderErrorClass.LOG_IN)
+_KNOWN_BY_A_LINE = (ProviderErrorClass.TRANSIENT, *_KNOWN_BY_LINES)
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class AgentEnd:
     """Fields of the Result, and what a person should read below the log."""
 
     fields: dict[str, Any]
@@ -33,7 +33,7 @@ class End:
 
 
 def end_of(
-    ran: program.Ran,
+    ran: program.ProgramResult,
     told: Transcript,
     call: AgentCall,
     *,
@@ -41,30 +41,30 @@ def end_of(
     account: str,
     printed: str,
     complaints: str = "",
-) -> End:
+) -> AgentEnd:
     """How it ended. *advice*: what to do if it is not logged in; *account*: whose a limit is.
 
     *printed*: what its program wrote on stdout; *complaints*: on stderr since its last line there.
     """
     lingered = ran.interruption is not None and ran.interruption.outcome is Outcome.COMPLETED
     if ran.interruption is not None and not lingered:
-        return End(_interrupted(ran.interruption, told, complaints, account))
+        return AgentEnd(_interrupted(ran.interruption, told, complaints, account))
     remarks = [ran.interruption.error] if ran.interruption is not None else []
     if told.failure is not None:
-        return End(_failed(told.failure, advice, account), remarks)
+        return AgentEnd(_failed(told.failure, advice, account), remarks)
     if lingered:
-        return End({"outcome": Outcome.COMPLETED}, remarks)
+        return AgentEnd({"outcome": Outcome.COMPLETED}, remarks)
     said = last_line(ran.log or printed, _ERROR_LIMIT)
     outcome, error = program.judge(ran.exit_code, said=said)
     if outcome is Outcome.FAILED and ran.exit_code == _WENT_ON and told.is_done and told.overcome:
-        return End(
+        return AgentEnd(
             {"outcome": Outcome.COMPLETED}, ["exit status 1, although it was done: an error on its way counts not"]
         )
     if outcome is Outcome.COMPLETED and not told.ended:
         outcome, error = Outcome.FAILED, f"{call.agent} ended without saying that it was done"
     if outcome is Outcome.FAILED and not told.ended and (failure := _of_words(ran, error or "", printed)) is not None:
-        return End(_failed(failure, advice, account), remarks)
-    return End({"outcome": outcome, "error": error}, remarks)
+        return AgentEnd(_failed(failure, advice, account), remarks)
+    return AgentEnd({"outcome": outcome, "error": error}, remarks)
 
 
 def account_of(adapter: Adapter, call: AgentCall) -> str:
@@ -87,14 +87,14 @@ def _interrupted(interruption: Interruption, told: Transcript, complaints: str, 
     return {"outcome": interruption.outcome, "error": interruption.error}
 
 
-def _failed(failure: Failure, advice: str, account: str) -> dict[str, Any]:
+def _failed(failure: AgentFailure, advice: str, account: str) -> dict[str, Any]:
     fields = failure.ended(account=account)
-    if failure.of is TroubleClass.LOG_IN:
+    if failure.of is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{advice} (it said: {failure.sentence})"
     return fields
 
 
-def _of_words(ran: program.Ran, error: str, printed: str) -> Failure | None:
+def _of_words(ran: program.ProgramResult, error: str, printed: str) -> AgentFailure | None:
     """What its last words mean, if it said nothing else: errors of a log-in come on stderr, and as a text."""
     if ran.exit_code is not None and ran.exit_code < 0:
         return None

@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from coordination.base.clock import utc_now
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.provider_errors import (
     LONGEST_RETRY_AFTER,
     UNNAMED_RESET,
+    ProviderError,
     ProviderLimit,
-    Trouble,
     classify,
 )
 from coordination.domain.tasks.attempts import Outcome, Result
@@ -22,24 +22,24 @@ LONGEST_SENTENCE = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class AgentFailure:
     """Why it gave up. *status*: the HTTP status of its provider's answer, when that was it. *known*: what is known of
     the trouble besides; without it, the status decides."""
 
     sentence: str
     status: int | None = None
     lost_connection: bool = False
-    known: Trouble | None = None
+    known: ProviderError | None = None
 
     @property
-    def trouble(self) -> Trouble:
+    def trouble(self) -> ProviderError:
         """What it means, by the table of ``domain.provider_troubles``."""
         if self.known is not None:
             return self.known
         return classify("", status=self.status, lost_connection=self.lost_connection, now=utc_now())
 
     @property
-    def of(self) -> TroubleClass:
+    def of(self) -> ProviderErrorClass:
         """The class of the trouble."""
         return self.trouble.of
 
@@ -56,7 +56,7 @@ class Failure:
     def ended(self, *, account: str) -> dict[str, Any]:
         """The fields of a Result that ends so. *account*: whose limit it is, where the provider names nobody."""
         trouble, limit = self.trouble, None
-        if trouble.of is TroubleClass.LIMIT:
+        if trouble.of is ProviderErrorClass.LIMIT:
             limit = ProviderLimit(trouble.account or account, trouble.window, trouble.resets_at)
         return {
             "outcome": self.outcome,
@@ -78,8 +78,8 @@ def failure_of_words(
     status: int | None = None,
     type_: str | None = None,
     lost_connection: bool = False,
-    otherwise: TroubleClass = TroubleClass.FAILED,
-) -> Failure:
+    otherwise: ProviderErrorClass = ProviderErrorClass.FAILED,
+) -> AgentFailure:
     """What a program's own words mean. *words*: all of them, if *sentence* is an excerpt; *otherwise*: the class of
     what the table does not know."""
     now = utc_now()
@@ -93,21 +93,25 @@ def failure_of_words(
         now=now,
         local=local,
     )
-    if trouble.of is TroubleClass.FAILED and otherwise is not TroubleClass.FAILED:
+    if trouble.of is ProviderErrorClass.FAILED and otherwise is not ProviderErrorClass.FAILED:
         trouble = replace(trouble, of=otherwise)
-    return Failure(one_line(clean_text(sentence), LONGEST_SENTENCE), trouble.status, lost_connection, trouble)
+    return AgentFailure(one_line(clean_text(sentence), LONGEST_SENTENCE), trouble.status, lost_connection, trouble)
 
 
-def with_limit(failure: Failure, limit: ProviderLimit | None) -> Failure:
+def with_limit(failure: AgentFailure, limit: ProviderLimit | None) -> AgentFailure:
     """*failure* with what the provider told before of the *limit* that it has reached."""
     trouble = failure.trouble
-    unknown = trouble.of is TroubleClass.FAILED and failure.status is None
-    busy = trouble.of is TroubleClass.TRANSIENT and failure.status in (None, _TOO_MANY) and not failure.lost_connection
-    if limit is None or not (trouble.of is TroubleClass.LIMIT or unknown or busy):
+    unknown = trouble.of is ProviderErrorClass.FAILED and failure.status is None
+    busy = (
+        trouble.of is ProviderErrorClass.TRANSIENT
+        and failure.status in (None, _TOO_MANY)
+        and not failure.lost_connection
+    )
+    if limit is None or not (trouble.of is ProviderErrorClass.LIMIT or unknown or busy):
         return failure
     known = replace(
         trouble,
-        of=TroubleClass.LIMIT,
+        of=ProviderErrorClass.LIMIT,
         resets_at=limit.resets_at or trouble.resets_at,
         window=limit.window or trouble.window,
         account=trouble.account or limit.account,
@@ -115,11 +119,11 @@ def with_limit(failure: Failure, limit: ProviderLimit | None) -> Failure:
     return replace(failure, known=known)
 
 
-def not_before(trouble: Trouble, *, now: datetime) -> datetime | None:
+def not_before(trouble: ProviderError, *, now: datetime) -> datetime | None:
     """The moment before which another attempt would meet the same trouble; None: nobody knows."""
-    if trouble.of is TroubleClass.LIMIT:
+    if trouble.of is ProviderErrorClass.LIMIT:
         return trouble.resets_at or now + UNNAMED_RESET
-    if trouble.of is TroubleClass.TRANSIENT and trouble.resets_at is not None:
+    if trouble.of is ProviderErrorClass.TRANSIENT and trouble.resets_at is not None:
         return min(trouble.resets_at, now + LONGEST_RETRY_AFTER)
     return None
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import Start, Transcript, at, tokens, total
+from workers.runners.agents.base import StartCommand, Transcript, at, tokens, total
 from workers.runners.login_help import LogIn
 
 _NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
@@ -33,11 +33,11 @@ class Gemini:
         *("GOOGLE_CLOUD_LOCATION", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_GENAI_USE_VERTEXAI"),
     )
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """Where no terminal is, it reads the prompt from stdin."""
         model = ["--model", call.model] if call.model else []
         options = ["--output-format", "stream-json", "--skip-trust", *(["--resume", session] if session else [])]
-        return Start([*(call.command or [self.name]), *options, *model, *call.args], call.prompt)
+        return StartCommand([*(call.command or [self.name]), *options, *model, *call.args], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:  # noqa: ARG002 - as all adapters
         """init, message, tool_use, tool_result, error, result."""

@@ -16,7 +16,7 @@ LONGEST_LINE = 8 * 1024 * 1024
 _ASIDE = '{"type":"rate_limit_event"'
 
 
-class Lines:
+class JsonLines:
     """*read* gets each JSON object, *show* each line that is none, *remark* a sentence about what was left out.
 
     *whole*: all of the output is one object.

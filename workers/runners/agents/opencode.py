@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import Start, Transcript, at, tokens, total
+from workers.runners.agents.base import StartCommand, Transcript, at, tokens, total
 from workers.runners.login_help import LogIn
 
 _DEFAULT = "opencode-default"
@@ -33,12 +33,12 @@ class OpenCode:
     takes_servers = ()
     passes_on = (*_KEYS, "OPENCODE_CONFIG", "OPENCODE_CONFIG_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 
-    def start(self, call: AgentCall, session: str | None = None) -> Start:
+    def start(self, call: AgentCall, session: str | None = None) -> StartCommand:
         """The prompt comes on stdin: as an argument it would be quoted anew."""
         model = ["--model", call.model] if call.model else []
         resume = ["-s", session] if session else []
         options = ["run", "--format", "json", *resume, *model, *call.args]
-        return Start([*(call.command or [self.name]), *options], call.prompt)
+        return StartCommand([*(call.command or [self.name]), *options], call.prompt)
 
     def read(self, line: Mapping[str, Any], told: Transcript, call: AgentCall) -> None:
         """step_start, text, tool_use, step_finish, error."""
@@ -79,7 +79,7 @@ class OpenCode:
             words="\n".join(str(each) for each in more if each),
             status=at(data, "statusCode"),
             type_=name if isinstance(name, str) else None,
-            otherwise=TroubleClass.TRANSIENT if at(data, "isRetryable") is True else TroubleClass.FAILED,
+            otherwise=ProviderErrorClass.TRANSIENT if at(data, "isRetryable") is True else ProviderErrorClass.FAILED,
         )
 
 
@@ -89,18 +89,22 @@ def _finished(reason: object, told: Transcript, *, counted: bool) -> None:
         case "tool-calls":
             told.go_on()
         case "error":
-            told.fail("its provider says that the answer failed (error)", words="", otherwise=TroubleClass.TRANSIENT)
+            told.fail(
+                "its provider says that the answer failed (error)", words="", otherwise=ProviderErrorClass.TRANSIENT
+            )
         case "length":
-            told.fail("the answer was cut off because it became too long", words="", otherwise=TroubleClass.REFUSED)
+            told.fail(
+                "the answer was cut off because it became too long", words="", otherwise=ProviderErrorClass.REFUSED
+            )
         case "content-filter":
-            told.fail("the provider's content filter stopped the answer", words="", otherwise=TroubleClass.FAILED)
+            told.fail("the provider's content filter stopped the answer", words="", otherwise=ProviderErrorClass.FAILED)
         case "stop":
             told.finish()
         case _ if counted:  # some providers give no reason
             told.finish()
         case _:
             told.go_on()
-            told.note_error("the answer broke off", words="", otherwise=TroubleClass.TRANSIENT)
+            told.note_error("the answer broke off", words="", otherwise=ProviderErrorClass.TRANSIENT)
 
 
 def _values(used: object) -> list[object]:

@@ -35,15 +35,15 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.failures import Failure, failure_of_words
+from workers.runners.agents.failures import AgentFailure, failure_of_words
 from workers.runners.chat import http, output_schema
-from workers.runners.chat.errors import GaveUp, cause_of, failure_of, retry_after, was_sent
+from workers.runners.chat.errors import ChatGaveUp, cause_of, failure_of, retry_after, was_sent
 from workers.runners.chat.model_factory import make_model
 from workers.runners.chat.providers import Access
-from workers.runners.chat.servers import Server
-from workers.runners.chat.spending import Spending
+from workers.runners.chat.servers import ToolServer
+from workers.runners.chat.spending import ChatUsage
 
 if TYPE_CHECKING:
     from workers.runners.chat.tools import Toolbox
@@ -62,14 +62,14 @@ _FIRST_LOOK, _LAST_LOOK = 0.02, 1.0
 _TELL_EVERY = 5.0  # seconds: a long text is told in pieces
 
 
-class Conversation:
+class ChatConversation:
     """One attempt. What came of it stands in the transcript; ``value`` is the answer where it has a form."""
 
     def __init__(
         self,
         call: ChatCall,
         told: Transcript,
-        form: output_schema.Form | None,
+        form: output_schema.OutputSchema | None,
         *,
         limit: int,
         paid: Callable[[], bool] = lambda: True,
@@ -79,11 +79,11 @@ class Conversation:
         self._form = form
         self._limit = limit
         self._paid = paid
-        self._spending = Spending(told, provider=call.provider, model=call.model)
+        self._spending = ChatUsage(told, provider=call.provider, model=call.model)
         self._misfits = 0
         self.value: Any = None
 
-    async def hold(self, access: Access, servers: list[Server], moved: Callable[[], None]) -> None:
+    async def hold(self, access: Access, servers: list[ToolServer], moved: Callable[[], None]) -> None:
         """From the prompt to the answer. How it ended stands in the transcript."""
         try:
             async with AsyncExitStack() as stack:
@@ -94,11 +94,13 @@ class Conversation:
             # A bulkhead: what a provider or a tool server sends may be anything.
             cause = cause_of(error)
             self._told.failure = failure_of(cause, chat=self._call.chat)
-            if not isinstance(cause, GaveUp | ModelAPIError | http.AnsweredWithError):
+            if not isinstance(cause, ChatGaveUp | ModelAPIError | http.AnsweredWithError):
                 where = traceback.format_tb(cause.__traceback__, -5)
                 log.warning("a chat failed", chat=self._call.chat, error=type(cause).__name__, where="".join(where))
 
-    async def _toolbox(self, stack: AsyncExitStack, servers: list[Server], moved: Callable[[], None]) -> Toolbox | None:
+    async def _toolbox(
+        self, stack: AsyncExitStack, servers: list[ToolServer], moved: Callable[[], None]
+    ) -> Toolbox | None:
         if not servers:
             return None
         from workers.runners.chat.tools import Toolbox  # a quarter of all memory that chats take
@@ -123,7 +125,7 @@ class Conversation:
                 self._told.ended = True
                 return
             messages += [response, ModelRequest(replies)]
-        raise GaveUp(Failure(f"{call.chat} had no answer after {call.max_steps} steps (settings.max_steps)"))
+        raise ChatGaveUp(AgentFailure(f"{call.chat} had no answer after {call.max_steps} steps (settings.max_steps)"))
 
     async def _may_go_on(self) -> None:
         """Wait until what the last call cost is settled: one that there is no money for is not made."""
@@ -163,7 +165,7 @@ class Conversation:
                 return await self._request(model, messages, settings, parameters, moved)
             except Exception as error:
                 failure = failure_of(error, chat=self._call.chat)
-                if first or failure.of is not TroubleClass.TRANSIENT or tries == _TRIES_AGAIN:
+                if first or failure.of is not ProviderErrorClass.TRANSIENT or tries == _TRIES_AGAIN:
                     raise
                 tries += 1
                 wait = min(retry_after(error) or 2.0**tries, _LONGEST_WAIT)
@@ -222,17 +224,17 @@ class Conversation:
             case "length":
                 most = self._call.settings.get("max_tokens")
                 why = f"after {most:,} tokens (settings.max_tokens)" if most else "because it became too long"
-                raise GaveUp(Failure(f"{chat}: the answer was cut off {why}", _FOR_GOOD))
+                raise ChatGaveUp(AgentFailure(f"{chat}: the answer was cut off {why}", _FOR_GOOD))
             case "content_filter":
-                raise GaveUp(Failure(f"{chat}: the provider's content filter stopped the answer"))
+                raise ChatGaveUp(AgentFailure(f"{chat}: the provider's content filter stopped the answer"))
         raw = (response.provider_details or {}).get("finish_reason")
         if response.finish_reason == "error" or (response.finish_reason is None and _BROKE.search(str(raw or ""))):
             sentence = f"{chat}: the provider broke the answer off ({raw or 'error'})"
-            raise GaveUp(failure_of_words(sentence, words=str(raw), otherwise=TroubleClass.TRANSIENT))
+            raise ChatGaveUp(failure_of_words(sentence, words=str(raw), otherwise=ProviderErrorClass.TRANSIENT))
         told_why = raw is not None
         unmeasured = bool(response.usage.unmeasured_requests)
         if response.state != "complete" or (unmeasured and not told_why):
-            raise GaveUp(Failure(f"{chat}: the answer broke off", lost_connection=True))
+            raise ChatGaveUp(AgentFailure(f"{chat}: the answer broke off", lost_connection=True))
 
     async def _replies(self, response: ModelResponse, tools: Toolbox | None) -> list[ModelRequestPart] | None:
         """What the model is told next; None when it has answered."""
@@ -249,23 +251,23 @@ class Conversation:
         if self._form is not None:
             return await self._filled_in(self._form, response, None)
         if not text.strip():
-            raise GaveUp(Failure(f"{self._call.chat} answered nothing"))
+            raise ChatGaveUp(AgentFailure(f"{self._call.chat} answered nothing"))
         self._told.result = text
         return None
 
     async def _filled_in(
-        self, form: output_schema.Form, response: ModelResponse, call: ToolCallPart | None
+        self, form: output_schema.OutputSchema, response: ModelResponse, call: ToolCallPart | None
     ) -> list[ModelRequestPart] | None:
         try:
             if call is None:
                 self.value = await asyncio.to_thread(form.of_text, response.text or "")
             else:
                 self.value = await asyncio.to_thread(form.of_call, _arguments(call))
-        except output_schema.Misfit as misfit:
+        except output_schema.SchemaMismatchError as misfit:
             self._misfits += 1
             if self._misfits > ASKED_AGAIN:
                 times = f"{self._misfits} answers in a row"
-                raise GaveUp(Failure(f"{self._call.chat}: {times} did not fit the schema: {misfit}")) from None
+                raise ChatGaveUp(AgentFailure(f"{self._call.chat}: {times} did not fit the schema: {misfit}")) from None
             sentence = f"This answer does not fit its JSON Schema: {misfit}. Answer again, with what fits."
             self._told.say(f"… {sentence}")
             if call is None:
@@ -283,7 +285,7 @@ class Conversation:
         id_ = call.tool_call_id
         try:
             arguments = _arguments(call)
-        except output_schema.Misfit as misfit:
+        except output_schema.SchemaMismatchError as misfit:
             self._told.call(call.tool_name, call.args, id_=id_)
             text, failed = f"The arguments cannot be read: {misfit}", True
         else:
@@ -318,7 +320,7 @@ class _Speech:
         """Something that is not told, but takes memory."""
         self._size += len(text)
         if self._size > LONGEST_ANSWER:
-            raise GaveUp(Failure(f"The answer has more than {LONGEST_ANSWER:,} characters"))
+            raise ChatGaveUp(AgentFailure(f"The answer has more than {LONGEST_ANSWER:,} characters"))
 
     def end(self) -> None:
         """The text is over."""
@@ -334,4 +336,4 @@ def _arguments(call: ToolCallPart) -> dict[str, Any]:
     try:
         return call.args_as_dict(raise_if_invalid=True)
     except (ValueError, AssertionError, RecursionError):
-        raise output_schema.Misfit("they are no JSON object") from None
+        raise output_schema.SchemaMismatchError("they are no JSON object") from None

@@ -24,9 +24,9 @@ from pydantic_ai.exceptions import (
 )
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from workers.runners.agents.base import at
-from workers.runners.agents.failures import Failure, failure_of_words
+from workers.runners.agents.failures import AgentFailure, failure_of_words
 from workers.runners.chat.http import AnsweredWithError
 from workers.runners.output import clean_text, one_line
 
@@ -35,33 +35,35 @@ _LONGEST_BODY = 4_000
 _REFUSED, _FORBIDDEN = 400, 403
 
 
-class GaveUp(Exception):
+class ChatGaveUp(Exception):
     """The conversation ends here, and why."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: AgentFailure) -> None:
         super().__init__(failure.sentence)
         self.failure = failure
 
 
-def failure_of(error: Exception, *, chat: str) -> Failure:  # noqa: PLR0911 - a table
+def failure_of(error: Exception, *, chat: str) -> AgentFailure:  # noqa: PLR0911 - a table
     """What *error* means for the attempt."""
     match error:
-        case GaveUp():
+        case ChatGaveUp():
             return error.failure
         case Refused():
-            return Failure(error.sentence(), _REFUSED)
+            return AgentFailure(error.sentence(), _REFUSED)
         case AnsweredWithError():
             return failure_of_words(_line(f"{chat}: {error.sentence}"), words=error.words, status=error.status)
         case httpx2.TransportError():  # a tool's: those of models come wrapped
-            return Failure(_line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True)
+            return AgentFailure(
+                _line(f"The connection to {_host(error)} was lost: {_said(error)}"), lost_connection=True
+            )
         case UserError():
-            return Failure(_line(f"{chat} cannot do this: {error.message}"), _REFUSED)
+            return AgentFailure(_line(f"{chat} cannot do this: {error.message}"), _REFUSED)
         case ModelAPIError():
             return _of_provider(error, chat)
-    return Failure(_line(f"{chat} answered what cannot be understood: {_said(error)}"))
+    return AgentFailure(_line(f"{chat} answered what cannot be understood: {_said(error)}"))
 
 
-def _of_provider(error: ModelAPIError, chat: str) -> Failure:
+def _of_provider(error: ModelAPIError, chat: str) -> AgentFailure:
     """By status, type and words; where these say nothing, by the kind of error that the library takes it for."""
     if (told := _told_in_body(error)) is not None:
         return failure_of(told, chat=chat)
@@ -80,9 +82,9 @@ def _of_provider(error: ModelAPIError, chat: str) -> Failure:
         status=status,
         type_=code if status == _FORBIDDEN else kind,  # which the library takes for a refused log-in
         lost_connection=lost,
-        otherwise=next((of for kind, of in _KINDS.items() if isinstance(error, kind)), TroubleClass.FAILED),
+        otherwise=next((of for kind, of in _KINDS.items() if isinstance(error, kind)), ProviderErrorClass.FAILED),
     )
-    if failure.of is TroubleClass.FAILED:
+    if failure.of is ProviderErrorClass.FAILED:
         return replace(failure, sentence=_line(f"{chat} answered what cannot be understood: {said}"))
     return failure
 
@@ -93,10 +95,10 @@ _TYPES = {
     ModelContextWindowExceededError: "context_length_exceeded",
 }
 _KINDS = {
-    ModelRateLimitError: TroubleClass.TRANSIENT,
-    ModelUnavailableError: TroubleClass.TRANSIENT,
-    ModelServerError: TroubleClass.TRANSIENT,
-    ModelRequestRejectedError: TroubleClass.REFUSED,
+    ModelRateLimitError: ProviderErrorClass.TRANSIENT,
+    ModelUnavailableError: ProviderErrorClass.TRANSIENT,
+    ModelServerError: ProviderErrorClass.TRANSIENT,
+    ModelRequestRejectedError: ProviderErrorClass.REFUSED,
 }
 
 
@@ -140,7 +142,7 @@ def retry_after(error: Exception) -> float | None:
 
 
 def _gave_up(error: Exception) -> bool:
-    return isinstance(error, GaveUp) or (isinstance(error, ExceptionGroup) and any(map(_gave_up, error.exceptions)))
+    return isinstance(error, ChatGaveUp) or (isinstance(error, ExceptionGroup) and any(map(_gave_up, error.exceptions)))
 
 
 def _host(error: httpx2.TransportError) -> str:

@@ -29,7 +29,7 @@ _CLOSE_PATIENCE = 5.0
 Make = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
-class Exchange:
+class HttpExchange:
     """One conversation on the loop. ``fileno()`` turns readable when it has ended. Close it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, make: Make, on_moved: Callable[[], None]) -> None:
@@ -82,7 +82,7 @@ class Exchange:
                 os.eventfd_write(self._wake, 1)
 
 
-class Loop:
+class ChatLoop:
     """The loop and its thread, which begins with the first conversation."""
 
     def __init__(self) -> None:
@@ -91,9 +91,9 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
 
-    def start(self, make: Make, on_moved: Callable[[], None]) -> Exchange:
+    def start(self, make: Make, on_moved: Callable[[], None]) -> HttpExchange:
         """Begin a conversation; *make* is called on the loop, with what it calls whenever it goes on."""
-        return Exchange(self._running(), make, on_moved)
+        return HttpExchange(self._running(), make, on_moved)
 
     def close(self) -> None:
         """End the loop, and every conversation that is left on it."""
@@ -126,7 +126,7 @@ class Loop:
 
 
 def wait_for(
-    exchange: Exchange,
+    exchange: HttpExchange,
     control: Control,
     *,
     began: float,
@@ -168,7 +168,7 @@ def wait_for(
 
 
 def _limit(
-    exchange: Exchange,
+    exchange: HttpExchange,
     control: Control,
     now: float,
     *,

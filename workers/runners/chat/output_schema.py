@@ -30,11 +30,11 @@ _LONGEST = 300
 _PATTERN_SECONDS = 0.2
 
 
-class Misfit(Exception):
+class SchemaMismatchError(Exception):
     """The answer does not have the form; says why."""
 
 
-class Form:
+class OutputSchema:
     """A schema. Refused when it is none."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -72,21 +72,21 @@ class Form:
         try:
             value = json.loads(bare, parse_constant=_refuse)
         except (ValueError, RecursionError):
-            raise Misfit("it is not JSON") from None
+            raise SchemaMismatchError("it is not JSON") from None
         return self._checked(value)
 
     def _checked(self, value: Any) -> Any:
         if self._wrapped and isinstance(value, Mapping) and set(value) == {_WRAP}:
             value = value[_WRAP]
         if problem := json_problem(value):
-            raise Misfit(f"it {problem}")
+            raise SchemaMismatchError(f"it {problem}")
         try:
             error = best_match(self._validator.iter_errors(value))
         except (Unresolvable, RecursionError) as unusable:
             raise Refused(f"schema cannot be checked: {one_line(str(unusable), _LONGEST)}", field="schema") from None
         if error is not None:
             place = "/".join(map(str, error.absolute_path))
-            raise Misfit(one_line(error.message, _LONGEST) + (f" (at {place})" if place else ""))
+            raise SchemaMismatchError(one_line(error.message, _LONGEST) + (f" (at {place})" if place else ""))
         return value
 
 

@@ -13,7 +13,7 @@ from coordination.base.errors import Refused
 from coordination.base.host import host
 from coordination.base.wording import did_you_mean
 from coordination.domain.jobs.chat import ChatCall
-from workers.runners.provider_environment import Given
+from workers.runners.provider_environment import ProviderVariables
 
 COMPATIBLE = ("openai", "openai-chat", "openai-responses")
 """Providers whose protocol many servers speak."""
@@ -78,7 +78,7 @@ def needs_of(call: ChatCall) -> Needs:
     return KNOWN[call.provider]
 
 
-def access(call: ChatCall, given: Given) -> Access:
+def access(call: ChatCall, given: ProviderVariables) -> Access:
     """The key and the address for this chat; Refused when there is no key where one is needed."""
     needs = needs_of(call)
     said = call.url or (call.env.get(needs.address) if needs.address else None)

@@ -11,31 +11,31 @@ from typing import Any
 from coordination.base.errors import NotFound, Refused
 from coordination.base.extras import install_command
 from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import parse_work
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.failures import Failure
+from workers.runners.agents.failures import AgentFailure
 from workers.runners.base import Control
-from workers.runners.chat.loop import Loop, Make, wait_for
+from workers.runners.chat.loop import ChatLoop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
-from workers.runners.chat.servers import Servers
+from workers.runners.chat.servers import ToolServers
 from workers.runners.login_help import LogIn
 from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
-from workers.runners.provider_environment import Given, Providing
+from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
 
 
 class ChatRunner:
     """Executes chats, all of a process on one loop."""
 
-    def __init__(self, launcher: Launcher, providing: Providing) -> None:
+    def __init__(self, launcher: Launcher, providing: ProviderEnvironment) -> None:
         self._launcher = launcher
         self._providing = providing
-        self._loop = Loop()
+        self._loop = ChatLoop()
 
     def run(self, claim: Claim, control: Control) -> Result:
         """Hold the conversation to its end."""
@@ -53,7 +53,7 @@ class ChatRunner:
         if claim.workdir is not None and not program.can_be_entered(claim.workdir):
             return program.missing_folder(claim.workdir)
         with environment.Scratch(control.scratch, claim) as scratch:
-            with Servers(self._launcher, call.tools, secrets) as servers:
+            with ToolServers(self._launcher, call.tools, secrets) as servers:
                 try:
                     servers.start(claim, control, env=call.env, scratch=scratch)
                 except Refused as refusal:
@@ -88,7 +88,7 @@ class ChatRunner:
             result = _failed(result, told.failure, call, secrets)
         return secrets.hide_in(result)
 
-    def _checked(self, claim: Claim) -> tuple[ChatCall, Given]:
+    def _checked(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
         call = parse_work(claim.work)
         if not isinstance(call, ChatCall):
             raise Refused(f"A {call.kind} job is not a chat")
@@ -121,7 +121,7 @@ class ChatRunner:
 class _Tools:
     """What the programs of a chat's tools spend. No call of the model is made before that is settled, too."""
 
-    spending: usage_file.Following | None = None
+    spending: usage_file.UsageFile | None = None
 
     def paid(self, control: Control) -> bool:
         """Whether all that was spent so far is settled with the budgets."""
@@ -130,11 +130,11 @@ class _Tools:
         return control.paid()
 
 
-def _prepared(call: ChatCall, control: Control, secrets: Given, tools: _Tools) -> tuple[Any, Transcript]:
+def _prepared(call: ChatCall, control: Control, secrets: ProviderVariables, tools: _Tools) -> tuple[Any, Transcript]:
     try:
-        from workers.runners.chat.conversation import Conversation
+        from workers.runners.chat.conversation import ChatConversation
         from workers.runners.chat.model_factory import import_provider
-        from workers.runners.chat.output_schema import Form
+        from workers.runners.chat.output_schema import OutputSchema
     except ImportError as error:
         raise Refused(
             f"This worker cannot hold chats: {error.name or error} is not installed",
@@ -142,8 +142,8 @@ def _prepared(call: ChatCall, control: Control, secrets: Given, tools: _Tools) -
         ) from None
     import_provider(call)
     told = Transcript(control.event, hide=secrets.hide, metered=lambda: control.spent(told.usage.values()))
-    form = Form(call.schema) if call.schema else None
-    return Conversation(call, told, form, limit=control.output_limit, paid=lambda: tools.paid(control)), told
+    form = OutputSchema(call.schema) if call.schema else None
+    return ChatConversation(call, told, form, limit=control.output_limit, paid=lambda: tools.paid(control)), told
 
 
 def _result(
@@ -168,12 +168,12 @@ def _result(
     return Result(outcome, output=output, error=error, log=log, usage=usage)
 
 
-def _failed(result: Result, failure: Failure, call: ChatCall, given: Given) -> Result:
+def _failed(result: Result, failure: AgentFailure, call: ChatCall, given: ProviderVariables) -> Result:
     """*result* of a conversation that gave up, with whose limit or log-in it was about."""
     keys = needs_of(call).keys
     used = next((name for name in (*call.secrets, *keys) if given.values.get(name)), None)
     fields = failure.ended(account=call.account or (f"{call.provider} with {used}" if used else call.provider))
-    if failure.of is TroubleClass.LOG_IN:
+    if failure.of is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{LogIn(keys).advice(call.chat, given, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
 

@@ -28,7 +28,7 @@ from workers.runners.secret_masking import Secrets
 _GRACE = 0.5  # seconds to end after the end of its input, and again after SIGTERM
 
 
-class Pipes:
+class ServerPipes:
     """Our ends and its ends of one program's streams. Either the loop adopts ours, once, or their maker closes them."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ def _close_all(fds: list[int]) -> None:
         os.close(fds.pop())
 
 
-class Server:
+class ToolServer:
     """One MCP server of a chat: a program with its pipes, or an address with a token."""
 
     def __init__(self, body: Mapping[str, Any], secrets: Secrets, *, limit: int) -> None:
@@ -73,7 +73,7 @@ class Server:
         self.env: Mapping[str, str] = body.get("env", {})
         self.secrets = {name: secrets.values[name] for name in body.get("secrets", ())}
         self.name = body.get("name") or (self.url.partition("?")[0] if self.url else Path(self.command[0]).name)
-        self.pipes: Pipes | None = None
+        self.pipes: ServerPipes | None = None
         self.process: Process | None = None
         self.printed = Capture(limit)
         self.complaints = secrets.hiding(self.printed.feed)  # before it is shortened
@@ -85,7 +85,7 @@ class Server:
         return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
-class Servers:
+class ToolServers:
     """All of one attempt; a context manager that leaves nothing running."""
 
     def __init__(self, launcher: Launcher, bodies: Sequence[Mapping[str, Any] | str], secrets: Secrets) -> None:
@@ -93,12 +93,12 @@ class Servers:
         self._bodies = bodies
         self._secrets = secrets
         self.fast = False
-        self.all: list[Server] = []
+        self.all: list[ToolServer] = []
 
     def start(self, claim: Claim, control: Control, *, env: Mapping[str, str], scratch: environment.Scratch) -> None:
         """Start the programs. Raises Refused, OSError or ValueError when one cannot be started."""
         bodies = [self._ours(control) if isinstance(body, str) else body for body in self._bodies]
-        self.all = [Server(body, self._secrets, limit=control.output_limit) for body in bodies]
+        self.all = [ToolServer(body, self._secrets, limit=control.output_limit) for body in bodies]
         programs = [server for server in self.all if server.command]
         if not programs:
             return
@@ -110,7 +110,7 @@ class Servers:
             name = server.command[0]
             if (problem := program_problem(name, folder=folder, path=variables["PATH"])) is not None:
                 raise Refused(problem)
-            server.pipes = Pipes()
+            server.pipes = ServerPipes()
             server.process = self._launcher.start(
                 server.command,
                 markers=[environment.MARKER],
@@ -157,7 +157,7 @@ class Servers:
             process.end()
 
 
-def how_it_ended(server: Server) -> str | None:
+def how_it_ended(server: ToolServer) -> str | None:
     """In words, if its program is over."""
     if server.process is None:
         return None

@@ -14,7 +14,7 @@ from workers.runners.agents.base import Transcript, tokens
 from workers.runners.output import clean_text
 
 
-class Spending:
+class ChatUsage:
     """Adds up; what was used so far stands in the transcript after every step, so that a stop loses nothing."""
 
     def __init__(self, told: Transcript, *, provider: str, model: str) -> None:

@@ -16,10 +16,10 @@ from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, CallToolResult, Implementation, jsonrpc_message_adapter
 from pydantic_ai.tools import ToolDefinition
 
-from workers.runners.agents.failures import Failure
+from workers.runners.agents.failures import AgentFailure
 from workers.runners.chat import http
-from workers.runners.chat.errors import GaveUp, cause_of
-from workers.runners.chat.servers import Server, how_it_ended
+from workers.runners.chat.errors import ChatGaveUp, cause_of
+from workers.runners.chat.servers import ToolServer, how_it_ended
 from workers.runners.output import Capture, clean_text, one_line
 
 LONGEST_LINE = 8 * 1024 * 1024
@@ -35,14 +35,14 @@ _US = Implementation(name="coordination", version="1")
 @dataclass(frozen=True, slots=True)
 class _Tool:
     client: Client
-    server: Server
+    server: ToolServer
     name: str
 
 
 class Toolbox:
     """The tools of all servers, under names that every provider takes. Enter it on the loop, in the chat's own task."""
 
-    def __init__(self, servers: Sequence[Server], *, moved: Callable[[], None], limit: int) -> None:
+    def __init__(self, servers: Sequence[ToolServer], *, moved: Callable[[], None], limit: int) -> None:
         self._servers = servers
         self._moved = moved
         self._limit = limit
@@ -70,7 +70,7 @@ class Toolbox:
             result = await tool.client.call_tool(tool.name, dict(arguments), progress_callback=self._progress)
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
-                raise GaveUp(self._gone(tool.server)) from error
+                raise ChatGaveUp(self._gone(tool.server)) from error
             return f"The tool failed: {error.message}", True
         except (ValueError, RuntimeError) as error:  # what it gave back is no result of its version of the protocol
             return f"The tool gave back nothing usable: {one_line(str(error), 300)}", True
@@ -80,7 +80,7 @@ class Toolbox:
         self._moved()
 
     @contextlib.asynccontextmanager
-    async def _streams(self, server: Server) -> AsyncIterator[Any]:
+    async def _streams(self, server: ToolServer) -> AsyncIterator[Any]:
         """The transport of one server."""
         if server.url is None:
             async with _piped(server, self._moved) as streams:
@@ -92,23 +92,25 @@ class Toolbox:
             ):
                 yield streams
 
-    async def _connect(self, server: Server, streams: Any) -> None:
+    async def _connect(self, server: ToolServer, streams: Any) -> None:
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 client = await self._stack.enter_async_context(Client(_given(streams), cache=None, client_info=_US))
                 await self._list(server, client)
         except TimeoutError:
             sentence = f"The tool server {server.name} did not answer within {_CONNECT_SECONDS} s"
-            raise GaveUp(Failure(sentence)) from None
+            raise ChatGaveUp(AgentFailure(sentence)) from None
         except Exception as error:
             cause = cause_of(error)
             if isinstance(cause, MCPError) and cause.code == CONNECTION_CLOSED:
-                raise GaveUp(self._gone(server)) from error
+                raise ChatGaveUp(self._gone(server)) from error
             if isinstance(cause, MCPError | ValueError):
-                raise GaveUp(Failure(one_line(f"The tool server {server.name} refused: {cause}", 300))) from error
+                raise ChatGaveUp(
+                    AgentFailure(one_line(f"The tool server {server.name} refused: {cause}", 300))
+                ) from error
             raise
 
-    async def _list(self, server: Server, client: Client) -> None:
+    async def _list(self, server: ToolServer, client: Client) -> None:
         cursor: str | None = None
         for _ in range(_MOST_PAGES):
             page = await client.list_tools(cursor=cursor)
@@ -133,11 +135,11 @@ class Toolbox:
             free = f"{base[: _LONGEST_NAME - 5]}_{number}"
         return free
 
-    def _gone(self, server: Server) -> Failure:
+    def _gone(self, server: ToolServer) -> AgentFailure:
         said = one_line(server.printed.text().strip().rpartition("\n")[2], 200)
         ended = how_it_ended(server)
         why = f" ({', '.join(filter(None, [ended, said]))})" if ended or said else ""
-        return Failure(f"The tool server {server.name} went away{why}")
+        return AgentFailure(f"The tool server {server.name} went away{why}")
 
 
 @contextlib.asynccontextmanager
@@ -170,11 +172,11 @@ class _Writing(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def _piped(server: Server, moved: Callable[[], None]) -> AsyncIterator[Any]:
+async def _piped(server: ToolServer, moved: Callable[[], None]) -> AsyncIterator[Any]:
     """Streams of messages over a program's pipes, one a line; the program is somebody else's to end."""
     pipes = server.pipes
     if pipes is None or not pipes.adopt():
-        raise GaveUp(Failure(f"The tool server {server.name} is not running"))
+        raise ChatGaveUp(AgentFailure(f"The tool server {server.name} is not running"))
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=LONGEST_LINE)
 

@@ -222,7 +222,7 @@ def upgrade() -> None:
         sa.Column("pending", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("rung_at", types.UtcTime(), nullable=True),
+        sa.Column("enqueued_at", types.UtcTime(), nullable=True),
         sa.Column("not_before", types.UtcTime(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("losses", sa.Integer(), nullable=False),
@@ -279,10 +279,10 @@ def upgrade() -> None:
     op.create_index(
         "ix_tasks_rung",
         "tasks",
-        ["project_id", "rung_at"],
+        ["project_id", "enqueued_at"],
         unique=False,
-        postgresql_where=sa.text("state = 'queued' AND rung_at IS NOT NULL"),
-        sqlite_where=sa.text("state = 'queued' AND rung_at IS NOT NULL"),
+        postgresql_where=sa.text("state = 'queued' AND enqueued_at IS NOT NULL"),
+        sqlite_where=sa.text("state = 'queued' AND enqueued_at IS NOT NULL"),
     )
     op.create_index(
         "ix_tasks_time",

@@ -35,7 +35,12 @@ def wait_for_person(
     tx: Connection, workspace_id: str, task_id: str, *, person: str, reasons: BlockReason, options: Mapping[str, Any]
 ) -> None:
     """Let a locked task wait for what a person says, and for all other *reasons*."""
-    changed = {"state": TaskState.BLOCKED, "reasons": reasons | BlockReason.QUESTION, "rung_at": None, "agent": person}
+    changed = {
+        "state": TaskState.BLOCKED,
+        "reasons": reasons | BlockReason.QUESTION,
+        "enqueued_at": None,
+        "agent": person,
+    }
     tx.execute(_of(workspace_id, task_id).values(**changed, options=dict(options), updated_at=db_now()))
 
 

@@ -39,8 +39,8 @@ _HAS_DUTIES = or_(
     _some(slots),  # to be recounted
     _some(tasks, _blocked_for(BlockReason.NOT_BEFORE), t.not_before <= db_now()),
     _some(tasks, _blocked_for(BlockReason.BUDGET)),
-    _some(tasks, _QUEUED, t.rung_at.is_(None), or_(t.not_before.is_(None), t.not_before <= db_now())),
-    _some(tasks, _QUEUED, t.rung_at.is_not(None), t.rung_at < db_after(bindparam("rung_before"))),
+    _some(tasks, _QUEUED, t.enqueued_at.is_(None), or_(t.not_before.is_(None), t.not_before <= db_now())),
+    _some(tasks, _QUEUED, t.enqueued_at.is_not(None), t.enqueued_at < db_after(bindparam("enqueued_before"))),
     _some(runs, r.finished_at.is_(None), _OPEN_TASK.scalar_subquery().is_(None)),
 )
 _IS_OPEN = or_(_some(runs, r.finished_at.is_(None)), _some(attempts, a.finished_at.is_(None)))
@@ -58,7 +58,7 @@ _QUIET = (
 def lock(
     tx: Connection,
     *,
-    ring_again_after: timedelta,
+    enqueue_again_after: timedelta,
     most: int,
     every: timedelta | None = None,
     projects: Sequence[str] = (),
@@ -70,7 +70,7 @@ def lock(
     Whoever is ticked now, or locked, is not among them.
     """
     which = and_(s.ended_at.is_(None), RESTS, s.project_id.in_(projects)) if every is None else due_since(every)
-    values = {"rung_before": -ring_again_after.total_seconds(), "most": most}
+    values = {"enqueued_before": -enqueue_again_after.total_seconds(), "most": most}
     rows = tx.execute(_QUIET.where(which, one_of(s.workspace_id, workspaces)), values)
     return [(row.workspace_id, row.project_id) for row in rows]
 

@@ -67,7 +67,7 @@ RESTS = or_(s.tick_until.is_(None), s.tick_until < db_now())
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class TickStart:
     """A tick whose lease was taken; *submissions*: as many as there had been by then."""
 
     workspace_id: str
@@ -94,7 +94,7 @@ def due(tx: Connection, *, every: timedelta, workspaces: Sequence[str] | None = 
 
 def begin_tick(
     tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta, every: timedelta | None = None
-) -> Begun | None:
+) -> TickStart | None:
     """Take the tick's lease; None when somebody else ticks this project now or it has no live supervisor.
 
     *every*: None as well when it was ticked less than that ago, since it was read that it is due.
@@ -105,7 +105,7 @@ def begin_tick(
 
 def begin_due_tick(
     tx: Connection, *, every: timedelta, holder: str, lease: timedelta, workspaces: Sequence[str] | None = None
-) -> Begun | None:
+) -> TickStart | None:
     """Take the tick's lease of the project that has waited longest, of any or of these workspaces; None: none is due.
 
     One statement, and on PostgreSQL it skips what others are about to take: any number of processes share what is due
@@ -117,14 +117,14 @@ def begin_due_tick(
     return _begin(tx, [s.project_id == longest.scalar_subquery()], holder=holder, lease=lease)
 
 
-def _begin(tx: Connection, wanted: Iterable[ColumnElement[bool]], *, holder: str, lease: timedelta) -> Begun | None:
+def _begin(tx: Connection, wanted: Iterable[ColumnElement[bool]], *, holder: str, lease: timedelta) -> TickStart | None:
     row = tx.execute(
         update(supervisors)
         .where(*wanted)
         .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
         .returning(s.workspace_id, s.project_id, s.submissions)
     ).first()
-    return None if row is None else Begun(row.workspace_id, row.project_id, holder, lease, row.submissions)
+    return None if row is None else TickStart(row.workspace_id, row.project_id, holder, lease, row.submissions)
 
 
 _HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_holder == bindparam("holder"))

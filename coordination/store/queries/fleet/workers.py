@@ -244,7 +244,7 @@ def unanswered(tx: Connection, *, after: timedelta) -> int:
     """How many queued tasks had their doorbell rung longer than that ago, and nobody came."""
     return tx.execute(
         select(func.count()).where(
-            t.state == "queued", t.rung_at.is_not(None), t.rung_at < db_after(-after.total_seconds())
+            t.state == "queued", t.enqueued_at.is_not(None), t.enqueued_at < db_after(-after.total_seconds())
         )
     ).scalar_one()
 
@@ -255,8 +255,8 @@ _UNHEARD = (
     .join(projects, projects.c.id == t.project_id)
     .where(
         t.state == "queued",
-        t.rung_at.is_not(None),
-        t.rung_at < db_after(-bindparam("age")),
+        t.enqueued_at.is_not(None),
+        t.enqueued_at < db_after(-bindparam("age")),
         projects.c.status.not_in((ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)),
         # It waits for a canceled attempt to end, not for a worker.
         ~exists(select(a.number).where(a.task_id == t.id, a.finished_at.is_(None))),
@@ -318,7 +318,7 @@ def workspaces_of_worker(tx: Connection, worker_id: str) -> list[str]:
 
 
 def parked(
-    tx: Connection, *, rung_before: timedelta, limit: int, workspaces: Sequence[str] | None = None
+    tx: Connection, *, enqueued_before: timedelta, limit: int, workspaces: Sequence[str] | None = None
 ) -> list[tuple[str, str]]:
     """(workspace, task) of queued, due tasks whose doorbell went out that long ago and that nobody claimed.
 
@@ -329,18 +329,18 @@ def parked(
         .where(
             t.state == TaskState.QUEUED,
             one_of(t.workspace_id, workspaces),
-            t.rung_at.is_not(None),
-            t.rung_at < db_after(-rung_before.total_seconds()),
+            t.enqueued_at.is_not(None),
+            t.enqueued_at < db_after(-enqueued_before.total_seconds()),
             or_(t.not_before.is_(None), t.not_before <= db_now()),
         )
-        .order_by(t.rung_at)
+        .order_by(t.enqueued_at)
         .limit(limit)
     )
     return [(row.workspace_id, row.id) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class ExpiredLease:
     """An open attempt whose lease has run out; *silent*: nothing was heard of its worker either."""
 
     task_id: str
@@ -351,7 +351,7 @@ class Expired:
     silent: bool
 
 
-def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list[Expired]:
+def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list[ExpiredLease]:
     """The project's open attempts whose lease has run out, of workers that are known."""
     silent = w.heartbeat_at < db_after(-silent_after.total_seconds())
     rows = tx.execute(
@@ -359,7 +359,7 @@ def expired(tx: Connection, project_id: str, *, silent_after: timedelta) -> list
         .join(workers, w.id == a.worker_id)
         .where(a.project_id == project_id, a.finished_at.is_(None), a.lease_until < db_now())
     )
-    return [Expired(*row[:5], silent=bool(row[5])) for row in rows]
+    return [ExpiredLease(*row[:5], silent=bool(row[5])) for row in rows]
 
 
 def lock(tx: Connection, worker_id: str) -> None:

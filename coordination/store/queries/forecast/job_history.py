@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, insert, select, tuple_, update
 
-from coordination.domain.money.estimates import Sample, latest, read_samples
+from coordination.domain.money.estimates import JobSample, latest, read_samples
 from coordination.store.tables.forecast.job_history import job_history
 from coordination.store.types import clean_text, db_after, db_now
 
@@ -40,7 +40,7 @@ WHERE pg_try_advisory_xact_lock(hashtextextended(%(project)s || kind, 720014002)
 
 def samples_of(
     tx: Connection, workspace_id: str, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], tuple[Sample, ...]]:
+) -> dict[tuple[str, str], tuple[JobSample, ...]]:
     """The samples kept for each of *keys* (a project, and the history_key of a job), the oldest first."""
     wanted = [(project_id, clean_text(kind)) for project_id, kind in dict.fromkeys(keys)]
     if not wanted:
@@ -70,7 +70,7 @@ _LEARN = (
 )
 
 
-def learn(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[Sample]]) -> None:
+def learn(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[JobSample]]) -> None:
     """Add these samples, by the history_key of their jobs; those of a kind that somebody else adds to now are lost."""
     if not learnt:
         return
@@ -92,7 +92,7 @@ def learn(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[st
         _begin(tx, workspace_id, project_id, {kind: learnt[kind] for kind in sorted(new)})
 
 
-def _begin(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[Sample]]) -> None:
+def _begin(tx: Connection, workspace_id: str, project_id: str, learnt: Mapping[str, Sequence[JobSample]]) -> None:
     """Store the first samples of kinds, as far as there are none and nobody else does so now."""
     free: list[str] = list(learnt)
     if tx.dialect.name == "postgresql":
@@ -136,5 +136,5 @@ def _unused(workspace_id: str, age: timedelta) -> tuple[ColumnElement[bool], ...
     return h.workspace_id == workspace_id, h.updated_at < db_after(-age.total_seconds())
 
 
-def _written(samples: Sequence[Sample]) -> list[Any]:
+def _written(samples: Sequence[JobSample]) -> list[Any]:
     return [one.to_json() for one in samples]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, select
 
-from coordination.domain.jobs.output import Chunk
+from coordination.domain.jobs.output import StoredChunk
 from coordination.store.tables.jobs.output import output_chunks
 from coordination.store.types import clean_json, iso
 
@@ -44,7 +44,7 @@ WHERE a.workspace_id = :workspace AND a.outcome IS NULL
 """
 
 
-def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, Sequence[Chunk]]]) -> None:
+def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, Sequence[StoredChunk]]]) -> None:
     """Keep chunks of (task, number): of attempts that nobody has ended, all in one statement."""
     rows = json.dumps(
         [
@@ -68,11 +68,11 @@ def write(tx: Connection, workspace_id: str, printed: Sequence[tuple[str, int, S
         tx.exec_driver_sql(_SQLITE, {"workspace": workspace_id, "rows": rows, "now": iso(datetime.now(UTC))})
 
 
-def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int, *, after: int = 0) -> list[Chunk]:
+def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int, *, after: int = 0) -> list[StoredChunk]:
     """What is kept of an attempt's output from the position *after* on, in its order."""
     rows = tx.execute(
         select(c.slot, c.position, c.size, c.pieces)
         .where(c.workspace_id == workspace_id, c.task_id == task_id, c.attempt == number, c.position >= after)
         .order_by(c.position)
     )
-    return [Chunk(row.slot, row.position, row.size, tuple(map(tuple, row.pieces))) for row in rows]
+    return [StoredChunk(row.slot, row.position, row.size, tuple(map(tuple, row.pieces))) for row in rows]

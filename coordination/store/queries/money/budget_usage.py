@@ -16,7 +16,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, func, literal, select,
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from coordination.domain.money.budgets import Amount, Reserved, Scope, Use, reserved_of
+from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, reserved_of
 from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.queries.tasks.attempt_counters import PAID
@@ -43,7 +43,7 @@ _COUNTS = (
 )
 
 
-def uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+def uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], BudgetUse]:
     """What those periods came to, by (budget id, first day), as it looks now; those without a row are left out."""
     wanted = sorted(set(keys))
     if not wanted:
@@ -61,7 +61,7 @@ _MAKE = select(b.id, bindparam("b_starts"), b.workspace_id, *(literal(0) for _ i
 
 def lock_uses(
     tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]], *, make: Collection[tuple[str, str]] = ()
-) -> dict[tuple[str, str], Use]:
+) -> dict[tuple[str, str], BudgetUse]:
     """The same, locked, in one order; those to *make* get a row if they have none and their budget still exists."""
     wanted = sorted(set(keys))
     if not wanted:
@@ -81,14 +81,16 @@ def lock_uses(
     return found
 
 
-def lock_free_uses(tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Use]:
+def lock_free_uses(
+    tx: Connection, workspace_id: str, keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], BudgetUse]:
     """Those of the same that nobody else has locked."""
     return _locked(tx, workspace_id, sorted(set(keys)), skip_locked=True)
 
 
 def _locked(
     tx: Connection, workspace_id: str, wanted: Sequence[tuple[str, str]], **how: Any
-) -> dict[tuple[str, str], Use]:
+) -> dict[tuple[str, str], BudgetUse]:
     rows = tx.execute(
         select(budget_uses)
         .where(u.workspace_id == workspace_id, tuple_(u.budget_id, u.starts).in_(wanted))
@@ -115,7 +117,7 @@ WHERE u.workspace_id = :workspace AND u.budget_id = x.budget_id AND u.starts = x
 """  # noqa: S608 - names of our own columns
 
 
-def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> None:
+def write_uses(tx: Connection, workspace_id: str, changed: Iterable[BudgetUse]) -> None:
     """Write what locked periods came to."""
     rows = [
         {
@@ -142,18 +144,18 @@ def write_uses(tx: Connection, workspace_id: str, changed: Iterable[Use]) -> Non
         tx.exec_driver_sql(_WRITE_SQLITE, {**given, "now": iso(datetime.now(UTC))})
 
 
-def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> Amount:
+def spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> Amount:
     """What the ledger says was spent of what a budget of that scope and subject is for, *since* a moment.
 
     What an attempt spent counts from when that was claimed.
     """
-    columns: dict[Scope, Any] = {
-        Scope.WORKSPACE: c.workspace_id,
-        Scope.PROJECT: c.project_id,
-        Scope.AGENT: c.agent,
-        Scope.SESSION: c.session_id,
-        Scope.RUN: c.run_id,
-        Scope.TASK: c.task_id,
+    columns: dict[BudgetScope, Any] = {
+        BudgetScope.WORKSPACE: c.workspace_id,
+        BudgetScope.PROJECT: c.project_id,
+        BudgetScope.AGENT: c.agent,
+        BudgetScope.SESSION: c.session_id,
+        BudgetScope.RUN: c.run_id,
+        BudgetScope.TASK: c.task_id,
     }
     found = select(
         sum_money(c.cost_usd).label("usd"),
@@ -170,13 +172,13 @@ def spent(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, sinc
     )
 
 
-def _archived(tx: Connection, workspace_id: str, scope: Scope, subject: str, since: datetime | None) -> Amount:
+def _archived(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, since: datetime | None) -> Amount:
     """What retention has taken out of the ledger of that; of a task nothing is known any more."""
-    if scope is Scope.TASK:
+    if scope is BudgetScope.TASK:
         return Amount()
-    dimension = "project" if scope is Scope.WORKSPACE else scope.value
+    dimension = "project" if scope is BudgetScope.WORKSPACE else scope.value
     where = [r.workspace_id == workspace_id, r.shard == ARCHIVED, r.dimension == dimension, r.grain == DAY]
-    if scope is not Scope.WORKSPACE:
+    if scope is not BudgetScope.WORKSPACE:
         where.append(r.key == subject)
     if since is not None:
         where.append(r.starts >= since.date().isoformat())
@@ -194,7 +196,7 @@ def _archived(tx: Connection, workspace_id: str, scope: Scope, subject: str, sin
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class AttemptReservation:
     """An attempt and what it has reserved; ``reserved`` None: nothing was ever reserved for it, or it was given back.
 
     ``finished``: it has ended. ``began`` False: before its job was started. ``paid``: its job asks a model; only
@@ -207,7 +209,7 @@ class Holding:
     run_id: str
     started_at: datetime
     finished: bool
-    reserved: Reserved | None
+    reserved: Reservation | None
     began: bool = True
     paid: bool = False
 
@@ -234,7 +236,7 @@ WHERE a.workspace_id = :workspace
 
 def lock_holdings(
     tx: Connection, workspace_id: str, fences: Iterable[tuple[str, int]]
-) -> dict[tuple[str, int], Holding]:
+) -> dict[tuple[str, int], AttemptReservation]:
     """These attempts, locked in the order in which heartbeats lock them."""
     wanted = sorted(set(fences))
     if not wanted:
@@ -245,33 +247,33 @@ def lock_holdings(
         rows = tx.exec_driver_sql(_LOCK_POSTGRESQL, given).all()
     else:
         rows = tx.exec_driver_sql(_LOCK_SQLITE, {"workspace": workspace_id, "wanted": json.dumps(wanted)}).all()
-    known: dict[str | None, Reserved | None] = {None: None}  # most have reserved the same
+    known: dict[str | None, Reservation | None] = {None: None}  # most have reserved the same
     found = {}
     for task_id, number, project_id, run_id, started_at, finished, text_, began_ in rows:
         if text_ not in known:
             known[text_] = reserved_of(json.loads(text_))
         moment = datetime.fromisoformat(started_at) if isinstance(started_at, str) else started_at
         began = began_ is None or bool(began_)
-        found[task_id, number] = Holding(
+        found[task_id, number] = AttemptReservation(
             task_id, number, project_id, run_id, moment, bool(finished), known[text_], began=began
         )
     return found
 
 
-def lock_running(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Holding]:
+def lock_running(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[AttemptReservation]:
     """The attempts that run now of what a budget of that scope and subject is for, locked."""
     match scope:
-        case Scope.WORKSPACE:
+        case BudgetScope.WORKSPACE:
             where = a.workspace_id == subject
-        case Scope.PROJECT:
+        case BudgetScope.PROJECT:
             where = a.project_id == subject
-        case Scope.RUN:
+        case BudgetScope.RUN:
             where = a.run_id == subject
-        case Scope.TASK:
+        case BudgetScope.TASK:
             where = a.task_id == subject
-        case Scope.SESSION:
+        case BudgetScope.SESSION:
             where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
-        case Scope.AGENT:
+        case BudgetScope.AGENT:
             where = a.task_id.in_(select(t.id).where(t.workspace_id == workspace_id, t.agent == subject))
         case _ as never:
             assert_never(never)
@@ -291,7 +293,7 @@ _NOTE = (
 )
 
 
-def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reserved]) -> None:
+def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str, int], Reservation]) -> None:
     """Write what running attempts have reserved."""
     rows = [
         {
@@ -374,8 +376,8 @@ def projects_waiting(tx: Connection, workspace_id: str) -> list[str]:
     return list(tx.execute(found.order_by(projects.c.id)).scalars())
 
 
-def _use(row: RowMapping) -> Use:
-    return Use(
+def _use(row: RowMapping) -> BudgetUse:
+    return BudgetUse(
         row["budget_id"],
         row["starts"],
         Amount(row["spent_usd"], row["spent_tokens"], row["spent_unpriced"], row["spent_starts"]),
@@ -385,8 +387,8 @@ def _use(row: RowMapping) -> Use:
     )
 
 
-def _holding(row: RowMapping) -> Holding:
-    return Holding(
+def _holding(row: RowMapping) -> AttemptReservation:
+    return AttemptReservation(
         row["task_id"],
         row["number"],
         row["project_id"],

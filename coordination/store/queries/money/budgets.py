@@ -12,7 +12,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from coordination.domain.money.budgets import Action, Budget, Period, Scope
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, ExceededAction
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import costs
 from coordination.store.tables.projects.projects import projects, workspaces
@@ -35,7 +35,7 @@ BUDGETED = """EXISTS (
 
 
 @dataclass(frozen=True, slots=True)
-class Applying:
+class ApplyingBudget:
     """Some budgets, with the database's clock and the workspace's time zone."""
 
     budgets: list[Budget]
@@ -52,18 +52,18 @@ _ALL = (
 _APPLYING = _ALL.where(b.subject.in_(bindparam("subjects", expanding=True)))
 
 
-def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> Applying:
+def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> ApplyingBudget:
     """The budgets of these subjects: ids of a workspace, project, session, run or task, names of agents."""
     if not subjects:
-        return Applying([])
+        return ApplyingBudget([])
     if len(subjects) > _MANY:  # an import: there are fewer budgets than that, and a statement holds only so many values
         found = tx.execute(_ALL, {"ws": workspace_id}).mappings()
         rows: Sequence[RowMapping] = [row for row in found if row["subject"] in subjects]
     else:
         rows = tx.execute(_APPLYING, {"ws": workspace_id, "subjects": sorted(subjects)}).mappings().all()
     if not rows:
-        return Applying([])
-    return Applying([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
+        return ApplyingBudget([])
+    return ApplyingBudget([_budget(row) for row in rows], rows[0]["now"], ZoneInfo(rows[0]["timezone"] or "UTC"))
 
 
 def zone(tx: Connection, workspace_id: str) -> str | None:
@@ -96,7 +96,7 @@ def listed(
     return [_budget(row) for row in rows.mappings()]
 
 
-def find(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: Period) -> Budget | None:
+def find(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod) -> Budget | None:
     """The budget of that scope, subject and period, locked."""
     row = (
         tx.execute(
@@ -110,7 +110,7 @@ def find(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: 
     return None if row is None else _budget(row)
 
 
-def of_subject(tx: Connection, workspace_id: str, scope: Scope, subject: str) -> list[Budget]:
+def of_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[Budget]:
     """All that one subject has: one for each period at most."""
     rows = tx.execute(
         select(budgets)
@@ -120,25 +120,25 @@ def of_subject(tx: Connection, workspace_id: str, scope: Scope, subject: str) ->
     return [_budget(row) for row in rows.mappings()]
 
 
-_NAMES: dict[Scope, tuple[Any, Any]] = {
-    Scope.WORKSPACE: (workspaces.c.id, workspaces.c.name),
-    Scope.PROJECT: (projects.c.id, projects.c.name),
-    Scope.RUN: (runs.c.id, runs.c.name),
-    Scope.TASK: (t.id, t.key),
+_NAMES: dict[BudgetScope, tuple[Any, Any]] = {
+    BudgetScope.WORKSPACE: (workspaces.c.id, workspaces.c.name),
+    BudgetScope.PROJECT: (projects.c.id, projects.c.name),
+    BudgetScope.RUN: (runs.c.id, runs.c.name),
+    BudgetScope.TASK: (t.id, t.key),
 }
 _AT_ONCE = 500
 
 
 def names(tx: Connection, workspace_id: str, wanted: Sequence[Budget]) -> dict[str, str]:
     """What people call those whose budgets these are, by the budget's id; those without a name are left out."""
-    subjects: dict[Scope, dict[str, list[str]]] = {}
+    subjects: dict[BudgetScope, dict[str, list[str]]] = {}
     for one in wanted:
         if one.scope in _NAMES:
             subjects.setdefault(one.scope, {}).setdefault(one.subject, []).append(one.id)
     found: dict[str, str] = {}
     for scope, mine in subjects.items():
         id_, name = _NAMES[scope]
-        owner = id_ if scope is Scope.WORKSPACE else id_.table.c.workspace_id
+        owner = id_ if scope is BudgetScope.WORKSPACE else id_.table.c.workspace_id
         ids = sorted(mine)
         for start in range(0, len(ids), _AT_ONCE):
             rows = tx.execute(select(id_, name).where(owner == workspace_id, id_.in_(ids[start : start + _AT_ONCE])))
@@ -146,7 +146,7 @@ def names(tx: Connection, workspace_id: str, wanted: Sequence[Budget]) -> dict[s
     return found
 
 
-def get(tx: Connection, workspace_id: str, scope: Scope, subject: str, period: Period) -> Budget | None:
+def get(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod) -> Budget | None:
     """The budget of that scope, subject and period as it looks now, without a lock."""
     found = of_subject(tx, workspace_id, scope, subject)
     return next((one for one in found if one.period is period), None)
@@ -191,14 +191,14 @@ def remove(tx: Connection, workspace_id: str, budget_id: str) -> bool:
 def _budget(row: RowMapping) -> Budget:
     return Budget(
         id=row["id"],
-        scope=Scope(row["scope"]),
+        scope=BudgetScope(row["scope"]),
         subject=row["subject"],
-        period=Period(row["period"]),
+        period=BudgetPeriod(row["period"]),
         usd=row["usd"],
         tokens=row["tokens"],
         unpriced_calls=row["unpriced_calls"],
         max_starts=row["max_starts"],
-        action=Action(row["action"]),
+        action=ExceededAction(row["action"]),
         warn_percent=row["warn_percent"],
         downgrade_to=row["downgrade_to"],
         project_id=row["project_id"],

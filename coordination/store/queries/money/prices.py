@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import new_id
-from coordination.domain.money.pricing import Override, Price, Rate
+from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.store.tables.money.prices import OF_ALL, OF_ONE, prices
 from coordination.store.types import db_now
 
@@ -19,7 +19,7 @@ RATES = ("input", "output", "cached_input", "cache_write", "reasoning")
 """The kinds of tokens that a price can be set for."""
 
 
-def put(tx: Connection, workspace_id: str, override: Override) -> None:
+def put(tx: Connection, workspace_id: str, override: PriceOverride) -> None:
     """Set this price; one that was set for the same model at the same place is replaced."""
     insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values: dict[str, Any] = {kind: _usd(getattr(override.price, kind)) for kind in RATES}
@@ -40,7 +40,7 @@ def remove(tx: Connection, workspace_id: str, model: str, *, project_id: str | N
     return tx.execute(delete(prices).where(p.workspace_id == workspace_id, place, p.model == model)).rowcount > 0
 
 
-def listed(tx: Connection, workspace_id: str) -> list[Override]:
+def listed(tx: Connection, workspace_id: str) -> list[PriceOverride]:
     """All that are set in the workspace, by model; for the whole workspace first."""
     order = (p.model, p.project_id.is_not(None), p.project_id)
     rows = tx.execute(select(prices).where(p.workspace_id == workspace_id).order_by(*order)).mappings()
@@ -51,6 +51,6 @@ def _usd(rate: Rate | None) -> Any:
     return None if rate is None else rate.usd
 
 
-def _override(row: RowMapping) -> Override:
+def _override(row: RowMapping) -> PriceOverride:
     rates: dict[str, Any] = {kind: Rate(row[kind]) for kind in RATES if row[kind] is not None}
-    return Override(row["model"], Price(**rates), row["project_id"], row["set_by"], row["set_at"])
+    return PriceOverride(row["model"], Price(**rates), row["project_id"], row["set_by"], row["set_at"])

@@ -32,7 +32,7 @@ from sqlalchemy import (
 
 from coordination.base.calendars import DEFAULT
 from coordination.base.money import ZERO
-from coordination.domain.money.cost_totals import DAY, DIMENSIONS, MONTH, Cell, Sum
+from coordination.domain.money.cost_totals import DAY, DIMENSIONS, MONTH, CostTotal, TotalKey
 from coordination.store.tables.money.costs import CALLS, UNPRICED, costs
 from coordination.store.tables.money.rollups import ARCHIVED, rollups
 from coordination.store.tables.projects.projects import workspaces
@@ -43,9 +43,9 @@ c, r, w = costs.c, rollups.c, workspaces.c
 
 _SHARDS = 8
 _LOCK = 720_014_100  # the calendar; the shards are those after it
-_MEASURES = tuple(field.name for field in fields(Sum))
+_MEASURES = tuple(field.name for field in fields(CostTotal))
 _COUNTS = _MEASURES[:-1]
-_COLUMNS = ", ".join(("workspace_id", *Cell._fields, "shard", *_MEASURES))
+_COLUMNS = ", ".join(("workspace_id", *TotalKey._fields, "shard", *_MEASURES))
 
 # Shared by writers, so that none of them counts by the days of a zone that is no longer the workspace's.
 _BEGIN = text(
@@ -60,14 +60,14 @@ _ADDED = ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in _MEA
 _ADD_PG = text(
     f"INSERT INTO rollups ({_COLUMNS}) SELECT CAST(:ws AS uuid), n.dimension, n.grain, n.starts, n.key, n.project_id, "  # noqa: S608 - names of our own columns
     f":shard, {', '.join(f'n.{name}' for name in _MEASURES)} FROM unnest("
-    + ", ".join(f"CAST(:{name} AS text[])" for name in Cell._fields)
+    + ", ".join(f"CAST(:{name} AS text[])" for name in TotalKey._fields)
     + ", "
     + ", ".join(f"CAST(:{name} AS {'numeric' if name == 'cost_usd' else 'bigint'}[])" for name in _MEASURES)
-    + f") AS n({', '.join((*Cell._fields, *_MEASURES))}) ORDER BY 2, 3, 4, 5, 6 "
+    + f") AS n({', '.join((*TotalKey._fields, *_MEASURES))}) ORDER BY 2, 3, 4, 5, 6 "
     f"ON CONFLICT (workspace_id, dimension, grain, starts, key, project_id, shard) DO UPDATE SET {_ADDED}"
 )
 _ADD_SQLITE = (
-    f"INSERT INTO rollups ({_COLUMNS}) VALUES ({', '.join('?' * (len(Cell._fields) + len(_MEASURES) + 2))}) "  # noqa: S608
+    f"INSERT INTO rollups ({_COLUMNS}) VALUES ({', '.join('?' * (len(TotalKey._fields) + len(_MEASURES) + 2))}) "  # noqa: S608
     "ON CONFLICT (workspace_id, dimension, grain, starts, key, project_id, shard) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COUNTS)
     + ", cost_usd = add_money(cost_usd, excluded.cost_usd)"
@@ -106,16 +106,16 @@ def days(tx: Connection, workspace_id: str, moments: Iterable[datetime]) -> dict
     return {at: driver.execute("SELECT local_day(?, ?)", (here, process(at))).fetchone()[0] for at in found}
 
 
-def add(tx: Connection, workspace_id: str, sums: Mapping[Cell, Sum], *, shard: int) -> None:
+def add(tx: Connection, workspace_id: str, sums: Mapping[TotalKey, CostTotal], *, shard: int) -> None:
     """Add these to what is there."""
-    cleaned: dict[Cell, Sum] = {}
+    cleaned: dict[TotalKey, CostTotal] = {}
     for cell, one in sums.items():
-        cleaned.setdefault(Cell(*map(clean_text, cell)), Sum()).join(one)
+        cleaned.setdefault(TotalKey(*map(clean_text, cell)), CostTotal()).join(one)
     rows = [(*cell, *astuple(one)) for cell, one in sorted(cleaned.items())]
     if not rows:
         return
     if tx.dialect.name == "postgresql":
-        columns = dict(zip((*Cell._fields, *_MEASURES), map(list, zip(*rows, strict=True)), strict=True))
+        columns = dict(zip((*TotalKey._fields, *_MEASURES), map(list, zip(*rows, strict=True)), strict=True))
         tx.execute(_ADD_PG, {"ws": workspace_id, "shard": shard, **columns})
         return
     many = [(workspace_id, *row[:5], shard, *row[5:-1], f"{row[-1]:f}") for row in rows]
@@ -148,7 +148,7 @@ def set_zone(tx: Connection, workspace_id: str, name: str) -> None:
 
 def drift(
     tx: Connection, workspace_id: str, *, since: str | None = None, dimensions: Sequence[str] = DIMENSIONS
-) -> Iterator[tuple[Cell, Sum]]:
+) -> Iterator[tuple[TotalKey, CostTotal]]:
     """What has to be added to which sum so that it is that of the records; nothing when all are right. Streamed.
 
     *since*: only of that day and later ones. Reads the whole ledger, or that part of it.
@@ -176,18 +176,18 @@ def drift(
         kept += [r.grain == DAY, r.starts >= since]
         parts = [part.where(finest.c.day >= since) for part in parts]
     there = select(
-        *(r[name] for name in Cell._fields), *((-r[name]).label(name) for name in _COUNTS), minus_money(r.cost_usd)
+        *(r[name] for name in TotalKey._fields), *((-r[name]).label(name) for name in _COUNTS), minus_money(r.cost_usd)
     ).where(*kept)
     both = union_all(*parts, there).subquery("both")
     sums = [func.sum(both.c[name]).label(name) for name in _COUNTS]
     usd = sum_money(both.c.cost_usd)
     wrong = or_(*(func.sum(both.c[name]) != 0 for name in _COUNTS), cast(usd, Float) != 0)
-    place = [both.c[name] for name in Cell._fields]
+    place = [both.c[name] for name in TotalKey._fields]
     statement = select(*place, *sums, usd.label("cost_usd")).group_by(*place).having(wrong).order_by(*place)
     with tx.execution_options(yield_per=1000).execute(statement) as rows:
         for row in rows:
             counts = {name: int(value) for name, value in zip(_COUNTS, row[5:-1], strict=True)}
-            yield Cell(*row[:5]), Sum(cost_usd=row.cost_usd, **counts)
+            yield TotalKey(*row[:5]), CostTotal(cost_usd=row.cost_usd, **counts)
 
 
 def _finest(workspace_id: str, here: str, since: datetime | None) -> CTE:
@@ -232,7 +232,7 @@ def drop_empty(tx: Connection, workspace_id: str) -> int:
 
 def fold(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -> int:
     """Join the shards of sums that begin before that day, at most *limit* rows of them; how many rows went."""
-    key = [r[name] for name in Cell._fields]
+    key = [r[name] for name in TotalKey._fields]
     spread = (
         select(*key)
         .where(r.workspace_id == workspace_id, r.starts < before, r.shard != ARCHIVED)
@@ -243,12 +243,12 @@ def fold(tx: Connection, workspace_id: str, *, before: str, limit: int = 1000) -
     )
     gone = 0
     for row in tx.execute(spread).all():
-        cell = Cell(*row)
+        cell = TotalKey(*row)
         mine = [r.workspace_id == workspace_id, *(r[name] == value for name, value in cell._asdict().items())]
         taken = tx.execute(delete(rollups).where(*mine, r.shard > 0).returning(*(r[name] for name in _MEASURES))).all()
-        whole = Sum()
+        whole = CostTotal()
         for one in taken:
-            whole.join(Sum(*one))
+            whole.join(CostTotal(*one))
         add(tx, workspace_id, {cell: whole}, shard=0)
         gone += len(taken)
     return gone

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from coordination.domain.money.budgets import Scope
+from coordination.domain.money.budgets import BudgetScope
 from coordination.store.queries.tasks.attempt_counters import PAID
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -17,18 +17,18 @@ a = attempts.c
 t = tasks.c
 
 
-def count(tx: Connection, workspace_id: str, scope: Scope, subject: str, *, since: datetime | None) -> int:
+def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:
     """Count the attempts with paid jobs, claimed *since* a moment, of what a budget of that scope and subject is for.
 
     Running ones are included; those that ended before their job was started are not, nor what retention has deleted.
     """
-    columns: dict[Scope, Any] = {
-        Scope.WORKSPACE: t.workspace_id,
-        Scope.PROJECT: t.project_id,
-        Scope.AGENT: t.agent,
-        Scope.SESSION: runs.c.session_id,
-        Scope.RUN: t.run_id,
-        Scope.TASK: t.id,
+    columns: dict[BudgetScope, Any] = {
+        BudgetScope.WORKSPACE: t.workspace_id,
+        BudgetScope.PROJECT: t.project_id,
+        BudgetScope.AGENT: t.agent,
+        BudgetScope.SESSION: runs.c.session_id,
+        BudgetScope.RUN: t.run_id,
+        BudgetScope.TASK: t.id,
     }
     found = (
         select(func.count())

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from coordination.base.ids import new_id
 from coordination.base.money import ZERO
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.projects.stops import InFlight, Stop
+from coordination.domain.projects.stops import Stop, StoppedAttempt
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.store.queries.tasks.tasks import BATCH
@@ -234,7 +234,7 @@ def _in_flight(silent_after: timedelta) -> Select[Any]:
 
 def running(
     tx: Connection, workspace_id: str, project_id: str | None = None, *, silent_after: timedelta
-) -> list[InFlight]:
+) -> list[StoppedAttempt]:
     """The attempts of the workspace, or of that project, whose end nobody has written."""
     found = _in_flight(silent_after).where(a.workspace_id == workspace_id, a.finished_at.is_(None))
     if project_id is not None:
@@ -244,9 +244,9 @@ def running(
 
 def these(
     tx: Connection, workspace_id: str, keys: Collection[tuple[str, int]], *, silent_after: timedelta
-) -> list[InFlight]:
+) -> list[StoppedAttempt]:
     """These (task id, attempt) pairs, as far as they are still stored."""
-    found: list[InFlight] = []
+    found: list[StoppedAttempt] = []
     wanted = sorted(keys)
     for start in range(0, len(wanted), BATCH):
         some = tuple_(a.task_id, a.number).in_(wanted[start : start + BATCH])
@@ -254,9 +254,9 @@ def these(
     return found
 
 
-def _attempts(tx: Connection, statement: Select[Any]) -> list[InFlight]:
+def _attempts(tx: Connection, statement: Select[Any]) -> list[StoppedAttempt]:
     return [
-        InFlight(
+        StoppedAttempt(
             task_id=row.task_id,
             attempt=row.number,
             project_id=row.project_id,

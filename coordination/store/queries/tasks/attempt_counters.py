@@ -33,7 +33,7 @@ FRESH: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class CounterChanges:
     """What an ended attempt adds. ``started``: its job really began. ``lost``: with its worker. ``losses`` is set, not
     added: the suspicion that the job ends its workers (see ``domain.retry``), None leaves it.
 
@@ -50,7 +50,7 @@ class Counts:
     known_wait: bool = False
 
 
-def added(counts: Counts) -> dict[str, Any]:
+def added(counts: CounterChanges) -> dict[str, Any]:
     """The new values of the counters."""
     deferred: dict[str, Any] = {}
     if counts.own_end:
@@ -67,7 +67,7 @@ def added(counts: Counts) -> dict[str, Any]:
     }
 
 
-def is_over(counts: Counts, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
+def is_over(counts: CounterChanges, deferral_limit: timedelta = DEFERRAL_LIMIT) -> ColumnElement[bool]:
     """Whether a task has reached a limit with these."""
     limits: list[ColumnElement[bool]] = [and_(PAID, _starts(counts) >= t.max_starts)]
     if counts.lost:
@@ -79,5 +79,5 @@ def is_over(counts: Counts, deferral_limit: timedelta = DEFERRAL_LIMIT) -> Colum
     return func.coalesce(or_(*limits), false())
 
 
-def _starts(counts: Counts) -> Any:
+def _starts(counts: CounterChanges) -> Any:
     return case((PAID, t.starts + 1), else_=t.starts) if counts.started else t.starts

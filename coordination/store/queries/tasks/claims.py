@@ -78,7 +78,7 @@ WITH ready AS MATERIALIZED (
     FOR UPDATE OF t SKIP LOCKED
 ), claimed AS (
     UPDATE tasks t
-    SET state = 'running', attempt = ready.attempt, rung_at = NULL, not_before = NULL, error = NULL, updated_at = now()
+    SET state = 'running', attempt = ready.attempt, enqueued_at = NULL, not_before = NULL, error = NULL, updated_at = now()
     FROM ready WHERE t.id = ANY(ARRAY[ready.id])
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
@@ -124,7 +124,7 @@ _POSTGRESQL, _POSTGRESQL_CHOSEN = _postgresql(_UNLIMITED, held=False), _postgres
 _SQLITE_READY, _SQLITE_CHOSEN = _sqlite_ready(_UNLIMITED), _sqlite_ready(_DUE)
 _SQLITE_CLAIM = """
 UPDATE tasks
-SET state = 'running', attempt = attempt + 1, rung_at = NULL, not_before = NULL, error = NULL, updated_at = :now
+SET state = 'running', attempt = attempt + 1, enqueued_at = NULL, not_before = NULL, error = NULL, updated_at = :now
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
 _SQLITE_OPEN = f"""
@@ -207,7 +207,7 @@ def _claim(
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class TaskToClaim:
     """A ready task that something limits, locked: what is asked to decide whether it may be claimed.
 
     ``slots``: its project has limits, or it is a conflict task. ``money``: budgets apply to it.
@@ -268,7 +268,7 @@ _SQLITE_WAITING = _WAITING.format(
 )
 
 
-def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Waiting]:
+def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[TaskToClaim]:
     """Those of *ids* that are queued and due, locked against other claimers, best first. Others' locks are skipped."""
     if tx.dialect.name == "postgresql":
         rows = rows_of(tx, _POSTGRESQL_WAITING, {"workspace": workspace_id, "ids": list(ids)})
@@ -277,7 +277,7 @@ def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[
         rows = rows_of(tx, _SQLITE_WAITING, given)
     read = JsonTexts()
     return [
-        Waiting(
+        TaskToClaim(
             id=row[0],
             workspace_id=workspace_id,
             project_id=row[1],
@@ -296,21 +296,21 @@ def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[
     ]
 
 
-_RUNG = """
+_ENQUEUED = """
 SELECT id::text FROM tasks
 WHERE id = ANY(%(ids)s::uuid[]) AND workspace_id = %(workspace)s::uuid AND state || '' = 'queued'
-    AND rung_at IS NOT NULL AND (not_before IS NULL OR not_before <= now())
+    AND enqueued_at IS NOT NULL AND (not_before IS NULL OR not_before <= now())
 """
 
 
-def still_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
+def still_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[str]:
     """Those of *ids* that a claim left alone although they may be claimed: somebody else has locked their rows.
 
     Perhaps to claim them, perhaps only for a moment. None on SQLite, where nobody else writes meanwhile.
     """
     if not ids or tx.dialect.name == "sqlite":
         return []
-    return list(tx.exec_driver_sql(_RUNG, {"workspace": workspace_id, "ids": list(ids)}).scalars())
+    return list(tx.exec_driver_sql(_ENQUEUED, {"workspace": workspace_id, "ids": list(ids)}).scalars())
 
 
 class JsonTexts(dict[str | None, Any]):

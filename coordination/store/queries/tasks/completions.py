@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind
 from coordination.store.driver import rows as rows_of
-from coordination.store.queries.tasks.ready import Ready
+from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.types import MAX_JSON_BYTES, clean_json, clean_text, iso
 
 
@@ -37,10 +37,10 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Freed:
+class ReleasedTask:
     """A task that nothing holds any more."""
 
-    ready: Ready
+    ready: ReadyTask
     run_id: str
     priority: int
 
@@ -159,7 +159,7 @@ FROM json_each(:ids) AS freed JOIN tasks AS t ON t.id = freed.value
 
 def complete(
     tx: Connection, workspace_id: str, project_id: str, completions: Sequence[Completion], *, actor: str | None
-) -> tuple[set[tuple[str, int]], list[Freed]]:
+) -> tuple[set[tuple[str, int]], list[ReleasedTask]]:
     """Complete the tasks still held by these attempts; the fences that held, and what that released, best first.
 
     Raises Refused when an output cannot be kept: then nothing may be committed.
@@ -183,7 +183,7 @@ def complete(
         held, found = _on_postgresql(tx, scope)
     else:
         held, found = _on_sqlite(tx, scope, completions)
-    freed = [Freed(Ready(row[0], row[2], row[3], row[4], row[5]), row[1], row[6]) for row in found]
+    freed = [ReleasedTask(ReadyTask(row[0], row[2], row[3], row[4], row[5]), row[1], row[6]) for row in found]
     freed.sort(key=lambda one: (-one.priority, one.ready.id))
     return held, freed
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
 
 from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.tasks import NO_REASON, BlockReason, Task, TaskState
+from coordination.domain.tasks.tasks import NO_REASON, BlockReason, TaskRecord, TaskState
 from coordination.store.queries.tasks import events
 from coordination.store.queries.tasks.attempt_counters import FRESH
 from coordination.store.queries.tasks.dependencies import HOLDING
@@ -24,7 +24,7 @@ _RAN = (TaskState.RUNNING, TaskState.COMPLETED)
 _FRESH: dict[str, Any] = {
     "reasons": NO_REASON,
     "pending": 0,
-    "rung_at": None,
+    "enqueued_at": None,
     "not_before": None,
     "cancel_cause": None,
     "error": None,
@@ -46,13 +46,13 @@ _RELEASED = (
 )
 
 
-def _as_seen(workspace_id: str, task: Task) -> Any:
+def _as_seen(workspace_id: str, task: TaskRecord) -> Any:
     return update(tasks).where(
         t.workspace_id == workspace_id, t.id == task.id, t.state == task.state, t.attempt == task.attempt
     )
 
 
-def seize(tx: Connection, workspace_id: str, task: Task) -> int | None:
+def seize(tx: Connection, workspace_id: str, task: TaskRecord) -> int | None:
     """Hold a task as a claim would, whatever its state: the number of the attempt, above every earlier one's.
 
     None when it is no longer as *task* says.
@@ -65,7 +65,7 @@ def seize(tx: Connection, workspace_id: str, task: Task) -> int | None:
     return tx.execute(statement).scalar_one_or_none()
 
 
-def queue(tx: Connection, workspace_id: str, task: Task) -> bool:
+def queue(tx: Connection, workspace_id: str, task: TaskRecord) -> bool:
     """Queue a task, whatever its state, with fresh counts; whether it still was as *task* says."""
     statement = _as_seen(workspace_id, task).values(**_FRESH, **FRESH, state=TaskState.QUEUED).returning(t.id)
     return tx.execute(statement).first() is not None
@@ -148,7 +148,7 @@ def take_release_back(tx: Connection, workspace_id: str, parent_id: str, childre
                     else_=t.reasons + int(BlockReason.DEPENDENCIES),
                 ),
                 pending=t.pending + 1,
-                rung_at=None,
+                enqueued_at=None,
                 updated_at=db_now(),
             )
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Text, and_, cast, or_, select
 
 from coordination.base.ids import id_part
-from coordination.domain.tasks.tasks import Task
+from coordination.domain.tasks.tasks import TaskRecord
 from coordination.store.queries.tasks.tasks import task_of
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.tasks.runs import runs
@@ -40,7 +40,7 @@ def find_tasks(
     run_id: str | None = None,
     project_id: str | None = None,
     limit: int = 3,
-) -> list[Task]:
+) -> list[TaskRecord]:
     """The tasks that *name* may mean: one by its id or its key (of the newest run; of the project, if one is given),
     else those whose ids begin or end with it (of the project, if one is given). All of the run, if one is given.
     """

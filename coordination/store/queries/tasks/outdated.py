@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from coordination.domain.tasks.outdated import Outdated
+from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import OPEN, TaskState
 from coordination.store.queries.tasks.force_state import take_release_back
 from coordination.store.queries.tasks.tasks import BATCH, get, lock
@@ -42,20 +42,20 @@ _NOTED = select(d.parent_id, d.child_id, d.outdated_attempt).where(
 )
 
 
-def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[Outdated]:
+def of_tasks(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[OutdatedTask]:
     """What is out of date of what these tasks were given."""
-    found: list[Outdated] = []
+    found: list[OutdatedTask] = []
     for start in range(0, len(ids), BATCH):
         found += _read(tx, d.workspace_id == workspace_id, d.child_id.in_(ids[start : start + BATCH]))
     return found
 
 
-def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[Outdated]:
+def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[OutdatedTask]:
     """What is out of date of what a run's tasks were given."""
     return _read(tx, d.workspace_id == workspace_id, tasks.c.run_id == run_id)
 
 
-def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[Outdated]:
+def of_workspace(tx: Connection, workspace_id: str, *, most: int) -> list[OutdatedTask]:
     """The newest *most* in all projects."""
     statement = _FOUND.where(d.workspace_id == workspace_id).order_by(None).order_by(tasks.c.id.desc()).limit(most)
     return [_outdated(row) for row in tx.execute(statement).mappings()]
@@ -84,12 +84,12 @@ def wait_again(tx: Connection, workspace_id: str, fences: Collection[tuple[str, 
             take_release_back(tx, workspace_id, need, children)
 
 
-def _read(tx: Connection, *where: Any) -> list[Outdated]:
+def _read(tx: Connection, *where: Any) -> list[OutdatedTask]:
     return [_outdated(row) for row in tx.execute(_FOUND.where(*where)).mappings()]
 
 
-def _outdated(row: Any) -> Outdated:
+def _outdated(row: Any) -> OutdatedTask:
     found = dict(row)
-    return Outdated(
+    return OutdatedTask(
         **{**found, "state": TaskState(found["state"]), "need_state": TaskState(found["need_state"])},
     )

@@ -34,7 +34,7 @@ t = tasks.c
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyTask:
     """A task for which a doorbell may be rung: what the message needs to be readable."""
 
     id: str
@@ -52,7 +52,7 @@ def hold_back(tx: Connection, workspace_id: str, ids: Sequence[str], reason: Blo
     tx.execute(
         update(tasks)
         .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state.in_(MOVES[TaskMove.HOLD_BACK][0]))
-        .values(state=TaskState.BLOCKED, reasons=reason, rung_at=None, updated_at=db_now())
+        .values(state=TaskState.BLOCKED, reasons=reason, enqueued_at=None, updated_at=db_now())
     )
 
 
@@ -167,21 +167,21 @@ def less_pending(tx: Connection, workspace_id: str, satisfied: Mapping[str, int]
     return freed
 
 
-_COUNT_RUNG = (
+_COUNT_ENQUEUED = (
     select(t.kind, func.count())
     .where(
         t.project_id == bindparam("project"),
         t.workspace_id == bindparam("ws"),
         t.state == TaskState.QUEUED,
-        t.rung_at.is_not(None),
+        t.enqueued_at.is_not(None),
     )
     .group_by(t.kind)
 )
 
 
-def count_rung(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
+def count_enqueued(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
     """How many of the project's queued tasks have a doorbell out, by kind: what fills its window."""
-    rows = tx.execute(_COUNT_RUNG, {"ws": workspace_id, "project": project_id})
+    rows = tx.execute(_COUNT_ENQUEUED, {"ws": workspace_id, "project": project_id})
     return {row[0]: row[1] for row in rows}
 
 
@@ -191,7 +191,7 @@ _NEXT = (
         t.project_id == bindparam("project"),
         t.workspace_id == bindparam("ws"),
         t.state == TaskState.QUEUED,
-        t.rung_at.is_(None),
+        t.enqueued_at.is_(None),
         _due,
     )
     .order_by(t.priority.desc(), t.id)
@@ -199,7 +199,7 @@ _NEXT = (
 )
 
 
-def next_unrung(
+def next_to_enqueue(
     tx: Connection,
     workspace_id: str,
     project_id: str,
@@ -220,14 +220,14 @@ def next_unrung(
 
 
 _MARK = {
-    "postgresql": "UPDATE tasks SET rung_at = now() "
+    "postgresql": "UPDATE tasks SET enqueued_at = now() "
     "WHERE workspace_id = %(workspace)s::uuid AND id = ANY(%(ids)s::uuid[]) AND state = 'queued'",
-    "sqlite": "UPDATE tasks SET rung_at = :now "
+    "sqlite": "UPDATE tasks SET enqueued_at = :now "
     "WHERE workspace_id = :workspace AND id IN (SELECT value FROM json_each(:ids)) AND state = 'queued'",
 }
 
 
-def mark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
+def mark_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
     """Note that a doorbell for these goes out with this transaction's end."""
     if tx.dialect.name == "postgresql":
         tx.exec_driver_sql(_MARK["postgresql"], {"workspace": workspace_id, "ids": list(ids)})
@@ -236,7 +236,7 @@ def mark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
     tx.exec_driver_sql(_MARK["sqlite"], values)
 
 
-def unmark_rung(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
+def unmark_enqueued(tx: Connection, workspace_id: str, ids: Sequence[str]) -> None:
     """Take the note back: these wait in SQL again (a full slot, or a claim that was refused).
 
     Not of those that another transaction has locked, to claim or to end them.
@@ -251,8 +251,8 @@ def unmark_unanswered(tx: Connection, workspace_id: str, project_id: str, *, age
         t.project_id == project_id,
         t.workspace_id == workspace_id,
         t.state == TaskState.QUEUED,
-        t.rung_at.is_not(None),
-        t.rung_at < db_after(-age.total_seconds()),
+        t.enqueued_at.is_not(None),
+        t.enqueued_at < db_after(-age.total_seconds()),
     )
     _unmark(tx, ids)
     return len(ids)
@@ -260,4 +260,4 @@ def unmark_unanswered(tx: Connection, workspace_id: str, project_id: str, *, age
 
 def _unmark(tx: Connection, ids: Sequence[str]) -> None:
     for start in range(0, len(ids), BATCH):
-        tx.execute(update(tasks).where(t.id.in_(ids[start : start + BATCH])).values(rung_at=None))
+        tx.execute(update(tasks).where(t.id.in_(ids[start : start + BATCH])).values(enqueued_at=None))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, exists, func, insert, 
 from coordination.base.errors import NotFound
 from coordination.domain.money.sessions import Session, SessionTarget
 from coordination.domain.plans.plan_expansion import KIND_OF_CHOICE, VARIANTS
-from coordination.domain.tasks.runs import Run, state_of
+from coordination.domain.tasks.runs import RunRecord, state_of
 from coordination.domain.tasks.tasks import OPEN, TaskState
 from coordination.store.queries.money import costs as ledger
 from coordination.store.tables.projects.projects import projects
@@ -170,7 +170,7 @@ def lost_variants(tx: Connection, workspace_id: str, run_id: str) -> dict[TaskSt
     return dict(lost)
 
 
-def get(tx: Connection, workspace_id: str, run_id: str) -> Run | None:
+def get(tx: Connection, workspace_id: str, run_id: str) -> RunRecord | None:
     """One run with what follows from its tasks and its costs, or None."""
     row = (
         tx.execute(
@@ -196,7 +196,7 @@ def heading(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any]:
 
 def listed(
     tx: Connection, workspace_id: str, *, project_id: str | None = None, limit: int = 50, open_only: bool = False
-) -> list[Run]:
+) -> list[RunRecord]:
     """The newest runs."""
     where = [r.workspace_id == workspace_id]
     if project_id is not None:
@@ -214,7 +214,7 @@ def listed(
     return [_run(tx, row) for row in rows.all()]
 
 
-def _run(tx: Connection, row: RowMapping) -> Run:
+def _run(tx: Connection, row: RowMapping) -> RunRecord:
     numbers = counts(tx, row["workspace_id"], row["id"])
     waiting = 0
     if numbers.get(TaskState.BLOCKED) and not (numbers.get(TaskState.QUEUED) or numbers.get(TaskState.RUNNING)):
@@ -224,7 +224,7 @@ def _run(tx: Connection, row: RowMapping) -> Run:
         lost = lost_variants(tx, row["workspace_id"], row["id"])
     count_for = {state: number - lost.get(state, 0) for state, number in numbers.items()}
     cost, _calls, unpriced = ledger.total(tx, row["workspace_id"], run_id=row["id"])
-    return Run(
+    return RunRecord(
         id=row["id"],
         workspace_id=row["workspace_id"],
         project_id=row["project_id"],

@@ -27,11 +27,11 @@ from coordination.domain.tasks.tasks import (
     BlockReason,
     CancelCause,
     OnDependencyFailure,
-    Task,
     TaskMove,
+    TaskRecord,
     TaskState,
 )
-from coordination.store.queries.tasks.attempt_counters import FRESH, Counts, added, is_over
+from coordination.store.queries.tasks.attempt_counters import FRESH, CounterChanges, added, is_over
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import Reasons, db_after, db_now
 
@@ -64,7 +64,7 @@ def queue_again(
     *,
     attempt: int,
     wait: timedelta,
-    counts: Counts,
+    counts: CounterChanges,
     error: str | None,
     carried: Mapping[str, Any] | None = None,
     deferral_limit: timedelta = DEFERRAL_LIMIT,
@@ -77,7 +77,7 @@ def queue_again(
     statement = _fenced(TaskMove.RETRY_LATER, workspace_id, task_id, attempt).values(
         state=case((over, TaskState.BLOCKED.value), else_=TaskState.QUEUED.value),
         reasons=case((over, literal(BlockReason.LIMIT, Reasons)), else_=literal(NO_REASON, Reasons)),
-        rung_at=None,
+        enqueued_at=None,
         not_before=case((over, None), else_=db_after(wait.total_seconds())) if wait else None,
         **added(counts),
         error=error,
@@ -92,7 +92,7 @@ def fail(
     task_id: str,
     *,
     attempt: int,
-    counts: Counts,
+    counts: CounterChanges,
     error: str | None,
     carried: Mapping[str, Any] | None = None,
 ) -> bool:
@@ -109,7 +109,7 @@ def wait(
     task_id: str,
     *,
     attempt: int,
-    counts: Counts,
+    counts: CounterChanges,
     reason: BlockReason,
     error: str | None,
     carried: Mapping[str, Any] | None = None,
@@ -161,7 +161,7 @@ def cancel(
             .values(
                 state=TaskState.CANCELED,
                 reasons=NO_REASON,
-                rung_at=None,
+                enqueued_at=None,
                 cancel_cause=cause,
                 error=error,
                 finished_at=db_now(),
@@ -184,7 +184,7 @@ def reopen(tx: Connection, workspace_id: str, task_id: str, *, pending: int) -> 
             reasons=BlockReason.DEPENDENCIES if pending else NO_REASON,
             pending=pending,
             **FRESH,
-            rung_at=None,
+            enqueued_at=None,
             not_before=None,
             cancel_cause=None,
             error=None,
@@ -207,21 +207,21 @@ def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
     tx.execute(insert(tasks), rows)
 
 
-def get(tx: Connection, workspace_id: str, task_id: str) -> Task | None:
+def get(tx: Connection, workspace_id: str, task_id: str) -> TaskRecord | None:
     """One task, or None."""
     row = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.id == task_id)).mappings().first()
     return None if row is None else task_of(row)
 
 
-def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[Task]:
+def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[TaskRecord]:
     """All tasks of a run, in the order of the plan."""
     rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id).order_by(t.id))
     return [task_of(row) for row in rows.mappings()]
 
 
-def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -> dict[str, Task]:
+def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -> dict[str, TaskRecord]:
     """Those of a run's tasks that have these keys, by key; locked (late), so that none of them ends meanwhile."""
-    found: list[Task] = []
+    found: list[TaskRecord] = []
     for start in range(0, len(keys), BATCH):
         statement = (
             select(tasks)
@@ -243,7 +243,7 @@ def found_in(tx: Connection, workspace_id: str, run_id: str) -> int:
     ).scalar_one()
 
 
-def parts(tx: Connection, workspace_id: str, task_id: str) -> list[Task]:
+def parts(tx: Connection, workspace_id: str, task_id: str) -> list[TaskRecord]:
     """What the system made of a task: its variants, the tasks of its supervised loop."""
     rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.parent_id == task_id).order_by(t.id))
     return [task for task in map(task_of, rows.mappings()) if task.options.get("role")]
@@ -271,7 +271,7 @@ def carry_on(tx: Connection, workspace_id: str, task_id: str, attempt: int, carr
     tx.execute(statement.values(carried=dict(carried)))
 
 
-def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[Task]:
+def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[TaskRecord]:
     """The project's tasks that a worker could take now, best first."""
     rows = tx.execute(
         select(tasks)
@@ -341,15 +341,15 @@ def set_priority(tx: Connection, workspace_id: str, task_id: str, priority: int)
     statement = (
         update(tasks)
         .where(t.workspace_id == workspace_id, t.id == task_id, t.state.in_(OPEN))
-        .values(priority=priority, updated_at=db_now(), rung_at=None)
+        .values(priority=priority, updated_at=db_now(), enqueued_at=None)
         .returning(t.id)
     )
     return tx.execute(statement).first() is not None
 
 
-def task_of(row: RowMapping) -> Task:
+def task_of(row: RowMapping) -> TaskRecord:
     """The domain's record of a row."""
-    return Task(
+    return TaskRecord(
         id=row["id"],
         workspace_id=row["workspace_id"],
         project_id=row["project_id"],

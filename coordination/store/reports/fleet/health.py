@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Select, and_, bindparam, exists, func, or_, select
 
-from coordination.base.wording import many
+from coordination.base.wording import plural
 from coordination.domain.fleet.health import Finding, some
 from coordination.domain.fleet.supervisor_status import StatusThresholds, SupervisorStatus, status_of
 from coordination.domain.projects.projects import ProjectStatus
@@ -34,7 +34,7 @@ _HELD = (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HealthThresholds:
     """How long something may last before it counts as stuck, and the times of a lease."""
 
     stuck: timedelta
@@ -43,7 +43,7 @@ class Patience:
 
 
 def of_work(
-    tx: Connection, workspace_id: str, *, patience: Patience, thresholds: StatusThresholds
+    tx: Connection, workspace_id: str, *, patience: HealthThresholds, thresholds: StatusThresholds
 ) -> Iterator[Finding]:
     """Everything that this workspace's rows tell."""
     yield from stopped(tx, workspace_id)
@@ -88,7 +88,7 @@ _MOVES = exists(  # while something of the project is rung or runs, the rest wai
     select(_other.c.id).where(
         _other.c.project_id == t.project_id,
         _other.c.state == TaskState.QUEUED,
-        _other.c.rung_at.is_not(None),
+        _other.c.enqueued_at.is_not(None),
     )
 ) | exists(select(a.number).where(a.project_id == t.project_id, a.finished_at.is_(None)))
 
@@ -111,13 +111,13 @@ class _Kind:
 _KINDS = (
     _Kind(
         "task_not_rung",
-        _QUEUED.where(t.rung_at.is_(None), ~_MOVES),
+        _QUEUED.where(t.enqueued_at.is_(None), ~_MOVES),
         "ready, but no doorbell has been rung for it",
         "A worker's sweep rings within seconds; start one with coord up or coord worker, or read its log",
     ),
     _Kind(
         "task_not_claimed",
-        _QUEUED.where(t.rung_at < db_after(-_SECONDS)),
+        _QUEUED.where(t.enqueued_at < db_after(-_SECONDS)),
         "rung long ago, and nobody came",
         "See coord status: are the workers alive, full, or at another Redis? A worker's restart looks again",
     ),
@@ -173,7 +173,7 @@ _ENDED_UNWRITTEN = (
 )
 
 
-def stuck_tasks(tx: Connection, workspace_id: str, *, patience: Patience) -> Iterator[Finding]:
+def stuck_tasks(tx: Connection, workspace_id: str, *, patience: HealthThresholds) -> Iterator[Finding]:
     """Tasks that nothing will move any more, and runs that have ended without anybody writing it down."""
     given = {"ws": workspace_id, "stuck": patience.stuck.total_seconds()}
     unended = list(tx.execute(_UNENDED, {"ws": workspace_id}).scalars())
@@ -235,7 +235,7 @@ _LATE = (
 )
 
 
-def late_leases(tx: Connection, workspace_id: str, *, patience: Patience) -> Iterator[Finding]:
+def late_leases(tx: Connection, workspace_id: str, *, patience: HealthThresholds) -> Iterator[Finding]:
     """Attempts whose lease ran out and that nobody has rescued."""
     for row in tx.execute(_LATE.limit(_NAMED), {"ws": workspace_id, "late": patience.late.total_seconds()}):
         yield Finding(
@@ -267,7 +267,7 @@ def idle_supervisors(tx: Connection, workspace_id: str, *, thresholds: StatusThr
             yield Finding(
                 "supervisor_missing",
                 subject,
-                f"There is none, although {many(row.open, 'run is', 'runs are')} open",
+                f"There is none, although {plural(row.open, 'run is', 'runs are')} open",
                 "Give it one with: coord resume RUN",
                 since=found.ended_at if found else None,
             )
@@ -323,7 +323,7 @@ def wrong_slots(tx: Connection, workspace_id: str) -> Iterator[Finding]:
 # --- workers, of all workspaces
 
 
-def silent_workers(tx: Connection, *, patience: Patience) -> Iterator[Finding]:
+def silent_workers(tx: Connection, *, patience: HealthThresholds) -> Iterator[Finding]:
     """Workers that neither said good-bye nor were heard of for longer than a lease."""
     for row in fleet.silent(tx, after=patience.lease):
         yield Finding(
@@ -335,7 +335,7 @@ def silent_workers(tx: Connection, *, patience: Patience) -> Iterator[Finding]:
         )
 
 
-def strange_clocks(tx: Connection, *, patience: Patience, apart: timedelta, besides: str) -> Iterator[Finding]:
+def strange_clocks(tx: Connection, *, patience: HealthThresholds, apart: timedelta, besides: str) -> Iterator[Finding]:
     """Machines whose workers' clocks are further than *apart* from the database's; *besides* was looked at already."""
     found: dict[str, tuple[int, timedelta]] = {}
     for row in fleet.live(tx, within=patience.lease):
@@ -359,7 +359,9 @@ def clock_finding(machine: str, ahead: timedelta, *, who: str = "of this machine
     )
 
 
-def nobody_works(tx: Connection, workspace_id: str, *, patience: Patience, messages: int | None) -> Iterator[Finding]:
+def nobody_works(
+    tx: Connection, workspace_id: str, *, patience: HealthThresholds, messages: int | None
+) -> Iterator[Finding]:
     """Work or messages, and no worker that takes any. ``messages``: what waits in Redis, None when that is unknown."""
     if any(row["slots"] for row in serving.live_for(tx, workspace_id, within=patience.lease)):
         return

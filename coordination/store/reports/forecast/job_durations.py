@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 from coordination.base.durations import LONGEST
 from coordination.base.money import ZERO
 from coordination.domain.jobs.work import IN_WORKTREE
-from coordination.domain.money.estimates import KEPT, Sample
+from coordination.domain.money.estimates import KEPT, JobSample
 from coordination.domain.tasks.attempts import Outcome
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -20,7 +20,7 @@ _RUNS = 5
 _ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT)
 
 
-def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection[str]) -> dict[str, list[Sample]]:
+def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection[str]) -> dict[str, list[JobSample]]:
     """The latest jobs of these kinds, by kind, as samples without a cost."""
     if not kinds:
         return {}
@@ -47,12 +47,12 @@ def recent(tx: Connection, workspace_id: str, project_id: str, kinds: Collection
         .where(t.workspace_id == workspace_id, t.run_id.in_(latest), a.outcome.in_(_ENDS))
         .subquery()
     )
-    found: dict[str, list[Sample]] = {}
+    found: dict[str, list[JobSample]] = {}
     n = numbered.c
     for row in tx.execute(select(n.kind, n.started_at, n.finished_at, n.outcome).where(n.number <= KEPT)):
         kind = row.kind.removesuffix(IN_WORKTREE)
         if kind in kinds:
             took = min(max(timedelta(0), row.finished_at - row.started_at), LONGEST)
             completed = row.outcome == Outcome.COMPLETED
-            found.setdefault(kind, []).append(Sample(ZERO, 0, 0, took, completed))
+            found.setdefault(kind, []).append(JobSample(ZERO, 0, 0, took, completed))
     return found

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, select
 
 from coordination.base.calendars import begins
 from coordination.base.money import ZERO
-from coordination.domain.forecast.forecasts import WINDOW, Burn, Forecast, burn, forecast
-from coordination.domain.money.date_ranges import Span
+from coordination.domain.forecast.forecasts import WINDOW, BurnRate, Forecast, burn, forecast
+from coordination.domain.money.date_ranges import DateRange
 from coordination.store.queries.money import rollups
 from coordination.store.reports.money.spending import spending, total
 from coordination.store.types import db_now
@@ -21,7 +21,7 @@ _HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
+class SpendingOutlook:
     """At this moment, in the workspace's zone. ``forecast`` None: too few whole days to tell."""
 
     zone: str
@@ -29,21 +29,21 @@ class Outlook:
     spent_today_usd: Decimal
     spent_month_usd: Decimal
     unpriced_month: int
-    burn: Burn
+    burn: BurnRate
     forecast: Forecast | None
 
 
-def outlook(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> Outlook:
+def outlook(tx: Connection, workspace_id: str, *, project_id: str | None = None) -> SpendingOutlook:
     """Of the workspace or one of its projects, by the database's clock."""
     now: datetime = tx.execute(select(db_now())).scalar_one()
     zone = rollups.zone(tx, workspace_id)
     day = date.fromisoformat(rollups.days(tx, workspace_id, [now])[now])
     opens, closes = begins(day, zone), begins(day + _ONE, zone)
-    today, _, _ = total(tx, workspace_id, project_id=project_id, span=Span(day, day))
-    month, _, unpriced = total(tx, workspace_id, project_id=project_id, span=Span(day.replace(day=1), day))
+    today, _, _ = total(tx, workspace_id, project_id=project_id, span=DateRange(day, day))
+    month, _, unpriced = total(tx, workspace_id, project_id=project_id, span=DateRange(day.replace(day=1), day))
     daily = _daily(tx, workspace_id, project_id, day)
     left = (closes - now) / (closes - opens)
-    return Outlook(
+    return SpendingOutlook(
         zone=zone,
         day=day,
         spent_today_usd=today,
@@ -57,9 +57,9 @@ def outlook(tx: Connection, workspace_id: str, *, project_id: str | None = None)
 def _daily(tx: Connection, workspace_id: str, project_id: str | None, today: date) -> list[Decimal]:
     """What each whole day of the window cost, from the first on of which the ledger knows anything."""
     first = today - timedelta(days=WINDOW)
-    groups = spending(tx, workspace_id, by="day", project_id=project_id, span=Span(first, today - _ONE))
+    groups = spending(tx, workspace_id, by="day", project_id=project_id, span=DateRange(first, today - _ONE))
     spent = {group.key: group.cost_usd for group in groups}
-    _, earlier, _ = total(tx, workspace_id, project_id=project_id, span=Span(last=first - _ONE))
+    _, earlier, _ = total(tx, workspace_id, project_id=project_id, span=DateRange(last=first - _ONE))
     if not earlier:
         if not spent:
             return []

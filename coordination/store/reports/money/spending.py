@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Float, Select, cast, func, literal, select, u
 
 from coordination.base.money import ZERO
 from coordination.domain.money.cost_totals import DAY, MONTH
-from coordination.domain.money.date_ranges import Span
+from coordination.domain.money.date_ranges import DateRange
 from coordination.store.queries.money import rollups as sums
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.tables.money.rollups import rollups
@@ -27,7 +27,7 @@ c, r = costs.c, rollups.c
 
 _ACCOUNT = "account"  # of which there are no sums: programs that know of none write to the ledger, too
 DIMENSIONS = ("project", "session", "model", "run", "agent", _ACCOUNT, DAY, MONTH)
-ALWAYS = Span()
+ALWAYS = DateRange()
 _COUNTS = ("calls", "input_tokens", "output_tokens", "cached_input_tokens", "total_tokens", "unpriced")
 
 
@@ -52,7 +52,7 @@ def spending(
     *,
     by: str,
     project_id: str | None = None,
-    span: Span = ALWAYS,
+    span: DateRange = ALWAYS,
     top: int | None = None,
 ) -> list[Spending]:
     """The groups of *by* (one of DIMENSIONS), the dearest first, *top*: so many; days and months in order."""
@@ -86,7 +86,7 @@ def spending(
 
 
 def total(
-    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> tuple[Decimal, int, int]:
     """(dollars with a known price, calls, calls whose price is unknown)."""
     source = _source(tx, workspace_id, "project", project_id, span)
@@ -97,18 +97,18 @@ def total(
 
 
 @dataclass(frozen=True, slots=True)
-class Today:
+class SpendingToday:
     """What one project has spent today."""
 
     cost_usd: Decimal
     unpriced_calls: int
 
 
-def today(tx: Connection, workspace_id: str) -> dict[str | None, Today]:
+def today(tx: Connection, workspace_id: str) -> dict[str | None, SpendingToday]:
     """By project (None: records that name none), on the workspace's day by the database's clock."""
     day = datetime.fromisoformat(sums.today(tx, workspace_id)).date()
-    found = spending(tx, workspace_id, by="project", span=Span(day, day))
-    return {group.key: Today(group.cost_usd, group.unpriced_calls) for group in found}
+    found = spending(tx, workspace_id, by="project", span=DateRange(day, day))
+    return {group.key: SpendingToday(group.cost_usd, group.unpriced_calls) for group in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class ZeroCost:
 
 
 def zero_cost(
-    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
     """Such calls by model and project, those without a correction: programs that do not know a price write 0."""
     # As a number: SQLite keeps the text, in which nothing is 0 as well as 0.00.
@@ -139,7 +139,7 @@ def zero_cost(
 
 
 def zero_cost_periods(
-    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: Span = ALWAYS
+    tx: Connection, workspace_id: str, *, project_id: str | None = None, span: DateRange = ALWAYS
 ) -> list[ZeroCost]:
     """The same from the sums: only of months and days over which all calls of a model in a project cost nothing."""
     source = _sums(workspace_id, "model", project_id, span)
@@ -164,7 +164,7 @@ def zero_cost_periods(
     ]
 
 
-def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, span: Span) -> Any:
+def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, span: DateRange) -> Any:
     """Rows with a ``key`` and what they come to: sums where these say it, else records."""
     if by != _ACCOUNT and span.of_days and sums.complete(tx, workspace_id):
         return _sums(workspace_id, by, project_id, span)
@@ -183,7 +183,7 @@ def _source(tx: Connection, workspace_id: str, by: str, project_id: str | None, 
     )
 
 
-def _sums(workspace_id: str, by: str, project_id: str | None, span: Span) -> Any:
+def _sums(workspace_id: str, by: str, project_id: str | None, span: DateRange) -> Any:
     dimension = "project" if by in {DAY, MONTH} else by
     key = {"project": r.project_id, DAY: r.starts, MONTH: func.substr(r.starts, 1, func.length(r.starts) - 3)}.get(by)
     parts: list[Select[Any]] = []
@@ -200,7 +200,7 @@ def _sums(workspace_id: str, by: str, project_id: str | None, span: Span) -> Any
     return (parts[0] if len(parts) == 1 else union_all(*parts)).subquery("source")
 
 
-def _recorded(tx: Connection, workspace_id: str, project_id: str | None, span: Span) -> list[Any]:
+def _recorded(tx: Connection, workspace_id: str, project_id: str | None, span: DateRange) -> list[Any]:
     where = [c.workspace_id == workspace_id]
     if project_id is not None:
         where.append(c.project_id == project_id)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from sqlalchemy import Connection, func, select
 
 from coordination.domain.fleet.supervisor_status import StatusThresholds, status_of
-from coordination.domain.tasks.runs import Run
+from coordination.domain.tasks.runs import RunRecord
 from coordination.domain.tasks.tasks import OPEN
 from coordination.store.queries.fleet import supervisors, workers
 from coordination.store.queries.projects import projects
@@ -68,7 +68,7 @@ class Overview:
     """What ``coord status`` shows."""
 
     projects: list[ProjectLine]
-    runs: list[Run]
+    runs: list[RunRecord]
     workers: list[WorkerLine]
     running: list[RunningTask]
     running_in_all: int

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from coordination.domain.agents.prompts import Surroundings
+from coordination.domain.agents.prompts import PromptContext
 from coordination.domain.tasks.attempts import Claim
-from coordination.domain.tasks.tasks import Task, TaskState
+from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import dependencies
 
 
-def preview(tx: Connection, workspace_id: str, task: Task) -> tuple[Claim, Surroundings]:
+def preview(tx: Connection, workspace_id: str, task: TaskRecord) -> tuple[Claim, PromptContext]:
     """The claim, not rendered, and the project around it. Of a running task: the attempt that runs."""
     project = projects.get(tx, workspace_id, task.project_id)
     name = project.name if project is not None else ""
@@ -42,5 +42,5 @@ def preview(tx: Connection, workspace_id: str, task: Task) -> tuple[Claim, Surro
         carried=task.carried,
     )
     if project is None:
-        return claim, Surroundings(name)
-    return claim, Surroundings(project.name, project.path, project.description, project.settings)
+        return claim, PromptContext(name)
+    return claim, PromptContext(project.name, project.path, project.description, project.settings)

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, RowMapping, select
 from coordination.domain.agents.assignments import PERSON
 from coordination.domain.fleet.leases import MAX_DEFERRALS
 from coordination.domain.jobs.provider_errors import ProviderLimit, limit_of
-from coordination.domain.money.budgets import Short
+from coordination.domain.money.budgets import BudgetShortage
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.tasks.explanations import Blocker, TaskExplanation
-from coordination.domain.tasks.next_steps import Situation, Step, steps
+from coordination.domain.tasks.explanations import TaskBlocker, TaskExplanation
+from coordination.domain.tasks.next_steps import NextStep, Situation, steps
 from coordination.domain.tasks.task_limits import limit_reached
-from coordination.domain.tasks.tasks import NO_REASON, BlockReason, OnDependencyFailure, Task, TaskState
+from coordination.domain.tasks.tasks import NO_REASON, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.projects import projects, stops
 from coordination.store.queries.tasks import attempts
@@ -50,11 +50,11 @@ _ALONE = "alone in a process of its own, because a worker died while it ran"
 def explain_task(
     tx: Connection,
     workspace_id: str,
-    task: Task,
+    task: TaskRecord,
     *,
     live_within: timedelta,
     window: int | None = None,
-    lack: Short | None = None,
+    lack: BudgetShortage | None = None,
     here: str | None = None,
 ) -> TaskExplanation:
     """What holds *task* now, and what goes on. A worker is alive when it was heard of within *live_within*.
@@ -71,7 +71,9 @@ def explain_task(
     )
 
 
-def _explained(about: TaskSteps, *, live_within: timedelta, window: int | None, lack: Short | None) -> TaskExplanation:
+def _explained(
+    about: TaskSteps, *, live_within: timedelta, window: int | None, lack: BudgetShortage | None
+) -> TaskExplanation:
     task = about.task
     if task.state is TaskState.RUNNING:
         old = about.outdated()
@@ -102,7 +104,7 @@ def _running(about: TaskSteps) -> str:
     return f"running since {_when(attempt.started_at)}, attempt {attempt.number} on {where}{alone}"
 
 
-def _dependencies(about: TaskSteps) -> Iterator[Blocker]:
+def _dependencies(about: TaskSteps) -> Iterator[TaskBlocker]:
     """What the task waits for, and what those wait for, each once and by its shortest way."""
     task = about.task
     seen = {task.id}
@@ -116,7 +118,7 @@ def _dependencies(about: TaskSteps) -> Iterator[Blocker]:
             seen.add(row["id"])
             via = level[row["child_id"]]
             then = _after_need(about, row, policies[row["child_id"]])
-            yield Blocker("dependency", _waits(row), row["key"], row["state"], via, steps=then)
+            yield TaskBlocker("dependency", _waits(row), row["key"], row["state"], via, steps=then)
             if row["state"] == TaskState.BLOCKED:
                 deeper[row["id"]] = (*via, row["key"])
                 policies[row["id"]] = OnDependencyFailure(row["on_dependency_failure"])
@@ -133,35 +135,35 @@ def _waits(row: RowMapping) -> str:
     return f"waits for {row['key']}, which is {row['state']}{why}"
 
 
-def _after_need(about: TaskSteps, row: RowMapping, policy: OnDependencyFailure) -> tuple[Step, ...]:
+def _after_need(about: TaskSteps, row: RowMapping, policy: OnDependencyFailure) -> tuple[NextStep, ...]:
     if row["state"] not in (TaskState.FAILED, TaskState.CANCELED) or policy is not OnDependencyFailure.BLOCK:
         return ()
     return steps(Situation.NEED_ENDED_BADLY, need=about.name(row["id"], row["key"]))
 
 
-def _own(about: TaskSteps, lack: Short | None) -> Iterator[Blocker]:
+def _own(about: TaskSteps, lack: BudgetShortage | None) -> Iterator[TaskBlocker]:
     tx, workspace_id, task = about.tx, about.workspace_id, about.task
     now = tx.execute(select(db_now())).scalar_one()
     project = projects.get(tx, workspace_id, task.project_id)
     held = project is not None and project.status is ProjectStatus.ON_HOLD
     stop = stops.current(tx, workspace_id, task.project_id)
     if stop is not None:
-        yield Blocker("stopped", stop.sentence(), steps=(Step("let it go on with", stop.command),))
+        yield TaskBlocker("stopped", stop.sentence(), steps=(NextStep("let it go on with", stop.command),))
     if project is not None and (held or (stop is None and BlockReason.PAUSED in task.reasons)):
         then = steps(Situation.ON_HOLD, project=project.name)
-        yield Blocker("on_hold", f"its project {project.name} is on hold", steps=then)
+        yield TaskBlocker("on_hold", f"its project {project.name} is on hold", steps=then)
     apart = BlockReason.BUDGET | BlockReason.LIMIT
     if (person := task.options.get(PERSON)) is not None and BlockReason.QUESTION in task.reasons:
         apart |= BlockReason.QUESTION
-        yield Blocker("person", f"{person} is to do it", steps=about.of(Situation.PERSON))
+        yield TaskBlocker("person", f"{person} is to do it", steps=about.of(Situation.PERSON))
     yield from _reasons(about, task.reasons & ~apart, task.not_before)
     if BlockReason.LIMIT in task.reasons:
         met = _provider_limit(tx, workspace_id, task)
         until = "" if met is None or (met.resets_at or now) < now else f" ({met.sentence()})"
-        yield Blocker("limit", f"{_limit(task, now)}{until}", steps=about.of(Situation.LIMIT))
+        yield TaskBlocker("limit", f"{_limit(task, now)}{until}", steps=about.of(Situation.LIMIT))
     if BlockReason.BUDGET in task.reasons:
         there = "waits for a budget, in which there is enough now: it goes on by itself"
-        yield Blocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
+        yield TaskBlocker("budget", there if lack is None else f"{lack.sentence()}. {lack.hint()}")
     if task.state is TaskState.QUEUED and task.not_before is not None and task.not_before > now:
         again = f"is tried again from {_when(task.not_before)} on" + (f", after: {task.error}" if task.error else "")
         limit = _provider_limit(tx, workspace_id, task)
@@ -170,16 +172,16 @@ def _own(about: TaskSteps, lack: Short | None) -> Iterator[Blocker]:
         if task.deferred_since is not None:
             again += f" (asked for later {task.deferrals} of {MAX_DEFERRALS} times, since {_when(task.deferred_since)})"
         kind = "back_off" if limit is None else "provider_limit"
-        yield Blocker(kind, again, until=task.not_before, steps=about.of(Situation.NOT_BEFORE))
+        yield TaskBlocker(kind, again, until=task.not_before, steps=about.of(Situation.NOT_BEFORE))
 
 
-def _provider_limit(tx: Connection, workspace_id: str, task: Task) -> ProviderLimit | None:
+def _provider_limit(tx: Connection, workspace_id: str, task: TaskRecord) -> ProviderLimit | None:
     """The provider's limit that the latest attempt has met, if it has."""
     last = attempts.latest(tx, workspace_id, task.id)
     return None if last is None else limit_of(last.details)
 
 
-def _limit(task: Task, now: datetime) -> str:
+def _limit(task: TaskRecord, now: datetime) -> str:
     """Which limit the task has reached, and how its last attempt ended."""
     words = limit_reached(
         starts=task.starts,
@@ -191,12 +193,12 @@ def _limit(task: Task, now: datetime) -> str:
     return f"{words}; the last time: {task.error}" if task.error else words
 
 
-def _supervisor(about: TaskSteps) -> Iterator[Blocker]:
+def _supervisor(about: TaskSteps) -> Iterator[TaskBlocker]:
     """A supervisor that cannot tick: then nobody rescues, lifts waits, or rings again for the project."""
     found = supervisors.get(about.tx, about.workspace_id, about.task.project_id)
     if found is not None and found.failing_since is not None:
         said = f"its project's supervisor cannot tick since {_when(found.failing_since)}: {found.error}"
-        yield Blocker("supervisor", said, steps=steps(Situation.SUPERVISOR))
+        yield TaskBlocker("supervisor", said, steps=steps(Situation.SUPERVISOR))
 
 
 def _reasons(
@@ -205,19 +207,23 @@ def _reasons(
     not_before: datetime | None,
     row: RowMapping | None = None,
     via: tuple[str, ...] = (),
-) -> Iterator[Blocker]:
+) -> Iterator[TaskBlocker]:
     """What holds the explained task itself, or that of *row*, which it waits for *via* others."""
     of = (None, "") if row is None else (row["id"], row["key"])
     if BlockReason.NOT_BEFORE in reasons and not_before is not None:
         then = about.of(Situation.NOT_BEFORE, *of)
-        yield Blocker("not_before", f"does not start before {_when(not_before)}", via=via, until=not_before, steps=then)
+        yield TaskBlocker(
+            "not_before", f"does not start before {_when(not_before)}", via=via, until=not_before, steps=then
+        )
     if via and BlockReason.PAUSED in reasons:
-        yield Blocker("on_hold", "its project is on hold", via=via)  # said of the explained task itself, with the step
+        yield TaskBlocker(
+            "on_hold", "its project is on hold", via=via
+        )  # said of the explained task itself, with the step
     for reason, words in _WORDS.items():
         if reason & reasons != NO_REASON:
             situation = _SITUATIONS.get(reason)
             then = () if situation is None else about.of(situation, *of)
-            yield Blocker((reason.name or "").lower(), words, via=via, steps=then)
+            yield TaskBlocker((reason.name or "").lower(), words, via=via, steps=then)
 
 
 def _when(moment: datetime) -> str:

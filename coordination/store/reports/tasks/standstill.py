@@ -26,7 +26,7 @@ _MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class StandstillCause:
     """One thing that only a person takes away. ``kind``: a block reason, stopped, on_hold or no_worker.
 
     *tasks* counts the run's tasks that it holds; *keys* names some of them, or what else is meant (the project, the
@@ -40,7 +40,7 @@ class Hold:
 
 def holds_of_run(
     tx: Connection, workspace_id: str, project_id: str, run_id: str, *, live_within: timedelta, needs_worker: bool
-) -> list[Hold]:
+) -> list[StandstillCause]:
     """Everything that keeps the run from going on; empty while some of it can go on by itself, now or later.
 
     *needs_worker*: a worker that lives (heard of within *live_within*) has to be there already; else one is started.
@@ -58,7 +58,7 @@ def holds_of_run(
     if queued or passes or _waits_for_others(tx, workspace_id, run_id):
         if not needs_worker or serving.live_for(tx, workspace_id, within=live_within):
             return []
-        return [Hold("no_worker", queued, (serving.name_of(tx, workspace_id),))]
+        return [StandstillCause("no_worker", queued, (serving.name_of(tx, workspace_id),))]
     return list(_of_tasks(tx, workspace_id, run_id, groups))
 
 
@@ -93,18 +93,18 @@ def _groups(tx: Connection, workspace_id: str, run_id: str) -> dict[tuple[TaskSt
     return {(TaskState(row[0]), BlockReason(row[1])): row[2] for row in rows}
 
 
-def _of_project(tx: Connection, workspace_id: str, project_id: str, number: int) -> Iterator[Hold]:
+def _of_project(tx: Connection, workspace_id: str, project_id: str, number: int) -> Iterator[StandstillCause]:
     """What holds everything of the project, whatever its tasks wait for besides."""
     if (stop := stops.current(tx, workspace_id, project_id)) is not None:
-        yield Hold("stopped", number, (stop.sentence(), stop.command))
+        yield StandstillCause("stopped", number, (stop.sentence(), stop.command))
     project = projects.get(tx, workspace_id, project_id)
     if project is not None and project.status in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED):
-        yield Hold("on_hold", number, (project.name,))
+        yield StandstillCause("on_hold", number, (project.name,))
 
 
 def _of_tasks(
     tx: Connection, workspace_id: str, run_id: str, groups: dict[tuple[TaskState, BlockReason], int]
-) -> Iterator[Hold]:
+) -> Iterator[StandstillCause]:
     """What holds single tasks."""
     for reason in BlockReason:
         if reason & (_PASSES | _PAUSED | BlockReason.DEPENDENCIES):
@@ -114,7 +114,7 @@ def _of_tasks(
         )
         if number:
             keys = ready.keys_held(tx, workspace_id, run_id, reason, most=_MOST_NAMED)
-            yield Hold((reason.name or "").lower(), number, tuple(keys))
+            yield StandstillCause((reason.name or "").lower(), number, tuple(keys))
 
 
 def _waits_for_others(tx: Connection, workspace_id: str, run_id: str) -> bool:

@@ -41,7 +41,7 @@ class TaskLine(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Longest:
+class ColumnWidths:
     """How long the longest text of each column is, in characters, and how many tasks there are."""
 
     tasks: int = 0
@@ -65,7 +65,7 @@ _COLUMNS = (
 )
 
 
-def longest(tx: Connection, workspace_id: str, run_id: str) -> Longest:
+def longest(tx: Connection, workspace_id: str, run_id: str) -> ColumnWidths:
     """What a table of the run's tasks needs to know before its first line."""
     groups = tx.execute(
         select(
@@ -78,7 +78,7 @@ def longest(tx: Connection, workspace_id: str, run_id: str) -> Longest:
         .where(t.workspace_id == workspace_id, t.run_id == run_id)
         .group_by(t.reasons)
     ).all()
-    return Longest(
+    return ColumnWidths(
         tasks=sum(number for _, number, *_ in groups),
         key=max((key for _, _, key, _, _ in groups), default=0),
         agent=max((agent or 0 for *_, agent, _ in groups), default=0),

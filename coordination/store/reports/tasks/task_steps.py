@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, RowMapping, select
 
-from coordination.domain.tasks.next_steps import Situation, Step, failure_of, steps
-from coordination.domain.tasks.outdated import Outdated
-from coordination.domain.tasks.tasks import Task, TaskState
+from coordination.domain.tasks.next_steps import NextStep, Situation, failure_of, steps
+from coordination.domain.tasks.outdated import OutdatedTask
+from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import names, outdated
 from coordination.store.queries.tasks.dependencies import HOLDING
@@ -28,14 +28,14 @@ class TaskSteps:
 
     tx: Connection
     workspace_id: str
-    task: Task
+    task: TaskRecord
     here: str | None
 
-    def of(self, situation: Situation, task_id: str | None = None, key: str = "", **more: str) -> tuple[Step, ...]:
+    def of(self, situation: Situation, task_id: str | None = None, key: str = "", **more: str) -> tuple[NextStep, ...]:
         """What to enter about a task of its run, or about itself."""
         return steps(situation, task=self.name(task_id or self.task.id, key or self.task.key), **more)
 
-    def outdated(self) -> tuple[Outdated, ...]:
+    def outdated(self) -> tuple[OutdatedTask, ...]:
         """What the task was given and that is out of date."""
         return tuple(outdated.of_tasks(self.tx, self.workspace_id, [self.task.id]))
 
@@ -45,7 +45,7 @@ class TaskSteps:
         return names.task_name(self.tx, self.workspace_id, task_id, **whose, here=self.here)
 
 
-def of_ended(about: TaskSteps, old: Sequence[Outdated] = ()) -> tuple[Step, ...]:
+def of_ended(about: TaskSteps, old: Sequence[OutdatedTask] = ()) -> tuple[NextStep, ...]:
     """What to enter about a task that has ended. *old*: what it was given that is out of date."""
     task = about.task
     if task.state is TaskState.COMPLETED:

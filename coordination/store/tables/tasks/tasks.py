@@ -24,7 +24,7 @@ def _one_of(column: str, values: type[StrEnum]) -> str:
 
 
 QUEUED = text("state = 'queued'")
-RUNG = text("state = 'queued' AND rung_at IS NOT NULL")
+ENQUEUED = text("state = 'queued' AND enqueued_at IS NOT NULL")
 WAITING_FOR_MONEY = text(f"state = 'blocked' AND (reasons & {int(BlockReason.BUDGET)}) <> 0")
 OUTDATED = text("outdated_attempt IS NOT NULL")
 WAITING_FOR_TIME = text("state = 'blocked' AND not_before IS NOT NULL")
@@ -43,7 +43,7 @@ tasks = Table(
     Column("pending", Integer, nullable=False),  # dependencies that have not been satisfied
     Column("attempt", Integer, nullable=False),  # the fencing token
     Column("priority", Integer, nullable=False),
-    Column("rung_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
+    Column("enqueued_at", UtcTime),  # when a doorbell for it was last sent; NULL: in SQL only
     Column("not_before", UtcTime),
     Column("failures", Integer, nullable=False),  # attempts that failed or timed out
     Column("losses", Integer, nullable=False),  # suspicion that its job ends workers, see domain.retry
@@ -94,7 +94,7 @@ tasks = Table(
         postgresql_where=QUEUED,
         sqlite_where=QUEUED,
     ),
-    Index("ix_tasks_rung", "project_id", "rung_at", postgresql_where=RUNG, sqlite_where=RUNG),
+    Index("ix_tasks_rung", "project_id", "enqueued_at", postgresql_where=ENQUEUED, sqlite_where=ENQUEUED),
     Index("ix_tasks_run_state", "run_id", "state"),
     Index(
         "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME

@@ -16,7 +16,7 @@ import pytest
 
 from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
-from coordination.domain.jobs.provider_error_table import TroubleClass
+from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import Outcome, Result
 from tests.support.jobs import Bench
@@ -24,12 +24,12 @@ from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
 from workers.runners.agent import ADAPTERS
 from workers.runners.agents.base import Transcript
-from workers.runners.agents.ends import End, end_of
+from workers.runners.agents.ends import AgentEnd, end_of
 from workers.runners.agents.failures import failure_of_words
-from workers.runners.agents.lines import Lines
+from workers.runners.agents.lines import JsonLines
 from workers.runners.process_watch import Interruption
-from workers.runners.program import Ran
-from workers.runners.provider_environment import Given
+from workers.runners.program import ProgramResult
+from workers.runners.provider_environment import ProviderVariables
 
 STREAMS = ROOT / "tests" / "data" / "agent_streams"
 DONE, FAILED, WAITS = Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED
@@ -45,17 +45,17 @@ def recorded() -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, End]:
+def read(agent: str, *lines: object, code: int | None = 0, stderr: str = "") -> tuple[Transcript, AgentEnd]:
     """What becomes of an agent whose program printed these lines; *code* None: it said nothing more for too long."""
     call, adapter = AgentCall(agent, "work"), ADAPTERS[agent]
     told = Transcript(lambda _type, _payload: None)
-    cut = Lines(lambda line: adapter.read(line, told, call), lambda _line: None, told.remarks.append)
+    cut = JsonLines(lambda line: adapter.read(line, told, call), lambda _line: None, told.remarks.append)
     for line in lines:
         cut.feed((line if isinstance(line, str) else json.dumps(line)).encode() + b"\n")
     cut.close()
     told.cut_off()
-    advice = adapter.log_in.advice(agent, Given(Accounts(HOME), None, (), named=()))
-    ran = Ran(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
+    advice = adapter.log_in.advice(agent, ProviderVariables(Accounts(HOME), None, (), named=()))
+    ran = ProgramResult(code, Interruption.stalled(TOO_LONG) if code is None else None, stderr)
     return told, end_of(ran, told, call, advice=advice, account="somebody", printed="", complaints=stderr)
 
 
@@ -311,7 +311,7 @@ def test_an_unnamed_reset_is_waited_for_a_while() -> None:
 
     ended = failure.ended(account="x")
 
-    assert failure.of is TroubleClass.LIMIT
+    assert failure.of is ProviderErrorClass.LIMIT
     assert ended["limit"].resets_at is None
     assert timedelta(minutes=14) < ended["not_before"] - datetime.now(UTC) <= timedelta(minutes=15)
 

@@ -121,10 +121,10 @@ class TestKeys:
         from pydantic_ai.usage import RequestUsage
 
         from workers.runners.agents.base import Transcript
-        from workers.runners.chat.spending import Spending
+        from workers.runners.chat.spending import ChatUsage
 
         told = Transcript(lambda *_: None)
-        spending = Spending(told, provider="openrouter", model="m")
+        spending = ChatUsage(told, provider="openrouter", model="m")
         usage = RequestUsage(input_tokens=1, output_tokens=1)
 
         spending.add(ModelResponse([], usage=usage, model_name="m", provider_details={"cost": 0.00125}))
