@@ -151,7 +151,7 @@ def main() -> int:
     from workers.__main__ import main as work
 
     if file := os.environ.get(ACCOUNT):
-        import workers.process.lifecycle
+        import workers.process.lifecycle  # noqa: F401 - brings in all that is put on the account
 
         Account().open(Path(file))
     return work(sys.argv[1:])

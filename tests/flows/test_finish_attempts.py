@@ -341,7 +341,7 @@ class TestArtifacts:
         assert self.listed(world) == ["new"]
 
 
-@pytest.mark.parametrize(("hungry", "later", "rung"), [(1, True, 0), (0, True, 5), (1, False, 3)])
+@pytest.mark.parametrize(("hungry", "later", "enqueued"), [(1, True, 0), (0, True, 5), (1, False, 3)])
 def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
     world: World,
     hungry: int,

@@ -175,7 +175,7 @@ def test_work_submitted_before_the_end_is_written_is_not_stranded(
         submit_plan(tx, world.workspace, plan_of("late"), world.origin())
         return real(tx, projects, **rest)
 
-    monkeypatch.setattr(flow.quiet, "end", submits_first)
+    monkeypatch.setattr(flow.idle_supervisors, "end", submits_first)
 
     assert ticked(world)
 

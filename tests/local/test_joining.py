@@ -142,8 +142,8 @@ class TestEnds:
     def test_a_user_that_is_killed_leaves(self, home: Path, processes: Processes) -> None:
         code = (
             "import signal\nfrom pathlib import Path\nfrom coordination.stack.home import Home\n"
-            "from coordination.stack.users import Users\n"
-            f"kept = Users(Home(Path({str(home)!r}))).join('coord run other')\nprint('in', flush=True)\nsignal.pause()"
+            "from coordination.stack.users import StackUsers\n"
+            f"kept = StackUsers(Home(Path({str(home)!r}))).join('coord run other')\nprint('in', flush=True)\nsignal.pause()"
         )
         joined = join(home)
         other = processes.start_python("-c", code)

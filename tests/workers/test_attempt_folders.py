@@ -33,10 +33,10 @@ import signal, sys
 from pathlib import Path
 from workers.attempt.folders import AttemptFolders
 from workers.runners.scratch_dirs import IN_HOME, take
-from workers.attempt.report_socket import Server
+from workers.attempt.report_socket import ReportServer
 from tests.support.jobs import claim_of
 
-folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), Server()
+folders, server = AttemptFolders(take(Path(sys.argv[1]), IN_HOME).path), ReportServer()
 with folders.make(claim_of({"shell": "true"})) as folder:
     server.listen(folder.address(), lambda line, peer: {})
     (folder.path / "file").touch()

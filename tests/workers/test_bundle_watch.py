@@ -41,7 +41,7 @@ def watch(looks: Looks) -> Iterator[BatchWatch]:
 
 
 def some_bundle() -> Batch:
-    return cast("Bundle", object())
+    return cast("Batch", object())
 
 
 def test_a_bundle_is_looked_at_again_until_it_is_relieved_and_then_no_more(looks: Looks, watch: BatchWatch) -> None:

@@ -240,11 +240,11 @@ def test_a_program_that_is_not_there_is_said_so(confined: Bench, place: Path) ->
 WITHOUT = """
 import sys
 sys.path.insert(0, {folder!r})
-import confine
-confine.version = lambda: {version}
-confine.can_refuse_calls = lambda: {refuses}
+import sandbox_exec
+sandbox_exec.version = lambda: {version}
+sandbox_exec.can_refuse_calls = lambda: {refuses}
 sys.argv[1:] = [{order!r}, "/bin/sh", "-c", "echo ran"]
-confine.main()
+sandbox_exec.main()
 """
 
 

@@ -31,10 +31,10 @@ import json, os, select, sys, uuid
 from pathlib import Path
 from workers.runners.namespaces import Namespaces
 from workers.runners.process import Launcher
-from workers.runners.sandbox_policy import Sandbox
+from workers.runners.sandbox_policy import SandboxPolicy
 asked = json.loads(sys.argv[1])
 namespaces = Namespaces("/usr/bin/bwrap" if "bwrap" not in asked else asked["bwrap"], network=asked["network"])
-sandbox = Sandbox(
+sandbox = SandboxPolicy(
     Path(asked["scratch"]), hide=asked["hide"], required=True, namespaces=namespaces if asked["strict"] else None
 )
 sandbox.check()
