@@ -64,8 +64,8 @@ WITHOUT_WORKSPACE = {
     "serving.running_on",  # of workers, which serve all workspaces
     "queueing.in_queue",  # of a task that its caller has read
     "task_steps.of_ended",
-    "counters.added",
-    "counters.is_over",
+    "attempt_counters.added",
+    "attempt_counters.is_over",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
     "broker_keys.make",
     "broker_keys.replace",
@@ -79,9 +79,9 @@ WITHOUT_WORKSPACE = {
     "host_leases.drop_ended",
     "host_leases.ended_on",
     "host_leases.forget",
-    "quiet.lock",  # of all workspaces, too
-    "quiet.end",
-    "quiet.renew",
+    "idle_supervisors.lock",  # of all workspaces, too
+    "idle_supervisors.end",
+    "idle_supervisors.renew",
     "tasks.task_of",
     "claims.claim_of",
     "runs.session_of",
@@ -94,18 +94,18 @@ WITHOUT_WORKSPACE = {
 
 
 def functions(package) -> Iterator[tuple[str, Callable[..., Any]]]:
-    for module in pkgutil.iter_modules(package.__path__):
-        loaded = importlib.import_module(f"{package.__name__}.{module.name}")
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        loaded = importlib.import_module(module.name)
         for name, function in inspect.getmembers(loaded, inspect.isfunction):
             if not name.startswith("_") and function.__module__ == loaded.__name__:
-                yield f"{module.name}.{name}", function
+                yield f"{module.name.rpartition('.')[2]}.{name}", function
 
 
 SCOPED = {
     name: function
     for package in (queries, reports)
     for name, function in functions(package)
-    if not name.startswith("fleet.") and name not in WITHOUT_WORKSPACE and name != "overview.living"
+    if not name.startswith("workers.") and name not in WITHOUT_WORKSPACE and name != "overview.living"
 }
 
 
@@ -294,19 +294,19 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
                     "period": lambda world: BudgetPeriod.TOTAL},
     "budgets.of_subject": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
     "budgets.names": {"wanted": lambda world: [_budget(world)]},
-    "money.asking": {"task_ids": lambda world: list(world.ids.values())},
+    "budget_usage.asking": {"task_ids": lambda world: list(world.ids.values())},
     "budgets.put": {"budget": lambda world: _budget(world, id=new_id(), usd=Decimal(10))},
     "budgets.put_new": {"new": lambda world: [_budget(world, id=new_id(), period=BudgetPeriod.DAY)]},
     "budgets.remove": {"budget_id": lambda world: world.run_id},
-    "money.uses": {"keys": lambda world: [(world.run_id, "")]},
-    "money.lock_free_uses": {"keys": lambda world: [(world.run_id, "")]},
-    "money.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
-    "money.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
-    "money.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
-    "money.lock_running": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
-    "money.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
+    "budget_usage.uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budget_usage.lock_free_uses": {"keys": lambda world: [(world.run_id, "")]},
+    "budget_usage.lock_uses": {"keys": lambda world: [(world.run_id, "x")], "make": lambda world: [(world.run_id, "x")]},
+    "budget_usage.write_uses": {"changed": lambda world: [BudgetUse(world.run_id, "", Amount(Decimal(7)))]},
+    "budget_usage.lock_holdings": {"fences": lambda world: [(world.ids["lost"], 1)]},
+    "budget_usage.lock_running": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id},
+    "budget_usage.note_reserved": {"reserved": lambda world: {(world.ids["lost"], 1): Reservation(Amount(Decimal(7)))}},
     "starts.count": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
-    "money.spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
+    "budget_usage.spent": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id, "since": lambda _: None},
     "costs.append": {"records": lambda world: [_cost("new", project_id=world.project_id)]},
     "costs.calls_to_price": {"also_priced": lambda world: True},
     "costs.corrections": {"corrected": lambda world: [f"cost-{name}" for name in ("mine", "theirs")]},
@@ -350,8 +350,8 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "slots.take": {"counts": lambda world: {"project": 1}},
     "slots.drop": {"name": lambda world: "project"},
     "slots.drop_merge_limits": {"keep": lambda world: []},
-    "durations.recent": {"kinds": lambda world: ["shell:true"]},
-    "history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
+    "job_durations.recent": {"kinds": lambda world: ["shell:true"]},
+    "job_history.learn": {"learnt": lambda world: {"shell": [_SAMPLE], f"new of {world.workspace}": [_SAMPLE]}},
     "stops.add": {"reason": lambda _: "so", "at_once": lambda _: False},
     "stops.note": {"stop_id": _stop, "at_once": lambda _: True},
     "stops.end": {"stop_id": _stop},
@@ -359,9 +359,9 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "stops.these": {"keys": lambda world: [(world.ids["lost"], 1)], "silent_after": lambda _: timedelta(0)},
     "stops.count_old": {"age": lambda _: timedelta(days=-1)},
     "stops.forget": {"age": lambda _: timedelta(days=-1)},
-    "history.forget": {"age": lambda world: timedelta(days=-1)},
-    "history.count_unused": {"age": lambda world: timedelta(days=-1)},
-    "history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
+    "job_history.forget": {"age": lambda world: timedelta(days=-1)},
+    "job_history.count_unused": {"age": lambda world: timedelta(days=-1)},
+    "job_history.samples_of": {"keys": lambda world: [(world.project_id, "shell")]},
     "issues.replace_all": {"rows": lambda world: [("i-1", '{"id":"i-1","title":"x","status":"open"}')]},
     "issues.link": {"jobs": lambda world: [("i-1", world.ids["idle"])]},
     "retention.is_due": {"every": lambda world: timedelta(0)},
@@ -387,7 +387,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
 ADDS = {
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
-    "budgets.put_new", "costs.append", "dependencies.hold", "history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
+    "budgets.put_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",
 }  # fmt: skip
 
 
