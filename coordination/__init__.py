@@ -23,19 +23,11 @@ if TYPE_CHECKING:
     from coordination.domain.jobs.preparation import Database, Preparation
     from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
     from coordination.domain.money.budget_status import BudgetStatus
-    from coordination.domain.plans.plans import (
-        Backoff,
-        BudgetCap,
-        Concurrency,
-        Defaults,
-        Dependency,
-        Plan,
-        ProjectRef,
-        Task,
-    )
+    from coordination.domain.plans.plans import BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt, StopResult
     from coordination.domain.tasks.attempts import Attempt, Outcome
     from coordination.domain.tasks.events import Event, EventType
+    from coordination.domain.tasks.retry import Backoff
     from coordination.domain.tasks.runs import RunState
     from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure, TaskState
     from coordination.prices import Prices
@@ -48,7 +40,7 @@ _HOMES = {
     "AgentCall": "coordination.domain.jobs.work",
     "Agents": "coordination.staffing",
     "Attempt": "coordination.domain.tasks.attempts",
-    "Backoff": "coordination.domain.plans.plans",
+    "Backoff": "coordination.domain.tasks.retry",
     "BudgetCap": "coordination.domain.plans.plans",
     "Budgets": "coordination.budgeting",
     "ChatCall": "coordination.domain.jobs.chat",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from coordination.adapters.artifact_store import ArtifactStore
-from coordination.domain.plans.plans import Backoff, Task
+from coordination.domain.plans.plans import Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.flows.projects.retain import RetentionAges, retain
 from tests.support.fleet import Fleet

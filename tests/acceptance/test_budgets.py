@@ -17,9 +17,10 @@ from coordination.client import Run
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.work import AgentCall
 from coordination.domain.money.budgets import BudgetScope
-from coordination.domain.plans.plans import Backoff, BudgetCap, Task
+from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.store.queries.money import costs

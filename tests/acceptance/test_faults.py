@@ -8,9 +8,10 @@ import pytest
 import redis
 from sqlalchemy import make_url, select, text, update
 
-from coordination.domain.plans.plans import Backoff, Concurrency, Task
+from coordination.domain.plans.plans import Concurrency, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings

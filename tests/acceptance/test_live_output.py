@@ -15,8 +15,9 @@ from sqlalchemy import func, select
 from coordination.client import Run
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import AgentCall
-from coordination.domain.plans.plans import Backoff, Task
+from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.store.tables.jobs.output import output_chunks
 from tests.support.fleet import Fleet, seconds_until

@@ -8,8 +8,9 @@ from datetime import timedelta
 import psutil
 import pytest
 
-from coordination.domain.plans.plans import Backoff, Defaults, Task
+from coordination.domain.plans.plans import Defaults, Task
 from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 from tests.support.command import Coord

@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.plans.plans import Backoff, Concurrency, Defaults, Plan, ProjectRef, Task
+from coordination.domain.plans.plans import Concurrency, Defaults, Plan, ProjectRef, Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from tests.chaos.evidence import SAY
 

@@ -11,8 +11,9 @@ from sqlalchemy import update
 from coordination.domain.fleet.leases import MAX_DEFERRALS
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
-from coordination.domain.plans.plans import Backoff, BudgetCap
+from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.retry import Backoff
 from coordination.store.queries.tasks import attempts
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after

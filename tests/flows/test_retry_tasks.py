@@ -12,8 +12,8 @@ import pytest
 from coordination.base.errors import IllegalMove, NotFound
 from coordination.base.ids import new_id
 from coordination.domain.fleet.leases import MAX_DEFERRALS, MAX_LOSSES
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason, OnDependencyFailure
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.tasks.retry_tasks import retry_run, retry_task

@@ -143,7 +143,8 @@ class TestEnds:
         code = (
             "import signal\nfrom pathlib import Path\nfrom coordination.stack.home import Home\n"
             "from coordination.stack.users import StackUsers\n"
-            f"kept = StackUsers(Home(Path({str(home)!r}))).join('coord run other')\nprint('in', flush=True)\nsignal.pause()"
+            f"kept = StackUsers(Home(Path({str(home)!r}))).join('coord run other')\n"
+            "print('in', flush=True)\nsignal.pause()"
         )
         joined = join(home)
         other = processes.start_python("-c", code)

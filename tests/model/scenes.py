@@ -9,8 +9,9 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from coordination.domain.plans.plans import Backoff, Concurrency, Defaults
+from coordination.domain.plans.plans import Concurrency, Defaults
 from coordination.domain.tasks.attempts import Outcome, Usage
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.plans.submit_plan import submit_plan

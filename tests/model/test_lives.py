@@ -18,8 +18,9 @@ from hypothesis.stateful import (
 
 from coordination.base.errors import IllegalMove
 from coordination.base.ids import new_id
-from coordination.domain.plans.plans import Backoff, Concurrency, Defaults
+from coordination.domain.plans.plans import Concurrency, Defaults
 from coordination.domain.tasks.attempts import Claim, Outcome, Usage
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.projects.pause_project import hold_project, resume_project

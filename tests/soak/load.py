@@ -17,7 +17,8 @@ from sqlalchemy import text
 
 from coordination.base.errors import CoordinationError
 from coordination.client import Run
-from coordination.domain.plans.plans import Backoff, Plan, ProjectRef, Task
+from coordination.domain.plans.plans import Plan, ProjectRef, Task
+from coordination.domain.tasks.retry import Backoff
 from tests.soak.servers import Servers
 
 _QUICK = Backoff(initial=timedelta(milliseconds=200))

@@ -1,7 +1,7 @@
 """A runner that sees what its agent changed in its folder, and ends an attempt that changed nothing as its plan says.
 
 In a git repository counts what git sees: commits, stashes, and files that it does not ignore. Elsewhere count all
-files. In a worktree of its own, what was collected of it says whether anything changed: see workers.attempt.worktree_attempt.
+files. In a worktree of its own, what was collected of it says whether anything changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m workers.process.isolated_worker``: a worker process that runs one job that another one has claimed, and ends.
+"""``python -m workers.process.isolated_worker``: a worker process that runs one claimed job and ends.
 
 It is started by that one (see ``isolation``), is told what to run on its standard input, and hands it back when that
 closes. It says its worker id in one line when it is ready.

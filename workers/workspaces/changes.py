@@ -312,8 +312,8 @@ def _dropped(place: Worktree, past: HeadHistory, final: str) -> list[str]:
             continue
         if _tree(place.git, final) == _tree(place.git, place.start):
             raise NotCollected(
-                f"the commit {commit[:_SHORT]}, made in {place.worktree_folder.path}, was dropped with git reset, and nothing "
-                "else was changed: bring it back, or take it back with git revert if nothing should change",
+                f"the commit {commit[:_SHORT]}, made in {place.worktree_folder.path}, was dropped with git reset, and "
+                "nothing else was changed: bring it back, or take it back with git revert if nothing should change",
                 commit=commit,
             )
         remarks.append(f"[merge] left out {commit[:_SHORT]}, which the job dropped with git reset")

@@ -164,7 +164,8 @@ class Worktree:
             went = f"was moved to {now}" if now not in (None, self.worktree_folder.path) else "is gone"
             return f"its worktree {self.worktree_folder.path} {went}: a job must leave its folder where it is"
         if is_gone(self.record / "HEAD"):
-            return f"git's record {self.record} of its worktree {self.worktree_folder.path} is gone: a job must leave it there"
+            path = self.worktree_folder.path
+            return f"git's record {self.record} of its worktree {path} is gone: a job must leave it there"
         return None
 
     def committed(self) -> str | None:

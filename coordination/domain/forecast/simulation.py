@@ -25,7 +25,7 @@ from coordination.domain.forecast.predictions import (
     Prediction,
 )
 from coordination.domain.money.estimates import JobSample
-from coordination.domain.plans.plans import Backoff
+from coordination.domain.tasks.retry import Backoff
 
 FEWEST_ROUNDS, MOST_ROUNDS = 21, 1_001
 EFFORT = 300_000

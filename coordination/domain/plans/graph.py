@@ -22,7 +22,8 @@ from coordination.domain.money.caps import caps_of
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans.plan_expansion import overlays
 from coordination.domain.plans.plan_values import Refuse, check_account_name, check_json, check_name, is_whole
-from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, Backoff, BudgetCap, Dependency, Plan, Task
+from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, MAX_TITLE, BudgetCap, Dependency, Plan, Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import MOST_STARTS
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 

@@ -13,6 +13,7 @@ from coordination.domain.jobs.checkouts import FOLDER, Checkout, Gate
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.jobs.work import Work
 from coordination.domain.money.budgets import WARN_AT
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 
 MAX_TITLE = 500
@@ -32,15 +33,6 @@ class Dependency:
 
     key: str
     kind: DependencyKind = DependencyKind.BLOCKS
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Waits between failed attempts: initial, then times factor, never above maximum."""
-
-    initial: timedelta = timedelta(seconds=2)
-    factor: float = 2.0
-    maximum: timedelta = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,17 @@ from datetime import datetime, timedelta
 
 from coordination.base.wording import excerpt
 from coordination.domain.fleet.leases import MAX_LOSSES
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Outcome, Result
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Waits between failed attempts: initial, then times factor, never above maximum."""
+
+    initial: timedelta = timedelta(seconds=2)
+    factor: float = 2.0
+    maximum: timedelta = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from coordination.base.ids import new_id
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import JobSample, asks_a_model, history_key, sample_of
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ANSWERER, ASSESS, SUPERVISION, answering
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Claim, Outcome, Result, Spender, Usage
-from coordination.domain.tasks.retry import Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
+from coordination.domain.tasks.retry import Backoff, Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.agents import agents

@@ -12,7 +12,8 @@ from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.jobs.chat import OURS, SETTINGS, TOOL_KEYS, ChatCall
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
 from coordination.domain.jobs.work import KEYS, KINDS, AgentCall, PythonCall, Shell, Work, parse_work
-from coordination.domain.plans.plans import Backoff, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+from coordination.domain.plans.plans import Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan.budgets import read_budget
 from coordination.formats.plan.document import Document, read_document

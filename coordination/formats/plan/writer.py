@@ -14,7 +14,8 @@ from coordination.domain.jobs.checkouts import parse_checkout, parse_gates
 from coordination.domain.jobs.resource_limits import Limits
 from coordination.domain.jobs.work import parse_work
 from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor
-from coordination.domain.plans.plans import Backoff, Dependency, Plan, Task
+from coordination.domain.plans.plans import Dependency, Plan, Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.formats.plan.budgets import write_budget
 from coordination.formats.plan.estimates import write_estimate
 from coordination.formats.plan.reader import VERSION

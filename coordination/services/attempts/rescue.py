@@ -8,9 +8,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.base.started_jobs import Started
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.retry import Decision, GiveUp, StayCanceled, decide, losses_after
+from coordination.domain.tasks.retry import Backoff, Decision, GiveUp, StayCanceled, decide, losses_after
 from coordination.domain.tasks.tasks import TaskState
 from coordination.services.attempts.end import end_attempts, lock_ends
 from coordination.services.attempts.records import Ended, Ending

@@ -23,8 +23,9 @@ from coordination.domain.money.budgets import Budget
 from coordination.domain.money.caps import budget_of, caps_of
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
-from coordination.domain.plans.plans import Backoff, Plan, Task
+from coordination.domain.plans.plans import Plan, Task
 from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
 

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from coordination.base.clock import utc_now
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.projects.pause_project import hold_project
 from coordination.store.queries.fleet import workers

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 from coordination.base.errors import PlanError
 from coordination.domain.jobs.resource_limits import Limits
 from coordination.domain.plans import graph
-from coordination.domain.plans.plans import (
-    MAX_KEY,
-    MAX_TASKS,
-    Backoff,
-    BudgetCap,
-    Concurrency,
-    Defaults,
-    Dependency,
-    Plan,
-    Task,
-)
+from coordination.domain.plans.plans import MAX_KEY, MAX_TASKS, BudgetCap, Concurrency, Defaults, Dependency, Plan, Task
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import DependencyKind
 from tests.support.refusals import refuses
 

@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordination.domain.fleet.leases import MAX_LOSSES
-from coordination.domain.plans.plans import Backoff
 from coordination.domain.tasks.attempts import Discovered, Outcome, Result
 from coordination.domain.tasks.retry import (
     AskPerson,
+    Backoff,
     Complete,
     GiveUp,
     RetryAfter,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers, simulate
 from coordination.domain.money.estimates import JobSample
-from coordination.domain.plans.plans import Backoff
+from coordination.domain.tasks.retry import Backoff
 
 SURE = 10**12  # attempts seen: nothing is off
 

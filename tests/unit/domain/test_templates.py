@@ -136,7 +136,8 @@ class TestArgs:
 
     def test_a_plan_without_templates_never_imports_jinja(self):
         code = (
-            "import sys; from coordination.domain.plans import graph; from coordination.domain.jobs import templates; from coordination.domain.plans.plans import *;"
+            "import sys; from coordination.domain.plans import graph; from coordination.domain.jobs import templates;"
+            "from coordination.domain.plans.plans import *;"
             "graph.check(Plan([Task('a', {'shell': 'echo'})])); templates.render({'shell': 'x'}, needs={}, context={});"
             "sys.exit('jinja2' in sys.modules)"
         )

@@ -24,7 +24,6 @@ from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import (
-    Backoff,
     BudgetCap,
     Concurrency,
     Defaults,
@@ -34,6 +33,7 @@ from coordination.domain.plans.plans import (
     Supervision,
     Task,
 )
+from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 from coordination.formats.plan import plan_schema, read_plan, resolve_paths, write_plan
 from tests.support.refusals import refuses

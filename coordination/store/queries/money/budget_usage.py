@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, reserved_of
 from coordination.domain.money.cost_totals import DAY
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.store.queries.tasks.attempt_counters import PAID
+from coordination.store.queries.money.starts import PAID
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import UNPRICED, costs
 from coordination.store.tables.money.rollups import ARCHIVED, rollups

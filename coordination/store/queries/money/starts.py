@@ -5,16 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, or_, select
 
+from coordination.domain.jobs.work import PAID_KINDS
 from coordination.domain.money.budgets import BudgetScope
-from coordination.store.queries.tasks.attempt_counters import PAID
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 
 a = attempts.c
 t = tasks.c
+
+
+PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
+"""Tasks whose job asks a model."""
 
 
 def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *, since: datetime | None) -> int:

@@ -12,14 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, false, func, or_
 
 from coordination.domain.fleet.leases import MAX_DEFERRALS
-from coordination.domain.jobs.work import PAID_KINDS
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, MAX_CONSECUTIVE_LOSSES
+from coordination.store.queries.money.starts import PAID
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after, db_now
 
 t = tasks.c
-
-PAID = or_(*(t.kind.startswith(f"{kind}:") for kind in PAID_KINDS))
 
 FRESH: dict[str, Any] = {
     "failures": 0,

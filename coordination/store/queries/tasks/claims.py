@@ -78,7 +78,8 @@ WITH ready AS MATERIALIZED (
     FOR UPDATE OF t SKIP LOCKED
 ), claimed AS (
     UPDATE tasks t
-    SET state = 'running', attempt = ready.attempt, enqueued_at = NULL, not_before = NULL, error = NULL, updated_at = now()
+    SET state = 'running', attempt = ready.attempt, enqueued_at = NULL, not_before = NULL, error = NULL,
+        updated_at = now()
     FROM ready WHERE t.id = ANY(ARRAY[ready.id])
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
