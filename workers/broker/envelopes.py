@@ -1,7 +1,7 @@
-"""What a message must look like before Celery sees it: Celery raises, or worse obeys, where we would rather refuse.
+"""Validate raw broker messages before Celery processes them, because Celery raises on some and obeys others.
 
-A known field has the type that we write, an unknown one is ignored, so a later release may add some. Nothing may ask
-for what we never ask for: a start time, a callback, a chain, a compressed or pickled body.
+Known fields must have the types that we write; unknown fields are ignored, so a later release may add some. Features
+that we never use are refused: start times, callbacks, chains, compressed or pickled bodies.
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ _LONGEST_TEXT = 2_000
 
 
 def read_envelope(queue: str, raw: bytes) -> dict[str, Any] | str:
-    """The message as kombu wants it, or in a few words why it is refused. *queue*: where it was found."""
+    """Parse a message of *queue* into kombu's form, or return why it is refused."""
     try:
-        found = json.loads(raw)
+        message = json.loads(raw)
     except (ValueError, RecursionError):
-        return "it is no JSON"
-    return next((why for why, fits in _SHAPE if not fits(found)), None) or _wrong_call(queue, found) or found
+        return "it is not JSON"
+    return next((why for why, fits in _SHAPE if not fits(message)), None) or _call_problem(queue, message) or message
 
 
-def _wrong_call(queue: str, message: Mapping[str, Any]) -> str | None:
+def _call_problem(queue: str, message: Mapping[str, Any]) -> str | None:
     if queue == queues.CONTROL:
-        return _wrong_command(_body(message))
+        return _command_problem(_body(message))
     if queue not in queues.ALL:
         return None
     headers = message.get("headers") or {}
     if not isinstance(task := headers.get("task"), str) or queues.OF_TASK.get(task) != queue:
-        return "it calls no task of this queue"
+        return "it calls a task that does not belong to this queue"
     for name, fits in _HEADERS.items():
         if not fits(headers.get(name)):
             return f"its header {name} cannot be used"
     match _body(message):
         case [list(), dict(), dict() as more] if not any(more.values()):
             return None
-    return "its body is no call without callbacks"
+    return "its body is not a call without callbacks"
 
 
-def _wrong_command(body: Any) -> str | None:
+def _command_problem(body: Any) -> str | None:
     match body:
         case {"method": str(method), "arguments": dict() | None as arguments} if "self" not in body:
             wrong = next((name for name, fits in _COMMAND.items() if not fits(body.get(name))), None)
-            return f"the {wrong} of its command cannot be used" if wrong else _not_taken(method, arguments or {})
-    return "its body is no control command"
+            return (
+                f"the {wrong} of its command cannot be used" if wrong else _signature_problem(method, arguments or {})
+            )
+    return "its body is not a control command"
 
 
-def _not_taken(method: str, arguments: Mapping[str, Any]) -> str | None:
-    """Why no worker can obey that command, for which Celery would log a traceback."""
+def _signature_problem(method: str, arguments: Mapping[str, Any]) -> str | None:
+    """Return why a worker cannot run that command, which Celery would answer with a traceback."""
     if (command := Panel.data.get(method)) is None:
         return "there is no such control command"
     try:
@@ -68,7 +70,7 @@ def _not_taken(method: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def _body(message: Mapping[str, Any]) -> Any:
-    """None: it cannot be read."""
+    """Decode the body. Return None when it is malformed."""
     try:
         return json.loads(b64decode(message["body"], validate=True))
     except (ValueError, RecursionError):
@@ -79,7 +81,7 @@ def _is_text(value: Any) -> bool:
     return value is None or (isinstance(value, str) and len(value) <= _LONGEST_TEXT)
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_empty(value: Any) -> bool:
     return not value
 
 
@@ -94,19 +96,22 @@ def _is_time(value: Any) -> bool:
 
 _SHAPE: Sequence[tuple[str, Callable[[Any], bool]]] = (
     (
-        "it is no message of Celery's",
-        lambda found: isinstance(found, dict) and isinstance(found.get("properties"), dict),
+        "it is not a Celery message",
+        lambda message: isinstance(message, dict) and isinstance(message.get("properties"), dict),
     ),
-    ("its headers are no object", lambda found: isinstance(found.get("headers") or {}, dict)),
-    ("its delivery_info is no object", lambda found: isinstance(found["properties"].get("delivery_info", {}), dict)),
+    ("its headers are not an object", lambda message: isinstance(message.get("headers") or {}, dict)),
     (
-        "its body is no JSON in UTF-8",
-        lambda found: (found.get("content-type"), found.get("content-encoding")) == ("application/json", "utf-8"),
+        "its delivery_info is not an object",
+        lambda message: isinstance(message["properties"].get("delivery_info", {}), dict),
     ),
-    ("its body is compressed", lambda found: not (found.get("headers") or {}).get("compression")),
+    (
+        "its body is not JSON in UTF-8",
+        lambda message: (message.get("content-type"), message.get("content-encoding")) == ("application/json", "utf-8"),
+    ),
+    ("its body is compressed", lambda message: not (message.get("headers") or {}).get("compression")),
     (
         "its body is not in base64",
-        lambda found: isinstance(found.get("body"), str) and found["properties"].get("body_encoding") == "base64",
+        lambda message: isinstance(message.get("body"), str) and message["properties"].get("body_encoding") == "base64",
     ),
 )
 
@@ -124,8 +129,8 @@ _HEADERS: Mapping[str, Callable[[Any], bool]] = {
     "expires": _is_time,
     "retries": lambda value: type(value) is int and value == 0,
     "timelimit": lambda value: value in ([None, None], None),
-    **dict.fromkeys(("eta", "group", "group_index", "chord"), _is_nothing),
-    **dict.fromkeys(("stamps", "stamped_headers", "replaced_task_nesting"), _is_nothing),
+    **dict.fromkeys(("eta", "group", "group_index", "chord"), _is_empty),
+    **dict.fromkeys(("stamps", "stamped_headers", "replaced_task_nesting"), _is_empty),
     **dict.fromkeys(("root_id", "parent_id", "shadow", "origin", "argsrepr", "kwargsrepr"), _is_text),
     "ignore_result": lambda value: value in (None, True, False),
 }

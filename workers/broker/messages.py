@@ -1,8 +1,8 @@
-"""What goes over the broker, read as programs of two versions must read each other's messages: tolerantly.
+"""Parsers of broker messages that tolerate messages from other versions of this program.
 
-Fields may be added by any release: a reader ignores those that it does not know. ``version`` is raised only when what
-is there changes its meaning, and is left out while it is 1; a reader refuses a version that it cannot know. A refused
-message is a lost one: the supervisor's sweep rings again for its tasks.
+A release may add fields: readers ignore unknown ones. ``version`` increases only when existing fields change their
+meaning, and is omitted while it is 1. Readers refuse higher versions. Refusing a message is the same as losing it: the
+supervisor's sweep enqueues its tasks again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 
 
 class EnqueuedMessage(BaseModel):
-    """Ids and attempt numbers only. What runs is read from SQL, never from a message."""
+    """Names tasks that may be ready. Workers read what to run from SQL, never from a message."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -30,7 +30,7 @@ class EnqueuedMessage(BaseModel):
 
 
 def read_enqueued_message(workspace_id: Any, tasks: Any, more: dict[str, Any]) -> EnqueuedMessage | str:
-    """The message, or in a few words what is wrong with it. Each of *tasks* is [id, attempt], and perhaps more."""
+    """Parse an enqueued message, or return what is wrong with it. Each item of *tasks* starts with [id, attempt]."""
     if isinstance(tasks, list):
         tasks = [tuple(item[:2]) if isinstance(item, list) else item for item in tasks]
     try:
@@ -40,7 +40,7 @@ def read_enqueued_message(workspace_id: Any, tasks: Any, more: dict[str, Any]) -
 
 
 def read_nudge(text: str) -> tuple[str, str] | None:
-    """A nudge, [workspace, project] and perhaps more; None for what is no nudge."""
+    """Parse a wakeup, which starts with [workspace id, project id]. Return None for anything else."""
     match _list(text):
         case [str() as workspace_id, str() as project_id, *_] if is_id(workspace_id) and is_id(project_id):
             return workspace_id, project_id
@@ -48,14 +48,14 @@ def read_nudge(text: str) -> tuple[str, str] | None:
 
 
 def read_cancels(text: str) -> list[tuple[str, int]]:
-    """The attempts that a message cancels, each [task, attempt] and perhaps more; what is malformed is left out."""
+    """Return the (task id, attempt) pairs that a message cancels. Ignores malformed items."""
     return [(item[0], item[1]) for item in _list(text) if _is_attempt(item)]
 
 
 def read_stops(text: str) -> list[tuple[str, int, bool]]:
-    """The attempts that a message stops, each [task, attempt, at once] and perhaps more; malformed ones are left out.
+    """Return (task id, attempt, immediate) of the attempts that a message stops. Ignores malformed items.
 
-    At once: without a grace.
+    ``immediate``: without a grace period.
     """
     return [(item[0], item[1], len(item) > 2 and item[2] is True) for item in _list(text) if _is_attempt(item)]  # noqa: PLR2004
 
@@ -66,7 +66,7 @@ def _is_attempt(item: Any) -> bool:
 
 def _list(text: str) -> list[Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return []
-    return found if isinstance(found, list) else []
+    return value if isinstance(value, list) else []

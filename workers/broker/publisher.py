@@ -1,4 +1,4 @@
-"""Enqueues ready tasks: Celery messages that can be read in Flower. A lost message costs a sweep, never a task."""
+"""Enqueue ready tasks as Celery messages. A lost message delays its tasks until the next sweep; none is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHOWN = 120
 
 
 class Publisher(Protocol):
-    """Sends "this task may be ready, have a look", after the commit that made it ready."""
+    """Sends a message that names tasks which may be ready, after the commit that made them ready."""
 
     def publish(
         self, workspace_id: str, project: str, tasks: Sequence[ReadyTask], *, bundle: Callable[[str], int]
@@ -37,7 +37,7 @@ class Publisher(Protocol):
 
 
 class CeleryPublisher:
-    """Publishes over a Celery app. What could not be sent counts in *store* as not enqueued."""
+    """Publishes through a Celery app. Marks tasks in *store* as not enqueued when the broker refuses them."""
 
     def __init__(self, app: Celery, store: Store) -> None:
         self._app = app
@@ -56,16 +56,16 @@ class CeleryPublisher:
                     self._send(producer, workspace_id, project, groups)
         except OperationalError as error:
             log.warning("tasks not enqueued; the next sweep enqueues them", project=project, why=str(error))
-            self._take_back(workspace_id, tasks)
+            self._unmark(workspace_id, tasks)
             return False
         return True
 
     def _send_at_once(
         self, producer: Producer, workspace_id: str, project: str, groups: Sequence[Sequence[ReadyTask]]
     ) -> bool:
-        """Send the messages in one trip, because others wait for them. Return False when some may not have arrived.
+        """Send all messages in one pipeline. Return False when some may not have arrived.
 
-        The trip is made once, on a connection that may be broken. Messages that did arrive then arrive twice.
+        The pipeline is not retried: after an error on a broken connection, some messages may arrive twice.
         """
         try:
             with producer.batch():  # type: ignore[no-untyped-call]
@@ -89,7 +89,7 @@ class CeleryPublisher:
                 kwargsrepr="",
             )
 
-    def _take_back(self, workspace_id: str, tasks: Sequence[ReadyTask]) -> None:
+    def _unmark(self, workspace_id: str, tasks: Sequence[ReadyTask]) -> None:
         try:
             with self._store.write() as tx:
                 ready.unmark_enqueued(tx, workspace_id, [item.id for item in tasks])

@@ -1,4 +1,4 @@
-"""The two queues: jobs, and the short ticks of supervisors, which must never wait behind a four-hour job."""
+"""Names of the queues. Supervisor ticks have a queue of their own, so that they never wait behind a four-hour job."""
 
 JOBS = "jobs"
 SUPERVISE = "supervise"
@@ -15,4 +15,4 @@ OF_TASK = {
     "coordination.sweep": SUPERVISE,
     "coordination.retain": SUPERVISE,
 }
-"""Which queue each of our Celery tasks is called in. No message calls another one."""
+"""The only queue in which each Celery task is accepted. Messages that call any other task are refused."""

@@ -1,8 +1,8 @@
-"""A channel to Redis that signs what it sends, and drops what it cannot check or understand before anything obeys it.
+"""A kombu channel to Redis that signs messages, and drops unsigned or malformed ones before anything processes them.
 
-kombu lets what a message raises end the worker that took it: a header of the wrong type is enough. The worker's
-successor takes the next one, and the stack gives up. Here a message is never put back for what it is, and a key of
-Redis that has the wrong type (then no message of its queue can be had any more) is deleted.
+In kombu, an exception that a message causes (a header of the wrong type is enough) ends the worker. Its successor
+fetches the next such message, until the stack gives up. Here a malformed message is never put back, and a Redis key of
+the wrong type, which would block its queue, is deleted.
 """
 
 from __future__ import annotations
@@ -28,65 +28,68 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 SIGNATURES = "signatures"
-"""The transport option that names the Signatures. A channel without it is not one of ours, and is kombu's own."""
+"""The transport option that names the Signatures. A channel without it behaves as kombu's own."""
 
-_named: dict[str, Signatures] = {}
+_signatures_by_name: dict[str, Signatures] = {}
 
 
 def name_of(signatures: Signatures) -> str:
-    """The option's value for these: a text, because Celery shows its configuration to whoever may ask for it."""
-    name = f"{SIGNATURES}-{len(_named) + 1}"
-    _named[name] = signatures
+    """Register *signatures* and return its name for the option: a name, because Celery shows its configuration."""
+    name = f"{SIGNATURES}-{len(_signatures_by_name) + 1}"
+    _signatures_by_name[name] = signatures
     return name
 
 
-_MOST_LINES = 20  # a minute: who floods a queue must not fill the disk as well
+_MAX_LINES = 20  # per minute: a flooded queue must not fill the disk as well
 _LIST, _SET, _SORTED = "list", "set", "zset"
 
 
 class Refusals:
-    """Counts the messages that this process has refused, and logs a line for each, up to some a minute."""
+    """Counts refused messages and logs them, up to a number of lines per minute."""
 
     def __init__(self) -> None:
         self.count = 0
         self._since = float("-inf")
         self._lines = 0
-        self._silent = 0
+        self._suppressed = 0
 
     def note(self, where: str, why: str) -> None:
-        """One message was refused and dropped."""
+        """Count and log a message that was refused and dropped."""
         self.count += 1
         now = time.monotonic()
         if now - self._since > 60:  # noqa: PLR2004 - a minute
-            if self._silent:
-                log.warning("refused more messages", messages=self._silent)
-            self._since, self._lines, self._silent = now, 0, 0
+            if self._suppressed:
+                log.warning("refused more messages", messages=self._suppressed)
+            self._since, self._lines, self._suppressed = now, 0, 0
         self._lines += 1
-        if self._lines <= _MOST_LINES:
+        if self._lines <= _MAX_LINES:
             log.warning("refused a message", queue=where, why=why)
         else:
-            self._silent += 1
+            self._suppressed += 1
 
 
 refusals = Refusals()
 
 
 class SignedChannel(redis.Channel):
-    """kombu's channel, for a worker that must outlive every message."""
+    """kombu's channel, made robust against any message."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         client = getattr(self.connection, "client", None)
         name = getattr(client, "transport_options", {}).get(SIGNATURES)
-        self.signatures: Signatures | None = None if name is None else _named[name]
+        self.signatures: Signatures | None = None if name is None else _signatures_by_name[name]
 
-    # --- what is sent
+    # --- sending
 
     def put_signed(self, client: Any, queue: str, message: Any, *, last: bool = False) -> None:
-        """Put *message* into *queue*: as the next to be taken, or the *last*. Raises OperationalError without a key."""
+        """Sign *message* and put it at the front of *queue*, or at the end if *last*.
+
+        Raises OperationalError when there is no key to sign with.
+        """
         push = client.lpush if last else client.rpush
         text = self._signed(queue, message)
-        self._mended([(queue, _LIST)], lambda: push(queue, text))
+        self._with_repair([(queue, _LIST)], lambda: push(queue, text))
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         if self.signatures is None or self._expires.get(queue):
@@ -98,7 +101,7 @@ class SignedChannel(redis.Channel):
                 self.put_signed(client, queue, message, last=True)
 
     def _put_expiring(self, queue: str, message: Any, **kwargs: Any) -> None:
-        """Answers of workers to control commands: kombu says when they go."""
+        """Send the reply to a control command, which kombu lets expire."""
         if self.signatures is None:
             super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
             return
@@ -124,7 +127,7 @@ class SignedChannel(redis.Channel):
         except RedisUnavailable as error:
             raise OperationalError(error.sentence()) from error
 
-    # --- what comes
+    # --- receiving
 
     def _brpop_read(self, **options: Any) -> bool:
         if self.signatures is None:
@@ -132,7 +135,7 @@ class SignedChannel(redis.Channel):
         connection = self.client.connection
         try:
             try:
-                found = self.client.parse_response(connection, "BRPOP", **options)
+                reply = self.client.parse_response(connection, "BRPOP", **options)
             except self.connection_errors:
                 connection.disconnect()
                 raise
@@ -142,11 +145,11 @@ class SignedChannel(redis.Channel):
         finally:
             self._in_poll = None  # type: ignore[assignment]
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
-        if not found:
+        if not reply:
             raise Empty
-        queue = found[0].decode()
+        queue = reply[0].decode()
         self._queue_cycle.rotate(queue)
-        message = self._opened(queue, found[1])
+        message = self._verified(queue, reply[1])
         if message is not None:
             self._deliver(message, queue)
         return True
@@ -155,8 +158,8 @@ class SignedChannel(redis.Channel):
         if self.signatures is None:
             return super()._get(queue)  # type: ignore[no-untyped-call]
         with self.conn_or_acquire() as client:
-            while (raw := self._mended([(queue, _LIST)], lambda: client.rpop(queue))) is not None:
-                if (message := self._opened(queue, raw)) is not None:
+            while (raw := self._with_repair([(queue, _LIST)], lambda: client.rpop(queue))) is not None:
+                if (message := self._verified(queue, raw)) is not None:
                     return message
         raise Empty
 
@@ -175,70 +178,70 @@ class SignedChannel(redis.Channel):
             return None
         exchange = payload["channel"].decode(errors="replace").partition(".")[2].split("/", 1)[0]
         queue = self._fanout_to_queue.get(exchange)
-        message = self._opened(exchange, payload["data"], once=True)
+        message = self._verified(exchange, payload["data"], once=True)
         if queue is None or message is None:
             return None
         self._deliver(message, queue)
         return True
 
-    def _opened(self, place: str, raw: bytes, *, once: bool = False) -> dict[str, Any] | None:
-        """The message, with a delivery tag and a place that are ours; None when it was refused."""
-        assert self.signatures is not None  # noqa: S101 - who calls has looked
+    def _verified(self, place: str, raw: bytes, *, once: bool = False) -> dict[str, Any] | None:
+        """Check and parse a message, and replace its delivery tag and routing key. Return None when it is refused."""
+        assert self.signatures is not None  # noqa: S101 - callers have checked
         checked = self.signatures.check(place, raw, once=once)
         message = checked if isinstance(checked, str) else read_envelope(place, checked)
         if isinstance(message, str):
             refusals.note(place, message)
             return None
         properties = message["properties"]
-        properties["delivery_tag"] = uuid()  # the same message may be here twice
+        properties["delivery_tag"] = uuid()  # the same message may arrive twice
         properties["delivery_info"] = {**properties.get("delivery_info", {}), "routing_key": place}
         return message
 
     def _deliver(self, message: dict[str, Any], queue: str) -> None:
-        """Hand it on. What that raises is the message's fault, unless Redis has gone: it ends with this message."""
+        """Deliver a message. Drop it when it raises anything but a connection error, so that the worker goes on."""
         try:
             self.connection._deliver(message, queue)  # noqa: SLF001 - as kombu does
         except self.connection_errors:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on
+        except Exception as error:  # noqa: BLE001 - no message may end the worker
             self.qos.ack(message["properties"]["delivery_tag"])
             refusals.note(queue, f"it could not be handled: {error!r}"[:500])
 
-    # --- keys that are not what they should be
+    # --- keys of the wrong type
 
     def get_table(self, exchange: str) -> list[tuple[str, ...]]:
-        """The bindings of *exchange* as (routing key, pattern, queue); what is none is left out."""
+        """Return the bindings of *exchange* as (routing key, pattern, queue). Ignores malformed ones."""
         if self.signatures is None:
             return super().get_table(exchange)  # type: ignore[no-untyped-call, no-any-return]
         key = self.keyprefix_queue % exchange
         with self.conn_or_acquire() as client:
-            members = self._mended([(key, _SET)], lambda: client.smembers(key))
+            members = self._with_repair([(key, _SET)], lambda: client.smembers(key))
         rows = [tuple(member.decode(errors="replace").split(self.sep)) for member in members]
-        return [row for row in rows if len(row) == 3]  # noqa: PLR2004 - as it says
+        return [row for row in rows if len(row) == 3]  # noqa: PLR2004 - see the docstring
 
     def _lookup(self, exchange: str, routing_key: str, default: Any = None) -> list[str]:
         if self.signatures is not None and exchange == routing_key and exchange in queues.ALL:
-            return [exchange]  # whatever Redis says: anybody may write bindings there
+            return [exchange]  # ignore bindings in Redis: anybody may write them
         return super()._lookup(exchange, routing_key, default)  # type: ignore[no-untyped-call, no-any-return]
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
         bind = super()._queue_bind
-        self._mended(self._binding_keys(exchange), lambda: bind(exchange, routing_key, pattern, queue))  # type: ignore[no-untyped-call]
+        self._with_repair(self._binding_keys(exchange), lambda: bind(exchange, routing_key, pattern, queue))  # type: ignore[no-untyped-call]
 
     def _size(self, queue: str) -> int:
         size = super()._size
-        return self._mended([(queue, _LIST)], lambda: size(queue))  # type: ignore[no-untyped-call, no-any-return]
+        return self._with_repair([(queue, _LIST)], lambda: size(queue))  # type: ignore[no-untyped-call, no-any-return]
 
     def _delete(self, queue: str, exchange: str, *args: Any, **kwargs: Any) -> None:
         delete = super()._delete
-        self._mended(self._binding_keys(exchange), lambda: delete(queue, exchange, *args, **kwargs))  # type: ignore[no-untyped-call]
+        self._with_repair(self._binding_keys(exchange), lambda: delete(queue, exchange, *args, **kwargs))  # type: ignore[no-untyped-call]
 
     def maybe_refresh_binding_expiry(self) -> None:
-        """As kombu has it, every second; what others have put there is deleted, and never a traceback a second."""
+        """Refresh the bindings, as kombu does every second, but delete keys of the wrong type instead of raising."""
         refresh = super().maybe_refresh_binding_expiry
         bound = {exchange for queue in self._active_queues for exchange, *_ in self.state.queue_bindings(queue)}
         try:
-            self._mended([key for exchange in bound for key in self._binding_keys(exchange)], refresh)
+            self._with_repair([key for exchange in bound for key in self._binding_keys(exchange)], refresh)
         except ResponseError as error:
             if self.signatures is None:
                 raise
@@ -248,8 +251,8 @@ class SignedChannel(redis.Channel):
         sets = [(key % (exchange,), _SET) for key in (self.keyprefix_queue, self.keyprefix_binding_permanent)]
         return [*sets, (self.keyprefix_binding_deadlines, _SORTED)]
 
-    def _mended(self, keys: Iterable[tuple[str, str]], act: Callable[[], T]) -> T:
-        """What *act* returns; where one of *keys*, each (key, type), has another type, it is deleted first."""
+    def _with_repair(self, keys: Iterable[tuple[str, str]], act: Callable[[], T]) -> T:
+        """Return *act*(). If one of *keys*, pairs of (key, type), has another type, delete it and call *act* again."""
         try:
             return act()
         except ResponseError as error:
@@ -260,8 +263,8 @@ class SignedChannel(redis.Channel):
         if self.signatures is None or "WRONGTYPE" not in str(error):
             raise error
         with self.conn_or_acquire() as client:
-            for key, wanted in keys:
-                found = client.type(self.global_keyprefix + key).decode()
-                if found not in {wanted, "none"}:
+            for key, expected in keys:
+                actual = client.type(self.global_keyprefix + key).decode()
+                if actual not in {expected, "none"}:
                     client.delete(key)
-                    log.warning("deleted a key that has the wrong type", key=key, found=found, wanted=wanted)
+                    log.warning("deleted a key that has the wrong type", key=key, type=actual, expected=expected)
