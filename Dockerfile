@@ -1,7 +1,7 @@
-# One image for every service of docker-compose.yml: they differ by their command.
+# One image for all services of docker-compose.yml; they differ in their command.
 FROM python:3.12-slim AS build
 WORKDIR /source
-# Versions and hashes are the lock's; psycopg comes with its own libpq, so nothing is compiled.
+# Versions and hashes come from the lock; psycopg includes libpq, so nothing is compiled.
 COPY locks ./locks
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement locks/build.txt \
     && python -m venv /opt/coord \
@@ -9,12 +9,12 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-h
 COPY pyproject.toml README.md LICENSE beat_schedule.py ./
 COPY coordination ./coordination
 COPY workers ./workers
-# The wheel is built with this stage's own Python, so that what builds it stays out of the image.
+# The wheel is built with this stage's Python, so that the build tools stay out of the image.
 RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/coord/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps dist/*.whl
 
 FROM python:3.12-slim
-# git: projects are known by their remote, and jobs work in clones.
+# git: projects are identified by their remote, and jobs work in clones.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code: ``python -m docs.generate``. A test holds the files against it."""
+"""Writes the reference pages from the code: ``python -m docs.generate``. A test compares the files with its output."""
 
 from __future__ import annotations
 
@@ -25,59 +25,59 @@ _WRITTEN = "<!-- Written by python -m docs.generate; do not edit. -->"
 _WIDTH = 100
 
 _MEANINGS = {
-    "home": "Where the embedded stack keeps its database, its socket and its logs.",
-    "database_url": "The database. Not set: a SQLite file in the home folder.",
-    "redis_url": "The Redis that carries the doorbells. Not set: the embedded stack starts one.",
-    "workspace": "The workspace that everything belongs to; workspaces in one database do not see each other.",
-    "workspaces": "Whose jobs a worker runs; default: those of `COORD_WORKSPACE`.",
-    "lease_ttl": "How long a worker's claim on a task holds without a heartbeat.",
-    "lease_heartbeat": "How often a worker renews its claims.",
-    "sweep": "How often workers look for lost attempts and for work that nobody rang for.",
-    "tick": "How often a project's supervisor is due.",
-    "shutdown_grace": "How long a worker that was told to stop lets its jobs run before it hands them back.",
-    "cancel_grace": "How long a job may take to end after SIGTERM, before SIGKILL.",
-    "deferral_limit": "How long a job may ask for later, and nothing else, before a person must let it go on.",
-    "watchdog": "How long a worker with free slots may hear nothing while work waits before it starts anew. 0: off.",
-    "slots": "Jobs at once in one worker process.",
-    "window": "Doorbells out per project at once. Not set: about two per slot of the living workers.",
-    "worktrees": "Where the git worktrees of running tasks are made. Not set: `worktrees` in the home folder.",
-    "worktrees_kept": "How long the worktree of a failed attempt is kept, unless its plan says otherwise. `0s`: not.",
-    "warm_kept": "How long what a `setup` command made is kept after its last use, for the worktrees that follow.",
-    "ports": "The ports that attempts on this machine may be lent.",
-    "output_limit": "How much of a job's output is kept; the rest is cut, with a notice.",
-    "job_memory": "The most memory that a job's processes may hold together. Not set: any amount.",
-    "job_cpu": "The most processor time that a job's processes may use together. Not set: any amount.",
-    "job_files": "How many files each process of a job may have open. Not set: as many as the worker itself.",
-    "job_output": "How much a job may print before it is ended; `COORD_OUTPUT_LIMIT` is kept. Not set: any amount.",
-    "sandbox": "Confine the processes of jobs, as far as the kernel can; strict: in namespaces of their own, or not at "
-    "all. See [safety](safety.md).",
-    "require_sandbox": "The same, and a worker whose kernel cannot confine jobs does not begin.",
-    "sandbox_write": "What a job in a sandbox may change besides its folder. Not set: nothing.",
-    "sandbox_read": "What a job in a sandbox may read besides: in the strict one, and below what is hidden.",
-    "sandbox_hide": "What no job in a sandbox reads, besides the home folder and the SQLite file.",
-    "sandbox_network": "What a job in the strict sandbox may reach. Not set: all.",
-    "artifacts_url": "Where files that tasks leave are kept. Not set: a folder in the home folder, of one machine.",
-    "artifacts_most": "How many files one attempt may leave.",
-    "artifacts_bytes": "How large the files of one attempt may be in all.",
+    "home": "The home folder: the database, socket and logs of the embedded stack.",
+    "database_url": "The database. Default: a SQLite file in the home folder.",
+    "redis_url": "The Redis that carries messages. Default: the embedded stack starts one.",
+    "workspace": "The workspace to use; workspaces in one database do not see each other.",
+    "workspaces": "The workspaces whose jobs a worker runs. Default: that of `COORD_WORKSPACE`.",
+    "lease_ttl": "How long a lease on a task is valid without a heartbeat.",
+    "lease_heartbeat": "How often a worker renews its leases.",
+    "sweep": "How often workers check for lost attempts and for ready tasks that are not enqueued.",
+    "tick": "How often the supervisor of a project is due.",
+    "shutdown_grace": "How long a stopping worker lets its jobs run before it hands them back.",
+    "cancel_grace": "How long a job may take to exit after SIGTERM, before SIGKILL.",
+    "deferral_limit": "How long a job may keep asking to be run later before a person must confirm.",
+    "watchdog": "How long a worker with free slots may get no message while work waits before it restarts. 0: never.",
+    "slots": "The number of jobs that run at once in one worker process.",
+    "window": "How many tasks of a project may be enqueued at once. Default: about two per slot of the living workers.",
+    "worktrees": "Where the git worktrees of running tasks are created. Default: `worktrees` in the home folder.",
+    "worktrees_kept": "How long the worktree of a failed attempt is kept, unless its plan differs. `0s`: not at all.",
+    "warm_kept": "How long the results of a `setup` command are kept after their last use by a worktree.",
+    "ports": "The ports that attempts on this machine can get.",
+    "output_limit": "How much output of a job is kept; the rest is cut, with a notice.",
+    "job_memory": "The memory that all processes of a job may use together. Default: no limit.",
+    "job_cpu": "The CPU time that all processes of a job may use together. Default: no limit.",
+    "job_files": "How many files each process of a job may have open. Default: the worker's own limit.",
+    "job_output": "How much a job may print before it is killed; `COORD_OUTPUT_LIMIT` is kept. Default: no limit.",
+    "sandbox": "1 confines the processes of jobs as far as the kernel can; strict runs them in separate namespaces, or "
+    "not at all. See [safety](safety.md).",
+    "require_sandbox": "Like `COORD_SANDBOX=1`, but a worker whose kernel cannot confine jobs does not start.",
+    "sandbox_write": "What a job in a sandbox may change besides its folder. Default: nothing.",
+    "sandbox_read": "What a job in a sandbox may also read, in the strict sandbox and below hidden folders.",
+    "sandbox_hide": "What no job in a sandbox can read, besides the home folder and the SQLite file.",
+    "sandbox_network": "What a job in the strict sandbox can reach. Default: everything.",
+    "artifacts_url": "Where artifacts are stored. Default: a folder in the home folder, for one machine.",
+    "artifacts_most": "How many artifacts one attempt may leave.",
+    "artifacts_bytes": "The maximum total size of the artifacts of one attempt.",
     "supervisor_lifetime": "When a supervisor without work expires; renewed while there is work.",
-    "supervisor_stale": "From this age of its heartbeat, a supervisor is shown as stale.",
-    "supervisor_stopped": "From this age of its heartbeat, a supervisor is shown as stopped.",
-    "retention_runs": "From this age on, finished runs are deleted with all that belongs to them, but for costs.",
-    "retention_workers": "From this age on, the rows of workers that have stopped are deleted.",
-    "retention_costs": "From this age on, cost records are deleted. `0s`: the ledger is kept, also when its tasks go.",
-    "retention_every": "How often workers look for what is old enough to be deleted.",
-    "retention_archive": "Where workers write a run before they delete it, one file each. Not set: it is only deleted.",
-    "log_level": "What workers log.",
-    "log_format": "Lines for people, or one JSON document per line.",
+    "supervisor_stale": "The age of its heartbeat from which a supervisor is shown as stale.",
+    "supervisor_stopped": "The age of its heartbeat from which a supervisor is shown as stopped.",
+    "retention_runs": "The age from which finished runs are deleted with all their data, except costs.",
+    "retention_workers": "The age from which rows of stopped workers are deleted.",
+    "retention_costs": "The age from which cost records are deleted. `0s`: they are kept, even without their tasks.",
+    "retention_every": "How often workers check for data that is old enough to be deleted.",
+    "retention_archive": "Where workers write each run to a file before they delete it. Default: no archive.",
+    "log_level": "The minimum level of worker log messages.",
+    "log_format": "Readable lines, or one JSON document per line.",
     "debug": "Show the traceback of an error.",
-    "runtime_dir": "Where the socket of the embedded Redis goes when its path under the home folder would be too long.",
-    "watchdog_lives": "Set by a worker that starts itself anew, for its next life.",
-    "ready_fd": "Set by a parent process that wants to be told when its child is ready.",
+    "runtime_dir": "Where the socket of the embedded Redis is created if its path in the home folder is too long.",
+    "watchdog_lives": "Set by a worker that restarts itself, for the new process.",
+    "ready_fd": "Set by a parent process that waits until its child is ready.",
 }
 
 
 def pages() -> dict[str, str]:
-    """Every generated file by name, as it should be; pages with a written frame keep it."""
+    """Return the content of every generated file by name; hand-written parts of a page are kept."""
     concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
     return {
         "cli.md": _cli(),
@@ -89,7 +89,7 @@ def pages() -> dict[str, str]:
 
 
 def main() -> int:
-    """Write them."""
+    """Write all pages and print their names."""
     for name, text in pages().items():
         (DOCS / name).write_text(text, encoding="utf-8")
         sys.stdout.write(f"docs/{name}\n")
@@ -101,7 +101,7 @@ def _between(text: str, name: str, content: str) -> str:
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise LookupError(f"There is no place for {name}: {begin} … {end}")
+        raise LookupError(f"The page has no marked part {name}: {begin} … {end}")
     return f"{before}{begin}\n{content}\n{end}{after}"
 
 
@@ -142,15 +142,15 @@ def _settings() -> str:
         _WRITTEN,
         "# Settings",
         "",
-        "All settings are read from the environment, once, when a process starts. `coord doctor` shows the values that",
-        "hold, and where each came from.",
+        "Each process reads its settings from the environment once, when it starts. `coord doctor` shows the effective",
+        "values and their sources.",
         "",
         "| variable | default | must be | meaning |",
         "|---|---|---|---|",
     ]
-    specs = settings._SPECS  # noqa: SLF001 - the one place where names, shapes and defaults stand together
+    specs = settings._SPECS  # noqa: SLF001 - the only place with names, shapes and defaults
     if set(specs) != set(_MEANINGS):
-        raise LookupError(f"Settings without a meaning here, or the other way round: {set(specs) ^ set(_MEANINGS)}")
+        raise LookupError(f"Settings and their meanings do not match: {set(specs) ^ set(_MEANINGS)}")
     for name, spec in specs.items():
         default = spec.default
         shown = "" if default in (None, "") else f"`{settings._spelt(default)}`"  # noqa: SLF001
@@ -168,7 +168,7 @@ def _api() -> str:
     parts += [
         "# Inside a job",
         "",
-        "Imported from `coordination.job`, which needs nothing but the standard library.",
+        "Imported from `coordination.job`, which needs only the standard library.",
         "",
     ]
     source = Path(import_module("coordination.job").__file__ or "").read_text(encoding="utf-8")
@@ -185,7 +185,7 @@ def _definition(name: str, source: str) -> list[str]:
             return _class(node, lines) + _inherited(node, tree)
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [f"## {name}", "", *_function(node), *_doc(node)]
-    raise LookupError(f"{name} is not defined where coordination looks for it")
+    raise LookupError(f"{name} is not defined in the module that coordination imports it from")
 
 
 def _inherited(node: ast.ClassDef, tree: ast.Module) -> list[str]:

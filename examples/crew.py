@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROLES = ("mender", "reviewer", "supervisor", "builder")
+ROLES = ("fixer", "reviewer", "supervisor", "builder")
 MAY_DO = {
     "claude": ["--permission-mode", "acceptEdits", "--allowedTools", "Bash,Edit,Write,Read"],
     "codex": ["-s", "workspace-write"],

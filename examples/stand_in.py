@@ -62,14 +62,14 @@ def replaced(file: str, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
-def mend_prices() -> str:
+def fix_prices() -> str:
     replaced("till/prices.py", 'text.strip().partition(".")', 'text.strip().replace(",", ".").partition(".")')
     replaced("till/prices.py", "int(cents or 0)", 'int(cents.ljust(2, "0"))')
     return "Commas count as points, and 3.5 is three euros fifty."
 
 
-def mend_basket() -> str:
-    # The first try forgets one thing, as it happens; the gate says so, and the second one mends it.
+def fix_basket() -> str:
+    # The first attempt misses one error; the gate fails, and the second attempt fixes it.
     if "## Why your last attempt did not count" in PROMPT:
         replaced("till/basket.py", "round(whole * (100 - discount) / 100)", "whole * (100 - discount) // 100")
         return "Half a cent is the customer's."
@@ -77,7 +77,7 @@ def mend_basket() -> str:
     return "Nothing is added less than once."
 
 
-def mend_receipt() -> str:
+def fix_receipt() -> str:
     replaced("till/receipt.py", "counted: dict[str, int] = {}", "counted: dict[str, list[int]] = {}")
     replaced("till/receipt.py", "counted[name] = cents", "counted.setdefault(name, []).append(cents)")
     replaced("till/receipt.py", 'f"{name}  {show(cents)}"', 'f"{len(cents)} {name}  {show(sum(cents))}"')
@@ -124,9 +124,9 @@ def analyze() -> str:
 
 
 KNOWN: dict[str, Callable[[], str]] = {
-    "prices": mend_prices,
-    "basket": mend_basket,
-    "receipt": mend_receipt,
+    "prices": fix_prices,
+    "basket": fix_basket,
+    "receipt": fix_receipt,
     "errors": review_errors,
     "tests": review_tests,
     "words": review_words,

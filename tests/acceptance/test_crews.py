@@ -43,12 +43,12 @@ def branch(tmp_path: Path) -> str:
     return found
 
 
-def test_the_tests_are_mended_merged_and_pass_together(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_the_tests_are_fixed_merged_and_pass_together(tmp_path: Path, environment: dict[str, str]) -> None:
     printed = crew("fix-the-tests", tmp_path, environment)
 
     assert "gate 'python3 -m unittest -q tests.test_basket' failed" in printed, "its first try is not enough"
     subjects = shown(tmp_path, "log", "--first-parent", "--format=%s", branch(tmp_path)).splitlines()
-    assert sorted(subjects) == ["A till", "Mend the basket", "Mend the prices", "Mend the receipt"]
+    assert sorted(subjects) == ["A till", "Fix the basket", "Fix the prices", "Fix the receipt"]
     shown(tmp_path, "merge", "-q", branch(tmp_path))
     tested = subprocess.run([sys.executable, "-m", "unittest"], cwd=tmp_path / "till", capture_output=True, check=False)
     assert tested.returncode == 0, tested.stderr.decode()

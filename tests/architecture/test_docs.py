@@ -20,7 +20,7 @@ from coordination.cli.main import app
 from coordination.domain.plans import graph
 from coordination.domain.tasks.tasks import MOVES, TaskState
 from coordination.formats.plan import read_plan
-from docs import generate
+from docs import generate, sample
 from tests.support.processes import Processes
 from tests.support.sources import ROOT
 
@@ -138,20 +138,35 @@ def test_every_setting_in_the_pages_exists() -> None:
     assert named <= known | of_jobs | of_tests
 
 
-def test_the_picture_is_drawn_inside_its_frame() -> None:
-    picture = ET.parse(ROOT / "docs" / "flow.svg").getroot()  # noqa: S314 - our own file
+@pytest.mark.parametrize("name", ["flow.svg", "architecture.svg"])
+def test_a_picture_is_drawn_inside_its_frame(name: str) -> None:
+    picture = ET.parse(ROOT / "docs" / name).getroot()  # noqa: S314 - our own file
     _, _, width, height = (float(word) for word in picture.attrib["viewBox"].split())
-    name = "{http://www.w3.org/2000/svg}"
+    svg = "{http://www.w3.org/2000/svg}"
 
-    texts = [
-        (float(text.attrib["x"]), float(text.attrib["y"]), text.text or "") for text in picture.iter(f"{name}text")
-    ]
+    texts = [(float(text.attrib["x"]), float(text.attrib["y"]), text.text or "") for text in picture.iter(f"{svg}text")]
 
     assert texts
     for x, y, words in texts:
         half = len(words) * 7.5 / 2
         assert half <= x <= width - half, words
         assert 14 <= y <= height - 4, words
+
+
+def test_the_glossary_is_short_and_alphabetical() -> None:
+    page = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+
+    terms = re.findall(r"^\| \*\*(.+?)\*\*", page, re.MULTILINE)
+
+    assert terms == sorted(terms)
+    assert len(terms) <= 25
+
+
+def test_a_sample_of_names_and_docstrings_depends_on_its_seed_alone() -> None:
+    first, second, other = (sample.draw(seed, 30) for seed in (20, 20, 21))
+
+    assert first == second != other
+    assert [len(drawn) for drawn in first] == [30, 30]
 
 
 def test_the_python_example_of_the_readme_runs(processes: Processes, tmp_path: Path) -> None:
