@@ -18,7 +18,7 @@ from coordination.domain.plans.plans import ProjectRef
 from coordination.domain.tasks.events import EventType
 from coordination.settings import load_settings
 from coordination.store.queries.tasks import events
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from tests.support.piles import pile_up
 
 _FEW, _MANY = 10_000, 3_000_000
@@ -26,7 +26,7 @@ _PER_TASK = 3
 _RUN = 1_000  # tasks
 _TIMES = 100
 _BATCH = 500
-_EVENTS = frozenset({"task_events"})
+_EVENTS = frozenset({"events"})
 
 
 def measure(bench: Bench) -> list[Line]:
@@ -74,10 +74,10 @@ class _Log:
             pile_up(tx, self._run.id, self._task, tasks=count // _PER_TASK, per_run=_RUN, only=_EVENTS)
             self._piles = [
                 row.run_id
-                for row in tx.execute(select(task_events.c.run_id).distinct().order_by(task_events.c.run_id))
+                for row in tx.execute(select(event_log.c.run_id).distinct().order_by(event_log.c.run_id))
                 if row.run_id != self._run.id
             ]
-        self._maintain("VACUUM ANALYZE task_events")
+        self._maintain("VACUUM ANALYZE events")
 
     def once(self) -> dict[str, float]:
         """Seconds of each, commit included; what is deleted is put back by a rollback."""
@@ -113,7 +113,7 @@ class _Log:
         found.append(("half of it deleted", self._megabytes()))
         # Index pages that one vacuum empties can be used again after the next, once there was a transaction in between.
         for _ in range(2):
-            self._maintain("VACUUM task_events")
+            self._maintain("VACUUM events")
             with self._store.write() as tx:
                 self._append(tx, 1)
         found.append(("and vacuumed", self._megabytes()))
@@ -136,15 +136,15 @@ class _Log:
         events.append(tx, self._workspace, [row] * count)
 
     def _delete(self, tx: Connection, run_id: str) -> int:
-        e = task_events.c
+        e = event_log.c
         oldest = select(e.seq).where(e.workspace_id == self._workspace, e.run_id == run_id)
         found = list(tx.execute(oldest.order_by(e.txid, e.seq).limit(_BATCH)).scalars())
-        return tx.execute(delete(task_events).where(e.seq.in_(found))).rowcount if found else 0
+        return tx.execute(delete(event_log).where(e.seq.in_(found))).rowcount if found else 0
 
     def _megabytes(self) -> dict[str, float]:
         with self._store.read() as tx:
             rows, indexes = tx.execute(
-                text("SELECT pg_table_size('task_events') / 1e6, pg_indexes_size('task_events') / 1e6")
+                text("SELECT pg_table_size('events') / 1e6, pg_indexes_size('events') / 1e6")
             ).one()
         return {"rows": float(rows), "indexes": float(indexes)}
 

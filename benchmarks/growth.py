@@ -41,7 +41,7 @@ _READY = 200
 _LEASE = timedelta(hours=1)
 _WINDOW = 16
 _PROJECT = ProjectRef(name="bench", git_remote="https://example.org/bench.git")
-_TABLES = ("runs", "tasks", "attempts", "task_events", "dependencies")
+_TABLES = ("runs", "tasks", "attempts", "events", "dependencies")
 
 
 def measure(bench: Bench) -> list[Line]:

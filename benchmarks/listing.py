@@ -19,7 +19,7 @@ _TASKS = 50_000
 _COORD = [sys.executable, "-m", "coordination.cli"]
 _BARE = """
 import json, sqlite3, sys
-asked = "SELECT id, key, title, state, reasons, error, priority, attempt, agent FROM tasks ORDER BY id"
+asked = "SELECT id, key, title, state, reasons, error, priority, attempt, agent_id FROM tasks ORDER BY id"
 rows = sqlite3.connect(sys.argv[1]).execute(asked)
 write = json.dumps if sys.argv[2:] else lambda row: "  ".join(map(str, row))
 sys.stdout.writelines(write(row) + "\\n" for row in rows)

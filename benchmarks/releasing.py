@@ -38,7 +38,7 @@ _FILLED = {
         "finished_at": "updated_at",
     },
     "attempts": {"task_id": "{id}"},
-    "task_events": {"seq": "NULL", "task_id": "{id}"},
+    "events": {"seq": "NULL", "task_id": "{id}"},
     "dependencies": {"parent_id": "{id}", "child_id": "{next}", "satisfied_at": "t.satisfied_at"},
 }
 
@@ -149,7 +149,7 @@ class _Store:
             columns = [column for column in columns if changes.get(column) != "NULL"]
             values = [changes.get(column, f"t.{column}").format(id=self._id(0), next=self._id(1)) for column in columns]
             which = {"tasks": "id", "dependencies": "parent_id"}.get(table, "task_id")
-            limit = "LIMIT 1" if table in {"dependencies", "task_events"} else ""
+            limit = "LIMIT 1" if table in {"dependencies", "events"} else ""
             tx.execute(
                 text(
                     f"{self._numbers()} INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} "

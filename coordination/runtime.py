@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from coordination.base.errors import RedisUnavailable
 from coordination.callers import refusal_for_jobs
 from coordination.flows.money.check_costs import complete_sums
@@ -16,6 +18,7 @@ from coordination.settings import Settings, client_url
 from coordination.stack.home import Home
 from coordination.store import schema
 from coordination.store.engine import Store, open_store
+from coordination.store.queries.access import principals
 from coordination.store.queries.projects import projects
 from coordination.store.redis.wakeups import Wakeups
 
@@ -59,6 +62,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
     In a process that a job of the store has started, everything that changes the store is refused.
     """
     store = open_store(settings.database_url)
+    actor = f"user:{_login()}"
     try:
         store.refusal = refusal_for_jobs(store)
         if migrate and store.refusal is None:
@@ -69,7 +73,7 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
         with store.read() as tx:
             workspace_id = projects.workspace_named(tx, settings.workspace)
         if workspace_id is None:
-            workspace_id = store.transact(lambda tx: projects.make_workspace(tx, settings.workspace))
+            workspace_id = store.transact(lambda tx: _make_workspace(tx, settings.workspace, actor))
     except BaseException:
         store.close()
         raise
@@ -79,8 +83,15 @@ def open_runtime(settings: Settings, *, migrate: bool = False, redis_url: str | 
         store=store,
         nudges=Wakeups(client_url(url), signatures_in(store)) if url else None,
         workspace_id=workspace_id,
-        actor=f"user:{_login()}",
+        actor=actor,
     )
+
+
+def _make_workspace(tx: Connection, name: str, actor: str) -> str:
+    """Make the workspace, which the local person owns; return its id."""
+    workspace_id = projects.make_workspace(tx, name)
+    principals.add_owner(tx, workspace_id, actor)
+    return workspace_id
 
 
 def _embedded_redis(settings: Settings) -> str | None:

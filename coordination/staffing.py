@@ -17,9 +17,11 @@ from coordination.adapters.account_store import Accounts
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 from coordination.domain.agents.agents import Agent, Profile, Record, profile_of
+from coordination.domain.tasks.events import Event, SubjectKind
 from coordination.runtime import Runtime
 from coordination.services.agents import agents as service
 from coordination.store.queries.agents import agents as rows
+from coordination.store.queries.tasks import events
 
 VERSION = 1
 """Of the document that is exported."""
@@ -84,9 +86,30 @@ class Agents:
         runtime = self._co.runtime
         return runtime.store.transact(
             lambda tx: service.change(
-                tx, runtime.workspace_id, name, lambda profile: profile_of(asdict(profile) | changes)
+                tx,
+                runtime.workspace_id,
+                name,
+                lambda profile: profile_of(asdict(profile) | changes),
+                actor=runtime.actor,
             )
         )
+
+    def rename(self, name: str, new_name: str) -> Agent:
+        """Give one another name, which its tasks, costs and budgets show from now on. Refused when it is taken.
+
+        What names agents itself does not change: plans, project settings, open runs' answerers.
+        """
+        runtime = self._co.runtime
+        return runtime.store.transact(
+            lambda tx: service.rename(tx, runtime.workspace_id, name, new_name, actor=runtime.actor)
+        )
+
+    def events(self, name: str) -> Sequence[Event]:
+        """What happened to it, the oldest first."""
+        runtime = self._co.runtime
+        with runtime.store.read() as tx:
+            agent = service.find(tx, runtime.workspace_id, name)
+            return events.tail(tx, runtime.workspace_id, subject=(SubjectKind.AGENT, agent.id))
 
     def clone(self, name: str, new_name: str) -> Agent:
         """Make another one like it; it is not the default."""

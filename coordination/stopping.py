@@ -142,12 +142,10 @@ class _Round:
     def _tell(self, stop: Stop, running: Sequence[StoppedAttempt]) -> None:
         """Ask whoever runs these to end them; now and then again, because a message may be lost.
 
-        Without Redis workers learn it with their next heartbeat. Those of before stops are told that it is canceled,
-        of what they may begin again.
+        Without Redis workers learn it with their next heartbeat.
         """
         if self._runtime.nudges is None or monotonic() < self._next_word:
             return
         self._next_word = monotonic() + _TELL_EVERY
         with suppress(RedisUnavailable):
-            self._runtime.nudges.stop([one.key for one in running if one.tellable], at_once=stop.at_once)
-            self._runtime.nudges.cancel([one.key for one in running if not one.tellable and one.repeatable])
+            self._runtime.nudges.stop([one.key for one in running], at_once=stop.at_once)

@@ -160,5 +160,4 @@ def _registration(worker_id: str, *, name: str, slots: int) -> dict[str, Any]:
         "pid": os.getpid(),
         "slots": slots,
         "version": program,
-        "hears_stops": True,
     }

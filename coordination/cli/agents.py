@@ -55,6 +55,7 @@ def add_to(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("create")(create)
     group.command("change")(change)
+    group.command("rename")(rename)
     group.command("clone")(clone)
     group.command("delete")(delete)
     group.command("export")(export)
@@ -151,7 +152,6 @@ def create(
 def change(
     name: Name,
     *,
-    rename: Annotated[str | None, typer.Option("--name", help="What it is called from now on.")] = None,
     runner: Runner = None,
     model: Model = None,
     role: Role = None,
@@ -165,15 +165,27 @@ def change(
     """Change what an agent is. Tasks that were given to it before keep what it was then."""
     from coordination.services.agents import agents as service
 
-    said = [
-        *_said(runner, model, role, label, description, default, active, settings),
-        *([("name", rename)] if rename else []),
-    ]
+    said = _said(runner, model, role, label, description, default, active, settings)
     _store(
         lambda tx, workspace_id: service.change(tx, workspace_id, name, lambda of: _with(of, said)),
         "changed",
         as_json=as_json,
     )
+
+
+def rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent another name; its tasks, costs and budgets show it from now on."""
+    with connected() as co:
+        agent = co.agents.rename(name, new_name)
+    if as_json:
+        print_json(agent.profile.to_json())
+    else:
+        print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
 
 
 def clone(

@@ -278,9 +278,9 @@ def _sums(settings: Settings, store: Store) -> Iterator[Check]:
         yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
     found = check_costs(store, workspace_id, since=yesterday)
     if not found.complete:
-        said = "they were never counted, so every summary reads the whole ledger"
+        said = "they are incomplete, so every summary reads the whole ledger"
     elif found.wrong:
-        said = "those of yesterday and today are not what the records say; an earlier program writes here too"
+        said = "those of yesterday and today are not what the records say"
     else:
         yield Check("sums of costs", Verdict.OK, f"days begin in {found.zone}")
         return

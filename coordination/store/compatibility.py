@@ -1,4 +1,4 @@
-"""Which programs work on a database's schema: noted beside Alembic's version by whoever creates or migrates it.
+"""Which schema a database has and which programs work on it, noted beside Alembic's version.
 
 No migration of its own makes the table, as none makes Alembic's: a program must be able to read both before it knows
 anything else about the database.
@@ -6,25 +6,52 @@ anything else about the database.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, inspect, text
 
+LINE = 1
+"""The number of the line of migrations. Databases of the unreleased schemas before it have no line."""
 
-def version(tx: Connection) -> str | None:
-    """The schema's version, or None where there is no schema yet."""
-    if not inspect(tx).has_table("alembic_version"):
+
+@dataclass(frozen=True, slots=True)
+class SchemaVersion:
+    """A database's schema: its version, its line (None: unreleased), and the oldest schema whose programs work on it.
+
+    ``works_with`` is None where nobody noted it.
+    """
+
+    version: str
+    line: int | None
+    works_with: str | None
+
+
+def schema_version(tx: Connection) -> SchemaVersion | None:
+    """Return the schema's version, or None where there is no schema yet."""
+    tables = inspect(tx)
+    if not tables.has_table("alembic_version"):
         return None
-    return tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-
-
-def works_with(tx: Connection) -> str | None:
-    """The oldest schema whose programs work on this one, or None where nobody noted it."""
-    if not inspect(tx).has_table("schema_compatibility"):
+    version = tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    if version is None:
         return None
-    return tx.execute(text("SELECT works_with FROM schema_compatibility")).scalar_one_or_none()
+    note = None
+    if tables.has_table("schema_compatibility"):
+        note = tx.execute(text("SELECT * FROM schema_compatibility")).mappings().first()
+    if note is None:
+        return SchemaVersion(version, None, None)
+    return SchemaVersion(version, note.get("line"), note["works_with"])
 
 
 def note_works_with(tx: Connection, oldest: str) -> None:
-    """Note it, within the transaction that changes the schema."""
-    tx.execute(text("CREATE TABLE IF NOT EXISTS schema_compatibility (works_with VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    """Note the oldest schema whose programs work on this one, within the transaction that changes the schema."""
+    tx.execute(
+        text(
+            "CREATE TABLE IF NOT EXISTS schema_compatibility"
+            " (works_with VARCHAR(32) NOT NULL PRIMARY KEY, line INTEGER NOT NULL)"
+        )
+    )
     tx.execute(text("DELETE FROM schema_compatibility"))
-    tx.execute(text("INSERT INTO schema_compatibility (works_with) VALUES (:oldest)"), {"oldest": oldest})
+    tx.execute(
+        text("INSERT INTO schema_compatibility (works_with, line) VALUES (:oldest, :line)"),
+        {"oldest": oldest, "line": LINE},
+    )

@@ -52,6 +52,9 @@ _PLACE_SQLSTATES = frozenset({"25006", "42501", "53100", "58030"})
 _OF_POOLERS = frozenset({"26000", "42P05"})  # a prepared statement that another session has, or that is there already
 _NO_SCHEMA = "3F000"
 
+SEEN_PRINCIPALS = "seen principals"
+"""The key in a connection's ``info`` under which the ids of principals stand whose rows are committed, or its own."""
+
 
 class Store:
     """One SQL database. ``write()`` and ``read()`` open transactions; ``transact`` retries what is transient."""
@@ -103,7 +106,11 @@ class Store:
             try:
                 with transaction:
                     yield connection
-            except DBAPIError as error:
+            except BaseException as error:
+                if not connection.invalidated:
+                    connection.info.pop(SEEN_PRINCIPALS, None)  # what it wrote is rolled back
+                if not isinstance(error, DBAPIError):
+                    raise
                 if error.connection_invalidated or _is_of_the_place(error):
                     raise self._unavailable(error) from error
                 raise

@@ -17,7 +17,7 @@ from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import Event, EventType
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from tests.support.fleet import Fleet, fleet_on
 from tests.support.processes import Processes, until
 
@@ -47,7 +47,7 @@ def every_event(run: Run, *types: EventType) -> list[Event]:
 
 def claims_between(run: Run, begin: datetime, end: datetime) -> int:
     """How many attempts of the run began in that time."""
-    e = task_events.c
+    e = event_log.c
     claimed = (e.run_id == run.id, e.type == EventType.CLAIMED, e.created_at > begin, e.created_at < end)
     with run.co.runtime.store.read() as tx:
         return tx.execute(select(func.count()).where(*claimed)).scalar_one()

@@ -218,14 +218,14 @@ class TestATickThatHangs:
         fleet.worker("-c", "2")
         assert fleet.submit(Task("first", {"shell": "true"})).wait(timeout=20) is RunState.COMPLETED
         with fleet.co.runtime.store.write() as tx:
-            held = update(supervisors).values(tick_holder="somebody", tick_until=db_after(600))
+            held = update(supervisors).values(tick_owner="somebody", tick_until=db_after(600))
             assert tx.execute(held).rowcount == 1
 
         run = fleet.submit(Task("one", {"shell": "true"}), Task("two", {"shell": "true"}, needs=["one"]))
 
         assert run.wait(timeout=20) is RunState.COMPLETED
         with fleet.co.runtime.store.read() as tx:
-            assert tx.execute(select(supervisors.c.tick_holder)).scalar_one() == "somebody"
+            assert tx.execute(select(supervisors.c.tick_owner)).scalar_one() == "somebody"
 
 
 class TestShuttingDown:

@@ -19,7 +19,7 @@ from tests.support.piles import pile_up
 from tests.support.processes import until
 
 CLEARS_UP = {"COORD_RETENTION_EVERY": "1s", "COORD_RETENTION_RUNS": "90"}
-OF_RUNS = ("tasks", "attempts", "task_events", "dependencies")
+OF_RUNS = ("tasks", "attempts", "events", "dependencies")
 
 
 def old_rows(fleet: Fleet) -> int:
@@ -72,7 +72,7 @@ def test_a_plan_runs_to_its_end_while_twenty_thousand_old_rows_go(fleet: Fleet) 
     until(lambda: len(fleet.co.runs(limit=100)) == 2, within=timedelta(seconds=90), what="the old runs are gone")
     left = {run.id, seed.id}
     with fleet.co.runtime.store.read() as tx:
-        for name in ("tasks", "attempts", "task_events"):
+        for name in ("tasks", "attempts", "events"):
             table = metadata.tables[name]
             assert set(tx.execute(select(table.c.run_id).distinct()).scalars()) == left
     assert story(seed) == seed_story

@@ -237,7 +237,7 @@ def test_a_storm_of_claims_and_stops(fleet: Fleet) -> None:
             until(lambda before=before: started(fleet) > before, within=timedelta(seconds=60), what="an attempt")
             assert_silent(fleet, stop(fleet))
             seen = started(fleet)
-            blocked = "SELECT count(*) FROM task_events WHERE type = 'blocked'"
+            blocked = "SELECT count(*) FROM events WHERE type = 'blocked'"
             refused = count(fleet, blocked)
             runs.append(fleet.submit(Task("late", {"shell": "true"})))
             until(lambda: count(fleet, blocked) > refused, within=timedelta(seconds=60), what="a refused claim")  # noqa: B023

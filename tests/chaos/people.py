@@ -75,7 +75,7 @@ class People:
     def last_event(self) -> int:
         """The number of the newest line of the log."""
         with self.co.runtime.store.read() as tx:
-            return int(tx.exec_driver_sql("SELECT coalesce(max(seq), 0) FROM task_events").scalar_one())
+            return int(tx.exec_driver_sql("SELECT coalesce(max(seq), 0) FROM events").scalar_one())
 
     def retry_failed(self) -> int:
         """Ask again for everything that failed or was canceled for it; how many tasks that reopened."""

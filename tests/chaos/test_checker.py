@@ -194,9 +194,9 @@ def acknowledged(story: Story) -> None:
 
 
 _EVENT = (
-    "INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, payload, created_at) "
+    "INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, payload, created_at) "
     "SELECT txid, workspace_id, project_id, run_id, task_id, {attempt}, '{type}', '{{}}', created_at "
-    "FROM task_events WHERE task_id = :{key} AND type = 'claimed' AND attempt = 1"
+    "FROM events WHERE task_id = :{key} AND type = 'claimed' AND attempt = 1"
 )
 _COST = (
     "INSERT INTO costs (workspace_id, id, project_id, run_id, task_id, attempt, model, input_tokens, output_tokens, "
@@ -212,7 +212,7 @@ DOCTORED = {
     ),
     "a completion that nobody wrote down": (
         Kind.LOST,
-        sql("DELETE FROM task_events WHERE task_id = :then AND type = 'completed'"),
+        sql("DELETE FROM events WHERE task_id = :then AND type = 'completed'"),
     ),
     "an acknowledged run that is not there": (Kind.LOST, acknowledged),
     "an attempt without an end": (
@@ -228,8 +228,8 @@ DOCTORED = {
     "a run that ended twice": (
         Kind.DOUBLED,
         sql(
-            "INSERT INTO task_events (txid, workspace_id, project_id, run_id, type, created_at) "
-            "SELECT txid, workspace_id, project_id, run_id, type, created_at FROM task_events "
+            "INSERT INTO events (txid, workspace_id, project_id, run_id, type, created_at) "
+            "SELECT txid, workspace_id, project_id, run_id, type, created_at FROM events "
             "WHERE type = 'run_finished'"
         ),
     ),
@@ -259,7 +259,7 @@ DOCTORED = {
     "a completion of a job that did not come to its end": (Kind.FENCE, without("E", "then1")),
     "a claim before the dependency completed": (
         Kind.EARLY,
-        sql("UPDATE task_events SET seq = -1 WHERE task_id = :then AND type = 'claimed'"),
+        sql("UPDATE events SET seq = -1 WHERE task_id = :then AND type = 'claimed'"),
     ),
     "a job that began before the dependency was through": (Kind.EARLY, moved("B", "then1", to="B", of="first2")),
     "an edge that nobody satisfied": (
@@ -316,9 +316,9 @@ def test_a_persons_retry_of_what_must_not_be_repeated_is_no_violation(story: Sto
     before = Kind.REPEATED in story.kinds()
 
     story.sql(
-        "INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, type, actor, payload, created_at) "
-        "SELECT txid, workspace_id, project_id, run_id, task_id, 'retried', 'ann', '{\"by\": \"person\"}', created_at "
-        "FROM task_events WHERE task_id = :pay AND type = 'created'",
+        "INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, type, payload, created_at) "
+        "SELECT txid, workspace_id, project_id, run_id, task_id, 'retried', '{\"by\": \"person\"}', created_at "
+        "FROM events WHERE task_id = :pay AND type = 'created'",
         pay=story.ids["pay"],
     )
 

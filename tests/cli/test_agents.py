@@ -23,7 +23,8 @@ def test_an_agent_is_made_changed_shown_and_forgotten(coord_on_each: Coord) -> N
     coord("agents", "create", "dave/vc", "--runner", "claude", "--model", "m", "--label", "python", "--label", "fast")
     coord("agents", "change", "dave/vc", "--role", "mender", "--set", 'runner.args=["--max-turns", "5"]', "--default")
     coord("agents", "change", "dave/vc", "--set", "objective=Keep it green", "--set", "identity.personality=calm")
-    coord("agents", "change", "dave/vc", "--model", "", "--set", "identity.personality=null", "--name", "dave/shop")
+    coord("agents", "change", "dave/vc", "--model", "", "--set", "identity.personality=null")
+    renamed = coord("agents", "rename", "dave/vc", "dave/shop")
 
     shown = coord("agents", "show", "dave/shop", "--json").json
 
@@ -35,6 +36,7 @@ def test_an_agent_is_made_changed_shown_and_forgotten(coord_on_each: Coord) -> N
         "active": True,
         "default": True,
     }
+    assert renamed.out == "Agent dave/vc is now dave/shop. See: coord agents show dave/shop\n"
     assert "model" not in shown
     assert (shown["tasks_open"], shown["tasks_completed"], shown["interactions"], shown["last_activity_at"]) == (
         *(0, 0, 0),

@@ -42,7 +42,7 @@ def test_it_says_what_it_would_delete_and_deletes_nothing(coord_on_each: Coord, 
         "runs": 1,
         "tasks": 2,
         "dependencies": 1,
-        "task_events": 6,
+        "events": 6,
     }
     assert "Would delete: 1 finished runs, 2 tasks" in coord_on_each("retain", "--dry-run").out
     assert len(coord_on_each("tasks", "list", old_run, "--json").json["tasks"]) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,13 @@ import pytest
 
 from coordination import Plan, Profile, ProjectRef, Task, connect
 from coordination.base.errors import NotFound, Refused
-from coordination.client import Coordination
+from coordination.client import Coordination, Run
+from coordination.domain.money.costs import CostRecord
+from coordination.domain.plans.plans import Concurrency
+from coordination.services.money import ledger as ledger_service
 from coordination.settings import load_settings
+from coordination.store.queries.money import costs
+from coordination.store.queries.tasks import slots
 from tests.support.refusals import refuses
 
 MENDER = Profile("dave/vc", runner={"agent": "claude"}, model="m", identity={"role": "mender"}, default=True)
@@ -110,3 +117,80 @@ def test_what_an_agent_cannot_be_is_refused_with_nothing_changed(co: Coordinatio
             act()
 
     assert co.agents.get("dave/vc").profile == MENDER
+
+
+def test_costs_budgets_limits_and_tasks_follow_an_agent_that_is_renamed(co: Coordination, tmp_path: Path) -> None:
+    co.agents.create(MENDER)
+    plan = Plan(
+        [Task("a", {"agent": "dave/vc", "prompt": "x"})],
+        project=ProjectRef(name="shop", path=str(tmp_path)),
+        concurrency=Concurrency(agents={"dave/vc": 2}),
+    )
+    run = co.submit(plan)
+    co.budgets.set("agent", "dave/vc", usd=5)
+    spend(co, run, "dave/vc", "first")
+
+    renamed = co.agents.rename("dave/vc", "dave/shop")
+    spend(co, run, "dave/shop", "second")
+
+    assert renamed.profile.name == "dave/shop"
+    assert run.task("a").record.agent == "dave/shop"
+    (budget,) = co.budgets.of("agent", "dave/shop")
+    assert (budget.name, budget.spent.usd) == ("dave/shop", Decimal(2))
+    assert co.budgets.of("agent", "dave/vc") == []
+    assert [(one.key, one.cost_usd) for one in co.costs.summary(by="agent")] == [("dave/shop", Decimal(2))]
+    assert co.agents.record("dave/shop").open == 1
+    with co.runtime.store.read() as tx:
+        limits = slots.listed(tx, co.runtime.workspace_id, run.record.project_id)
+        ledger = {record.agent for record in costs.each(tx, co.runtime.workspace_id)}
+    assert [limit["name"] for limit in limits] == ["agent:dave/shop"]
+    assert ledger == {"dave/shop"}
+    (event,) = co.agents.events("dave/shop")
+    assert (event.type, event.subject_kind, event.payload) == (
+        "renamed",
+        "agent",
+        {"from": "dave/vc", "to": "dave/shop"},
+    )
+
+
+def test_a_renamed_agents_old_name_is_free_for_another(co: Coordination) -> None:
+    co.agents.create(MENDER)
+    first = co.agents.rename("dave/vc", "ann")
+
+    second = co.agents.create(Profile("dave/vc"))
+
+    assert second.id != first.id
+    assert names(co) == ["ann", "dave/vc"]
+    with refuses(Refused):
+        co.agents.rename("dave/vc", "ann")
+    with refuses(NotFound):
+        co.agents.rename("bob", "carl")
+
+
+def test_an_agent_cannot_take_the_name_under_which_tasks_count_for_another(co: Coordination, tmp_path: Path) -> None:
+    co.agents.create(MENDER)
+    co.submit(Plan([Task("a", {"shell": "true"}, agent="bo")], project=ProjectRef(name="shop", path=str(tmp_path))))
+
+    with refuses(Refused):
+        co.agents.rename("dave/vc", "bo")
+
+
+def spend(co: Coordination, run: Run, agent: str, name: str) -> None:
+    """Write one dollar of an agent's in the run into the ledger."""
+    of_run = {"project_id": run.record.project_id, "session_id": run.record.session_id, "run_id": run.id}
+    record = CostRecord(
+        id=name,
+        **of_run,
+        task_id=None,
+        attempt=None,
+        agent=agent,
+        model="m",
+        input_tokens=1,
+        output_tokens=1,
+        cached_input_tokens=0,
+        total_tokens=2,
+        cost_usd=Decimal(1),
+        stale=False,
+        occurred_at=datetime.now(UTC),
+    )
+    co.runtime.store.transact(lambda tx: ledger_service.record(tx, co.runtime.workspace_id, [record]))

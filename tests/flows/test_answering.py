@@ -176,7 +176,7 @@ def test_it_has_neither_the_gates_nor_the_worktree_of_who_asks(world: World) -> 
 
     ask(world)
 
-    assert world.task("paint/answer").options.keys() == {"role", "depth", "authority"}
+    assert world.task("paint/answer").options.keys() == {"role", "depth"}
 
 
 def test_an_agent_that_is_gone_by_then_leaves_it_to_a_person(world: World) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import PlanError, Refused
-from coordination.domain.access.authority import AUTHORITY
 from coordination.domain.agents.agents import Profile
 from coordination.domain.agents.assignments import PERSON
 from coordination.domain.plans.plans import Supervision
@@ -151,7 +150,7 @@ def test_what_a_job_reported_may_do_what_a_person_gives_it(crew: World) -> None:
 
     assign(crew, "x", "bob")
 
-    assert crew.task("x").options[AUTHORITY]["work"]["agent"] == "codex"
+    assert crew.task("x").authority["work"]["agent"] == "codex"
     assert crew.claim("x") == ["x"]
 
 

@@ -263,7 +263,7 @@ def test_a_budget_that_only_warns_holds_nothing_back_and_tells_it_once(world: Wo
     for key in "abc":
         world.finish(key, usage=(spent("0.09"),))
 
-    assert [row.type for row in world.sql("SELECT type FROM task_events WHERE type LIKE 'budget%' ORDER BY seq")] == [
+    assert [row.type for row in world.sql("SELECT type FROM events WHERE type LIKE 'budget%' ORDER BY seq")] == [
         "budget_warned",
         "budget_reached",
     ]
@@ -516,3 +516,19 @@ def test_it_comes_back_from_a_canceled_attempt_too(world: World) -> None:
 
     assert use(world).reserved == Amount()
     counted(world)
+
+
+def test_a_hold_says_which_budget_it_is_for_and_goes_when_that_is_raised(world: World) -> None:
+    world.submit("a", "b", budget=BudgetCap(DIME))
+    world.claim("a", estimator=costing("0.10"))
+    world.claim("b", estimator=costing("0.10"))
+    with world.store.read() as tx:
+        (budget,) = budgets.listed(tx, world.workspace)
+
+    held = world.sql("SELECT reason, subject FROM task_holds WHERE task_id = :id", id=world.ids["b"])
+    set_(world, BudgetScope.RUN, world.run_id, usd="0.20")
+    world.tick(estimator=costing("0.10"))
+
+    assert held == [("budget", budget.id)]
+    assert world.states("b") == {"b": "queued"}
+    assert world.sql("SELECT count(*) FROM task_holds") == [(0,)]

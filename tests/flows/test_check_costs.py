@@ -264,7 +264,7 @@ def test_a_repair_whose_place_was_taken_over_writes_nothing_more(world: World, m
     def overtaken(tx, workspace_id: str):
         yield next(found := drift(tx, workspace_id))
         with world.store.write() as other:
-            other.execute(update(chores).where(chores.c.name == SUMS).values(holder="another"))
+            other.execute(update(chores).where(chores.c.name == SUMS).values(owner="another"))
         yield from found
 
     monkeypatch.setattr(rollups, "drift", overtaken)
@@ -382,16 +382,3 @@ class TestZones:
         write(world, [record(str(at), "1", occurred_at=at) for at in ends])
 
         assert right(world)
-
-
-def test_a_store_of_an_earlier_program_is_counted_once(world: World) -> None:
-    with world.store.write() as tx:
-        costs.append(tx, world.workspace, some(40))
-        tx.execute(delete(chores))
-
-    with world.store.read() as tx:
-        assert not rollups.complete(tx, world.workspace)
-    complete_sums(world.store)
-
-    assert right(world)
-    assert sum(row.calls for row in rows(world, "model", "month")) == 40

@@ -24,7 +24,7 @@ from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.projects.pause_project import hold_project, resume_project
 from coordination.store.queries.tasks import slots
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from tests.support.races import claimed_in_batches
 from tests.support.speed import patience
 from tests.support.world import World
@@ -186,7 +186,7 @@ def _running(world: World) -> list[str]:
 def _most_at_once(world: World, only: set[str] | None = None) -> int:
     """From the event log: the greatest number of tasks between their claim and their end."""
     with world.store.read() as tx:
-        rows = tx.execute(select(task_events.c.task_id, task_events.c.type).order_by(task_events.c.seq)).all()
+        rows = tx.execute(select(event_log.c.task_id, event_log.c.type).order_by(event_log.c.seq)).all()
     now = most = 0
     for task_id, kind in rows:
         if only is None or task_id in only:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import PlanError, Refused
-from coordination.domain.access.authority import AUTHORITY, DELEGATED_BY, delegators
+from coordination.domain.access.authority import DELEGATED_BY, delegators
 from coordination.domain.agents.agents import Profile
 from coordination.domain.plans.plan_expansion import SUPERVISION
 from coordination.domain.plans.plans import Supervision
@@ -80,7 +80,7 @@ def test_a_delegated_task_is_the_other_agents_and_says_by_whom(crew: World) -> N
     task = crew.task("x")
     assert (task.agent, task.work["model"], task.creator) == ("bob", "opus", "task:a")
     assert task.options[DELEGATED_BY] == [{"task": "a", "agent": "amy"}]
-    assert task.options[AUTHORITY]["agent"] == "bob"
+    assert task.authority["agent"] == "bob"
     assert story(crew, "x", EventType.CREATED) == [{"found_by": "a", "delegated": True}]
     assert story(crew, "x", EventType.ASSIGNED) == [{"agent": "bob"}]
     assert crew.claim("x") == ["x"]  # its rights are looked at again there

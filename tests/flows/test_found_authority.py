@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import PlanError
-from coordination.domain.access.authority import AUTHORITY
 from coordination.domain.jobs.resource_limits import Limits
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap, Defaults, Supervision
@@ -122,7 +121,7 @@ def test_what_is_reported_in_turn_is_bounded_by_the_whole_chain(world: World) ->
             report(world, "b", "c", workdir=place)
     report(world, "b", "c", workdir="deep")
 
-    assert world.task("c").options[AUTHORITY]["folders"] == ["/srv/shop/api", "/srv/shop/api/v2"]
+    assert world.task("c").authority["folders"] == ["/srv/shop/api", "/srv/shop/api/v2"]
     assert world.task("c").workdir == "/srv/shop/api/v2/deep"
 
 

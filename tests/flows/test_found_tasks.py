@@ -226,8 +226,9 @@ def test_found_tasks_go_by_the_rules_of_what_found_them(world: World) -> None:
     world.finish("a", discovered=(found("x"),))
 
     with world.store.read() as tx:
-        options = tx.execute(select(task_table.c.options).where(task_table.c.key == "x")).scalar_one()
-    assert options.pop("authority")["folders"] == ["/srv/shop"]
+        columns = task_table.c.options, task_table.c.authority
+        options, authority = tx.execute(select(*columns).where(task_table.c.key == "x")).one()
+    assert authority["folders"] == ["/srv/shop"]
     assert options == {"gates": [{"run": "true"}], "depth": 1}
 
 

@@ -132,7 +132,7 @@ def test_what_a_pause_holds_back_is_not_out_any_more(world: World) -> None:
     world.tick()
 
     with world.store.write() as tx:
-        ready.hold_back(tx, world.workspace, [world.ids["a"]], BlockReason.PAUSED)
+        ready.hold_back(tx, world.workspace, [world.ids["a"]], BlockReason.PAUSED, {})
 
     assert [row[0] for row in world.sql("SELECT enqueued_at FROM tasks")] == [None]
 

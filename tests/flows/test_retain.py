@@ -38,7 +38,7 @@ from tests.support.world import World, plan_of
 pytestmark = pytest.mark.own_database
 
 AGES = RetentionAges(runs=timedelta(days=90), workers=timedelta(days=7), costs=timedelta(0))
-OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "task_events", "output_chunks", "artifacts", "merges")
+OF_RUNS = ("runs", "tasks", "dependencies", "attempts", "events", "output_chunks", "artifacts", "merges")
 GRAPH = ("a", "b < a", "c < a b", "d < c")
 
 
@@ -76,7 +76,7 @@ def rows(world: World, *names: str) -> dict[str, list[dict[str, Any]]]:
     with world.store.read() as tx:
         return {
             name: [dict(row) for row in tx.execute(select(metadata.tables[name])).mappings()]
-            for name in names or (*OF_RUNS, "costs", "sessions")
+            for name in names or (*OF_RUNS, "costs", "sessions", "principals")
         }
 
 
@@ -93,7 +93,7 @@ def test_an_old_run_goes_with_all_its_rows_and_its_costs_stay(world: World) -> N
     assert done is not None
     after = rows(world)
     assert [row["id"] for row in after["runs"]] == [young]
-    assert {row["run_id"] for name in ("tasks", "attempts", "task_events") for row in after[name]} == {young}
+    assert {row["run_id"] for name in ("tasks", "attempts", "events") for row in after[name]} == {young}
     assert len(after["dependencies"]) == 4
     assert after["costs"] == before["costs"]
     assert {row["run_id"] for row in after["costs"]} == {old, young}
@@ -151,7 +151,7 @@ def test_a_round_that_is_told_to_stop_is_gone_on_with_by_the_next(world: World) 
 
     assert first is not None
     assert not first.complete
-    assert rows(world)["task_events"]
+    assert rows(world)["events"]
     second = clear(world, RetentionAges(runs=timedelta(0), workers=timedelta(0), costs=timedelta(0)))
     assert second is not None  # due at once, and what was begun is finished even when nothing else is to go
     assert not any(rows(world, *OF_RUNS).values())
@@ -171,7 +171,7 @@ class TestArchive:
     def expected(self, world: World) -> list[bytes]:
         """The rows of the one run that there is, as an archive writes them."""
         stored = rows(world)
-        listed = [(name, row) for name in ("sessions", *OF_RUNS, "costs") for row in stored[name]]
+        listed = [(name, row) for name in ("principals", "sessions", *OF_RUNS, "costs") for row in stored[name]]
         return sorted(list(write_archive("run", {}, listed))[1:-1])
 
     def found(self, path: Path) -> list[bytes]:
@@ -388,14 +388,14 @@ class TestOneAtATime:
         finished(world, days=100)
 
         def taken_over(_seconds: float) -> bool:
-            world.sql("UPDATE chores SET holder = 'another' WHERE name = 'retention'")
+            world.sql("UPDATE chores SET owner = 'another' WHERE name = 'retention'")
             return False
 
         with pytest.raises(flow.Conflict):
             clear(world, batch=5, rest=taken_over)
 
         assert len(rows(world)["tasks"]) == 4
-        assert world.sql("SELECT holder FROM chores WHERE name = 'retention'") == [("another",)]
+        assert world.sql("SELECT owner FROM chores WHERE name = 'retention'") == [("another",)]
 
     def test_a_holder_that_died_is_followed_when_its_lease_is_over(self, world: World) -> None:
         finished(world, days=100)

@@ -143,10 +143,10 @@ class TestAtTheCap:
         told = []
         for key in "abcdef":
             assert world.claim(key) == [key]
-            told.append(len(world.sql("SELECT seq FROM task_events WHERE type LIKE 'budget%'")))
+            told.append(len(world.sql("SELECT seq FROM events WHERE type LIKE 'budget%'")))
 
         assert told == [0, 0, 0, 1, 2, 2]
-        rows = world.sql("SELECT type FROM task_events WHERE type LIKE 'budget%' ORDER BY seq")
+        rows = world.sql("SELECT type FROM events WHERE type LIKE 'budget%' ORDER BY seq")
         assert [row.type for row in rows] == ["budget_warned", "budget_reached"]
 
     def test_a_downgrade_gives_the_last_starts_the_cheaper_model_and_then_waits(self, world: World) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import threading
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -97,18 +96,6 @@ class TestWhatItHolds:
         assert status(later, later.project_id) == (ProjectStatus.ACTIVE, True)
         start(world)
         assert later.claim("x") == ["x"]
-
-    def test_an_earlier_program_sees_projects_that_are_on_hold_and_cannot_let_them_go_on(self, world: World) -> None:
-        world.submit("a")
-        stop(world)
-        assert world.sql("SELECT status FROM projects") == [("on_hold",)]
-
-        world.sql("UPDATE projects SET status = 'active'")  # its coord projects activate
-
-        assert world.claim("a") == []
-        assert status(world) == (ProjectStatus.ACTIVE, True)
-        world.tick()
-        assert world.sql("SELECT status FROM projects") == [("on_hold",)]
 
     def test_stopped_twice_it_has_its_first_author_and_may_be_hurried(self, world: World) -> None:
         first, _ = stop(world)
@@ -220,7 +207,7 @@ class TestWhatWasInFlight:
 
         with world.store.read() as tx:
             there = look(tx, world.workspace, made, silent_after=SILENT)
-        found = {one.task: replace(one, tellable=True) for one in there}
+        found = {one.task: one for one in there}
 
         whose = f"--project {shlex.quote(str(made.project))}"
         assert f"coord start {whose} goes on" in found["back"].words()

@@ -92,7 +92,7 @@ def test_a_long_tick_keeps_its_lease_unless_somebody_else_has_it_by_now(world: W
     assert go_on()
     assert world.tick("second") is None
 
-    world.sql("UPDATE supervisors SET tick_holder = 'second'")
+    world.sql("UPDATE supervisors SET tick_owner = 'second'")
     assert not go_on()
 
 
@@ -100,7 +100,7 @@ def test_a_tick_whose_lease_was_lost_writes_no_heartbeat(world: World) -> None:
     world.submit("a")
     with world.store.write() as tx:
         supervisors.begin_tick(tx, world.workspace, world.project_id, holder="first", lease=timedelta(seconds=60))
-    world.sql("UPDATE supervisors SET tick_holder = 'second'")
+    world.sql("UPDATE supervisors SET tick_owner = 'second'")
 
     with world.store.write() as tx:
         assert not supervisors.end_tick(

@@ -15,7 +15,7 @@ from coordination.store.tables.fleet.workers import supervisors
 from coordination.store.tables.money.costs import costs
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.tasks.attempts import attempts, slots
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 from coordination.store.types import db_now
@@ -86,7 +86,7 @@ def take(store: Store, workspace: str) -> Taken:
         keys = {row["id"]: row["key"] for row in task_rows}
         run_rows = every(runs)
         names = {row["id"]: row["name"] for row in run_rows}
-        log = sorted(every(task_events), key=lambda row: row["seq"])
+        log = sorted(every(event_log), key=lambda row: row["seq"])
         stories: dict[str, Story] = dict.fromkeys([*names.values(), *keys.values()], ())
         for row in log:
             whose = keys[row["task_id"]] if row["task_id"] else names[row["run_id"]]

@@ -25,7 +25,7 @@ def claims_of(world: World, key: str, **changes: Any) -> AttemptClaims:
         "project_id": claim.project_id,
         "task_id": claim.task_id,
         "attempt": claim.attempt,
-        "agent": claim.agent,
+        "agent": claim.agent_id,
     }
     return AttemptClaims(**(said | changes))
 

@@ -130,7 +130,9 @@ class TestAClaim:
 class TestACompletion:
     def complete(self, world: World, *rows: Completion) -> tuple[set[tuple[str, int]], list[str]]:
         with world.store.write() as tx:
-            fences, freed = completions.complete(tx, world.workspace, world.project_id, rows, actor="worker:w")
+            fences, freed = completions.complete(
+                tx, world.workspace, world.project_id, rows, actor=f"worker:{world.worker}"
+            )
         return fences, [one.ready.key for one in freed]
 
     def row(self, world: World, key: str, attempt: int = 1, **changes: object) -> Completion:

@@ -1,4 +1,4 @@
-"""The migrations end where the metadata stands, on both databases, and a newer schema is refused."""
+"""The migrations end where the metadata stands; a newer or an unreleased schema is refused; on both databases."""
 
 import threading
 
@@ -145,4 +145,29 @@ def test_a_database_without_tables_says_what_to_do(blank_store_url: str) -> None
 
     with refuses(SchemaMismatch):
         schema.require(opened)
+    opened.close()
+
+
+@pytest.mark.parametrize("version", ["0001", "0004", "0006"])
+def test_an_unreleased_schema_is_refused_with_export_and_import_named_and_left_as_it_is(
+    blank_store_url: str, version: str
+) -> None:
+    opened = open_store(blank_store_url)
+    with opened.write() as tx:
+        tx.execute(text("CREATE TABLE workspaces (id VARCHAR(36) NOT NULL PRIMARY KEY, name TEXT NOT NULL)"))
+        tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        tx.execute(text("INSERT INTO alembic_version VALUES (:version)"), {"version": version})
+        tx.execute(text("CREATE TABLE schema_compatibility (works_with VARCHAR(32) NOT NULL PRIMARY KEY)"))
+        tx.execute(text("INSERT INTO schema_compatibility VALUES ('0001')"))
+        before = shape(tx)
+
+    for open_it in (schema.require, schema.prepare):
+        with refuses(SchemaMismatch) as refused:
+            open_it(opened)
+        assert "export" in str(refused.value)
+        assert "import" in str(refused.value)
+
+    with opened.read() as tx:
+        assert shape(tx) == before
+        assert tx.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [version]
     opened.close()

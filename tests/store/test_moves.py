@@ -37,7 +37,7 @@ def claim(tx: Any, workspace_id: str, task_id: str) -> bool:
 
 ACTS: dict[str, tuple[TaskMove, Act]] = {
     "claim": (TaskMove.CLAIM, lambda tx, ws, task, _: claim(tx, ws, task)),
-    "hold_back": (TaskMove.HOLD_BACK, lambda tx, ws, task, _: ready.hold_back(tx, ws, [task], BlockReason.PAUSED)),
+    "hold_back": (TaskMove.HOLD_BACK, lambda tx, ws, task, _: ready.hold_back(tx, ws, [task], BlockReason.PAUSED, {})),
     "complete": (TaskMove.COMPLETE, complete),
     "queue_again": (
         TaskMove.RETRY_LATER,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import insert
 
 from coordination.domain.money.costs import CostRecord, correction_id
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
@@ -20,7 +19,6 @@ from coordination.store.queries.projects import retention
 from coordination.store.queries.tasks import runs
 from coordination.store.reports.money import spending
 from coordination.store.reports.projects import project_summary
-from coordination.store.tables.money.costs import costs as ledger_table
 from tests.store.test_ledgers import record
 from tests.support.world import World
 
@@ -147,16 +145,6 @@ class TestSums:
                 retention.delete_costs(tx, world.workspace, [row["id"] for row in old])
                 left = {one.id: one for one in costs.each(tx, world.workspace)}
             assert all(one.corrects is None or one.corrects in left for one in left.values())
-
-    def test_rows_that_an_earlier_program_wrote_count(self, world: World) -> None:
-        row = {"workspace_id": world.workspace, **asdict(record("old", None))}
-        del row["corrects"], row["settles"]
-        with world.store.write() as tx:
-            tx.execute(insert(ledger_table).values(row))
-
-        with world.store.read() as tx:
-            assert costs.total(tx, world.workspace) == (0, 1, 1)
-            assert [one.settles for one in costs.calls_to_price(tx, world.workspace)] == [False]
 
 
 def test_a_project_that_goes_takes_its_prices_along(world: World) -> None:

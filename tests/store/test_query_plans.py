@@ -58,12 +58,12 @@ BIG = {
     "tasks": 50_000,
     "dependencies": 45_000,
     "attempts": 50_000,
-    "task_events": 150_000,
+    "events": 150_000,
     "supervisors": 5_000,
 }
 """How many rows each has at least; what is smaller may be read from end to end."""
 
-OF_TASKS = {"tasks", "dependencies", "attempts", "task_events", "output_chunks", "job_history", "costs"}
+OF_TASKS = {"tasks", "dependencies", "attempts", "events", "output_chunks", "job_history", "costs"}
 COSTS = 20_000
 READ_NO_FURTHER = re.compile(r"FROM runs JOIN projects .*\sORDER BY runs\.id DESC\s+LIMIT", re.DOTALL)
 """The newest runs of all projects: the index is read from its new end, and the limit is reached at once."""

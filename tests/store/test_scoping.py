@@ -87,8 +87,9 @@ WITHOUT_WORKSPACE = {
     "runs.session_of",
     "projects.project_of",
     "costs.record_of",
-    "tasks.insert_many",  # rows that carry their workspace
-    "attempts.insert_many",
+    "principals.name_of",
+    "principals.text_of",
+    "attempts.insert_many",  # rows that carry their workspace
     "dependencies.insert_many",
 }
 
@@ -210,7 +211,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "name": "shop", "identity": world.project, "held": [(ids["lost"], 1)], "attempt": 1, "number": 1, "holder": "me",
         "limit": 50, "lifetime": timedelta(hours=1), "lease": timedelta(hours=1), "wait": timedelta(0), "window": 5,
         "counts": task_queries.CounterChanges(), "reason": BlockReason.DEPENDENCIES, "error": "x", "cause": CancelCause.PERSON,
-        "state": {"x": 1}, "strategy": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
+        "state": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False,
@@ -259,6 +260,17 @@ def _asked(world: World) -> str:
     return found.id
 
 
+def _new_tasks(world: World) -> list[dict[str, Any]]:
+    """A task like one of the world, under a key of its own."""
+    with world.store.read() as tx:
+        row = dict(
+            tx.execute(select(metadata.tables["tasks"]).where(metadata.tables["tasks"].c.id == world.ids["next"]))
+            .mappings()
+            .one()
+        )
+    return [{**row, "id": new_id(), "key": "another", "agent": "bo"}]
+
+
 def _closing(world: World) -> dict[str, Any]:
     return {
         "task": world.ids["lost"], "number": 1, "outcome": "failed", "exit_code": 1, "error": "x", "output": None,
@@ -269,12 +281,20 @@ def _closing(world: World) -> dict[str, Any]:
 _SAMPLE = JobSample(Decimal(1), 1, 0, timedelta(minutes=1), completed=True)
 _AT_ONCE = health.HealthThresholds(stuck=timedelta(0), lease=timedelta(0), late=timedelta(0))
 BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
-    "agents.make": {"agent_id": lambda world: new_id(), "profile": lambda world: Profile("new")},
+    "agents.make": {"profile": lambda world: Profile("new")},
+    "agents.rename_authorities": {"agent_id": _agent, "name": lambda world: "other"},
+    "principals.agent_ids": {"names": lambda world: ["bo", "new one"]},
+    "principals.known_agents": {"names": lambda world: ["bo"]},
+    "principals.names_of": {"ids": lambda world: [_agent(world)]},
+    "principals.rename_agent": {"agent_id": _agent, "name": lambda world: "other"},
+    "principals.id_of": {"actor": lambda world: "user:new"},
+    "principals.id_or_none": {"actor": lambda world: "user:newer"},
+    "principals.add_owner": {"actor": lambda world: "user:owner"},
     "agents.change": {"agent_id": _agent, "profile": lambda world: Profile("bo", type="changed")},
     "agents.remove": {"agent_id": _agent},
     "agents.named": {"name": lambda world: "bo"},
     "agents.records": {"names": lambda world: ["bo"]},
-    "assignments.give": {"task_id": lambda world: world.ids["next"], "agent": lambda world: "bo", "kind": lambda world: "shell:x",
+    "assignments.give": {"task_id": lambda world: world.ids["next"], "agent": lambda world: "bo", "kind": lambda world: "shell:x", "authority": lambda world: None,
                          "work": lambda world: {"shell": "x"}, "options": lambda world: {}, "carried": lambda world: {}},
     "assignments.wait_for_person": {"task_id": lambda world: world.ids["next"], "person": lambda world: "ann",
                                     "reasons": lambda world: BlockReason.DEPENDENCIES, "options": lambda world: {}},
@@ -324,10 +344,13 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
     "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
-    "events.append": {"rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS}]},
+    "events.append": {"rows": lambda world: [{"task_id": world.ids["next"], "type": EventType.PROGRESS}]},
     "events.append_aged": {
-        "rows": lambda world: [{"project_id": world.project_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
+        "rows": lambda world: [{"run_id": world.run_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
     },
+    "events.append_bulk": {"rows": lambda world: [
+        {"task_id": world.ids["next"], "type": EventType.PROGRESS, "txid": 0, "created_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    ]},
     "events.append_unblocked": {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },
@@ -377,6 +400,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
     },
     "questions.of_task": {"task_id": lambda world: world.ids["asks"]},
+    "tasks.insert_new": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
+    "costs.with_agents": {"records": lambda world: [_cost("new", project_id=None)]},
+    "ready.hold_back": {"subjects": lambda world: {}},
+    "task_holds.put": {"reason": lambda world: BlockReason.BUDGET, "subjects": lambda world: {}},
+    "task_holds.remove": {"reason": lambda world: BlockReason.PAUSED},
     "tasks.keyed": {"keys": lambda world: ["done"]},
     "tasks.hold_for": {"task_id": lambda world: world.ids["next"], "more": lambda world: 1},
     "tasks.carry": {"carried": lambda world: {"x": 1}},
@@ -385,6 +413,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "names.projects_with": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
+    "task_holds.put", "tasks.insert_new", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.put_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",

@@ -55,8 +55,10 @@ class TestSlots:
         with limited.store.read() as tx:
             caps = {row["name"]: (row["cap"], row["used"]) for row in slots.listed(tx, *scope)}
             free = slots.free(tx, *scope)
+            bo = slots.stored_name(tx, limited.workspace, "agent:bo")
         assert caps == {"project": (3, 1), "key:k": (1, 1), "key:new": (4, 0), "agent:bo": (1, 0)}
-        assert free == {"project": 2, "key:k": 0, "key:new": 4, "agent:bo": 1}
+        assert free == {"project": 2, "key:k": 0, "key:new": 4, bo: 1}
+        assert bo != "agent:bo"
 
     def test_a_recount_looks_at_open_attempts_only(self, limited: World) -> None:
         limited.claim("a", "b")

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 from coordination.store.tables import metadata
 from coordination.store.types import db_after
 
-_ORDER = ("runs", "tasks", "attempts", "task_events", "dependencies")
+_ORDER = ("runs", "tasks", "attempts", "events", "dependencies")
 
 
 def pile_up(
@@ -44,7 +44,7 @@ def pile_up(
         "runs": {"id": _id("02", f"n.i + {first // per_run}", sqlite=sqlite), "finished_at": ":ended"},
         "tasks": {"id": task(f"n.i + {first}"), "run_id": run(f"n.i + {first}"), "key": f"'old-' || (n.i + {first})"},
         "attempts": {"task_id": task(f"n.i + {first}"), "run_id": run(f"n.i + {first}")},
-        "task_events": {"task_id": task(f"n.i + {first}"), "run_id": run(f"n.i + {first}")},
+        "events": {"task_id": task(f"n.i + {first}"), "run_id": run(f"n.i + {first}")},
     }
     of_seed = {"runs": "o.id = :run", "tasks": "o.id = :task"}
     ended_text = ended_at.isoformat(timespec="microseconds") if sqlite else ended_at

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import AUTHORITY, Rights
+from coordination.domain.access.authority import Rights
 from coordination.domain.jobs.work import ChatCall, Shell
 from coordination.domain.tasks.attempts import Claim, Outcome
 from coordination.store.engine import Store, open_store
@@ -100,8 +100,8 @@ def test_without_the_database_it_waits_and_is_charged_nothing(store: Store, clai
 
 
 def test_a_reported_task_with_more_attempts_than_its_reporter_is_refused_at_the_claim() -> None:
-    lent = {AUTHORITY: Rights({"shell": ""}, ("/srv",), max_attempts=2, priority=0, agent="dave/vc").to_json()}
+    lent = Rights({"shell": ""}, ("/srv",), max_attempts=2, priority=0, agent="dave/vc").to_json()
 
-    check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=2, options=lent, timeout=None))
+    check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=2, authority=lent, timeout=None))
     with refuses(Refused, field="max_attempts"):
-        check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=3, options=lent, timeout=None))
+        check_authority(claim_of({"shell": "true"}, workdir="/srv", max_attempts=3, authority=lent, timeout=None))

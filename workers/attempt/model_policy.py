@@ -65,7 +65,7 @@ def check_authority(claim: Claim) -> None:
     Folders are compared by their real paths, here and now: a job may have made a link since the task was added. The
     priority is not: it has had its effect, and a person may have raised it.
     """
-    held = rights_of(claim.options)
+    held = rights_of(claim.authority)
     if held is None:
         return
     asked = Rights(

@@ -18,6 +18,7 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.questions import ANSWERS
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
+from coordination.store.reports.agents import prompt_context
 from workers.runners.agent import ADAPTERS
 from workers.runners.agents.conversation import taken_up
 
@@ -49,15 +50,30 @@ class Prompting:
         if resumes:
             last = list(claim.carried.get(ANSWERS, ()))[-1:]
             claim = replace(claim, carried={**claim.carried, ANSWERS: last})
+        kind = supervises or (prompts.RESUME if resumes else prompts.WORKER)
+        project = self._surroundings(claim)
+        if prompts.mentions_run(project, kind):
+            project = self._with_run(project, claim)
         text = prompts.prompt_of(
             claim.work["prompt"],
             claim,
-            self._surroundings(claim),
-            kind=supervises or (prompts.RESUME if resumes else prompts.WORKER),
+            project,
+            kind=kind,
             shows_needs=shows_needs,
             reports=reports,
         )
         return replace(claim, work={**claim.work, "prompt": text})
+
+    def _with_run(self, project: PromptContext, claim: Claim) -> PromptContext:
+        """Return the project with the workspace's agents and the run's tasks as they are now."""
+        try:
+            with self._store.read() as tx:
+                agents = prompt_context.specializations(tx, claim.workspace_id)
+                graph = prompt_context.dependency_graph(tx, claim.workspace_id, claim.run_id)
+        except DatabaseUnavailable as error:
+            log.warning("agents and tasks could not be read; the prompt names none", why=error.message)
+            return project
+        return replace(project, agents=agents, graph=graph)
 
     def _surroundings(self, claim: Claim) -> PromptContext:
         now = monotonic()

@@ -8,7 +8,6 @@ from typing import Any
 import structlog
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import AUTHORITY
 from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from coordination.domain.tasks.task_options import alone
@@ -35,7 +34,7 @@ def rendered(
         claim = held.claim
         if held.gone is not None or (claims and held.renewed < fresh_since):
             break
-        if claim.work is not plain or AUTHORITY in claim.options:
+        if claim.work is not plain or claim.authority is not None:
             try:
                 check_authority(claim)
                 claim = prompts.rendered(claim)

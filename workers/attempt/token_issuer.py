@@ -56,4 +56,4 @@ def claims_of(claim: Claim) -> AttemptClaims:
     """What an attempt's token says: who answers a question asks none and adds no work, or there could be no end."""
     answers = ANSWER in claim.options.get("role", {})
     scopes = frozenset({Scope.REPORT}) if answers else EVERYTHING
-    return AttemptClaims(claim.workspace_id, claim.project_id, claim.task_id, claim.attempt, claim.agent, scopes)
+    return AttemptClaims(claim.workspace_id, claim.project_id, claim.task_id, claim.attempt, claim.agent_id, scopes)

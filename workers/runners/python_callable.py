@@ -23,6 +23,7 @@ from typing import Any
 from coordination.base.errors import Refused
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import PythonCall, parse_work
+from coordination.domain.plans.variants import REGISTERED
 from coordination.domain.tasks.attempts import Claim, Outcome, Result
 from workers.runners import environment, usage_file
 from workers.runners.base import BatchRun, Control
@@ -369,7 +370,7 @@ def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool
     if path is None:
         return missing_folder(folder)
     request = {
-        "target": work.target,
+        "target": REGISTERED.get(work.target, work.target),
         "args": dict(work.args),
         "input": claim.input,
         "needs": claim.needs,

@@ -21,9 +21,6 @@ from coordination.base.wording import excerpt
 from coordination.domain.jobs.chat import MAX_STEPS, OURS
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 
-AUTHORITY = "authority"
-"""Under which name a task's options hold what was lent to it."""
-
 DELEGATED_BY = "delegated_by"
 """Under which name a task's options hold who gave it to its agent: ``task`` and ``agent`` of each, the oldest first."""
 
@@ -66,7 +63,7 @@ class Rights:
     priority: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As stored in the options of the task that they are lent to. Prompts and commands are left out."""
+        """As stored with the task that they are lent to. Prompts and commands are left out."""
         said = {
             "work": None if self.work is None else _kept(self.work),
             "folders": list(self.folders),
@@ -82,10 +79,9 @@ class Rights:
         return {name: value for name, value in said.items() if value not in (None, [], {})}
 
 
-def rights_of(options: Mapping[str, Any]) -> Rights | None:
-    """What was lent to a task, by its stored options; None for a task that somebody put into a plan."""
-    found = options.get(AUTHORITY)
-    if not isinstance(found, Mapping):
+def rights_of(found: Mapping[str, Any] | None) -> Rights | None:
+    """Return the rights that were lent to a task, by its stored authority; None for a task of a plan."""
+    if found is None:
         return None
     return Rights(
         found.get("work"),

@@ -17,6 +17,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.jobs import templates
 from coordination.domain.jobs.chat import OURS
 from coordination.domain.jobs.checkouts import STORED
@@ -150,6 +151,11 @@ Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }})
 {%- if project.spec_path %}
 The specification: {{ project.spec_path }}
 {%- endif %}
+{%- if supervisor.strategy %}
+
+## The strategy
+{{ supervisor.strategy }}
+{%- endif %}
 
 ## Your answer
 One JSON object and nothing else:
@@ -183,6 +189,11 @@ Judge whether a task is done. Do not do it, and change nothing; you may look at 
 ### {{ key }} ({{ need.state }})
 {{ need.output }}
 {%- endfor %}
+{%- if supervisor.strategy %}
+
+## The strategy
+{{ supervisor.strategy }}
+{%- endif %}
 
 ## Your answer
 One JSON object and nothing else:
@@ -220,6 +231,11 @@ Project {{ project.name }}{% if project.tech_stack %} ({{ project.tech_stack }})
 {%- if project.spec_path %}
 The specification: {{ project.spec_path }}
 {%- endif %}
+{%- if supervisor.strategy %}
+
+## The strategy
+{{ supervisor.strategy }}
+{%- endif %}
 
 ## Your answer
 One JSON object and nothing else: {"answer": "what is to be done, and why"} or, when only a person can decide that, \
@@ -242,12 +258,17 @@ KINDS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PromptContext:
-    """What is known of a task's project. *words*: its own templates by kind."""
+    """What is known of a task's project. *words*: its own templates by kind.
+
+    *agents* and *graph*: the workspace's agents and the run's tasks, where its templates mention them.
+    """
 
     name: str
     path: str | None = None
     description: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    agents: Sequence[Mapping[str, Any]] = ()
+    graph: Sequence[Mapping[str, Any]] = ()
 
     @property
     def words(self) -> Mapping[str, str]:
@@ -274,11 +295,19 @@ def check_words(kind: str, text: str) -> None:
         "answers": [{"question": "why?", "answer": "so", "by": "ann"}],
         "feedback": "a complaint",
         "question": "which colour?",
+        "agents": [{"name": "ann", "role": "reviewer", "objective": "tests", "labels": ["python"], "model": "m"}],
+        "graph": [{"key": "fix", "title": "Fix it", "state": "queued", "needs": ["other"]}],
     }
     try:
         templates.fill(text, names)
     except Refused as refused:
         raise Refused(f"The prompt {kind} cannot be used: {refused.message}", hint=refused.hint) from None
+
+
+def mentions_run(project: PromptContext, kind: str) -> bool:
+    """Return whether the project's own words for that occasion say something of the agents or of the run's tasks."""
+    words = project.words.get(kind) or ""
+    return "agents" in words or "graph" in words
 
 
 def prompt_of(
@@ -303,6 +332,7 @@ def _names(
     reports: bool,
 ) -> dict[str, Any]:
     settings = project.settings
+    supervisor = SupervisorSettings.of(settings)
     checkout = claim.options.get(STORED, "folder")
     kind = checkout.get("kind", "folder") if isinstance(checkout, Mapping) else checkout
     return {
@@ -332,6 +362,9 @@ def _names(
         "answers": list(claim.carried.get(ANSWERS, ())),
         "feedback": claim.carried.get(FEEDBACK),
         "question": claim.options.get("role", {}).get("question"),
+        "supervisor": {"strategy": supervisor.strategy, "model": supervisor.model},
+        "agents": [dict(agent) for agent in project.agents],
+        "graph": [dict(task) for task in project.graph],
         # A chat has no shell to say it in.
         "reports": reports and "chat" not in claim.work,
         "tools": reports and OURS in claim.work.get("tools", ()),

@@ -48,7 +48,6 @@ class Supervisor:
     expires_at: datetime
     ended_at: datetime | None
     state: dict[str, Any]
-    strategy: dict[str, Any]
     error: str | None
     age: timedelta
 

@@ -97,9 +97,7 @@ Workspace = Checkout
 WorkspaceKind = CheckoutKind
 
 STORED = "workspace"
-"""The key among a task's stored options. It keeps its old name: a worker of an older version that did not know a new
-one would run the job in the person's own folder.
-"""
+"""The key of a checkout among a task's stored options."""
 
 CHECKOUT_KEYS = ("kind", "base", "keep_failed", "merge", *PREPARATION_KEYS)
 MERGE_KEYS = ("commit", "task")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain.money.budgets import Budget, BudgetUse, due_to_warn, reached
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, SubjectKind
 
 
 def noticed(budget: Budget, use: BudgetUse) -> tuple[BudgetUse, list[EventType]]:
@@ -23,10 +23,7 @@ def noticed(budget: Budget, use: BudgetUse) -> tuple[BudgetUse, list[EventType]]
 def events_of(
     budget: Budget, use: BudgetUse, types: Sequence[EventType], project_id: str | None
 ) -> list[dict[str, Any]]:
-    """These events of a budget; *project_id*: whose spending brought them about. None where no project is known."""
-    project_id = budget.project_id or project_id
-    if project_id is None:
-        return []
+    """Return these events of a budget; *project_id*: of the project whose spending brought them about."""
     payload = {
         "budget": budget.named(),
         "cap": budget.caps(),
@@ -35,4 +32,10 @@ def events_of(
         "unpriced_calls": use.spent.unpriced,
         "starts": use.spent.starts,
     }
-    return [{"project_id": project_id, "run_id": budget.run_id, "type": one, "payload": payload} for one in types]
+    about = {
+        "subject_kind": SubjectKind.BUDGET,
+        "subject_id": budget.id,
+        "project_id": budget.project_id or project_id,
+        "run_id": budget.run_id,
+    }
+    return [{**about, "type": one, "payload": payload} for one in types]

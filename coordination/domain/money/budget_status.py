@@ -101,7 +101,7 @@ class BudgetStatus:
         return {
             "id": budget.id,
             "scope": budget.scope.value,
-            "subject": budget.subject,
+            "subject": budget.shown_subject,
             "name": self.name,
             "period": budget.period.value,
             "starts": self.use.starts or None,

@@ -50,11 +50,11 @@ class ExceededAction(StrEnum):
 
 
 def subjects_of(workspace_id: str, task_id: str | None, of: Mapping[str, Any]) -> list[tuple[BudgetScope, str]]:
-    """Whose budgets apply to a task, or to what it spent; *of*: its project_id, agent, session_id and run_id."""
+    """Return whose budgets apply to a task, or its costs; *of*: its project_id, agent_id, session_id and run_id."""
     named = {
         BudgetScope.WORKSPACE: workspace_id,
         BudgetScope.PROJECT: of["project_id"],
-        BudgetScope.AGENT: of["agent"],
+        BudgetScope.AGENT: of["agent_id"],
         BudgetScope.SESSION: of["session_id"],
         BudgetScope.RUN: of["run_id"],
         BudgetScope.TASK: task_id,
@@ -135,7 +135,7 @@ def total(amounts: Iterable[Amount]) -> Amount:
 class Budget:
     """One cap. ``usd``, ``tokens``, ``unpriced_calls``, ``max_starts``: None is no cap on that.
 
-    ``subject``: whose it is, an id, or the name of an agent. ``warn_percent``: of the cap, when it is told.
+    ``subject``: whose it is, an id. ``agent``: the name of that agent. ``warn_percent``: of the cap, when it is told.
     """
 
     id: str
@@ -153,6 +153,12 @@ class Budget:
     run_id: str | None = None
     set_by: str | None = None
     set_at: datetime | None = None
+    agent: str | None = None
+
+    @property
+    def shown_subject(self) -> str:
+        """The subject as people write it: an agent by its name, all else by id."""
+        return self.agent or self.subject
 
     @property
     def holds(self) -> bool:
@@ -162,12 +168,12 @@ class Budget:
     def named(self) -> str:
         """For people: ``the run's budget``, ``the agent's budget of the day``."""
         when = "" if self.period is BudgetPeriod.TOTAL else f" of the {self.period}"
-        whose = f"the agent {self.subject}" if self.scope is BudgetScope.AGENT else f"the {self.scope}"
+        whose = f"the agent {self.shown_subject}" if self.scope is BudgetScope.AGENT else f"the {self.scope}"
         return f"{whose}'s budget{when}"
 
     def address(self) -> str:
         """How commands name it: ``run 0199…``, ``agent ann --period day``."""
-        whose = "" if self.scope is BudgetScope.WORKSPACE else f" {shlex.quote(self.subject)}"
+        whose = "" if self.scope is BudgetScope.WORKSPACE else f" {shlex.quote(self.shown_subject)}"
         return f"{self.scope}{whose}" + ("" if self.period is BudgetPeriod.TOTAL else f" --period {self.period}")
 
     def said(self) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def added_up(records: Iterable[CostRecord], days: Mapping[datetime, str]) -> dic
             days[record.occurred_at],
             record.project_id or "",
             record.session_id or "",
-            record.agent or "",
+            record.agent_id or "",
             record.model,
             record.run_id or "",
         )

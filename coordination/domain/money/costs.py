@@ -19,6 +19,7 @@ class CostRecord:
     stands (project, run, session, day), and its amount, which may be negative, is added to that one's.
     ``account``: of its worker's machine, with which the call was made; None: what the worker's environment had.
     ``settles``: it gave that record, whose price was unknown, its price.
+    ``agent_id``: that of ``agent``; None before it is stored, where only the name is known.
     """
 
     id: str
@@ -40,6 +41,7 @@ class CostRecord:
     corrects: str | None = None
     settles: bool = False
     account: str | None = None
+    agent_id: str | None = None
 
 
 def correction_id(corrected: str, number: int) -> str:

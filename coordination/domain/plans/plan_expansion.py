@@ -21,6 +21,7 @@ from coordination.domain.jobs import templates
 from coordination.domain.jobs.accounts import fits
 from coordination.domain.jobs.work import CUSTOM, PythonCall, parse_work
 from coordination.domain.plans.plans import Plan, Supervision, Task
+from coordination.domain.plans.variants import CHOOSE_VARIANT
 from coordination.domain.tasks.attempts import Claim, Discovered
 from coordination.domain.tasks.tasks import OnDependencyFailure
 
@@ -29,8 +30,7 @@ MOST_VARIANTS = 16
 VARIANT, CHOOSE, ASSESS, WORK, ANALYZE, ANSWER = "variant", "choose", "assess", "work", "analyze", "answer"
 """Roles, as keys of a role's mapping; each maps to what it is about."""
 
-_TAKES_OVER = "coordination.domain.plans.variants:chosen"
-KIND_OF_CHOICE = f"python:{_TAKES_OVER}"
+KIND_OF_CHOICE = f"python:{CHOOSE_VARIANT}"
 """The kind of a task that takes over from its variants."""
 
 ANSWERER = "questions"
@@ -99,7 +99,7 @@ def _variants(task: Task) -> list[Task]:
         for number, overlay in enumerate(differences, start=1)
     ]
     keys = [part.key for part in parts]
-    return [*parts, _collects(task, PythonCall(_TAKES_OVER, args={"task": task.key}), keys, {CHOOSE: keys})]
+    return [*parts, _collects(task, PythonCall(CHOOSE_VARIANT, args={"task": task.key}), keys, {CHOOSE: keys})]
 
 
 def overlays(variants: Any) -> Sequence[Mapping[str, Any]]:

@@ -10,7 +10,14 @@ class NoVariantCompleted(Exception):
     """Every variant ended without success."""
 
 
-def chosen(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
+CHOOSE_VARIANT = "system:choose_variant"
+"""The registered name of the function that takes over from a task's variants."""
+
+REGISTERED = {CHOOSE_VARIANT: f"{__name__}:choose"}
+"""Functions of this program that tasks call, by the name that is stored with them."""
+
+
+def choose(needs: Mapping[str, Mapping[str, Any]], task: str) -> Any:
     """The output of the variant that completed; a job of its own, which runs when all have ended.
 
     Raises NoneCompleted.

@@ -64,8 +64,8 @@ class Stop:
 class StoppedAttempt:
     """An attempt that ran when a stop began, or that runs now, and what is known of it.
 
-    ``heard_at``: the last sign of life of its worker; ``silent``: for longer than a lease. ``tellable``: its worker
-    ends its job when it is told of a stop. ``of_project``: the stop holds its project, not the whole workspace.
+    ``heard_at``: the last sign of life of its worker; ``silent``: for longer than a lease.
+    ``of_project``: the stop is its project's, not the whole workspace's.
     """
 
     task_id: str
@@ -80,7 +80,6 @@ class StoppedAttempt:
     progress_at: datetime | None
     heard_at: datetime | None
     silent: bool
-    tellable: bool
     repeatable: bool
     outcome: Outcome | None
     began: bool
@@ -127,8 +126,6 @@ class StoppedAttempt:
             return "did not answer: its worker is not known any more"
         if self.silent:
             return f"did not answer: nothing was heard of its worker since {self.heard_at:%H:%M:%S} UTC"
-        if not self.tellable:
-            return "runs: its worker is of an earlier version, which knows no stop; wait for it, or cancel it"
         again = f"coord stop{self._whose}"
         return f"has not ended yet, and its worker lives: look again with {again}, or kill it with {again} --now"
 

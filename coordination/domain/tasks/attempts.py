@@ -49,6 +49,10 @@ class Usage:
     mark: str | None = field(default=None, compare=False)
 
 
+CONVERSATION = "conversation"
+"""The key of what a task carries of an agent's conversation: agent, session, host, turn, and its usage so far."""
+
+
 class Spender(Protocol):
     """Whose costs are recorded: an attempt, as far as its records name it."""
 
@@ -68,6 +72,8 @@ class Spender(Protocol):
     def key(self) -> str: ...
     @property
     def agent(self) -> str | None: ...
+    @property
+    def agent_id(self) -> str | None: ...
     @property
     def work(self) -> Mapping[str, Any]: ...
 
@@ -104,6 +110,8 @@ class Claim:
     options: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
     budgeted: bool = False  # something was reserved for it
+    agent_id: str | None = None
+    authority: Mapping[str, Any] | None = None  # what it may do, lent by what caused it
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,4 +187,6 @@ class Attempt:
     output: Any
     log: str | None
     account: str | None = None
+    conversation_id: str | None = None
+    turn: int | None = None  # which attempt of that conversation it is, from 1
     details: Mapping[str, Any] | None = None  # a limit that it met, what it changed, tools that it was not allowed

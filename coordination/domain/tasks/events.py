@@ -33,9 +33,23 @@ class EventType(StrEnum):
     BUDGET_WARNED = "budget_warned"  # the share of a cap at which it warns is spent
     BUDGET_REACHED = "budget_reached"  # nothing is left of a cap
     DOWNGRADED = "downgraded"  # it runs with a cheaper model, because of a budget
+    RENAMED = "renamed"  # an agent has another name; from and to in the payload
     RUN_SUBMITTED = "run_submitted"
     RUN_FINISHED = "run_finished"
     RUN_REOPENED = "run_reopened"
+
+
+class SubjectKind(StrEnum):
+    """What an event is about."""
+
+    TASK = "task"
+    RUN = "run"
+    PROJECT = "project"
+    BUDGET = "budget"
+    AGENT = "agent"
+    STOP = "stop"
+    ACCOUNT = "account"
+    WORKSPACE = "workspace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +65,5 @@ class Event:
     attempt: int | None
     actor: str | None
     payload: dict[str, Any]
+    subject_kind: SubjectKind = SubjectKind.TASK
+    subject_id: str | None = None

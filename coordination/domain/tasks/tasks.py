@@ -190,6 +190,7 @@ class TaskRecord:
     workdir: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    authority: Mapping[str, Any] | None = None
     deferred_since: datetime | None = None
     starts: int = 0
     max_starts: int = DEFAULT_MAX_STARTS

@@ -28,7 +28,6 @@ from coordination.store.engine import Store
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.fleet.supervisors import TickStart
 from coordination.store.queries.money import budget_usage
-from coordination.store.queries.projects import stops
 from coordination.store.queries.tasks import attempts, events, ready, runs, slots
 from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.reports.fleet import supervision
@@ -212,7 +211,6 @@ def _recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 def _unblock(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> list[str]:
     """Unblock what nothing holds any more, and close the runs that are done: which."""
-    stops.hold_projects(tx, workspace_id, project_id)  # what an earlier program let go on although it is stopped
     _unblock_due(tx, workspace_id, project_id)
     _unblock_affordable(tx, workspace_id, project_id, estimator)
     return _close_runs(tx, workspace_id, project_id)

@@ -67,7 +67,7 @@ def check_costs(store: Store, workspace_id: str, *, repair: bool = False, since:
 
 
 def complete_sums(store: Store) -> None:
-    """Count every ledger that was never counted: of a store that an earlier program made. Another one may do it now."""
+    """Count every ledger whose sums are incomplete, after an interrupted change of time zone; skip one that is busy."""
     with store.read() as tx:
         missing = [each for each in projects.workspaces_here(tx) if not rollups.complete(tx, each)]
     for workspace_id in missing:

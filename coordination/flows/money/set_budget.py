@@ -13,6 +13,7 @@ from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse, ExceededAction
 from coordination.domain.money.caps import Caps, budget_of, caps_of
 from coordination.services.money import budgets as service
+from coordination.store.queries.access import principals
 from coordination.store.queries.agents import agents
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
@@ -34,7 +35,7 @@ def set_budget(
     Raises NotFound for what there is not, Refused for a cap below what is spent already.
     """
     whose = _whose(tx, workspace_id, scope, subject)
-    wanted = Budget(new_id(), scope, subject or workspace_id, period=period, set_by=actor, **whose)
+    wanted = Budget(new_id(), scope, **{"subject": subject or workspace_id, **whose}, period=period, set_by=actor)
     return service.set_cap(tx, workspace_id, budget_of(caps, wanted))
 
 
@@ -93,7 +94,7 @@ def _whose(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str |
                 known = [agent.profile.name for agent in agents.listed(tx, workspace_id)]
                 hint = did_you_mean(subject, known) or "See: coord agents list"
                 raise NotFound(f"There is no agent {excerpt(subject)}, and no task was given to one", hint=hint)
-            return {}
+            return {"subject": principals.agent_ids(tx, workspace_id, [subject])[subject], "agent": subject}
         case BudgetScope.SESSION if subject and (found := runs.get_session(tx, workspace_id, subject)) is not None:
             return {"project_id": found.project_id}
         case BudgetScope.RUN if subject and (found := runs.get(tx, workspace_id, subject)) is not None:

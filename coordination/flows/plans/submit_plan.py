@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import is_id, new_id
 from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.issues import Issue
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
@@ -33,7 +34,7 @@ from coordination.domain.projects.projects import Project, ProjectStatus
 from coordination.domain.tasks.events import EventType
 from coordination.services.agents import agents as agent_service
 from coordination.services.issues import issues as issue_service
-from coordination.services.plans import task_rows
+from coordination.services.plans import task_rows as rows
 from coordination.services.plans.check_models import check_models
 from coordination.services.plans.expand import in_parts
 from coordination.services.plans.expected_costs import expected
@@ -42,8 +43,8 @@ from coordination.store.bulk import insert_rows
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.money import budgets
 from coordination.store.queries.tasks import events, runs, slots
-from coordination.store.tables.tasks.events import task_events
-from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.queries.tasks import tasks as task_rows
+from coordination.store.tables.tasks.tasks import dependencies
 from coordination.store.types import commit_order, db_now
 
 
@@ -86,8 +87,8 @@ def submit_plan(
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
     plan, works = in_parts(plan, works, project.settings)
     desk = agent_service.AgentLookup(tx, workspace_id)
-    works, assigned = task_rows.assignments(plan, works, desk)
-    jobs = task_rows.jobs(works)
+    works, assigned = rows.assignments(plan, works, desk)
+    jobs = rows.jobs(works)
     check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
@@ -112,11 +113,10 @@ def submit_plan(
     ids = {task.key: new_id() for task in plan.tasks}
     now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
-    scope = task_rows.GraphScope(
-        workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates
-    )
-    edges, pending = task_rows.edges(workspace_id, plan, ids)
-    insert_rows(tx, tasks, (task_rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks))
+    scope = rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
+    edges, pending = rows.edges(workspace_id, plan, ids)
+    made = (rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks)
+    task_rows.insert_new(tx, workspace_id, made, creator=origin.creator, agents=set(assigned.values()))
     insert_rows(tx, dependencies, edges)
     events.append(
         tx,
@@ -132,17 +132,13 @@ def submit_plan(
         ],
     )
     events.append_created(tx, workspace_id, run_id)
-    insert_rows(
+    events.append_bulk(
         tx,
-        task_events,
-        [
-            task_rows.assigned(scope, ids[task.key], txid, agent)
-            for task in plan.tasks
-            if (agent := assigned.get(task.key))
-        ],
+        workspace_id,
+        [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
     )
     _limits(tx, scope)
-    budgets.put_new(tx, workspace_id, task_rows.budgets(scope, ids))
+    budgets.put_new(tx, workspace_id, rows.budgets(scope, ids))
     if issues is not None:
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
         issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
@@ -154,7 +150,7 @@ def submit_plan(
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
-    worktrees = any(task_rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    worktrees = any(rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
@@ -180,13 +176,13 @@ def _answerer(plan: Plan, project: Project, desk: agent_service.AgentLookup) -> 
         raise Refused(
             f"There is no agent {excerpt(named)} to answer questions", hint=did_you_mean(named, [*AGENTS, *desk.names])
         )
-    return {ANSWERER: body}
+    return {ANSWERER: SupervisorSettings.of(project.settings).run(body)}
 
 
-def _limits(tx: Connection, scope: task_rows.GraphScope) -> None:
+def _limits(tx: Connection, scope: rows.GraphScope) -> None:
     """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
-    caps = task_rows.caps(scope.plan)
-    unsaid = task_rows.limited_keys(scope.plan) - set(caps)
+    caps = rows.caps(scope.plan)
+    unsaid = rows.limited_keys(scope.plan) - set(caps)
     if caps or unsaid:
         slots.lock(tx, scope.workspace_id, scope.project_id)
     for name in sorted(unsaid.union(caps)):  # two that make the same ones make them in the same order

@@ -32,7 +32,7 @@ def stop_work(
         rows.add(tx, workspace_id, project_id, actor=actor, reason=reason, at_once=at_once)
     elif at_once and not found.at_once:
         rows.note(tx, workspace_id, found.id, at_once=True)
-    rows.hold_projects(tx, workspace_id)  # all that a stop covers: also what an earlier program let go on
+    rows.hold_projects(tx, workspace_id)
     stop = rows.own(tx, workspace_id, project_id)
     assert stop is not None  # noqa: S101 - stored in this transaction, or before
     return stop, new

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.access.authority import AUTHORITY, rights_of
+from coordination.domain.access.authority import rights_of
 from coordination.domain.agents.assignments import PERSON, for_model, without_introduction
 from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.jobs.checkouts import STORED
@@ -70,11 +70,22 @@ def assign_task(
     restricted = {} if project is None else project.model_restrictions
     check_models(Plan([Planned(task.key, work)]), {task.key: work}, restricted)
     options = {name: value for name, value in task.options.items() if name != PERSON}
-    if (held := rights_of(options)) is not None:  # a person decides: from now on it may do what it does
-        options[AUTHORITY] = replace(held, work=work, agent=agent).to_json()
+    authority = task.authority
+    if (held := rights_of(authority)) is not None:  # a person decides: from now on it may do what it does
+        authority = replace(held, work=work, agent=agent).to_json()
     kind = kind_of(work) + (IN_WORKTREE if STORED in options else "")
     carried = {name: task.carried[name] for name in _KEPT if name in task.carried}
-    rows.give(tx, workspace_id, task.id, agent=agent, work=work, kind=kind, options=options, carried=carried)
+    rows.give(
+        tx,
+        workspace_id,
+        task.id,
+        agent=agent,
+        work=work,
+        kind=kind,
+        options=options,
+        carried=carried,
+        authority=authority,
+    )
     _tell(tx, task, {"agent": agent, "model": work.get("model") or work.get("chat"), "before": task.agent}, actor)
     queued = 0
     if before is not None:

@@ -92,7 +92,7 @@ def _placed(  # noqa: PLR0917 - called once, in the order of its parameters
         and projects.lock_status(tx, workspace_id, project_id) in claims.HELD_PROJECTS
     ):
         paused = {one.id: {"reasons": ["paused"]} for one in found}
-        _hold_back(tx, workspace_id, found, BlockReason.PAUSED, paused)
+        _hold_back(tx, workspace_id, found, BlockReason.PAUSED, paused, {one.id: project_id for one in found})
         return {}
     free = slots.lock(tx, workspace_id, project_id) if any(one.slots for one in found) else {}
     if missing := _not_stored(found, free):
@@ -123,7 +123,8 @@ def _reserved(
         why: dict[str, dict[str, Any]] = {
             task_id: {"reasons": ["budget"], "why": lack.sentence()} for task_id, lack in money.refused.items()
         }
-        _hold_back(tx, workspace_id, [one for one in asking if one.id in why], BlockReason.BUDGET, why)
+        subjects = {task_id: lack.budget.id for task_id, lack in money.refused.items()}
+        _hold_back(tx, workspace_id, [one for one in asking if one.id in why], BlockReason.BUDGET, why, subjects)
     return money
 
 
@@ -159,8 +160,8 @@ def _with_slots(found: Sequence[TaskToClaim], free: dict[str, int], limit: int |
         if limit is not None and len(chosen) >= limit:
             break
         wanted = ["project"]
-        if row.agent is not None:
-            wanted.append(f"agent:{row.agent}")
+        if row.agent_id is not None:
+            wanted.append(f"agent:{row.agent_id}")
         if row.concurrency_key is not None:
             wanted.append(f"key:{row.concurrency_key}")
         limited = tuple(name for name in wanted if name in free)
@@ -190,14 +191,15 @@ def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], 
     )
 
 
-def _hold_back(
+def _hold_back(  # noqa: PLR0917 - called twice, in the order of its parameters
     tx: Connection,
     workspace_id: str,
     found: Sequence[TaskToClaim],
     reason: BlockReason,
     why: Mapping[str, Mapping[str, Any]],
+    subjects: Mapping[str, str],
 ) -> None:
-    ready.hold_back(tx, workspace_id, [one.id for one in found], reason)
+    ready.hold_back(tx, workspace_id, [one.id for one in found], reason, subjects)
     events.append(
         tx,
         workspace_id,

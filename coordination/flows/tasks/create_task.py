@@ -34,8 +34,7 @@ from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import events, runs, slots
 from coordination.store.queries.tasks import tasks as task_rows
-from coordination.store.tables.tasks.events import task_events
-from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.tables.tasks.tasks import dependencies
 from coordination.store.types import commit_order, db_now
 
 _TAKEN = "23505"  # a key of a table is there already, as PostgreSQL says it
@@ -97,13 +96,13 @@ def create_task(
         if any((edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]) for parent, child in satisfied):
             edge["satisfied_at"] = now
             pending[edge["child_id"]] -= 1
-    _insert(tx, task.key, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
+    _insert(tx, scope, task.key, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
     insert_rows(tx, dependencies, edges)
     about = {"project_id": project.id, "run_id": run_id, "actor": actor}
     made = [{**about, "task_id": ids[one.key], "type": EventType.CREATED, "payload": {}} for one in plan.tasks]
     events.append(tx, workspace_id, made)
     named = [rows.assigned(scope, ids[key], txid, agent) for key, agent in assigned.items()]
-    insert_rows(tx, task_events, named)
+    events.append_bulk(tx, workspace_id, named)
     if task.concurrency_key:
         slots.lock(tx, workspace_id, project.id)
         slots.ensure(tx, workspace_id, project.id, {f"key:{task.concurrency_key}": 1})
@@ -114,9 +113,10 @@ def create_task(
     return CreatedTask(project.id, ids[task.key], queued, reopened)
 
 
-def _insert(tx: Connection, key: str, made: list[dict[str, Any]]) -> None:
+def _insert(tx: Connection, scope: rows.GraphScope, key: str, made: list[dict[str, Any]]) -> None:
     try:
-        insert_rows(tx, tasks, made)
+        agents = set(scope.agents.values())
+        task_rows.insert_new(tx, scope.workspace_id, made, creator=scope.creator, agents=agents)
     except IntegrityError as error:
         if getattr(error.orig, "sqlstate", None) != _TAKEN:
             raise

@@ -347,6 +347,7 @@ def cost_of(claim: Spender, usage: Usage, now: datetime) -> CostRecord:
         task_id=claim.task_id,
         attempt=claim.attempt,
         agent=claim.agent,
+        agent_id=claim.agent_id,
         model=usage.model,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,

@@ -62,7 +62,7 @@ def _running(tx: Connection, claims: AttemptClaims) -> AttemptRef:
     row = attempts.running(tx, claims.workspace_id, claims.task_id, claims.attempt)
     if row is None:
         raise TokenRefused("The token's attempt has ended")
-    if (row["project_id"], row["agent"]) != (claims.project_id, claims.agent):
+    if (row["project_id"], row["agent_id"]) != (claims.project_id, claims.agent):
         raise TokenRefused("The token's attempt belongs to another project or agent by now")
     return AttemptRef(
         claims.workspace_id,
@@ -70,6 +70,6 @@ def _running(tx: Connection, claims: AttemptClaims) -> AttemptRef:
         row["run_id"],
         claims.task_id,
         claims.attempt,
-        claims.agent,
+        row["agent"],
         claims.scopes,
     )

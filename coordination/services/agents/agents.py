@@ -10,33 +10,57 @@ from functools import cached_property
 from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
-from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.agents.agents import DEFAULT, Agent, AgentChoice, Profile, Record, checked, choice_of
+from coordination.domain.tasks.events import EventType, SubjectKind
+from coordination.store.queries.access import principals
 from coordination.store.queries.agents import agents as rows
+from coordination.store.queries.tasks import events
 
 
 def create(tx: Connection, workspace_id: str, profile: Profile) -> Agent:
     """Make one that was not there before; Refused when its name is taken."""
     checked(profile)
-    if rows.named(tx, workspace_id, profile.name) is not None:
-        raise Refused(f"There is an agent {profile.name} already", hint=f"See: coord agents show {profile.name}")
+    _check_free(tx, workspace_id, profile.name)
     if profile.default:
         rows.no_default(tx, workspace_id)
-    rows.make(tx, workspace_id, new_id(), profile)
+    rows.make(tx, workspace_id, profile)
     return find(tx, workspace_id, profile.name)
 
 
-def change(tx: Connection, workspace_id: str, name: str, become: Callable[[Profile], Profile]) -> Agent:
+def change(
+    tx: Connection, workspace_id: str, name: str, become: Callable[[Profile], Profile], *, actor: str | None = None
+) -> Agent:
     """Let the agent *become* another profile; NotFound, or Refused when the new one does not hold."""
     found = find(tx, workspace_id, name)
     profile = checked(become(found.profile))
-    if profile.name != found.profile.name and rows.named(tx, workspace_id, profile.name) is not None:
-        raise Refused(f"There is an agent {profile.name} already", hint=f"See: coord agents show {profile.name}")
+    if profile.name != name:
+        _rename(tx, workspace_id, found, profile.name, actor)
     if profile.default and not found.profile.default:
         rows.no_default(tx, workspace_id)
     rows.change(tx, workspace_id, found.id, profile)
     return find(tx, workspace_id, profile.name)
+
+
+def rename(tx: Connection, workspace_id: str, name: str, new_name: str, *, actor: str) -> Agent:
+    """Give an agent another name, which its tasks, costs and budgets show from now on; Refused when it is taken."""
+    return change(tx, workspace_id, name, lambda profile: replace(profile, name=new_name), actor=actor)
+
+
+def _rename(tx: Connection, workspace_id: str, agent: Agent, name: str, actor: str | None) -> None:
+    _check_free(tx, workspace_id, name)
+    if principals.known_agents(tx, workspace_id, [name]):
+        raise Refused(f"Tasks or costs name an agent {name} already", hint="Choose another name")
+    principals.rename_agent(tx, workspace_id, agent.id, name)
+    rows.rename_authorities(tx, workspace_id, agent.id, name)
+    about = {"subject_kind": SubjectKind.AGENT, "subject_id": agent.id, "actor": actor}
+    payload = {"from": agent.profile.name, "to": name}
+    events.append(tx, workspace_id, [{**about, "type": EventType.RENAMED, "payload": payload}])
+
+
+def _check_free(tx: Connection, workspace_id: str, name: str) -> None:
+    if rows.named(tx, workspace_id, name) is not None:
+        raise Refused(f"There is an agent {name} already", hint=f"See: coord agents show {name}")
 
 
 def put(tx: Connection, workspace_id: str, profile: Profile) -> Agent:

@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 from sqlalchemy import Connection
 
-from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.attempts import CONVERSATION, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, limit_reached
@@ -59,8 +59,11 @@ def end_attempts(
     for ending in endings:
         if ending.artifacts and ending.fence in done.fences:
             artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)
-        if ending.details and ending.fence in done.fences:
-            attempt_rows.note_details(tx, workspace_id, ending.task_id, ending.attempt, ending.details)
+        conversation = (ending.carried or {}).get(CONVERSATION)
+        if (ending.details or conversation) and ending.fence in done.fences:
+            attempt_rows.note_details(
+                tx, workspace_id, ending.task_id, ending.attempt, ending.details, conversation=conversation
+            )
     left = [name for one in endings if one.fence in done.fences for name in one.slots]
     stale = [one for one in endings if one.fence not in done.fences]
     attempt_rows.lock(tx, workspace_id, [one.fence for one in stale], nowait=True)  # after those that were completed

@@ -42,7 +42,7 @@ from coordination.store.queries.tasks import events
 from coordination.store.types import db_now
 
 Row = Mapping[str, Any]
-"""What budgets ask of a task: id, workspace_id, project_id, run_id, session_id, agent, work, options, carried."""
+"""What budgets ask of a task: id, workspace_id, project_id, run_id, session_id, agent_id, work, options, carried."""
 
 Key = tuple[str, str]
 """A budget and the first day of a period of it."""
@@ -220,7 +220,7 @@ class _Desk:
 
     def of(self, row: Row) -> list[tuple[tuple[str, str], Budget]]:
         """The budgets that apply to a task, each with its period of now."""
-        alike = (row["project_id"], row["agent"], row["session_id"], row["run_id"])
+        alike = (row["project_id"], row["agent_id"], row["session_id"], row["run_id"])
         own = self.found.get((BudgetScope.TASK, row["id"]), ())
         if alike not in self._alike:
             every = [

@@ -79,6 +79,7 @@ def _settle(
 ) -> LedgerEntry:
     if not records and not closing:
         return LedgerEntry([])
+    records = costs.with_agents(tx, workspace_id, records)
     settling = _Settling(tx, workspace_id, records, closing)
     return settling.settle(append(tx, workspace_id, records))
 
@@ -149,7 +150,7 @@ class _Settling:
         self._wanted: list[tuple[Fence, list[tuple[Key, Budget]]]] = []
         self._about: dict[Key, CostRecord] = {}
         # Of many, most are of the same few things.
-        different = {(one.project_id, one.agent, one.session_id, one.run_id, one.task_id): one for one in records}
+        different = {(one.project_id, one.agent_id, one.session_id, one.run_id, one.task_id): one for one in records}
         named = {each for one in different.values() for each in self._names(one)}
         applying = budgets.applying(tx, workspace_id, {subject for _, subject in named})
         self._zone: tzinfo = applying.zone
@@ -171,7 +172,7 @@ class _Settling:
 
     def _names(self, record: CostRecord) -> list[tuple[BudgetScope, str]]:
         """Whose budgets apply to a record."""
-        of = {name: getattr(record, name) for name in ("project_id", "agent", "session_id", "run_id")}
+        of = {name: getattr(record, name) for name in ("project_id", "agent_id", "session_id", "run_id")}
         return subjects_of(self._workspace, record.task_id, of)
 
     def _spend(

@@ -39,8 +39,7 @@ from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import dependencies as edge_rows
 from coordination.store.queries.tasks import events, ready, runs
 from coordination.store.queries.tasks import tasks as task_rows
-from coordination.store.tables.tasks.events import task_events
-from coordination.store.tables.tasks.tasks import dependencies, tasks
+from coordination.store.tables.tasks.tasks import dependencies
 from coordination.store.types import commit_order, db_now
 
 MOST_AT_ONCE = 100
@@ -299,7 +298,7 @@ def _store(
         elif not row["priority"]:  # as of one that says none
             row["priority"] = min(finder.priority, 0)
     loan.check(plan, found)
-    insert_rows(tx, tasks, found)
+    task_rows.insert_new(tx, finder.workspace_id, found, creator=scope.creator, agents=set(assigned.values()))
     told = {(edge["parent_id"], edge["child_id"]) for edge in edges}
     edges += [
         {
@@ -323,8 +322,8 @@ def _store(
             for task in plan.tasks
         ],
     )
-    insert_rows(
+    events.append_bulk(
         tx,
-        task_events,
+        finder.workspace_id,
         [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
     )

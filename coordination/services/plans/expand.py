@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.jobs.work import Work
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import expanded, supervision_of
@@ -17,5 +18,9 @@ def in_parts(plan: Plan, works: Mapping[str, Work], settings: Mapping[str, Any])
     wanted = settings.get("supervision")
     if plan.supervision is None and isinstance(wanted, Mapping):
         plan = replace(plan, supervision=supervision_of(wanted))
+    if plan.supervision is not None:
+        supervisor = SupervisorSettings.of(settings)
+        both = {"assess": supervisor.run(plan.supervision.assess), "analyze": supervisor.run(plan.supervision.analyze)}
+        plan = replace(plan, supervision=replace(plan.supervision, **both))
     parted = expanded(plan)
     return (plan, works) if parted is plan else (parted, graph.check(parted))

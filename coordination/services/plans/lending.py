@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
-from coordination.domain.access.authority import AUTHORITY, DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
+from coordination.domain.access.authority import DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
 from coordination.domain.jobs.checkouts import MERGE_KEY, without_merge
 from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.jobs.work import PAID_KINDS
@@ -86,9 +86,9 @@ class LentAuthority:
                     lend(held, asked)
             except Refused as refused:
                 raise _problem(task.key, refused) from None
-            row["options"] = {**row["options"], AUTHORITY: held.to_json()}
+            row["authority"] = held.to_json()
             if delegated:
-                row["options"][DELEGATED_BY] = self._chain()
+                row["options"] = {**row["options"], DELEGATED_BY: self._chain()}
 
     def _chain(self) -> list[dict[str, Any]]:
         who = {"task": self._finder.key, "agent": self._finder.agent}
@@ -126,7 +126,7 @@ class LentAuthority:
 
 
 def _rights(finder: TaskRecord, work: Mapping[str, Any]) -> Rights:
-    before = rights_of(finder.options)
+    before = rights_of(finder.authority)
     folders = [*(() if before is None else before.folders), *(() if finder.workdir is None else (finder.workdir,))]
     workspace = finder.options.get("workspace")
     return Rights(

@@ -47,6 +47,7 @@ class GraphScope:
     agents: Mapping[str, str]  # whose each task is, by its key
     gates: tuple[Gate, ...] = ()  # of the project
     inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
+    authority: Mapping[str, Any] | None = None  # what they may do
 
 
 class AgentChooser(Protocol):
@@ -159,7 +160,6 @@ def row(
     max_attempts = task.max_attempts if task.max_attempts is not None else defaults.max_attempts
     return {
         "id": task_id,
-        "workspace_id": scope.workspace_id,
         "project_id": scope.project_id,
         "run_id": scope.run_id,
         "key": task.key,
@@ -181,7 +181,7 @@ def row(
         "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
         "concurrency_key": task.concurrency_key,
         "agent": scope.agents.get(task.key),
-        "creator": scope.creator,
+        "authority": scope.authority,
         "parent_id": ids[task.parent] if task.parent else None,
         "kind": job.kind + IN_WORKTREE if STORED in options else job.kind,
         "work": job.body,

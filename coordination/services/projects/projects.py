@@ -12,6 +12,7 @@ from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.access.authority import DELEGATES, check_delegates
 from coordination.domain.agents.prompts import KINDS, PROJECT_SETTING, check_words
+from coordination.domain.fleet.supervisor_settings import SUPERVISOR, supervisor_settings
 from coordination.domain.jobs.checkouts import parse_gates
 from coordination.domain.plans.plan_expansion import ANSWERER, check_supervisor, supervision_of
 from coordination.domain.plans.plan_values import check_name
@@ -106,6 +107,8 @@ def _check_settings(changes: Mapping[str, Any]) -> None:
     _check_words(changes.get(PROJECT_SETTING))
     if (delegates := changes.get(DELEGATES)) is not None:
         check_delegates(delegates)
+    if (supervisor := changes.get(SUPERVISOR)) is not None:
+        supervisor_settings(supervisor)
     if (answerer := changes.get(ANSWERER)) is not None:
         check_supervisor(answerer, ANSWERER)
     if isinstance(who := changes.get("supervision"), Mapping):

@@ -76,7 +76,7 @@ def _chosen(
         if room <= 0:
             break
         if free:
-            names = [f"agent:{row['agent']}", f"key:{row['concurrency_key']}"]
+            names = [f"agent:{row['agent_id']}", f"key:{row['concurrency_key']}"]
             if any(free.get(name, 1) <= 0 for name in names):
                 continue
             for name in names:

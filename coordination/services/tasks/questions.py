@@ -22,7 +22,7 @@ def ask(tx: Connection, workspace_id: str, claim: Claim, question: str, *, escal
     if escalated:
         told = {"actor": f"task:{claim.key}", "payload": {"why": question[:2000]}}
         events.append(tx, workspace_id, [{**about_attempt, **told, "type": EventType.ESCALATED}])
-    return rows.put(tx, workspace_id, {**about_attempt, "question": question[:LONGEST], "escalated": escalated or None})
+    return rows.put(tx, workspace_id, {**about_attempt, "question": question[:LONGEST], "escalated": escalated})
 
 
 def left_to_a_person(tx: Connection, workspace_id: str, task: TaskRecord, why: str, *, by: str) -> None:

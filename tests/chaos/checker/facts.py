@@ -52,7 +52,6 @@ class Event(NamedTuple):
     task_id: str | None
     attempt: int | None
     type: str
-    actor: str | None
     payload: dict[str, Any]
 
 
@@ -121,9 +120,9 @@ def read(url: str) -> Facts:
         },
         attempts=dict(attempts),
         events=[
-            Event(seq, _text(run), _text(task), attempt, kind, actor, _json(url, payload) or {})
-            for seq, run, task, attempt, kind, actor, payload in _rows(
-                url, "SELECT seq, run_id, task_id, attempt, type, actor, payload FROM task_events ORDER BY seq"
+            Event(seq, _text(run), _text(task), attempt, kind, _json(url, payload) or {})
+            for seq, run, task, attempt, kind, payload in _rows(
+                url, "SELECT seq, run_id, task_id, attempt, type, payload FROM events ORDER BY seq"
             )
         ],
         parents=dict(parents),

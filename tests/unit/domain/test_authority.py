@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.access.authority import AUTHORITY, Rights, lend, rights_of, runs_commands
+from coordination.domain.access.authority import Rights, lend, rights_of, runs_commands
 from coordination.domain.jobs.resource_limits import Limits
 from tests.support.refusals import refuses
 
@@ -106,7 +106,7 @@ def test_what_the_reporter_may_do_is_lent(mine: Any, theirs: Any) -> None:
 def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, field: str) -> None:
     with refuses(Refused, field=field):
         lend(held(mine), asked(theirs))
-    again = rights_of({AUTHORITY: held(mine).to_json()})
+    again = rights_of(held(mine).to_json())
     assert again is not None
     with refuses(Refused, field=field):
         lend(again, asked(theirs))
@@ -163,12 +163,12 @@ def test_every_folder_of_the_chain_holds() -> None:
 def test_rights_are_stored_without_what_only_the_job_needs_and_read_back() -> None:
     stored = held(AGENT, agent="ann", stall_timeout=HOUR).to_json()
     assert "prompt" not in stored["work"]
-    again = rights_of({AUTHORITY: stored})
+    again = rights_of(stored)
     assert again is not None
     assert again.to_json() == stored
     lend(again, asked(AGENT, agent="ann", stall_timeout=HOUR))
-    assert rights_of({}) is None
-    chosen = rights_of({AUTHORITY: Rights(None, ("/srv",)).to_json()})
+    assert rights_of(None) is None
+    chosen = rights_of(Rights(None, ("/srv",)).to_json())
     assert chosen is not None
     lend(chosen, Rights(AGENT, ("/srv/x",), agent="bob"))
 

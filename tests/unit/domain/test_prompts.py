@@ -10,7 +10,17 @@ import pytest
 
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
-from coordination.domain.agents.prompts import RESUME, WORKER, PromptContext, check_words, prompt_of
+from coordination.domain.agents.prompts import (
+    ANALYZE,
+    ANSWER,
+    ASSESS,
+    RESUME,
+    WORKER,
+    PromptContext,
+    check_words,
+    mentions_run,
+    prompt_of,
+)
 from coordination.domain.jobs.templates import fill, literal
 from tests.support.jobs import claim_of
 from tests.support.refusals import refuses
@@ -152,3 +162,29 @@ def test_our_own_words_can_be_used() -> None:
 @pytest.mark.parametrize("text", ["plain", "a {{ x }} b", "{% raw %}{{", "{% endraw %}", "{{{{%%}}", "{%"])
 def test_a_literal_is_rendered_as_it_was(text: str) -> None:
     assert fill(literal(text), {}) == text
+
+
+@pytest.mark.parametrize("kind", [ASSESS, ANALYZE, ANSWER])
+def test_supervising_agents_are_told_the_projects_strategy(kind: str) -> None:
+    plain = PromptContext("shop")
+    strategic = PromptContext("shop", settings={"supervisor": {"strategy": "Small steps first"}})
+
+    assert "The strategy\nSmall steps first\n" in told(strategic, kind=kind)
+    assert "strategy\n" not in told(plain, kind=kind).replace('"strategy"', "")
+
+
+def test_a_projects_own_words_can_name_the_agents_and_the_graph_of_tasks() -> None:
+    words = (
+        "{% for agent in agents %}{{ agent.name }} ({{ agent.role }}) {% endfor %}"
+        "{% for one in graph %}{{ one.key }}: {{ one.needs | join(' ') }}; {% endfor %}"
+    )
+    project = PromptContext(
+        "shop",
+        settings={"prompts": {"worker": words}},
+        agents=[{"name": "ann", "role": "reviewer"}],
+        graph=[{"key": "build", "needs": []}, {"key": "test", "needs": ["build"]}],
+    )
+
+    assert mentions_run(project, WORKER)
+    assert not mentions_run(SHOP, WORKER)
+    assert told(project) == "ann (reviewer) build: ; test: build;"

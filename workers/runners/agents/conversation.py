@@ -14,11 +14,8 @@ from typing import Any
 
 from coordination.base.host import host
 from coordination.domain.jobs.work import AgentCall
-from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.tasks.attempts import CONVERSATION, Claim, Outcome, Result, Usage
 from workers.runners.agents.base import Adapter
-
-CARRIED = "conversation"
-"""Where a task carries it: agent, session, host, and by model what was recorded of its usage so far."""
 
 # It becomes an argument of the agent's program, and whoever can write to its output can say it: it is no option.
 _SESSION = re.compile(r"[!-,.-~][!-~]{0,199}")
@@ -35,12 +32,14 @@ class AgentConversation:
         self._before = _carried(claim, call, adapter)
         session = self._before.get("session")
         self.session = session if isinstance(session, str) else None
+        self._turn = 1 + int(self._before.get("turn", 0))
 
     def note(self, session: str, usage: Iterable[Usage] = ()) -> dict[str, Any]:
         """What the task carries on."""
-        kept = {"agent": self._call.agent, "session": session, "host": host()}
+        turn = self._turn if session == self.session else 1
+        kept = {"agent": self._call.agent, "session": session, "host": host(), "turn": turn}
         counted = {each.model: {name: getattr(each, name) for name in _COUNTS} for each in usage}
-        return {CARRIED: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
+        return {CONVERSATION: {**kept, "counted": counted} if counted and not self._adapter.counts_anew else kept}
 
     def new(self, usage: Iterable[Usage], session: str | None) -> tuple[Usage, ...]:
         """What of the *usage* that the agent told of *session* was not recorded by an earlier attempt.
@@ -58,7 +57,7 @@ class AgentConversation:
             if result.outcome is Outcome.FAILED and self.session is not None and not result.usage:
                 error = f"its earlier conversation could not be taken up again: {result.error}"
                 result = replace(result, outcome=Outcome.DEFERRED, error=error, retryable=True)
-            return replace(result, carry={**result.carry, CARRIED: None})
+            return replace(result, carry={**result.carry, CONVERSATION: None})
         if session is None or not self.resumes:
             return result
         return replace(result, carry={**result.carry, **self.note(session, told)})
@@ -70,7 +69,7 @@ def taken_up(claim: Claim, call: AgentCall, adapter: Adapter) -> bool:
 
 
 def _carried(claim: Claim, call: AgentCall, adapter: Adapter) -> Mapping[str, Any]:
-    found = claim.carried.get(CARRIED)
+    found = claim.carried.get(CONVERSATION)
     if not _resumes(call, adapter) or not isinstance(found, Mapping):
         return {}
     if (found.get("agent"), found.get("host")) != (call.agent, host()):

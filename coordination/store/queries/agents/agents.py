@@ -8,26 +8,33 @@ from sqlalchemy import Connection, RowMapping, case, delete, func, insert, selec
 
 from coordination.domain.agents.agents import Agent, Profile, Record
 from coordination.domain.tasks.tasks import OPEN, TaskState
+from coordination.store.queries.access.principals import agent_ids, known_agents
+from coordination.store.tables.access.principals import principals
 from coordination.store.tables.agents.agents import agents
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
 
-a, t = agents.c, tasks.c
+a, p, t = agents.c, principals.c, tasks.c
 
 
-def make(tx: Connection, workspace_id: str, agent_id: str, profile: Profile) -> None:
-    """Store a new one."""
+_AGENTS = select(agents, p.name).join(principals, p.id == a.id)
+
+
+def make(tx: Connection, workspace_id: str, profile: Profile) -> str:
+    """Store a new one; return its id, which is that of whoever had its name in tasks and costs before."""
+    agent_id = agent_ids(tx, workspace_id, [profile.name])[profile.name]
     tx.execute(insert(agents).values(id=agent_id, workspace_id=workspace_id, **_row(profile)))
+    return agent_id
 
 
 def change(tx: Connection, workspace_id: str, agent_id: str, profile: Profile) -> None:
-    """Store it as it is now."""
+    """Store it as it is now, but for its name."""
     mine = update(agents).where(a.workspace_id == workspace_id, a.id == agent_id)
     tx.execute(mine.values(**_row(profile), updated_at=db_now()))
 
 
 def remove(tx: Connection, workspace_id: str, agent_id: str) -> None:
-    """Forget it; its tasks keep its name."""
+    """Forget it; its tasks and costs keep its name."""
     tx.execute(delete(agents).where(a.workspace_id == workspace_id, a.id == agent_id))
 
 
@@ -38,35 +45,46 @@ def no_default(tx: Connection, workspace_id: str) -> None:
 
 def listed(tx: Connection, workspace_id: str) -> list[Agent]:
     """All of the workspace, by name."""
-    rows = tx.execute(select(agents).where(a.workspace_id == workspace_id).order_by(a.name)).mappings()
+    rows = tx.execute(_AGENTS.where(a.workspace_id == workspace_id).order_by(p.name)).mappings()
     return [_agent(row) for row in rows]
 
 
 def named(tx: Connection, workspace_id: str, name: str) -> Agent | None:
     """The one of that name, or None."""
-    row = tx.execute(select(agents).where(a.workspace_id == workspace_id, a.name == name)).mappings().first()
+    row = tx.execute(_AGENTS.where(a.workspace_id == workspace_id, p.name == name)).mappings().first()
     return None if row is None else _agent(row)
 
 
 def records(tx: Connection, workspace_id: str, names: list[str]) -> dict[str, Record]:
     """What these came to, by name; those without any task are missing."""
+    ids = known_agents(tx, workspace_id, names)
     rows = tx.execute(
         select(
-            t.agent,
+            t.agent_id,
             func.sum(case((t.state.in_(OPEN), 1), else_=0)).label("open"),
             func.sum(case((t.state == TaskState.COMPLETED, 1), else_=0)).label("completed"),
             func.sum(t.attempt).label("interactions"),
             func.max(case((t.attempt > 0, t.updated_at))).label("last_activity_at"),
         )
-        .where(t.workspace_id == workspace_id, t.agent.in_(names))
-        .group_by(t.agent)
+        .where(t.workspace_id == workspace_id, t.agent_id.in_(ids.values()))
+        .group_by(t.agent_id)
     )
-    return {row.agent: Record(row.open, row.completed, row.interactions, row.last_activity_at) for row in rows}
+    found = {row.agent_id: Record(row.open, row.completed, row.interactions, row.last_activity_at) for row in rows}
+    return {name: found[agent_id] for name, agent_id in ids.items() if agent_id in found}
+
+
+def rename_authorities(tx: Connection, workspace_id: str, agent_id: str, name: str) -> None:
+    """Let what open tasks of an agent were lent name it as it is called now."""
+    mine = (t.workspace_id == workspace_id, t.agent_id == agent_id, t.authority.is_not(None), t.state.in_(OPEN))
+    rows = tx.execute(select(t.id, t.authority).where(*mine).order_by(t.id).with_for_update()).all()
+    for row in rows:
+        if "agent" in row.authority:
+            authority = {**row.authority, "agent": name}
+            tx.execute(update(tasks).where(t.workspace_id == workspace_id, t.id == row.id).values(authority=authority))
 
 
 def _row(profile: Profile) -> dict[str, Any]:
     return {
-        "name": profile.name,
         "description": profile.description,
         "type": profile.type,
         "objective": profile.objective,

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, update
 
 from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.queries.access import principals
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
 
@@ -25,9 +26,18 @@ def give(
     kind: str,
     options: Mapping[str, Any],
     carried: Mapping[str, Any],
+    authority: Mapping[str, Any] | None,
 ) -> None:
-    """Let a locked task be an agent's, with this job."""
-    changed = {"agent": agent, "work": dict(work), "kind": kind, "options": dict(options), "carried": dict(carried)}
+    """Let a locked task be an agent's, with this job and what it may do."""
+    agent_id = None if agent is None else principals.agent_ids(tx, workspace_id, [agent])[agent]
+    changed = {
+        "agent_id": agent_id,
+        "work": dict(work),
+        "kind": kind,
+        "options": dict(options),
+        "carried": dict(carried),
+        "authority": authority,
+    }
     tx.execute(_of(workspace_id, task_id).values(**changed, updated_at=db_now()))
 
 
@@ -39,7 +49,7 @@ def wait_for_person(
         "state": TaskState.BLOCKED,
         "reasons": reasons | BlockReason.QUESTION,
         "enqueued_at": None,
-        "agent": person,
+        "agent_id": principals.id_of(tx, workspace_id, f"user:{person}"),
     }
     tx.execute(_of(workspace_id, task_id).values(**changed, options=dict(options), updated_at=db_now()))
 

@@ -84,9 +84,7 @@ def end(tx: Connection, projects: Sequence[str], *, state: dict[str, Any]) -> se
         tx.execute(
             update(supervisors)
             .where(s.project_id.in_(projects), not_(_IS_OPEN))
-            .values(
-                heartbeat_at=db_now(), ended_at=db_now(), state=state, error=None, tick_holder=None, tick_until=None
-            )
+            .values(heartbeat_at=db_now(), ended_at=db_now(), state=state, error=None, tick_owner=None, tick_until=None)
             .returning(s.project_id)
         ).scalars()
     )
@@ -103,7 +101,7 @@ def renew(tx: Connection, states: Mapping[tuple[str, str], dict[str, Any]], *, l
                 expires_at=db_after(bindparam("lifetime")),
                 state=bindparam("new_state", type_=s.state.type),
                 error=None,
-                tick_holder=None,
+                tick_owner=None,
                 tick_until=None,
             ),
             [

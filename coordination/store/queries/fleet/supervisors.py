@@ -36,7 +36,6 @@ def _ensure(make: Any) -> Any:
         project_id=bindparam("project"),
         workspace_id=bindparam("ws"),
         state=bindparam("nothing", type_=s.state.type),
-        strategy=bindparam("nothing", type_=s.state.type),
         submissions=1,
         session_key=bindparam("key"),
         started_at=db_now(),
@@ -121,20 +120,20 @@ def _begin(tx: Connection, wanted: Iterable[ColumnElement[bool]], *, holder: str
     row = tx.execute(
         update(supervisors)
         .where(*wanted)
-        .values(tick_holder=holder, tick_until=db_after(lease.total_seconds()))
+        .values(tick_owner=holder, tick_until=db_after(lease.total_seconds()))
         .returning(s.workspace_id, s.project_id, s.submissions)
     ).first()
     return None if row is None else TickStart(row.workspace_id, row.project_id, holder, lease, row.submissions)
 
 
-_HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_holder == bindparam("holder"))
+_HELD = (s.workspace_id == bindparam("ws"), s.project_id == bindparam("project"), s.tick_owner == bindparam("holder"))
 
 
 def go_on(tx: Connection, workspace_id: str, project_id: str, *, holder: str, lease: timedelta) -> bool:
     """Renew the tick's lease; False when somebody else has it by now."""
     done = tx.execute(
         update(supervisors)
-        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_holder == holder)
+        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == holder)
         .values(tick_until=db_after(lease.total_seconds()))
     )
     return done.rowcount > 0
@@ -153,7 +152,7 @@ def end_tick(
                 expires_at=db_after(lifetime.total_seconds()),
                 state=bindparam("new_state", type_=s.state.type),
                 error=None,
-                tick_holder=None,
+                tick_owner=None,
                 tick_until=None,
             ),
             {"ws": workspace_id, "project": project_id, "holder": holder, "new_state": state},
@@ -178,7 +177,7 @@ def end(
                 ended_at=db_now(),
                 state=bindparam("new_state", type_=s.state.type),
                 error=None,
-                tick_holder=None,
+                tick_owner=None,
                 tick_until=None,
             ),
             {"ws": workspace_id, "project": project_id, "holder": holder, "new_state": state},
@@ -195,8 +194,8 @@ def note_error(tx: Connection, workspace_id: str, project_id: str, *, holder: st
     """
     tx.execute(
         update(supervisors)
-        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_holder == holder)
-        .values(error=error[:2000], tick_holder=None, tick_until=db_after(rest.total_seconds()))
+        .where(s.workspace_id == workspace_id, s.project_id == project_id, s.tick_owner == holder)
+        .values(error=error[:2000], tick_owner=None, tick_until=db_after(rest.total_seconds()))
     )
 
 
@@ -220,19 +219,6 @@ def get(tx: Connection, workspace_id: str, project_id: str) -> Supervisor | None
         expires_at=row["expires_at"],
         ended_at=row["ended_at"],
         state=row["state"],
-        strategy=row["strategy"],
         error=row["error"],
         age=row["now"] - row["heartbeat_at"],
-    )
-
-
-def set_strategy(tx: Connection, workspace_id: str, project_id: str, strategy: dict[str, Any]) -> bool:
-    """Change the supervisor's own settings; whether there is one."""
-    return (
-        tx.execute(
-            update(supervisors)
-            .where(s.workspace_id == workspace_id, s.project_id == project_id)
-            .values(strategy=strategy)
-        ).rowcount
-        > 0
     )

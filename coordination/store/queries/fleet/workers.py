@@ -33,6 +33,7 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
 from coordination.store.queries import one_of
+from coordination.store.queries.access.principals import name_of
 from coordination.store.tables.fleet.workers import supervisors, workers
 from coordination.store.tables.projects.projects import projects, workspaces
 from coordination.store.tables.projects.stops import stops
@@ -258,6 +259,7 @@ _UNHEARD = (
         t.enqueued_at.is_not(None),
         t.enqueued_at < db_after(-bindparam("age")),
         projects.c.status.not_in((ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)),
+        ~projects.c.stopped,
         # It waits for a canceled attempt to end, not for a worker.
         ~exists(select(a.number).where(a.task_id == t.id, a.finished_at.is_(None))),
     )
@@ -386,14 +388,26 @@ class BilledAttempt:
     key: str
     agent: str | None
     work: dict[str, Any]
+    agent_id: str | None
 
 
 def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[BilledAttempt]:
     """Those of these attempts that there are."""
     rows = tx.execute(
-        select(a.task_id, a.number, t.workspace_id, t.project_id, t.run_id, r.session_id, t.key, t.agent, t.work)
+        select(
+            a.task_id,
+            a.number,
+            t.workspace_id,
+            t.project_id,
+            t.run_id,
+            r.session_id,
+            t.key,
+            name_of(t.agent_id),
+            t.work,
+            t.agent_id,
+        )
         .join(tasks, t.id == a.task_id)
         .join(runs, r.id == t.run_id)
         .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
     )
-    return [found for row in rows if ((found := BilledAttempt(*row)).task_id, found.attempt) in set(fences)]
+    return [found for row in rows if ((found := BilledAttempt(*tuple(row))).task_id, found.attempt) in set(fences)]

@@ -152,7 +152,7 @@ def spent(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *
     columns: dict[BudgetScope, Any] = {
         BudgetScope.WORKSPACE: c.workspace_id,
         BudgetScope.PROJECT: c.project_id,
-        BudgetScope.AGENT: c.agent,
+        BudgetScope.AGENT: c.agent_id,
         BudgetScope.SESSION: c.session_id,
         BudgetScope.RUN: c.run_id,
         BudgetScope.TASK: c.task_id,
@@ -274,7 +274,7 @@ def lock_running(tx: Connection, workspace_id: str, scope: BudgetScope, subject:
         case BudgetScope.SESSION:
             where = a.run_id.in_(select(runs.c.id).where(runs.c.session_id == subject))
         case BudgetScope.AGENT:
-            where = a.task_id.in_(select(t.id).where(t.workspace_id == workspace_id, t.agent == subject))
+            where = a.agent_id == subject
         case _ as never:
             assert_never(never)
     rows = tx.execute(
@@ -316,7 +316,7 @@ _WAITING = text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(BlockReason.
 
 
 _ASKED = select(
-    t.id, t.workspace_id, t.project_id, t.run_id, t.agent, t.kind, t.work, t.options, t.carried, runs.c.session_id
+    t.id, t.workspace_id, t.project_id, t.run_id, t.agent_id, t.kind, t.work, t.options, t.carried, runs.c.session_id
 ).join(runs, runs.c.id == t.run_id)
 
 

@@ -8,11 +8,14 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, RowMapping, bindparam, delete, select
+from sqlalchemy import Connection, RowMapping, Text, bindparam, case, cast, delete, select
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from coordination.base.ids import is_id
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, ExceededAction
+from coordination.store.queries.access.principals import id_or_none, known_agents, text_of
+from coordination.store.tables.access.principals import principals
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import costs
 from coordination.store.tables.projects.projects import projects, workspaces
@@ -30,7 +33,7 @@ c = costs.c
 BUDGETED = """EXISTS (
         SELECT 1 FROM budgets b WHERE b.workspace_id = t.workspace_id AND b.subject IN (
             CAST(t.workspace_id AS TEXT), CAST(t.project_id AS TEXT), CAST(t.run_id AS TEXT), CAST(t.id AS TEXT),
-            CAST(r.session_id AS TEXT), t.agent))"""
+            CAST(r.session_id AS TEXT), CAST(t.agent_id AS TEXT)))"""
 """Whether any budget applies to a task (t) of a run (r): for statements written by hand."""
 
 
@@ -44,8 +47,17 @@ class ApplyingBudget:
 
 
 _MANY = 500
+SETTER = (
+    text_of(b.set_by).label("setter"),
+    case(
+        (
+            b.scope == BudgetScope.AGENT,
+            select(principals.c.name).where(cast(principals.c.id, Text) == b.subject).scalar_subquery(),
+        )
+    ).label("agent"),
+)
 _ALL = (
-    select(budgets, db_now().label("now"), workspaces.c.timezone)
+    select(budgets, *SETTER, db_now().label("now"), workspaces.c.timezone)
     .join(workspaces, workspaces.c.id == b.workspace_id)
     .where(b.workspace_id == bindparam("ws"))
 )
@@ -53,7 +65,7 @@ _APPLYING = _ALL.where(b.subject.in_(bindparam("subjects", expanding=True)))
 
 
 def applying(tx: Connection, workspace_id: str, subjects: Collection[str]) -> ApplyingBudget:
-    """The budgets of these subjects: ids of a workspace, project, session, run or task, names of agents."""
+    """The budgets of these subjects: ids of a workspace, project, agent, session, run or task."""
     if not subjects:
         return ApplyingBudget([])
     if len(subjects) > _MANY:  # an import: there are fewer budgets than that, and a statement holds only so many values
@@ -92,17 +104,18 @@ def listed(
     if unfinished:
         ended = select(runs.c.id).where(runs.c.id == b.run_id, runs.c.finished_at.is_not(None))
         where.append(~ended.exists())
-    rows = tx.execute(select(budgets).where(*where).order_by(b.set_at, b.id).limit(most))
+    rows = tx.execute(select(budgets, *SETTER).where(*where).order_by(b.set_at, b.id).limit(most))
     return [_budget(row) for row in rows.mappings()]
 
 
 def find(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, period: BudgetPeriod) -> Budget | None:
     """The budget of that scope, subject and period, locked."""
+    subject = _stored_subject(tx, workspace_id, scope, subject)
     row = (
         tx.execute(
-            select(budgets)
+            select(budgets, *SETTER)
             .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope, b.period == period)
-            .with_for_update(key_share=True)
+            .with_for_update(key_share=True, of=budgets)
         )
         .mappings()
         .one_or_none()
@@ -110,10 +123,18 @@ def find(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, pe
     return None if row is None else _budget(row)
 
 
+def _stored_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> str:
+    """Return the id of an agent that is named; every other subject is an id already."""
+    if scope is not BudgetScope.AGENT or is_id(subject):
+        return subject
+    return known_agents(tx, workspace_id, [subject]).get(subject, subject)
+
+
 def of_subject(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str) -> list[Budget]:
     """All that one subject has: one for each period at most."""
+    subject = _stored_subject(tx, workspace_id, scope, subject)
     rows = tx.execute(
-        select(budgets)
+        select(budgets, *SETTER)
         .where(b.workspace_id == workspace_id, b.subject == subject, b.scope == scope)
         .order_by(b.period.desc())
     )
@@ -125,6 +146,7 @@ _NAMES: dict[BudgetScope, tuple[Any, Any]] = {
     BudgetScope.PROJECT: (projects.c.id, projects.c.name),
     BudgetScope.RUN: (runs.c.id, runs.c.name),
     BudgetScope.TASK: (t.id, t.key),
+    BudgetScope.AGENT: (principals.c.id, principals.c.name),
 }
 _AT_ONCE = 500
 
@@ -152,13 +174,14 @@ def get(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, per
     return next((one for one in found if one.period is period), None)
 
 
-_SAID = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to", "set_by")
+_SAID = ("usd", "tokens", "unpriced_calls", "max_starts", "action", "warn_percent", "downgrade_to")
 
 
 def put(tx: Connection, workspace_id: str, budget: Budget) -> str:
     """Store a budget, or change the one of its scope, subject and period; the id that it has."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     said = {name: getattr(budget, name) for name in _SAID}
+    said["set_by"] = id_or_none(tx, workspace_id, budget.set_by)
     whose = {name: getattr(budget, name) for name in ("id", "scope", "subject", "period", "project_id", "run_id")}
     statement = (
         make(budgets)
@@ -179,7 +202,14 @@ def put_new(tx: Connection, workspace_id: str, new: Sequence[Budget]) -> None:
             *("id", "scope", "subject", "period", "project_id", "run_id"),
             *_SAID,
         )
-        rows = [{"workspace_id": workspace_id, **{name: getattr(one, name) for name in names}} for one in new]
+        rows = [
+            {
+                "workspace_id": workspace_id,
+                "set_by": id_or_none(tx, workspace_id, one.set_by),
+                **{name: getattr(one, name) for name in names},
+            }
+            for one in new
+        ]
         tx.execute(budgets.insert(), rows)
 
 
@@ -203,6 +233,7 @@ def _budget(row: RowMapping) -> Budget:
         downgrade_to=row["downgrade_to"],
         project_id=row["project_id"],
         run_id=row["run_id"],
-        set_by=row["set_by"],
+        set_by=row["setter"],
         set_at=row["set_at"],
+        agent=row["agent"],
     )

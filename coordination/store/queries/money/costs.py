@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from coordination.base.money import plus
 from coordination.domain.money.costs import CostRecord, again_id
 from coordination.store.bulk import insert_new
+from coordination.store.queries.access.principals import agent_ids, name_of
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.types import sum_money
 
@@ -28,11 +29,27 @@ c = costs.c
 
 _MANY = 1000
 _MOST_AGAIN = 50
-_FIELDS = tuple(field.name for field in fields(CostRecord))
+_FIELDS = tuple(field.name for field in fields(CostRecord) if field.name != "agent")  # which has its agent_id
 _COLUMNS = ("workspace_id", *_FIELDS)
 _values = attrgetter(*_FIELDS)
 
 Billed = tuple[str, int, int, int, int, Decimal | None]
+
+
+SELECT_COSTS = select(costs, name_of(c.agent_id).label("agent"))
+"""The records, with the names of their agents: what ``record_of`` reads."""
+
+
+def with_agents(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
+    """Return the records with the ids of the agents that they name; agents that are new are stored."""
+    names = {record.agent for record in records if record.agent is not None and record.agent_id is None}
+    if not names:
+        return list(records)
+    ids = agent_ids(tx, workspace_id, names)
+    return [
+        record if record.agent is None or record.agent_id is not None else replace(record, agent_id=ids[record.agent])
+        for record in records
+    ]
 
 
 def append(tx: Connection, workspace_id: str, records: Sequence[CostRecord]) -> list[CostRecord]:
@@ -121,7 +138,7 @@ def each(
         where.append(c.project_id == project_id)
     if run_id is not None:
         where.append(c.run_id == run_id)
-    statement = select(costs).where(*where).order_by(c.occurred_at, c.id)
+    statement = SELECT_COSTS.where(*where).order_by(c.occurred_at, c.id)
     with tx.execution_options(yield_per=1000).execute(statement) as rows:  # closed also when nobody reads to the end
         for row in rows.mappings():
             yield record_of(row)
@@ -141,7 +158,7 @@ def newest(
     for column, value in ((c.project_id, project_id), (c.session_id, session_id), (c.run_id, run_id)):
         if value is not None:
             where.append(column == value)
-    rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
+    rows = tx.execute(SELECT_COSTS.where(*where).order_by(c.occurred_at.desc(), c.id.desc()).limit(limit))
     return [record_of(row) for row in rows.mappings()]
 
 
@@ -166,7 +183,7 @@ def calls_to_price(
     if after is not None:
         read = tuple_(literal(after.occurred_at, c.occurred_at.type), literal(after.id, c.id.type))
         where.append(tuple_(c.occurred_at, c.id) > read)
-    rows = tx.execute(select(costs).where(*where).order_by(c.occurred_at, c.id).limit(limit))
+    rows = tx.execute(SELECT_COSTS.where(*where).order_by(c.occurred_at, c.id).limit(limit))
     return [record_of(row) for row in rows.mappings()]
 
 
@@ -174,7 +191,7 @@ def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> 
     """The corrections of these records, by the id of the record."""
     found: dict[str, list[CostRecord]] = {}
     rows = tx.execute(
-        select(costs).where(c.workspace_id == workspace_id, c.corrects.in_(corrected)).order_by(c.recorded_at, c.id)
+        SELECT_COSTS.where(c.workspace_id == workspace_id, c.corrects.in_(corrected)).order_by(c.recorded_at, c.id)
     )
     for row in rows.mappings():
         found.setdefault(row["corrects"], []).append(record_of(row))
@@ -183,14 +200,14 @@ def corrections(tx: Connection, workspace_id: str, corrected: Sequence[str]) -> 
 
 def named(tx: Connection, workspace_id: str, names: Sequence[str]) -> dict[str, CostRecord]:
     """The records of these ids."""
-    rows = tx.execute(select(costs).where(c.workspace_id == workspace_id, c.id.in_(names)))
+    rows = tx.execute(SELECT_COSTS.where(c.workspace_id == workspace_id, c.id.in_(names)))
     return {row["id"]: record_of(row) for row in rows.mappings()}
 
 
 def of_attempt(tx: Connection, workspace_id: str, task_id: str, number: int) -> list[CostRecord]:
     """What the ledger has of one attempt, the oldest first."""
     where = (c.workspace_id == workspace_id, c.task_id == task_id, c.attempt == number)
-    rows = tx.execute(select(costs).where(*where).order_by(c.recorded_at, c.id))
+    rows = tx.execute(SELECT_COSTS.where(*where).order_by(c.recorded_at, c.id))
     return [record_of(row) for row in rows.mappings()]
 
 
@@ -216,4 +233,5 @@ def record_of(row: RowMapping) -> CostRecord:
         corrects=row["corrects"],
         settles=bool(row["settles"]),
         account=row["account"],
+        agent_id=row["agent_id"],
     )

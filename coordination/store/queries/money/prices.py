@@ -10,6 +10,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.base.ids import new_id
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
+from coordination.store.queries.access.principals import id_or_none, text_of
 from coordination.store.tables.money.prices import OF_ALL, OF_ONE, prices
 from coordination.store.types import db_now
 
@@ -23,7 +24,7 @@ def put(tx: Connection, workspace_id: str, override: PriceOverride) -> None:
     """Set this price; one that was set for the same model at the same place is replaced."""
     insert = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
     values: dict[str, Any] = {kind: _usd(getattr(override.price, kind)) for kind in RATES}
-    values |= {"set_by": override.set_by, "set_at": db_now()}
+    values |= {"set_by": id_or_none(tx, workspace_id, override.set_by), "set_at": db_now()}
     for_all = override.project_id is None
     key = ["workspace_id", "model"] if for_all else ["workspace_id", "project_id", "model"]
     statement = insert(prices).values(
@@ -43,7 +44,9 @@ def remove(tx: Connection, workspace_id: str, model: str, *, project_id: str | N
 def listed(tx: Connection, workspace_id: str) -> list[PriceOverride]:
     """All that are set in the workspace, by model; for the whole workspace first."""
     order = (p.model, p.project_id.is_not(None), p.project_id)
-    rows = tx.execute(select(prices).where(p.workspace_id == workspace_id).order_by(*order)).mappings()
+    rows = tx.execute(
+        select(prices, text_of(p.set_by).label("setter")).where(p.workspace_id == workspace_id).order_by(*order)
+    ).mappings()
     return [_override(row) for row in rows]
 
 
@@ -53,4 +56,4 @@ def _usd(rate: Rate | None) -> Any:
 
 def _override(row: RowMapping) -> PriceOverride:
     rates: dict[str, Any] = {kind: Rate(row[kind]) for kind in RATES if row[kind] is not None}
-    return PriceOverride(row["model"], Price(**rates), row["project_id"], row["set_by"], row["set_at"])
+    return PriceOverride(row["model"], Price(**rates), row["project_id"], row["setter"], row["set_at"])

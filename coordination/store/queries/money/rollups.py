@@ -193,7 +193,7 @@ def drift(
 def _finest(workspace_id: str, here: str, since: datetime | None) -> CTE:
     """The ledger added up by everything that sums are of."""
     day = local_day(literal(here), c.occurred_at)
-    named = {"project": c.project_id, "session": c.session_id, "agent": c.agent, "model": c.model, "run": c.run_id}
+    named = {"project": c.project_id, "session": c.session_id, "agent": c.agent_id, "model": c.model, "run": c.run_id}
     where = [c.workspace_id == workspace_id]
     if since is not None:
         where.append(c.occurred_at >= since)

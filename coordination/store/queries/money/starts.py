@@ -29,7 +29,7 @@ def count(tx: Connection, workspace_id: str, scope: BudgetScope, subject: str, *
     columns: dict[BudgetScope, Any] = {
         BudgetScope.WORKSPACE: t.workspace_id,
         BudgetScope.PROJECT: t.project_id,
-        BudgetScope.AGENT: t.agent,
+        BudgetScope.AGENT: a.agent_id,
         BudgetScope.SESSION: runs.c.session_id,
         BudgetScope.RUN: t.run_id,
         BudgetScope.TASK: t.id,

@@ -8,14 +8,10 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     RowMapping,
-    and_,
     bindparam,
-    case,
     cast,
     func,
     insert,
-    literal,
-    null,
     or_,
     select,
     update,
@@ -139,35 +135,31 @@ def lock_status(tx: Connection, workspace_id: str, project_id: str) -> ProjectSt
     None when there is no such project.
     """
     row = tx.execute(
-        select(projects.c.status, projects.c.status_before_stop)
+        select(p.status, p.stopped)
         .where(projects.c.workspace_id == workspace_id, projects.c.id == project_id)
         .with_for_update(read=True)
     ).first()
     if row is None:
         return None
-    return ProjectStatus(row.status) if row.status_before_stop is None else ProjectStatus.ON_HOLD
+    return ProjectStatus.ON_HOLD if row.stopped else ProjectStatus(row.status)
 
 
 def move(
     tx: Connection, workspace_id: str, project_id: str, *, sources: frozenset[ProjectStatus], target: ProjectStatus
 ) -> bool:
     """The guarded change of status; whether it happened. A project that is stopped is so until it is started again."""
-    status = func.coalesce(p.status_before_stop, p.status)
-    stopped = and_(p.status_before_stop.is_not(None), literal(target is not ProjectStatus.ARCHIVED))
-    times: dict[str, Any] = {}
+    values: dict[str, Any] = {"status": target}
     if target is ProjectStatus.ACTIVE:
-        times = {"started_at": func.coalesce(p.started_at, db_now()), "completed_at": None}
+        values |= {"started_at": func.coalesce(p.started_at, db_now()), "completed_at": None}
     elif target is ProjectStatus.COMPLETED:
-        times = {"completed_at": db_now()}
+        values["completed_at"] = db_now()
+    elif target is ProjectStatus.ARCHIVED:
+        values["stopped"] = False
     return (
         tx.execute(
             update(projects)
-            .where(p.workspace_id == workspace_id, p.id == project_id, status.in_(sources))
-            .values(
-                status=case((stopped, p.status), else_=target),
-                status_before_stop=case((stopped, target), else_=null()),
-                **times,
-            )
+            .where(p.workspace_id == workspace_id, p.id == project_id, p.status.in_(sources))
+            .values(**values)
         ).rowcount
         > 0
     )
@@ -197,7 +189,6 @@ def aliases(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
 
 def project_of(row: RowMapping) -> Project:
     """The domain's record of a row."""
-    held = row["status_before_stop"] is not None and row["status"] == ProjectStatus.ON_HOLD
     return Project(
         id=row["id"],
         workspace_id=row["workspace_id"],
@@ -205,8 +196,8 @@ def project_of(row: RowMapping) -> Project:
         identity=row["identity"],
         path=row["path"],
         description=row["description"],
-        status=ProjectStatus(row["status_before_stop"] if held else row["status"]),
-        stopped=row["status_before_stop"] is not None,
+        status=ProjectStatus(row["status"]),
+        stopped=row["stopped"],
         settings=row["settings"],
         budgets=row["budgets"],
         model_restrictions=row["model_restrictions"],

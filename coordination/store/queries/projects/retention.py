@@ -20,9 +20,11 @@ from sqlalchemy import (
     exists,
     func,
     literal,
+    null,
     or_,
     select,
     tuple_,
+    union,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -32,6 +34,7 @@ from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.tasks.tasks import OPEN
 from coordination.store.queries.money.costs import record_of
+from coordination.store.tables.access.principals import principals
 from coordination.store.tables.issues.issues import issues
 from coordination.store.tables.jobs.artifacts import artifacts
 from coordination.store.tables.jobs.merges import merges
@@ -39,8 +42,9 @@ from coordination.store.tables.jobs.output import output_chunks
 from coordination.store.tables.money.costs import costs
 from coordination.store.tables.projects.retention import chores, removals
 from coordination.store.tables.tasks.attempts import attempts
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from coordination.store.tables.tasks.runs import runs, sessions
+from coordination.store.tables.tasks.task_holds import task_holds
 from coordination.store.tables.tasks.tasks import dependencies, tasks
 from coordination.store.types import db_after, db_now
 
@@ -70,7 +74,7 @@ def begin(
     statement = (
         update(chores)
         .where(h.workspace_id == workspace_id, h.name == name, _is_free(every))
-        .values(holder=holder, held_until=db_after(lease.total_seconds()))
+        .values(owner=holder, lease_until=db_after(lease.total_seconds()))
     )
     return tx.execute(statement).rowcount > 0
 
@@ -83,7 +87,7 @@ def is_due(tx: Connection, workspace_id: str, name: str, *, every: timedelta) ->
 
 def _is_free(every: timedelta) -> ColumnElement[bool]:
     return and_(
-        or_(h.held_until.is_(None), h.held_until < db_now()),
+        or_(h.lease_until.is_(None), h.lease_until < db_now()),
         or_(h.done_at.is_(None), h.done_at <= db_after(-every.total_seconds())),
     )
 
@@ -92,18 +96,18 @@ def go_on(tx: Connection, workspace_id: str, name: str, *, holder: str, lease: t
     """Renew the chore's lease in the transaction of a batch; False: somebody else has it, and the batch must not be."""
     statement = (
         update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.holder == holder)
-        .values(held_until=db_after(lease.total_seconds()))
+        .where(h.workspace_id == workspace_id, h.name == name, h.owner == holder)
+        .values(lease_until=db_after(lease.total_seconds()))
     )
     return tx.execute(statement).rowcount > 0
 
 
 def end(tx: Connection, workspace_id: str, name: str, *, holder: str, done: bool) -> None:
     """Give the chore back; *done*: nothing is left to do until it comes round again."""
-    values: dict[str, Any] = {"holder": None, "held_until": None}
+    values: dict[str, Any] = {"owner": None, "lease_until": None}
     tx.execute(
         update(chores)
-        .where(h.workspace_id == workspace_id, h.name == name, h.holder == holder)
+        .where(h.workspace_id == workspace_id, h.name == name, h.owner == holder)
         .values(values | ({"done_at": db_now()} if done else {}))
     )
 
@@ -209,9 +213,9 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
     def room() -> int:
         return limit - sum(done.values())
 
-    of_run = and_(task_events.c.workspace_id == workspace_id, task_events.c.run_id == run_id)
-    oldest = select(task_events.c.seq).where(of_run).order_by(task_events.c.txid, task_events.c.seq).limit(limit)
-    done["task_events"] = _delete(tx, task_events, task_events.c.seq.in_(list(tx.execute(oldest).scalars())))
+    of_run = and_(event_log.c.workspace_id == workspace_id, event_log.c.run_id == run_id)
+    oldest = select(event_log.c.seq).where(of_run).order_by(event_log.c.txid, event_log.c.seq).limit(limit)
+    done["events"] = _delete(tx, event_log, event_log.c.seq.in_(list(tx.execute(oldest).scalars())))
     if room():
         # In the order of the index, which so is read from its beginning and no further than the limit.
         some = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
@@ -221,7 +225,7 @@ def delete_some(tx: Connection, workspace_id: str, run_id: str, *, limit: int) -
         tx.execute(select(tasks.c.id).where(tasks.c.id.in_(ids)).order_by(tasks.c.id).with_for_update())
         for column in (dependencies.c.parent_id, dependencies.c.child_id):
             done["dependencies"] = done.get("dependencies", 0) + _delete_of(tx, dependencies, column, ids, room())
-        for table in (artifacts, merges, attempts):
+        for table in (artifacts, merges, task_holds, attempts):
             done[table.name] = _delete_of(tx, table, table.c.task_id, ids, room())
         # Only with room left is it certain that nothing refers to these any more.
         done["tasks"] = _delete(tx, tasks, tasks.c.id.in_(ids[: room()])) if room() else 0
@@ -261,9 +265,8 @@ def _delete_of(tx: Connection, table: Table, column: ColumnElement[Any], ids: Se
     found = tx.execute(select(*key).where(column.in_(ids)).order_by(*order).limit(limit).with_for_update()).all()
     if not found:
         return 0
-    # SQLite finds no index for whole keys; for the first column of each it does.
-    firsts = key[0].in_(sorted({row[0] for row in found}))
-    return _delete(tx, table, firsts, tuple_(*key).in_([tuple(row) for row in found]))
+    # SQLite finds no index for whole keys; for this column it does.
+    return _delete(tx, table, column.in_(ids), tuple_(*key).in_([tuple(row) for row in found]))
 
 
 def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
@@ -282,9 +285,10 @@ def counts(tx: Connection, workspace_id: str, run_id: str) -> dict[str, int]:
         "attempts": count(attempts, attempts.c.task_id.in_(own)),
         "artifacts": count(artifacts, artifacts.c.task_id.in_(own)),
         "merges": count(merges, merges.c.task_id.in_(own)),
+        "task_holds": count(task_holds, task_holds.c.task_id.in_(own)),
         "output_chunks": count(output_chunks, output_chunks.c.task_id.in_(own)),
         "dependencies": count(dependencies, dependencies.c.child_id.in_(own)),
-        "task_events": count(task_events, task_events.c.workspace_id == workspace_id, task_events.c.run_id == run_id),
+        "events": count(event_log, event_log.c.workspace_id == workspace_id, event_log.c.run_id == run_id),
     }
 
 
@@ -293,6 +297,7 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
     own = select(tasks.c.id).where(tasks.c.workspace_id == workspace_id, tasks.c.run_id == run_id)
     session = select(r.session_id).where(r.workspace_id == workspace_id, r.id == run_id)
     parts: tuple[tuple[Table, ColumnElement[bool], tuple[Any, ...]], ...] = (
+        (principals, principals.c.id.in_(_principals_of(run_id)), (principals.c.id,)),
         (sessions, sessions.c.id.in_(session), ()),
         (runs, r.id == run_id, ()),
         (tasks, tasks.c.run_id == run_id, (tasks.c.id,)),
@@ -300,8 +305,9 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
         (attempts, attempts.c.task_id.in_(own), tuple(attempts.primary_key.columns)),
         (artifacts, artifacts.c.task_id.in_(own), tuple(artifacts.primary_key.columns)),
         (merges, merges.c.task_id.in_(own), tuple(merges.primary_key.columns)),
+        (task_holds, task_holds.c.task_id.in_(own), tuple(task_holds.primary_key.columns)),
         (output_chunks, output_chunks.c.task_id.in_(own), tuple(output_chunks.primary_key.columns)),
-        (task_events, task_events.c.run_id == run_id, (task_events.c.txid, task_events.c.seq)),
+        (event_log, event_log.c.run_id == run_id, (event_log.c.txid, event_log.c.seq)),
         (costs, c.run_id == run_id, (c.occurred_at, c.id)),
     )
     for table, where, order in parts:
@@ -309,6 +315,20 @@ def rows_of(tx: Connection, workspace_id: str, run_id: str) -> Iterator[tuple[st
         with tx.execute(statement, execution_options={"yield_per": 1000}) as rows:
             for row in rows.mappings():
                 yield table.name, dict(row)
+
+
+def _principals_of(run_id: str) -> Any:
+    """Return the statement for the ids of everybody whom rows of the run name."""
+    t, e = tasks.c, event_log.c
+    return union(
+        select(r.created_by).where(r.id == run_id),
+        select(sessions.c.agent_id).join(runs, r.session_id == sessions.c.id).where(r.id == run_id),
+        select(t.created_by).where(t.run_id == run_id),
+        select(t.agent_id).where(t.run_id == run_id),
+        select(attempts.c.agent_id).join(tasks, t.id == attempts.c.task_id).where(t.run_id == run_id),
+        select(e.actor_id).where(e.run_id == run_id),
+        select(c.agent_id).where(c.run_id == run_id),
+    )
 
 
 # --- costs, which outlive their run
@@ -336,5 +356,5 @@ def old_costs(tx: Connection, workspace_id: str, *, age: timedelta, limit: int) 
 
 def delete_costs(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[CostRecord]:
     """Delete these cost records; those that were there."""
-    gone = delete(costs).where(c.workspace_id == workspace_id, c.id.in_(ids)).returning(costs)
+    gone = delete(costs).where(c.workspace_id == workspace_id, c.id.in_(ids)).returning(costs, null().label("agent"))
     return [record_of(row) for row in tx.execute(gone).mappings()]

@@ -1,8 +1,7 @@
 """Statements on stops: the rows, the projects that they hold, and what runs in these.
 
-A stop holds a project by its status: ``on_hold``, which claims read anyway and programs of earlier schemas obey; the
-status that it has besides is kept beside it. Claims need no lock for that: whoever stops looks afterwards which
-transactions had begun to claim before (``claiming``), and waits until they have ended.
+A stop marks the projects that it covers as stopped, which claims read. Claims need no lock for that: whoever stops
+looks afterwards which transactions had begun to claim before (``claiming``), and waits until they have ended.
 
 Who makes projects locks the workspace's row first, shared; who stops or starts locks it alone. So no project is made
 beside a stop.
@@ -36,6 +35,7 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.projects.stops import Stop, StoppedAttempt
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.queries.access.principals import id_of, text_of
 from coordination.store.queries.tasks.tasks import BATCH
 from coordination.store.tables.fleet.workers import workers
 from coordination.store.tables.money.costs import costs
@@ -59,7 +59,7 @@ _STOPS = select(
     s.project_id,
     select(p.name).where(p.id == s.project_id).scalar_subquery().label("project"),
     s.since,
-    s.actor,
+    text_of(s.created_by).label("actor"),
     s.reason,
     s.at_once,
     s.in_flight,
@@ -110,7 +110,7 @@ def add(
             id=stop_id,
             workspace_id=workspace_id,
             project_id=project_id,
-            actor=actor,
+            created_by=id_of(tx, workspace_id, actor),
             reason=reason,
             at_once=at_once,
         )
@@ -128,7 +128,7 @@ def note(tx: Connection, workspace_id: str, stop_id: str, **values: Any) -> None
 def end(tx: Connection, workspace_id: str, stop_id: str, *, actor: str) -> bool:
     """End a stop; whether it held."""
     ended = update(stops).where(s.workspace_id == workspace_id, s.id == stop_id, s.ended_at.is_(None))
-    return tx.execute(ended.values(ended_at=db_now(), ended_by=actor)).rowcount > 0
+    return tx.execute(ended.values(ended_at=db_now(), ended_by=id_of(tx, workspace_id, actor))).rowcount > 0
 
 
 def _covers() -> ColumnElement[bool]:
@@ -138,12 +138,13 @@ def _covers() -> ColumnElement[bool]:
 
 
 def hold_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> int:
-    """Hold every project, or that one, that a stop covers and that is not held yet; how many.
+    """Mark every project, or that one, that a stop covers and that is not marked yet; return how many.
 
     Two statements: the second one sees what was committed before the rows were locked.
     """
-    free = or_(p.status_before_stop.is_(None), p.status != ProjectStatus.ON_HOLD)
-    found = select(p.id).where(p.workspace_id == workspace_id, p.status != ProjectStatus.ARCHIVED, free, _covers())
+    found = select(p.id).where(
+        p.workspace_id == workspace_id, p.status != ProjectStatus.ARCHIVED, ~p.stopped, _covers()
+    )
     if project_id is not None:
         found = found.where(p.id == project_id)
     ids = list(tx.execute(found.order_by(p.id).with_for_update(key_share=True)).scalars())
@@ -152,27 +153,26 @@ def hold_projects(tx: Connection, workspace_id: str, project_id: str | None = No
         held += tx.execute(
             update(projects)
             .where(p.id.in_(ids[start : start + BATCH]), p.status != ProjectStatus.ARCHIVED, _covers())
-            .values(status=ProjectStatus.ON_HOLD, status_before_stop=func.coalesce(p.status_before_stop, p.status))
+            .values(stopped=True)
         ).rowcount
     return held
 
 
 def release_projects(tx: Connection, workspace_id: str, project_id: str | None = None) -> list[str]:
-    """Give every project, or that one, its status back, if no stop holds it any more; those that may go on.
+    """Unmark every project, or that one, that no stop covers any more; return those that may go on.
 
     One that a person has put on hold besides stays so.
     """
-    found = select(p.id).where(p.workspace_id == workspace_id, p.status_before_stop.is_not(None))
+    found = select(p.id).where(p.workspace_id == workspace_id, p.stopped)
     if project_id is not None:
         found = found.where(p.id == project_id)
     ids = list(tx.execute(found.order_by(p.id).with_for_update(key_share=True)).scalars())
     going: list[str] = []
     for start in range(0, len(ids), BATCH):
-        status = case((p.status == ProjectStatus.ON_HOLD, p.status_before_stop), else_=p.status)
         rows = tx.execute(
             update(projects)
             .where(p.id.in_(ids[start : start + BATCH]), ~_covers())
-            .values(status=status, status_before_stop=None)
+            .values(stopped=False)
             .returning(p.id, p.status)
         )
         going += [row.id for row in rows if row.status not in (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)]
@@ -213,7 +213,6 @@ def _in_flight(silent_after: timedelta) -> Select[Any]:
             a.progress_at,
             w.heartbeat_at,
             case((w.heartbeat_at < db_after(-silent_after.total_seconds()), 1), else_=0).label("silent"),
-            w.hears_stops,
             t.repeatable,
             a.outcome,
             a.began,
@@ -269,7 +268,6 @@ def _attempts(tx: Connection, statement: Select[Any]) -> list[StoppedAttempt]:
             progress_at=row.progress_at,
             heard_at=row.heartbeat_at,
             silent=bool(row.silent),
-            tellable=bool(row.hears_stops),
             repeatable=bool(row.repeatable),
             outcome=None if row.outcome is None else Outcome(row.outcome),
             began=row.began is not False,

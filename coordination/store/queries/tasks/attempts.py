@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, Text, bindparam, cast, func, inse
 
 from coordination.domain.tasks.attempts import Attempt, Outcome
 from coordination.domain.tasks.tasks import TaskState
+from coordination.store.queries.access.principals import name_of
 from coordination.store.tables.fleet.workers import workers
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.tasks import tasks
@@ -110,7 +111,7 @@ def running(tx: Connection, workspace_id: str, task_id: str, number: int) -> Row
     t = tasks.c
     return (
         tx.execute(
-            select(a.project_id, a.run_id, t.agent)
+            select(a.project_id, a.run_id, name_of(t.agent_id).label("agent"), t.agent_id)
             .join(tasks, (t.id == a.task_id) & (t.workspace_id == a.workspace_id))
             .where(
                 a.workspace_id == workspace_id,
@@ -212,12 +213,23 @@ def note_process(tx: Connection, workspace_id: str, task_id: str, number: int, *
     )
 
 
-def note_details(tx: Connection, workspace_id: str, task_id: str, number: int, details: dict[str, Any]) -> None:
-    """Keep what else is known of the end of an attempt that the caller holds."""
+def note_details(
+    tx: Connection,
+    workspace_id: str,
+    task_id: str,
+    number: int,
+    details: dict[str, Any],
+    *,
+    conversation: Mapping[str, Any] | None = None,
+) -> None:
+    """Keep what else is known of the end of an attempt that the caller holds, and the *conversation* that it had."""
+    values: dict[str, Any] = {"details": details} if details else {}
+    if conversation is not None:
+        values |= {"conversation_id": conversation.get("session"), "turn": conversation.get("turn")}
     tx.execute(
         update(attempts)
         .where(a.workspace_id == workspace_id, a.task_id == task_id, a.number == number)
-        .values(details=details)
+        .values(**values)
     )
 
 
@@ -305,5 +317,7 @@ def _attempt(row: RowMapping) -> Attempt:
         output=row["output"],
         log=row["log"],
         account=row["account"],
+        conversation_id=row["conversation_id"],
+        turn=row["turn"],
         details=row["details"],
     )

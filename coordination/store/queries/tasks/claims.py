@@ -27,19 +27,23 @@ HELD_PROJECTS = (ProjectStatus.ON_HOLD, ProjectStatus.ARCHIVED)
 HELD = ", ".join(f"'{status}'" for status in HELD_PROJECTS)
 HOLDING = ", ".join(f"'{kind}'" for kind in DependencyKind if kind.holds_back)
 
-COLUMNS = """
+AGENT = "CASE WHEN t.agent_id IS NOT NULL THEN (SELECT name FROM principals WHERE id = t.agent_id) END"
+"""The name of the agent that a task (t) is for."""
+
+COLUMNS = f"""
     t.id, t.attempt + 1 AS attempt, t.project_id, p.name AS project, t.run_id, r.session_id, r.python_path,
-    t.key, t.title, t.work, t.input, t.agent, t.timeout, t.stall_timeout, t.workdir, t.max_attempts, t.failures,
-    t.losses, t.deferrals, t.options, t.repeatable, t.kind, t.carried, t.priority"""
+    t.key, t.title, t.work, t.input, {AGENT} AS agent, t.timeout, t.stall_timeout, t.workdir, t.max_attempts,
+    t.failures, t.losses, t.deferrals, t.options, t.repeatable, t.kind, t.carried, t.priority, t.agent_id,
+    t.authority"""
 
 TEXTS = (
     *("t.id", "t.project_id", "t.run_id", "r.session_id"),
-    *("r.python_path", "t.work", "t.input", "t.options", "t.carried"),
+    *("r.python_path", "t.work", "t.input", "t.options", "t.carried", "t.agent_id", "t.authority"),
 )
 """Those of COLUMNS, ids and JSON, that are asked for as texts on PostgreSQL, as they are on SQLite."""
 
 OWNERS = """
-    CROSS JOIN LATERAL (SELECT name, status, status_before_stop FROM projects WHERE id = t.project_id OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT name, status, stopped FROM projects WHERE id = t.project_id OFFSET 0) AS p
     CROSS JOIN LATERAL (SELECT session_id, python_path FROM runs WHERE id = t.run_id OFFSET 0) AS r"""
 """The project (p) and the run (r) of each task (t) on PostgreSQL, which is kept from reading all of them for a join."""
 
@@ -53,10 +57,7 @@ _DUE = f"""
 # Conflict tasks of a run work one at a time, whether that limit is stored yet or not.
 _LIMITED = f"""(COALESCE(substr(t.concurrency_key, 1, {len(MERGE_KEY)}), '') = '{MERGE_KEY}'
         OR EXISTS (SELECT 1 FROM slots s WHERE s.project_id = t.project_id))"""
-# A stop puts a project on hold; a program that does not know stops may have let it go on, which counts for nothing.
-_UNLIMITED = (
-    f"""{_DUE} AND p.status NOT IN ({HELD}) AND p.status_before_stop IS NULL AND NOT {_LIMITED} AND NOT {BUDGETED}"""
-)
+_UNLIMITED = f"""{_DUE} AND p.status NOT IN ({HELD}) AND NOT p.stopped AND NOT {_LIMITED} AND NOT {BUDGETED}"""
 
 
 # Looked for in the jobs alone that may name one: the others are not parsed for it.
@@ -83,19 +84,19 @@ WITH ready AS MATERIALIZED (
     FROM ready WHERE t.id = ANY(ARRAY[ready.id])
 ), opened AS (
     INSERT INTO attempts (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at,
-        lease_until, account{", slots, reserved" if held else ""})
+        lease_until, agent_id, account{", slots, reserved" if held else ""})
     SELECT id, attempt, %(workspace)s::uuid, project_id, run_id, %(worker)s::uuid, now(), now(),
-        now() + make_interval(secs => %(lease)s), {_ACCOUNT}{_HELD if held else ""}
+        now() + make_interval(secs => %(lease)s), agent_id, {_ACCOUNT}{_HELD if held else ""}
     FROM ready{_JOIN_HELD if held else ""}
 ), told AS (
-    INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, created_at)
+    INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, created_at)
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, project_id, run_id, id, attempt, 'claimed',
-        'worker:' || %(worker)s, now()
+        %(worker)s::uuid, now()
     FROM ready
 )
 SELECT id::text, attempt, project_id::text, project, run_id::text, session_id::text, python_path::text, key, title,
     work::text, input::text, agent, timeout, stall_timeout, workdir, max_attempts, failures, losses, deferrals,
-    options::text, repeatable, kind, carried::text, priority,
+    options::text, repeatable, kind, carried::text, priority, agent_id::text, authority::text,
     (SELECT json_object_agg(n.key, json_build_object('state', n.state, 'output', CASE WHEN n.state = 'completed' THEN
             (SELECT a.output FROM attempts a WHERE a.task_id = n.id AND a.number = n.attempt) END))::text
         FROM dependencies d
@@ -130,21 +131,22 @@ WHERE id IN (SELECT value FROM json_each(:ids))
 """
 _SQLITE_OPEN = f"""
 INSERT INTO attempts
-    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until, account)
-SELECT id, attempt, workspace_id, project_id, run_id, :worker, :now, :now, :lease_until, {_ACCOUNT}
+    (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until, agent_id,
+        account)
+SELECT id, attempt, workspace_id, project_id, run_id, :worker, :now, :now, :lease_until, agent_id, {_ACCOUNT}
 FROM tasks WHERE id IN (SELECT value FROM json_each(:ids))
 """
 _SQLITE_OPEN_HELD = f"""
 INSERT INTO attempts
     (task_id, number, workspace_id, project_id, run_id, worker_id, started_at, heartbeat_at, lease_until,
-        account, slots, reserved)
-SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :now, :lease_until, {_ACCOUNT},
-    held.value -> '$.slots', held.value -> '$.reserved'
+        agent_id, account, slots, reserved)
+SELECT t.id, t.attempt, t.workspace_id, t.project_id, t.run_id, :worker, :now, :now, :lease_until, t.agent_id,
+    {_ACCOUNT}, held.value -> '$.slots', held.value -> '$.reserved'
 FROM tasks t JOIN json_each(:held) held ON held.key = t.id
 """
 _SQLITE_TELL = """
-INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, created_at)
-SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, t.attempt, 'claimed', 'worker:' || :worker, :now
+INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, created_at)
+SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, t.attempt, 'claimed', :worker, :now
 FROM json_each(:ids) wanted JOIN tasks t ON t.id = wanted.value
 """
 
@@ -187,7 +189,7 @@ def _claim(
         }
         found = rows_of(tx, _POSTGRESQL if held is None else _POSTGRESQL_CHOSEN, {**values, **given})
         read = JsonTexts()
-        return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in found]
+        return [claim_of(workspace_id, row, read, needs=read[row[26]]) for row in found]
     now = datetime.now(UTC)
     wanted = {
         "workspace": workspace_id,
@@ -204,7 +206,7 @@ def _claim(
     tx.exec_driver_sql(_SQLITE_OPEN if held is None else _SQLITE_OPEN_HELD, leased)
     tx.exec_driver_sql(_SQLITE_TELL, mine)
     read = JsonTexts()
-    return [claim_of(workspace_id, row, read, needs=read[row[24]]) for row in rows]
+    return [claim_of(workspace_id, row, read, needs=read[row[26]]) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ class TaskToClaim:
     project_id: str
     run_id: str
     session_id: str | None
-    agent: str | None
+    agent_id: str | None
     concurrency_key: str | None
     status: ProjectStatus
     slots: bool
@@ -234,8 +236,8 @@ class TaskToClaim:
 
 
 _WAITING = f"""
-SELECT {{id}}, {{project}}, {{run}}, {{session}}, t.agent, t.concurrency_key,
-    CASE WHEN p.status_before_stop IS NULL THEN p.status ELSE '{ProjectStatus.ON_HOLD}' END, {_LIMITED}, {BUDGETED},
+SELECT {{id}}, {{project}}, {{run}}, {{session}}, CAST(t.agent_id AS TEXT), t.concurrency_key,
+    CASE WHEN p.stopped THEN '{ProjectStatus.ON_HOLD}' ELSE p.status END, {_LIMITED}, {BUDGETED},
     {{work}}, {{options}}, {{carried}}
 FROM tasks t {{owners}}
 WHERE {{which}} AND {_DUE}
@@ -284,7 +286,7 @@ def lock_waiting(tx: Connection, workspace_id: str, ids: Sequence[str]) -> list[
             project_id=row[1],
             run_id=row[2],
             session_id=row[3],
-            agent=row[4],
+            agent_id=row[4],
             concurrency_key=row[5],
             status=ProjectStatus(row[6]),
             slots=bool(row[7]),
@@ -355,6 +357,8 @@ def claim_of(workspace_id: str, row: Sequence[Any], read: JsonTexts, *, needs: d
         kind=row[21],
         options=options,
         carried=read[row[22]] or {},
+        agent_id=row[24],
+        authority=read[row[25]] or None,
     )
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind
 from coordination.store.driver import rows as rows_of
+from coordination.store.queries.access import principals
 from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.types import MAX_JSON_BYTES, clean_json, clean_text, iso
 
@@ -100,11 +101,11 @@ WITH ended AS MATERIALIZED (
     FROM less WHERE t.id = ANY(ARRAY[less.child_id]) AND t.pending > 0
     RETURNING t.id, t.state, t.run_id, t.attempt, t.key, t.title, t.kind, t.priority
 ), told AS (
-    INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, payload, created_at)
+    INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, payload, created_at)
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, %(project)s::uuid, run_id, id, n, type, actor,
         payload, now()
     FROM (
-        SELECT run_id, id, n, 'completed' AS type, %(actor)s AS actor, payload, o FROM done
+        SELECT run_id, id, n, 'completed' AS type, %(actor)s::uuid AS actor, payload, o FROM done
         UNION ALL
         SELECT run_id, id, NULL, 'unblocked', NULL, NULL, NULL FROM freed WHERE state = 'queued'
     ) AS lines
@@ -134,7 +135,7 @@ FROM {_SQLITE_ENDED}
 WHERE a.task_id = ended.id AND a.number = ended.n AND a.finished_at IS NULL
 """
 _SQLITE_TELL = f"""
-INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor, payload, created_at)
+INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, payload, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, ended.n, 'completed', :actor, ended.payload, :now
 FROM {_SQLITE_ENDED} JOIN tasks AS t ON t.id = ended.id
 ORDER BY ended.o
@@ -151,7 +152,7 @@ WHERE t.id = less.id AND t.pending > 0
 RETURNING id, state, run_id, attempt, key, title, kind, priority
 """
 _SQLITE_SAY = """
-INSERT INTO task_events (txid, workspace_id, project_id, run_id, task_id, type, created_at)
+INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, type, created_at)
 SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, 'unblocked', :now
 FROM json_each(:ids) AS freed JOIN tasks AS t ON t.id = freed.value
 """
@@ -178,7 +179,8 @@ def complete(
     )
     if len(rows) > MAX_JSON_BYTES:
         raise Refused(f"Results of {len(rows):,} characters are larger than {MAX_JSON_BYTES:,}")
-    scope = {"workspace": workspace_id, "project": project_id, "actor": actor, "rows": rows}
+    actor_id = principals.id_or_none(tx, workspace_id, actor)
+    scope = {"workspace": workspace_id, "project": project_id, "actor": actor_id, "rows": rows}
     if tx.dialect.name == "postgresql":
         held, found = _on_postgresql(tx, scope)
     else:

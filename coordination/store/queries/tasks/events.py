@@ -16,29 +16,34 @@ from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, selec
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.tasks.events import Event, EventType
+from coordination.domain.tasks.events import Event, EventType, SubjectKind
 from coordination.domain.tasks.tasks import TaskState
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.bulk import insert_rows
+from coordination.store.queries.access.principals import id_or_none, text_of
+from coordination.store.tables.tasks.events import event_log
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import commit_order, db_after, db_now, visible_below
 
-e = task_events.c
+e = event_log.c
 
 START = "0.0"
 _NUMBER = re.compile("[0-9]{1,18}")  # what both databases can hold
 
-_APPEND = insert(task_events).values(created_at=db_now())
-_APPEND_AGED = insert(task_events).values(created_at=db_after(-bindparam("age")))
+_APPEND = insert(event_log).values(created_at=db_now())
+_APPEND_AGED = insert(event_log).values(created_at=db_after(-bindparam("age")))
 
 
 def append(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write events; each row: project_id, type, and where they apply run_id, task_id, attempt, actor, payload."""
+    """Write events; each row: type, and where they apply project_id, run_id, task_id, attempt, actor, payload.
+
+    An event about anything but a task or a run names it with subject_kind and subject_id.
+    """
     if rows:
-        tx.execute(_APPEND, [_filled(workspace_id, row) for row in rows])
+        tx.execute(_APPEND, [_filled(tx, workspace_id, row) for row in rows])
 
 
-_CREATED = insert(task_events).from_select(
-    ["txid", "workspace_id", "project_id", "run_id", "task_id", "type", "actor", "created_at"],
+_CREATED = insert(event_log).from_select(
+    ["txid", "workspace_id", "project_id", "run_id", "task_id", "type", "actor_id", "created_at"],
     select(
         commit_order(),
         tasks.c.workspace_id,
@@ -46,7 +51,7 @@ _CREATED = insert(task_events).from_select(
         tasks.c.run_id,
         tasks.c.id,
         literal(EventType.CREATED.value),
-        tasks.c.creator,
+        tasks.c.created_by,
         tasks.c.created_at,
     )
     .where(tasks.c.workspace_id == bindparam("workspace"), tasks.c.run_id == bindparam("run"))
@@ -85,21 +90,37 @@ def append_unblocked(
 def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
     """Write events that happened ``age`` (a timedelta in each row) ago, on the database's clock."""
     if rows:
-        filled = [{**_filled(workspace_id, row), "age": max(row["age"], timedelta(0)).total_seconds()} for row in rows]
+        filled = [
+            {**_filled(tx, workspace_id, row), "age": max(row["age"], timedelta(0)).total_seconds()} for row in rows
+        ]
         tx.execute(_APPEND_AGED, filled)
 
 
-def _filled(workspace_id: str, row: dict[str, Any]) -> dict[str, Any]:
+def _filled(tx: Connection, workspace_id: str, row: dict[str, Any]) -> dict[str, Any]:
     return {
         "workspace_id": workspace_id,
-        "project_id": row["project_id"],
+        "subject_kind": row.get("subject_kind") or _kind_of(row),
+        "subject_id": row.get("subject_id"),
+        "project_id": row.get("project_id"),
         "run_id": row.get("run_id"),
         "task_id": row.get("task_id"),
         "attempt": row.get("attempt"),
         "type": row["type"],
-        "actor": row.get("actor"),
+        "actor_id": id_or_none(tx, workspace_id, row.get("actor")),
         "payload": row.get("payload"),
     }
+
+
+def append_bulk(tx: Connection, workspace_id: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write many events at once; each row as for ``append``, with its txid and created_at."""
+    moments = ("txid", "created_at")
+    insert_rows(
+        tx, event_log, [{**_filled(tx, workspace_id, row), **{name: row[name] for name in moments}} for row in rows]
+    )
+
+
+def _kind_of(row: dict[str, Any]) -> SubjectKind:
+    return SubjectKind.RUN if row.get("task_id") is None else SubjectKind.TASK
 
 
 def tail(
@@ -108,10 +129,11 @@ def tail(
     *,
     run_id: str | None = None,
     task_id: str | None = None,
+    subject: tuple[SubjectKind, str] | None = None,
     after: str = START,
     limit: int = 500,
 ) -> list[Event]:
-    """Events of a run or a task after the cursor, in the order in which they became certain."""
+    """Return events of a run, a task or another *subject* after the cursor, in the order they became certain."""
     where: list[Any] = [
         e.workspace_id == workspace_id,
         e.txid < visible_below(),
@@ -121,8 +143,10 @@ def tail(
         where.append(e.run_id == run_id)
     if task_id is not None:
         where.append(e.task_id == task_id)
+    if subject is not None:
+        where += [e.subject_kind == subject[0], e.subject_id == subject[1]]
     rows = tx.execute(
-        select(task_events, tasks.c.key)
+        select(event_log, tasks.c.key, text_of(e.actor_id).label("actor"))
         .outerjoin(tasks, tasks.c.id == e.task_id)
         .where(*where)
         .order_by(e.txid, e.seq)
@@ -139,6 +163,8 @@ def tail(
             attempt=row["attempt"],
             actor=row["actor"],
             payload=row["payload"] or {},
+            subject_kind=SubjectKind(row["subject_kind"]),
+            subject_id=row["subject_id"] or row["task_id"] or row["run_id"],
         )
         for row in rows.mappings()
     ]

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Text, and_, cast, or_, select
 
 from coordination.base.ids import id_part
 from coordination.domain.tasks.tasks import TaskRecord
-from coordination.store.queries.tasks.tasks import task_of
+from coordination.store.queries.tasks.tasks import SELECT_TASKS, task_of
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
@@ -49,13 +49,13 @@ def find_tasks(
         where.append(t.run_id == run_id)
     called = t.key == name if project_id is None else and_(t.key == name, t.project_id == project_id)
     whole = called if part is None else or_(called, cast(t.id, Text) == part)
-    asked = select(tasks).where(*where, whole).order_by(t.run_id.desc(), t.id.desc()).limit(1)
+    asked = SELECT_TASKS.where(*where, whole).order_by(t.run_id.desc(), t.id.desc()).limit(1)
     rows = tx.execute(asked).mappings().all()
     if not rows and part is not None:
         like = or_(cast(t.id, Text).like(part + "%"), cast(t.id, Text).like("%" + part))
         if project_id is not None:
             where.append(t.project_id == project_id)
-        rows = tx.execute(select(tasks).where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
+        rows = tx.execute(SELECT_TASKS.where(*where, like).order_by(t.id.desc()).limit(limit)).mappings().all()
     return [task_of(row) for row in rows]
 
 

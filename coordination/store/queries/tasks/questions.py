@@ -10,6 +10,7 @@ from sqlalchemy import Connection, RowMapping, insert, select, update
 from coordination.base.ids import new_id
 from coordination.domain.tasks.questions import Question
 from coordination.domain.tasks.tasks import BlockReason, TaskState
+from coordination.store.queries.access.principals import id_of, text_of
 from coordination.store.tables.tasks.questions import questions
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now
@@ -29,7 +30,7 @@ def answer(tx: Connection, workspace_id: str, question_id: str, *, text: str, by
     statement = (
         update(questions)
         .where(q.workspace_id == workspace_id, q.id == question_id, q.answered_at.is_(None))
-        .values(answer=text, answered_by=by, answered_at=db_now())
+        .values(answer=text, answered_by=id_of(tx, workspace_id, by), answered_at=db_now())
         .returning(q.id)
     )
     return tx.execute(statement).first() is not None
@@ -51,7 +52,11 @@ def unanswered(
     return _found(tx, _joined.where(*where).limit(limit))
 
 
-_joined = select(questions, tasks.c.key).join(tasks, tasks.c.id == q.task_id).order_by(q.asked_at, q.id)
+_joined = (
+    select(questions, tasks.c.key, text_of(q.answered_by).label("answerer"))
+    .join(tasks, tasks.c.id == q.task_id)
+    .order_by(q.asked_at, q.id)
+)
 
 
 def _found(tx: Connection, statement: Any) -> list[Question]:
@@ -69,7 +74,7 @@ def _question(row: RowMapping) -> Question:
         question=row["question"],
         asked_at=row["asked_at"],
         answer=row["answer"],
-        answered_by=row["answered_by"],
+        answered_by=row["answerer"],
         answered_at=row["answered_at"],
         escalated=bool(row["escalated"]),
     )

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from coordination.domain.tasks.tasks import MOVES, BlockReason, TaskMove, TaskState
+from coordination.store.queries.tasks import task_holds
 from coordination.store.queries.tasks.tasks import BATCH
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after, db_now, iso
@@ -47,20 +48,24 @@ class ReadyTask:
 _due = or_(t.not_before.is_(None), t.not_before <= db_now())
 
 
-def hold_back(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> None:
-    """Queued to blocked for *reason*: what a claim met."""
-    tx.execute(
+def hold_back(
+    tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason, subjects: Mapping[str, str]
+) -> None:
+    """Block queued tasks for *reason*, which a claim met; *subjects*: by task, the id of what the reason is about."""
+    held = tx.execute(
         update(tasks)
         .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state.in_(MOVES[TaskMove.HOLD_BACK][0]))
         .values(state=TaskState.BLOCKED, reasons=reason, enqueued_at=None, updated_at=db_now())
+        .returning(t.id)
     )
+    task_holds.put(tx, workspace_id, list(held.scalars()), reason, subjects)
 
 
 def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
     return t.state == TaskState.BLOCKED, t.reasons.op("&")(literal(int(reason))) != 0
 
 
-def _lift(tx: Connection, reason: BlockReason, ids: Sequence[str]) -> list[RowMapping]:
+def _lift(tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[str]) -> list[RowMapping]:
     """Take *reason* away from these locked tasks."""
     left = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
     found: list[RowMapping] = []
@@ -76,6 +81,7 @@ def _lift(tx: Connection, reason: BlockReason, ids: Sequence[str]) -> list[RowMa
             .returning(t.id, t.state, t.run_id)
         )
         found += tx.execute(statement).mappings()
+        task_holds.remove(tx, workspace_id, ids[start : start + BATCH], reason)
     return found
 
 
@@ -84,7 +90,7 @@ def lift(tx: Connection, workspace_id: str, project_id: str, reason: BlockReason
     where = t.workspace_id == workspace_id, t.project_id == project_id
     # Not in the order of the key, of which a planner may read all of the index.
     waiting = select(t.id).where(*_blocked_for(reason), *where).order_by(cast(t.id, Text)).with_for_update()
-    return _lift(tx, reason, list(tx.execute(waiting).scalars()))
+    return _lift(tx, workspace_id, reason, list(tx.execute(waiting).scalars()))
 
 
 def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> list[RowMapping]:
@@ -92,7 +98,9 @@ def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: Blo
 
     Those that another transaction has locked are left out.
     """
-    return _lift(tx, reason, _free(tx, *_blocked_for(reason), t.workspace_id == workspace_id, t.id.in_(ids)))
+    return _lift(
+        tx, workspace_id, reason, _free(tx, *_blocked_for(reason), t.workspace_id == workspace_id, t.id.in_(ids))
+    )
 
 
 def keys_held(tx: Connection, workspace_id: str, run_id: str, reason: BlockReason, *, most: int) -> list[str]:
@@ -116,7 +124,7 @@ def lift_due(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapp
     """Take "not before" away from tasks whose start time has come; the same."""
     where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
     due = _free(tx, *_blocked_for(BlockReason.NOT_BEFORE), *where)
-    return _lift(tx, BlockReason.NOT_BEFORE, due)
+    return _lift(tx, workspace_id, BlockReason.NOT_BEFORE, due)
 
 
 def _free(tx: Connection, *where: Any) -> list[str]:
@@ -186,7 +194,7 @@ def count_enqueued(tx: Connection, workspace_id: str, project_id: str) -> dict[s
 
 
 _NEXT = (
-    select(t.id, (t.attempt + 1).label("attempt"), t.key, t.title, t.kind, t.agent, t.concurrency_key)
+    select(t.id, (t.attempt + 1).label("attempt"), t.key, t.title, t.kind, t.agent_id, t.concurrency_key)
     .where(
         t.project_id == bindparam("project"),
         t.workspace_id == bindparam("ws"),
@@ -211,7 +219,7 @@ def next_to_enqueue(
     """The best ready tasks that no doorbell is out for: priority, then age; without those whose slots are full."""
     statement: Select[Any] = _NEXT
     if full_agents:
-        statement = statement.where(or_(t.agent.is_(None), t.agent.not_in(full_agents)))
+        statement = statement.where(or_(t.agent_id.is_(None), t.agent_id.not_in(full_agents)))
     if full_keys:
         statement = statement.where(or_(t.concurrency_key.is_(None), t.concurrency_key.not_in(full_keys)))
     if tx.dialect.name != "sqlite":

@@ -13,6 +13,7 @@ from coordination.domain.money.sessions import Session, SessionTarget
 from coordination.domain.plans.plan_expansion import KIND_OF_CHOICE, VARIANTS
 from coordination.domain.tasks.runs import RunRecord, state_of
 from coordination.domain.tasks.tasks import OPEN, TaskState
+from coordination.store.queries.access.principals import agent_ids, id_of, known_agents, name_of
 from coordination.store.queries.money import costs as ledger
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.projects.retention import removals
@@ -26,8 +27,9 @@ _BATCH = 500
 
 
 def insert_run(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
-    """Store a run."""
-    tx.execute(insert(runs).values(workspace_id=workspace_id, **row))
+    """Store a run. Its ``creator`` is named by text."""
+    creator = id_of(tx, workspace_id, row.pop("creator"))
+    tx.execute(insert(runs).values(workspace_id=workspace_id, created_by=creator, **row))
 
 
 def metadata_of(tx: Connection, workspace_id: str, run_id: str) -> dict[str, Any]:
@@ -243,20 +245,27 @@ def _run(tx: Connection, row: RowMapping) -> RunRecord:
 
 
 def insert_session(tx: Connection, workspace_id: str, row: dict[str, Any]) -> None:
-    """Store a session."""
-    tx.execute(insert(sessions).values(workspace_id=workspace_id, **row))
+    """Store a session. Its ``agent`` is named by text."""
+    agent = row.pop("agent", None)
+    agent_id = None if agent is None else agent_ids(tx, workspace_id, [agent])[agent]
+    tx.execute(insert(sessions).values(workspace_id=workspace_id, agent_id=agent_id, **row))
+
+
+_SESSIONS = select(sessions, name_of(sessions.c.agent_id).label("agent"))
 
 
 def main_session(tx: Connection, workspace_id: str, project_id: str, agent: str | None) -> Session | None:
     """The project's ongoing session (of that agent), or None."""
+    agent_id = None if agent is None else known_agents(tx, workspace_id, [agent]).get(agent)
+    if agent is not None and agent_id is None:
+        return None
     row = (
         tx.execute(
-            select(sessions)
-            .where(
+            _SESSIONS.where(
                 sessions.c.workspace_id == workspace_id,
                 sessions.c.project_id == project_id,
                 sessions.c.target == SessionTarget.MAIN,
-                sessions.c.agent == agent if agent is not None else sessions.c.agent.is_(None),
+                sessions.c.agent_id == agent_id if agent_id is not None else sessions.c.agent_id.is_(None),
             )
             .order_by(sessions.c.id)
             .limit(1)
@@ -270,7 +279,7 @@ def main_session(tx: Connection, workspace_id: str, project_id: str, agent: str 
 def get_session(tx: Connection, workspace_id: str, session_id: str) -> Session | None:
     """One session, or None."""
     row = (
-        tx.execute(select(sessions).where(sessions.c.workspace_id == workspace_id, sessions.c.id == session_id))
+        tx.execute(_SESSIONS.where(sessions.c.workspace_id == workspace_id, sessions.c.id == session_id))
         .mappings()
         .first()
     )
@@ -284,7 +293,7 @@ def list_sessions(
     where = [sessions.c.workspace_id == workspace_id]
     if project_id is not None:
         where.append(sessions.c.project_id == project_id)
-    rows = tx.execute(select(sessions).where(*where).order_by(sessions.c.last_activity_at.desc()).limit(limit))
+    rows = tx.execute(_SESSIONS.where(*where).order_by(sessions.c.last_activity_at.desc()).limit(limit))
     return [session_of(row) for row in rows.mappings()]
 
 

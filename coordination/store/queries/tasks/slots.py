@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, delete, select, update
@@ -11,9 +12,11 @@ from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key
+from coordination.store.queries.access.principals import agent_ids, names_of
 from coordination.store.tables.tasks.attempts import attempts, slots
 
 s = slots.c
+_OF_AGENT = "agent:"
 
 _LOCKED = (
     select(s.name, s.cap, s.used)
@@ -39,11 +42,22 @@ def free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
 
 
 def listed(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
-    """Name, cap and used of every slot of the project."""
+    """Return name, cap and used of every slot of the project, as people name them."""
     rows = tx.execute(
         select(s.name, s.cap, s.used).where(s.workspace_id == workspace_id, s.project_id == project_id).order_by(s.name)
-    )
-    return [dict(row) for row in rows.mappings()]
+    ).all()
+    ids = [row.name.removeprefix(_OF_AGENT) for row in rows if row.name.startswith(_OF_AGENT)]
+    names = {_OF_AGENT + agent_id: _OF_AGENT + name for agent_id, name in names_of(tx, workspace_id, ids).items()}
+    found = [{"name": names.get(row.name, row.name), "cap": row.cap, "used": row.used} for row in rows]
+    return sorted(found, key=itemgetter("name"))
+
+
+def stored_name(tx: Connection, workspace_id: str, name: str) -> str:
+    """Return the name under which a limit is stored, which names an agent by its id."""
+    if not name.startswith(_OF_AGENT):
+        return name
+    agent = name.removeprefix(_OF_AGENT)
+    return _OF_AGENT + agent_ids(tx, workspace_id, [agent])[agent]
 
 
 _MOVE = (
@@ -79,9 +93,10 @@ def _move(tx: Connection, workspace_id: str, project_id: str, counts: Mapping[st
 def set_caps(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> None:
     """Create slots or change their caps; what is used stays."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    for name in sorted(caps):
+    stored = {stored_name(tx, workspace_id, name): cap for name, cap in caps.items()}
+    for name in sorted(stored):
         statement = make(slots).values(
-            workspace_id=workspace_id, project_id=project_id, name=name, cap=caps[name], used=0
+            workspace_id=workspace_id, project_id=project_id, name=name, cap=stored[name], used=0
         )
         tx.execute(
             statement.on_conflict_do_update(
@@ -95,16 +110,18 @@ def set_caps(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[s
 def ensure(tx: Connection, workspace_id: str, project_id: str, caps: Mapping[str, int]) -> None:
     """Create the slots that do not exist yet."""
     make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
-    for name in sorted(caps):
+    stored = {stored_name(tx, workspace_id, name): cap for name, cap in caps.items()}
+    for name in sorted(stored):
         tx.execute(
             make(slots)
-            .values(workspace_id=workspace_id, project_id=project_id, name=name, cap=caps[name], used=0)
+            .values(workspace_id=workspace_id, project_id=project_id, name=name, cap=stored[name], used=0)
             .on_conflict_do_nothing()
         )
 
 
 def drop(tx: Connection, workspace_id: str, project_id: str, name: str) -> bool:
-    """Remove a limit; whether there was one."""
+    """Remove a limit; return whether there was one."""
+    name = stored_name(tx, workspace_id, name)
     return (
         tx.execute(
             delete(slots).where(s.workspace_id == workspace_id, s.project_id == project_id, s.name == name)

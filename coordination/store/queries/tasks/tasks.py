@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,14 +11,15 @@ from sqlalchemy import (
     RowMapping,
     bindparam,
     case,
+    exists,
     func,
-    insert,
     literal,
     or_,
     select,
     update,
 )
 
+from coordination.domain.access.principals import PrincipalKind
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 from coordination.domain.tasks.tasks import (
     MOVES,
@@ -31,7 +32,10 @@ from coordination.domain.tasks.tasks import (
     TaskRecord,
     TaskState,
 )
+from coordination.store.bulk import insert_rows
+from coordination.store.queries.access import principals
 from coordination.store.queries.tasks.attempt_counters import FRESH, CounterChanges, added, is_over
+from coordination.store.tables.access.principals import principals as principals_table
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import Reasons, db_after, db_now
 
@@ -41,6 +45,11 @@ FOUND_BY = "task:"
 """How the creator of a task begins that another task found."""
 
 t = tasks.c
+
+SELECT_TASKS = select(
+    tasks, principals.name_of(t.agent_id).label("agent"), principals.text_of(t.created_by).label("creator")
+)
+"""The tasks, with the names of their agents and of who created them: what ``task_of`` reads."""
 
 
 def _fenced(move: TaskMove, workspace_id: str, task_id: str, attempt: int) -> Any:
@@ -202,20 +211,35 @@ def count_anew(tx: Connection, workspace_id: str, task_id: str) -> None:
     tx.execute(update(tasks).where(*mine).values(**FRESH))
 
 
-def insert_many(tx: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Store new tasks; each row carries its workspace."""
-    tx.execute(insert(tasks), rows)
+def insert_new(
+    tx: Connection, workspace_id: str, rows: Iterable[dict[str, Any]], *, creator: str, agents: Collection[str]
+) -> None:
+    """Store new tasks that *creator* made. Each row names its ``agent`` by text, which is one of *agents*, or None."""
+    created_by = principals.id_of(tx, workspace_id, creator)
+    ids: dict[str | None, str | None] = {None: None}
+    if agents:
+        ids.update(principals.agent_ids(tx, workspace_id, agents))
+    insert_rows(tx, tasks, (_stored(row, workspace_id, created_by, ids) for row in rows))
+
+
+def _stored(
+    row: dict[str, Any], workspace_id: str, created_by: str, agents: Mapping[str | None, str | None]
+) -> dict[str, Any]:
+    row["workspace_id"] = workspace_id
+    row["created_by"] = created_by
+    row["agent_id"] = agents[row.pop("agent")]
+    return row
 
 
 def get(tx: Connection, workspace_id: str, task_id: str) -> TaskRecord | None:
     """One task, or None."""
-    row = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.id == task_id)).mappings().first()
+    row = tx.execute(SELECT_TASKS.where(t.workspace_id == workspace_id, t.id == task_id)).mappings().first()
     return None if row is None else task_of(row)
 
 
 def of_run(tx: Connection, workspace_id: str, run_id: str) -> list[TaskRecord]:
     """All tasks of a run, in the order of the plan."""
-    rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.run_id == run_id).order_by(t.id))
+    rows = tx.execute(SELECT_TASKS.where(t.workspace_id == workspace_id, t.run_id == run_id).order_by(t.id))
     return [task_of(row) for row in rows.mappings()]
 
 
@@ -223,29 +247,32 @@ def keyed(tx: Connection, workspace_id: str, run_id: str, keys: Sequence[str]) -
     """Those of a run's tasks that have these keys, by key; locked (late), so that none of them ends meanwhile."""
     found: list[TaskRecord] = []
     for start in range(0, len(keys), BATCH):
-        statement = (
-            select(tasks)
-            .where(t.workspace_id == workspace_id, t.run_id == run_id, t.key.in_(keys[start : start + BATCH]))
-            .order_by(t.id)
-        )
+        statement = SELECT_TASKS.where(
+            t.workspace_id == workspace_id, t.run_id == run_id, t.key.in_(keys[start : start + BATCH])
+        ).order_by(t.id)
         if tx.dialect.name != "sqlite":
             statement = statement.with_for_update(nowait=True)
         found += map(task_of, tx.execute(statement).mappings())
     return {task.key: task for task in found}
 
 
+_IS_DISCOVERED = exists(
+    select(principals_table.c.id).where(
+        principals_table.c.id == t.created_by, principals_table.c.kind == PrincipalKind.TASK
+    )
+)
+
+
 def found_in(tx: Connection, workspace_id: str, run_id: str) -> int:
     """How many of a run's tasks were found by its own work."""
     return tx.execute(
-        select(func.count()).where(
-            t.workspace_id == workspace_id, t.run_id == run_id, t.creator.startswith(FOUND_BY, autoescape=True)
-        )
+        select(func.count()).where(t.workspace_id == workspace_id, t.run_id == run_id, _IS_DISCOVERED)
     ).scalar_one()
 
 
 def parts(tx: Connection, workspace_id: str, task_id: str) -> list[TaskRecord]:
     """What the system made of a task: its variants, the tasks of its supervised loop."""
-    rows = tx.execute(select(tasks).where(t.workspace_id == workspace_id, t.parent_id == task_id).order_by(t.id))
+    rows = tx.execute(SELECT_TASKS.where(t.workspace_id == workspace_id, t.parent_id == task_id).order_by(t.id))
     return [task for task in map(task_of, rows.mappings()) if task.options.get("role")]
 
 
@@ -274,8 +301,7 @@ def carry_on(tx: Connection, workspace_id: str, task_id: str, attempt: int, carr
 def ready_of_project(tx: Connection, workspace_id: str, project_id: str, *, limit: int = 1000) -> list[TaskRecord]:
     """The project's tasks that a worker could take now, best first."""
     rows = tx.execute(
-        select(tasks)
-        .where(
+        SELECT_TASKS.where(
             t.workspace_id == workspace_id,
             t.project_id == project_id,
             t.state == TaskState.QUEUED,
@@ -388,4 +414,5 @@ def task_of(row: RowMapping) -> TaskRecord:
         workdir=row["workdir"],
         options=row["options"],
         carried=row["carried"] or {},
+        authority=row["authority"],
     )

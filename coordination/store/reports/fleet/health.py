@@ -80,6 +80,7 @@ _QUEUED = (
         or_(t.not_before.is_(None), t.not_before < db_after(-_SECONDS)),
         t.updated_at < db_after(-_SECONDS),
         p.status.not_in(_HELD),
+        ~p.stopped,
         ~_OPEN_ATTEMPT,
     )
 )
@@ -138,7 +139,7 @@ _KINDS = (
             or_(
                 _has(BlockReason.DEPENDENCIES) & or_(t.pending == 0, ~_OPEN_EDGE),
                 _has(BlockReason.NOT_BEFORE) & or_(t.not_before.is_(None), t.not_before < db_after(-_SECONDS)),
-                _has(BlockReason.PAUSED) & p.status.not_in(_HELD) & (t.updated_at < db_after(-_SECONDS)),
+                _has(BlockReason.PAUSED) & p.status.not_in(_HELD) & ~p.stopped & (t.updated_at < db_after(-_SECONDS)),
             ),
         ),
         "blocked, and what it is said to wait for is over",

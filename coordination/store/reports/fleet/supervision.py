@@ -7,9 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, select
 
+from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import StatusThresholds, SupervisorStatus, status_of
 from coordination.domain.tasks.tasks import TaskState
+from coordination.store.queries.access.principals import name_of
 from coordination.store.queries.fleet import supervisors
+from coordination.store.queries.projects import projects
 from coordination.store.tables.fleet.workers import workers
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
@@ -79,6 +82,8 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
     ``timeSinceLastPoll`` is in milliseconds, moments are ISO 8601 in UTC.
     """
     found = supervisors.get(tx, workspace_id, project_id)
+    project = projects.get(tx, workspace_id, project_id)
+    supervisor = SupervisorSettings() if project is None else SupervisorSettings.of(project.settings)
     age = None if found is None or found.ended_at is not None else found.age
     status = status_of(age, thresholds)
     completed = tx.execute(
@@ -96,7 +101,8 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
         "activeAgents": _active(tx, workspace_id, project_id),
         "completedCount": completed,
         "state": found.state if found else {},
-        "strategy": found.strategy if found else {},
+        "strategy": supervisor.strategy,
+        "model": supervisor.model,
         "expiresAt": found.expires_at.isoformat() if found else None,
         "endedAt": found.ended_at.isoformat() if found and found.ended_at else None,
         "error": found.error if found else None,
@@ -106,7 +112,9 @@ def orchestrator(tx: Connection, workspace_id: str, project_id: str, *, threshol
 
 def _active(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:
     rows = tx.execute(
-        select(t.key, t.title, t.agent, attempts.c.started_at, attempts.c.number, workers.c.name)
+        select(
+            t.key, t.title, name_of(t.agent_id).label("agent"), attempts.c.started_at, attempts.c.number, workers.c.name
+        )
         .join(attempts, t.id == looked_up(attempts.c.task_id))
         .outerjoin(workers, workers.c.id == attempts.c.worker_id)
         .where(

@@ -17,6 +17,7 @@ from coordination.base.money import ZERO
 from coordination.domain.money.cost_totals import DAY, MONTH
 from coordination.domain.money.date_ranges import DateRange
 from coordination.store.queries.money import rollups as sums
+from coordination.store.tables.access.principals import principals
 from coordination.store.tables.money.costs import CALLS, CORRECTED, UNPRICED, costs
 from coordination.store.tables.money.rollups import rollups
 from coordination.store.tables.projects.projects import projects
@@ -68,8 +69,8 @@ def spending(
     names = _names(tx, workspace_id, by, [row.key for row in rows if row.key])
     found = [
         Spending(
-            key=row.key or None,
-            name=names.get(row.key),
+            key=(names.get(row.key, row.key) if by == "agent" else row.key) or None,
+            name=None if by == "agent" else names.get(row.key),
             calls=int(row.calls),
             input_tokens=int(row.input_tokens),
             output_tokens=int(row.output_tokens),
@@ -222,13 +223,13 @@ def _recorded_key(tx: Connection, workspace_id: str, by: str) -> Any:
         "session": c.session_id,
         "model": c.model,
         "run": c.run_id,
-        "agent": c.agent,
+        "agent": c.agent_id,
         _ACCOUNT: c.account,
     }[by]
 
 
 def _names(tx: Connection, workspace_id: str, by: str, keys: list[str]) -> dict[str, str]:
-    table = {"project": projects, "run": runs}.get(by)
+    table = {"project": projects, "run": runs, "agent": principals}.get(by)
     if table is None or not keys:
         return {}
     found: dict[str, str] = {}

@@ -54,10 +54,12 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
     note("sessions", counted(sessions))
     # From the sums where they are complete, so that no record has to be read.
     counted_up = rollups.complete(tx, workspace_id)
-    billed = _summed_agents(workspace_id, project_id) if counted_up else select(costs.c.project_id, costs.c.agent)
+    billed: Any = (
+        _summed_agents(workspace_id, project_id) if counted_up else select(costs.c.project_id, costs.c.agent_id)
+    )
     agents = union(
-        scoped(select(tasks.c.project_id, tasks.c.agent).where(tasks.c.agent.is_not(None)), tasks),
-        billed if counted_up else scoped(billed.where(costs.c.agent.is_not(None)), costs),
+        scoped(select(tasks.c.project_id, tasks.c.agent_id).where(tasks.c.agent_id.is_not(None)), tasks),
+        billed if counted_up else scoped(billed.where(costs.c.agent_id.is_not(None)), costs),
     ).subquery()
     note(
         "agents",
@@ -71,10 +73,10 @@ def totals(tx: Connection, workspace_id: str, *, project_id: str | None = None) 
     return {project: ProjectTotals(**values) for project, values in found.items()}
 
 
-def _summed_agents(workspace_id: str, project_id: str | None) -> Select[Any]:
-    """(project, agent) of everybody whom the ledger's sums know."""
+def _summed_agents(workspace_id: str, project_id: str | None) -> Select[str, str]:
+    """(project, id of the agent) of everybody whom the ledger's sums know."""
     s = summed.c
     where = [s.workspace_id == workspace_id, s.dimension == "agent", s.grain == MONTH, s.key != "", s.project_id != ""]
     if project_id is not None:
         where.append(s.project_id == project_id)
-    return select(cast(s.project_id, Id), s.key).where(*where).distinct()
+    return select(cast(s.project_id, Id), cast(s.key, Id)).where(*where).distinct()

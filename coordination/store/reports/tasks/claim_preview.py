@@ -9,6 +9,7 @@ from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.tasks import TaskRecord, TaskState
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import dependencies
+from coordination.store.reports.agents.prompt_context import dependency_graph, specializations
 
 
 def preview(tx: Connection, workspace_id: str, task: TaskRecord) -> tuple[Claim, PromptContext]:
@@ -43,4 +44,6 @@ def preview(tx: Connection, workspace_id: str, task: TaskRecord) -> tuple[Claim,
     )
     if project is None:
         return claim, PromptContext(name)
-    return claim, PromptContext(project.name, project.path, project.description, project.settings)
+    agents = specializations(tx, workspace_id)
+    graph = dependency_graph(tx, workspace_id, task.run_id)
+    return claim, PromptContext(project.name, project.path, project.description, project.settings, agents, graph)

@@ -28,7 +28,12 @@ def in_queue(about: TaskSteps, live_within: timedelta, window: int | None) -> It
     wanted = {"project", f"agent:{task.agent}", f"key:{task.concurrency_key}"}
     for slot in slots.listed(tx, workspace_id, task.project_id):
         if slot["name"] in wanted and slot["used"] >= slot["cap"]:
-            users = ", ".join(_holders(tx, workspace_id, task.project_id, slot["name"])) or "nothing any more"
+            users = (
+                ", ".join(
+                    _holders(tx, workspace_id, task.project_id, slots.stored_name(tx, workspace_id, slot["name"]))
+                )
+                or "nothing any more"
+            )
             if slot["name"] == f"key:{merge_key(task.run_id)}":
                 yield TaskBlocker(
                     "merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}"

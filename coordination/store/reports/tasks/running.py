@@ -15,12 +15,12 @@ from coordination.store.tables.fleet.workers import workers
 from coordination.store.tables.jobs.output import output_chunks
 from coordination.store.tables.projects.projects import projects
 from coordination.store.tables.tasks.attempts import attempts
-from coordination.store.tables.tasks.events import task_events
+from coordination.store.tables.tasks.events import event_log
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_now, looked_up
 
-a, e, o = attempts.c, task_events.c, output_chunks.c
+a, e, o = attempts.c, event_log.c, output_chunks.c
 
 
 @dataclass(frozen=True, slots=True)

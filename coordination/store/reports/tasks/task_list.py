@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, func, select, type_coerce
 
 from coordination.domain.tasks.tasks import BlockReason
+from coordination.store.queries.access.principals import name_of
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import Str
@@ -50,6 +51,8 @@ class ColumnWidths:
     agent: int = 0
 
 
+AGENT = name_of(t.agent_id).label("agent")
+
 # The types of a driver, where ours would build an object of every value.
 _COLUMNS = (
     t.id,
@@ -60,7 +63,7 @@ _COLUMNS = (
     t.error,
     t.priority,
     t.attempt,
-    t.agent,
+    AGENT,
     *(type_coerce(column, Str) for column in (t.created_at, t.updated_at, t.finished_at)),
 )
 
@@ -72,7 +75,7 @@ def longest(tx: Connection, workspace_id: str, run_id: str) -> ColumnWidths:
             type_coerce(t.reasons, Integer),
             func.count(),
             func.max(func.length(t.key)),
-            func.max(func.length(t.agent)),
+            func.max(func.length(AGENT)),
             func.max(func.length(t.error)),
         )
         .where(t.workspace_id == workspace_id, t.run_id == run_id)

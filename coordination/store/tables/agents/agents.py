@@ -1,6 +1,6 @@
 """Agents that a workspace knows."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, UniqueConstraint, text
+from sqlalchemy import Boolean, Column, ForeignKey, Index, Table, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
@@ -10,9 +10,8 @@ THE_DEFAULT = text("is_default")
 agents = Table(
     "agents",
     metadata,
-    Column("id", Id, primary_key=True),
+    Column("id", Id, ForeignKey("principals.id"), primary_key=True),  # its principal, which has its name
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
-    Column("name", Str, nullable=False),
     Column("description", Str),
     Column("type", Str),
     Column("objective", Str),
@@ -24,6 +23,5 @@ agents = Table(
     Column("is_default", Boolean, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("updated_at", UtcTime, nullable=False, default=db_now()),
-    UniqueConstraint("workspace_id", "name"),
     Index("uq_agents_default", "workspace_id", unique=True, postgresql_where=THE_DEFAULT, sqlite_where=THE_DEFAULT),
 )

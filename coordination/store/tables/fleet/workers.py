@@ -1,6 +1,6 @@
 """Who does the work: worker processes (above all workspaces) and one supervisor row per project."""
 
-from sqlalchemy import Boolean, Column, ForeignKey, Index, Integer, Table, text
+from sqlalchemy import Column, ForeignKey, Index, Integer, Table, text
 
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, db_now
@@ -24,7 +24,6 @@ workers = Table(
     # What its machine's clock said at the last heartbeat, beside the database's in heartbeat_at.
     Column("clock_at", UtcTime),
     Column("serves", Json),  # the names of the workspaces whose jobs it runs; null: of all, or it does not say
-    Column("hears_stops", Boolean),  # it ends jobs when it is told of a stop; null: a program of before
 )
 
 supervisors = Table(
@@ -38,12 +37,11 @@ supervisors = Table(
     Column("expires_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
     Column("state", Json, nullable=False),
-    Column("strategy", Json, nullable=False),
     Column("error", Str),
     # Counts submissions, so that a tick that found no work cannot end a supervisor that was given some meanwhile.
     Column("submissions", Integer, nullable=False),
     # The tick's own lease: two ticks of one project never run side by side.
-    Column("tick_holder", Str),
+    Column("tick_owner", Str),
     Column("tick_until", UtcTime),
     Index("ix_supervisors_heartbeat", "heartbeat_at", postgresql_where=ALIVE, sqlite_where=ALIVE),
 )

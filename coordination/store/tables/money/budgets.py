@@ -13,7 +13,7 @@ budgets = Table(
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # those of a project, its runs and tasks
     Column("run_id", Id, ForeignKey("runs.id", ondelete="CASCADE")),  # those of a run and its tasks
     Column("scope", Str, nullable=False),
-    Column("subject", Str, nullable=False),  # whose it is: an id, or the name of an agent
+    Column("subject", Str, nullable=False),  # whose it is: an id, of an agent that of its principal
     Column("period", Str, nullable=False),
     Column("usd", Money),  # NULL, as of the next three: no cap
     Column("tokens", BigInteger),
@@ -22,7 +22,7 @@ budgets = Table(
     Column("action", Str, nullable=False),
     Column("warn_percent", Integer),
     Column("downgrade_to", Str),
-    Column("set_by", Str),
+    Column("set_by", Id),
     Column("set_at", UtcTime, nullable=False, default=db_now()),
     UniqueConstraint("workspace_id", "subject", "scope", "period"),
     Index("ix_budgets_run_id", "run_id"),

@@ -24,7 +24,7 @@ costs = Table(
     Column("run_id", Id),
     Column("task_id", Id),
     Column("attempt", Integer),
-    Column("agent", Str),
+    Column("agent_id", Id),
     Column("model", Str, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
@@ -37,7 +37,7 @@ costs = Table(
     Column("extra", Json, nullable=False),
     Column("corrects", Str),  # the id of the row that this one corrects
     Column("account", Str),  # the account of the worker's machine that the call was made with
-    Column("settles", Boolean),  # whether that one's price was unknown; NULL where an earlier program wrote the row
+    Column("settles", Boolean, nullable=False),  # whether that one's price was unknown
     Index("ix_costs_run_id", "run_id"),
     Index("ix_costs_project_id", "project_id", "occurred_at"),
     Index("ix_costs_session_id", "session_id"),

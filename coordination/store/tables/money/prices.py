@@ -20,7 +20,7 @@ prices = Table(
     Column("cached_input", Money),  # NULL, as of the others: as what it is part of
     Column("cache_write", Money),
     Column("reasoning", Money),
-    Column("set_by", Str),
+    Column("set_by", Id),
     Column("set_at", UtcTime, nullable=False, default=db_now()),
     Index("uq_prices_workspace", "workspace_id", "model", unique=True, postgresql_where=OF_ALL, sqlite_where=OF_ALL),
     Index(

@@ -1,6 +1,6 @@
 """Workspaces, projects and the names that projects are also known by."""
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
+from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint
 
 from coordination.domain.projects.projects import ProjectStatus
 from coordination.store.tables import metadata
@@ -32,8 +32,7 @@ projects = Table(
     Column("created_at", UtcTime, nullable=False, default=db_now()),
     Column("started_at", UtcTime),
     Column("completed_at", UtcTime),
-    # While a stop holds it: the status that it has besides. Its own is then on_hold, which earlier programs obey too.
-    Column("status_before_stop", Str),
+    Column("stopped", Boolean, nullable=False, default=False),  # a stop covers it: nothing of it starts
     UniqueConstraint("workspace_id", "identity"),
     CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in ProjectStatus)), name="status"),
 )

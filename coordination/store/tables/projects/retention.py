@@ -23,7 +23,7 @@ chores = Table(
     metadata,
     Column("workspace_id", Id, ForeignKey("workspaces.id"), primary_key=True),
     Column("name", Str, primary_key=True),
-    Column("holder", Str),
-    Column("held_until", UtcTime),
+    Column("owner", Str),
+    Column("lease_until", UtcTime),
     Column("done_at", UtcTime),
 )

@@ -14,11 +14,11 @@ stops = Table(
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: the whole workspace
     Column("since", UtcTime, nullable=False, default=db_now()),
-    Column("actor", Str, nullable=False),
+    Column("created_by", Id, nullable=False),
     Column("reason", Str),
     Column("at_once", Boolean, nullable=False),  # what runs is killed without a grace
     Column("in_flight", Json),  # [task, attempt] of what ran when it began; NULL: nobody has looked yet
     Column("ended_at", UtcTime),
-    Column("ended_by", Str),
+    Column("ended_by", Id),
     Index("ix_stops_active", "workspace_id", postgresql_where=ACTIVE, sqlite_where=ACTIVE),
 )

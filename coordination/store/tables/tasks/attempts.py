@@ -17,6 +17,7 @@ attempts = Table(
     Column("project_id", Id, nullable=False),
     Column("run_id", Id, nullable=False),
     Column("worker_id", Id, nullable=False),
+    Column("agent_id", Id),  # whose task it was when it was claimed
     Column("started_at", UtcTime, nullable=False, default=db_now()),
     Column("lease_until", UtcTime, nullable=False),
     Column("heartbeat_at", UtcTime, nullable=False, default=db_now()),
@@ -34,6 +35,8 @@ attempts = Table(
     Column("output", Json),
     Column("log", Str),
     Column("account", Str),  # with which account of its worker's machine its job asks a provider
+    Column("conversation_id", Str),  # of the agent's or the chat's conversation that it began or went on with
+    Column("turn", Integer),  # the number of the attempt in that conversation, from 1
     Column("details", Json),  # what is known of its end besides: a limit that it met, what an agent changed
     checked_on_sqlite("task_id", "tasks.id", ondelete="CASCADE"),
     CheckConstraint("outcome IN ({})".format(", ".join(f"'{outcome}'" for outcome in Outcome)), name="outcome"),
@@ -48,7 +51,7 @@ slots = Table(
     "slots",
     metadata,
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
-    Column("name", Str, primary_key=True),  # project | agent:NAME | key:NAME
+    Column("name", Str, primary_key=True),  # project | agent:ID | key:NAME
     Column("workspace_id", Id, nullable=False),
     Column("cap", Integer, nullable=False),
     Column("used", Integer, nullable=False),

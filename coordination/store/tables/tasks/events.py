@@ -1,28 +1,45 @@
-"""The append-only story: task events. No UPDATE of it exists; retention deletes from its old end."""
+"""The append-only event log. No UPDATE of it exists; retention deletes from its old end."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, Table, text
 
+from coordination.domain.tasks.events import SubjectKind
 from coordination.store.tables import metadata
 from coordination.store.types import Id, Json, Str, UtcTime, commit_order, db_now
 
+OTHER_SUBJECT = text("subject_id IS NOT NULL")
+_KINDS = ", ".join(f"'{kind}'" for kind in SubjectKind)
 _Counter = BigInteger().with_variant(Integer, "sqlite")
 
-task_events = Table(
-    "task_events",
+event_log = Table(
+    "events",
     metadata,
     Column("seq", _Counter, primary_key=True, autoincrement=True),
     # Sequence numbers are taken before commits happen, so they alone cannot order a tail: see queries/events.
     Column("txid", BigInteger, nullable=False, default=commit_order()),
     Column("workspace_id", Id, nullable=False),
-    Column("project_id", Id, nullable=False),
+    # What the event is about: the task or the run that the row names, or what subject_id names.
+    Column("subject_kind", Str, nullable=False, server_default=text(f"'{SubjectKind.TASK}'")),
+    Column("subject_id", Str),
+    Column("project_id", Id),
     Column("run_id", Id),
     Column("task_id", Id),
     Column("attempt", Integer),
     Column("type", Str, nullable=False),
-    Column("actor", Str),
+    Column("actor_id", Id),  # a principal, or a worker
     Column("payload", Json),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
-    Index("ix_task_events_run", "run_id", "txid", "seq"),
-    Index("ix_task_events_task", "task_id", "seq"),
+    Index("ix_events_run", "run_id", "txid", "seq"),
+    Index("ix_events_task", "task_id", "seq"),
+    Index(
+        "ix_events_subject",
+        "workspace_id",
+        "subject_kind",
+        "subject_id",
+        "seq",
+        postgresql_where=OTHER_SUBJECT,
+        sqlite_where=OTHER_SUBJECT,
+    ),
+    CheckConstraint(f"subject_kind IN ({_KINDS})", name="subject_kind"),
+    CheckConstraint("subject_id IS NOT NULL OR subject_kind IN ('task', 'run')", name="has_subject"),
     sqlite_autoincrement=True,
 )

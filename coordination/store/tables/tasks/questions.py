@@ -19,9 +19,9 @@ questions = Table(
     Column("question", Str, nullable=False),
     Column("asked_at", UtcTime, nullable=False, default=db_now()),
     Column("answer", Str),
-    Column("answered_by", Str),
+    Column("answered_by", Id),
     Column("answered_at", UtcTime),
-    Column("escalated", Boolean),  # NULL, as of programs that know none: no
+    Column("escalated", Boolean, nullable=False, default=False),
     Index("ix_questions_task_id", "task_id"),
     Index("ix_questions_open", "workspace_id", "asked_at", postgresql_where=UNANSWERED, sqlite_where=UNANSWERED),
 )

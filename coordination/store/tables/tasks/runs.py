@@ -15,7 +15,7 @@ sessions = Table(
     Column("id", Id, primary_key=True),
     Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
-    Column("agent", Str),
+    Column("agent_id", Id),
     Column("purpose", Str, nullable=False),
     Column("target", Str, nullable=False),
     Column("created_at", UtcTime, nullable=False, default=db_now()),
@@ -32,7 +32,8 @@ runs = Table(
     Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE"), nullable=False),
     Column("session_id", Id, ForeignKey("sessions.id"), nullable=False),
     Column("name", Str, nullable=False),
-    Column("creator", Str, nullable=False),
+    Column("created_by", Id, nullable=False),
+    Column("authority", Json),  # what its tasks may do, lent by what caused it; NULL: a person submitted it
     Column("python_path", Json, nullable=False),
     Column("budget_usd", Money),
     Column("budget_on_exceed", Str),

@@ -49,7 +49,7 @@ tasks = Table(
     Column("losses", Integer, nullable=False),  # suspicion that its job ends workers, see domain.retry
     Column("deferrals", Integer, nullable=False),  # attempts that asked for later
     Column("deferred_since", UtcTime),  # the first of the deferrals that are counted
-    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money, whatever came
+    Column("starts", Integer, nullable=False, server_default=text("0")),  # attempts that cost money, whatever their end
     Column("consecutive_losses", Integer, nullable=False, server_default=text("0")),
     Column("max_starts", Integer, nullable=False, server_default=text(str(DEFAULT_MAX_STARTS))),
     Column("max_attempts", Integer, nullable=False),
@@ -58,8 +58,9 @@ tasks = Table(
     Column("repeatable", Boolean, nullable=False),
     Column("on_dependency_failure", Str, nullable=False),
     Column("concurrency_key", Str),
-    Column("agent", Str),
-    Column("creator", Str, nullable=False),
+    Column("agent_id", Id),  # the principal that it is for: an agent, or a person
+    Column("created_by", Id, nullable=False),
+    Column("authority", Json),  # what it may do, lent by what caused it; NULL: a plan says what it does
     Column("parent_id", Id),
     Column("kind", Str, nullable=False),  # what runs: its cost is learnt per kind
     Column("work", Json, nullable=False),
@@ -94,7 +95,7 @@ tasks = Table(
         postgresql_where=QUEUED,
         sqlite_where=QUEUED,
     ),
-    Index("ix_tasks_rung", "project_id", "enqueued_at", postgresql_where=ENQUEUED, sqlite_where=ENQUEUED),
+    Index("ix_tasks_enqueued", "project_id", "enqueued_at", postgresql_where=ENQUEUED, sqlite_where=ENQUEUED),
     Index("ix_tasks_run_state", "run_id", "state"),
     Index(
         "ix_tasks_time", "project_id", "not_before", postgresql_where=WAITING_FOR_TIME, sqlite_where=WAITING_FOR_TIME
@@ -117,9 +118,9 @@ tasks = Table(
     Index(
         "ix_tasks_agent",
         "workspace_id",
-        "agent",
-        postgresql_where=text("agent IS NOT NULL"),
-        sqlite_where=text("agent IS NOT NULL"),
+        "agent_id",
+        postgresql_where=text("agent_id IS NOT NULL"),
+        sqlite_where=text("agent_id IS NOT NULL"),
     ),
     # Updates of state leave room on the page for the new row version.
     postgresql_with={"fillfactor": "80"},

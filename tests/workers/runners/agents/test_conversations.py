@@ -22,7 +22,7 @@ def turn(read: int, written: int) -> dict[str, Any]:
 
 
 def carried(session: str, agent: str = "claude", **more: Any) -> dict[str, Any]:
-    return {"conversation": {"agent": agent, "session": session, "host": host(), **more}}
+    return {"conversation": {"agent": agent, "session": session, "host": host(), "turn": 1, **more}}
 
 
 def test_a_session_is_left_to_the_next_attempt_even_if_this_one_is_lost(bench: Bench, stand_in: StandIn) -> None:

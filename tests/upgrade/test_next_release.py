@@ -1,6 +1,5 @@
 """Workers of two versions on one store, before, during and after the migration between them; on both stores."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,14 @@ from coordination.client import Coordination, Run
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState
-from coordination.domain.tasks.tasks import TaskState
 from coordination.settings import load_settings
 from coordination.store import schema
 from coordination.store.engine import open_store
 from coordination.store.migrations import upgrade
 from tests.support.apps import app_of
-from tests.support.fleet import Fleet, fleet_on
-from tests.support.processes import Process, Processes, until
+from tests.support.fleet import Fleet
+from tests.support.processes import Process, until
 from tests.support.sources import ROOT
-from tests.upgrade.earlier import EARLIER, Earlier, Release, taken_from_history
 
 VERSIONS = Path(__file__).parent / "versions"
 NEXT_WORKER = Path(__file__).parent / "next_worker.py"
@@ -67,7 +64,7 @@ def workers_of(fleet: Fleet, run: Run, keys: Sequence[str]) -> list[tuple[str, s
 def counted(fleet: Fleet) -> dict[str, int]:
     """How many rows each table has that a plan fills."""
     with fleet.co.runtime.store.read() as tx:
-        names = ("runs", "tasks", "dependencies", "task_events")
+        names = ("runs", "tasks", "dependencies", "events")
         return {name: tx.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}  # noqa: S608
 
 
@@ -155,154 +152,3 @@ class TestTheNextRelease:
             app.send_task("coordination.run", [fleet.co.runtime.workspace_id, enqueued], {"flavour": "x"}, queue="jobs")
 
         assert run.wait(timeout=20) is RunState.COMPLETED
-
-
-def test_every_earlier_schema_whose_programs_must_still_work_has_one_here() -> None:
-    must_work = {version for version in schema.KNOWN[:-1] if version >= schema.WORKS_WITH}
-
-    assert must_work == {release.schema for release in EARLIER}
-
-
-@pytest.mark.parametrize("release", EARLIER, ids=lambda release: f"{release.schema}-{release.commit[:7]}")
-class TestAnEarlierRelease:
-    @pytest.fixture
-    def earlier(self, release: Release, tmp_path: Path) -> Earlier:
-        """Its program."""
-        return taken_from_history(release, tmp_path / "their program")
-
-    @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-    @pytest.mark.deadlocks  # a migration changes whole tables, in an order that no program's statements have
-    def test_its_workers_finish_a_plan_beside_todays_through_the_migration(  # noqa: PLR0917 - fixtures
-        self,
-        release: Release,
-        kind: str,
-        earlier: Earlier,
-        processes: Processes,
-        redis_url: str,
-        tmp_path: Path,
-        request: pytest.FixtureRequest,
-    ) -> None:
-        url = request.getfixturevalue(f"blank_{kind}_url")
-        environment = Fleet.environment(url, redis_url, tmp_path)
-        theirs = Theirs(processes, earlier, environment, tmp_path)
-        theirs.coord("migrate")
-        old = theirs.worker()
-        run_id = theirs.submit(plan())
-        theirs.await_file("held.begun")
-
-        assert migrated_to_today(url) == release.schema
-        with fleet_on(processes, url, redis_url, tmp_path) as fleet:
-            leased = lease(fleet, run_id)
-            fleet.worker("-c", "1")
-            until(lambda: lease(fleet, run_id) > leased, what="a heartbeat of their worker on today's schema")
-            fleet.file("go").touch()
-
-            run = fleet.co.run(run_id)
-            assert_undisturbed(run)
-            assert run.task("waits").output == "after held"
-            assert len(workers_of(fleet, run, ["left", "right"])) == 2
-            assert old.exit_code is None
-            assert old.stop() == 0
-
-    @pytest.mark.deadlocks  # as above
-    def test_a_stop_holds_its_workers_and_ends_what_they_may_begin_again(  # noqa: PLR0917 - fixtures
-        self,
-        release: Release,
-        earlier: Earlier,
-        processes: Processes,
-        blank_postgres_url: str,
-        redis_url: str,
-        tmp_path: Path,
-    ) -> None:
-        environment = Fleet.environment(blank_postgres_url, redis_url, tmp_path)
-        theirs = Theirs(processes, earlier, environment, tmp_path)
-        theirs.coord("migrate")
-        theirs.worker()
-        run_id = theirs.submit([Task("held", {"shell": HELD}), Task("next", {"shell": "echo next"}, needs=["held"])])
-        theirs.await_file("held.begun")
-        assert migrated_to_today(blank_postgres_url) == release.schema
-        with fleet_on(processes, blank_postgres_url, redis_url, tmp_path) as fleet:
-            hears = release.schema > "0001"  # the first one reads no message that is signed
-            stopped = fleet.co.stop(timeout=60 if hears else 1)
-            fleet.file("go").touch()
-            if not hears:
-                assert ["earlier version" in one.words() for one in stopped.attempts] == [True]
-                stopped = fleet.co.stop(timeout=60)
-
-            assert stopped.silent, [one.words() for one in stopped.attempts]
-            became = "ended: coord start goes on with it" if hears else "completed meanwhile"
-            assert [one.words() for one in stopped.attempts] == [became]
-            run, waits = fleet.co.run(run_id), "held" if hears else "next"
-            until(lambda: run.task(waits).state is TaskState.BLOCKED, what="that its worker is refused the task")
-            assert run.task(waits).record.attempt == (1 if hears else 0)
-
-            fleet.co.start()
-            assert run.wait(timeout=60) is RunState.COMPLETED
-
-    def test_it_starts_on_todays_schema_or_refuses_with_one_sentence(  # noqa: PLR0917 - fixtures
-        self,
-        release: Release,
-        earlier: Earlier,
-        processes: Processes,
-        postgres_url: str,
-        redis_url: str,
-        tmp_path: Path,
-    ) -> None:
-        theirs = Theirs(processes, earlier, Fleet.environment(postgres_url, redis_url, tmp_path), tmp_path)
-        if release.asks or release.schema == schema.HEAD:
-            theirs.worker()
-            return
-
-        refused = theirs.start("-m", "workers")
-
-        assert refused.wait() == 2
-        assert f"has schema {schema.HEAD}, which is newer than this program" in refused.output
-
-
-class Theirs:
-    """An earlier program's command line and workers."""
-
-    def __init__(self, processes: Processes, program: Earlier, env: dict[str, str], folder: Path) -> None:
-        self.processes = processes
-        self.program = program
-        self.env = {**env, **program.env}
-        self.project = folder / "project"
-        self.project.mkdir()
-        self.plan = folder / "plan.yaml"
-
-    def start(self, *arguments: str | Path, announces: bool = False) -> Process:
-        """Start its Python; ``-m`` looks in the current folder first."""
-        return self.processes.start_python(*arguments, env=self.env, cwd=self.program.folder, announces=announces)
-
-    def worker(self) -> Process:
-        """A worker with one slot that takes jobs."""
-        return self.start("-m", "workers", "-c", "1", announces=True).wait_until_ready()
-
-    def coord(self, *arguments: str | Path) -> str:
-        """Run a command to its end; what it printed."""
-        done = self.start("-m", "coordination.cli", *arguments)
-        assert done.wait() == 0, done.output
-        return done.output
-
-    def submit(self, tasks: Sequence[Task]) -> str:
-        """Submit these tasks with its own command; the run's id."""
-        listed = [{"key": task.key, "run": task.run, "needs": list(task.needs)} for task in tasks]
-        project = {"name": "fleet", "path": str(self.project)}
-        self.plan.write_text(json.dumps({"version": 1, "project": project, "tasks": listed}))
-        return json.loads(self.coord("submit", self.plan, "--json"))["run"]
-
-    def await_file(self, name: str) -> None:
-        """Nothing, once a job has made that file."""
-        until((self.project / name).exists, what=name)
-
-
-def migrated_to_today(url: str) -> str | None:
-    """Migrate as ``coord migrate`` of today; the schema before."""
-    store = open_store(url)
-    try:
-        before = schema.current(store)
-        schema.prepare(store)
-        assert schema.current(store) == schema.HEAD
-        return before
-    finally:
-        store.close()

@@ -1,0 +1,39 @@
+"""Statements on what keeps tasks from starting: which reason, what it is about, and since when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import Connection, delete
+from sqlalchemy.dialects.postgresql import insert as pg_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from coordination.domain.tasks.tasks import BlockReason
+from coordination.store.tables.tasks.task_holds import task_holds
+from coordination.store.types import db_now
+
+h = task_holds.c
+
+
+def put(
+    tx: Connection, workspace_id: str, ids: Collection[str], reason: BlockReason, subjects: Mapping[str, str]
+) -> None:
+    """Note that *reason* holds these tasks from now on; *subjects*: by task, the id of what it is about."""
+    make = pg_insert if tx.dialect.name == "postgresql" else sqlite_insert
+    rows = [
+        {"workspace_id": workspace_id, "task_id": task_id, "reason": name, "subject": subjects.get(task_id)}
+        for task_id in sorted(ids)
+        for name in reason.names()
+    ]
+    if rows:
+        statement = make(task_holds)
+        held = {"subject": statement.excluded.subject, "since": db_now()}
+        tx.execute(
+            statement.on_conflict_do_update(index_elements=["workspace_id", "task_id", "reason"], set_=held), rows
+        )
+
+
+def remove(tx: Connection, workspace_id: str, ids: Collection[str], reason: BlockReason) -> None:
+    """Note that *reason* no longer holds these tasks."""
+    mine = h.workspace_id == workspace_id, h.task_id.in_(ids), h.reason.in_(reason.names())
+    tx.execute(delete(task_holds).where(*mine))

@@ -1,0 +1,1 @@
+"""Agents: read-only reports."""

@@ -1,0 +1,94 @@
+"""Principals (who acts, or is given work), the people among them, their memberships and their tokens."""
+
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Table, UniqueConstraint, text
+
+from coordination.domain.access.principals import PrincipalKind
+from coordination.store.tables import metadata
+from coordination.store.types import Id, Json, Str, UtcTime, db_now
+
+ROLES = ("owner", "operator", "viewer")
+OF_WORKSPACE = text("project_id IS NULL")
+OF_PROJECT = text("project_id IS NOT NULL")
+
+# Rows of events and records refer to these by id, and reports show the names.
+principals = Table(
+    "principals",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("kind", Str, nullable=False),
+    Column("name", Str, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    UniqueConstraint("workspace_id", "kind", "name"),
+    CheckConstraint("kind IN ({})".format(", ".join(f"'{kind}'" for kind in PrincipalKind)), name="kind"),
+)
+
+people = Table(
+    "people",
+    metadata,
+    Column("principal_id", Id, ForeignKey("principals.id"), primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("email", Str),
+    Column("timezone", Str),  # NULL: the workspace's
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),  # NULL: of the whole workspace
+    Column("principal_id", Id, ForeignKey("principals.id"), nullable=False),
+    Column("role", Str, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    CheckConstraint("role IN ({})".format(", ".join(f"'{role}'" for role in ROLES)), name="role"),
+    Index(
+        "uq_members_workspace",
+        "workspace_id",
+        "principal_id",
+        unique=True,
+        postgresql_where=OF_WORKSPACE,
+        sqlite_where=OF_WORKSPACE,
+    ),
+    Index(
+        "uq_members_project",
+        "project_id",
+        "principal_id",
+        unique=True,
+        postgresql_where=OF_PROJECT,
+        sqlite_where=OF_PROJECT,
+    ),
+)
+
+# Tokens of doors, by which a principal acts; only a hash of each is kept.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Id, primary_key=True),  # the principal that acts with it
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("owner_id", Id, ForeignKey("principals.id"), nullable=False),
+    Column("hash", Str, nullable=False, unique=True),
+    Column("scopes", Json, nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("expires_at", UtcTime),
+    Column("last_used_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    Index("ix_tokens_owner_id", "owner_id"),
+)
+
+# Keys by which programs report what they spent, for a workspace or one project; only a hash of each is kept.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("workspace_id", Id, ForeignKey("workspaces.id"), nullable=False),
+    Column("project_id", Id, ForeignKey("projects.id", ondelete="CASCADE")),
+    Column("name", Str, nullable=False),
+    Column("hash", Str, nullable=False, unique=True),
+    Column("created_by", Id, ForeignKey("principals.id"), nullable=False),
+    Column("created_at", UtcTime, nullable=False, default=db_now()),
+    Column("last_used_at", UtcTime),
+    Column("revoked_at", UtcTime),
+    UniqueConstraint("workspace_id", "name"),
+)
