@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from coordination.base.errors import SchemaMismatch
 from coordination.store import compatibility
 from coordination.store.engine import Store
-from coordination.store.tables import metadata  # noqa: F401 - importing them fills the metadata
+from coordination.store.tables import metadata
 from coordination.store.tables.access import principals  # noqa: F401 - importing them fills the metadata
 from coordination.store.tables.agents import agents  # noqa: F401 - importing them fills the metadata
 from coordination.store.tables.fleet import broker_keys, host_leases, workers  # noqa: F401 - importing them fills the metadata
@@ -24,7 +24,7 @@ from coordination.store.tables.tasks import (  # noqa: F401 - importing them fil
     events,
     questions,
     runs,
-    task_holds,  # noqa: F401 - importing them fills the metadata
+    task_holds,
     tasks,
 )
 
