@@ -15,7 +15,7 @@ from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import Plan, connect
 from coordination.domain.plans.plans import ProjectRef
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.settings import load_settings
 from coordination.store.queries.tasks import events
 from coordination.store.tables.tasks.events import event_log
@@ -132,8 +132,8 @@ class _Log:
         self._co.close()
 
     def _append(self, tx: Connection, count: int, *, task_id: str | None = None) -> None:
-        row = {"project_id": self._project, "run_id": self._run.id, "task_id": task_id, "type": EventType.PROGRESS}
-        events.append(tx, self._workspace, [row] * count)
+        event = NewEvent(EventType.PROGRESS, self._project, self._run.id, task_id)
+        events.append(tx, self._workspace, [event] * count)
 
     def _delete(self, tx: Connection, run_id: str) -> int:
         e = event_log.c

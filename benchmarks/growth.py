@@ -22,10 +22,13 @@ from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
 from coordination.client import Coordination
 from coordination.domain.plans.plans import ProjectRef
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from coordination.flows.attempts.dispatch import DispatchTerms, next_work
+from coordination.flows.attempts.finish import finish
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import decided, finish_attempts
+from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end import close_ended_runs
 from coordination.services.tasks import dispatch_window
 from coordination.settings import load_settings
 from coordination.store.queries.fleet import workers
@@ -182,16 +185,11 @@ class _Store:
         return claim_tasks(tx, self._workspace, [task_id], worker_id=self._worker, lease=_LEASE)
 
     def _finished(self, tx: Connection, claim: Claim) -> None:
-        finish = decided(claim, Result(Outcome.COMPLETED), now=utc_now())
-        finish_attempts(
-            tx,
-            self._workspace,
-            claim.project_id,
-            [finish],
-            worker_id=self._worker,
-            window=_WINDOW,
-            bundle=lambda _kind: 1,
-        )
+        ended = decide_end(claim, AttemptEnd(Outcome.COMPLETED), now=utc_now())
+        scope = self._workspace, claim.project_id
+        effects = finish(tx, *scope, [ended], actor=f"worker:{self._worker}")
+        work = next_work(tx, *scope, effects, DispatchTerms(_WINDOW, lambda _kind: 1))
+        close_ended_runs(tx, self._workspace, effects, going_on=work.runs)
 
     def _explained(self, tx: Connection, task_id: str) -> object:
         task = tasks.get(tx, self._workspace, task_id)

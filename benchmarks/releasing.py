@@ -19,9 +19,12 @@ from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
 from coordination.client import Coordination
 from coordination.domain.plans.plans import ProjectRef
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from coordination.flows.attempts.dispatch import DispatchTerms, next_work
+from coordination.flows.attempts.finish import finish
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import decided, finish_attempts
+from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end import close_ended_runs
 from coordination.settings import load_settings
 from coordination.store.queries.fleet import workers
 
@@ -111,18 +114,13 @@ class _Store:
 
     def finish(self, claim: Claim) -> float:
         """Seconds of the finishing transaction, commit included."""
-        finish = decided(claim, Result(Outcome.COMPLETED), now=utc_now())
+        ended = decide_end(claim, AttemptEnd(Outcome.COMPLETED), now=utc_now())
         began = time.perf_counter()
         with self._co.runtime.store.write() as tx:
-            finish_attempts(
-                tx,
-                self._workspace,
-                claim.project_id,
-                [finish],
-                worker_id=self._worker,
-                window=16,
-                bundle=lambda _kind: 1,
-            )
+            scope = self._workspace, claim.project_id
+            effects = finish(tx, *scope, [ended], actor=f"worker:{self._worker}")
+            work = next_work(tx, *scope, effects, DispatchTerms(16, lambda _kind: 1))
+            close_ended_runs(tx, self._workspace, effects, going_on=work.runs)
         return time.perf_counter() - began
 
     def close(self) -> None:

@@ -75,10 +75,10 @@ class Parts:
     def ends(self, claims: Any) -> Any:
         """Their ends, completed."""
         from coordination.base.clock import utc_now
-        from coordination.domain.tasks.attempts import Outcome, Result
-        from coordination.flows.tasks.finish_attempts import decided
+        from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+        from coordination.services.attempts.decide import decide_end
 
-        return [(decided(claim, Result(Outcome.COMPLETED, exit_code=0), now=utc_now()), []) for claim in claims]
+        return [(decide_end(claim, AttemptEnd(Outcome.COMPLETED, exit_code=0), now=utc_now()), []) for claim in claims]
 
     def close(self) -> None:
         """Stop what was started."""
@@ -141,7 +141,7 @@ def _claims(parts: Parts, rounds: int) -> Operation:
 
 def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
     """With more that is ready: rung for (a message each), or claimed at once by the thread (short kinds)."""
-    from workers.engine.committer import AttemptLocation, Ending
+    from workers.leases.in_flight import AttemptLocation
 
     found = {}
     for size in (1, 8, _BUNDLE) if not go_on else (8, _BUNDLE):
@@ -155,7 +155,7 @@ def _ends(parts: Parts, rounds: int, *, go_on: bool) -> Operation:
                 parts.context.kinds.learn(claim.project_id, claim.kind, timedelta(microseconds=10))
 
         def end(some: Any, place: AttemptLocation = place) -> Any:
-            return parts.writing.end(place, Ending(some, go_on=True, refill=not go_on))
+            return parts.writing.end(place, some, go_on=True, refill=not go_on)
 
         for some in ends[:3]:
             end(some)

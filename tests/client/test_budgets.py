@@ -16,7 +16,7 @@ from coordination.domain.money.budgets import BudgetPeriod, BudgetScope, Exceede
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.attempts.decide import cost_of
 from coordination.settings import load_settings
 from tests.support.refusals import refuses
 from tests.support.world import World

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.model_server import Answer, Broken, ModelServer, running_model_server
 from tests.support.services import without_landlock
@@ -79,7 +79,7 @@ class Kind:
         }[self.name]
         return work | ({"env": env} if env else {})
 
-    def printed(self, result: Result) -> str:
+    def printed(self, result: AttemptEnd) -> str:
         text = result.log if self.name == "python" else result.output
         assert isinstance(text, str)
         return text

@@ -19,7 +19,7 @@ from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import set_budget
-from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.attempts.decide import cost_of
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
 from coordination.store.queries.money import budget_usage

@@ -20,7 +20,7 @@ from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.set_budget import remove_budget, set_budget
-from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.attempts.decide import cost_of
 from coordination.services.money import budgets as service
 from coordination.services.money import ledger
 from coordination.store.queries.money import budget_usage, budgets
@@ -97,7 +97,7 @@ def test_what_was_not_needed_is_given_back_and_lets_another_go_on(world: World) 
 
     finished = world.finish("a", usage=(spent("0.03"),))
 
-    assert finished.room
+    assert finished.effects.money_returned
     assert use(world).spent == Amount(Decimal("0.03"), 10)
     assert use(world).reserved == Amount(DIME)
     world.tick(estimator=costing("0.10"))

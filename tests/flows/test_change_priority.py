@@ -70,7 +70,7 @@ def test_a_blocked_task_takes_its_place_when_it_is_released(world: World) -> Non
     world.claim("a")
     finished = world.finish("a")
 
-    assert [item.key for item in finished.ring] == ["c", "b"]
+    assert [item.key for item in finished.work.enqueue] == ["c", "b"]
 
 
 def test_what_has_ended_keeps_its_priority(world: World) -> None:

@@ -206,7 +206,7 @@ def test_a_full_slot_leaves_the_task_queued_and_waiting_in_sql(world: World) -> 
     assert world.sql("SELECT enqueued_at FROM tasks WHERE key = 'b'") == [(None,)]
     assert [ready.key for ready in world.tick().ring] == []
     finished = world.finish("a")
-    assert [ready.key for ready in finished.ring] == ["b"]
+    assert [ready.key for ready in finished.work.enqueue] == ["b"]
 
 
 @pytest.mark.parametrize("end", ["complete", "fail", "retry", "expire", "worker", "cancel"])

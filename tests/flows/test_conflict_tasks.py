@@ -90,7 +90,7 @@ def test_the_end_of_one_rings_for_the_next(world: World, waiting: list[str]) -> 
 
     finished = world.finish(waiting[0])
 
-    assert {item.key for item in finished.ring} == {"a", "b-merge-1"}
+    assert {item.key for item in finished.work.enqueue} == {"a", "b-merge-1"}
 
 
 def test_many_who_claim_at_once_get_one(world: World) -> None:

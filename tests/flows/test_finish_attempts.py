@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, select
@@ -15,11 +16,12 @@ from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.plans.plans import Dependency
 from coordination.domain.tasks.attempts import Claim, Outcome, Usage
 from coordination.domain.tasks.tasks import BlockReason, DependencyKind, OnDependencyFailure
+from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.close_runs import close_runs
-from coordination.flows.tasks.finish_attempts import finish_attempts
+from coordination.services.attempts.close_runs import close_runs
 from coordination.store.queries.jobs import artifacts
 from coordination.store.tables.money.costs import costs
+from tests.support.finishing import finish_all
 from tests.support.world import LEASE, WINDOW, World
 
 pytestmark = pytest.mark.hot_sql
@@ -77,7 +79,7 @@ def test_a_late_result_changes_nothing_but_its_money_is_kept_and_marked(world: W
 
     finished = world.finish(late, output="late", usage=(USAGE,))
 
-    assert finished.ended.held == set()
+    assert finished.effects.held == set()
     assert world.task("a").state == "running"
     assert world.task("a").attempt == 2
     assert world.outcomes("a") == ["lost", None]
@@ -122,8 +124,8 @@ def test_a_commit_whose_answer_was_lost_is_recognised_and_bills_nothing_twice(wo
 
     again = world.write(finish)
 
-    assert again.ended.recorded_before == {world.ids["a"]}
-    assert again.ended.held == set()
+    assert again.effects.recorded_before == {world.ids["a"]}
+    assert again.effects.held == set()
     assert ledger(world) == [(Decimal("0.1"), False)]
     assert world.states() == {"a": "completed", "b": "queued"}
     assert world.task("b").pending == 0
@@ -197,9 +199,7 @@ def _written_at_first_try(world: World, finish) -> None:
     from coordination.services.attempts.end import end_attempts
 
     with world.store.write() as tx:
-        from coordination.flows.tasks.finish_attempts import _ending
-
-        end_attempts(tx, world.workspace, finish.claim.project_id, [_ending(finish, world.worker)])
+        end_attempts(tx, world.workspace, finish.claim.project_id, [finish], actor=None)
 
 
 def test_a_failure_cancels_a_thousand_descendants_that_ask_for_it(world: World) -> None:
@@ -259,7 +259,7 @@ def test_ends_of_one_bundle_release_a_child_of_all_of_them_once(world: World) ->
 
     finished = world.write(world.decide("a"), world.decide("b"), world.decide("c", Outcome.FAILED, retryable=False))
 
-    assert len(finished.ended.held) == 3
+    assert len(finished.effects.held) == 3
     assert world.states() == {"a": "completed", "b": "completed", "c": "failed", "d": "canceled", "e": "canceled"}
 
 
@@ -269,8 +269,8 @@ def test_an_end_rings_for_what_it_released(world: World) -> None:
 
     finished = world.finish("a")
 
-    assert [(ready.key, ready.attempt) for ready in finished.ring] == [("b", 1)]
-    assert world.finish(replace(world.claims["a"], attempt=9)).ring == []
+    assert [(ready.key, ready.attempt) for ready in finished.work.enqueue] == [("b", 1)]
+    assert world.finish(replace(world.claims["a"], attempt=9)).work.enqueue == []
 
 
 def test_the_last_task_closes_its_run_once(world: World) -> None:
@@ -281,10 +281,10 @@ def test_the_last_task_closes_its_run_once(world: World) -> None:
 
     at_once(*[lambda finish=finish: results.append(world.write(finish)) for finish in done])
 
-    closed = [run for result in results for run in result.ended.closed_runs]
+    closed = [run for result in results for run in result.effects.closed_runs]
     for result in results:
         closed += world.store.transact(
-            lambda tx, again=result.ended.maybe_done_runs: close_runs(tx, world.workspace, again)
+            lambda tx, again=result.effects.maybe_done_runs: close_runs(tx, world.workspace, again)
         )
     assert closed == [world.run_id]
 
@@ -356,21 +356,18 @@ def test_the_window_is_left_to_the_caller_where_somebody_goes_on(
         return claim_tasks(tx, world.workspace, ids, worker_id=world.worker, lease=LEASE)
 
     done = world.store.transact(
-        lambda tx: finish_attempts(
+        lambda tx: finish_all(
             tx,
             world.workspace,
-            world.project_id,
             [finish],
             worker_id=world.worker,
-            window=WINDOW,
-            bundle=lambda _kind: 2,
-            claim=lambda ids: claim(tx, ids),
-            hungry=hungry,
-            fill_later=later,
+            terms=DispatchTerms(
+                WINDOW, lambda _kind: 2, claim=partial(claim, tx), idle_threads=hungry, fill_later=later
+            ),
         )
     )
 
-    assert [len(share) for share in done.shares] == [2] * hungry
-    assert len(done.ring) == enqueued
-    assert done.unfilled == (enqueued == 0)
+    assert [len(share) for share in done.work.claims] == [2] * hungry
+    assert len(done.work.enqueue) == enqueued
+    assert done.work.unfilled == (enqueued == 0)
     assert world.sql("SELECT count(*) FROM tasks WHERE enqueued_at IS NOT NULL") == [(enqueued,)]

@@ -213,7 +213,7 @@ class TestRunning:
         running(world)
 
         done = force(world, "x", target)
-        ended = world.finish("x", Outcome.COMPLETED, output="late").ended
+        ended = world.finish("x", Outcome.COMPLETED, output="late").effects
 
         assert done.fenced == [(world.ids["x"], 1)]
         assert ended.held == set()

@@ -60,7 +60,7 @@ def test_it_is_assessed_done_and_analysed_as_a_task_of_the_plan(world: World) ->
         "bug/work": "blocked",
         "alone": "queued",
     }
-    assert {ready.key for ready in finished.ring} == {"bug/assess", "alone"}
+    assert {ready.key for ready in finished.work.enqueue} == {"bug/assess", "alone"}
     assert (edges(world, "bug"), edges(world, "bug/work")) == ({"bug/work"}, {"a", "bug/assess"})
     agents = {key: world.task(key).work["agent"] for key in ("bug", "bug/assess", "bug/work", "alone")}
     assert agents == {"bug": "gemini", "bug/assess": "codex", "bug/work": "claude", "alone": "claude"}

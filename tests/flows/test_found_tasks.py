@@ -50,7 +50,7 @@ def test_found_tasks_join_the_run_and_are_rung_for_at_once(world: World) -> None
 
     learn(world)
     assert world.states() == {"a": "completed", "b": "queued", "bug": "queued", "fix": "blocked"}
-    assert {ready.key for ready in finished.ring} == {"b", "bug"}
+    assert {ready.key for ready in finished.work.enqueue} == {"b", "bug"}
     assert edges(world) == {
         ("a", "bug", "discovered-from"),
         ("a", "fix", "blocks"),
@@ -103,7 +103,7 @@ def test_what_is_found_again_is_the_same_task(world: World) -> None:
     world.claim("a")
     finished = world.finish("a", Outcome.DEFERRED, discovered=(found("bug", first=True),))
     assert world.states()["a"] == "queued"
-    assert [ready.key for ready in finished.ring] == ["a"]
+    assert [ready.key for ready in finished.work.enqueue] == ["a"]
     world.claim("a")
     world.finish("a", Outcome.DEFERRED, discovered=(found("quick"),))
     learn(world)
@@ -289,15 +289,3 @@ def test_a_question_that_no_task_waits_with_is_not_open_any_more(world: World) -
 
     with world.store.read() as tx:
         assert [asked.key for asked in question_rows.unanswered(tx, world.workspace)] == ["b"]
-
-
-def test_a_job_that_was_canceled_asks_nothing(world: World) -> None:
-    world.submit("a")
-    world.claim("a")
-    world.cancel("a")
-
-    world.finish("a", Outcome.CANCELED, question="May I?")
-
-    assert world.states() == {"a": "canceled"}
-    with world.store.read() as tx:
-        assert question_rows.unanswered(tx, world.workspace) == []

@@ -98,7 +98,7 @@ def test_an_attempt_that_has_lost_its_task_to_a_running_one_ends_nothing_of_it(w
 
     finished = world.write(late)
 
-    assert (finished.ended.fences, finished.ended.released) == (set(), [])
+    assert (finished.effects.fences, finished.effects.released) == (set(), [])
     assert world.states() == {"parent": "running", "child": "blocked"}
     assert world.outcomes("parent") == [Outcome.LOST, None]
 
@@ -111,7 +111,7 @@ def test_a_child_that_something_else_holds_too_stays_blocked(world: World) -> No
     world.claim("parent")
     finished = world.finish("parent")
 
-    assert finished.ended.released == []
+    assert finished.effects.released == []
     assert world.task("child").reasons == BlockReason.NOT_BEFORE
     assert world.states()["child"] == "blocked"
 
@@ -136,7 +136,7 @@ def test_a_child_that_was_canceled_meanwhile_stays_canceled(world: World) -> Non
 
     finished = world.finish("one")
 
-    assert finished.ended.released == []
+    assert finished.effects.released == []
     assert world.states() == {"one": "completed", "child": "canceled", "after": "canceled"}
 
 

@@ -30,7 +30,7 @@ def test_a_failed_attempt_waits_and_is_tried_again_until_its_attempts_are_used_u
     for number in (1, 2):
         world.claim("a")
         finished = world.finish("a", Outcome.FAILED, error=f"no {number}")
-        waits.append(finished.retry_in[world.ids["a"]].total_seconds())
+        waits.append(finished.effects.retry_in[world.ids["a"]].total_seconds())
         assert world.claim("a") == [], "its wait is not over"
         assert world.task("a").error == f"no {number}"
         world.make_due("a")

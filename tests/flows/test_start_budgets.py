@@ -194,7 +194,7 @@ class TestWhatCounts:
 
         finished = world.finish("a", outcome, began=False, retryable=False)
 
-        assert finished.room
+        assert finished.effects.money_returned
         assert started(world) == 0
         world.finish("a", outcome, began=False, retryable=False)  # the answer to the commit was lost
         assert started(world) == 0

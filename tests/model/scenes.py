@@ -13,17 +13,18 @@ from coordination.domain.plans.plans import Concurrency, Defaults
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.plans.submit_plan import submit_plan
 from coordination.flows.projects.pause_project import hold_project, resume_project
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.close_runs import close_runs
-from coordination.flows.tasks.finish_attempts import finish_attempts
 from coordination.flows.tasks.retry_tasks import retry_task
+from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.store.engine import Store, is_transient
 from coordination.store.queries.fleet import workers
+from tests.support.finishing import finish_all
 from tests.support.world import LEASE, WINDOW, World, plan_of
 
 _LONG = Defaults(backoff=Backoff(initial=timedelta(hours=1), maximum=timedelta(hours=1)))
@@ -79,18 +80,10 @@ def finish(key: str, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Wor
 
     def work(world: World, store: Store) -> bool:
         done = world.decide(key, outcome, usage=(Usage("m", id=f"spent-{key}"),), **fields)
+        terms = DispatchTerms(WINDOW, lambda _kind: 1)
         ended = store.transact(
-            lambda tx: finish_attempts(
-                tx,
-                world.workspace,
-                done.claim.project_id,
-                [done],
-                worker_id=world.worker,
-                window=WINDOW,
-                bundle=lambda _kind: 1,
-            ),
-            patience=LEASE,
-        ).ended
+            lambda tx: finish_all(tx, world.workspace, [done], worker_id=world.worker, terms=terms), patience=LEASE
+        ).effects
         if ended.maybe_done_runs:
             store.transact(lambda tx: close_runs(tx, world.workspace, ended.maybe_done_runs), patience=LEASE)
         return world.ids[key] in ended.held

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,11 +11,12 @@ from sqlalchemy import select
 
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Concurrency
-from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.engine import open_store
 from coordination.store.queries.tasks import claims, completions, dependencies, ready
-from coordination.store.queries.tasks.completions import Completion
 from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import LEASE, World
 
@@ -128,15 +128,16 @@ class TestAClaim:
 
 
 class TestACompletion:
-    def complete(self, world: World, *rows: Completion) -> tuple[set[tuple[str, int]], list[str]]:
+    def complete(self, world: World, *rows: EndedAttempt) -> tuple[set[tuple[str, int]], list[str]]:
         with world.store.write() as tx:
             fences, freed = completions.complete(
                 tx, world.workspace, world.project_id, rows, actor=f"worker:{world.worker}"
             )
         return fences, [one.ready.key for one in freed]
 
-    def row(self, world: World, key: str, attempt: int = 1, **changes: object) -> Completion:
-        return replace(Completion(world.ids[key], attempt, None, 0, None, None, {}), **changes)  # type: ignore[arg-type]
+    def row(self, world: World, key: str, attempt: int = 1) -> EndedAttempt:
+        end = AttemptEnd(Outcome.COMPLETED, exit_code=0)
+        return EndedAttempt(world.ids[key], attempt, world.run_id, key, end, Complete())
 
     def test_those_that_are_still_ours_complete_beside_one_that_is_not(self, world: World) -> None:
         world.submit("mine", "lost", "child < mine", "other < lost")

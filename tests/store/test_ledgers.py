@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from coordination.base.errors import Refused
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.store.engine import open_store
 from coordination.store.queries.money import costs
 from coordination.store.queries.tasks import events
@@ -83,18 +83,8 @@ def test_no_code_changes_an_event() -> None:
 
 
 def note(tx, world: World, why: str) -> None:
-    events.append(
-        tx,
-        world.workspace,
-        [
-            {
-                "project_id": world.project_id,
-                "run_id": world.run_id,
-                "type": EventType.PROGRESS,
-                "payload": {"why": why},
-            }
-        ],
-    )
+    event = NewEvent(EventType.PROGRESS, world.project_id, world.run_id, payload={"why": why})
+    events.append(tx, world.workspace, [event])
 
 
 def whys(world: World, after: str) -> tuple[list[str], str]:
@@ -138,18 +128,13 @@ def test_a_tail_misses_nothing_when_a_later_event_is_committed_first(postgres_ur
 def test_events_of_the_past_keep_their_age(world: World) -> None:
     world.submit("a")
     with world.store.write() as tx:
-        events.append_aged(
-            tx,
-            world.workspace,
-            [{"project_id": world.project_id, "run_id": world.run_id, "type": EventType.STARTED, "age": age}]
-            if (age := timedelta(seconds=90))
-            else [],
-        )
+        started = NewEvent(EventType.STARTED, world.project_id, world.run_id, age=timedelta(seconds=90))
+        events.append_aged(tx, world.workspace, [started])
 
     with world.store.read() as tx:
-        submitted, *_, started = events.tail(tx, world.workspace, run_id=world.run_id)
+        submitted, *_, last = events.tail(tx, world.workspace, run_id=world.run_id)
 
-    assert timedelta(seconds=80) < submitted.at - started.at <= timedelta(seconds=90)
+    assert timedelta(seconds=80) < submitted.at - last.at <= timedelta(seconds=90)
 
 
 @pytest.mark.parametrize("cursor", ["", "1", "1.", ".1", "a.b", "1.2.3", "-1.0", "²3.1", "9" * 30 + ".1", "1.0 "])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from coordination.base.ids import new_id
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
+from coordination.store import queries
 from coordination.store.queries.tasks import claims, completions, ready, tasks
-from coordination.store.queries.tasks.completions import Completion
 from coordination.store.queries.tasks.tasks import CounterChanges
 from coordination.store.tables.tasks.tasks import tasks as table
 from tests.support.world import World
@@ -26,7 +31,7 @@ NO_COUNTS = CounterChanges()
 
 def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple[str, int]]:
     """The fences that held."""
-    one = Completion(task_id, number, None, 0, None, None, {})
+    one = EndedAttempt(task_id, number, new_id(), "k", AttemptEnd(Outcome.COMPLETED, exit_code=0), Complete())
     return completions.complete(tx, workspace_id, new_id(), [one], actor=None)[0]
 
 
@@ -103,6 +108,15 @@ def test_a_statement_moves_a_task_from_the_states_of_its_move_only(world: World,
             assert row(world)["attempt"] == ATTEMPT + (move is TaskMove.CLAIM)
         else:
             assert row(world) == before, f"{name} from {state} touched the row"
+
+
+def test_no_statement_spells_out_a_state() -> None:
+    folder = Path(queries.__file__).parent
+    spelled = re.compile(f"state[^\\n]*'({'|'.join(TaskState)})'")
+
+    found = {path.name for path in folder.glob("*.py") if spelled.search(path.read_text())}
+
+    assert found <= {"claims.py"}, "states come from TaskState or from the table of moves"
 
 
 def test_every_move_has_a_statement() -> None:

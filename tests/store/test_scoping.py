@@ -31,7 +31,10 @@ from coordination.domain.money.estimates import JobSample
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.events import EventType, NewEvent
+from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, TaskState
 from coordination.services.agents import agents as agent_service
 from coordination.services.money import ledger
@@ -50,7 +53,6 @@ from coordination.store.queries.money import budgets as budget_queries
 from coordination.store.queries.projects import stops as stop_queries
 from coordination.store.queries.tasks import questions as question_queries
 from coordination.store.queries.tasks import tasks as task_queries
-from coordination.store.queries.tasks.completions import Completion
 from coordination.store.reports.fleet import health
 from coordination.store.tables import metadata
 from tests.support.world import World
@@ -215,7 +217,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
         "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False,
-        "completions": [Completion(ids["lost"], 1, None, 0, None, None, {})],
+        "ends": [EndedAttempt(ids["lost"], 1, new_id(), "lost", AttemptEnd(Outcome.COMPLETED), Complete())],
     }  # fmt: skip
     given = {}
     for parameter in list(inspect.signature(function).parameters.values())[2:]:
@@ -344,13 +346,11 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "host_leases.add": {"host": lambda world: "here", "kind": lambda world: LeaseKind.PORT, "name": lambda world: "99"},
     "host_leases.give_back": {"kind": lambda world: LeaseKind.PORT, "name": lambda world: f"1 of {world.workspace}"},
     "dependencies.hold": {"parents": lambda world: [world.ids["idle"]], "completed": lambda world: []},
-    "events.append": {"rows": lambda world: [{"task_id": world.ids["next"], "type": EventType.PROGRESS}]},
-    "events.append_aged": {
-        "rows": lambda world: [{"run_id": world.run_id, "type": EventType.PROGRESS, "age": timedelta(0)}]
+    "events.append": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
+    "events.append_aged": {"new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)]},
+    "events.append_bulk": {
+        "new": lambda world: [NewEvent(EventType.PROGRESS, world.project_id)], "now": lambda world: datetime.now(UTC), "txid": lambda world: 1
     },
-    "events.append_bulk": {"rows": lambda world: [
-        {"task_id": world.ids["next"], "type": EventType.PROGRESS, "txid": 0, "created_at": datetime(2026, 1, 1, tzinfo=UTC)}
-    ]},
     "events.append_unblocked": {
         "lifted": lambda world: [{"id": world.ids["held"], "run_id": world.run_id, "state": TaskState.QUEUED}]
     },

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coordination.domain.tasks.attempts import Result
+from coordination.domain.tasks.attempts import AttemptEnd
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import Bench
 from tests.support.model_server import (
@@ -36,7 +36,9 @@ class Provider:
     def job(self, **more: Any) -> dict[str, Any]:
         return {"chat": "openai:m-1", "prompt": "How is it?", "url": f"{self.server.url}/v1", **more}
 
-    def run(self, *, control: dict[str, Any] | None = None, claim: dict[str, Any] | None = None, **more: Any) -> Result:
+    def run(
+        self, *, control: dict[str, Any] | None = None, claim: dict[str, Any] | None = None, **more: Any
+    ) -> AttemptEnd:
         return self.start(control=control, claim=claim, **more).end()
 
     def start(self, *, control: dict[str, Any] | None = None, claim: dict[str, Any] | None = None, **more: Any) -> Any:

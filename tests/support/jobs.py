@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from coordination.domain.tasks.attempts import Claim, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from tests.support.speed import patience
 from workers.attempt.folders import AttemptFolders
 from workers.runners import orphan_reaper
@@ -60,14 +60,14 @@ class Job:
     moved: threading.Event
     processes: list[ProcessRecord]
     thread: threading.Thread = field(init=False)
-    result: Result | None = None
+    result: AttemptEnd | None = None
 
     def stop(self, reason: StopReason) -> None:
         """Ask it to end, once it has said something."""
         assert self.moved.wait(PATIENCE)
         self.control.stop(reason)
 
-    def end(self) -> Result:
+    def end(self) -> AttemptEnd:
         """Wait for its result."""
         self.thread.join(PATIENCE)
         assert self.result is not None
@@ -116,7 +116,7 @@ class Bench:
         job.thread.start()
         return job
 
-    def run(self, work: Mapping[str, Any], **changes: Any) -> Result:
+    def run(self, work: Mapping[str, Any], **changes: Any) -> AttemptEnd:
         """A job from its beginning to its end."""
         return self.start(work, **changes).end()
 

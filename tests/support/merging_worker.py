@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from coordination.domain.tasks.attempts import Result
+from coordination.domain.tasks.attempts import AttemptEnd
 from tests.support.repositories import Checkout, Site
 from workers.runners.registry import Runners
 
@@ -23,7 +23,7 @@ def main(path: str, folder: str, run_id: str, prefix: str, gate: str) -> None:
     site = Site(Runners(), checkout, Path(folder))
     site.run_id = run_id
 
-    def run(key: str) -> Result:
+    def run(key: str) -> AttemptEnd:
         return site.run(key, f"echo {key} > {key}.txt", gates=[gate])
 
     with ThreadPoolExecutor(TASKS) as pool:

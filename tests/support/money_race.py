@@ -19,13 +19,16 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from coordination.base.ids import new_id
-from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
+from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import Finish, cost_of, decided, finish_attempts
+from coordination.services.attempts.decide import cost_of, decide_end
 from coordination.store.engine import Store, open_store
 from coordination.store.tables.tasks.tasks import tasks
+from tests.support.finishing import finish_all
 
 ESTIMATE = Decimal("0.10")
 BATCH = 8
@@ -112,7 +115,7 @@ class Racer:
         )
 
     def _work(self, claims: Sequence[Claim]) -> None:
-        ends: list[Finish] = []
+        ends: list[EndedAttempt] = []
         for claim in claims:
             true = Decimal(self._chance.randrange(int(ESTIMATE * 1_000_000) + 1)) / 1_000_000
             if self._chance.random() < 0.2:
@@ -126,19 +129,12 @@ class Racer:
             lost = self._chance.random() < 0.02
             outcome = Outcome.HANDED_BACK if lost else Outcome.COMPLETED
             self.done += not lost
-            end = decided(claim, Result(outcome, began=not lost or self._chance.random() < 0.5), now=datetime.now(UTC))
-            ends.append(replace(end, costs=(cost_of(claim, _call(true), datetime.now(UTC)),)))
+            end = AttemptEnd(outcome, began=not lost or self._chance.random() < 0.5)
+            ended = decide_end(claim, end, now=datetime.now(UTC))
+            ends.append(replace(ended, costs=(cost_of(claim, _call(true), datetime.now(UTC)),)))
+        terms = DispatchTerms(8, lambda _kind: 1, refill=False)
         self._store.transact(
-            lambda tx: finish_attempts(
-                tx,
-                self._workspace,
-                self._project,
-                ends,
-                worker_id=self._worker,
-                window=8,
-                bundle=lambda _kind: 1,
-                refill=False,
-            ),
+            lambda tx: finish_all(tx, self._workspace, ends, worker_id=self._worker, terms=terms),
             patience=timedelta(minutes=2),
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 from coordination.base.ids import new_id
 from coordination.domain.jobs.checkouts import run_branch
 from coordination.domain.jobs.merges import Merge
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
 from workers.attempt.jobs import Jobs
@@ -137,7 +137,7 @@ class Site:
         self.ids: dict[str, str] = {}
         self.events: list[tuple[EventType, dict[str, Any]]] = []
 
-    def attempt(self, claim: Claim, control: Control, *, ours: bool = True) -> Result:
+    def attempt(self, claim: Claim, control: Control, *, ours: bool = True) -> AttemptEnd:
         """One attempt to its end; *ours*: whether its lease still holds."""
         around = Surroundings(ours=lambda: ours, merges=self.merges)
         return self.jobs.run(self.runners.runner_for(claim.work), claim, control, around)
@@ -170,7 +170,7 @@ class Site:
             **{"cancel_grace": timedelta(seconds=1), **settings},
         )
 
-    def run(self, key: str, work: Mapping[str, Any] | str, *, stored: bool = True, **changes: Any) -> Result:
+    def run(self, key: str, work: Mapping[str, Any] | str, *, stored: bool = True, **changes: Any) -> AttemptEnd:
         """An attempt from its beginning to its end, which then is *stored* or lost."""
         claim = self.claim(key, work, **changes)
         with self.control() as control:
@@ -179,7 +179,7 @@ class Site:
             self.jobs.stored(claim, held=True)
         return result
 
-    def again(self, key: str, work: Mapping[str, Any] | str, after: Result, **changes: Any) -> Result:
+    def again(self, key: str, work: Mapping[str, Any] | str, after: AttemptEnd, **changes: Any) -> AttemptEnd:
         """The attempt that follows *after*, with what that carried."""
         number = changes.pop("attempt", 2)
         carried = {**changes.pop("carried", {}), **after.carry}

@@ -26,9 +26,11 @@ from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap, Concurrency
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result, Usage
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
@@ -40,9 +42,9 @@ from coordination.flows.tasks.add_discovered_tasks import add_found
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.change_priority import change_priority
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import Finish, cost_of, decided, finish_attempts
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.flows.tasks.retry_tasks import retry_run, retry_task
+from coordination.services.attempts.decide import cost_of, decide_end
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
@@ -51,6 +53,7 @@ from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
+from tests.support.finishing import finish_all
 from tests.support.world import World, plan_of
 from workers.leases.heartbeat import Heartbeat, write_notes
 from workers.leases.in_flight import InFlightAttempts
@@ -296,7 +299,7 @@ class Worker:
                 more: list[Claim] = []
                 self._traffic.once("end", partial(self._end, project_id, mine, more))
                 if more:
-                    rest = [(decided(one, Result(Outcome.COMPLETED), now=datetime.now(UTC)), []) for one in more]
+                    rest = [(decide_end(one, AttemptEnd(Outcome.COMPLETED), now=datetime.now(UTC)), []) for one in more]
                     self._traffic.once("go on", partial(self._end, project_id, rest, []))
             self._held.drop(*claims)
 
@@ -326,7 +329,7 @@ class Worker:
     def _find(self, claim: Claim, found: Discovered) -> None:
         self._store.transact(lambda tx: add_found(tx, self._world.workspace, claim.task_id, claim.attempt, [found]))
 
-    def _decided(self, chance: random.Random, claim: Claim) -> Finish:
+    def _decided(self, chance: random.Random, claim: Claim) -> EndedAttempt:
         outcomes = [Outcome.COMPLETED] * 5 + [Outcome.FAILED] * 2 + [Outcome.DEFERRED, Outcome.HANDED_BACK]
         outcome = chance.choice(outcomes)
         more: dict[str, Any] = {}
@@ -336,30 +339,22 @@ class Worker:
         if outcome is Outcome.FAILED:
             more |= {"error": "no", "retryable": chance.random() < 0.3}
         usage = (Usage("m", 1, 1, cost_usd=Decimal("0.002")),) if chance.random() < 0.5 else ()
-        result = Result(outcome, usage=usage, **more)
-        return decided(claim, result, now=datetime.now(UTC), took=timedelta(seconds=1))
+        end = AttemptEnd(outcome, usage=usage, **more)
+        return decide_end(claim, end, now=datetime.now(UTC), took=timedelta(seconds=1))
 
     def _end(self, project_id: str, ends: list[Any], more: list[Claim]) -> None:
         def work(tx: Any) -> Any:
             if any(notes for _, notes in ends):
                 said = [(finish.claim, notes) for finish, notes in ends if notes]
                 write_notes(tx, self._world.workspace, self._id, said)
-            return finish_attempts(
-                tx,
-                self._world.workspace,
-                project_id,
-                [finish for finish, _ in ends],
-                worker_id=self._id,
-                window=30,
-                bundle=lambda _kind: 8,
-                claim=partial(claim_tasks, tx, self._world.workspace, worker_id=self._id, lease=LEASE, wait=False),
-                hungry=1,
-            )
+            claim = partial(claim_tasks, tx, self._world.workspace, worker_id=self._id, lease=LEASE, wait=False)
+            terms = DispatchTerms(30, lambda _kind: 8, claim=claim, idle_threads=1)
+            return finish_all(tx, self._world.workspace, [end for end, _ in ends], worker_id=self._id, terms=terms)
 
         finished = self._store.transact(work)
-        more += [one for share in finished.shares for one in share]
-        if finished.ring:  # as when the broker is away
-            ids = [one.id for one in finished.ring]
+        more += [one for share in finished.work.claims for one in share]
+        if finished.work.enqueue:  # as when the broker is away
+            ids = [one.id for one in finished.work.enqueue]
             self._store.transact(lambda tx: ready.unmark_enqueued(tx, self._world.workspace, ids))
         self._store.transact(
             lambda tx: dispatch_window.fill(tx, self._world.workspace, project_id, window=30, bundle=lambda _kind: 1)

@@ -12,14 +12,16 @@ from sqlalchemy import Connection, select, text, update
 
 from coordination.base.ids import new_id
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import TaskRecord as StoredTask
+from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import TickResult, tick_supervisor
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.tasks.cancel_work import cancel_run, cancel_task
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import Finish, Finished, decided, finish_attempts
 from coordination.flows.tasks.retry_tasks import retry_task
+from coordination.services.attempts.decide import decide_end
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects
@@ -28,6 +30,7 @@ from coordination.store.tables.tasks.attempts import attempts as attempt_table
 from coordination.store.tables.tasks.tasks import dependencies as edge_table
 from coordination.store.tables.tasks.tasks import tasks as task_table
 from coordination.store.types import db_after
+from tests.support.finishing import Finished, finish_all
 
 LEASE = timedelta(seconds=30)
 WINDOW = 64
@@ -113,33 +116,26 @@ class World:
         return [claim.key for claim in got]
 
     def decide(
-        self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, *, took: timedelta = timedelta(0), **fields: Any
-    ) -> Finish:
-        """How an attempt ended, ready to be written."""
+        self, key: str | Claim, outcome: Outcome | None = None, *, took: timedelta = timedelta(0), **fields: Any
+    ) -> EndedAttempt:
+        """How an attempt ended, ready to be written. Without *outcome*, it completed, or was deferred if it waits."""
         claim = self.claims[key] if isinstance(key, str) else key
-        return decided(claim, Result(outcome, **fields), now=datetime.now(UTC), took=took)
+        if outcome is None:
+            waits = "question" in fields or any(task.first for task in fields.get("discovered", ()))
+            outcome = Outcome.DEFERRED if waits else Outcome.COMPLETED
+        return decide_end(claim, AttemptEnd(outcome, **fields), now=datetime.now(UTC), took=took)
 
-    def write(self, *finishes: Finish, hungry: bool = False) -> Finished:
+    def write(self, *ends: EndedAttempt, hungry: bool = False) -> Finished:
         """Write ends in one transaction; *hungry*: and claim there what the worker goes on with."""
-        project_id = finishes[0].claim.project_id
 
         def work(tx: Connection) -> Finished:
             claim = partial(claim_tasks, tx, self.workspace, worker_id=self.worker, lease=LEASE, wait=False)
-            return finish_attempts(
-                tx,
-                self.workspace,
-                project_id,
-                finishes,
-                worker_id=self.worker,
-                window=WINDOW,
-                bundle=lambda _kind: 1,
-                claim=claim,
-                hungry=int(hungry),
-            )
+            terms = DispatchTerms(WINDOW, lambda _kind: 1, claim=claim, idle_threads=int(hungry))
+            return finish_all(tx, self.workspace, ends, worker_id=self.worker, terms=terms)
 
         return self.store.transact(work)
 
-    def finish(self, key: str | Claim, outcome: Outcome = Outcome.COMPLETED, **fields: Any) -> Finished:
+    def finish(self, key: str | Claim, outcome: Outcome | None = None, **fields: Any) -> Finished:
         """End one attempt."""
         return self.write(self.decide(key, outcome, **fields))
 

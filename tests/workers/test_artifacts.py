@@ -11,7 +11,7 @@ import pytest
 
 from coordination.adapters.artifact_store import ArtifactStore, fetch
 from coordination.base.errors import Unavailable
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import claim_of
 from workers.attempt import artifacts
 from workers.attempt.artifacts import ArtifactLimits
@@ -19,7 +19,7 @@ from workers.runners import untrusted_files
 from workers.runners.base import Control, StopReason
 from workers.runners.secret_masking import Secrets
 
-DONE = Result(Outcome.COMPLETED, output="done", log="said")
+DONE = AttemptEnd(Outcome.COMPLETED, output="done", log="said")
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def terms(tmp_path: Path) -> ArtifactLimits:
     return ArtifactLimits(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
 
 
-def kept(folder: Path, terms: ArtifactLimits, *outputs: str, result: Result = DONE, stopped: bool = False) -> Result:
+def kept(
+    folder: Path, terms: ArtifactLimits, *outputs: str, result: AttemptEnd = DONE, stopped: bool = False
+) -> AttemptEnd:
     claim = claim_of({"shell": "true"}, options={"outputs": list(outputs)})
     with Control(scratch=folder.parent) as control:
         if stopped:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from coordination.domain.tasks.attempts import Outcome, Result
-from coordination.flows.tasks.finish_attempts import Finish, decided
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.services.attempts.decide import decide_end
 from tests.support.jobs import claim_of
 from workers.engine.batch import Batch
 from workers.leases.in_flight import InFlightAttempt
@@ -18,8 +19,8 @@ def bundle() -> Batch:
     return Batch([InFlightAttempt(CLAIM, 0.0)], sent=0.0)
 
 
-def end() -> Finish:
-    return decided(CLAIM, Result(Outcome.COMPLETED), now=datetime.now(UTC))
+def end() -> EndedAttempt:
+    return decide_end(CLAIM, AttemptEnd(Outcome.COMPLETED), now=datetime.now(UTC))
 
 
 def test_large_results_are_not_kept_until_a_write_is_due() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.domain.jobs.changed_files import ChangeSummary, sentence_of
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
 from workers.attempt.changed_files import Observed
@@ -26,10 +26,10 @@ class Agent:
         self.work = work
         self.result = {"outcome": Outcome.COMPLETED, **result}
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         assert claim.workdir is not None
         self.work(Path(claim.workdir))
-        return Result(**self.result)
+        return AttemptEnd(**self.result)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def observed(
     *,
     claim: dict[str, Any] | None = None,
     **ended: Any,
-) -> Result:
+) -> AttemptEnd:
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     with Control(scratch=scratch) as control:
@@ -105,12 +105,13 @@ def test_what_an_earlier_attempt_changed_counts(launcher: Launcher, folder: Path
     assert (result.outcome, result.effect) == (Outcome.COMPLETED, ChangeSummary(changed=True))
 
 
-@pytest.mark.parametrize("ended", [{"outcome": Outcome.DEFERRED}, {"question": "Which colour?"}])
-def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: Path, ended: dict[str, Any]) -> None:
+@pytest.mark.parametrize("question", [None, "Which colour?"])
+def test_one_that_goes_on_later_has_not_failed_yet(launcher: Launcher, folder: Path, question: str | None) -> None:
+    ended: dict[str, Any] = {"outcome": Outcome.DEFERRED, "question": question}
     still = observed(launcher, folder, lambda _: None, claim=EXPECTS, **ended)
     moved = observed(launcher, folder, CHANGES["a new file"], claim=EXPECTS, **ended)
 
-    assert still.outcome is ended.get("outcome", Outcome.COMPLETED)
+    assert still.outcome is Outcome.DEFERRED
     assert ("changed" not in still.carry, still.effect) == (True, None)
     assert moved.carry["changed"] is True
 

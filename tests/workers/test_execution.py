@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coordination.domain.agents import prompts
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.apps import context_of, worker_settings
 from tests.support.jobs import claim_of
 from workers.engine.batch import Batch
@@ -101,7 +101,7 @@ def test_what_a_job_returned_counts_for_nothing_when_its_lease_lapsed(
     bundle = Batch([entry], sent=0.0)
     bundle.take(1)
 
-    keep(execution._context, bundle, entry, Result(outcome, exit_code=0, error="whatever"), timedelta(seconds=1))
+    keep(execution._context, bundle, entry, AttemptEnd(outcome, exit_code=0, error="whatever"), timedelta(seconds=1))
 
     ((finish, _),) = bundle.take_finished()
-    assert finish.result.outcome is (outcome if counts else Outcome.LOST)
+    assert finish.end.outcome is (outcome if counts else Outcome.LOST)

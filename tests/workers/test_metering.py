@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordination.base.money import plus
-from coordination.domain.tasks.attempts import Outcome, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome, Usage
 from tests.support.chats import SERVER
 from tests.support.model_server import ToolUse, running_model_server
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
@@ -41,7 +41,7 @@ class Till:
             found = plus(found, one.cost_usd or Decimal(0))
         return found
 
-    def run(self, key: str, work: dict[str, object] | str, **changes: object) -> Result:
+    def run(self, key: str, work: dict[str, object] | str, **changes: object) -> AttemptEnd:
         with self.control:
             return self.site.attempt(self.site.claim(key, work, **changes), self.control)
 

@@ -19,7 +19,7 @@ import pytest
 from coordination import job
 from coordination.base.clock import monotonic
 from coordination.base.errors import Refused
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from tests.support.jobs import claim_of
 from workers.attempt import agent_channel, report_socket
 from workers.attempt.agent_channel import Report, Reporting
@@ -28,7 +28,7 @@ from workers.runners import environment, orphan_reaper
 from workers.runners.base import Control, ProcessRecord
 from workers.runners.secret_masking import Secrets
 
-DONE = Result(Outcome.COMPLETED, output="its own", exit_code=0)
+DONE = AttemptEnd(Outcome.COMPLETED, output="its own", exit_code=0)
 
 
 class Desk:
@@ -193,11 +193,11 @@ def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: Report) ->
 def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: Report) -> None:
     assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
 
-    settled = report.settle(Result(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
+    settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
 
     assert (settled.question, dict(settled.carry)) == ("Why?", {"feedback": None, "x": 1})
-    assert report.settle(Result(Outcome.LOST)) == Result(Outcome.LOST)
-    assert report.settle(Result(Outcome.CANCELED)).question is None
+    assert report.settle(AttemptEnd(Outcome.LOST)) == AttemptEnd(Outcome.LOST)
+    assert report.settle(AttemptEnd(Outcome.CANCELED)).question is None
 
 
 def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(desk: Desk, report: Report) -> None:
@@ -262,13 +262,13 @@ def test_found_work_is_a_list_of_tasks(desk: Desk, report: Report, tasks: Any) -
 def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: Report) -> None:
     desk.say("done", output={"made": 1})
     assert report.settle(DONE).output == {"made": 1}
-    assert report.settle(Result(Outcome.FAILED, error="exit status 1")).outcome is Outcome.FAILED
+    assert report.settle(AttemptEnd(Outcome.FAILED, error="exit status 1")).outcome is Outcome.FAILED
 
     desk.say("fail", why="no way", final=True)
 
     settled = report.settle(DONE)
     assert (settled.outcome, settled.error, settled.retryable) == (Outcome.FAILED, "no way", False)
-    assert report.settle(Result(Outcome.TIMED_OUT)).outcome is Outcome.TIMED_OUT
+    assert report.settle(AttemptEnd(Outcome.TIMED_OUT)).outcome is Outcome.TIMED_OUT
 
 
 def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> None:

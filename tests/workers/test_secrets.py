@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.output import Stream
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
 from workers.attempt.agent_channel import Report, Reporting
@@ -77,9 +77,9 @@ class Store:
         return f"{self.all!r} {json.dumps(self.all, default=str, ensure_ascii=False)} {self.printed.decode()}"
 
 
-def _result(said: str) -> Result:
-    return Result(
-        Outcome.COMPLETED,
+def _result(said: str) -> AttemptEnd:
+    return AttemptEnd(
+        Outcome.DEFERRED,
         output={said: [said]},
         error=said,
         log=said,
@@ -133,7 +133,7 @@ def _stored(folder: Path, way: str, said: str, secrets: Secrets) -> str:
     store.control.secrets = secrets
     report = Report(claim_of({"agent": "claude", "prompt": "x"}), store.control)
     WAYS[way](store, report, f"see <<{said}>>")
-    store.all.append(report.settle(Result(Outcome.COMPLETED)))
+    store.all.append(report.settle(AttemptEnd(Outcome.COMPLETED)))
     return store.text()
 
 
@@ -142,10 +142,10 @@ def test_the_whole_runner_hides_what_its_job_reports(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     class Runner:
-        def run(self, _claim: Claim, control: Control) -> Result:
+        def run(self, _claim: Claim, control: Control) -> AttemptEnd:
             control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
             store.report(report, "ask", question="Is s3cret-value right?")
-            return Result(Outcome.COMPLETED)
+            return AttemptEnd(Outcome.COMPLETED)
 
     class Prompting:
         def prompted(self, _written: Claim, claim: Claim, *, reports: bool) -> Claim:
@@ -202,7 +202,9 @@ def test_a_file_is_kept_by_a_name_without_secrets(tmp_path: Path) -> None:
         control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
         terms = artifacts.ArtifactLimits(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
 
-        result = artifacts.kept(claim, str(tmp_path / "job"), Result(Outcome.COMPLETED), control=control, terms=terms)
+        result = artifacts.kept(
+            claim, str(tmp_path / "job"), AttemptEnd(Outcome.COMPLETED), control=control, terms=terms
+        )
 
     (kept,) = result.artifacts
     assert kept.path == "report-***.txt"

@@ -15,9 +15,9 @@ import pytest
 from coordination.base.clock import utc_now
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap
-from coordination.domain.tasks.attempts import Outcome, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome, Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
-from coordination.flows.tasks.finish_attempts import decided
+from coordination.services.attempts.decide import decide_end
 from coordination.store.engine import Store
 from tests.flows.test_budgets import counted
 from tests.support.world import World
@@ -107,8 +107,8 @@ def test_each_call_is_in_the_ledger_once(store: Store, tmp_path: Path, moment: s
     if moment != MOMENTS[0]:
         costs, written = job.usage_meter.rest(said)
         if moment == MOMENTS[2]:
-            result = Result(Outcome.COMPLETED, usage=tuple(said))
-            world.write(decided(job.claim, result, now=utc_now(), costs=costs, written=written))
+            result = AttemptEnd(Outcome.COMPLETED, usage=tuple(said))
+            world.write(decide_end(job.claim, result, now=utc_now(), costs=costs, recorded_costs=written))
             counted(world)
     dead.is_rescued()
     first = dead.ledger()

@@ -24,7 +24,7 @@ from coordination.base.wording import excerpt
 from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.jobs.templates import literal
 from coordination.domain.plans.plan_expansion import ANSWER
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import LONGEST
 from workers.attempt.folders import AttemptFolder
@@ -57,14 +57,15 @@ class Report:
     final: bool = False
     output: Any = None
 
-    def settle(self, result: Result) -> Result:
+    def settle(self, result: AttemptEnd) -> AttemptEnd:
         """*result* with what the job itself said of it. A job that was ended from outside had no last word."""
         if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
             return result
         if self.question is not None or self.first:
             discovered = (*result.discovered, *self.first.values())
             carry = {FEEDBACK: None, **result.carry}
-            return replace(result, question=self.question, escalated=self.escalated, discovered=discovered, carry=carry)
+            waiting = replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
+            return replace(waiting, question=self.question, escalated=self.escalated)
         if self.failure is not None:
             return replace(result, outcome=Outcome.FAILED, error=self.failure, retryable=not self.final)
         if self.output is not None and result.outcome is Outcome.COMPLETED:

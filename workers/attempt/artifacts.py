@@ -20,7 +20,7 @@ from coordination.base.errors import CoordinationError, Refused, Unavailable
 from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.artifacts import LONGEST_PATH, Artifact, kept_name, outputs_of
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import untrusted_files
 from workers.runners.base import Control
 from workers.runners.environment import Scratch
@@ -51,7 +51,9 @@ def with_folder(claim: Claim, scratch: Path) -> Iterator[Claim]:
         yield replace(claim, workdir=own.make_folder())
 
 
-def kept(claim: Claim, folder: str | None, result: Result, *, control: Control, terms: ArtifactLimits) -> Result:
+def kept(
+    claim: Claim, folder: str | None, result: AttemptEnd, *, control: Control, terms: ArtifactLimits
+) -> AttemptEnd:
     """*result* with the files that the task has to leave in *folder*, kept; a failure when one cannot be.
 
     What did not complete leaves nothing.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coordination.domain.jobs.changed_files import CHANGES, EXPECTS, ChangeSummary
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt.surroundings import goes_on
 from workers.runners import environment
 from workers.runners.base import Control, Runner
@@ -59,7 +59,7 @@ class Observed:
         self._runner = runner
         self._launcher = launcher
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the job, and look at its folder before and after."""
         before = self._look(claim, control)
         first = _first(claim, before)
@@ -125,7 +125,7 @@ def _first(claim: Claim, now: _State | None) -> dict[str, str]:
     return dict(known) if isinstance(known, dict) and known.get("folder") == here["folder"] else here
 
 
-def seen(result: Result, claim: Claim, *, changed: bool) -> Result:
+def seen(result: AttemptEnd, claim: Claim, *, changed: bool) -> AttemptEnd:
     """*result* of an agent's attempt with what it *changed*, ended as its plan says."""
     effect = replace(result.effect or ChangeSummary(), changed=changed)
     if changed:
@@ -135,7 +135,7 @@ def seen(result: Result, claim: Claim, *, changed: bool) -> Result:
     return _with_remark(_judged(replace(result, effect=effect), claim), effect)
 
 
-def _judged(result: Result, claim: Claim) -> Result:
+def _judged(result: AttemptEnd, claim: Claim) -> AttemptEnd:
     if claim.options.get(EXPECTS) != CHANGES:
         return result
     said = (result.effect or ChangeSummary()).sentence() or "changed nothing"
@@ -144,7 +144,7 @@ def _judged(result: Result, claim: Claim) -> Result:
     return replace(result, outcome=Outcome.FAILED, error=error, carry={**result.carry, "feedback": feedback})
 
 
-def _with_remark(result: Result, effect: ChangeSummary) -> Result:
+def _with_remark(result: AttemptEnd, effect: ChangeSummary) -> AttemptEnd:
     log = "\n".join(filter(None, [(result.log or "").rstrip("\n"), f"[agent] {effect.sentence()}"]))
     return replace(result, log=log)
 

@@ -11,7 +11,7 @@ from typing import Any
 from coordination.base.clock import monotonic
 from coordination.base.durations import show_duration
 from coordination.domain.jobs.checkouts import Gate
-from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, usage_file
 from workers.runners.base import Control
@@ -96,7 +96,7 @@ def judge(gates: Sequence[Gate], claim: Claim, control: Control, launcher: Launc
     return GateResult(log, spent, failed=sentence, feedback=_feedback(gate, why, printed))
 
 
-def applied(result: Result, verdict: GateResult, *, limit: int) -> Result:
+def applied(result: AttemptEnd, verdict: GateResult, *, limit: int) -> AttemptEnd:
     """The job's *result* with what its gates said and spent, ended by them if they did not pass."""
     kept = Capture(limit)
     kept.feed("\n".join(filter(None, [(result.log or "").rstrip(), verdict.log])).encode("utf-8", errors="replace"))
@@ -109,7 +109,7 @@ def applied(result: Result, verdict: GateResult, *, limit: int) -> Result:
     return after
 
 
-def not_started(result: Result, error: OSError | ValueError) -> Result:
+def not_started(result: AttemptEnd, error: OSError | ValueError) -> AttemptEnd:
     """What surrounds the job could not be started: by our own fault, which waits, or for good."""
     failed = cannot_start(error)
     return replace(result, outcome=failed.outcome, error=failed.error, retryable=failed.retryable)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coordination.base.errors import DatabaseUnavailable, Refused
 from coordination.domain.jobs.checkouts import FOLDER, Gate, WorkspaceKind, parse_gates, parse_workspace, surrounded
-from coordination.domain.tasks.attempts import Claim, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.attempt import gates as gatekeeping
 from workers.attempt.changed_files import Observed
 from workers.attempt.surroundings import MergeRecords, Surroundings, goes_on
@@ -34,7 +34,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._merged: dict[tuple[str, int], tuple[Path, MergeRecords]] = {}
 
-    def run(self, runner: Runner, claim: Claim, control: Control, around: Surroundings) -> Result:
+    def run(self, runner: Runner, claim: Claim, control: Control, around: Surroundings) -> AttemptEnd:
         """Run a claimed job with its *runner* to the end of its attempt."""
         observed = Observed(runner, self._runners.launcher) if "agent" in claim.work else runner
         if not surrounded(claim.options):
@@ -79,7 +79,7 @@ class Jobs:
 
     def _run_in_folder(
         self, runner: Runner, claim: Claim, control: Control, gates: tuple[Gate, ...], around: Surroundings
-    ) -> Result:
+    ) -> AttemptEnd:
         with environment.Scratch(control.scratch, claim) as scratch:
             folder = claim.workdir or scratch.make_folder()
             inside = replace(claim, workdir=folder)

@@ -14,7 +14,7 @@ from coordination.domain.access.authority import Rights, lend, rights_of
 from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
 
@@ -30,7 +30,7 @@ class ModelRules:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
 
-    def ended(self, claim: Claim) -> Result | None:
+    def ended(self, claim: Claim) -> AttemptEnd | None:
         """The end of an attempt that may not begin; None when it may. *claim*: with its templates filled in."""
         if not asks_a_model(claim.work):
             return None
@@ -39,8 +39,8 @@ class ModelRules:
             if known is None or why is not None:  # nothing ends for good by what may have been changed since
                 why = _refused(claim, self._asked(claim))
         except DatabaseUnavailable as error:  # it waits, and is charged nothing
-            return Result(Outcome.DEFERRED, error=error.sentence(), began=False)
-        return None if why is None else Result(Outcome.FAILED, error=why, retryable=False, began=False)
+            return AttemptEnd(Outcome.DEFERRED, error=error.sentence(), began=False)
+        return None if why is None else AttemptEnd(Outcome.FAILED, error=why, retryable=False, began=False)
 
     def _remembered(self, claim: Claim) -> Mapping[str, Any] | None:
         with self._lock:

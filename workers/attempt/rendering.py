@@ -9,7 +9,7 @@ import structlog
 
 from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.task_options import alone
 from workers.attempt.model_policy import check_authority
 from workers.leases.in_flight import InFlightAttempt
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 def rendered(
     runners: Runners, batch: Sequence[InFlightAttempt], *, fresh_since: float
-) -> tuple[list[Claim], Result | None]:
+) -> tuple[list[Claim], AttemptEnd | None]:
     """The claims of *batch* with the outputs of earlier tasks filled in, up to the first one that must wait.
 
     Nothing and the reason when the first one cannot be run at all. *fresh_since*: from when on a lease must have been
@@ -44,7 +44,7 @@ def rendered(
                 if not isinstance(error, Refused):
                     log.exception("a job could not be rendered", task=claim.key, project=claim.project)
                 why = error.sentence() if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
-                refused = Result(Outcome.FAILED, error=why, retryable=False, began=False)
+                refused = AttemptEnd(Outcome.FAILED, error=why, retryable=False, began=False)
                 return (claims, None) if claims else ([], refused)
             if first is not None and runner is not first:
                 break

@@ -16,7 +16,7 @@ from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.agents.review_answers import AGAIN, DONE, Analysis, Part
 from coordination.domain.jobs.templates import literal
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ASSESS, WORK
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from coordination.domain.tasks.events import EventType
 from workers.runners.base import Control
 
@@ -34,11 +34,11 @@ def role_of(claim: Claim) -> Mapping[str, Any]:
     return role if isinstance(role, Mapping) else {}
 
 
-def before(claim: Claim, control: Control) -> Result | None:
+def before(claim: Claim, control: Control) -> AttemptEnd | None:
     """An end instead of a beginning: nothing was done to judge, or what an assessment split has to come first."""
     role = role_of(claim)
     if ANALYZE in role and not any(need["state"] == "completed" for need in claim.needs.values()):
-        return Result(Outcome.FAILED, error="the work ended without success", retryable=False, began=False)
+        return AttemptEnd(Outcome.FAILED, error="the work ended without success", retryable=False, began=False)
     if WORK not in role or claim.carried.get(_SPLIT):
         return None
     found = claim.needs.get(f"{role[WORK]}/{ASSESS}", {}).get("output")
@@ -50,10 +50,10 @@ def before(claim: Claim, control: Control) -> Result | None:
         return None
     discovered = tuple(_discovered(part, claim.key, claim.work, first=True) for part in parts)
     _tell(control, {"decision": "split", "into": [str(found.task["key"]) for found in discovered]})
-    return Result(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False)
+    return AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False)
 
 
-def after(claim: Claim, result: Result, control: Control) -> Result:
+def after(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
     """*result* as the role of its task reads it."""
     role = role_of(claim)
     if ASSESS in role:
@@ -65,7 +65,7 @@ def after(claim: Claim, result: Result, control: Control) -> Result:
     return result
 
 
-def _assessed(claim: Claim, result: Result, control: Control) -> Result:
+def _assessed(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
     if result.outcome is not Outcome.COMPLETED:
         return _without(claim, result, {"unusable": result.error}, control)
     try:
@@ -78,7 +78,7 @@ def _assessed(claim: Claim, result: Result, control: Control) -> Result:
     return replace(result, output=told)
 
 
-def _answered(claim: Claim, result: Result, control: Control) -> Result:
+def _answered(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
     """Who asked gets the answer when this is stored; without one the question waits for a person."""
     if result.outcome is not Outcome.COMPLETED:
         return _without(claim, result, {"cannot": f"{claim.key}: {result.error}"}, control)
@@ -89,7 +89,7 @@ def _answered(claim: Claim, result: Result, control: Control) -> Result:
     return replace(result, output=answer.to_json())
 
 
-def _analyzed(claim: Claim, role: Mapping[str, Any], result: Result, control: Control) -> Result:
+def _analyzed(claim: Claim, role: Mapping[str, Any], result: AttemptEnd, control: Control) -> AttemptEnd:
     key, done = str(role[ANALYZE]), _latest(claim, str(role[ANALYZE]))
     if result.outcome is not Outcome.COMPLETED:
         return _without(claim, result, done, control)
@@ -116,7 +116,7 @@ def _latest(claim: Claim, key: str) -> Any:
     return claim.needs.get(last, {}).get("output")
 
 
-def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int, result: Result) -> Result:
+def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int, result: AttemptEnd) -> AttemptEnd:
     missing = f"{run['prompt']}\n\n{literal('It was done once, and is not done: ' + analysis.why)}"
     task = {
         "key": f"{key}/{WORK}.{rounds + 1}",
@@ -129,7 +129,7 @@ def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
     return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
 
 
-def _again(claim: Claim, result: Result, refused: Refused, instead: Any, control: Control) -> Result:
+def _again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any, control: Control) -> AttemptEnd:
     """What it answered cannot be used: it is asked once more."""
     if claim.carried.get(_ASKED_AGAIN):
         return _without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead, control)
@@ -137,7 +137,7 @@ def _again(claim: Claim, result: Result, refused: Refused, instead: Any, control
     return replace(result, outcome=Outcome.DEFERRED, error=f"its answer cannot be used: {refused.message}", carry=carry)
 
 
-def _without(claim: Claim, result: Result, instead: Any, control: Control) -> Result:
+def _without(claim: Claim, result: AttemptEnd, instead: Any, control: Control) -> AttemptEnd:
     """The supervisor has failed: the task goes on without it, once no other attempt may follow."""
     if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT):
         return result

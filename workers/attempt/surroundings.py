@@ -8,13 +8,12 @@ from typing import Protocol
 
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.jobs.preparation import Database
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 
 
-def goes_on(result: Result) -> bool:
-    """Whether the job is not done: it did not complete, asks, or waits for tasks that it found."""
-    waits = result.question is not None or any(found.first for found in result.discovered)
-    return waits or result.outcome is not Outcome.COMPLETED
+def goes_on(result: AttemptEnd) -> bool:
+    """Return whether the job is not done: it did not complete."""
+    return result.outcome is not Outcome.COMPLETED
 
 
 class Lends(Protocol):
@@ -58,5 +57,5 @@ class Surroundings:
     ours: Callable[[], bool]
     merges: MergeRecords
     lost: Callable[[], str | None] = lambda: None
-    keeps: Callable[[str, Result], Result] = lambda _folder, result: result
+    keeps: Callable[[str, AttemptEnd], AttemptEnd] = lambda _folder, result: result
     lends: Lends | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from coordination.domain.agents.prompts import FEEDBACK
 from coordination.domain.jobs.last_lines import as_text, last_lines
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt import review
 from workers.attempt.agent_channel import Report
 from workers.attempt.prompting import Prompting
@@ -25,13 +25,13 @@ class Told:
         self._written = written
         self._report = report
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the job. Raises Refused when the project's words for its prompt cannot be rendered."""
         result = self._runner.run(self._prompting.prompted(self._written, claim, reports=True), control)
         return _with_feedback(claim, review.after(claim, self._report.settle(result), control))
 
 
-def _with_feedback(claim: Claim, result: Result) -> Result:
+def _with_feedback(claim: Claim, result: AttemptEnd) -> AttemptEnd:
     """*result*, from which an agent's next attempt is told how this one failed, unless it is told something else.
 
     What a gate has said of an earlier attempt still holds when this one did not come that far.

@@ -17,7 +17,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.domain.jobs.checkouts import Gate, Workspace, run_slug, slug
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from workers.attempt import changed_files
 from workers.attempt import gates as gatekeeping
@@ -71,7 +71,7 @@ class WorktreeAttempt:
         self._message = worktree.message_of(claim)
         # A chat's answer is an agent's too: both have a prompt that can be told what was wrong.
         self._is_agent = "prompt" in claim.work
-        self._result: Result | None = None
+        self._result: AttemptEnd | None = None
         self._commit: str | None = None
         self._tested = False
         self._retold = False  # the result is an earlier attempt's
@@ -81,7 +81,7 @@ class WorktreeAttempt:
         self._branch_is_needed = False
         self._verdict: GateResult | None = None
 
-    def run(self) -> Result:
+    def run(self) -> AttemptEnd:
         """Run it from its beginning to its end; nothing is left behind but what the next attempt needs."""
         with git_of_attempt(self._launcher, self._claim, self._control) as git, self._ready:
             repository: Repository | None = None
@@ -101,7 +101,7 @@ class WorktreeAttempt:
 
     # --- the way through
 
-    def _visit(self, repository: Repository) -> Result:
+    def _visit(self, repository: Repository) -> AttemptEnd:
         claim, carried = self._claim, self._claim.carried
         if (known := merge_queue.found(repository, claim, self._around.merges)) is not None:
             self.merged = repository.common
@@ -123,13 +123,13 @@ class WorktreeAttempt:
             return self._with_work(place, result)
         return self._judge_and_land(place, self._collected(place, was))
 
-    def _merge(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> Result:
+    def _merge(self, repository: Repository, head: str, commit: str, work: Mapping[str, Any]) -> AttemptEnd:
         """The job is to merge *commit*: it begins with it half merged."""
         assert self._workspace.merge is not None  # noqa: S101 - the caller looked
         if not repository.has(commit):
             raise Refused(f"The change of {self._workspace.merge.task}, {commit[:_SHORT]}, is gone from the repository")
         if repository.contains(commit, head):
-            self._result = Result(Outcome.COMPLETED, output="It is merged already")
+            self._result = AttemptEnd(Outcome.COMPLETED, output="It is merged already")
             return self._judge_and_land(self._settle(repository, head), head)  # a job may have: gates decide
         commit = conflict_task.to_merge(repository, self._claim.carried, commit)
         place = self._settle(repository, str(work.get("commit", head)))
@@ -148,7 +148,7 @@ class WorktreeAttempt:
                 return self._with_work(place, result)
             merged = self._collected(place, was)
         else:
-            self._result = Result(Outcome.COMPLETED, output="It was merged without conflicts")
+            self._result = AttemptEnd(Outcome.COMPLETED, output="It was merged without conflicts")
             merged = place.commit(self._message).commit
             place.settle()
         if not repository.contains(commit, merged):
@@ -156,7 +156,7 @@ class WorktreeAttempt:
             return self._ended(Outcome.FAILED, why, carry={"feedback": f"{why}. Resolve the conflicts instead."})
         return self._judge_and_land(place, merged)
 
-    def _land_pending(self, repository: Repository, pending: Mapping[str, Any]) -> Result:
+    def _land_pending(self, repository: Repository, pending: Mapping[str, Any]) -> AttemptEnd:
         """The job was done by an earlier attempt; only the merge is missing, or not even that any more."""
         commit = str(pending["commit"])
         self._result = merge_queue.retold(pending, "[merge] an earlier attempt did the work; this one only merged it")
@@ -178,7 +178,7 @@ class WorktreeAttempt:
         self._ready.lend(self._workspace.prepare, self._around.lends)
         return place
 
-    def _run_job(self, place: Worktree, *, more: str = "") -> Result:
+    def _run_job(self, place: Worktree, *, more: str = "") -> AttemptEnd:
         inside = self._ready.inside(place, self._claim)
         if more:
             inside = replace(inside, work={**inside.work, "prompt": f"{inside.work['prompt']}{more}"})
@@ -195,7 +195,7 @@ class WorktreeAttempt:
             self._result = changed_files.seen(self._result, self._claim, changed=collected.commit != place.start)
         return collected.commit
 
-    def _judge_and_land(self, place: Worktree, commit: str) -> Result:
+    def _judge_and_land(self, place: Worktree, commit: str) -> AttemptEnd:
         if self._result is not None and self._result.outcome is not Outcome.COMPLETED:
             return self._with_work(place, self._result)
         self._commit = commit
@@ -217,7 +217,7 @@ class WorktreeAttempt:
             return self._with_remark("[merge] it changed nothing")
         return self._land(place, commit)
 
-    def _land(self, place: Worktree, commit: str) -> Result:
+    def _land(self, place: Worktree, commit: str) -> AttemptEnd:
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
         candidate = MergeCandidate(commit, self._message, self._result, always=self._workspace.merge is not None)
         about = (self._claim, self._control, place, partial(self._passes, place), self._ours, self._around.merges)
@@ -250,7 +250,7 @@ class WorktreeAttempt:
 
     # --- ends that are none
 
-    def _rejected(self, place: Worktree, commit: str, base: str) -> Result:
+    def _rejected(self, place: Worktree, commit: str, base: str) -> AttemptEnd:
         """A gate did not pass on *commit*, a change on top of *base*."""
         assert self._verdict is not None  # noqa: S101 - a gate has just said no
         self._commit = None
@@ -259,7 +259,7 @@ class WorktreeAttempt:
             carry["work"] = self._saved(place, commit, base)
         return self._ended(Outcome.FAILED, self._verdict.failed or "a gate failed", carry=carry)
 
-    def _conflicted(self, place: Worktree, commit: str, found: MergeConflicted) -> Result:
+    def _conflicted(self, place: Worktree, commit: str, found: MergeConflicted) -> AttemptEnd:
         self._commit = None
         branch, files = place.repository.branch, conflict_task.in_conflict(found.conflicts)
         why = f"its change conflicts with what others have merged to {branch}, in {files}"
@@ -277,7 +277,7 @@ class WorktreeAttempt:
         ended = self._ended(Outcome.DEFERRED, why, carry={"merge": self._pending(place, commit)})
         return replace(ended, discovered=(*ended.discovered, task))
 
-    def _again_at_the_new_head(self, place: Worktree, commit: str, why: str) -> Result:
+    def _again_at_the_new_head(self, place: Worktree, commit: str, why: str) -> AttemptEnd:
         """A command has nobody to merge for it; begun anew, it finds what the others did."""
         if not self._claim.repeatable:
             self._keep_branch(place, commit)
@@ -286,7 +286,7 @@ class WorktreeAttempt:
         outcome, why, times = conflict_task.repeated(self._claim, why)
         return self._ended(outcome, why, carry={"conflicts": times})
 
-    def _failed(self, error: BaseException) -> Result:
+    def _failed(self, error: BaseException) -> AttemptEnd:
         """The worktree, or git, was in the way; what the job has committed stays on its branch without a worktree."""
         place = self._worktree
         gone = None if place is None else place.gone()
@@ -302,7 +302,7 @@ class WorktreeAttempt:
         ended = self._ended(failure.outcome, why, retryable=failure.retryable, carry=carry)
         return replace(ended, log="\n".join(filter(None, [ended.log, failure.log])) or None)
 
-    def _with_work(self, place: Worktree, result: Result) -> Result:
+    def _with_work(self, place: Worktree, result: AttemptEnd) -> AttemptEnd:
         """An agent that goes on later goes on with what it has changed so far."""
         later = bool(result.carry) or result.question is not None or bool(result.discovered)
         if not self._is_agent or not later or result.outcome is Outcome.LOST:
@@ -344,17 +344,17 @@ class WorktreeAttempt:
 
     def _ended(
         self, outcome: Outcome, error: str, *, retryable: bool = True, carry: Mapping[str, Any] | None = None
-    ) -> Result:
+    ) -> AttemptEnd:
         """The attempt ends otherwise than its job did; what it spent and said stays."""
-        base = self._result or Result(outcome, began=False)
-        return replace(base, outcome=outcome, error=error, retryable=retryable, carry={**base.carry, **(carry or {})})
+        base = self._result or AttemptEnd(outcome, began=False)
+        return base.ending_as(outcome, error=error, retryable=retryable, carry={**base.carry, **(carry or {})})
 
-    def _with_remark(self, remark: str) -> Result:
+    def _with_remark(self, remark: str) -> AttemptEnd:
         assert self._result is not None  # noqa: S101 - the job has run, or its result was carried
         log = (self._result.log or "").rstrip()
         return replace(self._result, log=f"{log}\n{remark}" if log else remark)
 
-    def _leave(self, repository: Repository, result: Result) -> Result:
+    def _leave(self, repository: Repository, result: AttemptEnd) -> AttemptEnd:
         """Take away what is not needed; a failed attempt's worktree is kept for people to look at."""
         calm = replace(repository, git=repository.git.under(self._calm()))
         place = None if self._worktree is None else self._worktree.under(self._calm())
@@ -380,7 +380,7 @@ class WorktreeAttempt:
             return replace(result, log=f"{log}\n[worktree] could not be cleared up: {error}".lstrip())
         return result
 
-    def _kept(self, place: Worktree, result: Result) -> Result:
+    def _kept(self, place: Worktree, result: AttemptEnd) -> AttemptEnd:
         until, work = time.time() + self._keep.total_seconds(), merge_queue.mapping_in(result.carry, "work")
         place.keep(until, branch_goes=bool(work) or not self._branch_is_needed, at=work.get("commit"))
         self._ready.keep(until)
@@ -389,7 +389,7 @@ class WorktreeAttempt:
         log = (result.log or "").rstrip()
         return replace(result, log=f"{log}\n[worktree] kept until {day}: {place.worktree_folder.path}".lstrip())
 
-    def _is_last(self, result: Result) -> bool:
+    def _is_last(self, result: AttemptEnd) -> bool:
         """Whether no attempt follows a failure, unless a person wants one."""
         return not result.retryable or self._claim.failures + 1 >= self._claim.max_attempts
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 import structlog
 
 from coordination.base.clock import monotonic
+from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
-from coordination.flows.tasks.finish_attempts import Finish
 from workers.leases.in_flight import AttemptLocation, InFlightAttempt, Said
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Batch:
         self.sent = sent  # when the claims were asked for, in monotonic seconds
         self._lock = threading.Lock()
         self._pending = deque(claims)
-        self._finished: list[tuple[Finish, list[Said]]] = []
+        self._finished: list[tuple[EndedAttempt, list[Said]]] = []
         self._size = 0  # bytes, about, of the results that wait to be written
         self._taken: list[InFlightAttempt] = []
         self._since: float | None = None  # when the job began that runs alone now
@@ -59,12 +59,12 @@ class Batch:
         self._pending.extendleft(reversed(self._taken[begun:]))
         self._taken = []
 
-    def add(self, finish: Finish, notes: list[Said], size: int = 0) -> None:
+    def add(self, ended: EndedAttempt, notes: list[Said], size: int = 0) -> None:
         """One job is over; what it returned and printed has about *size* bytes."""
         with self._lock:
             self._since = None
             self._size += size
-            self._finished.append((finish, notes))
+            self._finished.append((ended, notes))
 
     def gave_away(self) -> None:
         """The job that ran alone was another process's; its end is written."""
@@ -100,18 +100,18 @@ class Batch:
     def abandoned(self) -> list[Claim]:
         """Everything that is left, after an accident: no longer held, so that the leases run out."""
         with self._lock:
-            left = [held.claim for held in self._pending] + [finish.claim for finish, _ in self._finished]
+            left = [held.claim for held in self._pending] + [ended.claim for ended, _ in self._finished]
             self._pending.clear()
             self._finished.clear()
         return left
 
-    def take_finished(self) -> list[tuple[Finish, list[Said]]]:
+    def take_finished(self) -> list[tuple[EndedAttempt, list[Said]]]:
         """Ends to be written; they are the caller's now."""
         with self._lock:
             found, self._finished, self._size = self._finished, [], 0
         return found
 
-    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[Finish, list[Said]]]] | None:
+    def relieved(self) -> tuple[list[InFlightAttempt], list[tuple[EndedAttempt, list[Said]]]] | None:
         """When the job that runs now is long: what waits behind it, and the ends that wait with it; else None."""
         with self._lock:
             if self._since is None or monotonic() - self._since < RELIEF_AFTER.total_seconds():

@@ -9,9 +9,9 @@ from typing import Any
 
 from coordination.base.clock import monotonic, utc_now
 from coordination.domain.money.costs import CostRecord
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType
-from coordination.flows.tasks.finish_attempts import decided
+from coordination.services.attempts.decide import decide_end
 from workers.context import Context
 from workers.engine.batch import Batch
 from workers.engine.thread_wakeup import wake
@@ -57,37 +57,37 @@ class BatchControl:
         self._context.held.attach(held, control)
         return control
 
-    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
+    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
         """Keep the result for the next write."""
         self._note(index + 1)
         keep(self._context, self._bundle, self._batch[index], result, took, size=size)
 
 
 def keep(
-    context: Context, bundle: Batch, held: InFlightAttempt, result: Result, took: timedelta, *, size: int = 0
+    context: Context, bundle: Batch, held: InFlightAttempt, result: AttemptEnd, took: timedelta, *, size: int = 0
 ) -> None:
     """One job is over: learn from it, and keep its end for the next write; *size*: of its result, in bytes, about."""
     claim = held.claim
     if result.outcome in _OF_A_LEASE and context.held.has_lapsed(held, context.terms.ttl):
         # Others may have ended the job, or parts of it, since: what it returned says nothing.
         error = "its lease was not renewed in time (its worker was stopped, or cut off from the database)"
-        result = Result(Outcome.LOST, error=error, usage=result.usage, log=result.log)
+        result = AttemptEnd(Outcome.LOST, error=error, usage=result.usage, log=result.log)
     if result.began:
         context.kinds.learn(bundle.place.project_id, claim.kind, took)
     costs: tuple[CostRecord, ...] | None = None
-    written: tuple[CostRecord, ...] = ()
+    recorded: tuple[CostRecord, ...] = ()
     usage_meter = held.usage_meter
     if usage_meter is None and result.usage:
         usage_meter = UsageMeter(claim, context.prices)
     if usage_meter is not None:
-        costs, written = usage_meter.rest(result.usage)
-        result = usage_meter.judged(result, [*written, *costs])
+        costs, recorded = usage_meter.rest(result.usage)
+        result = usage_meter.judged(result, [*recorded, *costs])
         if remarks := usage_meter.remarks():
             result = replace(result, log=usage_file.with_warnings(result.log or "", remarks))
             for remark in remarks:
                 context.held.note(held, EventType.PROGRESS, {"usage": remark})
-    finish = decided(claim, result, now=utc_now(), took=took, costs=costs, written=written)
-    bundle.add(finish, context.held.ending(held), size)
+    ended = decide_end(claim, result, now=utc_now(), took=took, costs=costs, recorded_costs=recorded)
+    bundle.add(ended, context.held.ending(held), size)
 
 
 def make_control(context: Context, held: InFlightAttempt | None, *, began: float | None = None) -> Control:

@@ -13,9 +13,13 @@ from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
+from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
+from coordination.flows.attempts.finish import finish
 from coordination.flows.tasks.claim_tasks import claim_tasks
-from coordination.flows.tasks.finish_attempts import Finish, Finished, finish_attempts
+from coordination.services.attempts.end import close_ended_runs
+from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.tasks import dispatch_window
 from coordination.store.queries.tasks.claims import still_enqueued
 from coordination.store.queries.tasks.ready import ReadyTask
@@ -28,16 +32,11 @@ log = structlog.get_logger()
 
 _REMEMBERED = 1000
 
-Ends = Sequence[tuple[Finish, Sequence[Said]]]
+Ends = Sequence[tuple[EndedAttempt, Sequence[Said]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """Ends to write; *go_on*: whether the thread would go on with short jobs that are ready then.
-
-    *refill*: the project's window has room since this thread took a message, or will, because it goes on no more.
-    """
-
+class _EndRequest:
     ends: Ends
     go_on: bool
     refill: bool
@@ -45,11 +44,12 @@ class Ending:
 
 @dataclass(slots=True)
 class CommitResult:
-    """What a thread gets back. ``ring`` and ``finished`` come to one of those that wrote together."""
+    """What a thread gets back. ``effects`` and ``next_work`` come to one of those that wrote together."""
 
     claims: list[Claim] = field(default_factory=list)
     sent: float = 0.0  # when the claims were asked for: their leases count from there
-    finished: Finished | None = None
+    effects: EndEffects | None = None
+    next_work: NextWork | None = None
     refused: set[str] = field(default_factory=set)
     locked: list[str] = field(default_factory=list)  # what was asked for and could not be looked at
 
@@ -64,26 +64,27 @@ class Committer:
         )
         self._limited: dict[str, bool] = {}
         self._lock = threading.Lock()
-        self._ends: OrderedDict[AttemptLocation, GroupCommit[Ending, CommitResult]] = OrderedDict()
+        self._ends: OrderedDict[AttemptLocation, GroupCommit[_EndRequest, CommitResult]] = OrderedDict()
 
     def claim(self, workspace_id: str, ids: Sequence[str]) -> CommitResult:
         """Claim those of *ids* that are still ready; ``locked`` says which of them may be, a moment later."""
         return self._claims.ask((workspace_id, ids))
 
-    def end(self, place: AttemptLocation, asked: Ending) -> CommitResult:
-        """Write these ends, for as long as their leases live; claims to go on with come along.
+    def end(self, place: AttemptLocation, ends: Ends, *, go_on: bool, refill: bool) -> CommitResult:
+        """Write these ends, for as long as their leases live; return claims to go on with, if the thread would *go_on*.
 
+        *refill*: the project's window has room since this thread took a message, or will, because it goes on no more.
         Raises DatabaseUnavailable when it took too long, and other errors when a result cannot be stored.
         """
         with self._lock:
             combiner = self._ends.get(place)
             if combiner is None:
-                combiner = GroupCommit(lambda asked: self._end_together(place, asked), common=(DatabaseUnavailable,))
+                combiner = GroupCommit(partial(self._end_together, place), common=(DatabaseUnavailable,))
                 self._ends[place] = combiner
                 if len(self._ends) > _REMEMBERED:
                     self._ends.popitem(last=False)  # a thread that is inside keeps its own
             self._ends.move_to_end(place)
-        return combiner.ask(asked)
+        return combiner.ask(_EndRequest(ends, go_on, refill))
 
     def fill(self, place: AttemptLocation, kind: str) -> list[ReadyTask]:
         """Fill the project's window after a commit that left it, mostly with tasks of *kind*; the caller rings.
@@ -142,49 +143,58 @@ class Committer:
             self._limited[workspace_id] = all(one.budgeted or one.slots for one in claimed)
         return claimed
 
-    def _end_together(self, place: AttemptLocation, asked: Sequence[Ending]) -> list[CommitResult]:
+    def _end_together(self, place: AttemptLocation, requests: Sequence[_EndRequest]) -> list[CommitResult]:
         context = self._context
         window = context.window()  # may look into the store itself
         sent = monotonic()
-        finished = context.store.transact(lambda tx: self._end(tx, place, asked, window), patience=context.terms.ttl)
-        known = finished.ended.held | finished.ended.recorded_before
-        shares = list(finished.shares)
+        effects, work = context.store.transact(
+            lambda tx: self._end(tx, place, requests, window), patience=context.terms.ttl
+        )
+        known = effects.held | effects.recorded_before
+        shares = list(work.claims)
         answers = [
             CommitResult(
-                shares.pop() if one.go_on and shares else [],
+                shares.pop() if request.go_on and shares else [],
                 sent,
-                refused={end.claim.task_id for end, _ in one.ends} - known,
+                refused={ended.task_id for ended, _ in request.ends} - known,
             )
-            for one in asked
+            for request in requests
         ]
-        answers[0].finished = finished
+        answers[0].effects, answers[0].next_work = effects, work
         return answers
 
-    def _end(self, tx: Connection, place: AttemptLocation, asked: Sequence[Ending], window: int) -> Finished:
+    def _end(
+        self, tx: Connection, place: AttemptLocation, requests: Sequence[_EndRequest], window: int
+    ) -> tuple[EndEffects, NextWork]:
         context = self._context
-        ends = [end for one in asked for end in one.ends]
+        scope = place.workspace_id, place.project_id
+        ends = [end for request in requests for end in request.ends]
         self._write_notes(tx, place.workspace_id, ends)
-        return finish_attempts(
+        effects = finish(
             tx,
-            place.workspace_id,
-            place.project_id,
-            [finish for finish, _ in ends],
-            worker_id=context.worker_id,
-            window=window,
-            bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
-            claim=lambda ids: self._claimed(tx, place.workspace_id, ids, wait=False),
-            hungry=0 if context.draining.is_set() else sum(one.go_on for one in asked),
-            refill=any(one.refill for one in asked),
+            *scope,
+            [ended for ended, _ in ends],
+            actor=f"worker:{context.worker_id}",
             deferral_limit=context.settings.deferral_limit,
+        )
+        terms = DispatchTerms(
+            window,
+            partial(context.kinds.bundle, place.project_id),
+            claim=lambda ids: self._claimed(tx, place.workspace_id, ids, wait=False),
+            idle_threads=0 if context.draining.is_set() else sum(request.go_on for request in requests),
+            refill=any(request.refill for request in requests),
             fill_later=context.store.dialect != "sqlite",  # which has one writer, and a commit more would only cost
         )
+        work = next_work(tx, *scope, effects, terms)
+        close_ended_runs(tx, place.workspace_id, effects, going_on=work.runs)
+        return effects, work
 
     def _write_notes(self, tx: Connection, workspace_id: str, ends: Ends) -> None:
-        """Write what these attempts had to say, as far as nobody has ended them."""
+        """Write the notes of these attempts, as far as nobody has ended them."""
         if any(notes for _, notes in ends):
             write_notes(
                 tx,
                 workspace_id,
                 self._context.worker_id,
-                [(finish.claim, notes) for finish, notes in ends if notes],
+                [(ended.claim, notes) for ended, notes in ends if notes],
             )

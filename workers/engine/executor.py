@@ -19,12 +19,15 @@ from coordination.adapters.artifact_store import ArtifactStore
 from coordination.base.clock import monotonic, utc_now
 from coordination.base.errors import CoordinationError, DatabaseUnavailable, Refused
 from coordination.domain.plans.plan_expansion import VARIANT
-from coordination.domain.tasks.attempts import Claim, Discovered, Outcome, Result
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from coordination.domain.tasks.task_options import alone
+from coordination.flows.attempts.dispatch import NextWork
 from coordination.flows.tasks.add_discovered_tasks import add_found
 from coordination.flows.tasks.choose_variant import choose_variant
-from coordination.flows.tasks.close_runs import close_runs
-from coordination.flows.tasks.finish_attempts import Finish, Finished, decided
+from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.decide import decide_end
+from coordination.services.attempts.end_effects import EndEffects
 from coordination.store.queries.tasks import ready, tasks
 from workers.attempt import artifacts, review
 from workers.attempt.agent_channel import Report, Reporting
@@ -41,7 +44,7 @@ from workers.attempt.token_issuer import TokenIssuer
 from workers.context import Context
 from workers.engine.batch import Batch, BatchWatch
 from workers.engine.batch_control import BatchControl, keep, make_control
-from workers.engine.committer import CommitResult, Committer, Ending
+from workers.engine.committer import CommitResult, Committer
 from workers.engine.isolation import Isolation
 from workers.leases.in_flight import InFlightAttempt, Said
 from workers.maintenance.supervisor_loop import SupervisorLoop
@@ -195,13 +198,13 @@ class Executor:
         held = self._context.held.add([claim], sent=sent)
         self._work(Batch(held, sent=sent, enqueued=False), go_on_until=0.0)
 
-    def _ended_early(self, held: InFlightAttempt) -> Result | None:
+    def _ended_early(self, held: InFlightAttempt) -> AttemptEnd | None:
         if self._context.draining.is_set():
-            return Result(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
+            return AttemptEnd(Outcome.HANDED_BACK, error="the worker shut down before the job began", began=False)
         if held.gone is not None:
-            return Result(held.gone.outcome, error="ended before the job began", began=False)
+            return AttemptEnd(held.gone.outcome, error="ended before the job began", began=False)
         if self._is_stale(held):
-            return Result(Outcome.LOST, error="its lease may have run out before the job began", began=False)
+            return AttemptEnd(Outcome.LOST, error="its lease may have run out before the job began", began=False)
         return None
 
     def _is_stale(self, held: InFlightAttempt) -> bool:
@@ -211,7 +214,7 @@ class Executor:
     def _oldest_fresh(self) -> float:
         return monotonic() - self._context.terms.fence_after.total_seconds()
 
-    def _rendered(self, batch: Sequence[InFlightAttempt]) -> tuple[list[Claim], Result | None]:
+    def _rendered(self, batch: Sequence[InFlightAttempt]) -> tuple[list[Claim], AttemptEnd | None]:
         return rendered(self._runners, batch, fresh_since=self._oldest_fresh())
 
     def _run_together(
@@ -230,16 +233,16 @@ class Executor:
     def _failed(self, bundle: Batch, batch: Sequence[InFlightAttempt], error: Exception) -> int:
         """A bulkhead: a bug of a runner costs the attempt that ran, not the worker."""
         ended = sum(held.ending for held in batch)
-        result = Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+        result = AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
         keep(self._context, bundle, batch[ended], result, timedelta(0))
         return ended + 1
 
-    def _run(self, held: InFlightAttempt, claim: Claim) -> Result:
+    def _run(self, held: InFlightAttempt, claim: Claim) -> AttemptEnd:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
             return control.secrets.hide_in(self._run_job(held, claim, control))
 
-    def _run_job(self, held: InFlightAttempt, claim: Claim, control: Control) -> Result:
+    def _run_job(self, held: InFlightAttempt, claim: Claim, control: Control) -> AttemptEnd:
         try:
             early = self._rules.ended(claim) or review.before(claim, control)
             if early is not None:
@@ -249,13 +252,13 @@ class Executor:
                 result = self._run_reporting(held, claim, control, report)
             return self._won(claim, result)
         except Refused as refusal:
-            return Result(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
+            return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
         except Exception as error:
             # A bulkhead: a bug of a runner costs its attempt, not the worker.
             log.exception("the runner failed", task=claim.key, project=claim.project)
-            return Result(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+            return AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
 
-    def _run_reporting(self, held: InFlightAttempt, claim: Claim, control: Control, report: Report) -> Result:
+    def _run_reporting(self, held: InFlightAttempt, claim: Claim, control: Control, report: Report) -> AttemptEnd:
         with artifacts.with_folder(claim, control.scratch) as placed:
             told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
             surroundings = Surroundings(
@@ -280,7 +283,7 @@ class Executor:
             self._context.nudge([(claim.workspace_id, claim.project_id)])
         return grown.ids
 
-    def _won(self, claim: Claim, result: Result) -> Result:
+    def _won(self, claim: Claim, result: AttemptEnd) -> AttemptEnd:
         """A variant counts only if it is the first of its task to have passed."""
         if result.outcome is not Outcome.COMPLETED:
             return result
@@ -314,52 +317,54 @@ class Executor:
             return False
         waiting, finished = found
         for held in waiting:
-            result = Result(
+            result = AttemptEnd(
                 Outcome.HANDED_BACK, error="a job before it in its bundle turned out to be long", began=False
             )
-            finished.append((decided(held.claim, result, now=utc_now()), self._context.held.ending(held)))
+            finished.append((decide_end(held.claim, result, now=utc_now()), self._context.held.ending(held)))
         if finished:
             self._write(bundle, finished, go_on=False)
         return True
 
-    def _write(self, bundle: Batch, ends: Sequence[tuple[Finish, list[Said]]], *, go_on: bool) -> CommitResult | None:
+    def _write(
+        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[Said]]], *, go_on: bool
+    ) -> CommitResult | None:
         """Write these ends and enqueue what they released; claims to go on with come along."""
         context = self._context
         try:
-            written = self._writing.end(bundle.place, Ending(ends, go_on, bundle.refills() or not go_on))
+            written = self._writing.end(bundle.place, ends, go_on=go_on, refill=bundle.refills() or not go_on)
         except DatabaseUnavailable as error:
             log.error("ends could not be written; the jobs will run again", tasks=len(ends), why=error.message)  # noqa: TRY400
             written = None
         except CoordinationError as error:
             written = self._write_what_can_be(bundle, ends, error)
         finally:
-            context.held.drop(*(finish.claim for finish, _ in ends))
+            context.held.drop(*(ended.claim for ended, _ in ends))
         if written is None:
             return None
-        cost_reports.discard([(finish.claim.task_id, finish.claim.attempt) for finish, _ in ends])
-        for finish, _ in ends:
-            completed = finish.result.outcome is Outcome.COMPLETED and finish.claim.task_id not in written.refused
-            self._jobs.stored(finish.claim, held=completed)
-            if finish.claim.task_id in written.refused:
-                log.info("late result refused: the task moved on", task=finish.claim.key, attempt=finish.claim.attempt)
-        if written.finished is not None:
-            self._follow_up(bundle, written.finished)
+        cost_reports.discard([ended.fence for ended, _ in ends])
+        for ended, _ in ends:
+            completed = ended.end.outcome is Outcome.COMPLETED and ended.task_id not in written.refused
+            self._jobs.stored(ended.claim, held=completed)
+            if ended.task_id in written.refused:
+                log.info("late result refused: the task moved on", task=ended.key, attempt=ended.attempt)
+        if written.effects is not None and written.next_work is not None:
+            self._follow_up(bundle, written.effects, written.next_work)
         return written
 
-    def _follow_up(self, bundle: Batch, finished: Finished) -> None:
+    def _follow_up(self, bundle: Batch, effects: EndEffects, work: NextWork) -> None:
         """After a commit: enqueue, look again where a back-off ends, close runs that two last tasks left open."""
         context, place = self._context, bundle.place
-        if finished.room:
+        if effects.money_returned:
             context.nudge([(place.workspace_id, place.project_id)])  # others may have waited for the money
         context.publisher.publish(
             place.workspace_id,
             place.project,
-            self._writing.fill(place, finished.shares[0][0].kind) if finished.unfilled else finished.ring,
+            self._writing.fill(place, work.claims[0][0].kind) if work.unfilled else work.enqueue,
             bundle=lambda kind: context.kinds.bundle(place.project_id, kind),
         )
-        for wait in finished.retry_in.values():
+        for wait in effects.retry_in.values():
             self._housekeeper.look_again(place.workspace_id, place.project_id, after=wait)
-        for run_id in finished.ended.maybe_done_runs:
+        for run_id in effects.maybe_done_runs:
             self._close_if_done(place.workspace_id, run_id)
 
     def _close_if_done(self, workspace_id: str, run_id: str) -> None:
@@ -370,16 +375,16 @@ class Executor:
             self._context.store.transact(lambda tx: close_runs(tx, workspace_id, [run_id]))
 
     def _write_what_can_be(
-        self, bundle: Batch, ends: Sequence[tuple[Finish, list[Said]]], error: CoordinationError
+        self, bundle: Batch, ends: Sequence[tuple[EndedAttempt, list[Said]]], error: CoordinationError
     ) -> CommitResult | None:
         """A result cannot be stored. That is its job's fault: the others are written, and the task does not hang."""
         if len(ends) > 1:
             for each in ends:
                 self._write(bundle, [each], go_on=False)
             return None
-        ((finish, _),) = ends
-        refused = Result(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
+        ((ended, _),) = ends
+        refused = AttemptEnd(Outcome.FAILED, error=f"its result cannot be stored: {error.message}", retryable=False)
         # What it spent is spent, whatever becomes of its result.
-        failed = decided(finish.claim, refused, now=utc_now(), took=finish.took)
-        end = (replace(failed, costs=finish.costs, written=finish.written), list[Said]())
-        return self._writing.end(bundle.place, Ending([end], go_on=False, refill=True))
+        failed = decide_end(ended.claim, refused, now=utc_now(), took=ended.took)
+        end = (replace(failed, costs=ended.costs, recorded_costs=ended.recorded_costs), list[Said]())
+        return self._writing.end(bundle.place, [end], go_on=False, refill=True)

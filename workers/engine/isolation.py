@@ -23,7 +23,7 @@ from coordination.base import inherited_variables
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.callers import HELPERS
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.store.queries.tasks import attempts
 from workers.context import Context, scratch_of
@@ -56,11 +56,11 @@ class Isolation:
         self._launcher = Launcher(f"{context.worker_id}{HELPERS}")
         self._places = threading.BoundedSemaphore(_MOST)
 
-    def run(self, held: InFlightAttempt) -> Result | None:
+    def run(self, held: InFlightAttempt) -> AttemptEnd | None:
         """Let a helper run what this process holds, and wait. A result is for the caller to write; None: nothing is."""
         with self._places:
             if held.gone is not None:  # while it waited for a place
-                return Result(held.gone.outcome, error="ended before the job began", began=False)
+                return AttemptEnd(held.gone.outcome, error="ended before the job began", began=False)
             try:
                 helper = _Helper(self._launcher)
             except OSError as error:
@@ -98,7 +98,7 @@ class Isolation:
             found = attempts.outcome_of(tx, claim.workspace_id, claim.task_id, claim.attempt)
         return (Outcome.CANCELED, "") if found is None else found  # its run may have been deleted
 
-    def _ended(self, claim: Claim, worker_id: str, code: int | None, stop: StopReason | None) -> Result | None:
+    def _ended(self, claim: Claim, worker_id: str, code: int | None, stop: StopReason | None) -> AttemptEnd | None:
         context = self._context
         if code != 0:
             end_worker(worker_id)  # its warden does that, unless it died with it
@@ -112,12 +112,14 @@ class Isolation:
         if self._standing(claim) != (None, context.worker_id):
             return None
         if stop is not None:
-            return Result(stop.outcome, error="ended before the job began", began=False)
+            return AttemptEnd(stop.outcome, error="ended before the job began", began=False)
         return _not_begun(f"exit status {code}")
 
 
-def _not_begun(why: str) -> Result:
-    return Result(Outcome.DEFERRED, error=f"the process that was to run it alone did not start ({why})", began=False)
+def _not_begun(why: str) -> AttemptEnd:
+    return AttemptEnd(
+        Outcome.DEFERRED, error=f"the process that was to run it alone did not start ({why})", began=False
+    )
 
 
 class _Orders(Control):

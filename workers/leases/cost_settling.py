@@ -20,7 +20,7 @@ from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.tasks.attempts import Spender, Usage
 from coordination.flows.money.settle_reports import AttemptReport, settle_reports
-from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.services.attempts.decide import cost_of
 from coordination.settings import load_settings
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers

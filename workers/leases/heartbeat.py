@@ -20,6 +20,7 @@ from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.jobs.output import StoredChunk
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.events import NewEvent
 from coordination.domain.tasks.tasks import TaskState
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.store.engine import Store, is_transient
@@ -268,16 +269,13 @@ def write_notes(
         tx,
         workspace_id,
         [
-            {
-                "project_id": claim.project_id,
-                "run_id": claim.run_id,
-                "task_id": claim.task_id,
-                "attempt": claim.attempt,
-                "type": note.type,
-                "actor": f"worker:{worker_id}",
-                "payload": note.payload,
-                "age": timedelta(seconds=now - note.at),
-            }
+            NewEvent.of_attempt(
+                claim,
+                note.type,
+                actor=f"worker:{worker_id}",
+                payload=note.payload,
+                age=timedelta(seconds=now - note.at),
+            )
             for claim, notes in told
             if (claim.task_id, claim.attempt) in live
             for note in notes

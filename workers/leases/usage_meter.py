@@ -13,8 +13,8 @@ from coordination.domain.money.budgets import NEEDS, BudgetShortage, total
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.money.usage_deltas import UsageDeltas
-from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
-from coordination.flows.tasks.finish_attempts import cost_of
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
+from coordination.services.attempts.decide import cost_of
 from coordination.services.money.ledger import amount
 from workers.leases.usage_prices import UsagePrices
 from workers.runners.cost_reports import CostJournal
@@ -106,7 +106,7 @@ class UsageMeter:
                 for name, said in list(self._meter.conflicts.items())[:_MOST_REMARKS]
             ]
 
-    def judged(self, result: Result, costs: Sequence[CostRecord]) -> Result:
+    def judged(self, result: AttemptEnd, costs: Sequence[CostRecord]) -> AttemptEnd:
         """*result*, as that of a job that waits for money, if that is why it stopped. *costs*: all that it spent."""
         if self._short is None or result.outcome is not Outcome.DEFERRED:
             return result

@@ -12,7 +12,7 @@ from coordination.base.errors import NotFound, Refused
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import CUSTOM, AgentCall, parse_work
-from coordination.domain.tasks.attempts import Claim, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Adapter, StartCommand, Transcript
@@ -43,7 +43,7 @@ class AgentRunner:
         self._launcher = launcher
         self._providing = providing
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the agent to its end, in a session of its own."""
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
@@ -83,7 +83,7 @@ class AgentRunner:
         variables: Mapping[str, str],
         folder: str,
         scratch: environment.Scratch,
-    ) -> Result:
+    ) -> AttemptEnd:
         with scratch.reading(start.stdin) as stdin:
             try:
                 ran = program.run_program(
@@ -180,7 +180,7 @@ class _Reader:
         for remark in self.told.remarks:
             self._control.printed(Stream.ERR, f"[agent] {remark}\n".encode())
 
-    def result(self, ran: program.ProgramResult, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> Result:
+    def result(self, ran: program.ProgramResult, reported: tuple[Usage, ...], warnings: tuple[str, ...]) -> AttemptEnd:
         """How the attempt ended, by its process and by what the agent said."""
         told = self.told
         account = account_of(self._adapter, self._call)
@@ -195,7 +195,7 @@ class _Reader:
         )
         remarks = [*(f"[agent] {remark}" for remark in (*told.remarks, *end.remarks))]
         text = "\n".join([*filter(None, [ran.log.rstrip("\n")]), *remarks])
-        result = Result(
+        result = AttemptEnd(
             **end.fields,
             output=told.result,
             exit_code=ran.exit_code,

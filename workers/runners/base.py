@@ -1,7 +1,7 @@
 """What a runner is given and how it is told to stop: the contract between a worker and the jobs it executes.
 
-A runner turns a Claim into a Result. It is called in a thread of the worker and blocks until the job is over; it knows
-nothing of the store. ``Control`` is its line to the worker: requests to stop come in, signs of life go out.
+A runner turns a Claim into an AttemptEnd. It is called in a thread of the worker and blocks until the job is over; it
+knows nothing of the store. ``Control`` is its line to the worker: requests to stop come in, signs of life go out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
-from coordination.domain.tasks.attempts import Claim, Outcome, Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import secret_masking
 
@@ -206,7 +206,7 @@ class Control:
             self._on_event(type_, self.secrets.hide(payload))
 
     def remember(self, left: Mapping[str, Any]) -> None:
-        """Leave this to the task's next attempt, even if this one is lost: as ``Result.carry``, at once."""
+        """Leave this to the task's next attempt, even if this one is lost: as ``AttemptEnd.carry``, at once."""
         if self._on_remember is not None:
             self._on_remember(self.secrets.hide(left))
 
@@ -268,7 +268,7 @@ class BatchRun(Protocol):
         """The line of one job, for which it is time to look after it alone; it began at *began* (monotonic seconds)."""
         ...
 
-    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
+    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
         """The jobs end in their order; *took* is the job's own time, *size* about that of its result in bytes."""
         ...
 
@@ -276,6 +276,6 @@ class BatchRun(Protocol):
 class Runner(Protocol):
     """Executes one kind of job."""
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Execute the claimed job and say how it ended. Raises for bugs of its own only, never for the job's."""
         ...

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import environment
 from workers.runners.base import Control
 from workers.runners.output import Capture
@@ -125,16 +125,16 @@ def judge(exit_code: int | None, *, said: str) -> tuple[Outcome, str | None]:
     return outcome, f"exit status {exit_code}: {said}" if said else f"exit status {exit_code}"
 
 
-def stopped_early(control: Control) -> Result | None:
+def stopped_early(control: Control) -> AttemptEnd | None:
     """The end of a job that was asked to end before it began."""
     if control.stop_reason is None:
         return None
-    return Result(control.stop_reason.outcome, error="stopped before it began", began=False)
+    return AttemptEnd(control.stop_reason.outcome, error="stopped before it began", began=False)
 
 
-def refused(sentence: str) -> Result:
+def refused(sentence: str) -> AttemptEnd:
     """An end that no retry can mend."""
-    return Result(Outcome.FAILED, error=sentence, retryable=False)
+    return AttemptEnd(Outcome.FAILED, error=sentence, retryable=False)
 
 
 def is_passing(error: OSError | ValueError) -> bool:
@@ -155,7 +155,7 @@ def folder_problem(folder: str) -> str:
     return f"The job's folder {folder} {found}: make it, or correct workdir or the project's path"
 
 
-def missing_folder(folder: str) -> Result:
+def missing_folder(folder: str) -> AttemptEnd:
     """The folder that the job is to run in is not there, or cannot be entered."""
     return refused(folder_problem(folder))
 
@@ -170,11 +170,11 @@ def program_problem(name: str, *, folder: str, path: str) -> str | None:
     return f"{name} is not installed where this worker looks for programs (PATH)"
 
 
-def cannot_start(error: OSError | ValueError, *, folder: str = "/") -> Result:
+def cannot_start(error: OSError | ValueError, *, folder: str = "/") -> AttemptEnd:
     """The process could not be started in *folder*: by our own fault, which waits, or by the job's."""
     if isinstance(error, OSError):
         if is_passing(error):
-            return Result(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", began=False)
+            return AttemptEnd(Outcome.DEFERRED, error=f"No process can be started now: {error.strerror}", began=False)
         if error.errno == errno.E2BIG:
             return refused("The command and its environment are longer than the system takes; pass data in a file")
         if isinstance(error.filename, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from workers.runners.process import death_sentence
 from workers.runners.process_watch import Interruption
 from workers.runners.program import TRY_LATER_STATUS
@@ -20,15 +20,15 @@ def result_of(
     printed: str,
     *,
     nonsense: bool,
-) -> Result:
+) -> AttemptEnd:
     """The result of a job that said *said*, printed *printed*, and whose process may have ended with *exit_code*.
 
     *nonsense*: something came that nobody can read.
     """
     if interruption is not None:
-        return Result(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
+        return AttemptEnd(interruption.outcome, exit_code=exit_code, error=interruption.error, log=printed or None)
     if said is not None:
-        return Result(
+        return AttemptEnd(
             _OUTCOMES.get(said["state"], Outcome.FAILED),
             output=said.get("output"),
             exit_code=said.get("exit_code"),
@@ -38,14 +38,14 @@ def result_of(
         )
     if nonsense:
         error = "its process answered what nobody can read: something else wrote on its channel"
-        return Result(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
+        return AttemptEnd(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
     if exit_code == TRY_LATER_STATUS:
-        return Result(Outcome.DEFERRED, exit_code=exit_code, error=f"exit status {exit_code}", log=printed or None)
+        return AttemptEnd(Outcome.DEFERRED, exit_code=exit_code, error=f"exit status {exit_code}", log=printed or None)
     if exit_code is not None and exit_code < 0:
         error = death_sentence(exit_code)
     else:
         error = f"its process ended with exit status {exit_code} before the function returned"
-    return Result(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
+    return AttemptEnd(Outcome.FAILED, exit_code=exit_code, error=error, log=printed or None)
 
 
 def _log(printed: str, traceback: str) -> str | None:

@@ -24,7 +24,7 @@ from coordination.base.errors import Refused
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import PythonCall, parse_work
 from coordination.domain.plans.variants import REGISTERED
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import environment, usage_file
 from workers.runners.base import BatchRun, Control
 from workers.runners.interpreter import Interpreter, InterpreterAnswers, InterpreterKey, PrintedOutput
@@ -57,12 +57,12 @@ class PythonRunner:
     def __init__(self, pool: InterpreterPool) -> None:
         self._pool = pool
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Call the function in a process of the pool."""
         if control.stop_reason is not None:
-            return Result(control.stop_reason.outcome, error=_STOPPED, began=False)
+            return AttemptEnd(control.stop_reason.outcome, error=_STOPPED, began=False)
         job = _prepared(claim, control, _Places(), confined=self._pool.confined)
-        if isinstance(job, Result):
+        if isinstance(job, AttemptEnd):
             return job
         with job.scratch:
             while True:
@@ -84,10 +84,10 @@ class PythonRunner:
         while done < len(claims):
             batch: list[_Job] = []
             size = 0
-            failed: Result | None = None
+            failed: AttemptEnd | None = None
             for claim in claims[done:]:
                 job = _prepared(claim, settings, places, confined=self._pool.confined)
-                if isinstance(job, Result):
+                if isinstance(job, AttemptEnd):
                     failed = job
                     break
                 size += len(job.request)
@@ -142,7 +142,7 @@ class _Talk:
         self._fit = True  # for another job
         self._took = 0.0  # seconds, of the job that was looked after alone
 
-    def alone(self, control: Control) -> Result | None:
+    def alone(self, control: Control) -> AttemptEnd | None:
         """Run the one job of this batch; None when it did not begin here and may be given to another process."""
         try:
             if not self._send(self._batch):
@@ -261,7 +261,7 @@ class _Talk:
             if begun <= self._done:
                 # Not even this one has begun: the process is only starting, or slow.
                 if control.stop_reason is not None:
-                    result: Result | None = Result(control.stop_reason.outcome, error=_STOPPED, began=False)
+                    result: AttemptEnd | None = AttemptEnd(control.stop_reason.outcome, error=_STOPPED, began=False)
                 elif not self._send([job]):
                     return self._done, False
                 else:
@@ -273,7 +273,7 @@ class _Talk:
         board.ended(first + self._done, result, timedelta(seconds=self._took))
         return self._done + 1, True
 
-    def _watch(self, job: _Job, control: Control) -> Result | None:
+    def _watch(self, job: _Job, control: Control) -> AttemptEnd | None:
         """Look after one job that was sent; None when it did not begin here and may be given to another process."""
         interpreter = self._interpreter
         interpreter.process.carries(_marker(job))
@@ -320,7 +320,7 @@ class _Talk:
 
 
 _STOPPED = "stopped before it began"
-_NO_INTERPRETER = Result(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
+_NO_INTERPRETER = AttemptEnd(Outcome.DEFERRED, error="The interpreter for the job ended before it took the job")
 
 
 def _marker(job: _Job) -> str:
@@ -358,7 +358,7 @@ class _Places:
         return tuple(path)
 
 
-def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool) -> _Job | Result:
+def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool) -> _Job | AttemptEnd:
     """The job as its interpreter wants it, or why it cannot be run."""
     try:
         work = places.work(claim)
@@ -384,7 +384,7 @@ def _prepared(claim: Claim, control: Control, places: _Places, *, confined: bool
     return _Job(claim, key, json.dumps(request), scratch)
 
 
-def _with_usage(result: Result, job: _Job) -> Result:
+def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:
     spent, warnings = usage_file.read(job.scratch.costs)
     if not spent and not warnings:
         return result

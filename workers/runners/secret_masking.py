@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus, unquote
 
 from coordination.base import inherited_variables
 from coordination.base.json_values import MAX_DEPTH
-from coordination.domain.tasks.attempts import Result, Usage
+from coordination.domain.tasks.attempts import AttemptEnd, Usage
 
 SHORTEST = 6
 """Characters. Shorter values, and shorter lines of a value, are shown: they stand in too many other words."""
@@ -69,7 +69,7 @@ class Secrets:
         is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
         return _SHOWN if is_number and _spans(str(value), self._texts) else value
 
-    def hide_in(self, result: Result) -> Result:
+    def hide_in(self, result: AttemptEnd) -> AttemptEnd:
         """*result* with every text in it hidden."""
         if not self._texts:
             return result

@@ -7,7 +7,7 @@ from functools import partial
 from coordination.base.errors import Refused
 from coordination.domain.jobs.output import Stream
 from coordination.domain.jobs.work import Shell, parse_work
-from coordination.domain.tasks.attempts import Claim, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
@@ -22,7 +22,7 @@ class ShellRunner:
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Run the command to its end, in a session of its own."""
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
@@ -67,7 +67,7 @@ class ShellRunner:
         outcome, sentence = program.judge(ran.exit_code, said=said_last)
         if ran.interruption is not None:
             outcome, sentence = ran.interruption.outcome, ran.interruption.error
-        return Result(
+        return AttemptEnd(
             outcome,
             output=without_line_break(out.text()),
             exit_code=ran.exit_code,

@@ -15,7 +15,7 @@ from typing import Any
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.checkouts import run_slug
 from coordination.domain.jobs.merges import Merge
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.attempt.surroundings import MergeRecords
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
@@ -61,7 +61,7 @@ class MergeCandidate:
 
     commit: str
     message: str
-    result: Result
+    result: AttemptEnd
     always: bool = False
 
 
@@ -129,7 +129,7 @@ class MergeQueue:
         return self.worktree.git("rev-parse", f"{commit}^{{tree}}").text
 
 
-def found(repository: Repository, claim: Claim, records: MergeRecords) -> Result | None:
+def found(repository: Repository, claim: Claim, records: MergeRecords) -> AttemptEnd | None:
     """How the task ended already, in an attempt whose end was not stored."""
     if claim.attempt == 1:
         return None
@@ -141,16 +141,16 @@ def found(repository: Repository, claim: Claim, records: MergeRecords) -> Result
     return None
 
 
-def told(result: Result) -> dict[str, Any]:
+def told(result: AttemptEnd) -> dict[str, Any]:
     """What is kept of a result until its change is merged."""
     artifacts = [asdict(artifact) for artifact in result.artifacts]
     return {"output": result.output, "exit_code": result.exit_code, "log": result.log, "artifacts": artifacts}
 
 
-def retold(kept: Mapping[str, Any], remark: str) -> Result:
+def retold(kept: Mapping[str, Any], remark: str) -> AttemptEnd:
     """The completed result that was kept."""
     log = kept.get("log")
-    return Result(
+    return AttemptEnd(
         Outcome.COMPLETED,
         output=kept.get("output"),
         exit_code=kept.get("exit_code"),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from coordination.domain.money.budgets import Budget, BudgetUse, due_to_warn, reached
-from coordination.domain.tasks.events import EventType, SubjectKind
+from coordination.domain.tasks.events import EventType, NewEvent, SubjectKind
 
 
 def noticed(budget: Budget, use: BudgetUse) -> tuple[BudgetUse, list[EventType]]:
@@ -20,9 +19,7 @@ def noticed(budget: Budget, use: BudgetUse) -> tuple[BudgetUse, list[EventType]]
     return use, said
 
 
-def events_of(
-    budget: Budget, use: BudgetUse, types: Sequence[EventType], project_id: str | None
-) -> list[dict[str, Any]]:
+def events_of(budget: Budget, use: BudgetUse, types: Sequence[EventType], project_id: str | None) -> list[NewEvent]:
     """Return these events of a budget; *project_id*: of the project whose spending brought them about."""
     payload = {
         "budget": budget.named(),
@@ -32,10 +29,5 @@ def events_of(
         "unpriced_calls": use.spent.unpriced,
         "starts": use.spent.starts,
     }
-    about = {
-        "subject_kind": SubjectKind.BUDGET,
-        "subject_id": budget.id,
-        "project_id": budget.project_id or project_id,
-        "run_id": budget.run_id,
-    }
-    return [{**about, "type": one, "payload": payload} for one in types]
+    project_id, about = budget.project_id or project_id, (SubjectKind.BUDGET, budget.id)
+    return [NewEvent(type_, project_id, budget.run_id, payload=payload, subject=about) for type_ in types]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -134,12 +134,15 @@ class Discovered:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What a runner returns. ``log`` is the bounded text of stderr (and of prints, for Python jobs).
+class AttemptEnd:
+    """How an attempt ended: what a runner returns and what its worker writes. Raises ValueError for impossible ends.
 
-    ``retryable`` False: an error that no retry can mend (a function that does not exist).
+    Only a deferred attempt can wait for something (``waits``): a completed one has no question and needs no money.
+
+    ``log`` is the bounded text of stderr (and of prints, for Python jobs).
+    ``retryable`` False: an error that no retry can fix (a function that does not exist).
     ``began`` False: the job itself was never started, so nothing of it can have happened.
-    ``discovered``: tasks to add to the run; with one that comes ``first`` this task waits, whatever the outcome says.
+    ``discovered``: tasks to add to the run; for those that come ``first`` the task waits.
     ``question``: the job stopped to ask; the task is blocked until somebody answers. ``escalated``: it is for the
     supervisor of the run, or a person, not for the agent that answers questions.
     ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
@@ -166,6 +169,26 @@ class Result:
     limit: ProviderLimit | None = None
     effect: ChangeSummary | None = None
     escalated: bool = False
+
+    def __post_init__(self) -> None:
+        if self.outcome is not Outcome.DEFERRED and self.waits:
+            raise ValueError(f"An attempt that is {self.outcome} waits for nothing: only a deferred one does")
+
+    @property
+    def waits(self) -> bool:
+        """Whether the task is started again only when something is there: an answer, money, or other tasks' ends."""
+        if self.question is None and self.short is None and not self.discovered:
+            return False  # as nearly all
+        return self.question is not None or self.short is not None or any(task.first for task in self.discovered)
+
+    def ending_as(self, outcome: Outcome, **changes: Any) -> AttemptEnd:
+        """Return a copy that ended as *outcome*; one that waits and then fails is still deferred, and waits."""
+        if self.waits and outcome is Outcome.FAILED:
+            outcome = Outcome.DEFERRED
+        if self.waits and outcome is not Outcome.DEFERRED:
+            later = tuple(task for task in self.discovered if not task.first)
+            changes = {"question": None, "short": None, "discovered": later} | changes
+        return replace(self, outcome=outcome, **changes)
 
 
 @dataclass(frozen=True, slots=True)

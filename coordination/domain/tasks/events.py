@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, Self
+
+from coordination.domain.tasks.attempts import Spender
 
 
 class EventType(StrEnum):
@@ -50,6 +53,56 @@ class SubjectKind(StrEnum):
     STOP = "stop"
     ACCOUNT = "account"
     WORKSPACE = "workspace"
+
+
+class TaskSubject(Protocol):
+    """A task, as far as its events name it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def project_id(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to store. ``age``: how long ago it happened when it is stored, on the database's clock.
+
+    ``subject``: kind and id of what it is about, where that is neither a task nor a run.
+    """
+
+    type: EventType
+    project_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    attempt: int | None = None
+    actor: str | None = None
+    payload: Mapping[str, Any] | None = None
+    age: timedelta = timedelta(0)
+    subject: tuple[SubjectKind, str] | None = None
+
+    @classmethod
+    def of_task(
+        cls, task: TaskSubject, type_: EventType, *, actor: str | None = None, payload: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Return an event of a task."""
+        return cls(type_, task.project_id, task.run_id, task.id, actor=actor, payload=payload)
+
+    @classmethod
+    def of_attempt(
+        cls,
+        attempt: Spender,
+        type_: EventType,
+        *,
+        actor: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        age: timedelta = timedelta(0),
+    ) -> Self:
+        """Return an event of an attempt."""
+        run = attempt.project_id, attempt.run_id
+        return cls(type_, *run, attempt.task_id, attempt.attempt, actor, payload, age)
 
 
 @dataclass(frozen=True, slots=True)

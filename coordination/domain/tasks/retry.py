@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from coordination.base.wording import excerpt
 from coordination.domain.fleet.leases import MAX_LOSSES
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason
 
 
@@ -117,24 +117,22 @@ def losses_after(losses: int, *, suspect: bool, alone: bool) -> int:
     return losses + 1 if alone else max(losses, int(suspect))
 
 
-def wait_of(result: Result) -> Wait | None:
-    """What the job that ended so waits for before it is started again, if it said so."""
-    if result.question is None and not result.discovered and result.short is None:
-        return None  # as nearly all
-    if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
-        return None  # it was ended, and did not stop
+def wait_of(end: AttemptEnd) -> Wait | None:
+    """Return what the job that ended so waits for before it is started again, or None."""
+    if not end.waits:
+        return None
     reasons, why = NO_REASON, []
-    if result.short is not None:
+    if end.short is not None:
         reasons |= BlockReason.BUDGET
-        why.append(result.short)
-    if result.question is not None:
+        why.append(end.short)
+    if end.question is not None:
         reasons |= BlockReason.QUESTION
-        why.append(f"it asks: {excerpt(result.question)}")
-    first = [str(found.task.get("key")) for found in result.discovered if found.first]
+        why.append(f"it asks: {excerpt(end.question)}")
+    first = [str(task.task.get("key")) for task in end.discovered if task.first]
     if first:
         reasons |= BlockReason.DEPENDENCIES
         why.append(f"it needs {', '.join(first)} first")
-    return Wait(reasons, "; ".join(why)) if reasons else None
+    return Wait(reasons, "; ".join(why))
 
 
 def wait_until(moment: datetime, wait: timedelta, *, now: datetime, backoff: Backoff, limit: bool) -> RetryAfter:

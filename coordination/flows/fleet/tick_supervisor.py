@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import BlockReason
+from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end import close_ended_runs
-from coordination.services.attempts.records import Ended
+from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.services.forecast.cost_estimates import expected
 from coordination.services.money import budgets as budgeting
@@ -196,7 +195,7 @@ class _Lease:
         self._renewed = now
 
 
-def _rescue(tx: Connection, workspace_id: str, project_id: str) -> Ended:
+def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
     ended = rescue_expired(tx, workspace_id, project_id)
     ledger.settle(tx, workspace_id, [], closing=ended.closing)
     close_ended_runs(tx, workspace_id, ended)
@@ -233,9 +232,4 @@ def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, esti
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
     """The safety net: whoever ends the last task of a run closes it, unless it dies in between."""
-    closed: list[dict[str, Any]] = [
-        {"project_id": project_id, "run_id": row["id"], "type": EventType.RUN_FINISHED, "actor": "supervisor"}
-        for row in runs.close_if_done(tx, workspace_id, runs.unfinished(tx, workspace_id, project_id))
-    ]
-    events.append(tx, workspace_id, closed)
-    return [event["run_id"] for event in closed]
+    return close_runs(tx, workspace_id, runs.unfinished(tx, workspace_id, project_id), actor="supervisor")

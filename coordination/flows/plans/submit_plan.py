@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import is_id, new_id
@@ -31,21 +31,16 @@ from coordination.domain.plans.plan_expansion import (
 )
 from coordination.domain.plans.plans import Plan
 from coordination.domain.projects.projects import Project, ProjectStatus
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents import agents as agent_service
 from coordination.services.issues import issues as issue_service
-from coordination.services.plans import task_rows as rows
-from coordination.services.plans.check_models import check_models
+from coordination.services.plans import task_rows
 from coordination.services.plans.expand import in_parts
 from coordination.services.plans.expected_costs import expected
+from coordination.services.plans.store_graph import prepare_graph, store_graph
 from coordination.services.projects import projects as project_service
-from coordination.store.bulk import insert_rows
 from coordination.store.queries.fleet import supervisors
-from coordination.store.queries.money import budgets
 from coordination.store.queries.tasks import events, runs, slots
-from coordination.store.queries.tasks import tasks as task_rows
-from coordination.store.tables.tasks.tasks import dependencies
-from coordination.store.types import commit_order, db_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +82,7 @@ def submit_plan(
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
     plan, works = in_parts(plan, works, project.settings)
     desk = agent_service.AgentLookup(tx, workspace_id)
-    works, assigned = rows.assignments(plan, works, desk)
-    jobs = rows.jobs(works)
-    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
+    graph_ = prepare_graph(plan, works, desk, project.model_restrictions)
     project_service.activate(tx, workspace_id, project)
     run_id = new_id()
     answerer = _answerer(plan, project, desk)
@@ -107,38 +100,17 @@ def submit_plan(
             "budget_usd": plan.budget.usd if plan.budget else None,
             "budget_on_exceed": plan.budget.on_exceed if plan.budget else None,
             "metadata": dict(origin.metadata) | _branch(run_id, plan) | _lookers(plan) | answerer,
-            "predicted": expected(tx, project, plan, jobs, assigned),
+            "predicted": expected(tx, project, graph_),
         },
     )
     ids = {task.key: new_id() for task in plan.tasks}
-    now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
-    scope = rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, plan, now, assigned, gates)
-    edges, pending = rows.edges(workspace_id, plan, ids)
-    made = (rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks)
-    task_rows.insert_new(tx, workspace_id, made, creator=origin.creator, agents=set(assigned.values()))
-    insert_rows(tx, dependencies, edges)
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": project.id,
-                "run_id": run_id,
-                "type": EventType.RUN_SUBMITTED,
-                "actor": origin.creator,
-                "payload": {"tasks": len(ids), "dependencies": len(edges), "name": plan.name},
-            }
-        ],
-    )
-    events.append_created(tx, workspace_id, run_id)
-    events.append_bulk(
-        tx,
-        workspace_id,
-        [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
-    )
-    _limits(tx, scope)
-    budgets.put_new(tx, workspace_id, rows.budgets(scope, ids))
+    scope = task_rows.GraphScope(workspace_id, project.id, run_id, origin.creator, origin.path, gates)
+    counts = {"tasks": len(ids), "dependencies": sum(len(task.needs) for task in plan.tasks), "name": plan.name}
+    submission = NewEvent(EventType.RUN_SUBMITTED, project.id, run_id, actor=origin.creator, payload=counts)
+    events.append(tx, workspace_id, [submission])
+    _limits(tx, scope, plan)
+    store_graph(tx, scope, graph_, ids, is_new_run=True)
     if issues is not None:
         linked = [(str(task.metadata["issue"]), ids[task.key]) for task in plan.tasks if "issue" in task.metadata]
         issue_service.replace(tx, workspace_id, project.id, issues, jobs=linked)
@@ -150,7 +122,7 @@ def submit_plan(
 
 def _branch(run_id: str, plan: Plan) -> dict[str, str]:
     """Where the run's changes will be, for its metadata: tasks that work in worktrees are merged there."""
-    worktrees = any(rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
+    worktrees = any(task_rows.checkout_of(plan, task).kind is CheckoutKind.GIT_WORKTREE for task in plan.tasks)
     return {"branch": run_branch(run_id)} if worktrees else {}
 
 
@@ -179,10 +151,10 @@ def _answerer(plan: Plan, project: Project, desk: agent_service.AgentLookup) -> 
     return {ANSWERER: SupervisorSettings.of(project.settings).run(body)}
 
 
-def _limits(tx: Connection, scope: rows.GraphScope) -> None:
-    """The plan's limits hold for the project from now on; a key that no limit names is limited to one."""
-    caps = rows.caps(scope.plan)
-    unsaid = rows.limited_keys(scope.plan) - set(caps)
+def _limits(tx: Connection, scope: task_rows.GraphScope, plan: Plan) -> None:
+    """Let the plan's limits hold for the project from now on; a key that no limit names is limited to one."""
+    caps = task_rows.caps(plan)
+    unsaid = task_rows.limited_keys(plan) - set(caps)
     if caps or unsaid:
         slots.lock(tx, scope.workspace_id, scope.project_id)
     for name in sorted(unsaid.union(caps)):  # two that make the same ones make them in the same order

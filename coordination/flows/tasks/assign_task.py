@@ -18,7 +18,7 @@ from coordination.domain.jobs.work import AGENTS, IN_WORKTREE, AgentCall, kind_o
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.questions import ANSWERS
 from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskRecord, TaskState
 from coordination.services.agents import agents
@@ -154,6 +154,6 @@ def _to_a_person(tx: Connection, task: TaskRecord, person: str, *, actor: str) -
 
 
 def _tell(tx: Connection, task: TaskRecord, payload: Mapping[str, Any], actor: str) -> None:
-    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": actor}
     said = {name: value for name, value in payload.items() if value is not None}
-    events.append(tx, task.workspace_id, [{**about, "type": EventType.ASSIGNED, "payload": said}])
+    event = NewEvent.of_task(task, EventType.ASSIGNED, actor=actor, payload=said)
+    events.append(tx, task.workspace_id, [event])

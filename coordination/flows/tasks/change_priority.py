@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import TERMINAL
 from coordination.store.queries.tasks import events, tasks
 
@@ -23,18 +23,6 @@ def change_priority(tx: Connection, workspace_id: str, task_id: str, priority: i
         return task.state not in TERMINAL
     if not tasks.set_priority(tx, workspace_id, task_id, priority):
         return False  # it has ended meanwhile
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": task.project_id,
-                "run_id": task.run_id,
-                "task_id": task_id,
-                "type": EventType.REPRIORITIZED,
-                "actor": actor,
-                "payload": {"from": task.priority, "to": priority},
-            }
-        ],
-    )
+    change = {"from": task.priority, "to": priority}
+    events.append(tx, workspace_id, [NewEvent.of_task(task, EventType.REPRIORITIZED, actor=actor, payload=change)])
     return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from coordination.domain.plans.plan_expansion import CHOOSE
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import OPEN, TaskState
 from coordination.services.attempts.end import cancel_tasks
 from coordination.store.queries.tasks import dependencies, events, tasks
@@ -46,11 +46,9 @@ def choose_variant(tx: Connection, workspace_id: str, task_id: str, attempt: int
     why = f"{mine.key} was the first of {len(whole.options['role'][CHOOSE])} to pass"
     if before is None:
         tasks.carry(tx, workspace_id, whole.id, {**whole.carried, WINNER: {"key": mine.key, "id": mine.id, "why": why}})
-        about = {"project_id": whole.project_id, "run_id": whole.run_id, "task_id": whole.id}
         payload = {"decision": "winner", "winner": mine.key, "why": why}
-        events.append(
-            tx, workspace_id, [{**about, "type": EventType.PROGRESS, "actor": "variants", "payload": payload}]
-        )
+        event = NewEvent.of_task(whole, EventType.PROGRESS, actor="variants", payload=payload)
+        events.append(tx, workspace_id, [event])
     others = [part.id for part in tasks.parts(tx, workspace_id, whole.id) if part.state in OPEN and part.id != mine.id]
     canceled, _ = cancel_tasks(tx, workspace_id, whole.project_id, others, actor="variants", why=why, late=True)
     return VariantChoice(True, why, canceled)

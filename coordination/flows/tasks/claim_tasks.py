@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from coordination.domain.jobs.checkouts import MERGE_KEY
 from coordination.domain.tasks.attempts import Claim
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.forecast.cost_estimates import expected
 from coordination.services.money import budgets
@@ -177,14 +177,11 @@ def _tell_downgrades(tx: Connection, workspace_id: str, taken: Sequence[Claim], 
         tx,
         workspace_id,
         [
-            {
-                "project_id": one.project_id,
-                "run_id": one.run_id,
-                "task_id": one.task_id,
-                "attempt": one.attempt,
-                "type": EventType.DOWNGRADED,
-                "payload": {"from": budgets.model_of(one.work), "to": money.models[one.task_id]},
-            }
+            NewEvent.of_attempt(
+                one,
+                EventType.DOWNGRADED,
+                payload={"from": budgets.model_of(one.work), "to": money.models[one.task_id]},
+            )
             for one in taken
             if one.task_id in money.models
         ],
@@ -200,17 +197,4 @@ def _hold_back(  # noqa: PLR0917 - called twice, in the order of its parameters
     subjects: Mapping[str, str],
 ) -> None:
     ready.hold_back(tx, workspace_id, [one.id for one in found], reason, subjects)
-    events.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": one.project_id,
-                "run_id": one.run_id,
-                "task_id": one.id,
-                "type": EventType.BLOCKED,
-                "payload": why[one.id],
-            }
-            for one in found
-        ],
-    )
+    events.append(tx, workspace_id, [NewEvent.of_task(one, EventType.BLOCKED, payload=why[one.id]) for one in found])

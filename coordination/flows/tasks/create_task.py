@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import new_id
-from coordination.base.wording import excerpt
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
@@ -22,22 +20,16 @@ from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIA
 from coordination.domain.plans.plans import Defaults, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.projects.projects import Project, ProjectStatus
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.services.agents.agents import AgentLookup
-from coordination.services.plans import task_rows as rows
 from coordination.services.plans.add_discovered_tasks import check_needs, key_of, waits
-from coordination.services.plans.check_models import check_models
+from coordination.services.plans.store_graph import key_taken, prepare_graph, store_graph
+from coordination.services.plans.task_rows import GraphScope, checkout_of
 from coordination.services.projects import projects as project_service
-from coordination.store.bulk import insert_rows
 from coordination.store.queries.fleet import supervisors
-from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import events, runs, slots
 from coordination.store.queries.tasks import tasks as task_rows
-from coordination.store.tables.tasks.tasks import dependencies
-from coordination.store.types import commit_order, db_now
-
-_TAKEN = "23505"  # a key of a table is there already, as PostgreSQL says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +66,7 @@ def create_task(
     task_rows.lock(tx, workspace_id, [one.id for one in task_rows.keyed(tx, workspace_id, run_id, keys).values()])
     there = task_rows.keyed(tx, workspace_id, run_id, keys)
     if task.key in there:
-        raise _exists(task.key)
+        raise key_taken(task.key)
     metadata = runs.metadata_of(tx, workspace_id, run_id)
     who = metadata.get(SUPERVISION)
     plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
@@ -82,49 +74,20 @@ def create_task(
     plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
     works: Mapping[str, Work] = graph.check(plan, known=there)
     if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
-        raise _exists(min(taken))
+        raise key_taken(min(taken))
     satisfied = check_needs(plan.tasks, there, None, set())
-    works, assigned = rows.assignments(plan, works, AgentLookup(tx, workspace_id))
-    jobs = rows.jobs(works)
-    check_models(plan, {key: job.body for key, job in jobs.items()}, project.model_restrictions)
+    graph_ = prepare_graph(plan, works, AgentLookup(tx, workspace_id), project.model_restrictions)
     ids = {key: one.id for key, one in there.items()} | {one.key: new_id() for one in plan.tasks}
-    now, txid = tx.execute(select(db_now(), commit_order())).one()
     gates = parse_gates(project.settings.get("gates"))
-    scope = rows.GraphScope(workspace_id, project.id, run_id, actor, project.path, plan, now, assigned, gates)
-    edges, pending = rows.edges(workspace_id, plan, ids)
-    for edge in edges:
-        if any((edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]) for parent, child in satisfied):
-            edge["satisfied_at"] = now
-            pending[edge["child_id"]] -= 1
-    _insert(tx, scope, task.key, [rows.row(scope, one, jobs[one.key], ids, pending) for one in plan.tasks])
-    insert_rows(tx, dependencies, edges)
-    about = {"project_id": project.id, "run_id": run_id, "actor": actor}
-    made = [{**about, "task_id": ids[one.key], "type": EventType.CREATED, "payload": {}} for one in plan.tasks]
-    events.append(tx, workspace_id, made)
-    named = [rows.assigned(scope, ids[key], txid, agent) for key, agent in assigned.items()]
-    events.append_bulk(tx, workspace_id, named)
+    scope = GraphScope(workspace_id, project.id, run_id, actor, project.path, gates)
+    store_graph(tx, scope, graph_, ids, satisfied=satisfied)
     if task.concurrency_key:
         slots.lock(tx, workspace_id, project.id)
         slots.ensure(tx, workspace_id, project.id, {f"key:{task.concurrency_key}": 1})
-    budgets.put_new(tx, workspace_id, rows.budgets(scope, ids))
     reopened = _keep_open(tx, workspace_id, run_id, project, plan, actor=actor)
     supervisors.ensure(tx, workspace_id, project.id, session_key=f"supervisor:create:{run_id}", lifetime=lifetime)
     queued = sum(not waits(one, satisfied) for one in plan.tasks)
     return CreatedTask(project.id, ids[task.key], queued, reopened)
-
-
-def _insert(tx: Connection, scope: rows.GraphScope, key: str, made: list[dict[str, Any]]) -> None:
-    try:
-        agents = set(scope.agents.values())
-        task_rows.insert_new(tx, scope.workspace_id, made, creator=scope.creator, agents=agents)
-    except IntegrityError as error:
-        if getattr(error.orig, "sqlstate", None) != _TAKEN:
-            raise
-        raise _exists(key) from None  # somebody has added it since this transaction has looked
-
-
-def _exists(key: str) -> Refused:
-    return Refused(f"The run has a task {excerpt(key)} already", hint="Give the new one another key")
 
 
 def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project, plan: Plan, *, actor: str) -> bool:
@@ -132,10 +95,9 @@ def _keep_open(tx: Connection, workspace_id: str, run_id: str, project: Project,
     project_service.activate(tx, workspace_id, project)
     reopened = runs.reopen(tx, workspace_id, run_id)
     if reopened:
-        told = {"project_id": project.id, "run_id": run_id, "actor": actor, "type": EventType.RUN_REOPENED}
-        events.append(tx, workspace_id, [told])
+        events.append(tx, workspace_id, [NewEvent(EventType.RUN_REOPENED, project.id, run_id, actor=actor)])
     noted: dict[str, Any] = {}
-    if any(rows.checkout_of(plan, one).kind is CheckoutKind.GIT_WORKTREE for one in plan.tasks):
+    if any(checkout_of(plan, one).kind is CheckoutKind.GIT_WORKTREE for one in plan.tasks):
         noted["branch"] = run_branch(run_id)
     if any(VARIANT in one.role for one in plan.tasks):
         noted[VARIANTS] = True

@@ -17,12 +17,12 @@ from sqlalchemy import Connection
 from coordination.base.errors import Conflict, NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.domain.tasks.attempts import Outcome
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Complete, GiveUp
 from coordination.domain.tasks.tasks import TaskRecord, TaskState, forced
-from coordination.services.attempts.end import cancel_tasks, end_attempts
-from coordination.services.attempts.records import Ending
+from coordination.services.attempts.end import cancel_tasks, close_ended_runs, end_attempts
 from coordination.services.tasks import reopen
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.tasks import attempts, events, runs, tasks
@@ -126,33 +126,28 @@ def _end(tx: Connection, task: TaskRecord, target: TaskState, *, actor: str, rea
         lease=_LEASE,
     )
     completes = target is TaskState.COMPLETED
-    ending = Ending(
-        task_id=task.id,
-        attempt=number,
-        run_id=task.run_id,
-        key=task.key,
-        outcome=Outcome.COMPLETED if completes else Outcome.FAILED,
-        decision=Complete() if completes else GiveUp(reason),
-        actor=actor,
-        output=output,
-        error=None if completes else f"forced: {reason}",
-        payload={"forced": True},
-    )
-    end_attempts(tx, task.workspace_id, task.project_id, [ending], late=True)
+    end = AttemptEnd(Outcome.COMPLETED, output) if completes else AttemptEnd(Outcome.FAILED, error=f"forced: {reason}")
+    decision = Complete() if completes else GiveUp(reason)
+    ended = EndedAttempt(task.id, number, task.run_id, task.key, end, decision, more={"forced": True})
+    effects = end_attempts(tx, task.workspace_id, task.project_id, [ended], actor=actor, late=True)
+    close_ended_runs(tx, task.workspace_id, effects)
 
 
 def _keep_going(tx: Connection, task: TaskRecord, actor: str, reopened: list[str], lifetime: timedelta) -> None:
     """A run with an open task is open, and its project has a supervisor. After all tasks are locked: runs come last."""
-    scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     events.append(
         tx,
         task.workspace_id,
-        [{**scope, "task_id": each, "type": EventType.RETRIED, "payload": {"by": "force"}} for each in reopened],
+        [
+            NewEvent(EventType.RETRIED, task.project_id, task.run_id, id_, actor=actor, payload={"by": "force"})
+            for id_ in reopened
+        ],
     )
     if not tasks.open_states(tx, task.workspace_id, task.run_id, limit=1):
         return
     if runs.reopen(tx, task.workspace_id, task.run_id):
-        events.append(tx, task.workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])
+        reopening = NewEvent(EventType.RUN_REOPENED, task.project_id, task.run_id, actor=actor)
+        events.append(tx, task.workspace_id, [reopening])
     supervisors.ensure(
         tx,
         task.workspace_id,
@@ -163,26 +158,12 @@ def _keep_going(tx: Connection, task: TaskRecord, actor: str, reopened: list[str
 
 
 def _tell(tx: Connection, task: TaskRecord, target: TaskState, *, actor: str, reason: str, running: list[int]) -> None:
-    events.append(
-        tx,
-        task.workspace_id,
-        [
-            {
-                "project_id": task.project_id,
-                "run_id": task.run_id,
-                "task_id": task.id,
-                "attempt": task.attempt or None,
-                "type": EventType.FORCED,
-                "actor": actor,
-                "payload": {
-                    "from": task.state.value,
-                    "to": target.value,
-                    "reason": reason,
-                    **({"fenced": running} if running else {}),
-                },
-            }
-        ],
-    )
+    payload: dict[str, Any] = {"from": task.state.value, "to": target.value, "reason": reason}
+    if running:
+        payload["fenced"] = running
+    number = task.attempt or None
+    event = NewEvent(EventType.FORCED, task.project_id, task.run_id, task.id, number, actor, payload)
+    events.append(tx, task.workspace_id, [event])
 
 
 def _sure(moved: bool) -> None:  # noqa: FBT001 - an assertion that survives -O

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import IllegalMove, NotFound
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.plans.plan_expansion import ANSWER
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import FOR_A_PERSON, TERMINAL, BlockReason, TaskMove, TaskRecord, TaskState
 from coordination.services.tasks.reopen import reopen_with_dependants, take_releases_back, with_released
 from coordination.store.queries.fleet import supervisors
@@ -57,9 +57,9 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
         reopened = [*_reopen_parts(tx, workspace_id, task), *reopen_with_dependants(tx, workspace_id, task_id)]
         for again in reopened:
             take_releases_back(tx, workspace_id, again)
-    scope = {"project_id": task.project_id, "run_id": task.run_id, "actor": actor}
     if runs.reopen(tx, workspace_id, task.run_id):
-        events.append(tx, workspace_id, [{**scope, "type": EventType.RUN_REOPENED}])
+        reopening = NewEvent(EventType.RUN_REOPENED, task.project_id, task.run_id, actor=actor)
+        events.append(tx, workspace_id, [reopening])
     supervisors.ensure(
         tx, workspace_id, task.project_id, session_key=f"supervisor:retry:{task.run_id}", lifetime=lifetime
     )
@@ -67,8 +67,8 @@ def _retry(tx: Connection, workspace_id: str, task_id: str, actor: str, lifetime
         tx,
         workspace_id,
         [
-            {**scope, "task_id": reopened_id, "type": EventType.RETRIED, "payload": {"by": "person"}}
-            for reopened_id in reopened
+            NewEvent(EventType.RETRIED, task.project_id, task.run_id, id_, actor=actor, payload={"by": "person"})
+            for id_ in reopened
         ],
     )
     return reopened

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.agents.agents import DEFAULT, Agent, AgentChoice, Profile, Record, checked, choice_of
-from coordination.domain.tasks.events import EventType, SubjectKind
+from coordination.domain.tasks.events import EventType, NewEvent, SubjectKind
 from coordination.store.queries.access import principals
 from coordination.store.queries.agents import agents as rows
 from coordination.store.queries.tasks import events
@@ -53,9 +53,9 @@ def _rename(tx: Connection, workspace_id: str, agent: Agent, name: str, actor: s
         raise Refused(f"Tasks or costs name an agent {name} already", hint="Choose another name")
     principals.rename_agent(tx, workspace_id, agent.id, name)
     rows.rename_authorities(tx, workspace_id, agent.id, name)
-    about = {"subject_kind": SubjectKind.AGENT, "subject_id": agent.id, "actor": actor}
     payload = {"from": agent.profile.name, "to": name}
-    events.append(tx, workspace_id, [{**about, "type": EventType.RENAMED, "payload": payload}])
+    subject = (SubjectKind.AGENT, agent.id)
+    events.append(tx, workspace_id, [NewEvent(EventType.RENAMED, actor=actor, payload=payload, subject=subject)])
 
 
 def _check_free(tx: Connection, workspace_id: str, name: str) -> None:

@@ -12,18 +12,19 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, assert_never
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
+from coordination.domain.tasks.attempt_ends import EndedAttempt, event_of
 from coordination.domain.tasks.attempts import CONVERSATION, Outcome
-from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.retry import AskPerson, Complete, Decision, GiveUp, RetryAfter, StayCanceled, Wait
+from coordination.domain.tasks.events import EventType, NewEvent
+from coordination.domain.tasks.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, Wait
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT, limit_reached
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, OnDependencyFailure, TaskState
-from coordination.services.attempts.end_messages import event_of, payload_of
-from coordination.services.attempts.records import Ended, Ending
+from coordination.services.attempts.close_runs import close_runs
+from coordination.services.attempts.end_effects import EndEffects
 from coordination.store.queries.jobs import artifacts
 from coordination.store.queries.tasks import attempts as attempt_rows
-from coordination.store.queries.tasks import completions, outdated, ready, runs, slots
+from coordination.store.queries.tasks import completions, outdated, ready, slots
 from coordination.store.queries.tasks import dependencies as edges
 from coordination.store.queries.tasks import events as log
 from coordination.store.queries.tasks import tasks as rows
@@ -34,185 +35,134 @@ def end_attempts(
     tx: Connection,
     workspace_id: str,
     project_id: str,
-    endings: Sequence[Ending],
+    ends: Sequence[EndedAttempt],
     *,
-    close_runs: bool = True,
+    actor: str | None,
     deferral_limit: timedelta = DEFERRAL_LIMIT,
     late: bool = False,
-) -> Ended:
-    """End these attempts. A fence that no longer holds changes nothing of its task.
+) -> EndEffects:
+    """End these attempts, and return what that did. A fence that no longer holds changes nothing of its task.
 
-    A task that would be tried again, and has reached a limit, waits for a person instead. Without *close_runs* the
-    caller looks whether ``ended_in`` are done, when it knows what else it knows of them. *late*: see ``lock_ends``.
+    A task that would be tried again, and has reached a limit, waits for a person instead. The caller closes the runs in
+    ``ended_in`` (``close_ended_runs``) once it knows what goes on. *late*: see ``lock_ends``.
     """
-    done = Ended()
-    lock_ends(tx, workspace_id, endings, late=late)
-    completing = [ending for ending in endings if isinstance(ending.decision, Complete)]
-    others = [ending for ending in endings if not isinstance(ending.decision, Complete)]
-    _complete(tx, workspace_id, project_id, completing, done)
-    others = [_move_task(tx, workspace_id, ending, done, deferral_limit) for ending in others]
-    held = [ending for ending in others if ending.fence in done.fences]
+    lock_ends(tx, workspace_id, ends, late=late)
+    completing = [ended for ended in ends if isinstance(ended.decision, Complete)]
+    others = [ended for ended in ends if not isinstance(ended.decision, Complete)]
+    effects = EndEffects(ends)
+    if completing:
+        effects.fences, effects.released = completions.complete(tx, workspace_id, project_id, completing, actor=actor)
+        effects.freed = [task.ready.id for task in effects.released]
+        effects.runs_going_on = {task.run_id for task in effects.released}
+    others = [_move_task(tx, workspace_id, ended, effects, deferral_limit) for ended in others]
+    held = [ended for ended in others if ended.fence in effects.fences]
     if held:
-        attempt_rows.close_many(tx, workspace_id, [_closing(ending) for ending in held])
-        log.append(tx, workspace_id, [event_of(project_id, ending) for ending in held])
-        outdated.wait_again(tx, workspace_id, [ending.fence for ending in held])
-    for ending in endings:
-        if ending.artifacts and ending.fence in done.fences:
-            artifacts.add(tx, workspace_id, ending.task_id, ending.attempt, ending.artifacts)
-        conversation = (ending.carried or {}).get(CONVERSATION)
-        if (ending.details or conversation) and ending.fence in done.fences:
+        attempt_rows.close_many(tx, workspace_id, [_closing(ended) for ended in held])
+        log.append(tx, workspace_id, [event_of(project_id, ended, actor=actor) for ended in held])
+        outdated.wait_again(tx, workspace_id, [ended.fence for ended in held])
+    counted = effects.counted()
+    for ended in counted:
+        if ended.end.artifacts:
+            artifacts.add(tx, workspace_id, ended.task_id, ended.attempt, ended.end.artifacts)
+        conversation = (ended.carried or {}).get(CONVERSATION)
+        if ended.details or conversation:
             attempt_rows.note_details(
-                tx, workspace_id, ending.task_id, ending.attempt, ending.details, conversation=conversation
+                tx, workspace_id, ended.task_id, ended.attempt, ended.details, conversation=conversation
             )
-    left = [name for one in endings if one.fence in done.fences for name in one.slots]
-    stale = [one for one in endings if one.fence not in done.fences]
-    attempt_rows.lock(tx, workspace_id, [one.fence for one in stale], nowait=True)  # after those that were completed
-    for ending in stale:
-        left += _close_fenced(tx, workspace_id, ending, done)
-    dead = {ending.task_id: ending.key for ending in held if isinstance(ending.decision, GiveUp)}
+    left = [name for ended in counted for name in ended.slots]
+    stale = [ended for ended in ends if ended.fence not in effects.fences]
+    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in stale], nowait=True)  # after those that completed
+    for ended in stale:
+        left += _close_fenced(tx, workspace_id, ended, effects)
+    dead = {ended.task_id: ended.key for ended in held if isinstance(ended.decision, GiveUp)}
     if dead:
-        _propagate(tx, workspace_id, project_id, dead, done)
+        _propagate(tx, workspace_id, project_id, dead, effects)
     slots.give_back(tx, workspace_id, project_id, left)
-    done.closing |= {one.fence for one in endings if one.budgeted and one.fence in done.fences}
-    done.ended_in = {one.run_id for one in endings if one.fence in done.fences and _is_final(one.decision)}
-    if close_runs:
-        close_ended_runs(tx, workspace_id, done)
-    return done
+    effects.closing |= {ended.fence for ended in counted if ended.reserved}
+    effects.ended_in = {ended.run_id for ended in counted if ended.ends_task()}
+    retried = [(ended.task_id, ended.decision) for ended in counted]
+    effects.retry_in = {task_id: decision.wait for task_id, decision in retried if isinstance(decision, RetryAfter)}
+    return effects
 
 
-def lock_ends(tx: Connection, workspace_id: str, endings: Sequence[Ending], *, late: bool = False) -> None:
+def lock_ends(tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *, late: bool = False) -> None:
     """Lock the tasks that these ends change, those that wait for them, and then the attempts.
 
-    Nothing to do for completions alone: their one statement locks what it changes. *late*: the caller has locked
+    Nothing to do for completions alone: their ended statement locks what it changes. *late*: the caller has locked
     tasks already, so that others are not waited for.
     """
-    if all(isinstance(one.decision, Complete) for one in endings):
+    if all(isinstance(ended.decision, Complete) for ended in ends):
         return
-    completing = [one.task_id for one in endings if isinstance(one.decision, Complete)]
-    dead = [one.task_id for one in endings if isinstance(one.decision, GiveUp)]
-    ids = {one.task_id for one in endings}.union(edges.waiting_children(tx, workspace_id, completing))
+    completing = [ended.task_id for ended in ends if isinstance(ended.decision, Complete)]
+    dead = [ended.task_id for ended in ends if isinstance(ended.decision, GiveUp)]
+    ids = {ended.task_id for ended in ends}.union(edges.waiting_children(tx, workspace_id, completing))
     rows.lock(tx, workspace_id, ids.union(edges.with_dependants(tx, workspace_id, dead)), nowait=late)
-    attempt_rows.lock(tx, workspace_id, [one.fence for one in endings], nowait=late)
+    attempt_rows.lock(tx, workspace_id, [ended.fence for ended in ends], nowait=late)
 
 
 def close_ended_runs(
-    tx: Connection, workspace_id: str, done: Ended, *, going_on: AbstractSet[str] = frozenset()
+    tx: Connection, workspace_id: str, effects: EndEffects, *, going_on: AbstractSet[str] = frozenset()
 ) -> None:
-    """Write the end of the runs in ``done.ended_in`` that have no open task; those *going_on* surely have one."""
-    _close_runs(tx, workspace_id, done.ended_in - going_on, done)
+    """Write the end of the runs in ``effects.ended_in`` that have no open task; those *going_on* surely have one."""
+    _close_runs(tx, workspace_id, effects.ended_in - going_on, effects)
 
 
 def cancel_tasks(
     tx: Connection, workspace_id: str, project_id: str, ids: Sequence[str], *, actor: str, why: str, late: bool = False
-) -> tuple[list[tuple[str, int]], Ended]:
+) -> tuple[list[tuple[str, int]], EndEffects]:
     """Cancel open tasks and what depends on them as it asks to be treated; (id, attempt) of those canceled by this.
 
     A running attempt keeps its lease and its slots until its worker has ended the job, or the lease runs out.
     *late*: as in ``lock_ends``.
     """
-    done = Ended()
+    effects = EndEffects()
     rows.lock(tx, workspace_id, edges.with_dependants(tx, workspace_id, ids), nowait=late)
     canceled = rows.cancel(tx, workspace_id, sorted(ids), cause=CancelCause.PERSON, error=why)
-    log.append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": project_id,
-                "run_id": row["run_id"],
-                "task_id": row["id"],
-                "type": EventType.CANCELED,
-                "actor": actor,
-                "payload": {"why": why},
-            }
-            for row in canceled
-        ],
-    )
+    log.append(tx, workspace_id, [_cancellation(project_id, row, why, actor) for row in canceled])
     if canceled:
-        _propagate(tx, workspace_id, project_id, {row["id"]: row["key"] for row in canceled}, done)
-    _close_runs(tx, workspace_id, {row["run_id"] for row in canceled}, done)
-    return [(row["id"], row["attempt"]) for row in canceled], done
+        _propagate(tx, workspace_id, project_id, {row["id"]: row["key"] for row in canceled}, effects)
+    _close_runs(tx, workspace_id, {row["run_id"] for row in canceled}, effects)
+    return [(row["id"], row["attempt"]) for row in canceled], effects
 
 
-def _complete(tx: Connection, workspace_id: str, project_id: str, endings: Sequence[Ending], done: Ended) -> None:
-    by_actor: dict[str | None, list[Ending]] = {}
-    for ending in endings:
-        by_actor.setdefault(ending.actor, []).append(ending)
-    for actor, theirs in by_actor.items():
-        held, freed = completions.complete(
-            tx,
-            workspace_id,
-            project_id,
-            [
-                completions.Completion(
-                    one.task_id, one.attempt, one.output, one.exit_code, one.error, one.log, payload_of(one)
-                )
-                for one in theirs
-            ],
-            actor=actor,
-        )
-        done.fences |= held
-        done.held |= {task_id for task_id, _ in held}
-        done.released += freed
-        done.freed += [one.ready.id for one in freed]
-        done.runs_going_on |= {one.run_id for one in freed}
+def _cancellation(project_id: str, row: RowMapping, why: str, actor: str | None = None) -> NewEvent:
+    return NewEvent(EventType.CANCELED, project_id, row["run_id"], row["id"], actor=actor, payload={"why": why})
 
 
-def _move_task(tx: Connection, workspace_id: str, ending: Ending, done: Ended, deferral_limit: timedelta) -> Ending:
-    """The ending, with what was decided in the end: a limit that is reached lets no attempt follow."""
-    counts = _counts(ending)
-    limit: str | None = None
-    match ending.decision:
+def _move_task(
+    tx: Connection, workspace_id: str, ended: EndedAttempt, effects: EndEffects, deferral_limit: timedelta
+) -> EndedAttempt:
+    """Move the task, and return the end with the final decision: a limit that is reached lets no attempt follow."""
+    task, number, error = (workspace_id, ended.task_id), ended.attempt, ended.end.error
+    counts, limit = _counts(ended), None
+    match ended.decision:
         case Complete():
-            return ending
+            return ended
         case StayCanceled():
             # The attempt was told to stop, but its task was not canceled: a stray nudge must not strand it.
-            moved, limit = _try_again(tx, workspace_id, _given_back(ending), timedelta(0), counts, deferral_limit)
+            moved, limit = _try_again(tx, workspace_id, _given_back(ended), timedelta(0), counts, deferral_limit)
         case RetryAfter(wait):
-            moved, limit = _try_again(tx, workspace_id, ending, wait, counts, deferral_limit)
+            moved, limit = _try_again(tx, workspace_id, ended, wait, counts, deferral_limit)
         case GiveUp():
-            moved = rows.fail(
-                tx,
-                workspace_id,
-                ending.task_id,
-                attempt=ending.attempt,
-                counts=counts,
-                error=ending.error,
-                carried=ending.carried,
-            )
+            moved = rows.fail(tx, *task, attempt=number, counts=counts, error=error, carried=ended.carried)
         case Wait(reasons):
+            counts = replace(counts, failures=0, deferrals=0, own_end=True)
             moved = rows.wait(
-                tx,
-                workspace_id,
-                ending.task_id,
-                attempt=ending.attempt,
-                counts=replace(counts, failures=0, deferrals=0, own_end=True),
-                reason=reasons,
-                error=None,
-                carried=ending.carried,
+                tx, *task, attempt=number, counts=counts, reason=reasons, error=None, carried=ended.carried
             )
         case AskPerson():
-            moved = rows.wait(
-                tx,
-                workspace_id,
-                ending.task_id,
-                attempt=ending.attempt,
-                counts=counts,
-                reason=BlockReason.OUTCOME_UNKNOWN,
-                error=ending.error,
-            )
+            moved = rows.wait(tx, *task, attempt=number, counts=counts, reason=BlockReason.OUTCOME_UNKNOWN, error=error)
         case _ as never:
             assert_never(never)
     if moved:
-        done.fences.add(ending.fence)
-        done.held.add(ending.task_id)
-    return ending if limit is None else replace(ending, decision=AskPerson(limit))
+        effects.fences.add(ended.fence)
+    return ended if limit is None else replace(ended, decision=AskPerson(limit))
 
 
 def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
     tx: Connection,
     workspace_id: str,
-    ending: Ending,
+    ended: EndedAttempt,
     wait: timedelta,
     counts: CounterChanges,
     deferral_limit: timedelta,
@@ -221,12 +171,12 @@ def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
     row = rows.queue_again(
         tx,
         workspace_id,
-        ending.task_id,
-        attempt=ending.attempt,
+        ended.task_id,
+        attempt=ended.attempt,
         wait=wait,
         counts=counts,
-        error=ending.error,
-        carried=ending.carried,
+        error=ended.end.error,
+        carried=ended.carried,
         deferral_limit=deferral_limit,
     )
     if row is None or row["state"] != TaskState.BLOCKED:
@@ -240,80 +190,74 @@ def _try_again(  # noqa: PLR0917 - called twice, in the order of its parameters
     )
 
 
-def _given_back(ending: Ending) -> Ending:
+def _given_back(ended: EndedAttempt) -> EndedAttempt:
     """An attempt that stopped as canceled although it still held its task."""
-    return replace(ending, error="it was stopped, although nobody had canceled it", carried=None)
+    end = replace(ended.end, error="it was stopped, although nobody had canceled it")
+    return replace(ended, end=end, carried=None)
 
 
-def _counts(ending: Ending) -> CounterChanges:
-    outcome = ending.outcome
+def _counts(ended: EndedAttempt) -> CounterChanges:
+    outcome = ended.end.outcome
     # A job that came to an end of its own, whatever it was, did not end its worker.
     unchanged = outcome in (Outcome.LOST, Outcome.HANDED_BACK, Outcome.CANCELED)
     return CounterChanges(
         failures=int(outcome in (Outcome.FAILED, Outcome.TIMED_OUT)),
-        losses=ending.losses if unchanged else 0,
+        losses=ended.losses if unchanged else 0,
         deferrals=int(outcome is Outcome.DEFERRED),
-        started=ending.began,
+        started=ended.end.began,
         lost=outcome is Outcome.LOST,
         own_end=outcome in (Outcome.FAILED, Outcome.TIMED_OUT),
-        known_wait=ending.known_wait,
+        known_wait=isinstance(ended.decision, RetryAfter) and ended.decision.known,
     )
 
 
-def _closing(ending: Ending) -> dict[str, Any]:
+def _closing(ended: EndedAttempt) -> dict[str, Any]:
     return {
-        "task": ending.task_id,
-        "number": ending.attempt,
-        "outcome": ending.outcome,
-        "exit_code": ending.exit_code,
-        "error": ending.error,
-        "output": ending.output,
-        "log": ending.log,
-        "began": None if ending.began else False,
+        "task": ended.task_id,
+        "number": ended.attempt,
+        "outcome": ended.end.outcome,
+        "exit_code": ended.end.exit_code,
+        "error": ended.end.error,
+        "output": ended.end.output,
+        "log": ended.end.log,
+        "began": None if ended.end.began else False,
     }
 
 
-def _close_fenced(tx: Connection, workspace_id: str, ending: Ending, done: Ended) -> list[str]:
+def _close_fenced(tx: Connection, workspace_id: str, ended: EndedAttempt, effects: EndEffects) -> list[str]:
     """The task has moved on. Only an attempt whose end nobody has written yet (a cancel in progress) is closed here.
 
     The slots that it held.
     """
-    late = ending.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
-    closing = replace(ending, outcome=Outcome.CANCELED, output=None) if late else ending
-    before = attempt_rows.outcome_of(tx, workspace_id, ending.task_id, ending.attempt)
+    late = ended.end.outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.DEFERRED)
+    closing = replace(ended, end=ended.end.ending_as(Outcome.CANCELED, output=None)) if late else ended
+    before = attempt_rows.outcome_of(tx, workspace_id, ended.task_id, ended.attempt)
     if before is not None and before[0] is not None:
         # Our own commit, whose answer was lost. That an attempt is lost others write as well.
-        if before[0] is ending.outcome and ending.outcome is not Outcome.LOST:
-            done.recorded_before.add(ending.task_id)
+        if before[0] is ended.end.outcome and ended.end.outcome is not Outcome.LOST:
+            effects.recorded_before.add(ended.task_id)
         return []
     was_open, held_slots = attempt_rows.close_one(tx, workspace_id, _closing(closing))
-    if was_open and ending.budgeted:
-        done.closing.add(ending.fence)
+    if was_open and ended.reserved:
+        effects.closing.add(ended.fence)
     return held_slots
 
 
-def _is_final(decision: Decision) -> bool:
-    return isinstance(decision, Complete | GiveUp)
-
-
-def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Counter[str], done: Ended) -> None:
+def _release(tx: Connection, workspace_id: str, project_id: str, satisfied: Counter[str], effects: EndEffects) -> None:
     """Lower the counters of these locked children; the cost grows with them, never with the size of the store."""
     if not satisfied:
         return
     freed = ready.less_pending(tx, workspace_id, satisfied)
-    done.freed += [task_id for task_id, _ in freed]
-    done.runs_going_on |= {run_id for _, run_id in freed}
+    effects.freed += [task_id for task_id, _ in freed]
+    effects.runs_going_on |= {run_id for _, run_id in freed}
     log.append(
         tx,
         workspace_id,
-        [
-            {"project_id": project_id, "run_id": run_id, "task_id": task_id, "type": EventType.UNBLOCKED}
-            for task_id, run_id in freed
-        ],
+        [NewEvent(EventType.UNBLOCKED, project_id, run_id, task_id) for task_id, run_id in freed],
     )
 
 
-def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[str, str], done: Ended) -> None:
+def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[str, str], effects: EndEffects) -> None:
     """Tell the dependants of tasks that ended without success, wave by wave: run, stay blocked, or be canceled too."""
     while dead:
         waiting = edges.waiting_children(tx, workspace_id, sorted(dead))
@@ -329,7 +273,7 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
         if run_anyway:
             parents = sorted({parent for child in run_anyway for parent in waiting[child]})
             satisfied = edges.satisfy_edges(tx, workspace_id, parents, run_anyway)
-            _release(tx, workspace_id, project_id, satisfied, done)
+            _release(tx, workspace_id, project_id, satisfied, effects)
         falling = [child for child in children if wants.get(child) is OnDependencyFailure.CANCEL]
         canceled: list[Any] = []
         by_cause: dict[str, list[str]] = {}
@@ -340,37 +284,18 @@ def _propagate(tx: Connection, workspace_id: str, project_id: str, dead: dict[st
             canceled += [
                 (row, error) for row in rows.cancel(tx, workspace_id, fallen, cause=CancelCause.DEPENDENCY, error=error)
             ]
-        log.append(
-            tx,
-            workspace_id,
-            [
-                {
-                    "project_id": project_id,
-                    "run_id": row["run_id"],
-                    "task_id": row["id"],
-                    "type": EventType.CANCELED,
-                    "payload": {"why": error},
-                }
-                for row, error in canceled
-            ],
-        )
+        log.append(tx, workspace_id, [_cancellation(project_id, row, error) for row, error in canceled])
         dead = {row["id"]: row["key"] for row, _ in canceled}
 
 
-def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], done: Ended) -> None:
+def _close_runs(tx: Connection, workspace_id: str, run_ids: set[str], effects: EndEffects) -> None:
     """Write the end of runs that have no open task; note those that only tasks in flight keep open."""
     finished = []
-    for run_id in sorted(run_ids - done.runs_going_on):
+    for run_id in sorted(run_ids - effects.runs_going_on):
         open_now = rows.open_states(tx, workspace_id, run_id)
         if not open_now:
             finished.append(run_id)
         elif all(state == "running" for state in open_now):
             # Two last tasks that end at once each see the other running: the caller looks again after its commit.
-            done.maybe_done_runs.add(run_id)
-    for row in runs.close_if_done(tx, workspace_id, finished):
-        done.closed_runs.append(row["id"])
-        log.append(
-            tx,
-            workspace_id,
-            [{"project_id": row["project_id"], "run_id": row["id"], "type": EventType.RUN_FINISHED}],
-        )
+            effects.maybe_done_runs.add(run_id)
+    effects.closed_runs += close_runs(tx, workspace_id, finished)

@@ -35,6 +35,7 @@ from coordination.domain.money.budgets import (
 )
 from coordination.domain.money.estimates import Estimate, asks_a_model
 from coordination.domain.projects.model_policy import parse_restrictions, refusal
+from coordination.domain.tasks.events import NewEvent
 from coordination.store.queries.money import budget_usage, budgets
 from coordination.store.queries.money import starts as starts_counted
 from coordination.store.queries.projects import projects
@@ -115,12 +116,12 @@ def reserve(
     return chosen
 
 
-def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, BudgetUse]) -> list[dict[str, Any]]:
+def _noticed(counting: Mapping[Key, tuple[Budget, str]], uses: dict[Key, BudgetUse]) -> list[NewEvent]:
     """Note in *uses* which budgets of starts have come to their warning or their end with these claims; the events.
 
     *counting*: these budgets, each with the project of a task that was claimed.
     """
-    told: list[dict[str, Any]] = []
+    told: list[NewEvent] = []
     for key, (budget, project_id) in counting.items():
         uses[key], types = noticed(budget, uses[key])
         told += events_of(budget, uses[key], types, project_id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -28,6 +27,7 @@ from coordination.domain.money.budgets import (
 )
 from coordination.domain.money.cost_totals import added_up
 from coordination.domain.money.costs import CostRecord, own_id
+from coordination.domain.tasks.events import NewEvent
 from coordination.store.queries.money import budget_usage, budgets, costs, rollups
 from coordination.store.queries.money.budget_usage import AttemptReservation
 from coordination.store.queries.projects import retention
@@ -238,7 +238,7 @@ class _Settling:
             uses[key] = replace(less, spent=less.spent + self._spent.get(key, NOTHING))
         for fence, mine in self._wanted:
             self._extend(fence, mine, uses)
-        told: list[dict[str, Any]] = []
+        told: list[NewEvent] = []
         for key, use in uses.items():
             budget = self._budgets.get(key[0])
             if budget is not None:

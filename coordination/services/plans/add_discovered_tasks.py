@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
-from coordination.domain.jobs.checkouts import merge_key, without_merge
+from coordination.domain.jobs.checkouts import without_merge
 from coordination.domain.jobs.work import Work
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.plans import graph
@@ -20,27 +20,15 @@ from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIA
 from coordination.domain.plans.plans import Defaults, Dependency, Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import Discovered
-from coordination.domain.tasks.events import EventType
-from coordination.domain.tasks.tasks import (
-    OPEN,
-    BlockReason,
-    DependencyKind,
-    OnDependencyFailure,
-    TaskRecord,
-    TaskState,
-)
+from coordination.domain.tasks.tasks import OPEN, BlockReason, OnDependencyFailure, TaskRecord, TaskState
 from coordination.formats.plan import read_tasks
-from coordination.services.plans import task_rows as rows
-from coordination.services.plans.check_models import check_models
 from coordination.services.plans.lending import LentAuthority
-from coordination.store.bulk import insert_rows
-from coordination.store.queries.money import budgets
+from coordination.services.plans.store_graph import prepare_graph, store_graph
+from coordination.services.plans.task_rows import AgentChooser, GraphScope
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.tasks import dependencies as edge_rows
 from coordination.store.queries.tasks import events, ready, runs
 from coordination.store.queries.tasks import tasks as task_rows
-from coordination.store.tables.tasks.tasks import dependencies
-from coordination.store.types import commit_order, db_now
 
 MOST_AT_ONCE = 100
 MOST_IN_A_RUN = 1_000
@@ -64,7 +52,7 @@ class AddedTasks:
 
 
 def grow(
-    tx: Connection, workspace_id: str, finder_id: str, discovered: Sequence[Discovered], desk: rows.AgentChooser
+    tx: Connection, workspace_id: str, finder_id: str, discovered: Sequence[Discovered], desk: AgentChooser
 ) -> AddedTasks:
     """Add these tasks to the run of the one that found them. Refused, or PlanError, with nothing stored.
 
@@ -91,7 +79,7 @@ def grow(
     there = task_rows.keyed(tx, workspace_id, finder.run_id, _named(planned))
     planned, again = _apart(planned, there, finder)
     loan.name(planned)
-    first = {task.key for task, found in zip(planned, discovered, strict=True) if found.first}
+    first = loan.first
     new = [task for task in planned if task.key not in again]
     about_run = runs.metadata_of(tx, finder.workspace_id, finder.run_id) if new else {}
     plan = Plan(new, defaults=_defaults(finder, about_run.get(DEFAULT_ACCOUNT)))
@@ -102,7 +90,8 @@ def grow(
     satisfied = check_needs(plan.tasks, there, finder, set())
     ids = {key: task.id for key, task in there.items()} | {task.key: new_id() for task in plan.tasks}
     if new:
-        _store(tx, finder, plan, works, ids=ids, satisfied=satisfied, desk=desk, first=first, loan=loan)
+        graph_ = prepare_graph(plan, works, desk, _restrictions(tx, finder, works))
+        store_graph(tx, _scope(finder), graph_, ids, satisfied=satisfied, loan=loan)
     waits_for = [key for key in first if key not in again or there[key].state in OPEN]
     queued = sum(not waits(task, satisfied) for task in plan.tasks)
     held = False
@@ -224,10 +213,6 @@ def check_needs(
     return satisfied
 
 
-def _origin(task: Planned, finder: TaskRecord, loan: LentAuthority) -> dict[str, Any]:
-    return {"found_by": finder.key} | ({"delegated": True} if loan.is_delegated(task) else {})
-
-
 def _defaults(finder: TaskRecord, account: str | None) -> Defaults:
     written: dict[str, Any] = {"timeout": finder.timeout, "stall_timeout": finder.stall_timeout}
     given = {name: value for name, value in written.items() if value is not None}
@@ -245,85 +230,20 @@ def waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
     return any(_holds_back(need) and (key_of(need), task.key) not in satisfied for need in task.needs)
 
 
-def _check_models(tx: Connection, finder: TaskRecord, plan: Plan, jobs: Mapping[str, rows.JobRow]) -> None:
-    bodies = {key: job.body for key, job in jobs.items()}
-    if any(asks_a_model(body) for body in bodies.values()):
-        project = project_rows.get(tx, finder.workspace_id, finder.project_id)
-        check_models(plan, bodies, project.model_restrictions if project is not None else {})
+def _restrictions(tx: Connection, finder: TaskRecord, works: Mapping[str, Work]) -> Mapping[str, Any]:
+    """Return which models the project allows; nothing where no task asks any."""
+    if not any(asks_a_model(work.to_json()) for work in works.values()):
+        return {}
+    project = project_rows.get(tx, finder.workspace_id, finder.project_id)
+    return project.model_restrictions if project is not None else {}
 
 
-def _store(
-    tx: Connection,
-    finder: TaskRecord,
-    plan: Plan,
-    works: Mapping[str, Work],
-    *,
-    ids: Mapping[str, str],
-    satisfied: set[tuple[str, str]],
-    desk: rows.AgentChooser,
-    first: set[str],
-    loan: LentAuthority,
-) -> None:
-    works, assigned = rows.assignments(plan, works, desk)
-    jobs = rows.jobs(works)
-    _check_models(tx, finder, plan, jobs)
-    now, txid = tx.execute(select(db_now(), commit_order())).one()
+def _scope(finder: TaskRecord) -> GraphScope:
     inherited = {name: finder.options[name] for name in _INHERITED if name in finder.options}
     if isinstance(workspace := inherited.get("workspace"), Mapping):
         inherited["workspace"] = without_merge(workspace)
-    scope = rows.GraphScope(
-        finder.workspace_id,
-        finder.project_id,
-        finder.run_id,
-        task_rows.FOUND_BY + finder.key,
-        finder.workdir,
-        plan,
-        now,
-        assigned,
-        inherited=inherited | {_DEPTH: finder.options.get(_DEPTH, 0) + 1},
-    )
-    edges, pending = rows.edges(finder.workspace_id, plan, ids)
-    for parent, child in satisfied:
-        pending[ids[child]] -= 1
-        for edge in edges:
-            if (edge["parent_id"], edge["child_id"]) == (ids[parent], ids[child]):
-                edge["satisfied_at"] = now
-    found = [rows.row(scope, task, jobs[task.key], ids, pending) for task in plan.tasks]
-    for task, row in zip(plan.tasks, found, strict=True):
-        if task.key in first and row["parent_id"] is None:
-            row["parent_id"] = finder.id
-        if task.concurrency_key == merge_key(finder.run_id):
-            # The longer a conflict waits, the more others have merged.
-            row["priority"] = min(finder.priority + 1, graph.MAX_PRIORITY)
-        elif not row["priority"]:  # as of one that says none
-            row["priority"] = min(finder.priority, 0)
-    loan.check(plan, found)
-    task_rows.insert_new(tx, finder.workspace_id, found, creator=scope.creator, agents=set(assigned.values()))
-    told = {(edge["parent_id"], edge["child_id"]) for edge in edges}
-    edges += [
-        {
-            "parent_id": finder.id,
-            "child_id": ids[task.key],
-            "workspace_id": finder.workspace_id,
-            "kind": DependencyKind.DISCOVERED_FROM,
-            "satisfied_at": None,
-        }
-        for task in plan.tasks
-        if (finder.id, ids[task.key]) not in told
-    ]
-    insert_rows(tx, dependencies, edges)
-    budgets.put_new(tx, finder.workspace_id, loan.budgets(plan, ids, rows.budgets(scope, ids)))
-    about = {"project_id": finder.project_id, "run_id": finder.run_id, "actor": scope.creator}
-    events.append(
-        tx,
-        finder.workspace_id,
-        [
-            {**about, "task_id": ids[task.key], "type": EventType.CREATED, "payload": _origin(task, finder, loan)}
-            for task in plan.tasks
-        ],
-    )
-    events.append_bulk(
-        tx,
-        finder.workspace_id,
-        [rows.assigned(scope, ids[task.key], txid, agent) for task in plan.tasks if (agent := assigned.get(task.key))],
+    inherited[_DEPTH] = finder.options.get(_DEPTH, 0) + 1
+    creator = task_rows.FOUND_BY + finder.key
+    return GraphScope(
+        finder.workspace_id, finder.project_id, finder.run_id, creator, finder.workdir, inherited=inherited
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -27,19 +26,17 @@ _LIVE_WITHIN = timedelta(seconds=30)
 _PLACES = 8  # where no worker lives yet
 
 
-def expected(
-    tx: Connection, project: Project, plan: Plan, jobs: Mapping[str, task_rows.JobRow], assigned: Mapping[str, str]
-) -> dict[str, Any] | None:
-    """What is kept with the run; None where nothing like it has run, or finding out would take a while."""
+def expected(tx: Connection, project: Project, graph: task_rows.Graph) -> dict[str, Any] | None:
+    """Return what is kept with the run; None where nothing like it has run, or finding out would take a while."""
+    plan, bodies = graph.plan, graph.bodies
     if project.status is ProjectStatus.PLANNING or len(plan.tasks) > MOST_TASKS:
         return None
-    bodies = {key: job.body for key, job in jobs.items()}
     kinds = {history_key(body) for body in {id(body): body for body in bodies.values()}.values()}
     found = job_history.samples_of(tx, project.workspace_id, [(project.id, kind) for kind in sorted(kinds)])
     if not found:
         return None
     known = {kind: samples for (_, kind), samples in found.items()}
-    outlook = ForecastInputs(plan, bodies, assigned, known=known, recent={}, quote=_unasked)
+    outlook = ForecastInputs(plan, bodies, graph.agents, known=known, recent={}, quote=_unasked)
     places = workers.live_slots(tx, within=_LIVE_WITHIN) or _PLACES
     made = outlook.predicted(
         slots=places, caps=caps_of(tx, project, plan), now=utc_now(), effort=min(_EFFORT, 100 * len(plan.tasks))

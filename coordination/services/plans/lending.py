@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,15 +12,16 @@ from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.access.authority import DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
-from coordination.domain.jobs.checkouts import MERGE_KEY, without_merge
+from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key, without_merge
 from coordination.domain.jobs.resource_limits import limits_of
 from coordination.domain.jobs.work import PAID_KINDS
 from coordination.domain.money.budgets import Budget, BudgetScope, ExceededAction
+from coordination.domain.plans.graph import MAX_PRIORITY
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
 from coordination.domain.tasks.attempts import Discovered
-from coordination.domain.tasks.tasks import TaskRecord
+from coordination.domain.tasks.tasks import DependencyKind, TaskRecord
 from coordination.store.queries.money import budgets
 from coordination.store.queries.projects import projects
 
@@ -35,6 +36,8 @@ class LentAuthority:
         self._held = _rights(finder, next((found.work for found in discovered if found.work is not None), finder.work))
         self._discovered = discovered
         self._named: dict[str, Discovered] = {}
+        self.first: set[str] = set()
+        """The keys of tasks that come before the finder goes on."""
         delegates = any(found.delegated for found in discovered)
         self._project = projects.get(tx, finder.workspace_id, finder.project_id) if delegates else None
         self._budgets = budgets.of_subject(tx, finder.workspace_id, BudgetScope.TASK, finder.id)
@@ -53,6 +56,7 @@ class LentAuthority:
     def name(self, planned: Sequence[Planned]) -> None:
         """Take the keys under which the tasks that were discovered are stored, in their order."""
         self._named = {task.key: found for task, found in zip(planned, self._discovered, strict=True)}
+        self.first = {key for key, found in self._named.items() if found.first}
 
     def _is_reported(self, task: Planned) -> bool:
         """Whether a job said what the task does."""
@@ -71,7 +75,39 @@ class LentAuthority:
         above = [key for key in self._named if task.key == key or task.key.startswith(f"{key}/")]
         return self._named[max(above, key=len)] if above else None
 
-    def check(self, plan: Plan, found: Sequence[dict[str, Any]]) -> None:
+    def adjust(self, plan: Plan, new_rows: Sequence[dict[str, Any]]) -> None:
+        """Put new tasks below the finder, and give them its priority; raise PlanError for what it must not do."""
+        finder = self._finder
+        for task, row in zip(plan.tasks, new_rows, strict=True):
+            if task.key in self.first and row["parent_id"] is None:
+                row["parent_id"] = finder.id
+            if task.concurrency_key == merge_key(finder.run_id):
+                # The longer a conflict waits, the more others have merged.
+                row["priority"] = min(finder.priority + 1, MAX_PRIORITY)
+            elif not row["priority"]:  # as of one that says none
+                row["priority"] = min(finder.priority, 0)
+        self._check(plan, new_rows)
+
+    def edges(self, plan: Plan, ids: Mapping[str, str], stored: Collection[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Return the edges that say what the tasks were discovered from, where none is *stored*."""
+        return [
+            {
+                "parent_id": self._finder.id,
+                "child_id": ids[task.key],
+                "workspace_id": self._finder.workspace_id,
+                "kind": DependencyKind.DISCOVERED_FROM,
+                "satisfied_at": None,
+            }
+            for task in plan.tasks
+            if (self._finder.id, ids[task.key]) not in stored
+        ]
+
+    def origin(self, task: Planned) -> dict[str, Any]:
+        """Return who found the task."""
+        delegated = {"delegated": True} if self.is_delegated(task) else {}
+        return {"found_by": self._finder.key} | delegated
+
+    def _check(self, plan: Plan, found: Sequence[dict[str, Any]]) -> None:
         """Refuse rows of new tasks that go beyond what is lent; the others note it, for the claim to check again."""
         chosen = replace(self._held, work=None, agent=None, max_attempts=None, priority=None)
         for task, row in zip(plan.tasks, found, strict=True):

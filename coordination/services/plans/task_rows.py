@@ -24,7 +24,7 @@ from coordination.domain.money.caps import budget_of, caps_of
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.task_limits import max_starts
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, DependencyKind, TaskState
@@ -35,16 +35,13 @@ _USUAL = Backoff()
 
 @dataclass(frozen=True, slots=True)
 class GraphScope:
-    """What is the same for all tasks that are stored together."""
+    """Where tasks are stored, and what is the same for all that are stored together."""
 
     workspace_id: str
     project_id: str
     run_id: str
     creator: str
     path: str | None
-    plan: Plan
-    now: datetime
-    agents: Mapping[str, str]  # whose each task is, by its key
     gates: tuple[Gate, ...] = ()  # of the project
     inherited: Mapping[str, Any] = field(default_factory=dict)  # options of what found them, unless they say otherwise
     authority: Mapping[str, Any] | None = None  # what they may do
@@ -112,6 +109,20 @@ class JobRow:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Tasks that can be stored: a checked plan, the job of each task, and whose each one is, by its key."""
+
+    plan: Plan
+    jobs: Mapping[str, JobRow]
+    agents: Mapping[str, str]
+
+    @property
+    def bodies(self) -> dict[str, dict[str, Any]]:
+        """Return what each task's job says, by its key."""
+        return {key: job.body for key, job in self.jobs.items()}
+
+
 def jobs(works: Mapping[str, Work]) -> dict[str, JobRow]:
     """The jobs by key; tasks that share a Work share the object that is written as JSON."""
     made: dict[int, JobRow] = {}
@@ -147,16 +158,16 @@ def edges(workspace_id: str, plan: Plan, ids: Mapping[str, str]) -> tuple[list[d
 
 
 def row(
-    scope: GraphScope, task: Task, job: JobRow, ids: Mapping[str, str], pending: Mapping[str, int]
+    scope: GraphScope, graph: Graph, task: Task, ids: Mapping[str, str], pending: Mapping[str, int], *, now: datetime
 ) -> dict[str, Any]:
-    """The row of a new task."""
-    defaults = scope.plan.defaults
+    """Return the row of a new task."""
+    defaults, job = graph.plan.defaults, graph.jobs[task.key]
     task_id = ids[task.key]
     open_edges = pending.get(task_id, 0)
     reasons = BlockReason.DEPENDENCIES if open_edges else NO_REASON
-    if task.not_before is not None and task.not_before > scope.now:
+    if task.not_before is not None and task.not_before > now:
         reasons |= BlockReason.NOT_BEFORE
-    options = _options(scope, task, job.kind)
+    options = _options(scope, graph.plan, task, job.kind)
     max_attempts = task.max_attempts if task.max_attempts is not None else defaults.max_attempts
     return {
         "id": task_id,
@@ -180,7 +191,7 @@ def row(
         "repeatable": task.repeatable,
         "on_dependency_failure": task.on_dependency_failure or defaults.on_dependency_failure,
         "concurrency_key": task.concurrency_key,
-        "agent": scope.agents.get(task.key),
+        "agent": graph.agents.get(task.key),
         "authority": scope.authority,
         "parent_id": ids[task.parent] if task.parent else None,
         "kind": job.kind + IN_WORKTREE if STORED in options else job.kind,
@@ -189,8 +200,8 @@ def row(
         "workdir": _workdir(scope, task.workdir or defaults.workdir),
         "options": _joined(_inherited(scope, task), options) if scope.inherited else options,
         "due_at": task.due,
-        "created_at": scope.now,
-        "updated_at": scope.now,
+        "created_at": now,
+        "updated_at": now,
     }
 
 
@@ -219,8 +230,7 @@ def _joined(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
     return joined
 
 
-def _options(scope: GraphScope, task: Task, kind: str) -> dict[str, Any]:
-    plan = scope.plan
+def _options(scope: GraphScope, plan: Plan, task: Task, kind: str) -> dict[str, Any]:
     backoff, limits = task.backoff or plan.defaults.backoff, task.limits.or_else(plan.defaults.limits)
     checkout = checkout_of(plan, task)
     gates = gates_for(
@@ -283,25 +293,20 @@ def limited_keys(plan: Plan) -> set[str]:
     return {f"key:{task.concurrency_key}" for task in plan.tasks if task.concurrency_key}
 
 
-def assigned(scope: GraphScope, task_id: str, txid: int, agent: str) -> dict[str, Any]:
-    """The event that says whose a new task is."""
-    return {
-        "txid": txid,
-        "workspace_id": scope.workspace_id,
-        "project_id": scope.project_id,
-        "run_id": scope.run_id,
-        "task_id": task_id,
-        "type": EventType.ASSIGNED,
-        "actor": scope.creator,
-        "payload": {"agent": agent},
-        "created_at": scope.now,
-    }
+def events(
+    scope: GraphScope, graph: Graph, ids: Mapping[str, str], created: Mapping[str, Mapping[str, Any]]
+) -> list[NewEvent]:
+    """Return the events of new tasks: that those in *created* (their payloads by key) were, and whose tasks are."""
+    new = [(EventType.CREATED, key, payload) for key, payload in created.items()]
+    new += [(EventType.ASSIGNED, key, {"agent": agent}) for key, agent in graph.agents.items()]
+    run = scope.project_id, scope.run_id
+    return [NewEvent(type_, *run, ids[key], actor=scope.creator, payload=payload) for type_, key, payload in new]
 
 
-def budgets(scope: GraphScope, ids: Mapping[str, str]) -> list[Budget]:
-    """The caps of the plan's run and of its tasks."""
-    wanted = [(budgeting.BudgetScope.RUN, scope.run_id, scope.plan.budget)]
-    wanted += [(budgeting.BudgetScope.TASK, ids[task.key], task.budget) for task in scope.plan.tasks]
+def budgets(scope: GraphScope, plan: Plan, ids: Mapping[str, str]) -> list[Budget]:
+    """Return the caps of the plan's run and of its tasks."""
+    wanted = [(budgeting.BudgetScope.RUN, scope.run_id, plan.budget)]
+    wanted += [(budgeting.BudgetScope.TASK, ids[task.key], task.budget) for task in plan.tasks]
     return [
         budget_of(
             caps_of(cap.said()),

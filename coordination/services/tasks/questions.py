@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
 from coordination.domain.tasks.attempts import Claim
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.questions import ANSWERS, LONGEST, Question
 from coordination.domain.tasks.tasks import BlockReason, TaskRecord, TaskState
 from coordination.store.queries.tasks import events, ready
@@ -17,19 +17,18 @@ from coordination.store.queries.tasks import tasks as task_rows
 
 def ask(tx: Connection, workspace_id: str, claim: Claim, question: str, *, escalated: bool = False) -> str:
     """Keep what an attempt asked, or *escalated*; its id."""
-    about = {"project_id": claim.project_id, "run_id": claim.run_id, "task_id": claim.task_id}
-    about_attempt = {**about, "attempt": claim.attempt}
     if escalated:
-        told = {"actor": f"task:{claim.key}", "payload": {"why": question[:2000]}}
-        events.append(tx, workspace_id, [{**about_attempt, **told, "type": EventType.ESCALATED}])
-    return rows.put(tx, workspace_id, {**about_attempt, "question": question[:LONGEST], "escalated": escalated})
+        why = {"why": question[:2000]}
+        event = NewEvent.of_attempt(claim, EventType.ESCALATED, actor=f"task:{claim.key}", payload=why)
+        events.append(tx, workspace_id, [event])
+    subject = {name: getattr(claim, name) for name in ("project_id", "run_id", "task_id", "attempt")}
+    return rows.put(tx, workspace_id, {**subject, "question": question[:LONGEST], "escalated": escalated})
 
 
 def left_to_a_person(tx: Connection, workspace_id: str, task: TaskRecord, why: str, *, by: str) -> None:
     """Say in the story of *task* that no agent answers its question."""
-    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": by}
     payload = {"decision": "left to a person", "why": why[:2000]}
-    events.append(tx, workspace_id, [{**about, "type": EventType.PROGRESS, "payload": payload}])
+    events.append(tx, workspace_id, [NewEvent.of_task(task, EventType.PROGRESS, actor=by, payload=payload)])
 
 
 def answer(
@@ -64,7 +63,6 @@ def answer(
     exchanges = [*found.carried.get(ANSWERS, ()), {"question": question.question, "answer": text, "by": by}]
     task_rows.carry(tx, workspace_id, task.id, {**found.carried, ANSWERS: exchanges})
     payload = {"question": question.question[:2000], "answer": text[:2000]} | ({"agent": agent} if agent else {})
-    about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "actor": by}
-    events.append(tx, workspace_id, [{**about, "type": EventType.ANSWERED, "payload": payload}])
+    events.append(tx, workspace_id, [NewEvent.of_task(task, EventType.ANSWERED, actor=by, payload=payload)])
     lifted = ready.lift_from(tx, workspace_id, [task.id], BlockReason.QUESTION)
     return question, bool(events.append_unblocked(tx, workspace_id, task.project_id, lifted, actor=by))

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from sqlalchemy import insert, update
 
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.store.queries.tasks import events
 from coordination.store.reports.tasks.running import RunningTask, running
 from coordination.store.tables.jobs.output import output_chunks
@@ -22,15 +22,8 @@ def look(world: World, *, most: int = 20) -> tuple[list[RunningTask], int]:
 
 def report(world: World, key: str, **payload: object) -> None:
     with world.store.write() as tx:
-        row = {
-            "project_id": world.project_id,
-            "run_id": world.run_id,
-            "task_id": world.ids[key],
-            "attempt": 1,
-            "type": EventType.PROGRESS,
-            "payload": payload,
-        }
-        events.append(tx, world.workspace, [row])
+        event = NewEvent(EventType.PROGRESS, world.project_id, world.run_id, world.ids[key], 1, payload=payload)
+        events.append(tx, world.workspace, [event])
 
 
 def test_what_runs_is_listed_with_its_latest_sign(world: World) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from coordination.domain.fleet.leases import MAX_LOSSES
-from coordination.domain.tasks.attempts import Discovered, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Discovered, Outcome
 from coordination.domain.tasks.retry import (
     AskPerson,
     Backoff,
@@ -90,7 +90,9 @@ class TestWaiting:
     """What a job stopped for, that will be started again."""
 
     def test_a_question_and_what_comes_first_hold_the_task_together(self) -> None:
-        result = Result(Outcome.COMPLETED, question="Which colour?", discovered=(Discovered({"key": "p"}, first=True),))
+        result = AttemptEnd(
+            Outcome.DEFERRED, question="Which colour?", discovered=(Discovered({"key": "p"}, first=True),)
+        )
 
         waits = wait_of(result)
 
@@ -98,9 +100,5 @@ class TestWaiting:
         assert waits.reasons == BlockReason.QUESTION | BlockReason.DEPENDENCIES
         assert waits.why == "it asks: 'Which colour?'; it needs p first"
 
-    @pytest.mark.parametrize("outcome", [Outcome.CANCELED, Outcome.LOST, Outcome.HANDED_BACK, Outcome.TIMED_OUT])
-    def test_one_that_was_ended_from_outside_asks_nothing(self, outcome: Outcome) -> None:
-        assert wait_of(Result(outcome, question="Which colour?")) is None
-
     def test_work_for_later_holds_nobody(self) -> None:
-        assert wait_of(Result(Outcome.COMPLETED, discovered=(Discovered({"key": "p"}),))) is None
+        assert wait_of(AttemptEnd(Outcome.COMPLETED, discovered=(Discovered({"key": "p"}),))) is None

@@ -10,7 +10,7 @@ import pytest
 from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
 from coordination.domain.jobs.accounts import SecretPlace
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.stand_in import DONE, StandIn, claude
 
@@ -45,7 +45,7 @@ def told(stand_in: StandIn) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def run(bench: Bench, stand_in: StandIn, **more: Any) -> Result:
+def run(bench: Bench, stand_in: StandIn, **more: Any) -> AttemptEnd:
     return bench.run(claude(stand_in(DONE, first=ENVIRONMENT), **more))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.jobs import FUNCTIONS, claim_of
 from tests.support.processes import until
 from tests.support.speed import patience
@@ -32,7 +32,7 @@ class Board:
     """Keeps what a batch reports. ``stop_at``: the job whose line carries a request to stop."""
 
     scratch: Path
-    results: dict[int, Result] = field(default_factory=dict)
+    results: dict[int, AttemptEnd] = field(default_factory=dict)
     took: dict[int, float] = field(default_factory=dict)  # seconds
     alone: list[int] = field(default_factory=list)
     stop_at: int | None = None
@@ -46,7 +46,7 @@ class Board:
             control.stop(StopReason.CANCELED)
         return control
 
-    def ended(self, index: int, result: Result, took: timedelta, size: int = 0) -> None:
+    def ended(self, index: int, result: AttemptEnd, took: timedelta, size: int = 0) -> None:
         assert index not in self.results
         assert took >= timedelta(0)
         self.results[index] = result

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.speed import patience
 from workers.runners import orphan_reaper
@@ -86,7 +86,7 @@ def script(source: str) -> dict[str, Any]:
     return {"shell": f"{shlex.quote(sys.executable)} -c {shlex.quote(source)}"}
 
 
-def run(bench: Bench, work: dict[str, Any], **limits: Any) -> tuple[Result, float]:
+def run(bench: Bench, work: dict[str, Any], **limits: Any) -> tuple[AttemptEnd, float]:
     """The job's end, and how long it took."""
     began = time.monotonic()
     options = {"limits": Limits(**limits).to_json()}

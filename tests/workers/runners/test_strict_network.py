@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.jobs.network import parse_network
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.strict import strict_sandbox
 from workers.attempt.connect_proxy import ConnectProxy
@@ -57,7 +57,7 @@ def bench(folder: Path, network: str) -> Iterator[Bench]:
         yield Bench(runners, folder / "scratch")
 
 
-def python(bench: Bench, program: str, folder: Path) -> Result:
+def python(bench: Bench, program: str, folder: Path) -> AttemptEnd:
     return bench.run(
         {"shell": f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"}, workdir=str(folder / "place")
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent
 
 COMMIT = "git add -A; git commit -qm"
@@ -36,7 +36,7 @@ def gitlinks_on(site: Site) -> int:
     return site.checkout.git("ls-tree", "-r", site.branch).count("160000 ")
 
 
-def check_kept(site: Site, result: Result, *says: str) -> None:
+def check_kept(site: Site, result: AttemptEnd, *says: str) -> None:
     """The attempt failed with a sentence, its worktree is there, and nothing has come to the run's branch."""
     assert result.outcome is Outcome.FAILED, result
     for text in says:
@@ -293,7 +293,7 @@ class TestStash:
         begin, ready, go = (kept.folder / name for name in ("begin", "ready", "go"))
         wait = "while ! test -e '{}'; do sleep 0.02; done;"
         theirs = f"{wait.format(begin)} echo x > other.txt; git stash -qu; touch '{ready}'; {wait.format(go)}"
-        results: list[Result] = []
+        results: list[AttemptEnd] = []
         thread = threading.Thread(target=lambda: results.append(kept.run("other", agent(theirs))))
         thread.start()
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from coordination.domain.jobs.checkouts import run_slug
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.processes import until
 from tests.support.repositories import Checkout, Site, merged_meanwhile
 from workers.workspaces.merge_lock import queue_of, turn
@@ -19,7 +19,7 @@ def test_while_one_merges_a_second_neither_starts_its_gates_nor_lands(
     queue = queue_of(site.root, checkout.path / ".git", run_slug(site.run_id))
     gates = tmp_path / "gates"
     other = merged_meanwhile(site, "first", "echo 1 > first.txt")
-    results: list[Result] = []
+    results: list[AttemptEnd] = []
 
     def work() -> None:
         results.append(site.run("second", f"{other}; echo 2 > second.txt", gates=[f"echo ran >> '{gates}'"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.repositories import Checkout, Site, agent
 from workers.attempt.surroundings import Surroundings
 from workers.runners.base import Control
@@ -19,14 +19,14 @@ class Job:
     def __init__(self, does: Callable[[Path, Callable[[], str | None]], None]) -> None:
         self.does = does
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         assert claim.workdir is not None
         assert control.news is not None
         self.does(Path(claim.workdir), control.news)
-        return Result(Outcome.COMPLETED)
+        return AttemptEnd(Outcome.COMPLETED)
 
 
-def run_job(site: Site, does: Callable[[Path, Callable[[], str | None]], None]) -> Result:
+def run_job(site: Site, does: Callable[[Path, Callable[[], str | None]], None]) -> AttemptEnd:
     claim = site.claim("ours", agent("true"))
     with site.control() as control:
         result = site.jobs.run(Job(does), claim, control, Surroundings(ours=lambda: True, merges=site.merges))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from tests.support.speed import patience
 from workers.runners.base import StopReason
@@ -30,10 +30,10 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepared(site: Site, log: Path) -> Callable[..., Result]:
+def prepared(site: Site, log: Path) -> Callable[..., AttemptEnd]:
     """Run a task in a worktree that the setup command has prepared."""
 
-    def run(key: str, job: Any, *, setup: str = SETUP, gates: Any = None, attempt: int = 1, **keys: Any) -> Result:
+    def run(key: str, job: Any, *, setup: str = SETUP, gates: Any = None, attempt: int = 1, **keys: Any) -> AttemptEnd:
         checkout = {"kind": "git-worktree", "setup": setup.format(log=log), **keys}
         return site.run(key, job, workspace=checkout, gates=gates, attempt=attempt)
 
@@ -48,7 +48,7 @@ def locked(checkout: Checkout) -> Checkout:
     return checkout
 
 
-def completed(result: Result) -> str:
+def completed(result: AttemptEnd) -> str:
     assert result.outcome is Outcome.COMPLETED, (result.error, result.log)
     return str(result.output)
 
@@ -56,7 +56,7 @@ def completed(result: Result) -> str:
 class TestSetup:
     @pytest.mark.parametrize("keys", [{"share": ["deps"]}, {}], ids=["linked", "copied"])
     def test_runs_once_for_tasks_with_the_same_lock_file_and_each_finds_what_it_made_in_its_own_place(
-        self, prepared: Callable[..., Result], locked: Checkout, log: Path, site: Site, keys: dict
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path, site: Site, keys: dict
     ) -> None:
         look = 'cat deps/lib/a deps/l/a; test "$(cat deps/tool) $(readlink deps/l)" = "#!$PWD/x $PWD/deps/lib"'
 
@@ -67,7 +67,7 @@ class TestSetup:
         assert locked.git("ls-tree", "--name-only", site.branch).split() == [".gitignore", "readme.txt", "uv.lock"]
 
     def test_runs_again_when_the_lock_file_or_the_command_changes(
-        self, prepared: Callable[..., Result], locked: Checkout, log: Path
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path
     ) -> None:
         completed(prepared("first", "echo 2 > uv.lock"))
         completed(prepared("second", "true"))
@@ -82,7 +82,7 @@ class TestSetup:
         ids=["manifest", "lock file before manifest", "nothing known"],
     )
     def test_depends_on_a_manifest_where_nothing_is_locked_and_else_on_the_command_alone(
-        self, prepared: Callable[..., Result], checkout: Checkout, log: Path, files: dict, setups: int
+        self, prepared: Callable[..., AttemptEnd], checkout: Checkout, log: Path, files: dict, setups: int
     ) -> None:
         for name, text in files.items():
             (checkout.path / name).write_text(text)
@@ -94,7 +94,7 @@ class TestSetup:
         assert log.read_text() == "ran\n" * setups
 
     def test_named_lock_files_are_the_ones_that_count_and_have_to_be_there(
-        self, prepared: Callable[..., Result], locked: Checkout, log: Path
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path
     ) -> None:
         completed(prepared("first", "echo 2 > uv.lock", lock=["readme.txt"]))
         completed(prepared("second", "echo new > readme.txt", lock=["readme.txt"]))
@@ -106,7 +106,7 @@ class TestSetup:
         assert "checkout.lock names 'gone.lock'" in (missing.error or "")
 
     def test_a_job_that_spoils_its_copy_or_removes_a_shared_folder_spoils_it_for_nobody_else(
-        self, prepared: Callable[..., Result], locked: Checkout
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout
     ) -> None:
         for keys in ({}, {"share": ["deps"]}):
             completed(prepared(f"first{len(keys)}", "true", **keys))
@@ -114,21 +114,23 @@ class TestSetup:
             assert completed(prepared(f"look{len(keys)}", "cat deps/lib/a", **keys)) == "1"
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_nothing_is_replaced_in_a_shared_folder(self, prepared: Callable[..., Result], locked: Checkout) -> None:
+    def test_nothing_is_replaced_in_a_shared_folder(
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout
+    ) -> None:
         completed(prepared("first", "true", share=["deps"]))
 
         assert prepared("second", "echo 2 > deps/lib/new", share=["deps"]).outcome is Outcome.FAILED
 
     def test_folders_of_the_store_that_are_shared_are_read_only(
-        self, prepared: Callable[..., Result], locked: Checkout, site: Site
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout, site: Site
     ) -> None:
         completed(prepared("first", "true", share=["deps"]))
 
         (stored,) = (site.root / setup_cache.FOLDER).glob("*/files/deps")
         assert [place.stat().st_mode & 0o222 for place in (stored, stored / "lib")] == [0, 0]
 
-    def test_two_at_once_set_up_once(self, prepared: Callable[..., Result], locked: Checkout, log: Path) -> None:
-        said: list[Result] = []
+    def test_two_at_once_set_up_once(self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path) -> None:
+        said: list[AttemptEnd] = []
         slow = "sleep 0.3; " + SETUP
         threads = [
             threading.Thread(target=lambda key=key: said.append(prepared(key, "cat deps/lib/a", setup=slow)))
@@ -143,7 +145,7 @@ class TestSetup:
         assert log.read_text() == "ran\n"
 
     def test_that_fails_fails_the_attempt_with_the_end_of_its_output_and_is_run_again_by_the_next(
-        self, prepared: Callable[..., Result], locked: Checkout, log: Path, tmp_path: Path
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path, tmp_path: Path
     ) -> None:
         setup = f'[ -e "{tmp_path}/net" ] || {{{{ seq 50; echo no network >&2; exit 3; }}}}; {SETUP}'
 
@@ -160,12 +162,12 @@ class TestSetup:
         assert completed(then) == "1"
 
     def test_that_is_interrupted_leaves_nothing_half(
-        self, site: Site, prepared: Callable[..., Result], locked: Checkout, log: Path, tmp_path: Path
+        self, site: Site, prepared: Callable[..., AttemptEnd], locked: Checkout, log: Path, tmp_path: Path
     ) -> None:
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"mkdir deps; touch {mark}; sleep 60"}
         claim = site.claim("fix", "true", workspace=checkout)
-        said: list[Result] = []
+        said: list[AttemptEnd] = []
         with site.control() as control:
             thread = threading.Thread(target=lambda: said.append(site.attempt(claim, control)))
             thread.start()
@@ -191,7 +193,7 @@ class TestSetup:
         monkeypatch.setattr(setup_cache, "_to_fill", tried)
         mark = tmp_path / "begun"
         checkout = {"kind": "git-worktree", "setup": f"touch {mark}; sleep 60"}
-        said: list[Result] = []
+        said: list[AttemptEnd] = []
         with site.control() as first, site.control() as second:
             for key, control in (("a", first), ("b", second)):
                 claim = site.claim(key, "true", workspace=checkout)
@@ -207,7 +209,7 @@ class TestSetup:
         assert "waited for the setup of another task" in (said[0].error or "")
 
     def test_happens_in_the_tasks_own_folder(
-        self, site: Site, checkout: Checkout, prepared: Callable[..., Result], log: Path
+        self, site: Site, checkout: Checkout, prepared: Callable[..., AttemptEnd], log: Path
     ) -> None:
         part = checkout.path / "part"
         part.mkdir()
@@ -223,14 +225,14 @@ class TestSetup:
         assert [completed(result) for result in said] == ["1\nA=1"] * 2
         assert log.read_text() == "ran\n"
 
-    def test_shares_only_what_it_makes(self, prepared: Callable[..., Result], locked: Checkout) -> None:
+    def test_shares_only_what_it_makes(self, prepared: Callable[..., AttemptEnd], locked: Checkout) -> None:
         results = [prepared("a", "true", share=["node_modules"]), prepared("b", "true", share=["readme.txt"])]
 
         assert [result.outcome for result in results] == [Outcome.FAILED] * 2
         assert "which the setup command did not make" in (results[0].error or "")
 
     def test_a_part_of_what_it_makes_is_linked_and_the_rest_copied(
-        self, prepared: Callable[..., Result], locked: Checkout
+        self, prepared: Callable[..., AttemptEnd], locked: Checkout
     ) -> None:
         completed(prepared("first", "true", share=["deps/lib"]))
 
@@ -252,7 +254,7 @@ class TestNothingIsCommitted:
 
     @pytest.mark.parametrize("share", [["deps"], []], ids=["linked", "copied"])
     def test_of_what_was_brought_in_by_the_system_or_by_the_job_itself(
-        self, prepared: Callable[..., Result], unignored: Checkout, site: Site, share: list
+        self, prepared: Callable[..., AttemptEnd], unignored: Checkout, site: Site, share: list
     ) -> None:
         commits = "echo 1 > {0}.txt; git add -A; git commit -qm mine; echo 2 > more-{0}.txt; git status --porcelain"
 
@@ -264,7 +266,7 @@ class TestNothingIsCommitted:
         assert names == ["a.txt", "b.txt", "more-a.txt", "more-b.txt", "readme.txt", "uv.lock"]
 
     def test_what_the_persons_own_excludes_name_stays_excluded(
-        self, prepared: Callable[..., Result], unignored: Checkout, site: Site, tmp_path: Path, monkeypatch: Any
+        self, prepared: Callable[..., AttemptEnd], unignored: Checkout, site: Site, tmp_path: Path, monkeypatch: Any
     ) -> None:
         (tmp_path / "config" / "git").mkdir(parents=True)
         (tmp_path / "config" / "git" / "ignore").write_text("*.swp\n")
@@ -275,7 +277,7 @@ class TestNothingIsCommitted:
         assert unignored.git("ls-tree", "-r", "--name-only", site.branch).split() == ["a.txt", "readme.txt", "uv.lock"]
 
     def test_a_file_of_excludes_that_the_repository_names_is_read_in_the_checkout_only(
-        self, prepared: Callable[..., Result], unignored: Checkout, tmp_path: Path, site: Site
+        self, prepared: Callable[..., AttemptEnd], unignored: Checkout, tmp_path: Path, site: Site
     ) -> None:
         (tmp_path / "secret").write_text("hunter22\n")
         (unignored.path / ".excluded").write_text("*.log\n")
@@ -291,7 +293,7 @@ class TestNothingIsCommitted:
         assert "*.log" in said["in"]
 
     def test_a_link_in_the_place_of_our_excludes_is_not_followed(
-        self, prepared: Callable[..., Result], unignored: Checkout, tmp_path: Path
+        self, prepared: Callable[..., AttemptEnd], unignored: Checkout, tmp_path: Path
     ) -> None:
         (tmp_path / "victim").write_text("all of it")
         link = f'ln -s "{tmp_path}/victim" "$(git rev-parse --git-dir)/coordination-excludes"'
@@ -351,7 +353,7 @@ class TestCopies:
 
 class TestTheStore:
     def test_is_swept_when_nobody_has_used_it_for_long_and_never_while_somebody_does(
-        self, site: Site, prepared: Callable[..., Result], locked: Checkout
+        self, site: Site, prepared: Callable[..., AttemptEnd], locked: Checkout
     ) -> None:
         completed(prepared("first", "true", share=["deps"]))
         later, day = time.time() + 86_400 * 2, timedelta(days=1)
@@ -374,7 +376,7 @@ class TestTheStore:
         assert completed(prepared("last", "cat deps/lib/a", share=["deps"])) == "1"
 
     def test_stays_for_as_long_as_a_kept_worktree_links_to_it(
-        self, site: Site, prepared: Callable[..., Result], locked: Checkout
+        self, site: Site, prepared: Callable[..., AttemptEnd], locked: Checkout
     ) -> None:
         completed(prepared("first", "true", share=["deps"]))
         failed = prepared("second", "false", share=["deps"], keep_failed="3d")

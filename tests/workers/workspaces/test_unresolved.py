@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coordination.domain.jobs.checkouts import task_branch
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 
 pytestmark = pytest.mark.full  # each makes a repository and calls git a hundred times
@@ -70,7 +70,7 @@ def conflicting(site: Site, checkout: Checkout, kind: str) -> Mapping[str, Any]:
     return first.discovered[0].task
 
 
-def resolved(site: Site, task: Mapping[str, Any], script: str) -> Result:
+def resolved(site: Site, task: Mapping[str, Any], script: str) -> AttemptEnd:
     return site.run(task["key"], agent(script), workspace=task["workspace"])
 
 

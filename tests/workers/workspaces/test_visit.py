@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.jobs.checkouts import task_branch
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from tests.support.speed import patience
@@ -428,7 +428,7 @@ class TestStopping:
     ) -> None:
         claim = site.claim("a", "echo a > a.txt; echo ready; sleep 600")
         started = threading.Event()
-        results: list[Result] = []
+        results: list[AttemptEnd] = []
         with site.control(on_started=lambda _: started.set()) as control:
             thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
             thread.start()
@@ -446,7 +446,7 @@ class TestStopping:
     def test_one_that_is_stopped_in_a_gate_is_not_done_again(self, site: Site, checkout: Checkout) -> None:
         claim = site.claim("a", agent("echo said; echo a > a.txt"), gates=["test -e ok || { touch ok; sleep 600; }"])
         control = site.control()
-        results: list[Result] = []
+        results: list[AttemptEnd] = []
         thread = threading.Thread(target=lambda: results.append(site.attempt(claim, control)))
         thread.start()
         place = site.root / site.run_id[-12:] / "a.1" / "ok"
@@ -468,7 +468,7 @@ class TestStopping:
     def test_a_bug_of_a_runner_leaves_no_worktree(
         self, site: Site, checkout: Checkout, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fails(*_: object) -> Result:
+        def fails(*_: object) -> AttemptEnd:
             raise LookupError("a bug")
 
         monkeypatch.setattr(site.runners.runner_for({"shell": ""}), "run", fails)

@@ -14,7 +14,7 @@ from typing import Any
 
 from coordination.base.host import host
 from coordination.domain.jobs.work import AgentCall
-from coordination.domain.tasks.attempts import CONVERSATION, Claim, Outcome, Result, Usage
+from coordination.domain.tasks.attempts import CONVERSATION, AttemptEnd, Claim, Outcome, Usage
 from workers.runners.agents.base import Adapter
 
 # It becomes an argument of the agent's program, and whoever can write to its output can say it: it is no option.
@@ -51,7 +51,7 @@ class AgentConversation:
             return tuple(usage)
         return tuple(less for each in usage if (less := _less(each, before.get(each.model, {}))) is not None)
 
-    def end(self, result: Result, session: str | None, told: Iterable[Usage]) -> Result:
+    def end(self, result: AttemptEnd, session: str | None, told: Iterable[Usage]) -> AttemptEnd:
         """*result* with what the next attempt is to know. One that could not be taken up again is charged to nobody."""
         if result.outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
             if result.outcome is Outcome.FAILED and self.session is not None and not result.usage:

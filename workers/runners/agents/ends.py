@@ -26,7 +26,7 @@ _KNOWN_BY_A_LINE = (ProviderErrorClass.TRANSIENT, *_KNOWN_BY_LINES)
 
 @dataclass(frozen=True, slots=True)
 class AgentEnd:
-    """Fields of the Result, and what a person should read below the log."""
+    """Fields of the AttemptEnd, and what a person should read below the log."""
 
     fields: dict[str, Any]
     remarks: Sequence[str] = field(default=())

@@ -15,7 +15,7 @@ from coordination.domain.jobs.provider_errors import (
     ProviderLimit,
     classify,
 )
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from workers.runners.output import clean_text, one_line
 
 LONGEST_SENTENCE = 300
@@ -54,7 +54,7 @@ class AgentFailure:
         return self.of.repeatable
 
     def ended(self, *, account: str) -> dict[str, Any]:
-        """The fields of a Result that ends so. *account*: whose limit it is, where the provider names nobody."""
+        """The fields of an AttemptEnd that ends so. *account*: whose limit it is, where the provider names nobody."""
         trouble, limit = self.trouble, None
         if trouble.of is ProviderErrorClass.LIMIT:
             limit = ProviderLimit(trouble.account or account, trouble.window, trouble.resets_at)
@@ -66,7 +66,7 @@ class AgentFailure:
             "not_before": not_before(trouble, now=utc_now()),
         }
 
-    def apply(self, result: Result, *, account: str) -> Result:
+    def apply(self, result: AttemptEnd, *, account: str) -> AttemptEnd:
         """*result*, ended so."""
         return replace(result, **self.ended(account=account))
 

@@ -13,7 +13,7 @@ from coordination.base.extras import install_command
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import parse_work
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
 from workers.runners.agents.base import Transcript
@@ -37,7 +37,7 @@ class ChatRunner:
         self._providing = providing
         self._loop = ChatLoop()
 
-    def run(self, claim: Claim, control: Control) -> Result:
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
         """Hold the conversation to its end."""
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
@@ -154,7 +154,7 @@ def _result(
     limit: int,
     usage: tuple[Any, ...],
     log: str | None,
-) -> Result:
+) -> AttemptEnd:
     """How the attempt ended."""
     outcome, error = Outcome.COMPLETED, None
     output = value if told.result is None else told.result
@@ -165,10 +165,10 @@ def _result(
     elif told.result is None and (size := len(json.dumps(output).encode())) > limit:
         outcome, output = Outcome.FAILED, None
         error = f"the answer has {size:,} bytes as JSON, more than the {limit:,} that are kept"
-    return Result(outcome, output=output, error=error, log=log, usage=usage)
+    return AttemptEnd(outcome, output=output, error=error, log=log, usage=usage)
 
 
-def _failed(result: Result, failure: AgentFailure, call: ChatCall, given: ProviderVariables) -> Result:
+def _failed(result: AttemptEnd, failure: AgentFailure, call: ChatCall, given: ProviderVariables) -> AttemptEnd:
     """*result* of a conversation that gave up, with whose limit or log-in it was about."""
     keys = needs_of(call).keys
     used = next((name for name in (*call.secrets, *keys) if given.values.get(name)), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, not_, or_, select, text, update
 
-from coordination.domain.tasks.tasks import OPEN, BlockReason
+from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskState
 from coordination.store.queries import one_of
 from coordination.store.queries.fleet.supervisors import RESTS, due_since
 from coordination.store.tables.fleet.workers import supervisors
@@ -27,11 +27,11 @@ def _some(table: Table, *where: ColumnElement[bool] | Any) -> ColumnElement[bool
 
 
 def _blocked_for(reason: BlockReason) -> Any:
-    return text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(reason)}) <> 0")
+    return text(f"tasks.state = '{TaskState.BLOCKED}' AND (tasks.reasons & {int(reason)}) <> 0")
 
 
 # States are written out, so that the planner sees the partial indexes however the statement is prepared.
-_QUEUED = text("tasks.state = 'queued'")
+_QUEUED = text(f"tasks.state = '{TaskState.QUEUED}'")
 _STATES = ", ".join(f"'{state}'" for state in sorted(OPEN))
 _OPEN_TASK = select(1).where(t.run_id == r.id, text(f"tasks.state IN ({_STATES})")).correlate(runs).limit(1)
 _HAS_DUTIES = or_(

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.money.budgets import Amount, BudgetScope, BudgetUse, Reservation, reserved_of
 from coordination.domain.money.cost_totals import DAY
-from coordination.domain.tasks.tasks import BlockReason
+from coordination.domain.tasks.tasks import BlockReason, TaskState
 from coordination.store.queries.money.starts import PAID
 from coordination.store.tables.money.budgets import budget_uses, budgets
 from coordination.store.tables.money.costs import UNPRICED, costs
@@ -312,7 +312,7 @@ def note_reserved(tx: Connection, workspace_id: str, reserved: Mapping[tuple[str
 
 
 # Written out, so that the planner sees the index on these tasks however the statement is prepared.
-_WAITING = text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
+_WAITING = text(f"tasks.state = '{TaskState.BLOCKED}' AND (tasks.reasons & {int(BlockReason.BUDGET)}) <> 0")
 
 
 _ASKED = select(

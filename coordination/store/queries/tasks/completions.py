@@ -12,29 +12,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
-from coordination.domain.tasks.tasks import BlockReason, DependencyKind
+from coordination.domain.tasks.attempt_ends import EndedAttempt, event_payload
+from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.tasks import MOVES, BlockReason, DependencyKind, TaskMove
 from coordination.store.driver import rows as rows_of
 from coordination.store.queries.access import principals
 from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.types import MAX_JSON_BYTES, clean_json, clean_text, iso
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One attempt that completed its task, with its evidence. ``payload`` is that of its event."""
-
-    task_id: str
-    attempt: int
-    output: Any
-    exit_code: int | None
-    error: str | None
-    log: str | None
-    payload: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +36,19 @@ class ReleasedTask:
     priority: int
 
 
+class _Row(NamedTuple):
+    """What the statements return of a task: one that was completed (without a run), or one that this freed."""
+
+    id: str
+    run_id: str | None
+    attempt: int
+    key: str
+    title: str
+    kind: str
+    priority: int
+
+
+((_RUNNING,), _COMPLETED), (_, _QUEUED) = MOVES[TaskMove.COMPLETE], MOVES[TaskMove.UNBLOCK]
 _HOLDING = ", ".join(f"'{kind}'" for kind in DependencyKind if kind.holds_back)
 _OTHERS = 0xFFFF & ~int(BlockReason.DEPENDENCIES)
 _ONLY = int(BlockReason.DEPENDENCIES)
@@ -55,15 +58,15 @@ _ONLY = int(BlockReason.DEPENDENCIES)
 _LESS = f"""
     pending = CASE WHEN t.pending > less.n THEN t.pending - less.n ELSE 0 END,
     reasons = CASE WHEN t.pending > less.n THEN t.reasons ELSE t.reasons & {_OTHERS} END,
-    state = CASE WHEN t.pending <= less.n AND t.reasons = {_ONLY} THEN 'queued' ELSE t.state END"""
+    state = CASE WHEN t.pending <= less.n AND t.reasons = {_ONLY} THEN '{_QUEUED}' ELSE t.state END"""
 
 # A fence that holds.
 # "|| ''" keeps the planner from the indexes on states, as in claims. A plan is kept for as long as its connection, also
 # one that was made while few tasks were stored: then whole indexes are read to join them, with all that came since. So
 # rows are looked up one by one: "= ANY(ARRAY[...])" can be neither hashed nor merged, and a LATERAL with FOR UPDATE or
 # OFFSET 0 stays what it is.
-_HELD = "t.attempt = ended.n AND t.state || '' = 'running'"
-_COMPLETED = "state = 'completed', reasons = 0"
+_HELD = f"t.attempt = ended.n AND t.state || '' = '{_RUNNING}'"
+_COMPLETE = f"state = '{_COMPLETED}', reasons = 0"
 
 _POSTGRESQL = f"""
 WITH ended AS MATERIALIZED (
@@ -79,15 +82,15 @@ WITH ended AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT t.id FROM wanted CROSS JOIN LATERAL (SELECT id FROM tasks WHERE id = wanted.id FOR UPDATE) AS t
 ), done AS (
-    UPDATE tasks t SET {_COMPLETED}, finished_at = now(), updated_at = now()
+    UPDATE tasks t SET {_COMPLETE}, finished_at = now(), updated_at = now()
     FROM ended
     WHERE t.id = ANY(ARRAY[ended.id]) AND t.workspace_id = %(workspace)s::uuid AND {_HELD}
         AND (SELECT count(*) FROM locked) > 0 -- first all locks, in their order
     RETURNING t.id, t.run_id, ended.o, ended.n, ended.output, ended.code, ended.error, ended.log, ended.payload
 ), closed AS (
     UPDATE attempts a
-    SET finished_at = now(), outcome = 'completed', exit_code = done.code, error = done.error, output = done.output,
-        log = done.log
+    SET finished_at = now(), outcome = '{Outcome.COMPLETED}', exit_code = done.code, error = done.error,
+        output = done.output, log = done.log
     FROM done
     WHERE a.task_id = ANY(ARRAY[done.id]) AND a.number = ANY(ARRAY[done.n]) AND a.outcome IS NULL
 ), met AS (
@@ -105,15 +108,15 @@ WITH ended AS MATERIALIZED (
     SELECT pg_current_xact_id()::text::bigint, %(workspace)s::uuid, %(project)s::uuid, run_id, id, n, type, actor,
         payload, now()
     FROM (
-        SELECT run_id, id, n, 'completed' AS type, %(actor)s::uuid AS actor, payload, o FROM done
+        SELECT run_id, id, n, '{EventType.COMPLETED}' AS type, %(actor)s::uuid AS actor, payload, o FROM done
         UNION ALL
-        SELECT run_id, id, NULL, 'unblocked', NULL, NULL, NULL FROM freed WHERE state = 'queued'
+        SELECT run_id, id, NULL, '{EventType.UNBLOCKED}', NULL, NULL, NULL FROM freed WHERE state = '{_QUEUED}'
     ) AS lines
     ORDER BY o NULLS LAST
 )
 SELECT id::text, NULL::text, n, NULL::text, NULL::text, NULL::text, NULL::int FROM done
 UNION ALL
-SELECT id::text, run_id::text, attempt + 1, key, title, kind, priority FROM freed WHERE state = 'queued'
+SELECT id::text, run_id::text, attempt + 1, key, title, kind, priority FROM freed WHERE state = '{_QUEUED}'
 """
 
 _SQLITE_ENDED = """(
@@ -122,21 +125,21 @@ _SQLITE_ENDED = """(
         value -> '$.payload' AS payload
     FROM json_each(:rows)) AS ended"""
 _SQLITE_DONE = f"""
-UPDATE tasks AS t SET {_COMPLETED}, finished_at = :now, updated_at = :now
+UPDATE tasks AS t SET {_COMPLETE}, finished_at = :now, updated_at = :now
 FROM {_SQLITE_ENDED}
 WHERE t.id = ended.id AND t.workspace_id = :workspace AND {_HELD}
 RETURNING id, attempt
 """
 _SQLITE_CLOSE = f"""
 UPDATE attempts AS a
-SET finished_at = :now, outcome = 'completed', exit_code = ended.code, error = ended.error, output = ended.output,
-    log = ended.log
+SET finished_at = :now, outcome = '{Outcome.COMPLETED}', exit_code = ended.code, error = ended.error,
+    output = ended.output, log = ended.log
 FROM {_SQLITE_ENDED}
 WHERE a.task_id = ended.id AND a.number = ended.n AND a.finished_at IS NULL
 """
 _SQLITE_TELL = f"""
 INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, attempt, type, actor_id, payload, created_at)
-SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, ended.n, 'completed', :actor, ended.payload, :now
+SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, ended.n, '{EventType.COMPLETED}', :actor, ended.payload, :now
 FROM {_SQLITE_ENDED} JOIN tasks AS t ON t.id = ended.id
 ORDER BY ended.o
 """
@@ -149,88 +152,90 @@ _SQLITE_LESS = f"""
 UPDATE tasks AS t SET {_LESS}, updated_at = :now
 FROM (SELECT key AS id, value AS n FROM json_each(:less)) AS less
 WHERE t.id = less.id AND t.pending > 0
-RETURNING id, state, run_id, attempt, key, title, kind, priority
+RETURNING id, run_id, attempt + 1, key, title, kind, priority, state
 """
-_SQLITE_SAY = """
+_SQLITE_SAY = f"""
 INSERT INTO events (txid, workspace_id, project_id, run_id, task_id, type, created_at)
-SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, 'unblocked', :now
+SELECT 0, t.workspace_id, t.project_id, t.run_id, t.id, '{EventType.UNBLOCKED}', :now
 FROM json_each(:ids) AS freed JOIN tasks AS t ON t.id = freed.value
 """
 
 
 def complete(
-    tx: Connection, workspace_id: str, project_id: str, completions: Sequence[Completion], *, actor: str | None
+    tx: Connection, workspace_id: str, project_id: str, ends: Sequence[EndedAttempt], *, actor: str | None
 ) -> tuple[set[tuple[str, int]], list[ReleasedTask]]:
-    """Complete the tasks still held by these attempts; the fences that held, and what that released, best first.
+    """Complete the tasks still held by these attempts; return the fences that held, and what that freed, best first.
 
     Raises Refused when an output cannot be kept: then nothing may be committed.
     """
-    payloads = {id(one.payload): one.payload for one in completions}  # nearly all share one
-    cleaned = {key: clean_json(payload) for key, payload in payloads.items()}
-    rows = json.dumps(
+    payloads = [event_payload(ended) for ended in ends]
+    cleaned = {id(payload): clean_json(payload) for payload in {id(each): each for each in payloads}.values()}
+    document = json.dumps(
         # By their ids, as heartbeats lock attempts; "o" says in which order they happened.
         [
-            _row(number, one, cleaned[id(one.payload)])
-            for number, one in sorted(enumerate(completions), key=lambda pair: pair[1].task_id)
+            _row(number, ended, cleaned[id(payloads[number])])
+            for number, ended in sorted(enumerate(ends), key=lambda pair: pair[1].task_id)
         ],
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
     )
-    if len(rows) > MAX_JSON_BYTES:
-        raise Refused(f"Results of {len(rows):,} characters are larger than {MAX_JSON_BYTES:,}")
+    if len(document) > MAX_JSON_BYTES:
+        raise Refused(f"Results of {len(document):,} characters are larger than {MAX_JSON_BYTES:,}")
     actor_id = principals.id_or_none(tx, workspace_id, actor)
-    scope = {"workspace": workspace_id, "project": project_id, "actor": actor_id, "rows": rows}
+    scope = {"workspace": workspace_id, "project": project_id, "actor": actor_id, "rows": document}
     if tx.dialect.name == "postgresql":
-        held, found = _on_postgresql(tx, scope)
+        held, rows = _on_postgresql(tx, scope)
     else:
-        held, found = _on_sqlite(tx, scope, completions)
-    freed = [ReleasedTask(ReadyTask(row[0], row[2], row[3], row[4], row[5]), row[1], row[6]) for row in found]
+        held, rows = _on_sqlite(tx, scope, len(ends))
+    freed = [
+        ReleasedTask(ReadyTask(row.id, row.attempt, row.key, row.title, row.kind), row.run_id or "", row.priority)
+        for row in rows
+    ]
     freed.sort(key=lambda one: (-one.priority, one.ready.id))
     return held, freed
 
 
-def _row(number: int, one: Completion, payload: Any) -> dict[str, Any]:
-    """What the statements read of one completion; what it does not say is left out, and NULL there."""
-    row = {"o": number, "id": one.task_id, "n": one.attempt, "payload": payload}
-    if one.output is not None:
-        row["output"] = clean_json(one.output)
-    if one.exit_code is not None:
-        row["code"] = one.exit_code
-    if one.error is not None:
-        row["error"] = clean_text(one.error)
-    if one.log is not None:
-        row["log"] = clean_text(one.log)
+def _row(number: int, ended: EndedAttempt, payload: Any) -> dict[str, Any]:
+    """Return what the statements read of one completion; what it does not say is left out, and NULL there."""
+    end = ended.end
+    row = {"o": number, "id": ended.task_id, "n": ended.attempt, "payload": payload}
+    if end.output is not None:
+        row["output"] = clean_json(end.output)
+    if end.exit_code is not None:
+        row["code"] = end.exit_code
+    if end.error is not None:
+        row["error"] = clean_text(end.error)
+    if end.log is not None:
+        row["log"] = clean_text(end.log)
     return row
 
 
-def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[Any]]:
+def _on_postgresql(tx: Connection, scope: dict[str, Any]) -> tuple[set[tuple[str, int]], list[_Row]]:
     held: set[tuple[str, int]] = set()
-    freed: list[Any] = []
-    for row in rows_of(tx, _POSTGRESQL, scope):
-        if row[1] is None:
-            held.add((row[0], row[2]))
+    freed: list[_Row] = []
+    for row in map(_Row._make, rows_of(tx, _POSTGRESQL, scope)):
+        if row.run_id is None:
+            held.add((row.id, row.attempt))
         else:
             freed.append(row)
     return held, freed
 
 
-def _on_sqlite(
-    tx: Connection, scope: dict[str, Any], completions: Sequence[Completion]
-) -> tuple[set[tuple[str, int]], list[Any]]:
+def _on_sqlite(tx: Connection, scope: dict[str, Any], count: int) -> tuple[set[tuple[str, int]], list[_Row]]:
     values = {**scope, "now": iso(datetime.now(UTC))}
-    held = {(row[0], row[1]) for row in rows_of(tx, _SQLITE_DONE, values)}
+    held = {(task_id, attempt) for task_id, attempt in rows_of(tx, _SQLITE_DONE, values)}
     if not held:
         return held, []
-    if len(held) < len(completions):
+    if len(held) < count:
         values["rows"] = json.dumps([row for row in json.loads(values["rows"]) if (row["id"], row["n"]) in held])
     tx.exec_driver_sql(_SQLITE_CLOSE, values)
     tx.exec_driver_sql(_SQLITE_TELL, values)
-    less = Counter(row[0] for row in rows_of(tx, _SQLITE_MEET, values))
+    less = Counter(child_id for (child_id,) in rows_of(tx, _SQLITE_MEET, values))
     if not less:
         return held, []
     values["less"] = json.dumps(less)
-    freed = [(row[0], row[2], row[3] + 1, *row[4:]) for row in rows_of(tx, _SQLITE_LESS, values) if row[1] == "queued"]
+    freed = [_Row(*task) for *task, state in rows_of(tx, _SQLITE_LESS, values) if state == _QUEUED]
     if freed:
-        tx.exec_driver_sql(_SQLITE_SAY, {**values, "ids": json.dumps([row[0] for row in freed])})
+        tx.exec_driver_sql(_SQLITE_SAY, {**values, "ids": json.dumps([row.id for row in freed])})
     return held, freed

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from coordination.domain.tasks.tasks import DependencyKind, TaskState
+from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure, TaskState
 from coordination.store.queries.tasks.tasks import BATCH
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.tasks import dependencies, tasks
@@ -62,7 +62,7 @@ _WITH_DEPENDANTS = f"""
 WITH RECURSIVE reached (id, passes) AS (
     SELECT id, true FROM unnest(%(ids)s::uuid[]) AS given (id)
     UNION
-    SELECT d.child_id, (SELECT on_dependency_failure = 'cancel' FROM tasks WHERE id = d.child_id)
+    SELECT d.child_id, (SELECT on_dependency_failure = '{OnDependencyFailure.CANCEL}' FROM tasks WHERE id = d.child_id)
     FROM reached JOIN dependencies d ON d.parent_id = ANY(ARRAY[reached.id])
     WHERE reached.passes AND d.satisfied_at IS NULL AND d.workspace_id = %(workspace)s::uuid
         AND d.kind IN ({", ".join(f"'{kind}'" for kind in HOLDING)})
@@ -156,10 +156,10 @@ def edges_of_run(tx: Connection, workspace_id: str, run_id: str) -> list[tuple[s
     """(parent key, child key, kind) of every edge in a run."""
     parent, child = tasks.alias("parent"), tasks.alias("child")
     rows = tx.execute(
-        select(parent.c.key, child.c.key, d.kind)
+        select(parent.c.key.label("parent"), child.c.key.label("child"), d.kind)
         .join(parent, parent.c.id == d.parent_id)
         .join(child, child.c.id == d.child_id)
         .where(d.workspace_id == workspace_id, child.c.run_id == run_id)
         .order_by(child.c.id, parent.c.id)
     )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [(row.parent, row.child, row.kind) for row in rows]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, insert, literal, select, tuple_
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.tasks.events import Event, EventType, SubjectKind
+from coordination.domain.tasks.events import Event, EventType, NewEvent, SubjectKind
 from coordination.domain.tasks.tasks import TaskState
 from coordination.store.bulk import insert_rows
 from coordination.store.queries.access.principals import id_or_none, text_of
@@ -33,13 +33,15 @@ _APPEND = insert(event_log).values(created_at=db_now())
 _APPEND_AGED = insert(event_log).values(created_at=db_after(-bindparam("age")))
 
 
-def append(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write events; each row: type, and where they apply project_id, run_id, task_id, attempt, actor, payload.
+def append(tx: Connection, workspace_id: str, new: Sequence[NewEvent]) -> None:
+    """Write events that happen now."""
+    if new:
+        tx.execute(_APPEND, [_row(tx, workspace_id, event) for event in new])
 
-    An event about anything but a task or a run names it with subject_kind and subject_id.
-    """
-    if rows:
-        tx.execute(_APPEND, [_filled(tx, workspace_id, row) for row in rows])
+
+def append_bulk(tx: Connection, workspace_id: str, new: Iterable[NewEvent], *, now: datetime, txid: int) -> None:
+    """Write many events at once, at the time and with the commit order that the caller has asked for."""
+    insert_rows(tx, event_log, [_row(tx, workspace_id, event) | {"txid": txid, "created_at": now} for event in new])
 
 
 _CREATED = insert(event_log).from_select(
@@ -70,57 +72,32 @@ def append_unblocked(
 ) -> int:
     """Write that tasks wait for nothing any more: those of *lifted* (id, run_id, state) that are queued; how many."""
     freed = [row for row in lifted if row["state"] == TaskState.QUEUED]
-    append(
-        tx,
-        workspace_id,
-        [
-            {
-                "project_id": project_id,
-                "run_id": row["run_id"],
-                "task_id": row["id"],
-                "type": EventType.UNBLOCKED,
-                "actor": actor,
-            }
-            for row in freed
-        ],
-    )
+    unblocked = EventType.UNBLOCKED
+    append(tx, workspace_id, [NewEvent(unblocked, project_id, row["run_id"], row["id"], actor=actor) for row in freed])
     return len(freed)
 
 
-def append_aged(tx: Connection, workspace_id: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Write events that happened ``age`` (a timedelta in each row) ago, on the database's clock."""
-    if rows:
-        filled = [
-            {**_filled(tx, workspace_id, row), "age": max(row["age"], timedelta(0)).total_seconds()} for row in rows
-        ]
-        tx.execute(_APPEND_AGED, filled)
+def append_aged(tx: Connection, workspace_id: str, new: Sequence[NewEvent]) -> None:
+    """Write events that happened their ``age`` ago, on the database's clock."""
+    if new:
+        rows = [_row(tx, workspace_id, event) | {"age": max(event.age, timedelta(0)).total_seconds()} for event in new]
+        tx.execute(_APPEND_AGED, rows)
 
 
-def _filled(tx: Connection, workspace_id: str, row: dict[str, Any]) -> dict[str, Any]:
+def _row(tx: Connection, workspace_id: str, event: NewEvent) -> dict[str, Any]:
+    kind, subject_id = event.subject or (SubjectKind.RUN if event.task_id is None else SubjectKind.TASK, None)
     return {
         "workspace_id": workspace_id,
-        "subject_kind": row.get("subject_kind") or _kind_of(row),
-        "subject_id": row.get("subject_id"),
-        "project_id": row.get("project_id"),
-        "run_id": row.get("run_id"),
-        "task_id": row.get("task_id"),
-        "attempt": row.get("attempt"),
-        "type": row["type"],
-        "actor_id": id_or_none(tx, workspace_id, row.get("actor")),
-        "payload": row.get("payload"),
+        "subject_kind": kind,
+        "subject_id": subject_id,
+        "project_id": event.project_id,
+        "run_id": event.run_id,
+        "task_id": event.task_id,
+        "attempt": event.attempt,
+        "type": event.type,
+        "actor_id": id_or_none(tx, workspace_id, event.actor),
+        "payload": event.payload,
     }
-
-
-def append_bulk(tx: Connection, workspace_id: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write many events at once; each row as for ``append``, with its txid and created_at."""
-    moments = ("txid", "created_at")
-    insert_rows(
-        tx, event_log, [{**_filled(tx, workspace_id, row), **{name: row[name] for name in moments}} for row in rows]
-    )
-
-
-def _kind_of(row: dict[str, Any]) -> SubjectKind:
-    return SubjectKind.RUN if row.get("task_id") is None else SubjectKind.TASK
 
 
 def tail(

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, case, or_, select, update
 
-from coordination.domain.tasks.events import EventType
+from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.tasks import NO_REASON, BlockReason, TaskRecord, TaskState
 from coordination.store.queries.tasks import events
 from coordination.store.queries.tasks.attempt_counters import FRESH
@@ -157,10 +157,8 @@ def take_release_back(tx: Connection, workspace_id: str, parent_id: str, childre
     return found
 
 
-def _waits_again(row: Any) -> dict[str, Any]:
-    payload = {"why": "what it needs is done again"}
-    of = {"task_id": row.id, "run_id": row.run_id, "project_id": row.project_id}
-    return {**of, "type": EventType.BLOCKED, "payload": payload}
+def _waits_again(row: Any) -> NewEvent:
+    return NewEvent.of_task(row, EventType.BLOCKED, payload={"why": "what it needs is done again"})
 
 
 def open_attempts(tx: Connection, workspace_id: str, task_id: str) -> list[int]:

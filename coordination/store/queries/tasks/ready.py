@@ -227,11 +227,11 @@ def next_to_enqueue(
     return list(tx.execute(statement, {"ws": workspace_id, "project": project_id, "room": room}).mappings())
 
 
-_MARK = {
-    "postgresql": "UPDATE tasks SET enqueued_at = now() "
-    "WHERE workspace_id = %(workspace)s::uuid AND id = ANY(%(ids)s::uuid[]) AND state = 'queued'",
-    "sqlite": "UPDATE tasks SET enqueued_at = :now "
-    "WHERE workspace_id = :workspace AND id IN (SELECT value FROM json_each(:ids)) AND state = 'queued'",
+_MARK = {  # states are names of our own
+    "postgresql": "UPDATE tasks SET enqueued_at = now() "  # noqa: S608
+    f"WHERE workspace_id = %(workspace)s::uuid AND id = ANY(%(ids)s::uuid[]) AND state = '{TaskState.QUEUED}'",
+    "sqlite": "UPDATE tasks SET enqueued_at = :now "  # noqa: S608
+    f"WHERE workspace_id = :workspace AND id IN (SELECT value FROM json_each(:ids)) AND state = '{TaskState.QUEUED}'",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.model_server import INPUT_TOKENS, Answer, running_model_server
 from tests.support.npm import CODEX, GEMINI, OPENCODE, npm_program
@@ -62,12 +62,12 @@ PROGRAMS = {"codex": Program(CODEX, codex), "gemini": Program(GEMINI, gemini), "
 @pytest.fixture
 def drive(
     bench: Bench, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Result]:
+) -> Callable[..., AttemptEnd]:
     """Let a program do its work while its provider gives these answers."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if "gw" in shared.name else shared
 
-    def driven(agent: str, *answers: Answer, **more: Any) -> Result:
+    def driven(agent: str, *answers: Answer, **more: Any) -> AttemptEnd:
         program = PROGRAMS[agent]
         path = npm_program(program.package, agent, shared / "programs")
         home = tmp_path / "user"
@@ -85,7 +85,7 @@ def drive(
 
 
 @pytest.mark.parametrize("agent", PROGRAMS)
-def test_its_answer_and_what_it_used(drive: Callable[..., Result], agent: str) -> None:
+def test_its_answer_and_what_it_used(drive: Callable[..., AttemptEnd], agent: str) -> None:
     found = drive(agent, *["Done"] * 4)
 
     assert (found.outcome, found.error, found.output) == (Outcome.COMPLETED, None, "Done")
@@ -93,13 +93,13 @@ def test_its_answer_and_what_it_used(drive: Callable[..., Result], agent: str) -
 
 
 @pytest.mark.parametrize("agent", PROGRAMS)
-def test_a_log_in_that_is_refused(drive: Callable[..., Result], agent: str) -> None:
+def test_a_log_in_that_is_refused(drive: Callable[..., AttemptEnd], agent: str) -> None:
     found = drive(agent, *[401] * 20)
 
     assert (found.outcome, found.retryable) == (Outcome.FAILED, False)
     assert f"{agent} is not logged in where this worker runs" in (found.error or "")
 
 
-def test_a_provider_that_is_busy(drive: Callable[..., Result]) -> None:
+def test_a_provider_that_is_busy(drive: Callable[..., AttemptEnd]) -> None:
     """The others ask such a one again and again: OpenCode for 45 s, Gemini CLI for minutes."""
     assert drive("codex", *[503] * 40).outcome is Outcome.DEFERRED

@@ -18,7 +18,7 @@ from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.work import AgentCall
-from coordination.domain.tasks.attempts import Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
@@ -317,7 +317,7 @@ def test_an_unnamed_reset_is_waited_for_a_while() -> None:
 
 
 class TestOneThatDoesNotExit:
-    def run(self, bench: Bench, stand_in: StandIn, last: dict[str, Any], **claim: Any) -> Result:
+    def run(self, bench: Bench, stand_in: StandIn, last: dict[str, Any], **claim: Any) -> AttemptEnd:
         command = stand_in(said("All done."), last, then=f"echo {shlex.quote('x')} >&2; sleep 600")
         return bench.run({"agent": "claude", "prompt": "Do it", "command": command}, **claim)
 

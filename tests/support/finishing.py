@@ -1,0 +1,33 @@
+"""Ends attempts in one transaction as a worker does: finish, choose what follows, close runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
+from coordination.flows.attempts.finish import finish
+from coordination.services.attempts.end import close_ended_runs
+from coordination.services.attempts.end_effects import EndEffects
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the ends did, and what follows."""
+
+    effects: EndEffects
+    work: NextWork
+
+
+def finish_all(
+    tx: Connection, workspace_id: str, ends: Sequence[EndedAttempt], *, worker_id: str, terms: DispatchTerms
+) -> Finished:
+    """End these attempts of one project."""
+    project_id = ends[0].claim.project_id
+    effects = finish(tx, workspace_id, project_id, ends, actor=f"worker:{worker_id}")
+    work = next_work(tx, workspace_id, project_id, effects, terms)
+    close_ended_runs(tx, workspace_id, effects, going_on=work.runs)
+    return Finished(effects, work)
