@@ -13,10 +13,11 @@ from io import BytesIO
 import pytest
 
 from coordination.base.errors import FormatError
-from coordination.domain.money.costs import CostRecord, again_id, call_id, cost_of, own_id
+from coordination.domain.money.costs import CostRecord, again_id, call_id, own_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.flows.money.import_costs import ImportResult, check_file, import_file
+from coordination.services.attempts.decide import cost_of
 from coordination.store.disk_queue import DiskQueue
 from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects

@@ -9,10 +9,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import update
 
-from coordination.domain.money.costs import correction_id, cost_of
+from coordination.domain.money.costs import correction_id
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.projects import retain as flow
 from coordination.flows.projects.retain import RetentionAges, retain
+from coordination.services.attempts.decide import cost_of
 from coordination.services.money import ledger
 from coordination.store.queries.projects import retention
 from coordination.store.tables.tasks.runs import runs

@@ -15,7 +15,7 @@ AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
 def record(id_: str = "1", *, usd: str | None = "0.10", **fields: Any) -> CostRecord:
     of: dict[str, Any] = {"session_id": "s", "project_id": "p", "run_id": "r", "task_id": None, "attempt": None}
     tokens = {"input_tokens": 10, "output_tokens": 5, "cached_input_tokens": 2, "total_tokens": 15}
-    rest: dict[str, Any] = {"agent": "ann", "model": "m", "stale": False, "occurred_at": AT}
+    rest: dict[str, Any] = {"agent_id": "ann", "model": "m", "stale": False, "occurred_at": AT}
     return CostRecord(id=id_, cost_usd=None if usd is None else Decimal(usd), **{**of, **tokens, **rest, **fields})
 
 
@@ -54,7 +54,7 @@ def test_a_sum_and_what_takes_it_back_come_to_nothing() -> None:
 
 
 def test_records_add_up_by_day_and_month_in_every_dimension() -> None:
-    records = [record(), record("2", usd="0.30", agent=None), record("3", usd="0.50", run_id="other")]
+    records = [record(), record("2", usd="0.30", agent_id=None), record("3", usd="0.50", run_id="other")]
 
     cells = added_up(records, {AT: "2027-01-31"})
 
