@@ -27,6 +27,7 @@ from coordination.flows.attempts.dispatch import DispatchTerms, next_work
 from coordination.flows.attempts.finish import finish
 from coordination.flows.fleet.tick_supervisor import tick_supervisor
 from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.services.attempts.decide import decide_end
 from coordination.services.attempts.end import close_ended_runs
 from coordination.services.tasks import dispatch_window
@@ -35,7 +36,6 @@ from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import retention
 from coordination.store.queries.tasks import events, tasks
 from coordination.store.reports.projects import overview
-from coordination.store.reports.tasks import explanation
 from tests.support.piles import pile_up
 
 _FEW, _MANY = 1_000, 1_000_000
@@ -194,7 +194,7 @@ class _Store:
     def _explained(self, tx: Connection, task_id: str) -> object:
         task = tasks.get(tx, self._workspace, task_id)
         assert task is not None
-        return explanation.explain_task(tx, self._workspace, task, live_within=_LEASE)
+        return explain_task(tx, self._workspace, task, live_within=_LEASE)
 
     def _timed(self, read: Callable[[Connection], object]) -> float:
         began = time.perf_counter()

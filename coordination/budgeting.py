@@ -324,13 +324,14 @@ def lacking(
     tx: Connection, workspace_id: str, *, run: str | None = None, tasks: Collection[str] | None = None
 ) -> dict[str, BudgetShortage]:
     """Why tasks that wait for money do, by prices as they are now."""
-    guess = _estimator(tx, workspace_id)
+    guess = current_estimator(tx, workspace_id)
     if tasks is not None:
         return service.shortages(tx, workspace_id, budget_usage.asking(tx, workspace_id, tasks), guess)
     return service.lacking(tx, workspace_id, guess, run_id=run)
 
 
-def _estimator(tx: Connection, workspace_id: str) -> service.Estimator:
+def current_estimator(tx: Connection, workspace_id: str) -> service.Estimator:
+    """What tasks are expected to cost by prices as they are now."""
     book: list[PriceBook] = []
 
     def quote(_workspace: str, project_id: str, model: str) -> Quote | UnknownPrice:

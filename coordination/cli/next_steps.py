@@ -81,10 +81,10 @@ def after_change(co: Coordination, task: TaskHandle) -> str:
 
 def explained(co: Coordination, task: TaskHandle) -> TaskExplanation:
     """What holds a task, and what to enter about it here."""
-    from coordination.store.reports.tasks.explanation import explain_task
+    from coordination.budgeting import current_estimator
+    from coordination.flows.tasks.explain_task import explain_task
 
     runtime, here = co.runtime, project_here(co)
-    lacks = co.budgets.lacking(tasks=[task.id])
     with runtime.store.read() as tx:
         return explain_task(
             tx,
@@ -92,6 +92,6 @@ def explained(co: Coordination, task: TaskHandle) -> TaskExplanation:
             task.record,
             live_within=runtime.settings.lease_ttl,
             window=runtime.settings.window,
-            lack=lacks.get(task.id),
+            estimator=current_estimator(tx, runtime.workspace_id),
             here=here,
         )

@@ -248,25 +248,24 @@ def change(
 
     A budget that is given replaces what the project had for that period: total, day or month.
     """
+    from coordination.flows.projects.change_project import change_project
     from coordination.services.projects import projects as service
 
     caps = caps_of_project(_pairs(budgets))
-    merged = {
-        "settings": _pairs(settings),
-        "model_restrictions": _pairs(models),
-        "metadata": _pairs(metadata),
-    }
+    columns = {"settings": settings, "model_restrictions": models, "metadata": metadata}
+    merged = {column: _pairs(pairs) for column, pairs in columns.items()}
     with connected() as co:
         workspace_id = co.runtime.workspace_id
 
         def store(tx: Any) -> str:
             found = service.find(tx, workspace_id, name)
-            service.amend(tx, workspace_id, found, name=rename, description=description, merged=merged)
+            actor = co.runtime.actor
+            change_project(tx, workspace_id, found, actor=actor, name=rename, description=description, merged=merged)
             co.budgets.store_all(tx, found.id, caps)
             return found.id
 
         after = co.project(co.runtime.store.transact(store))
-        if caps:
+        if caps or merged["settings"] or merged["model_restrictions"]:
             co.runtime.nudge(after.id)
         mine = co.budgets.of("project", after.id)
     if as_json:

@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from coordination.base.clock import monotonic
-from coordination.base.errors import CoordinationError, DatabaseUnavailable
+from coordination.base.errors import DatabaseUnavailable
 from coordination.base.wording import plural
-from coordination.domain.money.budgets import BudgetPeriod
-from coordination.domain.tasks.next_steps import Situation, sentence, steps
+from coordination.domain.tasks.explanations import Obstacle, no_worker
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState
 
 if TYPE_CHECKING:
     from coordination.client import Coordination, Run
     from coordination.domain.tasks.runs import RunRecord
-    from coordination.store.reports.tasks.standstill import StandstillCause
 
-DEFAULT = "default"  # the workspace that is served where none is named
 _EVERY = 2.0
-_MOST_BUDGETS = 3
-_WORTH_SAYING = timedelta(seconds=10)
 _WORKERS_BACK_WITHIN = 15.0
 """Seconds that a worker which is started anew may be away."""
-
-_OF_PERSONS = {
-    "question": (" asked a question", Situation.QUESTION),
-    "outcome_unknown": (" may have been done, and must not be repeated", Situation.OUTCOME_UNKNOWN),
-    "limit": (" was tried as often as it may be", Situation.LIMIT),
-    "approval": (" waits for an approval", None),
-    "policy": (" is held by a policy", None),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """One thing that a run waits for: a sentence with the command that helps. ``lasts``: until a person acts."""
-
-    kind: str
-    tasks: int
-    keys: tuple[str, ...]
-    sentence: str
-    lasts: bool = True
 
 
 class Standstill:
@@ -87,7 +61,7 @@ class Standstill:
 
     def as_json(self) -> list[dict[str, Any]]:
         """What the run waits for, as printed by --json."""
-        return [asdict(one) for one in self.obstacles]
+        return [one.to_json() for one in self.obstacles]
 
     def _found(self, obstacles: list[Obstacle]) -> None:
         if [one.kind for one in obstacles] != [one.kind for one in self.obstacles]:
@@ -95,53 +69,27 @@ class Standstill:
         self.obstacles = obstacles
 
     def _look(self, record: RunRecord) -> list[Obstacle]:
-        from coordination.store.reports.tasks.standstill import holds_of_run, next_start
+        from coordination.budgeting import current_estimator
+        from coordination.flows.tasks.find_obstacles import find_obstacles
 
         runtime = self._run.co.runtime
         with runtime.store.read() as tx:
-            holds = holds_of_run(
+            return find_obstacles(
                 tx,
                 runtime.workspace_id,
                 record.project_id,
                 record.id,
                 live_within=runtime.settings.lease_ttl,
                 needs_worker=self._needs_worker,
+                estimator=current_estimator(tx, runtime.workspace_id),
             )
-            later = None if holds else next_start(tx, runtime.workspace_id, record.id)
-        if later is not None and later[1] - later[2] >= _WORTH_SAYING:
-            return [_later(later[0], later[1])]
-        found = []
-        for hold in holds:
-            of_it = self._budgets(hold) if hold.kind == "budget" else [_obstacle(hold)]
-            if not of_it:
-                return []  # the money is there
-            found += of_it
-        return found
-
-    def _budgets(self, hold: StandstillCause) -> list[Obstacle]:
-        try:
-            held = self._run.co.budgets.held(self._run.id)
-        except DatabaseUnavailable:
-            raise
-        except CoordinationError:
-            return []
-        by_budget = {lack.budget.id: lack for lack in held}
-        return [
-            Obstacle(
-                "budget",
-                hold.tasks,
-                hold.keys,
-                f"{lack.sentence()}. {lack.hint()}",
-                lasts=not lack.passing and lack.budget.period is BudgetPeriod.TOTAL,
-            )
-            for lack in list(by_budget.values())[:_MOST_BUDGETS]
-        ]
 
     def _sentences(self) -> str:
-        if all(one.kind == "budget" for one in self.obstacles):
-            number = self.obstacles[0].tasks
-            head = f"{plural(number, 'task waits', 'tasks wait')} for a budget, and nothing else of this run can go on:"
-        elif all(one.kind == "time" for one in self.obstacles):
+        missing = {one.missing for one in self.obstacles}
+        if None not in missing and len(missing) == 1:
+            waits = plural(self.obstacles[0].tasks, "task waits", "tasks wait")
+            head = f"{waits} for {missing.pop()}, and nothing else of this run can go on:"
+        elif not any(one.lasts for one in self.obstacles):
             head = "Nothing of this run goes on before its time:"
         else:
             head = "Nothing of this run goes on until a person acts:"
@@ -157,37 +105,6 @@ class Standstill:
 def is_attended() -> bool:
     """Whether a person sits at a terminal of this command."""
     return any(stream is not None and not stream.closed and stream.isatty() for stream in (sys.stdin, sys.stdout))
-
-
-def _obstacle(hold: StandstillCause) -> Obstacle:
-    if hold.kind == "stopped":
-        stop, command = hold.keys
-        words = f"{stop}; let it go on with: {command}"
-    elif hold.kind == "on_hold":
-        words = f"its project {hold.keys[0]} is on hold; let it go on with: coord projects activate {hold.keys[0]}"
-    elif hold.kind == "no_worker":
-        words = no_worker(hold.keys[0])
-    else:
-        what, situation = _OF_PERSONS.get(hold.kind, (f" waits: {hold.kind}", None))
-        lines = [
-            f"{key}{what}; "
-            + (f"why: coord explain {key}" if situation is None else sentence(steps(situation, task=key)))
-            for key in hold.keys
-        ]
-        more = hold.tasks - len(hold.keys)
-        words = "\n".join([*lines, *([f"and {more} more"] if more > 0 else [])])
-    return Obstacle(hold.kind, hold.tasks, hold.keys, words)
-
-
-def _later(key: str, when: datetime) -> Obstacle:
-    words = f"{key} is the first, at {when.astimezone():%Y-%m-%d %H:%M:%S}"
-    return Obstacle("time", 1, (key,), f"{words}; why: coord explain {key}", lasts=False)
-
-
-def no_worker(workspace: str, start: str = "coord worker") -> str:
-    """That nobody runs jobs of the workspace, and the command that starts somebody."""
-    named = start if workspace == DEFAULT else f"COORD_WORKSPACE={workspace} {start}"
-    return f"no living worker runs jobs of the workspace {workspace}; start one with: {named}"
 
 
 def who_will_do_it(co: Coordination) -> str | None:

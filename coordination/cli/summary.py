@@ -131,7 +131,8 @@ def _next(run: Run, state: RunState) -> tuple[NextStep, ...]:
 
 def explain_open(run: Run) -> None:
     """Why the open tasks do not run: the ones that nothing else of the run holds up first."""
-    from coordination.store.reports.tasks.explanation import explain_task
+    from coordination.budgeting import current_estimator
+    from coordination.flows.tasks.explain_task import explain_task
 
     runtime = run.co.runtime
     waiting = [task.record for task in run.tasks() if task.state in (TaskState.BLOCKED, TaskState.QUEUED)]
@@ -139,16 +140,16 @@ def explain_open(run: Run) -> None:
         return
     waiting.sort(key=lambda task: (task.state is not TaskState.QUEUED, task.pending))
     print("\nwhat holds the open tasks")
-    lacks = run.co.budgets.lacking(tasks=[task.id for task in waiting[:_MOST_EXPLAINED]])
     here = next_steps.project_here(run.co)
     with runtime.store.read() as tx:
+        estimator = current_estimator(tx, runtime.workspace_id)
         for task in waiting[:_MOST_EXPLAINED]:
             found = explain_task(
                 tx,
                 runtime.workspace_id,
                 task,
                 live_within=runtime.settings.lease_ttl,
-                lack=lacks.get(task.id),
+                estimator=estimator,
                 here=here,
             )
             print("  " + "\n  ".join(found.lines()))

@@ -58,12 +58,13 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
 
     def explain(task: str, run: str | None = None) -> str:
         """Everything that holds a task (its key or id), in sentences, with the commands that go on."""
+        from coordination.budgeting import current_estimator
+        from coordination.flows.tasks.explain_task import explain_task
         from coordination.lookups import project_here
-        from coordination.store.reports.tasks.explanation import explain_task
 
         co = connect()
         found, runtime = _task(task, run), co.runtime
-        lacks, here = co.budgets.lacking(tasks=[found.id]), project_here(runtime)
+        here = project_here(runtime)
         with runtime.store.read() as tx:
             why = explain_task(
                 tx,
@@ -71,7 +72,7 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
                 found.record,
                 live_within=runtime.settings.lease_ttl,
                 window=runtime.settings.window,
-                lack=lacks.get(found.id),
+                estimator=current_estimator(tx, runtime.workspace_id),
                 here=None if here is None else here.id,
             )
         return _bounded("\n".join(why.lines()))

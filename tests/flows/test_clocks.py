@@ -152,7 +152,7 @@ class TestWaits:
         world.submit("a", tasks={"a": {"max_attempts": 3, "concurrency_key": "k"}})
         world.do("a", outcome=Outcome.FAILED, error="no")
         with world.store.write() as tx:
-            assert claims.lock_waiting(tx, world.workspace, [world.ids["a"]]) == []
+            assert claims.lock_candidates(tx, world.workspace, [world.ids["a"]], held_if=()) == []
 
         world.make_due("a")
 

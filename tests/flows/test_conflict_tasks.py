@@ -13,8 +13,8 @@ from coordination.base.ids import new_id
 from coordination.domain.jobs.checkouts import merge_key, run_branch
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.tasks.attempts import Discovered, Outcome
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.queries.tasks import tasks
-from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.races import claimed_in_batches
 from tests.support.world import World
 

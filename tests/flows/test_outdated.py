@@ -7,9 +7,9 @@ from datetime import timedelta
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.flows.tasks.force_tasks import force_task
 from coordination.store.queries.tasks import outdated
-from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.invariants import broken
 from tests.support.world import World
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select, update
 
 from coordination.base.errors import Refused
-from coordination.budgeting import lacking
+from coordination.budgeting import current_estimator
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap
@@ -17,9 +17,9 @@ from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.money.set_budget import check_budget, set_budget
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.services.money import budgets as service
 from coordination.store.queries.money import budget_usage, budgets
-from coordination.store.reports.tasks.explanation import explain_task
 from coordination.store.tables.money.budgets import budget_uses
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.types import db_after
@@ -66,8 +66,13 @@ def started(world: World, budget: Budget | None = None) -> int:
 
 def explained(world: World, key: str) -> str:
     with world.store.read() as tx:
-        lack = lacking(tx, world.workspace, tasks=[world.ids[key]]).get(world.ids[key])
-        found = explain_task(tx, world.workspace, world.task(key), live_within=timedelta(minutes=1), lack=lack)
+        found = explain_task(
+            tx,
+            world.workspace,
+            world.task(key),
+            live_within=timedelta(minutes=1),
+            estimator=current_estimator(tx, world.workspace),
+        )
     return "\n".join(found.lines())
 
 

@@ -240,8 +240,8 @@ class TestClaimsThatHadBegun:
     def test_the_stop_waits_for_them_and_finds_what_they_open(self, world: World) -> None:
         world.submit("a")
         with world.store.write() as before:
-            claimed = claims.claim_unlimited(
-                before, world.workspace, [world.ids["a"]], worker_id=world.worker, lease=LEASE
+            claimed = claims.claim_free(
+                before, world.workspace, [world.ids["a"]], held_if=(), worker_id=world.worker, lease=LEASE
             )
             made, _ = stop(world)
             with world.store.read() as tx:
@@ -257,7 +257,7 @@ class TestClaimsThatHadBegun:
     def test_so_it_does_with_claims_under_limits(self, world: World) -> None:
         world.submit("a")
         with world.store.write() as before:
-            assert claims.lock_waiting(before, world.workspace, [world.ids["a"]])
+            assert claims.lock_candidates(before, world.workspace, [world.ids["a"]], held_if=())
             stop(world)
             with world.store.read() as tx:
                 assert len(stops.claiming(tx)) == 1

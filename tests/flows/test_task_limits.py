@@ -10,7 +10,7 @@ from sqlalchemy import update
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.task_limits import DEFAULT_MAX_STARTS, DEFERRAL_LIMIT, MAX_CONSECUTIVE_LOSSES
 from coordination.domain.tasks.tasks import BlockReason
-from coordination.store.reports.tasks.explanation import explain_task
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after
 from tests.support.world import World

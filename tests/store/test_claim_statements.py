@@ -15,6 +15,7 @@ from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason
+from coordination.services.holds import CONDITIONS
 from coordination.store.engine import open_store
 from coordination.store.queries.tasks import claims, completions, dependencies, ready
 from coordination.store.tables.tasks.tasks import tasks as table
@@ -30,31 +31,34 @@ def pg(postgres_url: str) -> Iterator[World]:
     store.close()
 
 
-def claim_unlimited(world: World, *keys: str, limit: int | None = None) -> list[str]:
+def claim_free(world: World, *keys: str, limit: int | None = None) -> list[str]:
     ids = [world.ids[key] for key in keys]
     with world.store.write() as tx:
-        claimed = claims.claim_unlimited(tx, world.workspace, ids, worker_id=world.worker, lease=LEASE, limit=limit)
+        claimed = claims.claim_free(
+            tx, world.workspace, ids, held_if=CONDITIONS, worker_id=world.worker, lease=LEASE, limit=limit
+        )
     return [one.key for one in claimed]
 
 
 def waiting(world: World, *keys: str) -> list[str]:
     names = {task_id: key for key, task_id in world.ids.items()}
     with world.store.write() as tx:
-        return [names[one.id] for one in claims.lock_waiting(tx, world.workspace, [world.ids[key] for key in keys])]
+        ids = [world.ids[key] for key in keys]
+        return [names[row.id] for row in claims.lock_candidates(tx, world.workspace, ids, held_if=CONDITIONS)]
 
 
 class TestAClaim:
     def test_the_best_are_claimed_first_and_no_more_than_wanted(self, world: World) -> None:
         world.submit("low", "high", "next", tasks={"high": {"priority": 5}, "next": {"priority": 1}})
 
-        assert claim_unlimited(world, "low", "high", "next", limit=2) == ["high", "next"]
+        assert claim_free(world, "low", "high", "next", limit=2) == ["high", "next"]
 
         assert world.states() == {"low": "queued", "high": "running", "next": "running"}
 
     def test_what_something_limits_is_left_to_the_slower_statement(self, world: World) -> None:
         world.submit("a", concurrency=Concurrency(project=1))
 
-        assert claim_unlimited(world, "a") == []
+        assert claim_free(world, "a") == []
 
         assert world.states() == {"a": "queued"}
         assert waiting(world, "a") == ["a"]
@@ -64,7 +68,7 @@ class TestAClaim:
         world.submit("a")
         world.sql("UPDATE projects SET status = :status", status=status)
 
-        assert claim_unlimited(world, "a") == []
+        assert claim_free(world, "a") == []
 
         assert world.states() == {"a": "queued"}
 
@@ -75,7 +79,7 @@ class TestAClaim:
             world.cancel(key)
             world.retry(key)
 
-        assert (claim_unlimited(world, "a"), waiting(world, "a", "b")) == ([], [])
+        assert (claim_free(world, "a"), waiting(world, "a", "b")) == ([], [])
 
     def test_a_claim_leaves_no_trace_of_the_last_attempt_in_the_row(self, world: World) -> None:
         world.submit("a", tasks={"a": {"max_attempts": 2}})
@@ -187,7 +191,8 @@ class TestWhatIsReady:
         world.make_due("due", "both")
 
         with world.store.write() as tx:
-            lifted = {str(row["id"]): row["state"] for row in ready.lift_due(tx, world.workspace, world.project_id)}
+            rows = ready.lift_due(tx, world.workspace, world.project_id, BlockReason.NOT_BEFORE)
+            lifted = {str(row["id"]): row["state"] for row in rows}
 
         assert lifted == {world.ids["due"]: "queued", world.ids["both"]: "blocked"}
         assert world.task("both").reasons == BlockReason.DEPENDENCIES

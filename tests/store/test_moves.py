@@ -17,6 +17,7 @@ from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import MOVES, TERMINAL, BlockReason, CancelCause, TaskMove, TaskState
+from coordination.services.holds import CONDITIONS
 from coordination.store import queries
 from coordination.store.queries.tasks import claims, completions, ready, tasks
 from coordination.store.queries.tasks.tasks import CounterChanges
@@ -37,7 +38,10 @@ def complete(tx: Any, workspace_id: str, task_id: str, number: int) -> set[tuple
 
 def claim(tx: Any, workspace_id: str, task_id: str) -> bool:
     """Whether it could be claimed."""
-    return bool(claims.claim_unlimited(tx, workspace_id, [task_id], worker_id=new_id(), lease=timedelta(minutes=1)))
+    claimed = claims.claim_free(
+        tx, workspace_id, [task_id], held_if=CONDITIONS, worker_id=new_id(), lease=timedelta(minutes=1)
+    )
+    return bool(claimed)
 
 
 ACTS: dict[str, tuple[TaskMove, Act]] = {

@@ -34,6 +34,7 @@ from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.fleet.tick_idle_supervisors import tick_quiet
 from coordination.flows.projects.retain import RetentionAges, retain
 from coordination.flows.tasks.change_priority import change_priority
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.services.attempts.close_runs import close_runs
 from coordination.store.engine import Store, open_store
 from coordination.store.queries.fleet import idle_supervisors, supervisors, workers
@@ -42,7 +43,6 @@ from coordination.store.queries.money import costs
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import attempts, claims, events, runs, tasks
 from coordination.store.reports.projects import overview
-from coordination.store.reports.tasks import explanation
 from coordination.store.tables import metadata
 from coordination.store.tables.fleet.workers import supervisors as supervisor_table
 from coordination.store.tables.projects.projects import projects as project_table
@@ -250,7 +250,7 @@ def looking(world: World) -> None:
         for key in ("t60", "c50"):
             found = tasks.get(tx, workspace, world.ids[key])
             assert found is not None
-            explanation.explain_task(tx, workspace, found, live_within=LEASE)
+            explain_task(tx, workspace, found, live_within=LEASE)
 
 
 def clearing_up(world: World, folder: Path) -> None:

@@ -31,10 +31,7 @@ from coordination.domain.money.estimates import JobSample
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.tasks.attempt_ends import EndedAttempt
-from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
-from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, TaskState
 from coordination.services.agents import agents as agent_service
 from coordination.services.money import ledger
@@ -66,6 +63,10 @@ WITHOUT_WORKSPACE = {
     "serving.running_on",  # of workers, which serve all workspaces
     "queueing.in_queue",  # of a task that its caller has read
     "task_steps.of_ended",
+    "predicates.has_setting",  # conditions
+    "idle_supervisors.has",
+    "idle_supervisors.has_blocked",
+    "slots.without_full",
     "attempt_counters.added",
     "attempt_counters.is_over",
     "broker_keys.find",  # one for the database: workers of all workspaces read one queue
@@ -85,7 +86,6 @@ WITHOUT_WORKSPACE = {
     "idle_supervisors.end",
     "idle_supervisors.renew",
     "tasks.task_of",
-    "claims.claim_of",
     "runs.session_of",
     "projects.project_of",
     "costs.record_of",
@@ -216,7 +216,7 @@ def arguments(name: str, function: Callable[..., Any], world: World) -> dict[str
         "state": {"x": 1}, "details": {"x": 1}, "submissions": 1, "priority": 77, "pending": 0, "agent": None,
         "pgid": 1, "pg_start": 1.0, "room": 50, "satisfied": {ids["next"]: 1, ids["held"]: 1}, "age": timedelta(0),
         "rest": timedelta(0), "caps": {"project": 1}, "session_key": "other", "live_within": timedelta(hours=1), "within": timedelta(hours=1), "by": "project",
-        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False,
+        "thresholds": StatusThresholds(), "task": _stored(world, "next"), "key": "next", "here": None, "actor": "me", "most": 50, "needs_worker": False, "slot": "project", "reasons": BlockReason.NOT_BEFORE, "held_if": (),
         "ends": [EndedAttempt(ids["lost"], 1, new_id(), "lost", AttemptEnd(Outcome.COMPLETED), Complete())],
     }  # fmt: skip
     given = {}
@@ -308,7 +308,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "outdated.wait_again": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.lock": {"fences": lambda world: [(world.ids["lost"], 1)]},
     "attempts.of_task": {"task_id": lambda world: world.ids["done"]},
-    "claims.claim_chosen": {"held": lambda world: {world.ids["next"]: {"slots": []}}},
+    "claims.claim_chosen": {"uses": lambda world: {world.ids["next"]: {"slots": []}}},
     "budgets.applying": {"subjects": lambda world: [world.run_id]},
     "budgets.find": {"scope": lambda world: BudgetScope.RUN, "subject": lambda world: world.run_id,
                      "period": lambda world: BudgetPeriod.TOTAL},

@@ -1,1 +1,1 @@
-"""Everything around a job: steps before and after its runner."""
+"""What surrounds the run of one attempt."""

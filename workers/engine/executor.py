@@ -35,9 +35,9 @@ from workers.attempt.folders import AttemptFolders
 from workers.attempt.host_leases import HostResources
 from workers.attempt.jobs import Jobs
 from workers.attempt.merge_records import MergesInStore
-from workers.attempt.model_policy import ModelRules
 from workers.attempt.prompting import Prompting
 from workers.attempt.rendering import rendered
+from workers.attempt.steps.model_policy import check_rendered_model
 from workers.attempt.surroundings import Surroundings
 from workers.attempt.telling import Told
 from workers.attempt.token_issuer import TokenIssuer
@@ -87,7 +87,6 @@ class Executor:
         self._merges = MergesInStore(context.store)
         self._writing = Committer(context)
         self._prompting = Prompting(context.store)
-        self._rules = ModelRules(context.store)
         self._folders = AttemptFolders(context.scratch, runners.launcher.show)
         self._reporting = Reporting(self._add_found, TokenIssuer(context.store).issue)
         self._places = threading.Semaphore(context.slots)
@@ -244,7 +243,7 @@ class Executor:
 
     def _run_job(self, held: InFlightAttempt, claim: Claim, control: Control) -> AttemptEnd:
         try:
-            early = self._rules.ended(claim) or review.before(claim, control)
+            early = check_rendered_model(self._context.store, held.claim, claim) or review.before(claim, control)
             if early is not None:
                 return early
             with self._folders.make(claim) as own, self._reporting.of(claim, control, own) as report:

@@ -146,6 +146,7 @@ class AttemptEnd:
     ``question``: the job stopped to ask; the task is blocked until somebody answers. ``escalated``: it is for the
     supervisor of the run, or a person, not for the agent that answers questions.
     ``short``: it was stopped because no money was left for it, and why; it goes on when there is more.
+    ``forbidden``: the job as it would have run, if its project does not allow its model; it goes on when that changes.
     ``artifacts``: files that it made and that were kept; they count with the attempt.
     ``carry``: what the next attempt of the task is given as ``Claim.carried``, on top of what was carried before.
     ``not_before``: when another attempt may do better, of one that is deferred; ``limit``: whose limit it has met.
@@ -163,6 +164,7 @@ class AttemptEnd:
     discovered: tuple[Discovered, ...] = ()
     question: str | None = None
     short: str | None = None
+    forbidden: Mapping[str, Any] | None = None
     carry: Mapping[str, Any] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
     not_before: datetime | None = None
@@ -177,9 +179,10 @@ class AttemptEnd:
     @property
     def waits(self) -> bool:
         """Whether the task is started again only when something is there: an answer, money, or other tasks' ends."""
-        if self.question is None and self.short is None and not self.discovered:
+        if self.question is None and self.short is None and self.forbidden is None and not self.discovered:
             return False  # as nearly all
-        return self.question is not None or self.short is not None or any(task.first for task in self.discovered)
+        stops = (self.question, self.short, self.forbidden)
+        return any(stop is not None for stop in stops) or any(task.first for task in self.discovered)
 
     def ending_as(self, outcome: Outcome, **changes: Any) -> AttemptEnd:
         """Return a copy that ended as *outcome*; one that waits and then fails is still deferred, and waits."""
@@ -187,7 +190,7 @@ class AttemptEnd:
             outcome = Outcome.DEFERRED
         if self.waits and outcome is not Outcome.DEFERRED:
             later = tuple(task for task in self.discovered if not task.first)
-            changes = {"question": None, "short": None, "discovered": later} | changes
+            changes = {"question": None, "short": None, "forbidden": None, "discovered": later} | changes
         return replace(self, outcome=outcome, **changes)
 
 

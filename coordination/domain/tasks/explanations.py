@@ -11,6 +11,9 @@ from coordination.domain.tasks.next_steps import NextStep, sentence
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import TaskRecord
 
+DEFAULT_WORKSPACE = "default"
+"""The workspace that is served where none is named."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskBlocker:
@@ -41,6 +44,34 @@ class TaskBlocker:
         """As printed by --json."""
         more = {"via": list(self.via), "way": self.way, "steps": [step.to_json() for step in self.steps]}
         return {**asdict(self), **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that a whole run waits for: a sentence with the command that helps. ``lasts``: until a person acts.
+
+    ``keys`` names some of its tasks, or what else is meant (a project, a workspace, a stop and the command that ends
+    it). ``missing``: what the tasks lack, where that may be said of all of them at once.
+    """
+
+    kind: str
+    tasks: int
+    keys: tuple[str, ...]
+    sentence: str
+    lasts: bool = True
+    missing: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As printed by --json."""
+        found = asdict(self)
+        del found["missing"]
+        return found
+
+
+def no_worker(workspace: str, start: str = "coord worker") -> str:
+    """Return the sentence that nobody runs jobs of the workspace, with the command that starts somebody."""
+    named = start if workspace == DEFAULT_WORKSPACE else f"COORD_WORKSPACE={workspace} {start}"
+    return f"no living worker runs jobs of the workspace {workspace}; start one with: {named}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Situation(StrEnum):
     PERSON = "person"  # who is to do it
     OUTCOME_UNKNOWN = "outcome_unknown"
     LIMIT = "limit"
+    MODEL = "model"
     ON_HOLD = "on_hold"
     NOT_BEFORE = "not_before"  # a start time, a back-off, a provider's limit
     SLOT = "slot"
@@ -32,7 +33,6 @@ class Situation(StrEnum):
     FAILED = "failed"
     GATE = "gate"
     CONFLICT = "conflict"
-    MODEL = "model"
     PROGRAM = "program"
     FOLDER = "folder"
     LOG_IN = "log_in"
@@ -92,7 +92,6 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.MODEL: (
         ("what the project allows", "coord projects show {project}"),
         ("allow it with", "coord projects change {project} --models 'allow=[\"MODEL\"]'"),
-        ("and then", "coord tasks retry {task}"),
     ),
     Situation.PROGRAM: (
         ("install it where the worker runs, or correct the plan, and then", "coord tasks retry {task}"),
@@ -117,7 +116,6 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
 _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
     (re.compile(r"gate .{0,200} failed: ", re.DOTALL), Situation.GATE),
     (re.compile(r"its change conflicts with what others have merged"), Situation.CONFLICT),
-    (re.compile(r"the project does not allow the model|it names no model, and the project allows"), Situation.MODEL),
     (re.compile(r".{0,400} is not installed where this worker looks for programs", re.DOTALL), Situation.PROGRAM),
     (re.compile(r"The job's folder "), Situation.FOLDER),
     (re.compile(r".{0,400} is not logged in (where this worker runs|with the account )", re.DOTALL), Situation.LOG_IN),

@@ -125,6 +125,9 @@ def wait_of(end: AttemptEnd) -> Wait | None:
     if end.short is not None:
         reasons |= BlockReason.BUDGET
         why.append(end.short)
+    if end.forbidden is not None:
+        reasons |= BlockReason.MODEL
+        why.append(end.error or "its project does not allow its model")
     if end.question is not None:
         reasons |= BlockReason.QUESTION
         why.append(f"it asks: {excerpt(end.question)}")

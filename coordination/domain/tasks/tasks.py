@@ -46,15 +46,16 @@ class BlockReason(IntFlag):
     """Why a task is blocked; several may hold at once. Stored as a bit mask so that SQL can take one away."""
 
     DEPENDENCIES = 1  # something it needs has not completed
-    APPROVAL = 2  # a person must agree
+    APPROVAL = 2  # a person must agree; kept free for that
     BUDGET = 4  # no money is left in a scope that applies
-    POLICY = 8  # a policy in force
+    POLICY = 8  # a rule among its project's settings
     PAUSED = 16  # its project or agent is paused
-    RESERVATION = 32  # a file it needs is reserved by somebody else
+    RESERVATION = 32  # a file it needs is reserved by somebody else; kept free for that
     NOT_BEFORE = 64  # its start time has not come
     QUESTION = 128  # the agent asked and waits for an answer
     OUTCOME_UNKNOWN = 256  # a job that must not be repeated lost its worker
     LIMIT = 512  # it has started, was lost or asked for later as often as it may: a person lets it go on
+    MODEL = 1024  # its project does not allow the model that its job names
 
     def names(self) -> list[str]:
         """The reasons as words, e.g. ``["dependencies", "not_before"]``."""

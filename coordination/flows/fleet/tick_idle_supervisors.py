@@ -1,6 +1,6 @@
 """Tick many supervisors at once that have nothing to do but to write their heartbeat, or to end.
 
-Where something is due (a lease, a start time, money, a task to enqueue, a run to close, limits to recount), the project
+Where something is due (a lease, a task to enqueue, a run to close, what a hold has to lift or recount), the project
 is left to ``tick_supervisor``, alone. All is one transaction that holds the supervisors' rows: no other tick begins
 meanwhile, and work that is submitted meanwhile wakes them again.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.services.holds import DUTIES
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import idle_supervisors
 from coordination.store.reports.fleet import supervision
@@ -34,6 +35,7 @@ def tick_quiet(
     with store.write() as tx:
         found = idle_supervisors.lock(
             tx,
+            duties=DUTIES,
             every=every,
             projects=projects,
             workspaces=workspaces,

@@ -1,4 +1,4 @@
-"""One tick of a project's supervisor: rescue, unblock what time held, heal, close runs, fill the window, heartbeat.
+"""One tick of a project's supervisor: rescue, heal counters, lift holds, close runs, fill the window, heartbeat.
 
 The tick is the safety net and the home of policy; the hot path (a completion releases and rings) does not need it.
 Each step is a short transaction of its own, so a tick that dies in the middle has lost nothing.
@@ -14,20 +14,19 @@ from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.domain.tasks.tasks import BlockReason
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.end import close_ended_runs
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.services.attempts.rescue import rescue_expired
 from coordination.services.forecast.cost_estimates import expected
-from coordination.services.money import budgets as budgeting
+from coordination.services.holds import HOLDS
 from coordination.services.money import ledger
+from coordination.services.money.budgets import Estimator
 from coordination.services.tasks import dispatch_window
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import supervisors
 from coordination.store.queries.fleet.supervisors import TickStart
-from coordination.store.queries.money import budget_usage
-from coordination.store.queries.tasks import attempts, events, ready, runs, slots
+from coordination.store.queries.tasks import attempts, events, ready, runs
 from coordination.store.queries.tasks.ready import ReadyTask
 from coordination.store.reports.fleet import supervision
 
@@ -37,8 +36,6 @@ REST = timedelta(seconds=15)
 TICK_LEASE = timedelta(seconds=60)
 REST_AFTER_ERROR = timedelta(seconds=5)
 _RESCUE_ROUNDS = 50
-_RUNS_AT_ONCE = 50
-_TASKS_AT_ONCE = 500
 
 
 def _alone(_kind: str) -> int:
@@ -70,7 +67,7 @@ def tick_supervisor(
     lease: timedelta = TICK_LEASE,
     every: timedelta | None = None,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: budgeting.Estimator = expected,
+    estimator: Estimator = expected,
 ) -> TickResult | None:
     """Tick the project once; None when somebody else ticks it now or its supervisor has ended.
 
@@ -101,7 +98,7 @@ def go_on(
     enqueue_again_after: timedelta = REST,
     lifetime: timedelta = DEFAULT_LIFETIME,
     rest: timedelta = REST_AFTER_ERROR,
-    estimator: budgeting.Estimator = expected,
+    estimator: Estimator = expected,
 ) -> TickResult | None:
     """Do a tick that has begun; None when its lease was lost on the way.
 
@@ -136,7 +133,7 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
     bundle: Callable[[str], int],
     enqueue_again_after: timedelta,
     lifetime: timedelta,
-    estimator: budgeting.Estimator,
+    estimator: Estimator,
 ) -> TickResult:
     workspace_id, project_id, holder = begun.workspace_id, begun.project_id, begun.holder
     lease = _Lease(store, begun)
@@ -149,9 +146,8 @@ def _tick(  # noqa: PLR0917 - called once, in the order of its parameters
         if not ended.held:
             break
     lease.keep()
-    # On its own: whoever holds tasks may wait for slots, so nobody may hold slots and wait for tasks.
-    done.healed = store.transact(lambda tx: _recount(tx, workspace_id, project_id))
-    done.closed_runs += store.transact(lambda tx: _unblock(tx, workspace_id, project_id, estimator))
+    done.healed = store.transact(lambda tx: _heal(tx, workspace_id, project_id))
+    done.closed_runs += store.transact(lambda tx: _lift_holds(tx, workspace_id, project_id, estimator))
     lease.keep()
 
     def fill(tx: Connection) -> list[ReadyTask]:
@@ -202,32 +198,17 @@ def _rescue(tx: Connection, workspace_id: str, project_id: str) -> EndEffects:
     return ended
 
 
-def _recount(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
-    healed = slots.recount(tx, workspace_id, project_id)
-    slots.drop_merge_limits(tx, workspace_id, project_id, keep=runs.unfinished(tx, workspace_id, project_id))
-    return healed
+def _heal(tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+    """Correct what holds count; the names of what was wrong."""
+    return [name for hold in HOLDS for name in hold.heal(tx, workspace_id, project_id)]
 
 
-def _unblock(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> list[str]:
+def _lift_holds(tx: Connection, workspace_id: str, project_id: str, estimator: Estimator) -> list[str]:
     """Unblock what nothing holds any more, and close the runs that are done: which."""
-    _unblock_due(tx, workspace_id, project_id)
-    _unblock_affordable(tx, workspace_id, project_id, estimator)
+    for hold in HOLDS:
+        lifted = hold.lift(tx, workspace_id, project_id, estimator)
+        events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
     return _close_runs(tx, workspace_id, project_id)
-
-
-def _unblock_due(tx: Connection, workspace_id: str, project_id: str) -> None:
-    lifted = ready.lift_due(tx, workspace_id, project_id)
-    events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
-
-
-def _unblock_affordable(tx: Connection, workspace_id: str, project_id: str, estimator: budgeting.Estimator) -> None:
-    """Let tasks go on that wait for money which is there: run by run, so that none waits behind another's cap."""
-    for run_id in budget_usage.runs_waiting(tx, workspace_id, project_id, most=_RUNS_AT_ONCE):
-        rows = budget_usage.waiting(tx, workspace_id, project_id, run_id, most=_TASKS_AT_ONCE)
-        fitting = sorted(budgeting.affordable(tx, workspace_id, rows, estimator))
-        if fitting:
-            lifted = ready.lift_from(tx, workspace_id, fitting, BlockReason.BUDGET)
-            events.append_unblocked(tx, workspace_id, project_id, lifted, actor="supervisor")
 
 
 def _close_runs(tx: Connection, workspace_id: str, project_id: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Projects and workspaces: operations across nouns, one transaction each."""
+"""Stories about projects, one verb a file."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from coordination.domain.projects.projects import ProjectStatus
-from coordination.domain.tasks.tasks import BlockReason
+from coordination.services.holds import pause
 from coordination.services.projects import projects
 from coordination.store.queries.projects import projects as project_rows
 from coordination.store.queries.projects import stops
-from coordination.store.queries.tasks import events, ready
 
 
 def hold_project(tx: Connection, workspace_id: str, project_id: str) -> None:
@@ -25,5 +24,4 @@ def resume_project(tx: Connection, workspace_id: str, project_id: str, *, actor:
     project = project_rows.get(tx, workspace_id, project_id)
     if project is not None and project.stopped:
         return 0
-    lifted = ready.lift(tx, workspace_id, project_id, BlockReason.PAUSED)
-    return events.append_unblocked(tx, workspace_id, project_id, lifted, actor=actor)
+    return pause.release(tx, workspace_id, project_id, actor=actor)

@@ -9,9 +9,8 @@ from datetime import timedelta
 from sqlalchemy import Connection
 
 from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt
-from coordination.domain.tasks.tasks import BlockReason
+from coordination.services.holds import pause
 from coordination.store.queries.projects import stops as rows
-from coordination.store.queries.tasks import events, ready
 
 MOST_IN_FLIGHT = 10_000
 """So many attempts a stop remembers; of more, only what still runs is listed by a later look."""
@@ -69,8 +68,5 @@ def start_work(
     if ended is not None:
         rows.end(tx, workspace_id, ended.id, actor=actor)
     going = rows.release_projects(tx, workspace_id, project_id)
-    queued = 0
-    for one in going:
-        lifted = ready.lift(tx, workspace_id, one, BlockReason.PAUSED)
-        queued += events.append_unblocked(tx, workspace_id, one, lifted, actor=actor)
+    queued = sum(pause.release(tx, workspace_id, one, actor=actor) for one in going)
     return StartResult(ended, queued, rows.active(tx, workspace_id)), going

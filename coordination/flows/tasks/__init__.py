@@ -1,1 +1,1 @@
-"""Tasks, their attempts and runs: operations across nouns, one transaction each."""
+"""Stories about tasks, one verb a file."""

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection, RowMapping
 
-from coordination.store.queries.tasks import ready, slots
+from coordination.services.holds import HOLDS
+from coordination.services.holds.base import Openings
+from coordination.store.queries.tasks import ready
 from coordination.store.queries.tasks.ready import ReadyTask
 
 _ROUNDING = 1e-9
@@ -33,27 +35,22 @@ def fill(
     room = window - sum(number * _part(bundle(kind)) for kind, number in enqueued.items())
     if room <= 0:
         return []
-    free = slots.free(tx, workspace_id, project_id)
-    if free.get("project", 1) <= 0:
+    openings = [each for hold in HOLDS if (each := hold.openings(tx, workspace_id, project_id)) is not None]
+    startable = min((each.most for each in openings if each.most is not None), default=None)
+    if startable is not None and startable <= 0:
         return []
-    full = [name for name, places in free.items() if places <= 0]
+    where = [condition for each in openings for condition in each.where]
 
     def best(most: int) -> list[RowMapping]:
-        return ready.next_to_enqueue(
-            tx,
-            workspace_id,
-            project_id,
-            room=min(most, free.get("project", most)),
-            full_agents=[name.removeprefix("agent:") for name in full if name.startswith("agent:")],
-            full_keys=[name.removeprefix("key:") for name in full if name.startswith("key:")],
-        )
+        wanted = most if startable is None else min(most, startable)
+        return ready.next_to_enqueue(tx, workspace_id, project_id, room=wanted, where=where)
 
     first = int(room / _part(expected or 1)) + 1
     found = best(first)
     if expected is None and len(found) == first and (size := bundle(found[0]["kind"])) > 1:
         # Mostly one kind at a time is ready, so the best of them tells how far to look.
         found = best(int(room / _part(size)) + 1)
-    chosen = _chosen(found, room, free, bundle)
+    chosen = _chosen(found, room, openings, bundle)
     if chosen:
         ready.mark_enqueued(tx, workspace_id, [item.id for item in chosen])
     return chosen
@@ -68,20 +65,15 @@ def _part(size: int) -> float:
 
 
 def _chosen(
-    found: Sequence[RowMapping], room: float, free: dict[str, int], bundle: Callable[[str], int]
+    found: Sequence[RowMapping], room: float, openings: Sequence[Openings], bundle: Callable[[str], int]
 ) -> list[ReadyTask]:
-    """As many of *found* as there is room for, and places in what limits them."""
+    """As many of *found* as there is room for, and as may start."""
     chosen: list[ReadyTask] = []
     for row in found:
         if room <= 0:
             break
-        if free:
-            names = [f"agent:{row['agent_id']}", f"key:{row['concurrency_key']}"]
-            if any(free.get(name, 1) <= 0 for name in names):
-                continue
-            for name in names:
-                if name in free:
-                    free[name] -= 1
+        if not all(each.take(row) for each in openings):
+            continue
         room -= _part(bundle(row["kind"]))
         chosen.append(ready_of(row))
     return chosen

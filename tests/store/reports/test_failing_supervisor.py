@@ -8,11 +8,11 @@ import pytest
 
 from coordination.domain.fleet.supervisor_status import StatusThresholds
 from coordination.flows.fleet import tick_supervisor
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.queries.fleet import supervisors
 from coordination.store.reports.fleet import supervision
 from coordination.store.reports.projects import overview
 from coordination.store.reports.projects.overview import ProjectLine
-from coordination.store.reports.tasks.explanation import explain_task
 from tests.support.world import World
 
 LIVE = timedelta(hours=1)
@@ -28,7 +28,7 @@ def failing(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
         raise ValueError("the plan of the week is not there")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tick_supervisor, "_unblock_due", broken)
+        patch.setattr(tick_supervisor, "_lift_holds", broken)
         for _ in range(2):
             with pytest.raises(ValueError, match="plan of the week"):
                 world.tick(rest=timedelta(0))

@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.reports.fleet import health
-from coordination.store.reports.tasks.explanation import explain_task
 from coordination.store.tables.fleet.workers import workers
 from tests.support.world import World
 

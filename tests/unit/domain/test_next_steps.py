@@ -45,9 +45,9 @@ def test_names_are_quoted_for_a_shell() -> None:
 
 
 def test_a_name_that_looks_like_a_place_is_quoted_once() -> None:
-    found = steps(Situation.MODEL, task="fix {project}", project="x; rm -rf ~")
+    (step,) = steps(Situation.SLOT, project="fix {value}", limit="key", value="x; rm -rf ~")
 
-    assert [shlex.split(step.command)[-1] for step in found[::2]] == ["x; rm -rf ~", "fix {project}"]
+    assert shlex.split(step.command)[3:] == ["fix {value}", "--key", "x; rm -rf ~"]
 
 
 def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
@@ -62,8 +62,6 @@ def test_the_command_that_goes_on_stands_at_the_end_of_the_sentence() -> None:
         ("exit status 1: no tests ran", Situation.FAILED),
         ("gate 'make check' failed: exit status 2", Situation.GATE),
         ("its change conflicts with what others have merged to coord/x, in a.py, 4 times in a row", Situation.CONFLICT),
-        ("the project does not allow the model 'x' (only y)", Situation.MODEL),
-        ("it names no model, and the project allows only some (y)", Situation.MODEL),
         ("claude is not installed where this worker looks for programs (PATH).", Situation.PROGRAM),
         ("The job's folder /x does not exist on this machine: make it", Situation.FOLDER),
         ("claude is not logged in where this worker runs: set A (it said: no)", Situation.LOG_IN),

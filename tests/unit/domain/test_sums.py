@@ -15,7 +15,7 @@ AT = datetime(2027, 1, 31, 12, tzinfo=UTC)
 def record(id_: str = "1", *, usd: str | None = "0.10", **fields: Any) -> CostRecord:
     of: dict[str, Any] = {"session_id": "s", "project_id": "p", "run_id": "r", "task_id": None, "attempt": None}
     tokens = {"input_tokens": 10, "output_tokens": 5, "cached_input_tokens": 2, "total_tokens": 15}
-    rest: dict[str, Any] = {"agent_id": "ann", "model": "m", "stale": False, "occurred_at": AT}
+    rest: dict[str, Any] = {"agent": "ann", "agent_id": "ann", "model": "m", "stale": False, "occurred_at": AT}
     return CostRecord(id=id_, cost_usd=None if usd is None else Decimal(usd), **{**of, **tokens, **rest, **fields})
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, not_, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, bindparam, not_, or_, select, text, update
 
 from coordination.domain.tasks.tasks import OPEN, BlockReason, TaskState
 from coordination.store.queries import one_of
 from coordination.store.queries.fleet.supervisors import RESTS, due_since
 from coordination.store.tables.fleet.workers import supervisors
-from coordination.store.tables.tasks.attempts import attempts, slots
+from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs
 from coordination.store.tables.tasks.tasks import tasks
 from coordination.store.types import db_after, db_now
@@ -20,14 +21,15 @@ from coordination.store.types import db_after, db_now
 s, a, t, r = supervisors.c, attempts.c, tasks.c, runs.c
 
 
-def _some(table: Table, *where: ColumnElement[bool] | Any) -> ColumnElement[bool]:
+def has(table: Table, *where: ColumnElement[bool] | Any) -> ColumnElement[bool]:
     """Whether the supervisor's project has such a row; a query for one value, as an EXISTS may become a join."""
     row = select(1).select_from(table).where(table.c.project_id == s.project_id, *where)
     return row.correlate(supervisors).limit(1).scalar_subquery().is_not(None)
 
 
-def _blocked_for(reason: BlockReason) -> Any:
-    return text(f"tasks.state = '{TaskState.BLOCKED}' AND (tasks.reasons & {int(reason)}) <> 0")
+def has_blocked(reasons: BlockReason, *where: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the supervisor's project has a task that is blocked for one of these reasons."""
+    return has(tasks, text(f"tasks.state = 'blocked' AND (tasks.reasons & {int(reasons)}) <> 0"), *where)
 
 
 # States are written out, so that the planner sees the partial indexes however the statement is prepared.
@@ -35,29 +37,29 @@ _QUEUED = text(f"tasks.state = '{TaskState.QUEUED}'")
 _STATES = ", ".join(f"'{state}'" for state in sorted(OPEN))
 _OPEN_TASK = select(1).where(t.run_id == r.id, text(f"tasks.state IN ({_STATES})")).correlate(runs).limit(1)
 _HAS_DUTIES = or_(
-    _some(attempts, a.finished_at.is_(None), a.lease_until < db_now()),
-    _some(slots),  # to be recounted
-    _some(tasks, _blocked_for(BlockReason.NOT_BEFORE), t.not_before <= db_now()),
-    _some(tasks, _blocked_for(BlockReason.BUDGET)),
-    _some(tasks, _QUEUED, t.enqueued_at.is_(None), or_(t.not_before.is_(None), t.not_before <= db_now())),
-    _some(tasks, _QUEUED, t.enqueued_at.is_not(None), t.enqueued_at < db_after(bindparam("enqueued_before"))),
-    _some(runs, r.finished_at.is_(None), _OPEN_TASK.scalar_subquery().is_(None)),
+    has(attempts, a.finished_at.is_(None), a.lease_until < db_now()),
+    has(tasks, _QUEUED, t.enqueued_at.is_(None), or_(t.not_before.is_(None), t.not_before <= db_now())),
+    has(tasks, _QUEUED, t.enqueued_at.is_not(None), t.enqueued_at < db_after(bindparam("enqueued_before"))),
+    has(runs, r.finished_at.is_(None), _OPEN_TASK.scalar_subquery().is_(None)),
 )
-_IS_OPEN = or_(_some(runs, r.finished_at.is_(None)), _some(attempts, a.finished_at.is_(None)))
+_IS_OPEN = or_(has(runs, r.finished_at.is_(None)), has(attempts, a.finished_at.is_(None)))
 
 
-_QUIET = (
-    select(s.workspace_id, s.project_id)
-    .where(not_(_HAS_DUTIES))
-    .order_by(s.heartbeat_at)
-    .limit(bindparam("most"))
-    .with_for_update(skip_locked=True)
-)
+@cache
+def _quiet(duties: tuple[ColumnElement[bool], ...]) -> Select[Any]:
+    return (
+        select(s.workspace_id, s.project_id)
+        .where(not_(or_(_HAS_DUTIES, *duties)))
+        .order_by(s.heartbeat_at)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
 
 
 def lock(
     tx: Connection,
     *,
+    duties: tuple[ColumnElement[bool], ...],
     enqueue_again_after: timedelta,
     most: int,
     every: timedelta | None = None,
@@ -66,12 +68,12 @@ def lock(
 ) -> list[tuple[str, str]]:
     """(workspace, project) of live supervisors whose tick would do nothing but write the heartbeat; locked.
 
-    Of *projects*, or with *every* of those that have not ticked for that long; of *workspaces*, where they are given.
-    Whoever is ticked now, or locked, is not among them.
+    *duties*: what else a tick may have to do, made of ``has``. Of *projects*, or with *every* of those that have not
+    ticked for that long; of *workspaces*, where they are given. Whoever is ticked now, or locked, is not among them.
     """
     which = and_(s.ended_at.is_(None), RESTS, s.project_id.in_(projects)) if every is None else due_since(every)
     values = {"enqueued_before": -enqueue_again_after.total_seconds(), "most": most}
-    rows = tx.execute(_QUIET.where(which, one_of(s.workspace_id, workspaces)), values)
+    rows = tx.execute(_quiet(duties).where(which, one_of(s.workspace_id, workspaces)), values)
     return [(row.workspace_id, row.project_id) for row in rows]
 
 

@@ -30,12 +30,6 @@ a = attempts.c
 t = tasks.c
 c = costs.c
 
-BUDGETED = """EXISTS (
-        SELECT 1 FROM budgets b WHERE b.workspace_id = t.workspace_id AND b.subject IN (
-            CAST(t.workspace_id AS TEXT), CAST(t.project_id AS TEXT), CAST(t.run_id AS TEXT), CAST(t.id AS TEXT),
-            CAST(r.session_id AS TEXT), CAST(t.agent_id AS TEXT)))"""
-"""Whether any budget applies to a task (t) of a run (r): for statements written by hand."""
-
 
 @dataclass(frozen=True, slots=True)
 class ApplyingBudget:

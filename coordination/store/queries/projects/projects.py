@@ -89,6 +89,13 @@ def get(tx: Connection, workspace_id: str, project_id: str) -> Project | None:
     return None if row is None else project_of(row)
 
 
+def some(tx: Connection, workspace_id: str, project_ids: Collection[str], *, lock: bool = False) -> list[Project]:
+    """Several projects; with *lock* they stay as they are until this transaction ends."""
+    found = select(projects).where(p.workspace_id == workspace_id, p.id.in_(project_ids)).order_by(p.id)
+    rows = tx.execute(found.with_for_update(read=True) if lock else found)
+    return [project_of(row) for row in rows.mappings()]
+
+
 _NAMES = select(p.id, p.name).where(p.workspace_id == bindparam("ws"), p.id.in_(bindparam("ids", expanding=True)))
 
 

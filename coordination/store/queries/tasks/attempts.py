@@ -250,6 +250,22 @@ def latest(tx: Connection, workspace_id: str, task_id: str) -> Attempt | None:
     return found[-1] if found else None
 
 
+def keys_using(tx: Connection, workspace_id: str, project_id: str, slot: str) -> list[str]:
+    """The keys of the tasks whose open attempts use a place of this slot."""
+    rows = tx.execute(
+        select(tasks.c.key, a.slots)
+        .join(attempts, a.task_id == tasks.c.id)
+        .where(
+            a.workspace_id == workspace_id,
+            a.project_id == project_id,
+            a.finished_at.is_(None),
+            a.slots.is_not(None),
+        )
+        .order_by(tasks.c.key)
+    )
+    return [row.key for row in rows if slot in row.slots]
+
+
 _NEWEST = (a.task_id == looked_up(tasks.c.id)) & (a.number == looked_up(tasks.c.attempt))
 
 

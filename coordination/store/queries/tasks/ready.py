@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     RowMapping,
     Select,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    null,
     or_,
     select,
     update,
@@ -45,28 +47,40 @@ class ReadyTask:
     kind: str
 
 
+_MAY_BE_HELD, HELD_BACK = MOVES[TaskMove.HOLD_BACK]
 _due = or_(t.not_before.is_(None), t.not_before <= db_now())
 
 
 def hold_back(
-    tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason, subjects: Mapping[str, str]
+    tx: Connection,
+    workspace_id: str,
+    ids: Sequence[str],
+    reason: BlockReason,
+    subjects: Mapping[str, str],
+    *,
+    until: datetime | None = None,
 ) -> None:
-    """Block queued tasks for *reason*, which a claim met; *subjects*: by task, the id of what the reason is about."""
-    held = tx.execute(
+    """Block queued tasks for *reason*, which a claim met; *subjects*: by task, the id of what the reason is about.
+
+    *until*: when the reason goes away by itself.
+    """
+    blocked = tx.execute(
         update(tasks)
-        .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state.in_(MOVES[TaskMove.HOLD_BACK][0]))
-        .values(state=TaskState.BLOCKED, reasons=reason, enqueued_at=None, updated_at=db_now())
+        .where(t.workspace_id == workspace_id, t.id.in_(ids), t.state.in_(_MAY_BE_HELD))
+        .values(state=HELD_BACK, reasons=reason, enqueued_at=None, not_before=until, updated_at=db_now())
         .returning(t.id)
     )
-    task_holds.put(tx, workspace_id, list(held.scalars()), reason, subjects)
+    task_holds.put(tx, workspace_id, list(blocked.scalars()), reason, subjects)
 
 
 def _blocked_for(reason: BlockReason) -> tuple[Any, Any]:
     return t.state == TaskState.BLOCKED, t.reasons.op("&")(literal(int(reason))) != 0
 
 
-def _lift(tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[str]) -> list[RowMapping]:
-    """Take *reason* away from these locked tasks."""
+def _lift(
+    tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[str], *, at_once: bool = False
+) -> list[RowMapping]:
+    """Take these reasons away from these locked tasks."""
     left = t.reasons.op("&")(literal(~int(reason) & 0xFFFF))
     found: list[RowMapping] = []
     for start in range(0, len(ids), BATCH):
@@ -75,6 +89,7 @@ def _lift(tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[
             .where(t.id.in_(ids[start : start + BATCH]))
             .values(
                 reasons=left,
+                not_before=null() if at_once else t.not_before,
                 state=case((left == 0, TaskState.QUEUED.value), else_=TaskState.BLOCKED.value),
                 updated_at=db_now(),
             )
@@ -85,12 +100,17 @@ def _lift(tx: Connection, workspace_id: str, reason: BlockReason, ids: Sequence[
     return found
 
 
-def lift(tx: Connection, workspace_id: str, project_id: str, reason: BlockReason) -> list[RowMapping]:
-    """Take *reason* away from all blocked tasks of the project; what was touched, with the state it has now."""
+def lift(
+    tx: Connection, workspace_id: str, project_id: str, reason: BlockReason, *, at_once: bool = False
+) -> list[RowMapping]:
+    """Take these reasons away from all blocked tasks of the project; what was touched, with the state it has now.
+
+    *at_once*: they do not wait for the time until which they were held either.
+    """
     where = t.workspace_id == workspace_id, t.project_id == project_id
     # Not in the order of the key, of which a planner may read all of the index.
     waiting = select(t.id).where(*_blocked_for(reason), *where).order_by(cast(t.id, Text)).with_for_update()
-    return _lift(tx, workspace_id, reason, list(tx.execute(waiting).scalars()))
+    return _lift(tx, workspace_id, reason, list(tx.execute(waiting).scalars()), at_once=at_once)
 
 
 def lift_from(tx: Connection, workspace_id: str, ids: Sequence[str], reason: BlockReason) -> list[RowMapping]:
@@ -120,11 +140,11 @@ def keys_held(tx: Connection, workspace_id: str, run_id: str, reason: BlockReaso
     )
 
 
-def lift_due(tx: Connection, workspace_id: str, project_id: str) -> list[RowMapping]:
-    """Take "not before" away from tasks whose start time has come; the same."""
+def lift_due(tx: Connection, workspace_id: str, project_id: str, reasons: BlockReason) -> list[RowMapping]:
+    """Take these reasons away from tasks whose start time has come; the same."""
     where = t.workspace_id == workspace_id, t.project_id == project_id, t.not_before <= db_now()
-    due = _free(tx, *_blocked_for(BlockReason.NOT_BEFORE), *where)
-    return _lift(tx, workspace_id, BlockReason.NOT_BEFORE, due)
+    due = _free(tx, *_blocked_for(reasons), *where)
+    return _lift(tx, workspace_id, reasons, due)
 
 
 def _free(tx: Connection, *where: Any) -> list[str]:
@@ -213,15 +233,12 @@ def next_to_enqueue(
     project_id: str,
     *,
     room: int,
-    full_agents: Sequence[str] = (),
-    full_keys: Sequence[str] = (),
+    where: Sequence[ColumnElement[bool]] = (),
 ) -> list[RowMapping]:
-    """The best ready tasks that no doorbell is out for: priority, then age; without those whose slots are full."""
+    """The best ready tasks that are not enqueued, and to which these conditions apply: priority, then age."""
     statement: Select[Any] = _NEXT
-    if full_agents:
-        statement = statement.where(or_(t.agent_id.is_(None), t.agent_id.not_in(full_agents)))
-    if full_keys:
-        statement = statement.where(or_(t.concurrency_key.is_(None), t.concurrency_key.not_in(full_keys)))
+    if where:
+        statement = statement.where(*where)
     if tx.dialect.name != "sqlite":
         statement = statement.with_for_update(skip_locked=True)
     return list(tx.execute(statement, {"ws": workspace_id, "project": project_id, "room": room}).mappings())

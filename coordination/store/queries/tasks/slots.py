@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key
 from coordination.store.queries.access.principals import agent_ids, names_of
 from coordination.store.tables.tasks.attempts import attempts, slots
+from coordination.store.tables.tasks.tasks import tasks
 
 s = slots.c
 _OF_AGENT = "agent:"
@@ -39,6 +40,15 @@ def free(tx: Connection, workspace_id: str, project_id: str) -> dict[str, int]:
     """Free places by slot name, as they look now (no lock)."""
     rows = tx.execute(_FREE, {"ws": workspace_id, "project": project_id})
     return {row.name: row.cap - row.used for row in rows}
+
+
+def without_full(places: Mapping[str, int]) -> list[ColumnElement[bool]]:
+    """Conditions on tasks: none of a project's limits on an agent or a key that has no free place applies to them."""
+    full = [name for name, number in places.items() if number <= 0]
+    agents = [name.removeprefix("agent:") for name in full if name.startswith("agent:")]
+    keys = [name.removeprefix("key:") for name in full if name.startswith("key:")]
+    columns = ((tasks.c.agent_id, agents), (tasks.c.concurrency_key, keys))
+    return [or_(column.is_(None), column.not_in(names)) for column, names in columns if names]
 
 
 def listed(tx: Connection, workspace_id: str, project_id: str) -> list[dict[str, Any]]:

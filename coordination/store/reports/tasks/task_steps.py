@@ -10,7 +10,6 @@ from sqlalchemy import Connection, RowMapping, select
 from coordination.domain.tasks.next_steps import NextStep, Situation, failure_of, steps
 from coordination.domain.tasks.outdated import OutdatedTask
 from coordination.domain.tasks.tasks import TaskRecord, TaskState
-from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import names, outdated
 from coordination.store.queries.tasks.dependencies import HOLDING
 from coordination.store.queries.tasks.tasks import BATCH
@@ -54,11 +53,7 @@ def of_ended(about: TaskSteps, old: Sequence[OutdatedTask] = ()) -> tuple[NextSt
     if task.state is TaskState.CANCELED:
         need = _ended_badly(about)
         return about.of(Situation.CANCELED) if need is None else about.of(Situation.CANCELED_WITH_NEED, need=need)
-    situation = failure_of(task.error)
-    if situation is not Situation.MODEL:
-        return about.of(situation)
-    project = projects.get(about.tx, about.workspace_id, task.project_id)
-    return about.of(situation, project=project.name if project is not None else task.project_id)
+    return about.of(failure_of(task.error))
 
 
 def _ended_badly(about: TaskSteps) -> str | None:

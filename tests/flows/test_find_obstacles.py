@@ -9,17 +9,18 @@ import pytest
 
 from coordination.base.clock import utc_now
 from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.explanations import Obstacle, no_worker
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.projects.pause_project import hold_project
+from coordination.flows.tasks.find_obstacles import find_obstacles, next_start
 from coordination.store.queries.fleet import workers
-from coordination.store.reports.tasks.standstill import StandstillCause, holds_of_run, next_start
 from tests.support.world import World
 
 
-def holds(world: World, *, needs_worker: bool = False) -> list[StandstillCause]:
+def holds(world: World, *, needs_worker: bool = False) -> list[Obstacle]:
     with world.store.read() as tx:
-        return holds_of_run(
+        return find_obstacles(
             tx,
             world.workspace,
             world.project_id,
@@ -53,8 +54,6 @@ def stop_the_worker(world: World) -> None:
         (BlockReason.QUESTION, "question"),
         (BlockReason.OUTCOME_UNKNOWN, "outcome_unknown"),
         (BlockReason.LIMIT, "limit"),
-        (BlockReason.BUDGET, "budget"),
-        (BlockReason.APPROVAL, "approval"),
     ],
 )
 def test_a_run_whose_tasks_all_wait_for_a_person_stands_still(world: World, reason: BlockReason, kind: str) -> None:
@@ -63,7 +62,9 @@ def test_a_run_whose_tasks_all_wait_for_a_person_stands_still(world: World, reas
     assert holds(world) == []  # b may go on
     world.do("b")
 
-    assert holds(world) == [StandstillCause(kind, 1, ("a",))]
+    (obstacle,) = holds(world)
+    assert (obstacle.kind, obstacle.tasks, obstacle.keys, obstacle.lasts) == (kind, 1, ("a",), True)
+    assert obstacle.sentence.startswith("a ")
 
 
 def test_a_task_that_runs_or_is_ready_is_no_standstill(world: World) -> None:
@@ -76,11 +77,10 @@ def test_a_task_that_runs_or_is_ready_is_no_standstill(world: World) -> None:
     assert holds(world) == []
 
 
-@pytest.mark.parametrize("reason", [BlockReason.NOT_BEFORE, BlockReason.RESERVATION])
-def test_what_passes_by_itself_is_no_standstill(world: World, reason: BlockReason) -> None:
+def test_what_passes_by_itself_is_no_standstill(world: World) -> None:
     world.submit("a", "b")
     block(world, "a", BlockReason.QUESTION)
-    block(world, "b", reason)
+    block(world, "b", BlockReason.NOT_BEFORE)
 
     assert holds(world) == []
 
@@ -89,12 +89,13 @@ def test_a_task_that_waits_for_its_next_attempt_is_no_standstill(world: World) -
     world.submit("a", tasks={"a": {"max_attempts": 2, "backoff": Backoff(timedelta(minutes=5))}})
     world.do("a", outcome=Outcome.FAILED)
 
-    assert holds(world) == []
+    (obstacle,) = holds(world)
+    assert (obstacle.kind, obstacle.keys, obstacle.lasts) == ("time", ("a",), False)
     with world.store.read() as tx:
         found = next_start(tx, world.workspace, world.run_id)
     assert found is not None
-    assert found[0] == "a"
-    assert found[1] > found[2]
+    assert found.key == "a"
+    assert found.at > found.now
 
 
 def test_a_task_that_may_start_now_hides_the_times_of_the_others(world: World) -> None:
@@ -106,7 +107,7 @@ def test_a_task_that_may_start_now_hides_the_times_of_the_others(world: World) -
     with world.store.read() as tx:
         found = next_start(tx, world.workspace, world.run_id)
     assert found is not None
-    assert found[0] == "later"
+    assert found.key == "later"
 
 
 def test_a_project_on_hold_holds_what_is_ready_and_all_else(world: World) -> None:
@@ -133,7 +134,7 @@ def test_without_a_living_worker_what_is_ready_stands_still(world: World) -> Non
 
     stop_the_worker(world)
 
-    assert holds(world, needs_worker=True) == [StandstillCause("no_worker", 1, ("default",))]
+    assert holds(world, needs_worker=True) == [Obstacle("no_worker", 1, ("default",), no_worker("default"))]
     assert holds(world) == []
 
 

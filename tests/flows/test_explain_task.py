@@ -13,11 +13,11 @@ from coordination.flows.fleet.rescue_worker import rescue_worker
 from coordination.flows.plans.submit_plan import PlanOrigin, SubmittedRun, submit_plan
 from coordination.flows.projects.pause_project import hold_project
 from coordination.flows.tasks.claim_tasks import claim_tasks
+from coordination.flows.tasks.explain_task import explain_task
 from coordination.store.engine import Store
 from coordination.store.queries.fleet import workers
 from coordination.store.queries.projects import projects
 from coordination.store.queries.tasks import tasks
-from coordination.store.reports.tasks.explanation import explain_task
 
 LIVE = timedelta(seconds=30)
 

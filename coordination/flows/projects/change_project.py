@@ -1,0 +1,31 @@
+"""Change what a person says of a project; tasks that were held because of that are asked again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from coordination.domain.projects.projects import Project
+from coordination.services import holds
+from coordination.services.projects import projects
+
+
+def change_project(
+    tx: Connection,
+    workspace_id: str,
+    project: Project,
+    *,
+    actor: str,
+    name: str | None = None,
+    description: str | None = None,
+    merged: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Change the project, as ``services.projects.amend`` does; how many held tasks are queued again."""
+    changes = merged or {}
+    holds.check_settings(changes.get("settings", {}))
+    projects.amend(tx, workspace_id, project, name=name, description=description, merged=changes)
+    if not changes.get("settings") and not changes.get("model_restrictions"):
+        return 0
+    return holds.ask_again(tx, workspace_id, project.id, actor=actor)

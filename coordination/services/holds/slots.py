@@ -1,0 +1,138 @@
+"""Limits on how many tasks run at once: of a project, of an agent, of a key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from sqlalchemy import ColumnElement, Connection, RowMapping
+
+from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key, run_branch
+from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.explanations import TaskBlocker
+from coordination.domain.tasks.next_steps import NextStep, Situation, steps
+from coordination.domain.tasks.tasks import TaskState
+from coordination.services.holds.base import ClaimRequest, Decision, HeldTask, Hold, Openings
+from coordination.store.queries.fleet import idle_supervisors
+from coordination.store.queries.predicates import LIMITED
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import attempts, runs
+from coordination.store.queries.tasks import slots as rows_of_slots
+from coordination.store.queries.tasks.claims import Candidate
+from coordination.store.tables.tasks.attempts import slots as table
+
+
+class Slots(Hold):
+    """Leaves tasks queued for which a limit has no place. An attempt keeps the names of the places that it takes."""
+
+    name = "slot"
+    condition = LIMITED
+    duty = idle_supervisors.has(table)  # to be recounted
+
+    def decide(self, request: ClaimRequest, rows: Sequence[Candidate]) -> Decision:
+        """Find a place for each task in every limit that applies, under locks on all limits of its project."""
+        taken: dict[str, list[str]] = {}
+        skipped: list[str] = []
+        for project_id in sorted({row.project_id for row in rows}):
+            here = [row for row in rows if row.project_id == project_id]
+            free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
+            if missing := _not_stored(here, free):
+                if not request.wait:  # to store one may have to wait for another transaction
+                    skipped += [row.id for row in here if row.concurrency_key in missing]
+                    here = [row for row in here if row.concurrency_key not in missing]
+                else:
+                    caps = {f"key:{name}": 1 for name in missing}
+                    rows_of_slots.ensure(request.tx, request.workspace_id, project_id, caps)
+                    free = rows_of_slots.lock(request.tx, request.workspace_id, project_id)
+            for row in here:
+                names = [name for name in _wanted(row.agent_id, row.concurrency_key) if name in free]
+                if all(free[name] > 0 for name in names):
+                    for name in names:
+                        free[name] -= 1
+                    taken[row.id] = names
+        full = [row.id for row in rows if row.id not in taken and row.id not in skipped]
+        uses = {task_id: {"slots": names} for task_id, names in taken.items() if names}
+        changes = {task_id: {"slots": tuple(names)} for task_id, names in taken.items() if names}
+        return Decision(requeued=full, skipped=skipped, uses=uses, changes=changes)
+
+    def record(self, request: ClaimRequest, claims: Sequence[Claim]) -> None:
+        """Use the places up."""
+        counts: dict[str, Counter[str]] = {}
+        for claim in claims:
+            counts.setdefault(claim.project_id, Counter()).update(claim.slots)
+        for project_id in sorted(counts):
+            rows_of_slots.take(request.tx, request.workspace_id, project_id, counts[project_id])
+
+    def openings(self, tx: Connection, workspace_id: str, project_id: str) -> Openings | None:
+        """Return the places that look free, if the project has limits."""
+        free = rows_of_slots.free(tx, workspace_id, project_id)
+        return _Places(free) if free else None
+
+    def heal(self, tx: Connection, workspace_id: str, project_id: str) -> list[str]:
+        """Recount what open attempts hold, and drop the limits of conflict tasks of runs that have ended.
+
+        On its own: whoever holds tasks may wait for slots, so nobody may hold slots and wait for tasks.
+        """
+        healed = rows_of_slots.recount(tx, workspace_id, project_id)
+        open_runs = runs.unfinished(tx, workspace_id, project_id)
+        rows_of_slots.drop_merge_limits(tx, workspace_id, project_id, keep=open_runs)
+        return healed
+
+    def explain(self, held: HeldTask) -> Iterator[TaskBlocker]:
+        """Name the limits of a queued task that are reached, and who uses their places."""
+        about, task = held.about, held.task
+        if task is None or task.state is not TaskState.QUEUED:
+            return
+        wanted = _wanted(task.agent, task.concurrency_key)
+        for slot in rows_of_slots.listed(about.tx, about.workspace_id, task.project_id):
+            if slot["name"] not in wanted or slot["used"] < slot["cap"]:
+                continue
+            stored = rows_of_slots.stored_name(about.tx, about.workspace_id, slot["name"])
+            keys = attempts.keys_using(about.tx, about.workspace_id, task.project_id, stored)
+            users = ", ".join(keys) or "nothing any more"
+            if slot["name"] == f"key:{merge_key(task.run_id)}":
+                yield TaskBlocker(
+                    "merge", f"waits for its turn to merge to {run_branch(task.run_id)}: now it is {users}"
+                )
+                continue
+            project = projects.get(about.tx, about.workspace_id, task.project_id)
+            then = () if project is None else _raise(project.name, slot["name"])
+            reached = f"the limit {slot['name']} is reached: {slot['used']}/{slot['cap']} used by {users}"
+            yield TaskBlocker(self.name, reached, steps=then)
+
+
+class _Places:
+    """The free places of a project, for those who enqueue its tasks."""
+
+    def __init__(self, free: Mapping[str, int]) -> None:
+        self._free = dict(free)
+        self.most = self._free.get("project")
+        self.where: Sequence[ColumnElement[bool]] = rows_of_slots.without_full(free)
+
+    def take(self, row: RowMapping) -> bool:
+        """Use up a place for a task; whether there was one."""
+        names = [name for name in _wanted(row["agent_id"], row["concurrency_key"])[1:] if name in self._free]
+        if any(self._free[name] <= 0 for name in names):
+            return False
+        for name in names:
+            self._free[name] -= 1
+        return True
+
+
+def _wanted(agent: str | None, key: str | None) -> list[str]:
+    """The names of the limits that apply to a task, if they are set."""
+    return ["project", *([f"agent:{agent}"] if agent is not None else []), *([f"key:{key}"] if key is not None else [])]
+
+
+def _not_stored(rows: Sequence[Candidate], free: Mapping[str, int]) -> set[str]:
+    """The keys of conflict tasks whose limit is not stored: a run's first claim stores it, and it goes with the run."""
+    keys = {row.concurrency_key for row in rows if row.concurrency_key is not None}
+    return {key for key in keys if key.startswith(MERGE_KEY) and f"key:{key}" not in free}
+
+
+def _raise(project: str, slot: str) -> tuple[NextStep, ...]:
+    kind, separator, name = slot.partition(":")
+    return steps(Situation.SLOT, project=project, limit=kind, value=f"{name}=N" if separator else "N")
+
+
+HOLD = Slots()

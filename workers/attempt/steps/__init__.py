@@ -1,0 +1,1 @@
+"""Steps around the run of one attempt, one concern a file."""

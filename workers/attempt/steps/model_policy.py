@@ -1,0 +1,45 @@
+"""Asks before a job begins whether its project allows a model that a template named: only the worker knows it."""
+
+from __future__ import annotations
+
+from coordination.base.errors import DatabaseUnavailable
+from coordination.domain.money.estimates import asks_a_model
+from coordination.domain.projects.model_policy import named
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from coordination.services import holds
+from coordination.services.holds.model_policy import forbidden
+from coordination.store.engine import Store
+from coordination.store.queries.projects import projects
+
+
+def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> AttemptEnd | None:
+    """Return the end of an attempt that may not begin; None when it may. What the plan itself names was asked before.
+
+    The task waits then, as it does when its claim meets a forbidden model, and is charged nothing.
+    """
+    if not asks_a_model(stored.work) or not any("{{" in name for name in named(stored.work)):
+        return None
+    try:
+        with store.read() as tx:
+            project = projects.get(tx, rendered.workspace_id, rendered.project_id)
+    except DatabaseUnavailable as error:
+        return AttemptEnd(Outcome.DEFERRED, error=error.sentence(), began=False)
+    why = None if project is None else forbidden(rendered.work, project.model_restrictions, rendered=True)
+    if why is None:
+        return None
+    return AttemptEnd(Outcome.DEFERRED, error=why, began=False, forbidden=rendered.work)
+
+
+def ask_again_if_allowed(store: Store, claim: Claim, result: AttemptEnd, *, actor: str) -> bool:
+    """After the end of such an attempt was written: let the task go on if the rule was changed in between.
+
+    Whoever changed it did not see the task wait. Returns whether there is something to enqueue.
+    """
+    work = result.forbidden
+    if work is None:
+        return False
+    with store.read() as tx:
+        project = projects.get(tx, claim.workspace_id, claim.project_id)
+    if project is None or forbidden(work, project.model_restrictions, rendered=True) is not None:
+        return False
+    return store.transact(lambda tx: holds.ask_again(tx, claim.workspace_id, claim.project_id, actor=actor)) > 0
