@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ from benchmarks.measure import in_turns, series
 from benchmarks.report import Line
 from coordination.base.ids import new_id
 from coordination.domain.jobs.checkouts import STORED
+from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import Claim, Outcome
-from workers.attempt.jobs import Jobs
-from workers.attempt.surroundings import Surroundings
+from workers.attempt.pipeline import ConditionalStep, Pipeline
+from workers.attempt.running import RunningAttempt
+from workers.attempt.steps.worktree import WorktreeStep
+from workers.attempt.steps.worktree_commit import commit_worktree
 from workers.runners.base import Control
 from workers.runners.registry import Runners
 
@@ -77,13 +80,30 @@ def measure(bench: Bench) -> list[Line]:
     return lines
 
 
+class _NoRecords:
+    """Records of merges that nobody asks for: no attempt here changes anything."""
+
+    def write(self, claim: Claim, merge: Merge) -> bool:  # noqa: ARG002 - as it is called
+        """Record nothing."""
+        return True
+
+    def unfinished(self, claim: Claim) -> Sequence[Merge]:  # noqa: ARG002
+        """Return nothing."""
+        return ()
+
+    def forget(self, claim: Claim) -> None:
+        """Forget nothing."""
+
+
 class _Place:
     """A repository, and a worker's part that runs attempts in worktrees of it."""
 
     def __init__(self, folder: Path, runners: Runners) -> None:
         self._folder = folder
-        self._runners = runners
-        self._jobs = Jobs(runners, worktrees=folder / "worktrees", keep=timedelta(0))
+        root = folder / "worktrees"
+        worktrees = WorktreeStep(runners.launcher, _NoRecords(), root=root, keep=timedelta(0))
+        steps = [ConditionalStep(lambda _: True, worktrees), ConditionalStep(lambda _: True, commit_worktree)]
+        self._pipeline = Pipeline(steps, runners.runner_for)
         self._run_id = new_id()
         self._checkout = folder / "checkout"
         self._checkout.mkdir()
@@ -104,8 +124,7 @@ class _Place:
             scratch=self._folder / "scratch", on_started=lambda _: started.append(time.perf_counter())
         ) as control:
             began = time.perf_counter()
-            runner = self._runners.runner_for(claim.work)
-            result = self._jobs.run(runner, claim, control, Surroundings(ours=lambda: True))
+            result = self._pipeline.run(RunningAttempt(claim, claim, claim, control, is_ours=lambda: True))
         assert result.outcome is Outcome.COMPLETED, result.error
         return started[0] - began
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from coordination.base.ids import new_id
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.plans.plans import Concurrency
-from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason

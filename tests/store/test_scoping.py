@@ -20,6 +20,7 @@ from sqlalchemy import RowMapping, select, text
 
 from coordination.base.ids import new_id
 from coordination.domain.agents.agents import Profile
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.fleet.supervisor_status import StatusThresholds
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.merges import Merge
@@ -31,7 +32,9 @@ from coordination.domain.money.estimates import JobSample
 from coordination.domain.money.pricing import Price, PriceOverride, Rate
 from coordination.domain.plans.plans import Concurrency
 from coordination.domain.projects.projects import ProjectStatus
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
+from coordination.domain.tasks.retry import Complete
 from coordination.domain.tasks.tasks import BlockReason, CancelCause, TaskState
 from coordination.services.agents import agents as agent_service
 from coordination.services.money import ledger

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
 from coordination.flows.attempts.finish import finish
 from coordination.services.attempts.end import close_ended_runs

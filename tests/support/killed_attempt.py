@@ -1,6 +1,6 @@
-"""Runs one attempt as a worker does and kills itself before or after its n-th call of git: ``python FILE JSON``.
+"""Runs one attempt as a worker does and kills itself before or after its n-th call of git.
 
-Prints how many calls there were when none of them was the n-th.
+Started with ``python -m`` and JSON. Prints how many calls there were when none of them was the n-th.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 
 from coordination.base.ids import new_id
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Usage
 from coordination.flows.attempts.dispatch import DispatchTerms
 from coordination.flows.fleet.tick_supervisor import tick_supervisor

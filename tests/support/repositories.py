@@ -17,10 +17,16 @@ from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers.attempt.jobs import Jobs
-from workers.attempt.surroundings import Surroundings
+from workers.attempt.pipeline import ConditionalStep, Pipeline
+from workers.attempt.running import AttemptStep, RunningAttempt
+from workers.attempt.step_list import is_in_worktree, needs_folder
+from workers.attempt.steps.effects import EffectsStep
+from workers.attempt.steps.gates import GatesStep
+from workers.attempt.steps.job_folder import make_job_folder
+from workers.attempt.steps.worktree import WorktreeStep
+from workers.attempt.steps.worktree_commit import commit_worktree
 from workers.runners import orphan_reaper
-from workers.runners.base import Control
+from workers.runners.base import Control, Runner
 from workers.runners.registry import Runners
 
 ADA = {
@@ -131,16 +137,33 @@ class Site:
         self.checkout = checkout
         self.folder = folder
         self.root = folder / "worktrees"
-        self.jobs = Jobs(runners, worktrees=self.root, keep=keep)
         self.merges = MergesInFolder(folder / "merges")
+        self.worktrees = WorktreeStep(runners.launcher, self.merges, root=self.root, keep=keep)
         self.run_id = new_id()
         self.ids: dict[str, str] = {}
         self.events: list[tuple[EventType, dict[str, Any]]] = []
 
-    def attempt(self, claim: Claim, control: Control, *, ours: bool = True) -> AttemptEnd:
-        """One attempt to its end; *ours*: whether its lease still holds."""
-        around = Surroundings(ours=lambda: ours, merges=self.merges)
-        return self.jobs.run(self.runners.runner_for(claim.work), claim, control, around)
+    def attempt(
+        self,
+        claim: Claim,
+        control: Control,
+        *,
+        ours: bool = True,
+        runner: Runner | None = None,
+        more: Sequence[AttemptStep] = (),
+    ) -> AttemptEnd:
+        """Run one attempt to its end; *ours*: whether its lease still holds; *more*: steps between merge and gates."""
+        launcher = self.runners.launcher
+        steps = [
+            ConditionalStep(needs_folder, make_job_folder),
+            ConditionalStep(is_in_worktree, self.worktrees),
+            *(ConditionalStep(lambda _: True, step) for step in more),
+            ConditionalStep(lambda claim: "gates" in claim.options, GatesStep(launcher)),
+            ConditionalStep(lambda claim: "agent" in claim.work, EffectsStep(launcher)),
+            ConditionalStep(is_in_worktree, commit_worktree),
+        ]
+        pipeline = Pipeline(steps, (lambda _: runner) if runner else self.runners.runner_for)
+        return pipeline.run(RunningAttempt(claim, claim, claim, control, is_ours=lambda: ours))
 
     @property
     def branch(self) -> str:
@@ -176,7 +199,7 @@ class Site:
         with self.control() as control:
             result = self.attempt(claim, control)
         if stored:
-            self.jobs.stored(claim, held=True)
+            self.worktrees.committed(claim, result, refused=False)
         return result
 
     def again(self, key: str, work: Mapping[str, Any] | str, after: AttemptEnd, **changes: Any) -> AttemptEnd:

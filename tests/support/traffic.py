@@ -22,11 +22,11 @@ from sqlalchemy.exc import DBAPIError
 
 from coordination.base.errors import CoordinationError, DatabaseUnavailable
 from coordination.base.ids import new_id
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.fleet.leases import LeaseTerms
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap, Concurrency
-from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState

@@ -17,17 +17,17 @@ from workers.runners.registry import Runners
 
 
 class WorkerParts:
-    """A context, an execution and a housekeeper, and a world whose claims are this worker's."""
+    """A context, an executor and a housekeeper, and a world whose claims are this worker's."""
 
     def __init__(self, store_url: str, redis_url: str, folder: Path) -> None:
         self._open = ExitStack()
         settings = worker_settings(store_url, redis_url, folder)
         self.app = self._open.enter_context(app_of(settings))
         self.context = make_context(settings, name="worker", slots=2, publisher=partial(CeleryPublisher, self.app))
-        self.housekeeping, self.execution_module = supervisor_loop, executor
+        self.housekeeping, self.executor_module = supervisor_loop, executor
         self.runners = Runners()
         self.housekeeper = supervisor_loop.SupervisorLoop(self.context)
-        self.execution = executor.Executor(self.context, self.runners, self.housekeeper)
+        self.executor = executor.Executor(self.context, self.runners, self.housekeeper)
         self.world = World(self.context.store)
         self.world.worker = self.world.register(self.context.worker_id)
 
@@ -37,7 +37,7 @@ class WorkerParts:
 
     def close(self) -> None:
         """End what the parts have opened."""
-        self.execution.close()
+        self.executor.close()
         self.runners.close()
         self.context.own.close()
         self.context.nudges.close()

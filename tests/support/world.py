@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, select, text, update
 
 from coordination.base.ids import new_id
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.plans.plans import Plan, Task
-from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.tasks import TaskRecord as StoredTask
 from coordination.flows.attempts.dispatch import DispatchTerms

@@ -13,8 +13,11 @@ from coordination.adapters.artifact_store import ArtifactStore, fetch
 from coordination.base.errors import Unavailable
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import claim_of
-from workers.attempt import artifacts
-from workers.attempt.artifacts import ArtifactLimits
+from workers.attempt.running import RunningAttempt
+from workers.attempt.step_list import needs_folder
+from workers.attempt.steps import artifacts
+from workers.attempt.steps.artifacts import ArtifactsStep, Terms
+from workers.attempt.steps.job_folder import make_job_folder
 from workers.runners import untrusted_files
 from workers.runners.base import Control, StopReason
 from workers.runners.secret_masking import Secrets
@@ -32,18 +35,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def terms(tmp_path: Path) -> ArtifactLimits:
-    return ArtifactLimits(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
+def terms(tmp_path: Path) -> Terms:
+    return Terms(ArtifactStore(f"memory://{tmp_path}"), most=10, bytes=1_000)
 
 
-def kept(
-    folder: Path, terms: ArtifactLimits, *outputs: str, result: AttemptEnd = DONE, stopped: bool = False
-) -> AttemptEnd:
-    claim = claim_of({"shell": "true"}, options={"outputs": list(outputs)})
+def kept(folder: Path, terms: Terms, *outputs: str, result: AttemptEnd = DONE, stopped: bool = False) -> AttemptEnd:
+    claim = claim_of({"shell": "true"}, options={"outputs": list(outputs)}, workdir=str(folder))
     with Control(scratch=folder.parent) as control:
         if stopped:
             control.stop(StopReason.CANCELED)
-        return artifacts.kept(claim, str(folder), result, control=control, terms=terms)
+        attempt = RunningAttempt(claim, claim, claim, control, is_ours=lambda: True)
+        return ArtifactsStep(terms)(attempt, lambda _: result)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def kept(
     ],
 )
 def test_what_is_named_is_kept_once(
-    folder: Path, terms: ArtifactLimits, tmp_path: Path, outputs: list[str], paths: list[str]
+    folder: Path, terms: Terms, tmp_path: Path, outputs: list[str], paths: list[str]
 ) -> None:
     result = kept(folder, terms, *outputs)
 
@@ -71,7 +73,7 @@ def test_what_is_named_is_kept_once(
 
 
 @pytest.mark.parametrize("missing", ["nothing.md", "build/*.tar", "empty"])
-def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: ArtifactLimits, missing: str) -> None:
+def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: Terms, missing: str) -> None:
     (folder / "empty").mkdir()
 
     result = kept(folder, terms, "report.md", missing)
@@ -82,7 +84,7 @@ def test_an_output_that_is_missing_fails_the_attempt(folder: Path, terms: Artifa
 
 
 @pytest.mark.parametrize("link", ["file", "folder", "inside a folder", "to nothing", "in the middle"])
-def test_a_link_that_leads_out_is_refused(folder: Path, terms: ArtifactLimits, tmp_path: Path, link: str) -> None:
+def test_a_link_that_leads_out_is_refused(folder: Path, terms: Terms, tmp_path: Path, link: str) -> None:
     secret = tmp_path / "secrets" / "key"
     secret.parent.mkdir()
     secret.write_text("secret")
@@ -105,7 +107,7 @@ def test_a_link_that_leads_out_is_refused(folder: Path, terms: ArtifactLimits, t
         assert not result.retryable
 
 
-def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: ArtifactLimits, tmp_path: Path) -> None:
+def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Terms, tmp_path: Path) -> None:
     (folder / "latest").symlink_to("build/a.whl")
 
     (made,) = kept(folder, terms, "latest").artifacts
@@ -113,15 +115,13 @@ def test_a_link_within_the_folder_is_what_it_points_to(folder: Path, terms: Arti
     assert fetch(made, tmp_path / "got").read_text() == "build/a.whl"
 
 
-def test_a_folder_that_is_reached_by_a_link_is_inside_itself(
-    folder: Path, terms: ArtifactLimits, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_reached_by_a_link_is_inside_itself(folder: Path, terms: Terms, tmp_path: Path) -> None:
     (tmp_path / "other name").symlink_to(folder)
 
     assert len(kept(tmp_path / "other name", terms, "build").artifacts) == 4
 
 
-def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms: ArtifactLimits) -> None:
+def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms: Terms) -> None:
     os.mkfifo(folder / "pipe")
 
     result = kept(folder, terms, "pipe")
@@ -131,7 +131,7 @@ def test_what_is_no_file_is_refused_and_nobody_waits_for_it(folder: Path, terms:
 
 @pytest.mark.parametrize("scheme", ["memory", "file"])
 def test_files_of_every_name_are_kept_apart_and_come_back(
-    folder: Path, tmp_path: Path, terms: ArtifactLimits, scheme: str
+    folder: Path, tmp_path: Path, terms: Terms, scheme: str
 ) -> None:
     terms = replace(terms, store=ArtifactStore(f"{scheme}://{tmp_path}/kept"), most=40)
     (folder / "all").mkdir()
@@ -167,7 +167,7 @@ def test_files_of_every_name_are_kept_apart_and_come_back(
         assert names[fetch(one, tmp_path / "got").read_bytes()] == one.path.removeprefix("all/")
 
 
-def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: ArtifactLimits, tmp_path: Path) -> None:
+def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: Terms, tmp_path: Path) -> None:
     (folder / "all").mkdir()
     for secret in ("s3cret-one", "s3cret-two"):
         (folder / "all" / f"of {secret}").write_text(secret)
@@ -184,9 +184,7 @@ def test_names_that_differ_only_in_a_secret_are_kept_apart(folder: Path, terms: 
     assert not any("s3cret" in one.path for one in result.artifacts)
 
 
-def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(
-    folder: Path, tmp_path: Path, terms: ArtifactLimits
-) -> None:
+def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(folder: Path, tmp_path: Path, terms: Terms) -> None:
     terms = replace(terms, store=ArtifactStore(f"file://{tmp_path}/kept"))
     part = "\u00fc" * 90
     deep = folder / "deep" / "/".join([part] * 10)
@@ -204,7 +202,7 @@ def test_a_deep_path_is_kept_up_to_what_a_database_can_hold(
     assert "has a path of 2,726 bytes; at most 2,000 can be kept" in (far.error or "")
 
 
-def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: ArtifactLimits) -> None:
+def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms: Terms) -> None:
     for number in range(11):
         (folder / f"n{number}").write_text("x")
     (folder / "large").write_bytes(b"x" * 1_001)
@@ -217,14 +215,14 @@ def test_too_many_and_too_large_are_refused_with_what_to_do(folder: Path, terms:
     assert {many.outcome, large.outcome} == {Outcome.FAILED}
 
 
-def test_what_did_not_complete_leaves_nothing(folder: Path, terms: ArtifactLimits) -> None:
+def test_what_did_not_complete_leaves_nothing(folder: Path, terms: Terms) -> None:
     failed = replace(DONE, outcome=Outcome.FAILED, error="no")
 
     assert kept(folder, terms, "report.md", result=failed) == failed
 
 
 def test_a_store_that_is_away_for_a_moment_is_waited_for(
-    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
     keep = ArtifactStore.keep
@@ -234,7 +232,7 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(
         return keep(ArtifactStore("memory://there") if len(tries) > 2 else self, *given, **more)
 
     (folder.parent / "in the way").write_text("")
-    away = ArtifactLimits(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=12)
+    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=12)
     monkeypatch.setattr(ArtifactStore, "keep", sometimes)
     monkeypatch.setattr(artifacts, "_WAITS", (0.01, 0.01, 0.01))
 
@@ -245,7 +243,7 @@ def test_a_store_that_is_away_for_a_moment_is_waited_for(
 
 def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "in the way").write_text("")
-    away = ArtifactLimits(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=1_000)
+    away = Terms(ArtifactStore(f"file://{folder.parent}/in the way/x"), most=10, bytes=1_000)
     monkeypatch.setattr(artifacts, "_WAITS", (0.01,))
 
     result = kept(folder, away, "report.md")
@@ -254,7 +252,7 @@ def test_a_store_that_stays_away_fails_the_attempt_and_says_why(folder: Path, mo
     assert "The artifact report.md cannot be kept at file://" in (result.error or "")
 
 
-def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: ArtifactLimits) -> None:
+def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Terms) -> None:
     result = kept(folder, terms, "report.md", stopped=True)
 
     assert (result.outcome, result.artifacts) == (Outcome.CANCELED, ())
@@ -263,19 +261,25 @@ def test_a_job_that_is_stopped_meanwhile_is_stopped(folder: Path, terms: Artifac
 def test_a_job_without_a_folder_gets_one_that_outlives_it_and_then_goes(tmp_path: Path) -> None:
     wants = claim_of({"shell": "true"}, options={"outputs": ["x"]}, timeout=timedelta(seconds=1))
 
-    with artifacts.with_folder(wants, tmp_path) as placed:
-        made = Path(placed.workdir or "")
-        assert made.is_dir()
-        (made / "x").write_text("x")
+    made: list[Path] = []
 
-    assert not made.exists()
-    with artifacts.with_folder(claim_of({"shell": "true"}), tmp_path) as placed:
-        assert placed.workdir is None
+    def proceed(attempt: RunningAttempt) -> AttemptEnd:
+        made.append(Path(str(attempt.claim.workdir)))
+        (made[0] / "x").write_text("x")
+        return DONE
+
+    with Control(scratch=tmp_path) as control:
+        make_job_folder(RunningAttempt(wants, wants, wants, control, is_ours=lambda: True), proceed)
+
+    assert not made[0].exists()
+    assert needs_folder(wants)
+    assert not needs_folder(claim_of({"shell": "true"}))
+    assert not needs_folder(replace(wants, workdir="/"))
 
 
 @pytest.mark.parametrize("link", ["file", "folder"])
 def test_a_link_to_a_sibling_whose_name_begins_alike_is_refused(
-    folder: Path, terms: ArtifactLimits, tmp_path: Path, link: str
+    folder: Path, terms: Terms, tmp_path: Path, link: str
 ) -> None:
     secret = tmp_path / f"{folder.name}2" / "key"
     secret.parent.mkdir()
@@ -288,7 +292,7 @@ def test_a_link_to_a_sibling_whose_name_begins_alike_is_refused(
     assert "leads out of the job's folder" in (result.error or "")
 
 
-def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: ArtifactLimits) -> None:
+def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: Terms) -> None:
     for name in ("one", "two"):
         (folder / name).write_bytes(b"x" * 501)
 
@@ -299,7 +303,7 @@ def test_the_limit_of_bytes_is_for_all_outputs_together(folder: Path, terms: Art
 
 
 def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
-    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter([Unavailable("away"), Unavailable("away")])
     keep = ArtifactStore.keep
@@ -319,7 +323,7 @@ def test_what_a_store_loses_at_the_end_of_a_file_is_not_counted_again(
 
 
 def test_a_file_with_holes_is_too_large_before_anything_is_copied(
-    folder: Path, terms: ArtifactLimits, monkeypatch: pytest.MonkeyPatch
+    folder: Path, terms: Terms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (folder / "sparse").open("wb") as file:
         file.truncate(1 << 40)
@@ -330,7 +334,7 @@ def test_a_file_with_holes_is_too_large_before_anything_is_copied(
 
 @pytest.mark.parametrize("bad", ["build/zz.txt", "pipe"])
 def test_what_was_copied_before_a_refusal_is_deleted(folder: Path, tmp_path: Path, bad: str) -> None:
-    here = ArtifactLimits(ArtifactStore(str(tmp_path / "kept")), most=10, bytes=1_000)
+    here = Terms(ArtifactStore(str(tmp_path / "kept")), most=10, bytes=1_000)
     (folder / "build" / "zz.txt").write_bytes(b"x" * 1_001)
     os.mkfifo(folder / "pipe")
 
@@ -338,7 +342,7 @@ def test_what_was_copied_before_a_refusal_is_deleted(folder: Path, tmp_path: Pat
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
 
 
-def test_folders_without_end_are_a_sentence(folder: Path, terms: ArtifactLimits) -> None:
+def test_folders_without_end_are_a_sentence(folder: Path, terms: Terms) -> None:
     here, levels = os.open(folder, os.O_RDONLY), 1_500
     for _ in range(levels):
         os.mkdir("d", dir_fd=here)

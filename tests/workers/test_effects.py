@@ -12,7 +12,8 @@ from coordination.domain.jobs.changed_files import ChangeSummary, sentence_of
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.jobs import claim_of
 from tests.support.repositories import Checkout
-from workers.attempt.changed_files import Observed
+from workers.attempt.running import RunningAttempt
+from workers.attempt.steps.effects import EffectsStep
 from workers.runners.base import Control, StopReason
 from workers.runners.process import Launcher
 
@@ -50,6 +51,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return place
 
 
+def run_observed(launcher: Launcher, agent: Agent, claim: Claim, control: Control) -> AttemptEnd:
+    attempt = RunningAttempt(claim, claim, claim, control, is_ours=lambda: True)
+    return EffectsStep(launcher)(attempt, lambda inside: agent.run(inside.claim, inside.control))
+
+
 def observed(
     launcher: Launcher,
     folder: Path,
@@ -62,7 +68,7 @@ def observed(
     scratch.mkdir(exist_ok=True)
     with Control(scratch=scratch) as control:
         given = claim_of(AGENT, workdir=str(folder), **(claim or {}))
-        return Observed(Agent(work, **ended), launcher).run(given, control)
+        return run_observed(launcher, Agent(work, **ended), given, control)
 
 
 EXPECTS = {"options": {"expects": "changes"}}
@@ -128,7 +134,7 @@ def test_what_an_attempt_changed_counts_whose_end_nobody_saw(launcher: Launcher,
             control.stop(StopReason.SHUTDOWN)
 
         given = claim_of(AGENT, workdir=str(folder), **EXPECTS)
-        stopped = Observed(Agent(work, outcome=Outcome.HANDED_BACK), launcher).run(given, control)
+        stopped = run_observed(launcher, Agent(work, outcome=Outcome.HANDED_BACK), given, control)
     carried = dict(stopped.carry) if unseen == "it was stopped by a shutdown" else left
 
     done = observed(launcher, folder, lambda _: None, claim={**EXPECTS, "carried": carried})
@@ -200,7 +206,7 @@ def test_where_it_cannot_be_told_nothing_is_said(launcher: Launcher, tmp_path: P
     place = tmp_path / "work"
     place.mkdir()
     (place / "a").write_text("x")
-    monkeypatch.setattr("workers.attempt.changed_files._MOST_FILES", 0)
+    monkeypatch.setattr("workers.attempt.steps.effects._MOST_FILES", 0)
 
     result = observed(launcher, place, lambda _: None, claim=EXPECTS)
 

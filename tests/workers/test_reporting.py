@@ -21,9 +21,10 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import Refused
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from tests.support.jobs import claim_of
-from workers.attempt import agent_channel, report_socket
-from workers.attempt.agent_channel import Report, Reporting
+from workers.attempt import report_socket
 from workers.attempt.folders import AttemptFolders
+from workers.attempt.steps import agent_channel
+from workers.attempt.steps.agent_channel import AgentChannelStep, JobReports
 from workers.runners import environment, orphan_reaper
 from workers.runners.base import Control, ProcessRecord
 from workers.runners.secret_masking import Secrets
@@ -38,18 +39,18 @@ class Desk:
         self.added: list[tuple[Discovered, ...]] = []
         self.events: list[Mapping[str, Any]] = []
         self.folders = AttemptFolders(folder)
-        self.reporting = Reporting(self._add, lambda claim: f"token of {claim.task_id}")
+        self.channel = AgentChannelStep(self._add, lambda claim: f"token of {claim.task_id}")
         self.control = Control(scratch=folder, on_event=lambda _, payload: self.events.append(payload))
         self.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
 
     @contextlib.contextmanager
-    def of(self, claim: Claim, control: Control | None = None) -> Iterator[Report]:
+    def of(self, claim: Claim, control: Control | None = None) -> Iterator[JobReports]:
         """While this attempt runs."""
-        with self.folders.make(claim) as own, self.reporting.of(claim, control or self.control, own) as report:
+        with self.folders.make(claim) as own, self.channel.opened(claim, control or self.control, own) as report:
             yield report
 
     def close(self) -> None:
-        self.reporting.close()
+        self.channel.close()
         self.folders.close()
 
     def _add(self, _claim: Claim, found: tuple[Discovered, ...]) -> Mapping[str, str]:
@@ -83,7 +84,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.fixture
-def report(desk: Desk) -> Iterator[Report]:
+def report(desk: Desk) -> Iterator[JobReports]:
     with desk.of(claim_of({"agent": "claude", "prompt": "x", "model": "m"})) as made:
         yield made
 
@@ -92,7 +93,7 @@ def report(desk: Desk) -> Iterator[Report]:
     "line",
     [b"", b"\n", b"rubbish\n", b"[]\n", b"{}\n", b'{"token": 5}\n', b'{"token": "x", "do": "ask"}\n', b"\xff\xfe\n"],
 )
-def test_garbage_is_answered_in_a_sentence(desk: Desk, report: Report, line: bytes) -> None:
+def test_garbage_is_answered_in_a_sentence(desk: Desk, report: JobReports, line: bytes) -> None:
     if not line:
         with pytest.raises(ValueError, match="Expecting value"):  # nothing was asked, and nothing is answered
             desk.send(line)
@@ -103,7 +104,7 @@ def test_garbage_is_answered_in_a_sentence(desk: Desk, report: Report, line: byt
     assert desk.say("progress", text="still here") == {"ok": True}
 
 
-def test_what_is_too_long_is_refused(desk: Desk, report: Report) -> None:
+def test_what_is_too_long_is_refused(desk: Desk, report: JobReports) -> None:
     assert "megabyte" in desk.say("progress", text="x" * report_socket.LONGEST_REQUEST)["error"]
     assert desk.say("ask", question="x" * 20_001)["ok"] is False
     assert report.question is None
@@ -147,7 +148,7 @@ def test_each_attempt_has_a_socket_in_its_own_folder_and_one_thread_listens_on_a
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report: Report) -> None:
+def test_a_token_counts_on_the_socket_of_its_own_attempt_only(desk: Desk, report: JobReports) -> None:
     other = Control(scratch=desk.control.scratch)
     with desk.of(claim_of({"shell": "true"}), other):
         assert other.line is not None
@@ -170,7 +171,7 @@ def test_a_folder_goes_with_its_attempt_whatever_the_job_left_there(desk: Desk, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_reports_without_end(desk: Desk, report: JobReports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_channel, "MOST_REPORTS", 3)
 
     answers = [desk.say("progress", text=str(number))["ok"] for number in range(5)]
@@ -179,7 +180,7 @@ def test_nobody_reports_without_end(desk: Desk, report: Report, monkeypatch: pyt
     assert len(desk.events) == 3
 
 
-def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: Report) -> None:
+def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: JobReports) -> None:
     moved: list[bool] = []
     desk.control._on_progress = lambda: moved.append(True)
 
@@ -190,7 +191,7 @@ def test_what_is_said_twice_in_a_row_is_told_once(desk: Desk, report: Report) ->
     assert moved == [True]  # it is a sign of life
 
 
-def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: Report) -> None:
+def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, report: JobReports) -> None:
     assert desk.say("ask", question="Why?") == {"ok": True, "end": True}
 
     settled = report.settle(AttemptEnd(Outcome.FAILED, error="killed by its own hand", carry={"x": 1}))
@@ -200,7 +201,7 @@ def test_a_question_waits_with_what_was_left_for_the_next_attempt(desk: Desk, re
     assert report.settle(AttemptEnd(Outcome.CANCELED)).question is None
 
 
-def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(desk: Desk, report: Report) -> None:
+def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(desk: Desk, report: JobReports) -> None:
     assert desk.say("escalate", why="May I?") == {"ok": True, "end": True}
     settled = report.settle(DONE)
     assert (settled.question, settled.escalated) == ("May I?", True)
@@ -212,7 +213,7 @@ def test_an_escalation_is_a_question_to_somebody_else_and_the_last_word_counts(d
     assert desk.say("escalate", why="x" * 20_001)["ok"] is False
 
 
-def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(desk: Desk, report: Report) -> None:
+def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(desk: Desk, report: JobReports) -> None:
     said = {"key": "p", "to": "bob", "prompt": "Mend {{ it }}", "title": "It", "needs": ["a"], "agent": "eve"}
     assert desk.say("delegate", **said)["ids"] == {"p": "id"}
 
@@ -225,7 +226,7 @@ def test_work_is_given_to_another_agent_with_a_prompt_that_is_no_template(desk: 
     assert len(desk.added) == 1
 
 
-def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Report) -> None:
+def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: JobReports) -> None:
     task = {"key": "p", "run": {"shell": "true"}}
 
     assert desk.say("discovered", tasks=[task], first=True) == {"ok": True, "ids": {"p": "id"}, "end": True}
@@ -236,12 +237,12 @@ def test_what_comes_first_is_added_at_once_and_waited_for(desk: Desk, report: Re
     assert (found.task, found.first) == (task, True)
 
 
-def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: Report) -> None:
+def test_a_bug_of_ours_is_a_sentence_to_the_job_and_the_next_report_counts(desk: Desk, report: JobReports) -> None:
     assert "its log says why" in desk.say("discovered", tasks=[{"key": "bug"}])["error"]
     assert desk.say("progress", text="still here") == {"ok": True}
 
 
-def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk, report: Report) -> None:
+def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk, report: JobReports) -> None:
     desk.say("discovered", tasks=[{"key": "p", "run": {"prompt": "Mend {{ it }}"}}])
 
     ((found,),) = desk.added
@@ -254,12 +255,12 @@ def test_found_work_with_a_prompt_only_is_for_an_agent_like_this_one(desk: Desk,
 
 
 @pytest.mark.parametrize("tasks", [None, [], {}, ["x"], [{}, 5]])
-def test_found_work_is_a_list_of_tasks(desk: Desk, report: Report, tasks: Any) -> None:
+def test_found_work_is_a_list_of_tasks(desk: Desk, report: JobReports, tasks: Any) -> None:
     assert desk.say("discovered", tasks=tasks)["ok"] is False
     assert desk.added == []
 
 
-def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: Report) -> None:
+def test_its_own_judgement_goes_before_its_exit_status(desk: Desk, report: JobReports) -> None:
     desk.say("done", output={"made": 1})
     assert report.settle(DONE).output == {"made": 1}
     assert report.settle(AttemptEnd(Outcome.FAILED, error="exit status 1")).outcome is Outcome.FAILED
@@ -281,12 +282,12 @@ def test_a_place_that_is_too_long_for_a_socket_is_no_problem(tmp_path: Path) -> 
     desk.close()
 
 
-def test_it_tells_what_the_task_is(desk: Desk, report: Report) -> None:
+def test_it_tells_what_the_task_is(desk: Desk, report: JobReports) -> None:
     assert desk.say("context")["task"] == {"key": "fix", "title": "Fix it", "attempt": 1, "input": {}}
 
 
-def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: Report) -> None:
-    closing = threading.Thread(target=desk.reporting.close)
+def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: JobReports) -> None:
+    closing = threading.Thread(target=desk.channel.close)
 
     closing.start()
     closing.join(20)  # a third of what it would wait
@@ -295,14 +296,14 @@ def test_it_is_closed_at_once_although_nobody_reports(desk: Desk, report: Report
 
 
 class TestNews:
-    def test_the_answer_to_a_report_says_what_the_job_should_know(self, desk: Desk, report: Report) -> None:
+    def test_the_answer_to_a_report_says_what_the_job_should_know(self, desk: Desk, report: JobReports) -> None:
         news = iter(["Others have merged", None])
         desk.control.news = lambda: next(news)
 
         assert desk.say("progress", text="x") == {"ok": True, "news": "Others have merged"}
         assert desk.say("progress", text="y") == {"ok": True}
 
-    def test_what_ends_a_job_is_not_held_up_by_it(self, desk: Desk, report: Report) -> None:
+    def test_what_ends_a_job_is_not_held_up_by_it(self, desk: Desk, report: JobReports) -> None:
         desk.control.news = lambda: "news"
 
         assert desk.say("ask", question="why?") == {"ok": True, "end": True}
@@ -350,7 +351,7 @@ def from_another_process(desk: Desk, **env: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: Report) -> None:
+def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: JobReports) -> None:
     mark = environment.attempt_prefix(report.claim.task_id, report.claim.attempt)
 
     assert "of another attempt" in from_another_process(desk)["error"]
@@ -359,14 +360,14 @@ def test_a_token_counts_only_from_processes_of_its_attempt(desk: Desk, report: R
     assert from_another_process(desk, **{environment.MARKER: f"{mark}x"}) == {"ok": True}
 
 
-def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: Report) -> None:
+def test_who_is_in_the_session_of_another_attempt_does_not_speak_for_this_one(desk: Desk, report: JobReports) -> None:
     with desk.of(claim_of({"shell": "true"}), Control(scratch=desk.control.scratch)) as other:
         other.control.started(ProcessRecord(os.getpid(), os.getpid(), 0, "X=y"))
         desk.control.process = None
         assert "of another attempt" in desk.say("progress", text="x")["error"]
 
 
-def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: Report) -> None:
+def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, report: JobReports) -> None:
     assert desk.control.line is not None
     address = desk.control.line.url.removeprefix("unix:")
     with orphan_reaper.inherited(orphan_reaper.job_tag(orphan_reaper.worker_tag("X=idle"), 1)):
@@ -383,7 +384,9 @@ def test_idle_connections_of_one_job_keep_no_other_from_reporting(desk: Desk, re
         idle.stdin.close()
 
 
-def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken(desk: Desk, report: Report) -> None:
+def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken(
+    desk: Desk, report: JobReports
+) -> None:
     assert desk.control.line is not None
     with socket.socket(socket.AF_UNIX) as silent:
         silent.settimeout(20)
@@ -402,7 +405,7 @@ def test_who_says_nothing_is_left_soon_and_many_reports_of_one_job_are_all_taken
 
 
 @pytest.mark.parametrize("do", [["progress"], {"progress": 1}, None, 5, "x" * 100_000])
-def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, report: Report, do: object) -> None:
+def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, report: JobReports, do: object) -> None:
     answer = desk.say(do)
 
     assert answer["error"].startswith("A job cannot report ")
@@ -412,7 +415,7 @@ def test_what_is_no_verb_is_refused_in_a_sentence_and_is_no_bug(desk: Desk, repo
 @pytest.mark.parametrize("name", ["text", "percent", "else"])
 @pytest.mark.parametrize("levels", [101, 400, 900])
 def test_a_report_that_nests_deeply_is_refused_also_where_secrets_are_looked_for(
-    desk: Desk, report: Report, name: str, levels: int
+    desk: Desk, report: JobReports, name: str, levels: int
 ) -> None:
     desk.control.secrets = Secrets(environ={"MY_TOKEN": "sk-0123456789"}, named=["MY_TOKEN"])
 

@@ -20,8 +20,10 @@ from coordination.domain.jobs.output import Stream
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from tests.support.jobs import claim_of
-from workers.attempt.agent_channel import Report, Reporting
-from workers.attempt.telling import Told
+from workers.attempt.folders import AttemptFolders
+from workers.attempt.pipeline import ConditionalStep, Pipeline
+from workers.attempt.running import RunningAttempt
+from workers.attempt.steps.agent_channel import AgentChannelStep, JobReports
 from workers.runners.base import Control
 from workers.runners.secret_masking import SHORTEST, Secrets
 
@@ -55,7 +57,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.all: list[Any] = []
         self.printed = bytearray()
-        self.reporting = Reporting(self._add, lambda _: "token")
+        self.channel = AgentChannelStep(self._add, lambda _: "token")
         self.control = Control(
             scratch=folder,
             on_event=lambda type_, payload: self.all.append((type_, payload)),
@@ -68,8 +70,8 @@ class Store:
         self.all.append(found)
         return {}
 
-    def report(self, report: Report, do: str, **said: Any) -> None:
-        answer = self.reporting._taken(report, {"do": do, **said})
+    def report(self, report: JobReports, do: str, **said: Any) -> None:
+        answer = self.channel._act(report, {"do": do, **said})
         assert answer["ok"], answer
 
     def text(self) -> str:
@@ -131,33 +133,29 @@ def test_no_way_in_stores_a_secret_in_any_form(tmp_path_factory: Any, form: str,
 def _stored(folder: Path, way: str, said: str, secrets: Secrets) -> str:
     store = Store(folder)
     store.control.secrets = secrets
-    report = Report(claim_of({"agent": "claude", "prompt": "x"}), store.control)
+    report = JobReports(claim_of({"agent": "claude", "prompt": "x"}), store.control)
     WAYS[way](store, report, f"see <<{said}>>")
     store.all.append(report.settle(AttemptEnd(Outcome.COMPLETED)))
     return store.text()
 
 
-def test_the_whole_runner_hides_what_its_job_reports(tmp_path: Path) -> None:
-    """``Told`` settles reports after the runner: the secrets that the runner has set count for them."""
+def test_the_pipeline_hides_what_a_job_reports_and_returns(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
     class Runner:
         def run(self, _claim: Claim, control: Control) -> AttemptEnd:
             control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
-            store.report(report, "ask", question="Is s3cret-value right?")
-            return AttemptEnd(Outcome.COMPLETED)
-
-    class Prompting:
-        def prompted(self, _written: Claim, claim: Claim, *, reports: bool) -> Claim:
-            assert reports
-            return claim
+            (reports,) = store.channel._open.values()
+            store.report(reports, "ask", question="Is s3cret-value right?")
+            return AttemptEnd(Outcome.COMPLETED, output="s3cret-value it is", log="prints s3cret-value")
 
     claim = claim_of({"agent": "claude", "prompt": "x"})
-    report = Report(claim, store.control)
+    pipeline = Pipeline([ConditionalStep(lambda _: True, store.channel)], lambda _: Runner())
 
-    result = Told(Runner(), Prompting(), claim, report).run(claim, store.control)  # type: ignore[arg-type]
+    with AttemptFolders(tmp_path).make(claim) as folder:
+        result = pipeline.run(RunningAttempt(claim, claim, claim, store.control, lambda: True, folder))
 
-    assert result.question == "Is *** right?"
+    assert (result.question, result.output, result.log) == ("Is *** right?", "*** it is", "prints ***")
 
 
 @pytest.mark.parametrize(
@@ -193,14 +191,14 @@ def test_short_values_and_what_is_no_secret_stay() -> None:
 
 def test_a_file_is_kept_by_a_name_without_secrets(tmp_path: Path) -> None:
     from coordination.adapters.artifact_store import ArtifactStore
-    from workers.attempt import artifacts
+    from workers.attempt.steps import artifacts
 
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "report-s3cret-value.txt").write_text("x")
     claim = claim_of({"agent": "claude", "prompt": "x"}, options={"outputs": ["*.txt"]})
     with Control(scratch=tmp_path / "scratch") as control:
         control.secrets = Secrets(named=["DEPLOY"], environ={"DEPLOY": "s3cret-value"})
-        terms = artifacts.ArtifactLimits(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
+        terms = artifacts.Terms(ArtifactStore((tmp_path / "kept").as_uri()), 10, 1000)
 
         result = artifacts.kept(
             claim, str(tmp_path / "job"), AttemptEnd(Outcome.COMPLETED), control=control, terms=terms

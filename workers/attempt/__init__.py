@@ -1,1 +1,1 @@
-"""What surrounds the run of one attempt."""
+"""Attempts of tasks: one ordered list of steps around a runner."""

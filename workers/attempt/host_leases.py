@@ -28,7 +28,7 @@ _PREFIX = "coord_"
 class HostResources:
     """Lends ports and copies of databases to one attempt."""
 
-    def __init__(self, store: Store, claim: Claim, *, ports: range, scratch: Path) -> None:
+    def __init__(self, store: Store, claim: Claim, scratch: Path, *, ports: range) -> None:
         self._store = store
         self._claim = claim
         self._ports = ports

@@ -11,7 +11,7 @@ from coordination.base.errors import Refused
 from coordination.domain.agents import prompts
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.task_options import alone
-from workers.attempt.model_policy import check_authority
+from workers.attempt.lent_authority import check_authority
 from workers.leases.in_flight import InFlightAttempt
 from workers.runners.base import Runner
 from workers.runners.registry import Runners

@@ -1,1 +1,1 @@
-"""Claims and runs tasks: executor, batches, commits."""
+"""Runs claimed tasks: claims, batches, and what a commit releases."""

@@ -10,7 +10,7 @@ from datetime import timedelta
 import structlog
 
 from coordination.base.clock import monotonic
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
 from workers.leases.in_flight import AttemptLocation, InFlightAttempt, Said
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import Claim
 from coordination.flows.attempts.dispatch import DispatchTerms, NextWork, next_work
 from coordination.flows.attempts.finish import finish

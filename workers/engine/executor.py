@@ -1,46 +1,33 @@
-"""Works off what a doorbell named: claim, run, finish, go on with what that released.
+"""Executes the tasks that a message names: claims them, runs them, writes their ends, continues with what follows.
 
-No transaction is open while a job runs. Short jobs share claims, trips to an interpreter and commits (see bundles); a
-thread goes on with short jobs that are ready, for a moment, before it takes the next message: other projects wait there
-too.
+No transaction is open while a job runs. Short jobs share claims, calls of an interpreter and commits (see bundles). A
+thread continues with short jobs that are ready, for a moment, before it takes the next message: other projects wait
+there too.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 
 import structlog
 
-from coordination.adapters.artifact_store import ArtifactStore
 from coordination.base.clock import monotonic, utc_now
-from coordination.base.errors import CoordinationError, DatabaseUnavailable, Refused
-from coordination.domain.plans.plan_expansion import VARIANT
-from coordination.domain.tasks.attempt_ends import EndedAttempt
-from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
+from coordination.base.errors import CoordinationError, DatabaseUnavailable
+from coordination.domain.attempts.attempt_ends import EndedAttempt
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.task_options import alone
 from coordination.flows.attempts.dispatch import NextWork
-from coordination.flows.tasks.add_discovered_tasks import add_found
-from coordination.flows.tasks.choose_variant import choose_variant
 from coordination.services.attempts.close_runs import close_runs
 from coordination.services.attempts.decide import decide_end
 from coordination.services.attempts.end_effects import EndEffects
 from coordination.store.queries.tasks import ready, tasks
-from workers.attempt import artifacts, review
-from workers.attempt.agent_channel import Report, Reporting
-from workers.attempt.folders import AttemptFolders
-from workers.attempt.host_leases import HostResources
-from workers.attempt.jobs import Jobs
-from workers.attempt.merge_records import MergesInStore
-from workers.attempt.prompting import Prompting
+from workers.attempt.pipeline import Pipeline
 from workers.attempt.rendering import rendered
-from workers.attempt.steps.model_policy import check_rendered_model
-from workers.attempt.surroundings import Surroundings
-from workers.attempt.telling import Told
-from workers.attempt.token_issuer import TokenIssuer
+from workers.attempt.running import RunningAttempt
+from workers.attempt.step_list import make_steps
 from workers.context import Context
 from workers.engine.batch import Batch, BatchWatch
 from workers.engine.batch_control import BatchControl, keep, make_control
@@ -49,7 +36,6 @@ from workers.engine.isolation import Isolation
 from workers.leases.in_flight import InFlightAttempt, Said
 from workers.maintenance.supervisor_loop import SupervisorLoop
 from workers.runners import cost_reports
-from workers.runners.base import Control
 from workers.runners.python_callable import PythonRunner
 from workers.runners.registry import Runners
 
@@ -59,12 +45,10 @@ COMMIT_EVERY = timedelta(milliseconds=50)
 """How long the ends of short jobs may wait for a shared commit."""
 
 GO_ON_FOR = timedelta(milliseconds=100)
-"""How long a thread goes on with what is ready before it looks at the queue again; while no slot is free, that is: a
-thread that is free takes what waits there.
-"""
+"""How long a thread continues with what is ready before it looks at the queue again, while no other slot is free."""
 
 _LOOK_AGAIN = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Seconds between looks at rows that were locked; what is locked for longer is left to those who seek lost messages."""
+"""Seconds between looks at rows that were locked; the search for lost messages finds what is locked for longer."""
 
 _BATCH = 64
 
@@ -75,20 +59,13 @@ class Executor:
     def __init__(
         self, context: Context, runners: Runners, housekeeper: SupervisorLoop, *, isolation: Isolation | None = None
     ) -> None:
-        """*isolation*: runs what is suspected to end its worker; None in a process that runs one job anyway."""
+        """*isolation*: runs jobs that may kill their worker; None in a process that runs one job anyway."""
         self._context = context
         self._runners = runners
         self._housekeeper = housekeeper
         self._isolation = isolation
-        settings = context.settings
-        store = ArtifactStore(settings.artifacts_url)
-        self._artifacts = artifacts.ArtifactLimits(store, settings.artifacts_most, settings.artifacts_bytes)
-        self._jobs = Jobs(runners, worktrees=context.worktrees, keep=settings.worktrees_kept)
-        self._merges = MergesInStore(context.store)
+        self._pipeline = Pipeline(make_steps(context, runners), runners.runner_for)
         self._writing = Committer(context)
-        self._prompting = Prompting(context.store)
-        self._folders = AttemptFolders(context.scratch, runners.launcher.show)
-        self._reporting = Reporting(self._add_found, TokenIssuer(context.store).issue)
         self._places = threading.Semaphore(context.slots)
         self.watch = BatchWatch(self._relieve)
 
@@ -108,11 +85,11 @@ class Executor:
             self._places.release()
 
     def free(self) -> int:
-        """How many slots are free: a thread may take a parked task into one, and then no message finds it free."""
-        return self._places._value  # noqa: SLF001 - a semaphore knows, and has no word for it
+        """Return how many slots are free: prefetch recovery takes one, too, and then no message finds it free."""
+        return self._places._value  # noqa: SLF001 - a semaphore has no public word for it
 
     def _claim_and_work(self, workspace_id: str, ids: Sequence[str]) -> None:
-        """What somebody else has locked is claimed a little later: no other message tells of it."""
+        """Claim and run *ids*; rows that others have locked are claimed a little later: no other message names them."""
         wanted = ids
         for pause in (*_LOOK_AGAIN, None):
             began, enqueued = monotonic(), True
@@ -131,7 +108,7 @@ class Executor:
         return Batch(claims, sent=written.sent, enqueued=enqueued)
 
     def _work(self, bundle: Batch, *, go_on_until: float) -> CommitResult | None:
-        """Run a bundle to its end; claims to go on with, if its last commit found short jobs that are ready."""
+        """Run a bundle to its end; return claims to continue with, if its last commit found short jobs."""
         written: CommitResult | None = None
         running: list[InFlightAttempt] = []
         self.watch.add(bundle)
@@ -147,7 +124,7 @@ class Executor:
                     written = self._write(bundle, ends, go_on=go_on) if ends else None
                     bundle.wrote(began=writing)
         except BaseException:
-            # Whatever it was: what is not held any more is not renewed either, and its lease runs out.
+            # The leases of what is dropped are renewed no more and run out.
             self._context.held.drop(*bundle.abandoned(), *(held.claim for held in running))
             raise
         finally:
@@ -155,7 +132,7 @@ class Executor:
         return written
 
     def _run_some(self, bundle: Batch, batch: Sequence[InFlightAttempt]) -> int:
-        """Run the first of *batch*, or several together where they can be; how many were dealt with."""
+        """Run the first of *batch*, or several together where possible; return how many have ended."""
         first = batch[0]
         result = self._ended_early(first)
         if result is None and first.claim.losses and self._isolation is not None:
@@ -180,7 +157,7 @@ class Executor:
         return 1
 
     def _run_isolated(self, bundle: Batch, held: InFlightAttempt, isolation: Isolation) -> int:
-        """It was running when a worker died: what waits behind it is handed back, and runs elsewhere."""
+        """Run a job in a process of its own because its worker died once; what waits behind it runs elsewhere."""
         began = monotonic()
         bundle.singled_out(begun=1, began=began)
         result = isolation.run(held)
@@ -192,8 +169,8 @@ class Executor:
         return 1
 
     def run_claim(self, claim: Claim, *, sent: float) -> None:
-        """Run what is held, under a lease that was asked for at *sent* (monotonic seconds), and nothing else."""
-        self._places.acquire()  # the only one: then nothing goes on with what this releases
+        """Run this claim and nothing else, under a lease that was requested at *sent* (monotonic seconds)."""
+        self._places.acquire()  # the only one, so that no thread continues with what this releases
         held = self._context.held.add([claim], sent=sent)
         self._work(Batch(held, sent=sent, enqueued=False), go_on_until=0.0)
 
@@ -207,7 +184,7 @@ class Executor:
         return None
 
     def _is_stale(self, held: InFlightAttempt) -> bool:
-        """Whether this process was stopped for so long (a laptop's lid) that somebody else may hold the task."""
+        """Return whether this process slept so long (a laptop's lid) that another worker may have the task."""
         return held.renewed < self._oldest_fresh()
 
     def _oldest_fresh(self) -> float:
@@ -230,7 +207,7 @@ class Executor:
             board.close()
 
     def _failed(self, bundle: Batch, batch: Sequence[InFlightAttempt], error: Exception) -> int:
-        """A bulkhead: a bug of a runner costs the attempt that ran, not the worker."""
+        """Fail the attempt that ran when its runner raised: a bug costs its attempt, not the worker."""
         ended = sum(held.ending for held in batch)
         result = AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
         keep(self._context, bundle, batch[ended], result, timedelta(0))
@@ -239,75 +216,15 @@ class Executor:
     def _run(self, held: InFlightAttempt, claim: Claim) -> AttemptEnd:
         with make_control(self._context, held) as control:
             self._context.held.attach(held, control)
-            return control.secrets.hide_in(self._run_job(held, claim, control))
-
-    def _run_job(self, held: InFlightAttempt, claim: Claim, control: Control) -> AttemptEnd:
-        try:
-            early = check_rendered_model(self._context.store, held.claim, claim) or review.before(claim, control)
-            if early is not None:
-                return early
-            with self._folders.make(claim) as own, self._reporting.of(claim, control, own) as report:
-                control.scratch = own.path
-                result = self._run_reporting(held, claim, control, report)
-            return self._won(claim, result)
-        except Refused as refusal:
-            return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
-        except Exception as error:
-            # A bulkhead: a bug of a runner costs its attempt, not the worker.
-            log.exception("the runner failed", task=claim.key, project=claim.project)
-            return AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
-
-    def _run_reporting(self, held: InFlightAttempt, claim: Claim, control: Control, report: Report) -> AttemptEnd:
-        with artifacts.with_folder(claim, control.scratch) as placed:
-            told = Told(self._runners.runner_for(claim.work), self._prompting, held.claim, report)
-            surroundings = Surroundings(
-                ours=lambda: not self._is_stale(held),
-                merges=self._merges,
-                lost=partial(self._lost_to, claim),
-                keeps=lambda folder, result: artifacts.kept(
-                    placed, folder, result, control=control, terms=self._artifacts
-                ),
-                lends=HostResources(
-                    self._context.store, claim, ports=self._context.settings.ports, scratch=control.scratch
-                ),
+            return self._pipeline.run(
+                RunningAttempt(claim, claim, held.claim, control, is_ours=lambda: not self._is_stale(held))
             )
-            return self._jobs.run(told, placed, control, surroundings)
-
-    def _add_found(self, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
-        """Add what a running job found; a tick rings for it."""
-        grown = self._context.store.transact(
-            lambda tx: add_found(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
-        )
-        if grown.ready:
-            self._context.nudge([(claim.workspace_id, claim.project_id)])
-        return grown.ids
-
-    def _won(self, claim: Claim, result: AttemptEnd) -> AttemptEnd:
-        """A variant counts only if it is the first of its task to have passed."""
-        if result.outcome is not Outcome.COMPLETED:
-            return result
-        try:
-            why = self._lost_to(claim)
-        except DatabaseUnavailable as error:  # what it spent is kept; the next attempt asks again
-            return replace(result, outcome=Outcome.DEFERRED, error=error.sentence())
-        return result if why is None else replace(result, outcome=Outcome.CANCELED, error=why)
-
-    def _lost_to(self, claim: Claim) -> str | None:
-        """Let a variant win that has passed its gates, and tell the others to stop; or say who was first."""
-        if VARIANT not in review.role_of(claim):
-            return None
-        choice = self._context.store.transact(
-            lambda tx: choose_variant(tx, claim.workspace_id, claim.task_id, claim.attempt)
-        )
-        self._context.stop(claim.workspace_id, claim.project_id, choice.canceled)
-        return None if choice.won else choice.why
 
     def close(self) -> None:
-        """Nothing runs any more."""
+        """Close what this process keeps for its jobs; nothing runs any more."""
         if self._isolation is not None:
             self._isolation.close()
-        self._reporting.close()
-        self._folders.close()
+        self._pipeline.close()
 
     def _relieve(self, bundle: Batch) -> bool:
         """If the job that runs now is long: write the ends that wait for it, hand back what waits behind it."""
@@ -342,9 +259,9 @@ class Executor:
             return None
         cost_reports.discard([ended.fence for ended, _ in ends])
         for ended, _ in ends:
-            completed = ended.end.outcome is Outcome.COMPLETED and ended.task_id not in written.refused
-            self._jobs.stored(ended.claim, held=completed)
-            if ended.task_id in written.refused:
+            refused = ended.task_id in written.refused
+            self._pipeline.committed(ended.claim, ended.end, refused=refused)
+            if refused:
                 log.info("late result refused: the task moved on", task=ended.key, attempt=ended.attempt)
         if written.effects is not None and written.next_work is not None:
             self._follow_up(bundle, written.effects, written.next_work)

@@ -73,7 +73,7 @@ def _run(process: lifecycle.WorkerProcess, claim: Claim, former_id: str) -> None
     )
     if is_ours:
         threading.Thread(target=_hurry_when_told, args=(process,), name="coord-hurry", daemon=True).start()
-        process.execution.run_claim(claim, sent=sent)
+        process.executor.run_claim(claim, sent=sent)
 
 
 def _message() -> tuple[Claim, str] | None:

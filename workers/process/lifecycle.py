@@ -72,7 +72,7 @@ class WorkerProcess:
     runners: Runners
     confinement: Confinement
     housekeeper: SupervisorLoop
-    execution: Executor
+    executor: Executor
     spare: PrefetchRecovery
     watchdog: ConsumerWatchdog
     restarting: bool = False
@@ -141,14 +141,14 @@ def begin(name: str, *, slots: int, alone: bool = False) -> WorkerProcess:
         housekeeper = SupervisorLoop(context)
         watchdog = ConsumerWatchdog(context, start_anew, lives=context.settings.watchdog_lives or 0)
         isolation = None if alone else Isolation(context)
-        execution = Executor(context, runners, housekeeper, isolation=isolation)
-        spare = PrefetchRecovery(context, free=execution.free, work_off=execution.work_off)
-        _process = WorkerProcess(context, runners, confinement, housekeeper, execution, spare, watchdog)
+        executor = Executor(context, runners, housekeeper, isolation=isolation)
+        spare = PrefetchRecovery(context, free=executor.free, work_off=executor.work_off)
+        _process = WorkerProcess(context, runners, confinement, housekeeper, executor, spare, watchdog)
         if not alone:
             _hand_back_of_the_dead(context)
             housekeeper.clearing.clear_folders()
         context.heartbeat.start()
-        _process.execution.watch.start()
+        _process.executor.watch.start()
         housekeeper.start(cancels_only=alone)
         if not alone:
             spare.start()
@@ -279,8 +279,8 @@ def end() -> None:
     running.housekeeper.stop()
     running.spare.stop()
     _wait_for_jobs(context)
-    running.execution.watch.stop()
-    running.execution.close()
+    running.executor.watch.stop()
+    running.executor.close()
     running.runners.close()
     running.confinement.close()
     context.heartbeat.stop()

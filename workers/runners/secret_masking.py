@@ -1,7 +1,7 @@
 """Hides the values of a job's secrets. Everything that a job says or leaves goes through here before it is stored.
 
-``Control`` and ``Execution`` call it for all jobs, so what is added later needs no care of its own. A runner calls it
-itself only where it shortens a text: half of a secret is not recognized any more.
+``Control`` and the pipeline of attempts call it for all jobs, so what is added later needs no care of its own. A runner
+calls it itself only where it shortens a text: half of a secret is not recognized any more.
 """
 
 from __future__ import annotations

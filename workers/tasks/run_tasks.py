@@ -21,4 +21,4 @@ def run_tasks(workspace_id: Any = None, tasks: Any = None, *_more: Any, **more: 
     if isinstance(bell, str):
         refusals.note(queues.JOBS, bell)
         return
-    process.execution.work_off(bell.workspace_id, [task_id for task_id, _ in bell.tasks])
+    process.executor.work_off(bell.workspace_id, [task_id for task_id, _ in bell.tasks])

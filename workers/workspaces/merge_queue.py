@@ -7,16 +7,15 @@ has nothing left to do. Without the commit on the branch a record says nothing; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.checkouts import run_slug
 from coordination.domain.jobs.merges import Merge
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.attempt.surroundings import MergeRecords
 from workers.runners.base import Control
 from workers.runners.process_watch import Interruption
 from workers.workspaces.git import GitFailed, GitInterrupted
@@ -27,6 +26,22 @@ from workers.workspaces.worktree import Worktree
 
 PATIENCE = timedelta(hours=1)
 """How long an attempt waits for its turn. Others hold it for as long as their gates take."""
+
+
+class MergeRecords(Protocol):
+    """Records of merges, kept where no job can write. All methods raise DatabaseUnavailable."""
+
+    def write(self, claim: Claim, merge: Merge) -> bool:
+        """Record what the attempt is about to merge; return False when it does not hold its task any more."""
+        ...
+
+    def unfinished(self, claim: Claim) -> Sequence[Merge]:
+        """Return the merges of earlier attempts whose own end was not stored, the latest first."""
+        ...
+
+    def forget(self, claim: Claim) -> None:
+        """Delete the task's records: its end is stored."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

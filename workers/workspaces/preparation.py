@@ -16,21 +16,25 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
-from coordination.base.clock import monotonic
-from coordination.base.durations import show_duration
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.preparation import LOCK_FILES, MANIFESTS, NO_PREPARATION, Preparation, port_variables
-from coordination.domain.tasks.attempts import Claim, Outcome
+from coordination.domain.jobs.preparation import (
+    LOCK_FILES,
+    MANIFESTS,
+    NO_PREPARATION,
+    Database,
+    Preparation,
+    port_variables,
+)
+from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.events import EventType
-from workers.attempt.surroundings import Lends
 from workers.runners import environment, untrusted_files, usage_file
 from workers.runners.base import Control
-from workers.runners.output import Capture, one_line
-from workers.runners.process import Launcher, death_sentence
+from workers.runners.process import Launcher
 from workers.runners.program import run_program
+from workers.runners.side_command import run_side_command, short_name
 from workers.workspaces import setup_cache
 from workers.workspaces.git import LONG, GitFailed, GitInterrupted, identity_of
 from workers.workspaces.setup_cache import SetupCache, is_inside, make_parents
@@ -38,12 +42,23 @@ from workers.workspaces.worktree import Worktree
 
 SETUP_LIMIT = timedelta(minutes=30)
 _EXCLUDES = "coordination-excludes"
-_KEPT = 64 * 1024  # bytes of the setup's output
 _LAST_LINES = 20
-_NAMED = 120
 _OF_REPOSITORY = ("local", "worktree")
 _AT_ONCE = 500  # paths of one cp
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\*?[ "})
+
+
+class Lends(Protocol):
+    """What this machine lends to one attempt. Raises Unavailable for what may be possible later, else Refused."""
+
+    def ports(self, count: int) -> Sequence[int]:
+        """Return free ports, lent until the attempt ends."""
+
+    def database(self, wanted: Database) -> str:
+        """Return the URL of a copy of a database, lent until it is given back."""
+
+    def give_back(self) -> None:
+        """Drop the copies."""
 
 
 @dataclass(slots=True)
@@ -64,28 +79,12 @@ class PreparedWorktree:
         if what.database is not None:
             self.own[what.database.variable] = lends.database(what.database)
 
-    def environment(self, claim: Claim) -> dict[str, str]:
-        """The variables of the claimed job, with those of its worktree."""
-        return {**self.variables, **claim.work.get("env", {}), **self.own}
-
-    def _work(self, claim: Claim) -> dict[str, Any]:
-        work = {**claim.work, "env": self.environment(claim)}
+    def in_folder(self, place: Worktree, claim: Claim) -> Claim:
+        """Return *claim* for what runs in *place*, with these variables."""
+        work = {**claim.work, "env": {**self.variables, **claim.work.get("env", {}), **self.own}}
         if secrets := claim.work.get("secrets"):
             work["secrets"] = [name for name in secrets if name not in self.own]  # a copy goes before its original
-        return work
-
-    def around(self, claim: Claim) -> Claim:
-        """The claim of a job that has these variables."""
-        return replace(claim, work=self._work(claim))
-
-    def inside(self, place: Worktree, claim: Claim) -> Claim:
-        """The claim of a job that runs in *place* with these variables; what it commits itself is its agent's."""
-        own = identity_of(claim)
-        own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
-        work = self._work(claim)
-        work["env"] = own | work["env"]
-        path = tuple(map(place.counterpart, claim.python_path))
-        return replace(claim, workdir=place.folder, work=work, python_path=path)
+        return replace(claim, workdir=place.folder, work=work)
 
     def keep(self, until: float) -> None:
         """The worktree stays until then, in seconds since 1970, so what it links to has to stay too."""
@@ -141,7 +140,7 @@ class WorktreePreparation:
                 found.fill(top, entries, share, self._copy)
             else:
                 entries = found.bring_into(top, share, self._copy)
-                self.control.event(EventType.PROGRESS, {"setup": one_line(what.setup, _NAMED), "warm": True})
+                self.control.event(EventType.PROGRESS, {"setup": short_name(what.setup), "warm": True})
             brought += entries
         if brought:
             ready.own = self._exclude()
@@ -216,37 +215,28 @@ class WorktreePreparation:
 
     def _set_up(self, setup: str, brought: Sequence[str], share: Sequence[str]) -> Iterator[str]:
         """Run the command here; the paths of what it has made."""
-        began = monotonic()
-        out = Capture(min(_KEPT, self.control.output_limit))
         with (
             environment.Scratch(self.control.scratch, self.claim) as scratch,
             usage_file.metered(scratch.costs, self.control) as glance,
         ):
-            ran = run_program(
+            ran = run_side_command(
                 self.launcher,
-                ["/bin/sh", "-c", f"exec 2>&1\n{setup}"],
-                replace(self.claim, timeout=SETUP_LIMIT, stall_timeout=None),
+                setup,
+                self.claim,
                 self.control,
                 variables=environment.inherited() | environment.of_attempt(self.claim, scratch),
                 folder=self.place.folder,
-                feed=out.feed,
-                announced=False,
-                write=self.control.places(self.place.folder),
+                timeout=SETUP_LIMIT,
                 glance=glance,
             )
-        took = timedelta(seconds=monotonic() - began)
-        name = one_line(setup, _NAMED)
-        why = _problem(ran.exit_code)
         if ran.interruption is not None:
-            if ran.interruption.outcome is not Outcome.TIMED_OUT:
-                raise GitInterrupted(ran.interruption)
-            why = ran.interruption.error
-        told = {"setup": name, "passed": why is None, "took": round(took.total_seconds(), 3)}
-        self.control.event(EventType.PROGRESS, told if why is None else told | {"why": why})
-        if why is not None:
-            last = "\n".join(out.text().rstrip().splitlines()[-_LAST_LINES:])
-            log = f"[setup {name}] {why} ({show_duration(took)})\n{last}".rstrip()
-            raise GitFailed(f"setup {name!r} failed: {why}", log=log)
+            raise GitInterrupted(ran.interruption)
+        name = short_name(setup)
+        self.control.event(EventType.PROGRESS, ran.event("setup", name))
+        if ran.problem is not None:
+            last_lines = "\n".join(ran.output.rstrip().splitlines()[-_LAST_LINES:])
+            log = ran.log_of(f"setup {name}", last_lines)
+            raise GitFailed(f"setup {name!r} failed: {ran.problem}", log=log)
         made = self.place.git("ls-files", "--others", "--directory", "-z", limit=LONG).words
         for name in share:
             self._check_made(name, made)
@@ -336,12 +326,12 @@ class WorktreePreparation:
             return []
 
 
-def _problem(exit_code: int | None) -> str | None:
-    if exit_code == 0:
-        return None
-    if exit_code is None:
-        return "it did not end"
-    return death_sentence(exit_code) if exit_code < 0 else f"exit status {exit_code}"
+def for_job(place: Worktree, claim: Claim) -> Claim:
+    """Return *claim* for the job in *place* itself: what it commits is its agent's, its Python path leads there."""
+    own = identity_of(claim)
+    own |= {f"GIT_COMMITTER_{what}": own[f"GIT_AUTHOR_{what}"] for what in ("NAME", "EMAIL")}
+    work = {**claim.work, "env": own | claim.work["env"]}
+    return replace(claim, work=work, python_path=tuple(map(place.counterpart, claim.python_path)))
 
 
 def _is_file(path: Path) -> bool:

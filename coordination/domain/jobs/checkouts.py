@@ -18,7 +18,6 @@ from coordination.base.durations import LONGEST, parse_duration
 from coordination.base.errors import Refused
 from coordination.base.json_values import text_problem
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs.changed_files import EXPECTS
 from coordination.domain.jobs.preparation import NO_PREPARATION, PREPARATION_KEYS, Preparation, parse_preparation
 
 GATE_TIMEOUT = timedelta(minutes=10)
@@ -167,12 +166,6 @@ def gates_for(
     """
     shared = checkout.kind is CheckoutKind.GIT_WORKTREE or kind == "agent"
     return tuple(dict.fromkeys([*(project if shared else ()), *(plan if shared else ()), *task]))
-
-
-def surrounded(options: Mapping[str, Any]) -> bool:
-    """Whether more than its job belongs to a task with these stored options: a checkout of its own, gates, or that
-    it is looked at whether its job changed anything."""
-    return bool(options) and (STORED in options or "gates" in options or EXPECTS in options)
 
 
 def without_merge(checkout: Mapping[str, Any]) -> dict[str, Any]:

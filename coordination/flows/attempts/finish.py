@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection
 
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.task_limits import DEFERRAL_LIMIT
 from coordination.flows.attempts.on_end import LISTENERS
 from coordination.services.attempts.end import end_attempts

@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from coordination.base.errors import Conflict, NotFound, Refused
 from coordination.base.ids import new_id
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
-from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import Complete, GiveUp

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from coordination.base.ids import new_id
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import asks_a_model
-from coordination.domain.tasks.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome, Spender, Usage
 from coordination.domain.tasks.retry import Backoff, Complete, Decision, RetryAfter, Wait, decide, wait_of, wait_until
 from coordination.domain.tasks.tasks import BlockReason

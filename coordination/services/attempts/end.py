@@ -14,7 +14,7 @@ from typing import Any, assert_never
 
 from sqlalchemy import Connection, RowMapping
 
-from coordination.domain.tasks.attempt_ends import EndedAttempt, event_of
+from coordination.domain.attempts.attempt_ends import EndedAttempt, event_of
 from coordination.domain.tasks.attempts import CONVERSATION, Outcome
 from coordination.domain.tasks.events import EventType, NewEvent
 from coordination.domain.tasks.retry import AskPerson, Complete, GiveUp, RetryAfter, StayCanceled, Wait

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.store.queries.tasks.completions import ReleasedTask
 
 

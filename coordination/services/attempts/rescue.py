@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from coordination.base.started_jobs import Started
-from coordination.domain.tasks.attempt_ends import EndedAttempt
+from coordination.domain.attempts.attempt_ends import EndedAttempt
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from coordination.domain.tasks.retry import Backoff, Decision, GiveUp, StayCanceled, decide, losses_after
 from coordination.domain.tasks.tasks import TaskState

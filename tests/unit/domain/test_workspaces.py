@@ -24,7 +24,6 @@ from coordination.domain.jobs.checkouts import (
     parse_gates,
     run_branch,
     slug,
-    surrounded,
     task_branch,
 )
 from tests.support.refusals import refuses
@@ -123,12 +122,6 @@ class TestGates:
         assert of("shell", FOLDER) == ["d"]
         assert of("shell", WORKTREE) == ["a", "b", "c", "d"]
         assert of("agent", FOLDER) == ["a", "b", "c", "d"]
-
-    def test_a_task_without_either_has_nothing_around_it(self) -> None:
-        assert not surrounded({})
-        assert not surrounded({"metadata": {"gates": []}})
-        assert surrounded({"gates": ["make"]})
-        assert surrounded({"workspace": {"kind": "git-worktree"}})
 
 
 class TestNames:

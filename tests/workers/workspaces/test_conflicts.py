@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from coordination.base.errors import DatabaseUnavailable
 from coordination.base.json_values import json_problem
 from coordination.domain.jobs import templates
 from coordination.domain.jobs.checkouts import parse_gates, parse_workspace, task_branch
 from coordination.domain.jobs.work import parse_work
-from coordination.domain.tasks.attempts import Outcome
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
-from workers.attempt.surroundings import Surroundings
+from workers.attempt.running import Proceed, RunningAttempt
 
 
 class TestAnAgentThatHasToTryAgain:
@@ -58,14 +58,13 @@ class TestAnAgentThatHasToTryAgain:
 def test_a_variant_of_which_nobody_could_say_whether_it_was_first_is_only_merged_later(
     site: Site, checkout: Checkout
 ) -> None:
-    def lost() -> str | None:
-        raise DatabaseUnavailable("The database is away")
+    def ask_whether_first(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        return replace(proceed(attempt), outcome=Outcome.DEFERRED, error="The database is away")
 
     work = agent("""echo '{"model": "m", "input_tokens": 5, "output_tokens": 1}' >> "$COORD_COSTS"; echo a > a.txt""")
     claim = site.claim("make", work)
     with site.control() as control:
-        around = Surroundings(ours=lambda: True, merges=site.merges, lost=lost)
-        first = site.jobs.run(site.runners.runner_for(claim.work), claim, control, around)
+        first = site.attempt(claim, control, more=[ask_whether_first])
 
     second = site.again("make", agent("echo twice >> a.txt"), first)
 

@@ -21,7 +21,7 @@ from tests.support.sources import ROOT
 from tests.support.speed import patience
 from workers.workspaces import worktree_folder
 
-SCRIPT = ROOT / "tests" / "support" / "killed_attempt.py"
+MODULE = "tests.support.killed_attempt"
 APPEND = "echo line >> log.txt; echo said"
 
 
@@ -40,7 +40,7 @@ def killed(site: Site, call: int, *, after: bool, work: Any = APPEND, **more: An
         "more": more,
     }
     return subprocess.run(
-        [sys.executable, str(SCRIPT), json.dumps(asked)],
+        [sys.executable, "-m", MODULE, json.dumps(asked)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from tests.support.repositories import Checkout, Site, agent
-from workers.attempt.surroundings import Surroundings
 from workers.runners.base import Control
 
 READ = {"agent": "custom", "prompt": "Do it", "command": ["cat"]}
@@ -29,9 +28,9 @@ class Job:
 def run_job(site: Site, does: Callable[[Path, Callable[[], str | None]], None]) -> AttemptEnd:
     claim = site.claim("ours", agent("true"))
     with site.control() as control:
-        result = site.jobs.run(Job(does), claim, control, Surroundings(ours=lambda: True, merges=site.merges))
+        result = site.attempt(claim, control, runner=Job(does))
         assert control.news is None
-    site.jobs.stored(claim, held=True)
+    site.worktrees.committed(claim, result, refused=False)
     return result
 
 

@@ -275,7 +275,7 @@ class TestRefusals:
         assert site.run("a", "touch a.txt").outcome is Outcome.COMPLETED
 
     def test_worktrees_are_never_made_inside_the_checkout(self, site: Site, checkout: Checkout) -> None:
-        site.jobs._worktrees = checkout.path / ".coord"
+        site.worktrees.root = checkout.path / ".coord"
 
         result = site.run("a", "true")
 
@@ -473,9 +473,9 @@ class TestStopping:
 
         monkeypatch.setattr(site.runners.runner_for({"shell": ""}), "run", fails)
 
-        with pytest.raises(LookupError, match="a bug"):
-            site.run("a", "true")
+        result = site.run("a", "true")
 
+        assert (result.outcome, result.error) == (Outcome.FAILED, "the runner failed: LookupError: a bug")
         assert (checkout.worktrees(), site.files_left()) == ([], [])
 
     def test_one_whose_lease_may_be_over_merges_nothing(self, site: Site, checkout: Checkout) -> None:

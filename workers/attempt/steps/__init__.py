@@ -1,1 +1,1 @@
-"""Steps around the run of one attempt, one concern a file."""
+"""The steps of an attempt, one module each; workers.attempt.pipeline lists them in their order."""

@@ -1,4 +1,4 @@
-"""Asks before a job begins whether its project allows a model that a template named: only the worker knows it."""
+"""Check before a job starts whether its project allows a model that a template named: only the worker knows it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ from coordination.services import holds
 from coordination.services.holds.model_policy import forbidden
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
+from workers.attempt.running import Proceed, RunningAttempt
+from workers.context import Context
+
+
+class ModelPolicyStep:
+    """Checks models that templates name before the job starts, and again once the end of a held attempt is written."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        return check_rendered_model(self._context.store, attempt.stored, attempt.rendered) or proceed(attempt)
+
+    def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
+        """Enqueue the task again if the rule has changed since the check."""
+        if not refused and ask_again_if_allowed(self._context.store, claim, end, actor="worker"):
+            self._context.nudge([(claim.workspace_id, claim.project_id)])
 
 
 def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> AttemptEnd | None:

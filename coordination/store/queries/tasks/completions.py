@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 
 from coordination.base.errors import Refused
-from coordination.domain.tasks.attempt_ends import EndedAttempt, event_payload
+from coordination.domain.attempts.attempt_ends import EndedAttempt, event_payload
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.tasks import MOVES, BlockReason, DependencyKind, TaskMove

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.jobs.work import ChatCall, Shell
-from coordination.domain.tasks.attempts import Claim, Outcome, Result
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.store.engine import Store, open_store
 from tests.support.world import World, watched
 from workers.attempt.steps.model_policy import ask_again_if_allowed, check_rendered_model
@@ -40,7 +40,7 @@ def test_a_rendered_model_that_is_denied_is_not_begun_and_waits(world: World, re
 
     end = check_rendered_model(world.store, world.claims["a"], rendered)
 
-    assert end == Result(Outcome.DEFERRED, error=WHY, began=False, forbidden=rendered.work)
+    assert end == AttemptEnd(Outcome.DEFERRED, error=WHY, began=False, forbidden=rendered.work)
 
 
 def test_a_rendered_model_that_is_allowed_begins(world: World, rendered: Claim) -> None:
@@ -89,6 +89,6 @@ def test_a_rule_that_still_forbids_the_model_keeps_the_task_waiting(world: World
     world.finish("a", end.outcome, error=end.error, began=False, forbidden=end.forbidden)
 
     assert not ask_again_if_allowed(world.store, rendered, end, actor="worker")
-    assert not ask_again_if_allowed(world.store, rendered, Result(Outcome.COMPLETED), actor="worker")
+    assert not ask_again_if_allowed(world.store, rendered, AttemptEnd(Outcome.COMPLETED), actor="worker")
 
     assert world.states() == {"a": "blocked"}

@@ -1,8 +1,7 @@
-"""Where running jobs report: progress, questions, tasks that they found, a failure of their own judgement.
+"""Lets running jobs report: progress, questions, tasks that they discovered, a failure of their own judgement.
 
-Each attempt has a socket of its own, in its folder, made when its job first needs one and gone with the attempt, and a
-token. Both have to fit, and the process at the other end has to be one of the attempt's. A request and its answer are
-one line of JSON each.
+Each attempt has a token and a socket of its own, in its folder, made when its job first needs one. Both have to match,
+and the process at the other end has to be one of the attempt's. A request and its answer are one line of JSON each.
 """
 
 from __future__ import annotations
@@ -27,8 +26,11 @@ from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.questions import LONGEST
+from coordination.flows.tasks.add_discovered_tasks import add_found
 from workers.attempt.folders import AttemptFolder
 from workers.attempt.report_socket import LONGEST_REQUEST, ReportListener, ReportPeer, ReportServer
+from workers.attempt.running import Proceed, RunningAttempt
+from workers.context import Context
 from workers.runners.base import Control, ReportAddress
 
 log = structlog.get_logger()
@@ -39,12 +41,12 @@ MOST_REPORTS = 2_000
 _LONGEST_TEXT = 2_000
 
 Add = Callable[[Claim, tuple[Discovered, ...]], Mapping[str, str]]
-"""Adds tasks that an attempt found to its run, at once; their ids by key. Raises CoordinationError."""
+"""Adds tasks that an attempt discovered to its run, at once; returns their ids by key. Raises CoordinationError."""
 
 
 @dataclass(slots=True)
-class Report:
-    """What one attempt has reported so far."""
+class JobReports:
+    """What the job of one attempt has reported so far. ``said``: its last progress."""
 
     claim: Claim
     control: Control
@@ -58,7 +60,7 @@ class Report:
     output: Any = None
 
     def settle(self, result: AttemptEnd) -> AttemptEnd:
-        """*result* with what the job itself said of it. A job that was ended from outside had no last word."""
+        """Return *result* as the job itself reported it; the reports of a job ended from outside do not count."""
         if result.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.DEFERRED):
             return result
         if self.question is not None or self.first:
@@ -73,140 +75,146 @@ class Report:
         return result
 
 
-class Reporting:
-    """The reports of one worker process's jobs. *issue* makes an attempt's token."""
+class AgentChannelStep:
+    """Takes the reports of this process's jobs while they run. *issue* makes an attempt's token."""
 
     def __init__(self, add: Add, issue: Callable[[Claim], str]) -> None:
         self._add = add
         self._issue = issue
         self._lock = threading.Lock()
-        self._reports: dict[int, Report] = {}
+        self._open: dict[int, JobReports] = {}
         self._server = ReportServer()
 
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        assert attempt.folder is not None  # noqa: S101 - an earlier step makes it
+        with self.opened(attempt.rendered, attempt.control, attempt.folder) as reports:
+            return reports.settle(proceed(attempt))
+
     @contextlib.contextmanager
-    def of(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[Report]:
-        """While this attempt runs, it may report; *control* opens the socket when its job is told where."""
-        report = Report(claim, control)
+    def opened(self, claim: Claim, control: Control, folder: AttemptFolder) -> Iterator[JobReports]:
+        """Let the attempt report; *control* opens its socket when a runner asks for the address."""
+        reports = JobReports(claim, control)
         listeners: list[ReportListener] = []
 
         def open_line() -> ReportAddress:
             token, address = self._issue(claim), folder.address()
-            listeners.append(self._server.listen(address, partial(self._answer, report, token)))
+            listeners.append(self._server.listen(address, partial(self._answer, reports, token)))
             return ReportAddress(f"unix:{address}", token, folder.programs())
 
         control.offer_line(open_line)
         with self._lock:
-            self._reports[id(report)] = report
+            self._open[id(reports)] = reports
         try:
-            yield report
+            yield reports
         finally:
             control.offer_line(None)
             for listener in listeners:
                 self._server.stop(listener)
             with self._lock:
-                del self._reports[id(report)]
+                del self._open[id(reports)]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.close()
 
-    def _answer(self, report: Report, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
+    def _answer(self, reports: JobReports, token: str, line: bytes, peer: ReportPeer) -> dict[str, Any]:
         try:
-            asked = _request(line)
-            if not hmac.compare_digest(asked["token"].encode(errors="replace"), token.encode()):
+            request = _request(line)
+            if not hmac.compare_digest(request["token"].encode(errors="replace"), token.encode()):
                 return _refusal("The token is not that of the attempt whose socket this is")
         except Refused as refused:
             return _refusal(refused.message)
         with self._lock:
-            is_open = id(report) in self._reports
-            others = [one.control for one in self._reports.values() if one is not report]
+            is_open = id(reports) in self._open
+            others = [other.control for other in self._open.values() if other is not reports]
         if not is_open:
             return _refusal("The token's attempt has ended")
-        if not peer.belongs_to(report.claim, report.control, others):
-            log.warning("a report came from a process of another job", task=report.claim.key, pid=peer.pid)
+        if not peer.belongs_to(reports.claim, reports.control, others):
+            log.warning("a report came from a process of another job", task=reports.claim.key, pid=peer.pid)
             return _refusal("The token is of another attempt than the process that reports")
-        return self._taken(report, asked)
+        return self._act(reports, request)
 
-    def _taken(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        hide = report.control.secrets.hide
-        asked = {name: value if name == "do" else hide(value) for name, value in asked.items()}
-        report.count += 1
-        if report.count > MOST_REPORTS:
+    def _act(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        hide = reports.control.secrets.hide
+        request = {name: value if name == "do" else hide(value) for name, value in request.items()}
+        reports.count += 1
+        if reports.count > MOST_REPORTS:
             return _refusal(f"This attempt has reported {MOST_REPORTS:,} times; no more is possible")
         try:
-            verb = _verb(asked)
-            if verb in _NOT_OF_ANSWERS and ANSWER in report.claim.options.get("role", {}):
+            verb = _verb(request)
+            if verb in _NOT_OF_ANSWERS and ANSWER in reports.claim.options.get("role", {}):
                 raise Refused(  # noqa: TRY301 - where the others are caught
                     "A task that answers a question asks none and adds no work", hint='Answer {"cannot": "why"}'
                 )
-            answer = {"ok": True, **_DOES[verb](self, report, asked)}
-            if verb in _HEAR and (look := report.control.news) is not None and (news := look()):
+            answer = {"ok": True, **getattr(self, f"_{verb}")(reports, request)}
+            if verb in _HEAR and (look := reports.control.news) is not None and (news := look()):
                 answer["news"] = news
             return answer  # noqa: TRY300 - what follows is for all of it
         except CoordinationError as error:
             return _refusal(error.message, getattr(error, "hint", None))
         except Exception:
             # A bulkhead: the job hears that its report did not count, and the worker goes on.
-            log.exception("a report could not be taken", task=report.claim.key)
+            log.exception("a report could not be taken", task=reports.claim.key)
             return _refusal("The worker could not take this report; its log says why")
 
-    def _progress(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        payload: dict[str, Any] = {"text": _text(asked, "text")[:_LONGEST_TEXT]}
-        if (percent := asked.get("percent")) is not None:
+    def _progress(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        payload: dict[str, Any] = {"text": _text(request, "text")[:_LONGEST_TEXT]}
+        if (percent := request.get("percent")) is not None:
             if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 <= percent <= 100:  # noqa: PLR2004
                 raise Refused(f"percent is from 0 to 100, not {excerpt(percent)}", field="percent")
             payload["percent"] = percent
-        if payload == report.said:
-            report.control.progress()  # said again: a call that was repeated, or still the same
+        if payload == reports.said:
+            reports.control.progress()  # said again: a call that was repeated, or still the same
         else:
-            report.said = payload
-            report.control.event(EventType.PROGRESS, payload)
+            reports.said = payload
+            reports.control.event(EventType.PROGRESS, payload)
         return {}
 
-    def _ask(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        report.question, report.escalated = _question(asked, "question"), False
+    def _ask(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        reports.question, reports.escalated = _question(request, "question"), False
         return {"end": True}
 
-    def _escalate(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        report.question, report.escalated = _question(asked, "why"), True
+    def _escalate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        reports.question, reports.escalated = _question(request, "why"), True
         return {"end": True}
 
-    def _discovered(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        tasks = asked.get("tasks")
+    def _discovered(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        tasks = request.get("tasks")
         if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
             raise Refused("tasks is a list of tasks as a plan has them", field="tasks")
-        first = asked.get("first") is True
-        found = tuple(Discovered(_whole(task, report.claim), first=first, work=report.claim.work) for task in tasks)
-        return self._found(report, found)
+        first = request.get("first") is True
+        work = reports.claim.work
+        discovered = tuple(Discovered(_whole(task, reports.claim), first=first, work=work) for task in tasks)
+        return self._add_discovered(reports, discovered)
 
-    def _delegate(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        run = {"agent": _text(asked, "to"), "prompt": literal(_text(asked, "prompt"))}
-        said = {name: asked[name] for name in ("key", "title", "needs") if asked.get(name) is not None}
-        first = asked.get("first") is True
-        task = Discovered({**said, "run": run}, first=first, work=report.claim.work, delegated=True)
-        return self._found(report, (task,))
+    def _delegate(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        run = {"agent": _text(request, "to"), "prompt": literal(_text(request, "prompt"))}
+        fields = {name: request[name] for name in ("key", "title", "needs") if request.get(name) is not None}
+        first = request.get("first") is True
+        task = Discovered({**fields, "run": run}, first=first, work=reports.claim.work, delegated=True)
+        return self._add_discovered(reports, (task,))
 
-    def _found(self, report: Report, found: tuple[Discovered, ...]) -> dict[str, Any]:
-        ids, first = self._add(report.claim, found), found[0].first
+    def _add_discovered(self, reports: JobReports, discovered: tuple[Discovered, ...]) -> dict[str, Any]:
+        ids, first = self._add(reports.claim, discovered), discovered[0].first
         if first:
-            # Said twice, it is waited for once.
-            report.first.update({str(one.task["key"]): one for one in found})
+            # Reported twice, it is waited for once.
+            reports.first.update({str(task.task["key"]): task for task in discovered})
         return {"ids": dict(ids), "end": first}
 
-    def _done(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        if problem := json_problem({"output": asked.get("output")}):
+    def _done(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        if problem := json_problem({"output": request.get("output")}):
             raise Refused(f"The output {problem}")
-        report.output = asked.get("output")
-        report.failure = None
+        reports.output = request.get("output")
+        reports.failure = None
         return {}
 
-    def _fail(self, report: Report, asked: Mapping[str, Any]) -> dict[str, Any]:
-        report.failure = _text(asked, "why")[:_LONGEST_TEXT]
-        report.final = asked.get("final") is True
+    def _fail(self, reports: JobReports, request: Mapping[str, Any]) -> dict[str, Any]:
+        reports.failure = _text(request, "why")[:_LONGEST_TEXT]
+        reports.final = request.get("final") is True
         return {"end": True}
 
-    def _context(self, report: Report, _asked: Mapping[str, Any]) -> dict[str, Any]:
-        claim = report.claim
+    def _context(self, reports: JobReports, _asked: Mapping[str, Any]) -> dict[str, Any]:
+        claim = reports.claim
         return {
             "task": {"key": claim.key, "title": claim.title, "attempt": claim.attempt, "input": dict(claim.input)},
             "project": claim.project,
@@ -215,17 +223,8 @@ class Reporting:
         }
 
 
-_DOES: Mapping[str, Callable[[Reporting, Report, Mapping[str, Any]], dict[str, Any]]] = {
-    "progress": Reporting._progress,  # noqa: SLF001 - the class's own table
-    "ask": Reporting._ask,  # noqa: SLF001
-    "escalate": Reporting._escalate,  # noqa: SLF001
-    "discovered": Reporting._discovered,  # noqa: SLF001
-    "delegate": Reporting._delegate,  # noqa: SLF001
-    "done": Reporting._done,  # noqa: SLF001
-    "fail": Reporting._fail,  # noqa: SLF001
-    "context": Reporting._context,  # noqa: SLF001
-}
-
+_VERBS = ("progress", "ask", "escalate", "discovered", "delegate", "done", "fail", "context")
+"""What a job can report: each has its method above."""
 
 _HEAR = frozenset({"progress", "discovered", "delegate", "done", "context"})
 """Whose answers tell a job what it should know: after the others it ends."""
@@ -239,32 +238,32 @@ def _request(line: bytes) -> dict[str, Any]:
     if len(line) > LONGEST_REQUEST:
         raise Refused("The report is longer than a megabyte")
     try:
-        asked = json.loads(line)
+        request = json.loads(line)
     except (ValueError, RecursionError):
         raise Refused("That is not a line of JSON") from None
-    if is_too_deep(asked):
+    if is_too_deep(request):
         raise Refused(f"The report nests deeper than {MAX_DEPTH} levels")
-    if not isinstance(asked, dict) or not isinstance(asked.get("token"), str):
+    if not isinstance(request, dict) or not isinstance(request.get("token"), str):
         raise Refused("The request has no token")
-    return asked
+    return request
 
 
-def _verb(asked: Mapping[str, Any]) -> str:
-    verb = asked.get("do")
-    if not isinstance(verb, str) or verb not in _DOES:
-        raise Refused(f"A job cannot report {excerpt(verb)}", hint=f"It can report: {', '.join(_DOES)}")
+def _verb(request: Mapping[str, Any]) -> str:
+    verb = request.get("do")
+    if not isinstance(verb, str) or verb not in _VERBS:
+        raise Refused(f"A job cannot report {excerpt(verb)}", hint=f"It can report: {', '.join(_VERBS)}")
     return verb
 
 
-def _text(asked: Mapping[str, Any], name: str) -> str:
-    value = asked.get(name)
+def _text(request: Mapping[str, Any], name: str) -> str:
+    value = request.get(name)
     if not isinstance(value, str) or not value.strip():
         raise Refused(f"{name} must be a text", field=name)
     return value.replace("\0", "")
 
 
-def _question(asked: Mapping[str, Any], name: str) -> str:
-    text = _text(asked, name)
+def _question(request: Mapping[str, Any], name: str) -> str:
+    text = _text(request, name)
     if len(text) > LONGEST:
         raise Refused(f"The {name} has {len(text):,} characters; at most {LONGEST:,} are possible", field=name)
     return text
@@ -283,3 +282,13 @@ def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
 
 def _refusal(message: str, hint: str | None = None) -> dict[str, Any]:
     return {"ok": False, "error": message} | ({"hint": hint} if hint else {})
+
+
+def add_discovered(context: Context, claim: Claim, discovered: tuple[Discovered, ...]) -> Mapping[str, str]:
+    """Add what a running job discovered; a tick enqueues it. Returns the tasks' ids by key."""
+    added = context.store.transact(
+        lambda tx: add_found(tx, claim.workspace_id, claim.task_id, claim.attempt, discovered)
+    )
+    if added.ready:
+        context.nudge([(claim.workspace_id, claim.project_id)])
+    return added.ids

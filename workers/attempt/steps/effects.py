@@ -1,7 +1,7 @@
-"""A runner that sees what its agent changed in its folder, and ends an attempt that changed nothing as its plan says.
+"""Records whether an agent changed anything in its folder, and fails an attempt that had to and did not.
 
-In a git repository counts what git sees: commits, stashes, and files that it does not ignore. Elsewhere count all
-files. In a worktree of its own, what was collected of it says whether anything changed.
+In a git repository, what git sees counts: commits, stashes, and files that it does not ignore. Elsewhere all files
+count. In a worktree of its own, the commit of the change says it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from coordination.domain.jobs.changed_files import CHANGES, EXPECTS, ChangeSummary
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
-from workers.attempt.surroundings import goes_on
+from workers.attempt.running import Proceed, RunningAttempt, is_unfinished, with_log_line
 from workers.runners import environment
-from workers.runners.base import Control, Runner
+from workers.runners.base import Control
 from workers.runners.process import Launcher
 from workers.workspaces import head_history, stash
 from workers.workspaces.git import Git, GitFailed, GitInterrupted, variables_of
@@ -52,20 +52,29 @@ class _State:
         return bool(aside) or (bool(past.resets) and after.stashed != self.stashed)
 
 
-class Observed:
-    """Wraps the runner of an agent's attempt."""
+class EffectsStep:
+    """Looks at the folder of an agent before and after its job."""
 
-    def __init__(self, runner: Runner, launcher: Launcher) -> None:
-        self._runner = runner
+    def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
 
-    def run(self, claim: Claim, control: Control) -> AttemptEnd:
-        """Run the job, and look at its folder before and after."""
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        change = attempt.change
+        if change is None:
+            return self._run_in_folder(attempt, proceed)
+        has_job = change.result is None
+        result = proceed(attempt)
+        if not has_job or change.commit is None:
+            return result
+        return seen(result, attempt.claim, changed=change.commit != change.place.start)
+
+    def _run_in_folder(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        claim, control = attempt.claim, attempt.control
         before = self._look(claim, control)
         first = _first(claim, before)
         if first and _BEFORE not in claim.carried:
             control.remember({_BEFORE: first})
-        result = self._runner.run(claim, control)
+        result = proceed(attempt)
         if before is None or not result.began:
             return result
         if control.stop_requested:  # it may go on elsewhere, and find that all is done
@@ -126,13 +135,13 @@ def _first(claim: Claim, now: _State | None) -> dict[str, str]:
 
 
 def seen(result: AttemptEnd, claim: Claim, *, changed: bool) -> AttemptEnd:
-    """*result* of an agent's attempt with what it *changed*, ended as its plan says."""
+    """Return *result* of an agent's attempt with its effect, failed if its plan expects changes and it made none."""
     effect = replace(result.effect or ChangeSummary(), changed=changed)
     if changed:
         return replace(result, effect=effect)
-    if goes_on(result):
+    if is_unfinished(result):
         return result  # it may change something later
-    return _with_remark(_judged(replace(result, effect=effect), claim), effect)
+    return with_log_line(_judged(replace(result, effect=effect), claim), f"[agent] {effect.sentence()}")
 
 
 def _judged(result: AttemptEnd, claim: Claim) -> AttemptEnd:
@@ -142,11 +151,6 @@ def _judged(result: AttemptEnd, claim: Claim) -> AttemptEnd:
     error = f"it {said}, and its plan says expects: {CHANGES}"
     feedback = f"{error[0].upper()}{error[1:]}. Make the changes that the task asks for, or report why you cannot."
     return replace(result, outcome=Outcome.FAILED, error=error, carry={**result.carry, "feedback": feedback})
-
-
-def _with_remark(result: AttemptEnd, effect: ChangeSummary) -> AttemptEnd:
-    log = "\n".join(filter(None, [(result.log or "").rstrip("\n"), f"[agent] {effect.sentence()}"]))
-    return replace(result, log=log)
 
 
 def _of_files(folder: str) -> str | None:

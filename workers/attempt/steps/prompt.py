@@ -11,14 +11,15 @@ import structlog
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.agents import prompts
+from coordination.domain.agents import prompts, review_loop
 from coordination.domain.agents.prompts import PromptContext
 from coordination.domain.jobs.work import AgentCall, parse_work
-from coordination.domain.tasks.attempts import Claim
+from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from coordination.domain.tasks.questions import ANSWERS
 from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
 from coordination.store.reports.agents import prompt_context
+from workers.attempt.running import Proceed, RunningAttempt
 from workers.runners.agent import ADAPTERS
 from workers.runners.agents.conversation import taken_up
 
@@ -28,25 +29,28 @@ _FRESH = 5.0
 _REMEMBERED = 1_000
 
 
-class Prompting:
-    """Knows the projects of the jobs that run here, as they were a few seconds ago at most."""
+class PromptStep:
+    """Builds prompts; knows the projects of the jobs that run here, as they were a few seconds ago at most."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[float, PromptContext]] = OrderedDict()
 
-    def prompted(self, written: Claim, claim: Claim, *, reports: bool) -> Claim:
-        """*claim* with its whole prompt, if it is for a model. *written*: as its author wrote it, not rendered.
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        return proceed(replace(attempt, claim=self.prompted(attempt.stored, attempt.claim)))
 
-        Raises Refused when the project's words cannot be rendered.
+    def prompted(self, stored: Claim, claim: Claim) -> Claim:
+        """Return *claim* with its whole prompt. *stored*: as its author wrote it, not rendered.
+
+        Raises Refused when the project's own prompt text cannot be rendered.
         """
-        if "prompt" not in claim.work or claim.options.get("bare"):
+        if claim.options.get("bare"):
             return claim
-        role = claim.options.get("role", {})
-        shows_needs = not prompts.mentions_needs([str(written.work["prompt"])])
+        role = review_loop.role_of(claim)
+        shows_needs = not prompts.mentions_needs([str(stored.work["prompt"])])
         supervises = next((kind for kind in (prompts.ASSESS, prompts.ANALYZE, prompts.ANSWER) if kind in role), None)
-        resumes = supervises is None and goes_on(claim)
+        resumes = supervises is None and resumes_conversation(claim)
         if resumes:
             last = list(claim.carried.get(ANSWERS, ()))[-1:]
             claim = replace(claim, carried={**claim.carried, ANSWERS: last})
@@ -60,7 +64,7 @@ class Prompting:
             project,
             kind=kind,
             shows_needs=shows_needs,
-            reports=reports,
+            reports=True,
         )
         return replace(claim, work={**claim.work, "prompt": text})
 
@@ -97,7 +101,7 @@ class Prompting:
         return known
 
 
-def goes_on(claim: Claim) -> bool:
-    """Whether the attempt takes up an earlier conversation, in which all of it was said before."""
+def resumes_conversation(claim: Claim) -> bool:
+    """Return whether the attempt resumes an earlier conversation, which has the whole prompt already."""
     work: Any = parse_work(claim.work)
     return isinstance(work, AgentCall) and taken_up(claim, work, ADAPTERS[work.agent])

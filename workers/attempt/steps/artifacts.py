@@ -1,4 +1,4 @@
-"""Keeps the files that a job has to leave: found in its folder after it, copied to the store, listed with its end.
+"""Keeps the files that a job has to leave: found in its folder, copied to the artifact store, listed with its end.
 
 Nothing that is copied counts before the attempt's end is written, so half of a file is never listed.
 """
@@ -12,7 +12,6 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import IO
 
 from coordination.adapters.artifact_store import ArtifactStore
@@ -21,15 +20,15 @@ from coordination.base.sizes import show_size
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.artifacts import LONGEST_PATH, Artifact, kept_name, outputs_of
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
 from workers.runners import untrusted_files
 from workers.runners.base import Control
-from workers.runners.environment import Scratch
 
 _WAITS = (1, 2, 4, 8, 16)  # seconds between tries to reach the store
 
 
 @dataclass(frozen=True, slots=True)
-class ArtifactLimits:
+class Terms:
     """Where files are kept, and how many and how large they may be in all, for one attempt."""
 
     store: ArtifactStore
@@ -37,30 +36,27 @@ class ArtifactLimits:
     bytes: int
 
 
+class ArtifactsStep:
+    """Keeps the outputs of a job that has completed."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        result, claim = proceed(attempt), attempt.claim
+        is_retold = attempt.change is not None and attempt.change.is_retold
+        if is_retold or claim.workdir is None or is_unfinished(result):
+            return result
+        return kept(claim, claim.workdir, result, control=attempt.control, terms=self._terms)
+
+
 class _Stopped(Exception):
     """The job is told to stop: nobody waits for its files."""
 
 
-@contextlib.contextmanager
-def with_folder(claim: Claim, scratch: Path) -> Iterator[Claim]:
-    """The claim with a folder that is still there after its job: of its own, where the job has none."""
-    if claim.workdir is not None or not outputs_of(claim.options):
-        yield claim
-        return
-    with Scratch(scratch, claim) as own:
-        yield replace(claim, workdir=own.make_folder())
-
-
-def kept(
-    claim: Claim, folder: str | None, result: AttemptEnd, *, control: Control, terms: ArtifactLimits
-) -> AttemptEnd:
-    """*result* with the files that the task has to leave in *folder*, kept; a failure when one cannot be.
-
-    What did not complete leaves nothing.
-    """
+def kept(claim: Claim, folder: str, result: AttemptEnd, *, control: Control, terms: Terms) -> AttemptEnd:
+    """Return the completed *result* with the files that the task has to leave in *folder*, or failed without one."""
     outputs = outputs_of(claim.options)
-    if not outputs or folder is None or result.outcome is not Outcome.COMPLETED:
-        return result
     root = os.path.realpath(folder)
     copying = _Copying(claim, root, control, terms)
     try:
@@ -81,7 +77,7 @@ def kept(
     return replace(result, artifacts=made)
 
 
-def _found(root: str, outputs: Iterable[str], terms: ArtifactLimits) -> list[str]:
+def _found(root: str, outputs: Iterable[str], terms: Terms) -> list[str]:
     """The paths of all files that *outputs* mean, each once. Unavailable when one means none."""
     found: dict[str, None] = {}
     for wanted in outputs:
@@ -130,7 +126,7 @@ def _check_inside(root: str, path: str, name: str) -> None:
 class _Copying:
     """Copies the files of one attempt."""
 
-    def __init__(self, claim: Claim, root: str, control: Control, terms: ArtifactLimits) -> None:
+    def __init__(self, claim: Claim, root: str, control: Control, terms: Terms) -> None:
         self._place = [claim.workspace_id, claim.run_id, claim.task_id, str(claim.attempt)]
         self._root = root
         self._control = control

@@ -1,13 +1,13 @@
-"""Agents that look at others' tasks: what comes of an assessment, of an analysis, of an answer to a question.
+"""Decides what follows from the answers of agents that supervise others: assessments, analyses, answers to questions.
 
-A model that answers what cannot be used is asked once more; then the task goes on without. Every decision is an event
-of the task that it was made by.
+A model whose answer cannot be used is asked once more; then the task goes on without it. Pure: every decision comes
+with the payload of its event.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coordination.base.errors import Refused
@@ -17,100 +17,107 @@ from coordination.domain.agents.review_answers import AGAIN, DONE, Analysis, Par
 from coordination.domain.jobs.templates import literal
 from coordination.domain.plans.plan_expansion import ANALYZE, ANSWER, ASSESS, WORK
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Discovered, Outcome
-from coordination.domain.tasks.events import EventType
-from workers.runners.base import Control
 
 ROUNDS = 2
-"""How often an analysis may send a task back."""
+"""The most times that an analysis may send a task back."""
 
 _ASKED_AGAIN = "asked_again"
 _SPLIT = "split"
 _ROUNDS = "rounds_of_work"
 
 
+@dataclass(frozen=True, slots=True)
+class Review:
+    """How an attempt ends by its review. ``decision``: the payload of the event that records it, if anything was."""
+
+    result: AttemptEnd
+    decision: dict[str, Any] | None = None
+
+
 def role_of(claim: Claim) -> Mapping[str, Any]:
-    """What the system made the task for; empty for a task of a plan's author."""
+    """Return what the system made the task for; empty for a task of a plan's author."""
     role = claim.options.get("role", {})
     return role if isinstance(role, Mapping) else {}
 
 
-def before(claim: Claim, control: Control) -> AttemptEnd | None:
-    """An end instead of a beginning: nothing was done to judge, or what an assessment split has to come first."""
+def before_job(claim: Claim) -> Review | None:
+    """Return an end without a job: no work to analyze, or subtasks that come first; None when the job has to run."""
     role = role_of(claim)
     if ANALYZE in role and not any(need["state"] == "completed" for need in claim.needs.values()):
-        return AttemptEnd(Outcome.FAILED, error="the work ended without success", retryable=False, began=False)
+        error = "the work ended without success"
+        return Review(AttemptEnd(Outcome.FAILED, error=error, retryable=False, began=False))
     if WORK not in role or claim.carried.get(_SPLIT):
         return None
-    found = claim.needs.get(f"{role[WORK]}/{ASSESS}", {}).get("output")
-    if not isinstance(found, Mapping) or not found.get("subtasks"):
+    output = claim.needs.get(f"{role[WORK]}/{ASSESS}", {}).get("output")
+    if not isinstance(output, Mapping) or not output.get("subtasks"):
         return None
     try:
-        parts = review_answers.read_assessment(found).subtasks
+        parts = review_answers.read_assessment(output).subtasks
     except Refused:  # a person may have forced the assessment's output
         return None
     discovered = tuple(_discovered(part, claim.key, claim.work, first=True) for part in parts)
-    _tell(control, {"decision": "split", "into": [str(found.task["key"]) for found in discovered]})
-    return AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False)
+    decision = {"decision": "split", "into": [str(subtask.task["key"]) for subtask in discovered]}
+    return Review(AttemptEnd(Outcome.DEFERRED, discovered=discovered, carry={_SPLIT: True}, began=False), decision)
 
 
-def after(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
-    """*result* as the role of its task reads it."""
+def review(claim: Claim, result: AttemptEnd) -> Review:
+    """Return the end of a supervising task, by its role, whose job ended with *result*."""
     role = role_of(claim)
     if ASSESS in role:
-        return _assessed(claim, result, control)
+        return _assessed(claim, result)
     if ANALYZE in role:
-        return _analyzed(claim, role, result, control)
+        return _analyzed(claim, role, result)
     if ANSWER in role:
-        return _answered(claim, result, control)
-    return result
+        return _answered(claim, result)
+    return Review(result)
 
 
-def _assessed(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
+def _assessed(claim: Claim, result: AttemptEnd) -> Review:
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, {"unusable": result.error}, control)
+        return _without(claim, result, {"unusable": result.error})
     try:
         assessment = review_answers.read_assessment(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, {"unusable": refused.message}, control)
-    told = assessment.to_json()
+        return _again(claim, result, refused, {"unusable": refused.message})
     keys = [part.key for part in assessment.subtasks]
-    _tell(control, {"decision": "assessed", "strategy": assessment.strategy, "subtasks": keys})
-    return replace(result, output=told)
+    decision = {"decision": "assessed", "strategy": assessment.strategy, "subtasks": keys}
+    return Review(replace(result, output=assessment.to_json()), decision)
 
 
-def _answered(claim: Claim, result: AttemptEnd, control: Control) -> AttemptEnd:
-    """Who asked gets the answer when this is stored; without one the question waits for a person."""
+def _answered(claim: Claim, result: AttemptEnd) -> Review:
+    """Keep the answer as the output: the asker gets it when this is stored. Without one the question waits."""
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, {"cannot": f"{claim.key}: {result.error}"}, control)
+        return _without(claim, result, {"cannot": f"{claim.key}: {result.error}"})
     try:
         answer = review_answers.read_answer(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, {"cannot": f"its answer cannot be used: {refused.message}"}, control)
-    return replace(result, output=answer.to_json())
+        return _again(claim, result, refused, {"cannot": f"its answer cannot be used: {refused.message}"})
+    return Review(replace(result, output=answer.to_json()))
 
 
-def _analyzed(claim: Claim, role: Mapping[str, Any], result: AttemptEnd, control: Control) -> AttemptEnd:
+def _analyzed(claim: Claim, role: Mapping[str, Any], result: AttemptEnd) -> Review:
     key, done = str(role[ANALYZE]), _latest(claim, str(role[ANALYZE]))
     if result.outcome is not Outcome.COMPLETED:
-        return _without(claim, result, done, control)
+        return _without(claim, result, done)
     try:
         analysis = review_answers.read_analysis(result.output)
     except Refused as refused:
-        return _again(claim, result, refused, done, control)
-    _tell(control, {"decision": analysis.verdict, "why": analysis.why})
+        return _again(claim, result, refused, done)
+    decision = {"decision": analysis.verdict, "why": analysis.why}
     follow_ups = tuple(_discovered(part, key, role["run"], first=False) for part in analysis.follow_ups)
     result = replace(result, output=done, discovered=(*result.discovered, *follow_ups))
     if analysis.verdict == DONE:
-        return result
+        return Review(result, decision)
     rounds = int(claim.carried.get(_ROUNDS, 0))
     if analysis.verdict == AGAIN and rounds < ROUNDS:
-        return _sent_back(key, role["run"], analysis, rounds + 1, result)
+        return Review(_sent_back(key, role["run"], analysis, rounds + 1, result), decision)
     why = f"not done after {rounds + 1} rounds" if analysis.verdict == AGAIN else analysis.verdict
-    return replace(result, outcome=Outcome.FAILED, error=f"{why}: {analysis.why}", retryable=False)
+    failed = replace(result, outcome=Outcome.FAILED, error=f"{why}: {analysis.why}", retryable=False)
+    return Review(failed, decision)
 
 
 def _latest(claim: Claim, key: str) -> Any:
-    """What the last round of work gave."""
+    """Return the output of the last round of work."""
     rounds = int(claim.carried.get(_ROUNDS, 0))
     last = f"{key}/{WORK}.{rounds + 1}" if rounds else f"{key}/{WORK}"
     return claim.needs.get(last, {}).get("output")
@@ -129,22 +136,23 @@ def _sent_back(key: str, run: Mapping[str, Any], analysis: Analysis, rounds: int
     return replace(result, outcome=Outcome.DEFERRED, discovered=discovered, carry=carry)
 
 
-def _again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any, control: Control) -> AttemptEnd:
-    """What it answered cannot be used: it is asked once more."""
+def _again(claim: Claim, result: AttemptEnd, refused: Refused, instead: Any) -> Review:
+    """Ask once more: the answer cannot be used."""
     if claim.carried.get(_ASKED_AGAIN):
-        return _without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead, control)
+        return _without(claim, replace(result, outcome=Outcome.FAILED, error=refused.message), instead)
     carry = {**result.carry, _ASKED_AGAIN: True, FEEDBACK: refused.message}
-    return replace(result, outcome=Outcome.DEFERRED, error=f"its answer cannot be used: {refused.message}", carry=carry)
+    error = f"its answer cannot be used: {refused.message}"
+    return Review(replace(result, outcome=Outcome.DEFERRED, error=error, carry=carry))
 
 
-def _without(claim: Claim, result: AttemptEnd, instead: Any, control: Control) -> AttemptEnd:
-    """The supervisor has failed: the task goes on without it, once no other attempt may follow."""
+def _without(claim: Claim, result: AttemptEnd, instead: Any) -> Review:
+    """Let the task go on without its supervisor, which has failed, once no other attempt may follow."""
     if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT):
-        return result
+        return Review(result)
     if result.retryable and claim.failures + 1 < claim.max_attempts and not claim.carried.get(_ASKED_AGAIN):
-        return result
-    _tell(control, {"decision": "none", "why": result.error or "no answer"})
-    return replace(result, outcome=Outcome.COMPLETED, output=instead, error=None)
+        return Review(result)
+    decision = {"decision": "none", "why": result.error or "no answer"}
+    return Review(replace(result, outcome=Outcome.COMPLETED, output=instead, error=None), decision)
 
 
 def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> Discovered:
@@ -159,9 +167,5 @@ def _discovered(part: Part, of: str, run: Mapping[str, Any], *, first: bool) -> 
 
 
 def _key(of: str, key: str) -> str:
-    """A key below *of* that is not one of the system's own there."""
+    """Return a key below *of* that is not one of the system's own there."""
     return f"{of}/{key}" if not key.startswith((ASSESS, WORK, ANSWER)) else f"{of}/part-{key}"
-
-
-def _tell(control: Control, payload: Mapping[str, Any]) -> None:
-    control.event(EventType.PROGRESS, dict(payload))

@@ -1,0 +1,1 @@
+"""The end of attempts: pure records and rules."""

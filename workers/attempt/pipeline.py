@@ -1,0 +1,70 @@
+"""Runs an attempt through the steps around its runner; ``step_list`` has them in their order.
+
+An attempt passes through no other steps than those that apply to its claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+
+from coordination.base.errors import Refused
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from workers.attempt.running import AttemptStep, ClosableStep, CommitListener, Proceed, RunningAttempt
+from workers.runners.base import Runner
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionalStep:
+    """A step, and for which claims it applies."""
+
+    applies: Callable[[Claim], bool]
+    step: AttemptStep
+
+
+class Pipeline:
+    """Runs attempts through *steps* to the runner of their job; one instance serves all threads of a worker process."""
+
+    def __init__(self, steps: Sequence[ConditionalStep], runner_for: Callable[[Mapping[str, Any]], Runner]) -> None:
+        self._steps = steps
+        self._runner_for = runner_for
+        self._listeners = [one.step for one in steps if isinstance(one.step, CommitListener)]
+
+    def run(self, attempt: RunningAttempt) -> AttemptEnd:
+        """Run *attempt* to its end. A bug of a step or runner fails the attempt, not the worker."""
+        result = self._run(attempt)
+        return attempt.control.secrets.hide_in(result)  # which the runner has set meanwhile
+
+    def committed(self, claim: Claim, end: AttemptEnd, *, refused: bool) -> None:
+        """Tell the steps that the attempt's *end* was written, or *refused* because the task has moved on."""
+        for listener in self._listeners:
+            listener.committed(claim, end, refused=refused)
+
+    def close(self) -> None:
+        """Close all steps; nothing runs any more."""
+        for one in self._steps:
+            if isinstance(one.step, ClosableStep):
+                one.step.close()
+
+    def _run(self, attempt: RunningAttempt) -> AttemptEnd:
+        claim = attempt.claim
+        try:
+            proceed: Proceed = self._run_job
+            for one in reversed(self._steps):
+                if one.applies(claim):
+                    proceed = partial(one.step, proceed=proceed)
+            return proceed(attempt)
+        except Refused as refusal:
+            return AttemptEnd(Outcome.FAILED, error=refusal.sentence(), retryable=False, began=False)
+        except Exception as error:
+            log.exception("the runner failed", task=claim.key, project=claim.project)
+            return AttemptEnd(Outcome.FAILED, error=f"the runner failed: {type(error).__name__}: {error}")
+
+    def _run_job(self, attempt: RunningAttempt) -> AttemptEnd:
+        return self._runner_for(attempt.claim.work).run(attempt.claim, attempt.control)

@@ -1,0 +1,76 @@
+"""The one list of the steps around every runner, from the outermost to the innermost.
+
+A new step is a module in ``steps`` and a line here: for which claims it applies, and the step.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from coordination.adapters.artifact_store import ArtifactStore
+from coordination.domain.jobs.changed_files import EXPECTS
+from coordination.domain.jobs.checkouts import STORED, CheckoutKind, parse_checkout
+from coordination.domain.money.estimates import asks_a_model
+from coordination.domain.plans.plan_expansion import VARIANT
+from coordination.domain.tasks.attempts import Claim
+from workers.attempt.folders import AttemptFolders
+from workers.attempt.host_leases import HostResources
+from workers.attempt.merge_records import MergesInStore
+from workers.attempt.pipeline import ConditionalStep
+from workers.attempt.steps.agent_channel import AgentChannelStep, add_discovered
+from workers.attempt.steps.artifacts import ArtifactsStep, Terms
+from workers.attempt.steps.effects import EffectsStep
+from workers.attempt.steps.feedback import add_feedback
+from workers.attempt.steps.gates import GatesStep
+from workers.attempt.steps.job_folder import make_job_folder
+from workers.attempt.steps.model_policy import ModelPolicyStep
+from workers.attempt.steps.prompt import PromptStep
+from workers.attempt.steps.review import review_answer
+from workers.attempt.steps.scratch_folder import ScratchFolderStep
+from workers.attempt.steps.subtasks import add_subtasks
+from workers.attempt.steps.variants import VariantsStep
+from workers.attempt.steps.worktree import WorktreeStep
+from workers.attempt.steps.worktree_commit import commit_worktree
+from workers.attempt.token_issuer import TokenIssuer
+from workers.context import Context
+from workers.runners.registry import Runners
+
+
+def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
+    """Return the steps around every runner of this process, the outermost first."""
+    settings, store, launcher = context.settings, context.store, runners.launcher
+    folders = AttemptFolders(context.scratch, launcher.show)
+    add, lender = partial(add_discovered, context), partial(HostResources, store, ports=settings.ports)
+    kept = Terms(ArtifactStore(settings.artifacts_url), settings.artifacts_most, settings.artifacts_bytes)
+    worktrees = WorktreeStep(
+        launcher, MergesInStore(store), root=context.worktrees, keep=settings.worktrees_kept, lender=lender
+    )
+    return [
+        ConditionalStep(lambda claim: asks_a_model(claim.work), ModelPolicyStep(context)),
+        ConditionalStep(lambda claim: "role" in claim.options, add_subtasks),
+        ConditionalStep(lambda _: True, ScratchFolderStep(folders)),
+        ConditionalStep(needs_folder, make_job_folder),
+        ConditionalStep(is_in_worktree, worktrees),
+        ConditionalStep(lambda claim: VARIANT in claim.options.get("role", ()), VariantsStep(context)),
+        ConditionalStep(lambda claim: "outputs" in claim.options, ArtifactsStep(kept)),
+        ConditionalStep(lambda claim: "gates" in claim.options, GatesStep(launcher)),
+        ConditionalStep(lambda claim: "agent" in claim.work, EffectsStep(launcher)),
+        ConditionalStep(is_in_worktree, commit_worktree),
+        ConditionalStep(lambda claim: "prompt" in claim.work, add_feedback),
+        ConditionalStep(lambda claim: "role" in claim.options, review_answer),
+        ConditionalStep(lambda _: True, AgentChannelStep(add, TokenIssuer(store).issue)),
+        ConditionalStep(lambda claim: "prompt" in claim.work, PromptStep(store)),
+    ]
+
+
+def is_in_worktree(claim: Claim) -> bool:
+    """Return whether the job works in a git worktree of its own. Raises Refused."""
+    return STORED in claim.options and parse_checkout(claim.options[STORED]).kind is CheckoutKind.GIT_WORKTREE
+
+
+def needs_folder(claim: Claim) -> bool:
+    """Return whether a step looks at the job's folder after the job, which has none."""
+    if claim.workdir is not None:
+        return False
+    is_looked_at = any(name in claim.options for name in ("outputs", "gates", EXPECTS))
+    return is_looked_at and not is_in_worktree(claim)

@@ -1,0 +1,29 @@
+"""Tells an agent's next attempt how this one failed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordination.domain.agents.prompts import FEEDBACK
+from coordination.domain.jobs.last_lines import as_text, last_lines
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from workers.attempt.running import Proceed, RunningAttempt
+
+_FAILED = "It failed: "
+_MOST_LINES = 40
+
+
+def add_feedback(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+    """Add feedback to a failed result, unless that has some.
+
+    Feedback of a gate to an earlier attempt still holds when this one did not come that far.
+    """
+    result, claim = proceed(attempt), attempt.claim
+    if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT) or FEEDBACK in result.carry:
+        return result
+    before = claim.carried.get(FEEDBACK)
+    if before and not str(before).startswith(_FAILED):
+        return result
+    printed = as_text(last_lines(claim.work, result.output, result.log, most=_MOST_LINES))
+    feedback = f"{_FAILED}{result.error or result.outcome}" + (f"\n{printed}" if printed else "")
+    return replace(result, carry={**result.carry, FEEDBACK: feedback})

@@ -1,0 +1,99 @@
+"""Runs a task's gates: commands that must pass, one after the other, where the job has worked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from coordination.domain.jobs.checkouts import Gate, parse_gates
+from coordination.domain.tasks.attempts import AttemptEnd, Outcome
+from coordination.domain.tasks.events import EventType
+from workers.attempt.running import Proceed, RunningAttempt, is_unfinished
+from workers.runners import environment, usage_file
+from workers.runners.output import Capture
+from workers.runners.process import Launcher
+from workers.runners.process_watch import Interruption
+from workers.runners.program import cannot_start
+from workers.runners.side_command import SideCommandEnd, run_side_command, short_name
+
+_TOLD = 8_000  # characters of it that the next attempt is told
+_COMMAND_TOLD = 2_000
+
+
+class GatesStep:
+    """Runs the gates when the job is done; the first that does not pass fails the attempt."""
+
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
+
+    def __call__(self, attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+        gates = parse_gates(attempt.claim.options["gates"])
+        result = proceed(attempt)
+        if not gates or is_unfinished(result):
+            return result
+        check = partial(self._check, attempt, gates)
+        return check(result) if attempt.change is None else attempt.change.check(check, result)
+
+    def _check(self, attempt: RunningAttempt, gates: Sequence[Gate], result: AttemptEnd) -> AttemptEnd:
+        """Run *gates* in the job's folder until one does not pass; return *result* with their log, costs and verdict.
+
+        A gate that cannot be started ends it for now, if the machine is to blame, or for good.
+        """
+        control, logs, end = attempt.control, list[str](), dict[str, Any]()
+        with environment.Scratch(control.scratch, attempt.claim) as scratch:
+            spending = usage_file.following(scratch.costs, control)
+            for gate in gates:
+                try:
+                    ran = self._run(gate, attempt, scratch, spending.look)
+                except (OSError, ValueError) as error:
+                    failed = cannot_start(error)
+                    end = {"outcome": failed.outcome, "error": failed.error, "retryable": failed.retryable}
+                    break
+                if ran.interruption is not None:
+                    end = {"outcome": ran.interruption.outcome, "error": ran.interruption.error}
+                    break
+                name = short_name(gate.called)
+                logs.append(ran.log_of(f"gate {name}", ran.output))
+                control.event(EventType.PROGRESS, ran.event("gate", name))
+                if ran.problem is not None:
+                    carry = {**result.carry, "feedback": _feedback(gate, ran.problem, ran.output)}
+                    end = {"outcome": Outcome.FAILED, "error": f"gate {name!r} failed: {ran.problem}", "carry": carry}
+                    break
+            spent, warnings = spending.end()
+        log = usage_file.with_warnings("\n".join(logs), warnings) or ""
+        kept = Capture(control.output_limit)
+        kept.feed("\n".join(filter(None, [(result.log or "").rstrip(), log])).encode("utf-8", errors="replace"))
+        return replace(result, log=kept.text() or None, usage=(*result.usage, *spent), **end)
+
+    def _run(
+        self, gate: Gate, attempt: RunningAttempt, scratch: environment.Scratch, glance: Callable[[], None]
+    ) -> SideCommandEnd:
+        claim, control, folder = attempt.claim, attempt.control, str(attempt.claim.workdir)
+        if control.stop_reason is not None:  # not even for a moment: it may cost money
+            return SideCommandEnd(None, "", timedelta(0), Interruption.asked(control.stop_reason))
+        if not os.path.isdir(folder):  # noqa: PTH112 - as runners look
+            return SideCommandEnd(f"the folder {folder} is gone", "", timedelta(0))
+        return run_side_command(
+            self._launcher,
+            gate.run,
+            claim,
+            control,
+            variables=environment.inherited() | claim.work.get("env", {}) | environment.of_attempt(claim, scratch),
+            folder=folder,
+            timeout=gate.timeout,
+            glance=glance,
+        )
+
+
+def _feedback(gate: Gate, why: str, printed: str) -> str:
+    name = f"The gate {gate.name!r}" if gate.name else "A gate"
+    parts = [f"{name} did not pass: {why}.", f"Its command: {gate.run[:_COMMAND_TOLD]}"]
+    text = printed.strip()
+    if text:
+        cut = len(text) > _TOLD
+        parts.append(f"{'The end of what' if cut else 'What'} it printed:\n{text[-_TOLD:]}")
+    return "\n".join(parts)

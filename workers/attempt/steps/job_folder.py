@@ -1,0 +1,15 @@
+"""Gives a job without a folder one that is still there when its gates run and its outputs are kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordination.domain.tasks.attempts import AttemptEnd
+from workers.attempt.running import Proceed, RunningAttempt
+from workers.runners.environment import Scratch
+
+
+def make_job_folder(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+    """Make an empty folder for the job and delete it at the end."""
+    with Scratch(attempt.control.scratch, attempt.claim) as scratch:
+        return proceed(replace(attempt, claim=replace(attempt.claim, workdir=scratch.make_folder())))

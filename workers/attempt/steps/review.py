@@ -1,0 +1,16 @@
+"""Reads the answer of an agent that supervises others: an assessment, an analysis, an answer to a question."""
+
+from __future__ import annotations
+
+from coordination.domain.agents import review_loop
+from coordination.domain.tasks.attempts import AttemptEnd
+from coordination.domain.tasks.events import EventType
+from workers.attempt.running import Proceed, RunningAttempt
+
+
+def review_answer(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
+    """Turn the agent's answer into the end of its task and write the decision into the task's history."""
+    review = review_loop.review(attempt.claim, proceed(attempt))
+    if review.decision is not None:
+        attempt.control.event(EventType.PROGRESS, review.decision)
+    return review.result
