@@ -11,9 +11,10 @@ import structlog
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.agents import prompts, review_loop
+from coordination.domain.agents import prompts
 from coordination.domain.agents.prompts import PromptContext
 from coordination.domain.jobs.work import AgentCall, parse_work
+from coordination.domain.plans import review_loop
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from coordination.domain.tasks.questions import ANSWERS
 from coordination.store.engine import Store

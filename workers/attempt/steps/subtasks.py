@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordination.domain.agents import review_loop
+from coordination.domain.plans import review_loop
 from coordination.domain.tasks.attempts import AttemptEnd
 from coordination.domain.tasks.events import EventType
 from workers.attempt.running import Proceed, RunningAttempt
