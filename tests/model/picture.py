@@ -11,6 +11,7 @@ from sqlalchemy import case, select
 
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.store.engine import Store
+from coordination.store.tables.access.principals import principals
 from coordination.store.tables.fleet.workers import supervisors
 from coordination.store.tables.money.costs import costs
 from coordination.store.tables.projects.projects import projects
@@ -86,6 +87,7 @@ def take(store: Store, workspace: str) -> Taken:
         keys = {row["id"]: row["key"] for row in task_rows}
         run_rows = every(runs)
         names = {row["id"]: row["name"] for row in run_rows}
+        limits = {f"agent:{row['id']}": f"agent:{row['name']}" for row in every(principals)}
         log = sorted(every(event_log), key=lambda row: row["seq"])
         stories: dict[str, Story] = dict.fromkeys([*names.values(), *keys.values()], ())
         for row in log:
@@ -95,14 +97,16 @@ def take(store: Store, workspace: str) -> Taken:
             project=every(projects)[0]["status"],
             tasks={row["key"]: _task(row) for row in task_rows},
             attempts={
-                (keys[row["task_id"]], row["number"]): AttemptRow(row["outcome"], tuple(sorted(row["slots"] or ())))
+                (keys[row["task_id"]], row["number"]): AttemptRow(
+                    row["outcome"], tuple(sorted(limits.get(name, name) for name in row["slots"] or ()))
+                )
                 for row in every(attempts)
             },
             edges={
                 (keys[row["parent_id"]], keys[row["child_id"]]): row["satisfied_at"] is not None
                 for row in every(dependencies)
             },
-            slots={row["name"]: (row["cap"], row["used"]) for row in every(slots)},
+            slots={limits.get(row["name"], row["name"]): (row["cap"], row["used"]) for row in every(slots)},
             runs={row["name"]: row["finished_at"] is not None for row in run_rows},
             stories=stories,
             costs={row["id"]: (keys[row["task_id"]], row["attempt"], row["stale"]) for row in every(costs)},

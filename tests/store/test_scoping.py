@@ -92,6 +92,7 @@ WITHOUT_WORKSPACE = {
     "runs.session_of",
     "projects.project_of",
     "costs.record_of",
+    "billed_attempts.billed_attempts",  # of what a worker runs, of all workspaces
     "principals.name_of",
     "principals.text_of",
     "attempts.insert_many",  # rows that carry their workspace
@@ -403,7 +404,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
         "question_id": _asked, "text": lambda world: "so", "by": lambda world: "me"
     },
     "questions.of_task": {"task_id": lambda world: world.ids["asks"]},
-    "tasks.insert_new": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
+    "new_tasks.insert": {"rows": _new_tasks, "creator": lambda world: "user:me", "agents": lambda world: ["bo"]},
     "costs.with_agents": {"records": lambda world: [_cost("new", project_id=None)]},
     "ready.hold_back": {"subjects": lambda world: {}},
     "task_holds.put": {"reason": lambda world: BlockReason.BUDGET, "subjects": lambda world: {}},
@@ -416,7 +417,7 @@ BY_HAND: dict[str, dict[str, Callable[[World], Any]]] = {
     "names.projects_with": {"key": lambda world: "done"},
 }  # fmt: skip
 ADDS = {
-    "task_holds.put", "tasks.insert_new", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
+    "task_holds.put", "new_tasks.insert", "principals.agent_ids", "principals.id_of", "principals.id_or_none", "principals.add_owner", "events.append_bulk",
     "agents.make", "artifacts.add", "merges.put", "prices.put", "host_leases.add",
     # what they add carries the caller's workspace: nothing of the other's is touched, which the test checks too
     "budgets.put_new", "costs.append", "dependencies.hold", "job_history.learn", "questions.put", "events.append", "events.append_aged", "runs.insert_run", "runs.insert_session",

@@ -23,8 +23,7 @@ from coordination.flows.money.settle_reports import AttemptReport, settle_report
 from coordination.services.attempts.decide import cost_of
 from coordination.settings import load_settings
 from coordination.store.engine import Store
-from coordination.store.queries.fleet import workers
-from coordination.store.queries.fleet.workers import BilledAttempt
+from coordination.store.queries.money.billed_attempts import BilledAttempt, billed_attempts
 from workers.leases.usage_prices import UsagePrices
 from workers.runners import cost_reports, usage_file
 from workers.runners.cost_reports import Fence, UnsettledReports
@@ -80,7 +79,7 @@ class CostSettling:
         for start in range(0, len(fences), _AT_ONCE):
             some = fences[start : start + _AT_ONCE]
             with self._store.read() as tx:
-                billed = workers.billed_attempts(tx, some)
+                billed = billed_attempts(tx, some)
             by_workspace: dict[str, list[BilledAttempt]] = {}
             for one in billed:
                 by_workspace.setdefault(one.workspace_id, []).append(one)

@@ -18,8 +18,7 @@ from coordination.services.plans.lending import LentAuthority
 from coordination.services.plans.task_rows import AgentChooser, Graph, GraphScope
 from coordination.store.bulk import insert_rows
 from coordination.store.queries.money import budgets
-from coordination.store.queries.tasks import events
-from coordination.store.queries.tasks import tasks as task_queries
+from coordination.store.queries.tasks import events, new_tasks
 from coordination.store.tables.tasks.tasks import dependencies
 from coordination.store.types import commit_order, db_now
 
@@ -72,9 +71,7 @@ def store_graph(
         stated = loan.budgets(plan, ids, stated)
         created = {task.key: loan.origin(task) for task in plan.tasks}
     try:
-        task_queries.insert_new(
-            tx, scope.workspace_id, new_rows, creator=scope.creator, agents=set(graph.agents.values())
-        )
+        new_tasks.insert(tx, scope.workspace_id, new_rows, creator=scope.creator, agents=set(graph.agents.values()))
     except IntegrityError as error:
         if loan is not None or getattr(error.orig, "sqlstate", None) != _TAKEN:
             raise

@@ -33,7 +33,6 @@ from coordination.domain.projects.projects import ProjectStatus
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.tasks import TaskState
 from coordination.store.queries import one_of
-from coordination.store.queries.access.principals import name_of
 from coordination.store.tables.fleet.workers import supervisors, workers
 from coordination.store.tables.projects.projects import projects, workspaces
 from coordination.store.tables.projects.stops import stops
@@ -373,41 +372,3 @@ def lock_silent(tx: Connection, worker_id: str, *, after: timedelta) -> bool:
     """Lock a worker's row, so that its heartbeat waits; whether nothing was heard of it for that long."""
     silent = select(w.id).where(w.id == worker_id, w.heartbeat_at < db_after(-after.total_seconds()))
     return tx.execute(silent.with_for_update()).first() is not None
-
-
-@dataclass(frozen=True, slots=True)
-class BilledAttempt:
-    """An attempt, as the records of its costs name it, and its task's job."""
-
-    task_id: str
-    attempt: int
-    workspace_id: str
-    project_id: str
-    run_id: str
-    session_id: str | None
-    key: str
-    agent: str | None
-    work: dict[str, Any]
-    agent_id: str | None
-
-
-def billed_attempts(tx: Connection, fences: Sequence[tuple[str, int]]) -> list[BilledAttempt]:
-    """Those of these attempts that there are."""
-    rows = tx.execute(
-        select(
-            a.task_id,
-            a.number,
-            t.workspace_id,
-            t.project_id,
-            t.run_id,
-            r.session_id,
-            t.key,
-            name_of(t.agent_id),
-            t.work,
-            t.agent_id,
-        )
-        .join(tasks, t.id == a.task_id)
-        .join(runs, r.id == t.run_id)
-        .where(a.task_id.in_(sorted({task_id for task_id, _ in fences})))
-    )
-    return [found for row in rows if ((found := BilledAttempt(*tuple(row))).task_id, found.attempt) in set(fences)]

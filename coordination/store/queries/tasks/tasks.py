@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -32,7 +32,6 @@ from coordination.domain.tasks.tasks import (
     TaskRecord,
     TaskState,
 )
-from coordination.store.bulk import insert_rows
 from coordination.store.queries.access import principals
 from coordination.store.queries.tasks.attempt_counters import FRESH, CounterChanges, added, is_over
 from coordination.store.tables.access.principals import principals as principals_table
@@ -209,26 +208,6 @@ def count_anew(tx: Connection, workspace_id: str, task_id: str) -> None:
     """Forget the counters of a blocked task."""
     mine = (t.workspace_id == workspace_id, t.id == task_id, t.state == TaskState.BLOCKED)
     tx.execute(update(tasks).where(*mine).values(**FRESH))
-
-
-def insert_new(
-    tx: Connection, workspace_id: str, rows: Iterable[dict[str, Any]], *, creator: str, agents: Collection[str]
-) -> None:
-    """Store new tasks that *creator* made. Each row names its ``agent`` by text, which is one of *agents*, or None."""
-    created_by = principals.id_of(tx, workspace_id, creator)
-    ids: dict[str | None, str | None] = {None: None}
-    if agents:
-        ids.update(principals.agent_ids(tx, workspace_id, agents))
-    insert_rows(tx, tasks, (_stored(row, workspace_id, created_by, ids) for row in rows))
-
-
-def _stored(
-    row: dict[str, Any], workspace_id: str, created_by: str, agents: Mapping[str | None, str | None]
-) -> dict[str, Any]:
-    row["workspace_id"] = workspace_id
-    row["created_by"] = created_by
-    row["agent_id"] = agents[row.pop("agent")]
-    return row
 
 
 def get(tx: Connection, workspace_id: str, task_id: str) -> TaskRecord | None:
