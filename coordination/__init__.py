@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from coordination.costs import Costs
     from coordination.domain.agents.agents import Agent, Profile
     from coordination.domain.forecast.predictions import Prediction
-    from coordination.domain.jobs.chat import ChatCall
+    from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
     from coordination.domain.jobs.checkouts import Checkout, CheckoutKind, Gate
     from coordination.domain.jobs.preparation import Database, Preparation
-    from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
     from coordination.domain.money.budget_status import BudgetStatus
     from coordination.domain.plans.plans import BudgetCap, Concurrency, Defaults, Dependency, Plan, ProjectRef, Task
     from coordination.domain.projects.stops import StartResult, Stop, StoppedAttempt, StopResult
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Accounts": "coordination.adapters.account_store",
     "Agent": "coordination.domain.agents.agents",
-    "AgentCall": "coordination.domain.jobs.work",
+    "AgentCall": "coordination.domain.jobs.agent_call",
     "Agents": "coordination.staffing",
     "Attempt": "coordination.domain.tasks.attempts",
     "Backoff": "coordination.domain.tasks.retry",
     "BudgetCap": "coordination.domain.plans.plans",
     "Budgets": "coordination.budgeting",
-    "ChatCall": "coordination.domain.jobs.chat",
+    "ChatCall": "coordination.domain.jobs.chat_call",
     "Checkout": "coordination.domain.jobs.checkouts",
     "CheckoutKind": "coordination.domain.jobs.checkouts",
     "Concurrency": "coordination.domain.plans.plans",
@@ -67,10 +66,10 @@ _HOMES = {
     "Prices": "coordination.prices",
     "Profile": "coordination.domain.agents.agents",
     "ProjectRef": "coordination.domain.plans.plans",
-    "PythonCall": "coordination.domain.jobs.work",
+    "PythonCall": "coordination.domain.jobs.python_call",
     "Run": "coordination.client",
     "RunState": "coordination.domain.tasks.runs",
-    "Shell": "coordination.domain.jobs.work",
+    "Shell": "coordination.domain.jobs.shell",
     "BudgetStatus": "coordination.domain.money.budget_status",
     "StartResult": "coordination.domain.projects.stops",
     "Stop": "coordination.domain.projects.stops",

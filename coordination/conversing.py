@@ -74,7 +74,7 @@ class Conversing:
         """What its agent would be told if it were started now. Raises Refused for a job without a prompt."""
         with self.co.runtime.store.read() as tx:
             claim, project = preview(tx, self.co.runtime.workspace_id, self.record)
-        if "prompt" not in claim.work:
+        if not claim.job_kind.asks_a_model:
             raise Refused(f"{self.record.key} runs no agent, and has no prompt")
         shows_needs = not prompts.mentions_needs([claim.work["prompt"]])
         ready = prompts.rendered(claim)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable, NotFound
+from coordination.domain.jobs import kind_in
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.last_lines import LastLines, last_lines
 from coordination.domain.jobs.output import OutputChunk, OutputCursor, Stream
@@ -152,7 +153,7 @@ def _remarks(number: int, log: str, printed: str) -> Iterator[OutputChunk]:
 
 def _final(task: TaskRecord, number: int, output: object, log: str | None) -> Iterator[OutputChunk]:
     """What is kept of an attempt that was over before anything of it was written."""
-    if "python" in task.work:
+    if kind_in(task.work).output_name is None:
         if log:
             yield OutputChunk(number, Stream.OUT, log)
         return

@@ -17,8 +17,11 @@ import typer
 import coordination
 from coordination import settings
 from coordination.cli.main import app
+from coordination.domain.fields import Table
+from coordination.domain.jobs import JOBS
 from coordination.domain.tasks.tasks import MOVES, TaskState
 from coordination.formats.plan.schema import plan_schema
+from coordination.formats.plan.table import PLAN, TASK
 
 DOCS = Path(__file__).resolve().parent
 _WRITTEN = "<!-- Written by python -m docs.generate; do not edit. -->"
@@ -85,7 +88,21 @@ def pages() -> dict[str, str]:
         "settings.md": _settings(),
         "plan.schema.json": json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n",
         "concepts.md": _between(concepts, "moves", _moves()),
+        "plan.md": _plan_fields(),
     }
+
+
+def _plan_fields() -> str:
+    text = (DOCS / "plan.md").read_text(encoding="utf-8")
+    jobs = "\n\n".join(f"Fields of `{kind}` jobs:\n\n{_fields(job.table)}" for kind, job in JOBS.items())
+    for name, content in (("a plan", _fields(PLAN)), ("a task", _fields(TASK)), ("jobs", jobs)):
+        text = _between(text, f"fields of {name}", content)
+    return text
+
+
+def _fields(table: Table) -> str:
+    rows = [(field.name, field.meaning + ("; required" if field.required else "")) for field in table]
+    return "\n".join(["| key | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in rows)])
 
 
 def main() -> int:
@@ -190,7 +207,7 @@ def _definition(name: str, source: str) -> list[str]:
 
 def _inherited(node: ast.ClassDef, tree: ast.Module) -> list[str]:
     """What a class has from bases that its module imports from ours."""
-    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name) and base.id != "Job"}
     parts = []
     for item in tree.body:
         if isinstance(item, ast.ImportFrom) and (item.module or "").startswith("coordination."):
@@ -205,12 +222,17 @@ def _inherited(node: ast.ClassDef, tree: ast.Module) -> list[str]:
 
 def _class(node: ast.ClassDef, lines: list[str]) -> list[str]:
     parts = [f"## {node.name}", "", *_doc(node)]
-    fields = [_field(item, lines) for item in node.body if isinstance(item, ast.AnnAssign | ast.Assign)]
+    job = any(isinstance(base, ast.Name) and base.id == "Job" for base in node.bases)  # all but its fields is ours
+    fields = [
+        _field(item, lines)
+        for item in node.body
+        if isinstance(item, ast.AnnAssign) or (isinstance(item, ast.Assign) and not job)
+    ]
     shown = [field for field in fields if field and not field.startswith("_")]
     if shown:
         parts += ["```python", *shown, "```", ""]
     for item in node.body:
-        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and not job:
             parts += [f"### {node.name}.{item.name}", "", *_function(item), *_doc(item)]
     return parts
 

@@ -151,10 +151,10 @@ def unset(
 def unknown_accounts(plan: Plan) -> list[PlanWarning]:
     """A warning for each account that a checked plan names and this machine does not know."""
     from coordination.base.host import host
-    from coordination.domain.jobs.work import parse_work
+    from coordination.domain.jobs import parse_job
     from coordination.domain.plans.plan_warnings import PlanWarning, WarningCode
 
-    run_of = [parse_work(task.run) for task in plan.tasks]
+    run_of = [parse_job(task.run) for task in plan.tasks]
     named = {plan.defaults.account, *(getattr(work, "account", None) for work in run_of)}
     who = [plan.questions, *((plan.supervision.assess, plan.supervision.analyze) if plan.supervision else ())]
     named |= {one.get("account") for one in who if one is not None and not isinstance(one, str)}

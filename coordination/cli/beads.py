@@ -243,14 +243,14 @@ def _job(agent: str) -> Callable[[Issue], Mapping[str, Any]]:
     """What works one issue off: it learns which from its environment, a Python function also from its argument."""
     from coordination.base.errors import Refused
     from coordination.domain.issues import shell_job
-    from coordination.domain.jobs.work import parse_work
+    from coordination.domain.jobs import parse_job
 
     kind, _, what = agent.partition(":")
     if kind == "shell":
-        parse_work({"shell": what})
+        parse_job({"shell": what})
         return shell_job(what)
     if kind == "python":
-        parse_work({"python": what})
+        parse_job({"python": what})
         environment = shell_job("-")
 
         def call(issue: Issue) -> Mapping[str, Any]:

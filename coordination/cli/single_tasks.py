@@ -38,7 +38,7 @@ def create(
         str | None, typer.Option("--needs", metavar="A,B", help="Tasks of the run that must complete before it.")
     ] = None,
     checkout: Annotated[
-        str | None, typer.Option("--workspace", help="Where it works: folder, or worktree for one of its own.")
+        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree for one of its own.")
     ] = None,
     priority: Annotated[int, typer.Option("--priority", help="Higher runs earlier.", min=-1000, max=1000)] = 0,
     as_json: AsJson = False,
@@ -46,7 +46,7 @@ def create(
     """Create a single task without a plan file: a command, or a prompt for an agent."""
     fields = {"title": title, "needs": [one.strip() for one in needs.split(",") if one.strip()] if needs else None}
     work = _work(shell, agent, prompt, model)
-    task = _task({"key": key, "run": work, "priority": priority, **fields, "workspace": _place(checkout)})
+    task = _task({"key": key, "run": work, "priority": priority, **fields, "checkout": _place(checkout)})
     with connected() as co:
         if co.runtime.nudges is not None:
             co.runtime.nudges.ping()  # a stack that nobody could ring is said before anything is stored
@@ -72,13 +72,15 @@ def assign(
     as_json: AsJson = False,
 ) -> None:
     """Say who is to do a task that waits: another agent, another model, or a person."""
+    from coordination.domain.jobs import kind_in
+
     with connected() as co:
         task = found_task(co, name, run)
         done, place = task.assign(to, model=model, person=person), place_of(co, task)
     if as_json:
         print_json({"task": task.id, "key": task.key, "agent": done.agent, "work": done.work})
         return
-    who = done.agent or done.work.get("agent") or done.work.get("chat")
+    who = done.agent or done.work[kind_in(done.work).kind]
     with_model = f" with {done.work['model']}" if person is None and done.work.get("model") else ""
     print(f"{task.key} is for {who}{with_model} now ({place}).")
     if person is not None:

@@ -85,7 +85,7 @@ def test_a_failed_gate_is_told_to_the_next_attempt_which_goes_on_from_its_change
     work = agents.call("mender", '[ "$COORD_ATTEMPT" = 1 ] || echo second >> more.txt', "echo first > first.txt")
     run = fleet.submit(
         Task(
-            "mend", work, workspace="git-worktree", gates=["echo more.txt is missing; test -e more.txt"], max_attempts=2
+            "mend", work, checkout="git-worktree", gates=["echo more.txt is missing; test -e more.txt"], max_attempts=2
         )
     )
 
@@ -108,7 +108,7 @@ def test_an_agent_that_asked_goes_on_where_it_was_with_what_it_had_changed(
     coord = shlex.quote(str(Path(sys.executable).with_name("coord")))
     begin = f'[ "$COORD_ATTEMPT" = 1 ] && {{ pwd > was.txt; {coord} task ask "Which colour?"; exit 0; }}'
     run = fleet.submit(
-        Task("paint", agents.call("painter", begin, "pwd > is.txt", "cmp was.txt is.txt"), workspace="git-worktree")
+        Task("paint", agents.call("painter", begin, "pwd > is.txt", "cmp was.txt is.txt"), checkout="git-worktree")
     )
     fleet.await_event(run, EventType.BLOCKED, key="paint")
 
@@ -133,7 +133,7 @@ def test_a_conflict_becomes_a_task_whose_agent_sees_both_sides_and_everything_la
         Task(
             key,
             agents.call(key, resolve, f"OTHER={other}", meet, f"echo '{word}' > words.txt"),
-            workspace="git-worktree",
+            checkout="git-worktree",
             gates=["test -s words.txt", "! grep -q '<<<' words.txt"],
         )
         for key, other, word in (("one", "two", "good day"), ("two", "one", "hi"))
@@ -165,7 +165,7 @@ def test_an_agent_at_work_hears_that_others_have_merged_changes_of_its_files(
     quick = f"until [ -e {begun} ]; do sleep 0.1; done; echo quick >> words.txt"
     slow = agents.call("slow", f"echo slow > words.txt; touch {begun}", report, "git checkout -q words.txt")
     run = fleet.submit(
-        Task("slow", slow, workspace="git-worktree"), Task("quick", {"shell": quick}, workspace="git-worktree")
+        Task("slow", slow, checkout="git-worktree"), Task("quick", {"shell": quick}, checkout="git-worktree")
     )
 
     assert run.wait(timeout=60) is RunState.COMPLETED
@@ -188,7 +188,7 @@ def test_agents_that_change_one_line_all_land_and_each_conflict_is_resolved_once
         Task(
             key,
             agents.call(key, resolve, f'touch "{agents.folder}/here.{key}"', work.format(agents.folder, key)),
-            workspace="git-worktree",
+            checkout="git-worktree",
             max_attempts=1,
         )
         for key in keys
@@ -216,7 +216,7 @@ def test_of_variants_in_worktrees_only_the_winner_is_merged(fleet: Fleet, checko
         Task(
             "make",
             agents.call("make"),
-            workspace="git-worktree",
+            checkout="git-worktree",
             gates=["! grep -q wrong made.txt"],
             variants=[slow, wrong, quick],
         )

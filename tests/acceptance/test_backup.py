@@ -144,7 +144,7 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
     agent.chmod(0o755)
     worker = fleet.worker("-c", "6")
     made = fleet.submit(
-        Task("make", {"shell": "echo kept > kept.txt; echo made"}, outputs=["kept.txt"], workspace="git-worktree"),
+        Task("make", {"shell": "echo kept > kept.txt; echo made"}, outputs=["kept.txt"], checkout="git-worktree"),
         name="made",
     )
     assert made.wait(timeout=90) is RunState.COMPLETED
@@ -153,7 +153,7 @@ def test_what_the_page_backs_up_and_restores_goes_on(installation: Installation,
         Task(
             "paint",
             AgentCall("claude", "Paint it", command=[str(agent)]),
-            workspace="git-worktree",
+            checkout="git-worktree",
             max_attempts=1,
         ),
         name="asks",

@@ -71,9 +71,9 @@ def test_worktrees_are_made_merged_and_taken_away_in_a_sandbox(
         subprocess.run(["git", *command], cwd=fleet.folder / "project", check=True)
     worktree = Workspace(WorkspaceKind.GIT_WORKTREE)
     run = fleet.submit(
-        Task("one", {"shell": "echo 1 > one"}, workspace=worktree, gates=["test -e one"]),
-        Task("two", {"shell": "echo 2 > two"}, workspace=worktree),
-        Task("strays", {"shell": "echo 3 > three; echo bad > ../../outside"}, workspace=worktree),
+        Task("one", {"shell": "echo 1 > one"}, checkout=worktree, gates=["test -e one"]),
+        Task("two", {"shell": "echo 2 > two"}, checkout=worktree),
+        Task("strays", {"shell": "echo 3 > three; echo bad > ../../outside"}, checkout=worktree),
     )
     fleet.worker("-c", "2", **sandbox)
 

@@ -19,7 +19,7 @@ from tests.support.jobs import FUNCTIONS
 from tests.support.processes import until
 from tests.support.repositories import Checkout
 
-WORKTREE = Defaults(workspace="git-worktree", backoff=Backoff(timedelta(milliseconds=50)))
+WORKTREE = Defaults(checkout="git-worktree", backoff=Backoff(timedelta(milliseconds=50)))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_failed_gate_is_told_to_the_next_attempt_and_its_worktree_goes_with_th
 
     run = fleet.submit(
         Task("a", {"shell": "echo a > a.txt"}, gates=[{"run": gate, "name": "twice"}], max_attempts=2),
-        Task("plain", {"python": "job_functions:say"}, workspace="folder", gates=["false"]),
+        Task("plain", {"python": "job_functions:say"}, checkout="folder", gates=["false"]),
         defaults=WORKTREE,
         python_path=[str(FUNCTIONS)],
     )
@@ -97,7 +97,7 @@ def test_short_python_jobs_with_gates_never_run_together(fleet: Fleet, checkout:
     )
     checkout.commit("A job")
     plain = [
-        Task(f"p{number}", {"python": "fill:fill", "args": {"name": "p"}}, workspace="folder") for number in range(9)
+        Task(f"p{number}", {"python": "fill:fill", "args": {"name": "p"}}, checkout="folder") for number in range(9)
     ]
     chain = [
         Task(
@@ -143,7 +143,7 @@ def test_gates_of_a_project_are_set_by_command_and_hold_for_what_is_submitted_th
     coord("projects", "gates", "fleet", "test -e never")
 
     second = fleet.submit(
-        Task("a", {"shell": "touch a.txt"}), Task("b", {"shell": "true"}, workspace="folder"), defaults=WORKTREE
+        Task("a", {"shell": "touch a.txt"}), Task("b", {"shell": "true"}, checkout="folder"), defaults=WORKTREE
     )
 
     assert second.wait(timeout=60) is RunState.FAILED

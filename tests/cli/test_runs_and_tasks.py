@@ -76,7 +76,7 @@ tasks:
 
 
 def test_a_branch_on_which_nothing_is_is_not_offered(coord: Coord, plan: Path) -> None:
-    plan.write_text("version: 1\ntasks: [{key: a, workspace: git-worktree, run: {shell: 'true'}}]\n")
+    plan.write_text("version: 1\ntasks: [{key: a, checkout: git-worktree, run: {shell: 'true'}}]\n")
 
     assert "git merge" not in coord.process("run", plan, code=1).out
 
@@ -86,12 +86,12 @@ def test_the_changes_of_a_run_are_counted_as_long_as_there_are_any(coord: Coord,
     checkout = Checkout(tmp_path / "shop")
     plan = checkout.path / "plan.yaml"
     tasks = "{key: a, run: {shell: 'printf \"1\\n2\\n\" > a.txt; echo >> readme.txt'}}, {key: b, run: {shell: 'true'}}"
-    plan.write_text(f"version: 1\nname: changing\ndefaults: {{workspace: git-worktree}}\ntasks: [{tasks}]\n")
+    plan.write_text(f"version: 1\nname: changing\ndefaults: {{checkout: git-worktree}}\ntasks: [{tasks}]\n")
 
     shown = coord.process("run", plan).out
     checkout.git("merge", "-q", checkout.branches()[0])
     merged = coord("runs", "show", "changing").out
-    plan.write_text("version: 1\ntasks: [{key: c, workspace: git-worktree, run: {shell: 'true'}}]\n")
+    plan.write_text("version: 1\ntasks: [{key: c, checkout: git-worktree, run: {shell: 'true'}}]\n")
     nothing = coord.process("run", plan).out
 
     assert "changes in 2 files (3 lines added, 0 deleted) on coord/" in shown

@@ -31,7 +31,7 @@ def test_a_task_is_a_run_of_its_own_or_of_one_that_exists(coord: Coord) -> None:
 
 
 def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord) -> None:
-    said = ("--agent", "codex", "--prompt", "x", "--model", "gpt-5", "--workspace", "worktree", "--priority", "5")
+    said = ("--agent", "codex", "--prompt", "x", "--model", "gpt-5", "--checkout", "worktree", "--priority", "5")
     coord("tasks", "create", "a", *said)
 
     shown = coord("tasks", "show", "a", "--json").json
@@ -49,7 +49,7 @@ def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord)
         (("a b", "--shell", "x"), "cannot be a key"),
         (("a", "--shell", "x", "--needs", "b"), "it needs 'b'"),
         (("a", "--shell", "x", "--run", "nothing"), "There is no run 'nothing'"),
-        (("a", "--shell", "x", "--workspace", "moon"), "moon"),
+        (("a", "--shell", "x", "--checkout", "moon"), "moon"),
     ],
 )
 def test_what_is_wrong_is_a_sentence_and_nothing_is_stored(

@@ -27,7 +27,7 @@ def conflict_task(world: World, key: str) -> Discovered:
     workspace = {"kind": "git-worktree", "merge": {"commit": COMMIT, "task": key}}
     run = {"agent": "claude", "prompt": "Bring them together"}
     limit = merge_key(world.run_id)
-    task = {"key": f"{key}-merge-1", "run": run, "workspace": workspace, "concurrency_key": limit}
+    task = {"key": f"{key}-merge-1", "run": run, "checkout": workspace, "concurrency_key": limit}
     return Discovered(task, first=True, by_system=True)
 
 

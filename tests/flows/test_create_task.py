@@ -82,7 +82,7 @@ def test_it_is_given_to_an_agent_and_supervised_as_the_run_is(world: World) -> N
     world.store.transact(lambda tx: agents.create(tx, world.workspace, Profile("bob", runner={"agent": "codex"})))
     world.submit("a", supervision=Supervision(analyze={"agent": "claude"}))
 
-    create(world, Task("x", {"agent": "bob", "prompt": "Look"}, variants=(), workspace="git-worktree"))
+    create(world, Task("x", {"agent": "bob", "prompt": "Look"}, variants=(), checkout="git-worktree"))
 
     assert (world.task("x/work").agent, world.task("x").work["agent"]) == ("bob", "claude")
     with world.store.read() as tx:

@@ -47,7 +47,7 @@ def submit(world: World, *lines: str, supervision: Supervision | None = LOOP, **
 
 
 def test_it_is_assessed_done_and_analysed_as_a_task_of_the_plan(world: World) -> None:
-    gates = {"a": {"gates": ["make"], "workspace": "git-worktree"}}
+    gates = {"a": {"gates": ["make"], "checkout": "git-worktree"}}
     submit(world, "a", tasks=gates)
     world.claim("a")
     finished = world.finish("a", discovered=(found("bug", "a"), found("alone", supervised=False)))

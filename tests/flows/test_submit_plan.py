@@ -235,7 +235,7 @@ class TestWorkspacesAndGates:
             "a",
             "b",
             "c",
-            tasks={"a": {"gates": ["of task", "of plan"]}, "b": {"checkout": "folder"}, "c": {"workspace": "folder"}},
+            tasks={"a": {"gates": ["of task", "of plan"]}, "b": {"checkout": "folder"}, "c": {"checkout": "folder"}},
             defaults=Defaults(checkout={"kind": "git-worktree", "base": "main"}),
             gates=["of plan"],
         )

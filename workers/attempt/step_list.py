@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 
 from coordination.adapters.artifact_store import ArtifactStore
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.changed_files import EXPECTS
 from coordination.domain.jobs.checkouts import STORED, CheckoutKind, parse_checkout
-from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.plans.plan_expansion import VARIANT
 from coordination.domain.tasks.attempts import Claim
 from workers.attempt.folders import AttemptFolders
@@ -46,7 +46,7 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
         launcher, MergesInStore(store), root=context.worktrees, keep=settings.worktrees_kept, lender=lender
     )
     return [
-        ConditionalStep(lambda claim: asks_a_model(claim.work), ModelPolicyStep(context)),
+        ConditionalStep(lambda claim: claim.job_kind.asks_a_model, ModelPolicyStep(context)),
         ConditionalStep(lambda claim: "role" in claim.options, add_subtasks),
         ConditionalStep(lambda _: True, ScratchFolderStep(folders)),
         ConditionalStep(needs_folder, make_job_folder),
@@ -54,12 +54,12 @@ def make_steps(context: Context, runners: Runners) -> list[ConditionalStep]:
         ConditionalStep(lambda claim: VARIANT in claim.options.get("role", ()), VariantsStep(context)),
         ConditionalStep(lambda claim: "outputs" in claim.options, ArtifactsStep(kept)),
         ConditionalStep(lambda claim: "gates" in claim.options, GatesStep(launcher)),
-        ConditionalStep(lambda claim: "agent" in claim.work, EffectsStep(launcher)),
+        ConditionalStep(lambda claim: claim.job_kind is AgentCall, EffectsStep(launcher)),
         ConditionalStep(is_in_worktree, commit_worktree),
-        ConditionalStep(lambda claim: "prompt" in claim.work, add_feedback),
+        ConditionalStep(lambda claim: claim.job_kind.asks_a_model, add_feedback),
         ConditionalStep(lambda claim: "role" in claim.options, review_answer),
         ConditionalStep(lambda _: True, AgentChannelStep(add, TokenIssuer(store).issue)),
-        ConditionalStep(lambda claim: "prompt" in claim.work, PromptStep(store)),
+        ConditionalStep(lambda claim: claim.job_kind.asks_a_model, PromptStep(store)),
     ]
 
 

@@ -127,7 +127,7 @@ def make_control(context: Context, held: InFlightAttempt | None, *, began: float
     live = held.live = OutputBuffer(
         settings.output_limit,
         began=monotonic() if began is None else began,
-        elsewhere="prompt" not in held.claim.work,
+        elsewhere=not held.claim.job_kind.asks_a_model,
     )
     return Control(
         scratch=context.scratch,

@@ -11,7 +11,7 @@ import structlog
 from coordination.base.errors import NotFound, Refused
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.output import Stream
-from coordination.domain.jobs.work import CUSTOM, AgentCall, parse_work
+from coordination.domain.jobs.work import CUSTOM, AgentCall
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
@@ -28,6 +28,7 @@ from workers.runners.base import Control
 from workers.runners.output import Capture, clean_text, decode, without_line_break
 from workers.runners.process import Launcher
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.shared import Shared
 
 log = structlog.get_logger()
 
@@ -106,7 +107,7 @@ class AgentRunner:
         return reader.result(ran, *usage_file.read(scratch.costs))
 
     def _checked(self, claim: Claim) -> tuple[AgentCall, Adapter, ProviderVariables]:
-        call = parse_work(claim.work)
+        call = claim.job
         if not isinstance(call, AgentCall):
             raise Refused(f"A {call.kind} job is not for an agent")
         adapter = ADAPTERS.get(call.agent)
@@ -236,3 +237,8 @@ def _bounded(text: str, limit: int) -> str:
     kept = Capture(limit)
     kept.feed(text.encode("utf-8", errors="replace"))
     return kept.text()
+
+
+def make_runner(shared: Shared) -> AgentRunner:
+    """Return the runner of this kind."""
+    return AgentRunner(shared.launcher, shared.providing)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from coordination.base.host import ATTEMPT_MARKER
-from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import cost_reports, untrusted_files
 from workers.runners.base import ReportAddress

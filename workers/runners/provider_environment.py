@@ -5,17 +5,25 @@ With an account, none of those that decide whom its program asks, and who pays, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Protocol
 
 from coordination.adapters.account_store import Accounts
 from coordination.base import inherited_variables
 from coordination.base.errors import Refused
 from coordination.base.host import host
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall
 from coordination.settings import load_settings
 from workers.runners.secret_masking import Secrets
+
+
+class Caller(Protocol):
+    """A job that is given variables."""
+
+    @property
+    def account(self) -> str | None: ...
+    @property
+    def env(self) -> Mapping[str, str]: ...
 
 
 class ProviderVariables(Secrets):
@@ -59,7 +67,7 @@ class ProviderEnvironment:
 
     def given_to(
         self,
-        call: AgentCall | ChatCall,
+        call: Caller,
         *,
         program: str,
         passes_on: Sequence[str],

@@ -21,8 +21,8 @@ from functools import partial
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import PythonCall
 from coordination.domain.jobs.output import Stream
-from coordination.domain.jobs.work import PythonCall, parse_work
 from coordination.domain.plans.variants import REGISTERED
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from workers.runners import environment, usage_file
@@ -32,6 +32,7 @@ from workers.runners.pool import InterpreterPool
 from workers.runners.process_watch import OutputReader, ProcessWatch
 from workers.runners.program import can_be_entered, cannot_start, missing_folder, refused
 from workers.runners.python_answer import result_of
+from workers.runners.shared import Shared
 
 _STALE = "stale"
 
@@ -338,7 +339,7 @@ class _Places:
     def work(self, claim: Claim) -> PythonCall:
         """The job; Refused when it is none. The claims of a statement share what says the same."""
         if self._work is None or self._of is not claim.work:
-            work = parse_work(claim.work)
+            work = claim.job
             if not isinstance(work, PythonCall):
                 raise Refused(f"A {work.kind} job is not a Python call")
             self._of, self._work = claim.work, work
@@ -389,3 +390,8 @@ def _with_usage(result: AttemptEnd, job: _Job) -> AttemptEnd:
     if not spent and not warnings:
         return result
     return replace(result, usage=spent, log=usage_file.with_warnings(result.log or "", warnings))
+
+
+def make_runner(shared: Shared) -> PythonRunner:
+    """Return the runner of this kind."""
+    return PythonRunner(shared.pool)

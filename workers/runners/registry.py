@@ -6,47 +6,44 @@ import atexit
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
-from coordination.base.errors import Refused
-from workers.runners.agent import AgentRunner
+from coordination.domain.jobs import KINDS, kind_in
 from workers.runners.base import Runner
-from workers.runners.chat.runner import ChatRunner
 from workers.runners.pool import InterpreterPool
 from workers.runners.process import Launcher
-from workers.runners.provider_environment import ProviderEnvironment
 from workers.runners.python_callable import PythonRunner
 from workers.runners.sandbox_policy import SandboxPolicy
-from workers.runners.shell import ShellRunner
+from workers.runners.shared import Shared
+
+_MODULES = {"python": "python_callable", "chat": "chat.runner"}
+"""Where the runner of a kind is that is not in the module of its name."""
 
 
 class Runners:
-    """The runners of one worker process. Close it when no job runs any more. *sandbox*: of its Launcher."""
+    """The runners of one worker process, each made by ``make_runner`` of its module. *sandbox*: of its Launcher.
+
+    Close it when no job runs any more.
+    """
 
     def __init__(self, worker_id: str | None = None, *, sandbox: SandboxPolicy | None = None) -> None:
         self.launcher = Launcher(worker_id, sandbox=sandbox)
         self.pool = InterpreterPool(self.launcher)
-        self.python = PythonRunner(self.pool)
-        providing = ProviderEnvironment()
-        self._chat = ChatRunner(self.launcher, providing)
-        self._by_kind: dict[str, Runner] = {
-            "shell": ShellRunner(self.launcher),
-            "python": self.python,
-            "agent": AgentRunner(self.launcher, providing),
-            "chat": self._chat,
-        }
+        shared = Shared(self.launcher, self.pool)
+        modules = {kind: import_module(f"workers.runners.{_MODULES.get(kind, kind)}") for kind in KINDS}
+        self._by_kind: dict[str, Runner] = {kind: module.make_runner(shared) for kind, module in modules.items()}
+        self.python = cast("PythonRunner", self._by_kind["python"])
 
     def runner_for(self, work: Mapping[str, Any]) -> Runner:
-        """The runner for a job as stored in a task's row. Raises Refused for a kind that nobody here can run."""
-        for kind, runner in self._by_kind.items():
-            if kind in work:
-                return runner
-        kinds = ", ".join(sorted(str(key) for key in work)) or "nothing"
-        raise Refused(f"No runner executes a job with {kinds}", hint=f"It may be: {', '.join(self._by_kind)}")
+        """Return the runner for a job as stored in a task's row; Refused for a kind that there is not."""
+        return self._by_kind[kind_in(work).kind]
 
     def close(self) -> None:
-        """End the chats' loop and the idle interpreters, then the warden."""
-        self._chat.close()
+        """Close the runners that keep something open, then the idle interpreters and the warden."""
+        for runner in self._by_kind.values():
+            if (close := getattr(runner, "close", None)) is not None:
+                close()
         self.pool.close()
         self.launcher.close()
 

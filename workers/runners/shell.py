@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import Shell
 from coordination.domain.jobs.output import Stream
-from coordination.domain.jobs.work import Shell, parse_work
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from workers.runners import environment, program, usage_file
 from workers.runners.base import Control
 from workers.runners.output import Capture, last_line, without_line_break
 from workers.runners.process import Launcher
+from workers.runners.shared import Shared
 
 _ERROR_LIMIT = 300
 
@@ -27,7 +28,7 @@ class ShellRunner:
         if (stopped := program.stopped_early(control)) is not None:
             return stopped
         try:
-            work = parse_work(claim.work)
+            work = claim.job
         except Refused as refusal:
             return program.refused(refusal.sentence())
         if not isinstance(work, Shell):
@@ -75,3 +76,8 @@ class ShellRunner:
             log=usage_file.with_warnings(ran.log, warnings),
             usage=spent,
         )
+
+
+def make_runner(shared: Shared) -> ShellRunner:
+    """Return the runner of this kind."""
+    return ShellRunner(shared.launcher)

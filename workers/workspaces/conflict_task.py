@@ -63,7 +63,7 @@ def merge_task(
         "stall_timeout": _seconds(claim.stall_timeout),
         "max_attempts": max(claim.max_attempts, ROUNDS),
         "concurrency_key": merge_key(claim.run_id),  # one at a time, each on what the one before has merged
-        "workspace": Workspace(
+        "checkout": Workspace(
             WorkspaceKind.GIT_WORKTREE,
             keep_failed=workspace.keep_failed,
             merge=HalfMerged(commit, claim.key),

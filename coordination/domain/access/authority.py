@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import Any
 from coordination.base.durations import show_duration
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.chat import MAX_STEPS, OURS
+from coordination.domain.jobs import MAX_STEPS, OURS, AgentCall, ChatCall, Job, kind_in
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits, limits_of
 
 DELEGATED_BY = "delegated_by"
@@ -27,17 +26,7 @@ DELEGATED_BY = "delegated_by"
 DELEGATES = "delegates"
 """Under which name a project's settings hold the agents that its jobs may give work to, whatever these may use."""
 
-_COMMANDS = ("shell", "python")
-_SAME = {"agent": ("agent", "command", "resume", "args", "reads", "account"), "chat": ("url", "account")}
-_KEPT = {
-    "shell": (),
-    "python": (),
-    "agent": (*_SAME["agent"], "model", "secrets", "tools"),
-    "chat": ("chat", *_SAME["chat"], "secrets", "tools", "settings"),
-}
 _PLACE = ("kind", "base")
-_RESTRICTS = re.compile(r"(?i)--?[a-z-]*(tool|permission|sandbox|approv|allow|deny|mode|read-?only|plan)")
-_LIFTS = re.compile(r"(?i)--(dangerously|allow-all|yolo)")
 _NARROW = "Report it with progress or ask, so that a person adds it to a plan"
 
 
@@ -129,7 +118,7 @@ def delegate(held: Rights, asked: Rights, *, project: str, trusted: Sequence[str
     _check_workspace(held.workspace, asked.workspace)
     if held.work is None or asked.work is None:
         return
-    who = str(asked.agent or asked.work.get("agent") or asked.work.get("chat"))
+    who = str(asked.agent or asked.work[kind_in(asked.work).kind])
     if who in trusted:
         return
     try:
@@ -164,12 +153,7 @@ def runs_commands(work: Mapping[str, Any]) -> bool:
 
     A coding agent may, unless its arguments restrict what it may do: what they leave it is known to its program only.
     """
-    if any(kind in work for kind in _COMMANDS):
-        return True
-    if "agent" not in work:
-        return False
-    arguments = [str(part) for part in (*(work.get("command") or ()), *(work.get("args") or ()))]
-    return any(_LIFTS.match(part) for part in arguments) or not any(_RESTRICTS.match(part) for part in arguments)
+    return kind_in(work).runs_commands(work)
 
 
 def _check_folders(held: Sequence[str], asked: Sequence[str]) -> None:
@@ -222,38 +206,45 @@ def _check_amounts(held: Rights, asked: Rights) -> None:
 
 def _check_workspace(held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     if "merge" in asked:
-        raise Refused("Only the merge queue makes tasks with workspace.merge", hint=_NARROW, field="workspace.merge")
+        raise Refused("Only the merge queue makes tasks with checkout.merge", hint=_NARROW, field="checkout.merge")
     if not held and not asked.get("base"):
         return  # a worktree keeps it from more than a folder does
     if any(held.get(name) != asked.get(name) for name in _PLACE):
         raise Refused(
-            "It works in another checkout than the job that reports it", hint="Leave workspace out", field="workspace"
+            "It works in another checkout than the job that reports it", hint="Leave checkout out", field="checkout"
         )
 
 
 def _check_work(held: Mapping[str, Any], asked: Mapping[str, Any], *, models: bool) -> None:
-    kind = next((kind for kind in _KEPT if kind in asked), "shell")
-    if kind in _COMMANDS:
-        if not runs_commands(held):
-            who = "a chat" if "chat" in held else "an agent whose arguments restrict what it may do"
+    job, owner = kind_in(asked), kind_in(held)
+    if job.lent is None:
+        if not owner.runs_commands(held):
+            who = "a chat" if owner is ChatCall else "an agent whose arguments restrict what it may do"
             raise Refused(f"It runs a command, and {who} reports it, which lends none", hint=_NARROW, field="run")
-    elif kind not in held:
+    elif job is not owner:
         raise Refused(
-            f"It starts {'an agent' if kind == 'agent' else 'a chat'}, and the job that reports it is none",
+            f"It starts {'an agent' if job is AgentCall else 'a chat'}, and the job that reports it is none",
             hint=_NARROW,
             field="run",
         )
-    for name in _KEPT[kind] if kind not in _COMMANDS else ():
-        if "{{" in str(asked.get(name)):  # what fills it in is the task's own: it could be anything
-            raise _differs(name)
-    for name in _SAME.get(kind, ()):
-        if (asked.get(name) or None) != (held.get(name) or None):
-            raise _differs(name)
-    if kind == "agent" and models and asked.get("model") != held.get("model"):
+    _check_fields(held, asked, job)
+    if job is AgentCall and models and asked.get("model") != held.get("model"):
         raise _differs("model")
-    if kind == "chat":
+    if job is ChatCall:
         _check_chat(held, asked, models=models)
     _check_environment(held, asked)
+
+
+def _check_fields(held: Mapping[str, Any], asked: Mapping[str, Any], job: type[Job]) -> None:
+    for name in job.only_in_plans:
+        if asked.get(name):
+            raise _differs(name)
+    for name in job.lent or ():
+        if "{{" in str(asked.get(name)):  # what fills it in is the task's own: it could be anything
+            raise _differs(name)
+    for name in job.lent_unchanged:
+        if (asked.get(name) or None) != (held.get(name) or None):
+            raise _differs(name)
 
 
 def _check_chat(held: Mapping[str, Any], asked: Mapping[str, Any], *, models: bool) -> None:
@@ -286,7 +277,7 @@ def _check_environment(held: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
             hint="A command sets variables itself",
             field="run.env",
         )
-    if "agent" in asked and (more := [name for name in asked.get("tools") or () if name != OURS]):
+    if kind_in(asked) is AgentCall and (more := [name for name in asked.get("tools") or () if name != OURS]):
         raise _differs("tools")
 
 
@@ -299,9 +290,9 @@ def _differs(name: str) -> Refused:
 
 
 def _kept(work: Mapping[str, Any]) -> dict[str, Any]:
-    kind = next((kind for kind in _KEPT if kind in work), "shell")
-    kept = {name: work[name] for name in (*_KEPT[kind], "env") if work.get(name)}
-    return kept if kind in kept else {kind: "", **kept}
+    job = kind_in(work)
+    kept = {name: work[name] for name in (*(job.lent or ()), "env") if work.get(name)}
+    return kept if job.kind in kept else {job.kind: "", **kept}
 
 
 def _seconds(duration: timedelta | None) -> float | None:

@@ -12,9 +12,8 @@ from typing import Any
 from coordination.base.errors import Refused, inside
 from coordination.base.json_values import json_problem
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import AGENTS, AgentCall, ChatCall, check_account_for, parse_job
 from coordination.domain.jobs.templates import is_template
-from coordination.domain.jobs.work import AGENTS, AgentCall, check_account_for, parse_work
 
 DEFAULT = "default"
 """Written instead of a name: the workspace's default agent."""
@@ -232,7 +231,7 @@ def _runner_call(runner: Mapping[str, Any]) -> AgentCall | ChatCall:
             field="runner.agent",
         )
     try:
-        call = parse_work({**runner, "prompt": "-"})
+        call = parse_job({**runner, "prompt": "-"})
     except Refused as refused:
         raise Refused(refused.message, hint=refused.hint, field=inside("runner", refused.field)) from None
     assert isinstance(call, AgentCall | ChatCall)  # noqa: S101 - it has one of the two keys

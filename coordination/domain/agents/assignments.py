@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 PERSON = "person"
 """Under which name a task's options hold the person who is to do it."""
-
-
-def for_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return the job *work* with another *model*: of a chat, with its provider if *model* names none."""
-    if "chat" not in work:
-        return {**work, "model": model}
-    provider, _, _ = str(work["chat"]).partition(":")
-    return {**work, "chat": model if ":" in model else f"{provider}:{model}"}
 
 
 def without_introduction(prompt: str, introduction: str) -> str:

@@ -25,8 +25,7 @@ from coordination.domain.agents.prompt_words import (
     WORKER_WORDS,
 )
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
-from coordination.domain.jobs import templates
-from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs import CUSTOM, OURS, ChatCall, templates
 from coordination.domain.jobs.checkouts import STORED
 from coordination.domain.tasks.attempts import Claim
 from coordination.domain.tasks.questions import ANSWERS
@@ -167,7 +166,7 @@ def _names(
         "agents": [dict(agent) for agent in project.agents],
         "graph": [dict(task) for task in project.graph],
         # A chat has no shell to say it in.
-        "reports": reports and "chat" not in claim.work,
+        "reports": reports and claim.job_kind is not ChatCall,
         "tools": reports and OURS in claim.work.get("tools", ()),
     }
 
@@ -217,7 +216,7 @@ _SAMPLE = Claim(
     session_id=None,
     key="fix",
     title="Fix it",
-    work={},
+    work={"agent": CUSTOM, "prompt": "do it"},
     input={},
     needs={},
     agent=None,

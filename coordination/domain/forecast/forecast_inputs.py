@@ -11,6 +11,7 @@ from coordination.base.money import ZERO
 from coordination.domain.forecast import simulation
 from coordination.domain.forecast.predictions import Prediction
 from coordination.domain.forecast.simulation import SimulatedStep, SimulatedWorkers
+from coordination.domain.jobs import ChatCall, kind_in
 from coordination.domain.money.estimates import (
     NONE,
     PLAN,
@@ -103,7 +104,9 @@ class ForecastInputs:
         samples, source = self._seen.get(key) or self._seen.setdefault(key, self._seen_of(key))
         stated = parse_stated(task.estimate) if task.estimate and not samples else {}
         # Without samples it matters what this very job says: of two chats, one may have the longer prompt.
-        name = (key,) if samples else (key, tuple(sorted(stated.items())), id(body) if "chat" in body else None)
+        name = (
+            (key,) if samples else (key, tuple(sorted(stated.items())), id(body) if kind_in(body) is ChatCall else None)
+        )
         number = self._numbers.get(name)
         if number is None:
             number = self._numbers[name] = len(self._pools)

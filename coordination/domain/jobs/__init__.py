@@ -1,1 +1,37 @@
-"""What a job is and what it leaves: pure records and rules."""
+"""What a job is: one module per kind, each with one registration."""
+
+from coordination.domain.jobs.agent_call import (
+    AGENTS,
+    COUNTS,
+    CUSTOM,
+    OURS,
+    AgentCall,
+    check_account_for,
+)
+from coordination.domain.jobs.base import Job
+from coordination.domain.jobs.chat_call import MAX_STEPS, ChatCall
+from coordination.domain.jobs.python_call import PythonCall, target_of
+from coordination.domain.jobs.registry import IN_WORKTREE, JOBS, KINDS, PAID_KINDS, kind_in, kind_of, parse_job
+from coordination.domain.jobs.shell import Shell
+
+__all__ = [
+    "AGENTS",
+    "COUNTS",
+    "CUSTOM",
+    "IN_WORKTREE",
+    "JOBS",
+    "KINDS",
+    "MAX_STEPS",
+    "OURS",
+    "PAID_KINDS",
+    "AgentCall",
+    "ChatCall",
+    "Job",
+    "PythonCall",
+    "Shell",
+    "check_account_for",
+    "kind_in",
+    "kind_of",
+    "parse_job",
+    "target_of",
+]

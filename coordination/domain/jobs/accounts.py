@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.json_values import text_problem
@@ -66,15 +64,9 @@ def program_of(account: str) -> str | None:
     return program if at else None
 
 
-def fits(account: str, work: Mapping[str, Any]) -> bool:
-    """Whether a stored job may have *account* as its plan's default: it asks a model, of the agent before the @."""
-    if "chat" in work:
-        asked = str(work["chat"]).partition(":")[0]
-    elif "agent" in work:
-        asked = str(work["agent"])
-    else:
-        return False
-    return program_of(account) in (None, asked)
+def fits(account: str, provider: str | None) -> bool:
+    """Return whether a job that asks *provider*, an agent or a provider of models, may have *account*; None: no job."""
+    return provider is not None and program_of(account) in (None, provider)
 
 
 def check_variable(name: object) -> str:

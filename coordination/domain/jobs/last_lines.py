@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordination.base.printable import clean
+from coordination.domain.jobs import kind_in
 
 MOST_LINES = 15
 MOST_CHARACTERS = 4_000
@@ -33,15 +34,16 @@ def last_lines(
 ) -> tuple[LastLines, ...]:
     """The end of what the job *work* printed, by what is kept of its attempt; streams that say nothing are left out.
 
-    A shell job's *output* is its stdout, an agent's its answer, and a function's is what it returned, which is not
-    printed. The *log* is stderr, with what gates printed, and all that a function printed.
+    A shell job's *output* is its stdout, an agent's its answer; what a function returned is not printed. The *log* is
+    stderr, with what gates printed, and all that a function printed.
     """
     streams: list[tuple[str, object]] = []
-    if "python" in work:
+    name = kind_in(work).output_name
+    if name is None:
         streams.append(("output", log))
     else:
         gates = isinstance(log, str) and (log.startswith(_GATES) or f"\n{_GATES}" in log)
-        streams += [("answer" if "prompt" in work else "stdout", output)]
+        streams += [(name, output)]
         streams += [("stderr and gates" if gates else "stderr", log)]
     found = [_end_of(name, text, most) for name, text in streams if isinstance(text, str) and text.strip()]
     return tuple(found)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs import shell_places
+from coordination.domain.jobs import kind_in, shell_places
 
 if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans have no template
     from jinja2 import nodes
@@ -40,8 +40,6 @@ AVAILABLE: Mapping[str, frozenset[str] | None] = {
 _BEGINS = re.compile(r"\{[{%]")
 
 OF_A_NEED = frozenset({"state", "output"})
-
-_PLACES = ("prompt", "model", "command", "args", "chat", "system")
 
 _LITERAL = "Write {% raw %}…{% endraw %} around braces that are not a template"
 _BY_ENV = (
@@ -106,9 +104,10 @@ def render(
             place = "shell"
             if is_template(work["shell"]):
                 result["shell"], held = _command(work["shell"], names, budget)
-        for place in _PLACES:
+        job = kind_in(work)
+        for place in job.templates:
             if place in work:
-                result[place] = _each_text(work[place], values if "python" in work else texts)
+                result[place] = _each_text(work[place], values if job.keeps_values else texts)
         if "env" in work:
             place = "env"
             result["env"] = {name: _text(text, names, budget) for name, text in work["env"].items()}
@@ -138,7 +137,7 @@ def _texts(work: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "shell", command
     for name, value in work.get("env", {}).items():
         yield f"env.{name}", value
-    stack = [(place, work[place]) for place in _PLACES if place in work]
+    stack = [(place, work[place]) for place in kind_in(work).templates if place in work]
     while stack:
         place, value = stack.pop()
         if isinstance(value, str):

@@ -16,8 +16,7 @@ from coordination.base import durations
 from coordination.base.errors import Refused
 from coordination.base.money import ZERO, usd
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs.chat import MAX_STEPS
-from coordination.domain.jobs.work import CUSTOM, kind_of
+from coordination.domain.jobs import MAX_STEPS, ChatCall, kind_in, kind_of
 from coordination.domain.money import pricing
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.pricing import Price, Quote, Tokens, UnknownPrice
@@ -111,23 +110,18 @@ def latest(known: Sequence[JobSample], more: Sequence[JobSample]) -> list[JobSam
 
 
 def history_key(work: Mapping[str, Any]) -> str:
-    """Jobs with one key cost about as much: it is their kind, and of an agent also its model and its own program."""
-    key = kind_of(work)
-    if "agent" in work:
-        command = work.get("command") or ()
-        own = [str(command[0])] if work["agent"] == CUSTOM and command else []
-        key = ":".join([key, *own, *([str(work["model"])] if work.get("model") else [])])
-    return key[:_LONGEST_KEY]
+    """Return the key under which jobs cost about as much: their kind, and of an agent its model and its own program."""
+    return f"{kind_of(work)}{kind_in(work).cost_key(work)}"[:_LONGEST_KEY]
 
 
 def asks_a_model(work: Mapping[str, Any]) -> bool:
-    """Whether the job is a conversation with a model, by its nature."""
-    return "agent" in work or "chat" in work
+    """Return whether the job is a conversation with a model, by its kind."""
+    return kind_in(work).asks_a_model
 
 
 def model_of(work: Mapping[str, Any]) -> str | None:
     """The model that a job names, as its provider calls it; None when it names none, or only when it starts."""
-    named = str(work.get("model") or "") if "agent" in work else str(work.get("chat", "")).partition(":")[2]
+    named = kind_in(work).model_in(work)
     return named if named and "{{" not in named else None
 
 
@@ -208,7 +202,7 @@ def _bound(work: Mapping[str, Any]) -> tuple[int, Tokens] | None:
     Every call reads again what was said before. What tools answer is not known, nor what templates will stand for.
     """
     settings = work.get("settings") or {}
-    if "chat" not in work or "max_tokens" not in settings:
+    if kind_in(work) is not ChatCall or "max_tokens" not in settings:
         return None
     several = work.get("tools") or work.get("schema")
     calls = int(settings.get("max_steps", MAX_STEPS)) if several else 1

@@ -12,12 +12,11 @@ from coordination.base import durations
 from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.json_values import json_problem
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs import templates
+from coordination.domain.jobs import Job, parse_job, templates
 from coordination.domain.jobs.artifacts import outputs_problem
 from coordination.domain.jobs.changed_files import CHANGES
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, common_base, parse_checkout, parse_gates
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.jobs.work import Work, parse_work
 from coordination.domain.money.caps import caps_of
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans.plan_expansion import overlays
@@ -38,11 +37,11 @@ _ENV_NAME = re.compile(r"[^=\0]+")
 _SHOWN_IN_CYCLE = 12
 
 
-def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
+def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Job]:
     """The plan's jobs by key; or PlanError, with file and line, for the first thing that keeps it from being run.
 
     *known*: keys of tasks that are there already, and may be needed. Tasks that share one description of their job,
-    such as a function, share one Work.
+    such as a function, share one Job.
     """
     if not plan.tasks:
         raise PlanError("The plan has no tasks", source=plan.source, hint="List them under tasks", field="tasks")
@@ -56,7 +55,7 @@ def check(plan: Plan, *, known: Collection[str] = ()) -> dict[str, Work]:
     _check_plan(plan)
     _check_keys(plan)
     keys = {*known, *(task.key for task in plan.tasks)}
-    seen: dict[int, Work] = {}  # by the id of a description, which lives as long as the plan
+    seen: dict[int, Job] = {}  # by the id of a description, which lives as long as the plan
     works = {task.key: _check_task(plan, task, keys, seen) for task in plan.tasks}
     _check_checkouts(plan)
     _check_parents(plan)
@@ -211,7 +210,7 @@ def _check_keys(plan: Plan) -> None:
         first[key] = number
 
 
-def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Work]) -> Work:
+def _check_task(plan: Plan, task: Task, keys: set[str], known: dict[int, Job]) -> Job:
     def refuse(message: str, hint: str | None = None, *, field: str | None = None) -> NoReturn:
         raise _error(plan, task.key, f"Task {excerpt(task.key)}: {message}", hint=hint, field=field)
 
@@ -340,13 +339,13 @@ def _check_limits(refuse: Refuse, limits: Limits) -> None:
         refuse(problem, field="limits")
 
 
-def _check_work(refuse: Refuse, task: Task, known: dict[int, Work]) -> Work:
+def _check_work(refuse: Refuse, task: Task, known: dict[int, Job]) -> Job:
     try:
-        work = parse_work(task.run)
+        work = parse_job(task.run)
         body: dict[str, Any] = work.to_json()
         if problem := json_problem(body):
             refuse(f"its job {problem}", field="run")
-        if any(not _ENV_NAME.fullmatch(name) for name in work.env):
+        if any(not _ENV_NAME.fullmatch(name) for name in body.get("env", ())):
             refuse("a name in env is empty or holds =", field="run.env")
         if templates.is_templated(body):  # what it may name depends on the task
             templates.check_work(body, needs={key for key, waits in map(_edge, task.needs) if waits})

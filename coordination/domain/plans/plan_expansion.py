@@ -17,9 +17,8 @@ from typing import Any
 
 from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.wording import excerpt
-from coordination.domain.jobs import templates
+from coordination.domain.jobs import CUSTOM, KINDS, PythonCall, parse_job, templates
 from coordination.domain.jobs.accounts import fits
-from coordination.domain.jobs.work import CUSTOM, PythonCall, parse_work
 from coordination.domain.plans.plans import Plan, Supervision, Task
 from coordination.domain.plans.variants import CHOOSE_VARIANT
 from coordination.domain.tasks.attempts import Claim, Discovered
@@ -79,7 +78,7 @@ def _parts(plan: Plan, task: Task) -> list[Task]:
     if task.variants:
         return _variants(task)
     supervision = plan.supervision
-    if supervision is None or not task.supervised or "prompt" not in parse_work(task.run).to_json():
+    if supervision is None or not task.supervised or not parse_job(task.run).asks_a_model:
         return [task]
     return _loop(task, supervision.assess, supervision.analyze)
 
@@ -90,7 +89,7 @@ def _variants(task: Task) -> list[Task]:
         replace(
             task,
             key=f"{task.key}/{number}",
-            run=varied(parse_work(task.run).to_json(), overlay),
+            run=varied(parse_job(task.run).to_json(), overlay),
             title=f"{task.title or task.key}, variant {number}",
             parent=task.key,
             variants=(),
@@ -120,15 +119,16 @@ def varied(run: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     """
     if not isinstance(overlay, Mapping):
         raise Refused(f"A variant maps keys of run to what differs, not {excerpt(overlay)}", field="variants")
-    other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in ("agent", "chat", "shell", "python"))
+    other = any(kind in overlay and overlay[kind] != run.get(kind) for kind in KINDS)
     base = {name: run[name] for name in _OF_ANOTHER_AGENT if name in run} if other else dict(run)
-    if other and (account := run.get("account")) is not None and fits(account, overlay):
-        base["account"] = account
-    return parse_work({**base, **overlay}).to_json()
+    job = parse_job({**base, **overlay})
+    if other and "account" not in overlay and (account := run.get("account")) is not None:
+        return parse_job(job.to_json() | ({"account": account} if fits(account, job.provider) else {})).to_json()
+    return job.to_json()
 
 
 def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, Any] | None) -> list[Task]:
-    run = parse_work(task.run).to_json()
+    run = parse_job(task.run).to_json()
     title = task.title or task.key
     parts: list[Task] = []
     needs = list(task.needs)
@@ -158,7 +158,7 @@ def _loop(task: Task, assess: Mapping[str, Any] | None, analyze: Mapping[str, An
 
 def supervisor_run(supervisor: Mapping[str, Any], prompt: str) -> dict[str, Any]:
     """The job of an agent that assesses or analyses a task with that *prompt*, which it reads as it was written."""
-    return parse_work({**supervisor, "prompt": templates.literal(prompt)}).to_json()
+    return parse_job({**supervisor, "prompt": templates.literal(prompt)}).to_json()
 
 
 def answering(
@@ -166,7 +166,7 @@ def answering(
 ) -> Discovered:
     """The task in which *who* answers a question of *asker*, the *number*-th that it has asked."""
     key = f"{asker.key}/{ANSWER}"
-    job = next((str(asker.work[name]) for name in ("prompt", "shell", "python") if name in asker.work), asker.title)
+    job = asker.job_kind.instruction(asker.work)
     task = {
         "key": key if number == 1 else f"{key}.{number}",
         "title": f"Answer: {asker.title}"[:500],
@@ -218,7 +218,7 @@ def check_supervisor(value: Mapping[str, Any] | str, what: str) -> dict[str, Any
             field=what,
         )
     try:
-        body = parse_work({**run, "prompt": "x"}).to_json()
+        body = parse_job({**run, "prompt": "x"}).to_json()
     except Refused as refused:
         raise Refused(refused.message, hint=refused.hint, field=inside(what, refused.field)) from None
     del body["prompt"]

@@ -13,8 +13,8 @@ from typing import Any
 
 from coordination.base.errors import CoordinationError
 from coordination.base.wording import plural
+from coordination.domain.jobs import AGENTS, CUSTOM, AgentCall, Shell, parse_job
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_checkout, parse_gates
-from coordination.domain.jobs.work import AGENTS, CUSTOM, AgentCall, Shell, parse_work
 from coordination.domain.plans.plans import Plan, Task
 
 _MOST_NAMED = 3
@@ -79,7 +79,7 @@ def warnings_of(
 
 def _work_of(task: Task) -> Any:
     try:
-        return parse_work(task.run)
+        return parse_job(task.run)
     except CoordinationError:  # a function of this program, which a plan in Python may name
         return None
 

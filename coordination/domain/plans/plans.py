@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from coordination.base.errors import Refused
+from coordination.domain.jobs import Job
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, Gate
 from coordination.domain.jobs.resource_limits import NO_LIMITS, Limits
-from coordination.domain.jobs.work import Work
 from coordination.domain.money.budgets import WARN_AT
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
@@ -19,9 +18,6 @@ from coordination.domain.tasks.tasks import DependencyKind, OnDependencyFailure
 MAX_TITLE = 500
 MAX_KEY = 200
 MAX_TASKS = 200_000
-
-BOTH_NAMES = "checkout and workspace are two names of one key, and both are given"
-ONE_NAME = "Write checkout alone; workspace is its old name"
 
 DEFAULT_MAX_ATTEMPTS = 1
 DEFAULT_TIMEOUT = timedelta(hours=4)
@@ -48,7 +44,7 @@ class Task:
     when it is done. ``variants``: how many race, or what differs in each from ``run``; the first past its gates
     wins. ``context``: False for an agent that is to get its prompt as it is. ``supervised``: False leaves it out of
     the plan's supervision. ``role`` is the system's own: what it made a part of a task for.
-    ``checkout``: ``"folder"``, ``"git-worktree"``, or a Checkout; ``workspace`` is its old name. ``gates``: commands,
+    ``checkout``: ``"folder"``, ``"git-worktree"``, or a Checkout. ``gates``: commands,
     or Gates, that must pass before it counts as completed. ``estimate``: what it is expected to use (``usd``,
     ``tokens``, ``duration``), for as long as no job like it has run. ``max_starts``: how often an agent or a chat may
     start, whatever it ends as, before a person must let it go on; default: 20, or ``max_attempts`` if that is more.
@@ -56,7 +52,7 @@ class Task:
     """
 
     key: str
-    run: Work | Mapping[str, Any] | Callable[..., Any]
+    run: Job | Mapping[str, Any] | Callable[..., Any]
     title: str | None = None
     needs: Sequence[str | Dependency] = ()
     input: Mapping[str, Any] = field(default_factory=dict)
@@ -87,13 +83,6 @@ class Task:
     role: Mapping[str, Any] = field(default_factory=dict)
     max_starts: int | None = None
     expects: str | None = None
-    workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
-
-    def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:
-        """Take the old name of ``checkout``; Refused when both are given."""
-        if workspace is not None:
-            _check_one_name(given=self.checkout is not None)
-            object.__setattr__(self, "checkout", workspace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +103,6 @@ class Defaults:
     checkout: Checkout | Mapping[str, Any] | str = FOLDER
     max_starts: int | None = None
     account: str | None = None
-    workspace: InitVar[Checkout | Mapping[str, Any] | str | None] = None
-
-    def __post_init__(self, workspace: Checkout | Mapping[str, Any] | str | None) -> None:
-        """Take the old name of ``checkout``; Refused when both are given."""
-        if workspace is not None:
-            _check_one_name(given=self.checkout is not FOLDER)
-            object.__setattr__(self, "checkout", workspace)
-
-
-def _check_one_name(*, given: bool) -> None:
-    if given:
-        raise Refused(BOTH_NAMES, hint=ONE_NAME, field="workspace")
 
 
 @dataclass(frozen=True, slots=True)

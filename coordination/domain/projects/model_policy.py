@@ -18,6 +18,7 @@ from typing import Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
+from coordination.domain.jobs import ChatCall, kind_in
 from coordination.domain.money.model_names import without_region
 
 KEYS = ("allow", "deny")
@@ -80,7 +81,7 @@ def refusal(work: Mapping[str, Any], restrictions: ModelPolicy, *, rendered: boo
 
     A name that a template will stand for is looked at once it is *rendered*.
     """
-    if "agent" not in work and "chat" not in work:
+    if not kind_in(work).asks_a_model:
         return None
     names = list(named(work))
     if not names and restrictions.allow is not None:
@@ -114,7 +115,7 @@ def _forms(name: str) -> list[str]:
 
 def named(work: Mapping[str, Any]) -> Iterator[str]:
     """Every model that the job names: as its model, in the arguments of its program, in variables for it."""
-    if "chat" in work:
+    if kind_in(work) is ChatCall:
         yield str(work["chat"])
         return
     if work.get("model"):

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from coordination.domain.jobs import Job, kind_in, parse_job
 from coordination.domain.jobs.artifacts import Artifact
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.provider_errors import ProviderLimit
@@ -112,6 +113,19 @@ class Claim:
     budgeted: bool = False  # something was reserved for it
     agent_id: str | None = None
     authority: Mapping[str, Any] | None = None  # what it may do, lent by what caused it
+    _job: Job | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def job_kind(self) -> type[Job]:
+        """Return the kind of its job."""
+        return kind_in(self.work)
+
+    @property
+    def job(self) -> Job:
+        """Return its job, parsed once; Refused for one that rendering has spoilt."""
+        if self._job is None:
+            object.__setattr__(self, "_job", parse_job(self.work))
+        return cast("Job", self._job)
 
 
 @dataclass(frozen=True, slots=True)

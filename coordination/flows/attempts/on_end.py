@@ -141,7 +141,7 @@ def _answer(tx: Connection, workspace_id: str, claim: Claim, role: Mapping[str, 
     if not isinstance(text := output.get("answer"), str):
         questions.left_to_a_person(tx, workspace_id, asker, str(output.get("cannot")), by=by)
         return 0
-    agent = claim.agent or str(claim.work.get("agent") or claim.work.get("chat"))
+    agent = claim.agent or str(claim.work[claim.job_kind.kind])
     try:
         _, ready_now = questions.answer(
             tx, workspace_id, asker, text, by=by, question_id=str(role["question_id"]), agent=agent

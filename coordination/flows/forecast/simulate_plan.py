@@ -13,7 +13,7 @@ from coordination.base.clock import utc_now
 from coordination.base.errors import Unavailable
 from coordination.domain.forecast.forecast_inputs import ForecastInputs
 from coordination.domain.forecast.predictions import Prediction
-from coordination.domain.jobs.work import Work
+from coordination.domain.jobs import Job
 from coordination.domain.money.estimates import JobSample, Quoted, asks_a_model, history_key
 from coordination.domain.money.pricing import Quote, UnknownPrice
 from coordination.domain.plans import graph
@@ -59,7 +59,7 @@ def simulate_plan(
     *places*: how many jobs run at once; None: as many as the workers heard of *live_within* run, or *otherwise* where
     there are none. *assume*: how long jobs take of which nothing is known.
     """
-    works: Mapping[str, Work] = graph.check(plan)
+    works: Mapping[str, Job] = graph.check(plan)
     project = projects.by_identity(tx, workspace_id, identity)
     plan, works = in_parts(plan, works, project.settings if project is not None else {})
     works, assigned = task_rows.assignments(plan, works, agent_service.AgentLookup(tx, workspace_id))

@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.access.authority import rights_of
-from coordination.domain.agents.assignments import PERSON, for_model, without_introduction
+from coordination.domain.agents.assignments import PERSON, without_introduction
 from coordination.domain.agents.prompts import FEEDBACK
+from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, kind_in, kind_of, parse_job
 from coordination.domain.jobs.checkouts import STORED
-from coordination.domain.jobs.work import AGENTS, IN_WORKTREE, AgentCall, kind_of, parse_work
 from coordination.domain.plans.plan_expansion import VARIANT, WORK
 from coordination.domain.plans.plans import Plan
 from coordination.domain.plans.plans import Task as Planned
@@ -86,7 +86,7 @@ def assign_task(
         carried=carried,
         authority=authority,
     )
-    _tell(tx, task, {"agent": agent, "model": work.get("model") or work.get("chat"), "before": task.agent}, actor)
+    _tell(tx, task, {"agent": agent, "model": kind_in(work).model_named(work), "before": task.agent}, actor)
     queued = 0
     if before is not None:
         for question in question_rows.of_task(tx, workspace_id, task.id):
@@ -116,20 +116,20 @@ def _check(task: TaskRecord, to: str | None, model: str | None, person: str | No
 
 def _work(tx: Connection, task: TaskRecord, to: str | None, model: str | None) -> tuple[str | None, dict[str, Any]]:
     """Whose the task is now, and its job."""
-    if "prompt" not in task.work:
+    if not kind_in(task.work).asks_a_model:
         raise Refused(
-            f"{task.key} runs {excerpt(task.work.get('shell') or task.work.get('python'))}, and no agent",
+            f"{task.key} runs {excerpt(kind_in(task.work).instruction(task.work))}, and no agent",
             hint="Give it to a person with --person, or create another task: coord tasks create",
             field="to",
         )
     desk = agents.AgentLookup(tx, task.workspace_id)
     if to is None:
         assert model is not None  # noqa: S101 - _check has seen to it
-        return task.agent, parse_work(for_model(task.work, model)).to_json()
+        return task.agent, parse_job(kind_in(task.work).with_model(task.work, model)).to_json()
     kept = {name: task.work[name] for name in _OF_A_JOB if task.work.get(name)}
     if task.agent is not None and (old := desk.known(task.agent)) is not None:
         kept["prompt"] = without_introduction(str(kept["prompt"]), old.introduction())
-    call = parse_work({"agent": to, **kept} | ({"model": model} if model else {}))
+    call = parse_job({"agent": to, **kept} | ({"model": model} if model else {}))
     assert isinstance(call, AgentCall)  # noqa: S101 - it has that key
     if to in AGENTS:
         return None, call.to_json()
@@ -145,7 +145,8 @@ def _to_a_person(tx: Connection, task: TaskRecord, person: str, *, actor: str) -
     for question in question_rows.of_task(tx, task.workspace_id, task.id):
         question_rows.answer(tx, task.workspace_id, question.id, text=f"given to {person}", by=actor)
     about = {"project_id": task.project_id, "run_id": task.run_id, "task_id": task.id, "attempt": task.attempt}
-    what = str(task.work.get("prompt") or task.title)
+    job = kind_in(task.work)
+    what = job.instruction(task.work) if job.asks_a_model else task.title
     question_rows.put(tx, task.workspace_id, {**about, "question": f"{person} is to do this: {what}"[:20_000]})
     options = {**task.options, PERSON: person}
     rows.wait_for_person(tx, task.workspace_id, task.id, person=person, reasons=task.reasons, options=options)

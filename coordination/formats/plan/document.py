@@ -17,7 +17,8 @@ import yaml
 from coordination.base.errors import PlanError
 from coordination.base.json_values import MAX_DEPTH
 from coordination.base.wording import excerpt
-from coordination.formats.plan.scalars import Unquoted, plain_value
+from coordination.domain.value_types import Unquoted
+from coordination.formats.plan.scalars import plain_value
 
 MAX_BYTES = 10_000_000
 _CONTROL = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
@@ -44,6 +45,38 @@ class Document:
         else:
             found = None
         return found if isinstance(found, int) else None
+
+    def line_at(self, container: dict[str, Any] | list[Any], place: str) -> int | None:
+        """Return the line of what *place* (``run.args[1]``) names in *container*, or of the nearest that is written."""
+        value: Any = container
+        line = None
+        while place and isinstance(value, dict | list):
+            at: Any
+            if isinstance(value, dict):
+                at = max((key for key in value if re.match(rf"{re.escape(key)}(\W|$)", place)), key=len, default=None)
+                if at is None:  # a field that is missing
+                    return line if value is container else self.line_of(value, next(iter(value), "")) or line
+                place = place[len(at) :].removeprefix(".")
+            else:
+                item = re.match(r"\[(\d{1,9})\]\.?", place)
+                if item is None or int(item[1]) >= len(value):
+                    return line
+                at, place = int(item[1]), place[item.end() :]
+            line, value = self.line_of(value, at) or line, value[at]
+        return (self._first_unclear(value) if isinstance(value, dict | list) else None) or line
+
+    def _first_unclear(self, value: Any) -> int | None:
+        """Return the line of the first word in a list or mapping that only quotes would make clear."""
+        stack, seen = [value], {id(value)}
+        while stack:
+            container = stack.pop()
+            for at, item in container.items() if isinstance(container, dict) else enumerate(container):
+                if isinstance(item, Unquoted):
+                    return self.line_of(container, at)
+                if isinstance(item, dict | list) and id(item) not in seen:
+                    seen.add(id(item))
+                    stack.append(item)
+        return None
 
     def error(
         self, message: str, line: int | None = None, *, hint: str | None = None, field: str | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Any
+
+from coordination.domain.value_types import Unquoted
 
 MAX_DIGITS = 300
 
@@ -25,14 +26,6 @@ _OLD_NUMBER = re.compile(
 )
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:(?:[Tt]|[ \t]+)[0-9]{1,2}:[0-9:.]+.*)?")
 _NUMERIC = frozenset("0123456789+-.")  # what numbers and dates begin with
-
-
-@dataclass(frozen=True, slots=True)
-class Unquoted:
-    """A plain word that is a text in one YAML and not in another. ``reading``: what it may be taken for."""
-
-    text: str
-    reading: str
 
 
 _WORDS: dict[str, bool | Unquoted | None] = _FIXED | {

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, select
 
 from coordination.base.errors import Refused
 from coordination.base.money import minus, plus, show_usd, usd
+from coordination.domain.jobs import kind_in
 from coordination.domain.money.budget_events import events_of, noticed
 from coordination.domain.money.budget_status import BudgetStatus
 from coordination.domain.money.budgets import (
@@ -304,16 +305,12 @@ class _Desk:
 
 def model_of(work: Mapping[str, Any]) -> str | None:
     """The model that a job names: of a chat with its provider, as in its plan."""
-    found = work.get("chat") if "chat" in work else work.get("model")
-    return found if isinstance(found, str) else None
+    return kind_in(work).model_named(work)
 
 
 def with_model(work: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """The job with another model; a chat stays with its provider, if the model names none."""
-    if "chat" not in work:
-        return {**work, "model": model}
-    provider, _, _ = str(work["chat"]).partition(":")
-    return {**work, "chat": model if ":" in model else f"{provider}:{model}"}
+    """Return the job with another model; a chat stays with its provider, if the model names none."""
+    return kind_in(work).with_model(work, model)
 
 
 def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:

@@ -96,7 +96,7 @@ def _with_account(works: Mapping[str, Work], account: str) -> dict[str, Work]:
         if id(work) in made:
             continue
         made[id(work)] = work
-        if isinstance(work, AgentCall | ChatCall) and work.account is None and fits(account, work.to_json()):
+        if isinstance(work, AgentCall | ChatCall) and work.account is None and fits(account, work.provider):
             made[id(work)] = replace(work, account=account)
     return {key: made[id(work)] for key, work in works.items()}
 

@@ -6,6 +6,7 @@ import pytest
 
 from coordination.base.errors import Refused
 from coordination.domain.agents.agents import Profile
+from coordination.domain.jobs import AgentCall, ChatCall, Shell, parse_job
 from coordination.domain.jobs.accounts import (
     LONGEST_VALUE,
     check_account,
@@ -14,7 +15,6 @@ from coordination.domain.jobs.accounts import (
     check_variable,
     fits,
 )
-from coordination.domain.jobs.work import AgentCall, parse_work
 from coordination.domain.plans.plan_expansion import varied
 from tests.support.refusals import refuses
 
@@ -69,24 +69,24 @@ def test_a_setting_is_no_secret_and_a_folder_is_absolute() -> None:
 
 
 def test_a_default_is_for_the_agent_or_the_provider_before_the_at() -> None:
-    claude, codex, chat = {"agent": "claude"}, {"agent": "codex"}, {"chat": "openai:gpt-5-mini"}
+    claude, codex, chat = "claude", "codex", ChatCall("openai:gpt-5-mini", "x").provider
 
     assert [fits("claude@work", one) for one in (claude, codex, chat)] == [True, False, False]
     assert [fits("openai@work", one) for one in (claude, codex, chat)] == [False, False, True]
-    assert [fits("work", one) for one in (claude, codex, chat, {"shell": "x"})] == [True, True, True, False]
+    assert [fits("work", one) for one in (claude, codex, chat, Shell("x").provider)] == [True, True, True, False]
 
 
 def test_agents_and_chats_name_an_account_and_other_jobs_do_not() -> None:
     for body in ({"agent": "claude", "prompt": "x", "account": "claude@work"}, {"chat": "openai:m", "prompt": "x"}):
-        work = parse_work({**body, "account": body.get("account", "work")})
-        assert parse_work(work.to_json()) == work
+        work = parse_job({**body, "account": body.get("account", "work")})
+        assert parse_job(work.to_json()) == work
         assert work.to_json()["account"] == body.get("account", "work")
     for body in ({"shell": "true"}, {"python": "time:time"}):
         with refuses(Refused, field="account"):
-            parse_work({**body, "account": "work"})
+            parse_job({**body, "account": "work"})
     for account in ("no/name", 7, "codex@work"):
         with refuses(Refused, field="account"):
-            parse_work({"agent": "claude", "prompt": "x", "account": account})
+            parse_job({"agent": "claude", "prompt": "x", "account": account})
 
 
 def test_a_job_s_account_goes_before_that_of_its_agent_which_may_not_be_another_program_s() -> None:

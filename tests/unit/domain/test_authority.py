@@ -128,8 +128,8 @@ def test_a_job_beyond_that_of_the_reporter_is_refused(mine: Any, theirs: Any, fi
         ({"max_attempts": 3}, "max_attempts"),
         ({"priority": 6}, "priority"),
         ({"agent": "bob"}, "agent"),
-        ({"workspace": {"kind": "git-worktree", "base": "main"}}, "workspace"),
-        ({"workspace": {"kind": "git-worktree", "merge": {"commit": "a", "task": "b"}}}, "workspace.merge"),
+        ({"workspace": {"kind": "git-worktree", "base": "main"}}, "checkout"),
+        ({"workspace": {"kind": "git-worktree", "merge": {"commit": "a", "task": "b"}}}, "checkout.merge"),
     ],
 )
 def test_wider_bounds_are_refused(wider: dict[str, Any], field: str) -> None:
@@ -141,7 +141,7 @@ def test_a_worktree_is_not_left_for_the_checkout_or_another_base() -> None:
     mine = held(AGENT, workspace={"kind": "git-worktree", "base": "main"})
     lend(mine, asked(AGENT, workspace={"kind": "git-worktree", "base": "main", "keep_failed": 5}))
     for other in ({}, {"kind": "git-worktree"}, {"kind": "git-worktree", "base": "release"}):
-        with refuses(Refused, field="workspace"):
+        with refuses(Refused, field="checkout"):
             lend(mine, asked(AGENT, workspace=other))
 
 

@@ -203,7 +203,7 @@ class TestFields:
             ({"run": {"shell": "echo \0"}}, "tasks.bad.run"),
             ({"run": {"shell": "  "}}, "tasks.bad.run.shell"),
             ({"run": {"python": "no colon"}}, "tasks.bad.run.python"),
-            ({"run": {"python": "a:b", "args": {"x": object()}}}, "tasks.bad.run"),
+            ({"run": {"python": "a:b", "args": {"x": object()}}}, "tasks.bad.run.args"),
             ({"run": {"shell": "x", "env": {"A=B": "c"}}}, "tasks.bad.run.env"),
             ({"run": lambda: None}, "tasks.bad.run"),
             ({"run": 5}, "tasks.bad.run"),

@@ -29,7 +29,14 @@ SHOP = PromptContext("shop")
 
 
 def told(project: PromptContext = SHOP, *, kind: str = WORKER, reports: bool = False, **changes: Any) -> str:
-    return prompt_of("Mend it", claim_of({}, **changes), project, kind=kind, shows_needs=True, reports=reports)
+    return prompt_of(
+        "Mend it",
+        claim_of({"agent": "claude", "prompt": "Mend it"}, **changes),
+        project,
+        kind=kind,
+        shows_needs=True,
+        reports=reports,
+    )
 
 
 def test_with_nothing_to_add_the_prompt_is_what_its_author_wrote() -> None:
@@ -122,7 +129,7 @@ def test_words_that_were_used_before_have_new_values_and_limits_of_their_own() -
 
 
 def test_values_are_never_templates() -> None:
-    claim = replace(claim_of({}), carried={"feedback": "{{ task.key }} {% for %}"})
+    claim = replace(claim_of({"agent": "claude", "prompt": "x"}), carried={"feedback": "{{ task.key }} {% for %}"})
 
     assert "{{ task.key }} {% for %}" in prompt_of("{{ x }}", claim, SHOP, shows_needs=True, reports=False)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from coordination.base.errors import PlanError, Refused
-from coordination.domain.jobs.checkouts import FOLDER, Checkout, CheckoutKind, parse_checkout
+from coordination.base.errors import PlanError
+from coordination.domain.jobs.checkouts import Checkout, parse_checkout
 from coordination.domain.jobs.preparation import Database, Preparation
 from coordination.domain.plans import graph
-from coordination.domain.plans.plans import Defaults, Task
 from coordination.formats.plan import read_plan, write_plan
 from tests.support.refusals import refuses
 
@@ -61,37 +58,16 @@ def test_so_does_the_one_for_the_whole_plan(head: str, field: str | None) -> Non
         read_plan(f"version: 1\n{head}\ntasks: [{{key: a, run: {{shell: ls}}}}]\n".encode(), source="plan.yaml")
 
 
-class TestTheOldKey:
-    def test_workspace_is_read_as_checkout_and_written_by_its_new_name(self) -> None:
-        old = read_plan(
-            f"version: 1\ndefaults: {{workspace: git-worktree}}\n{with_task('workspace: folder')[11:]}".encode(),
-            source="plan.yaml",
-        )
-
-        assert (old.defaults.checkout, old.tasks[0].checkout) == (Checkout(CheckoutKind.GIT_WORKTREE), FOLDER)
-        assert "workspace" not in write_plan(old)
-        assert replace(old.tasks[0], key="b").checkout == FOLDER
-
-    @pytest.mark.parametrize(
-        ("text", "line", "field"),
-        [
-            (with_task("checkout: folder", "workspace: folder"), 6, "tasks.a.workspace"),
-            (with_task("workspace: {kind: git-worktree, base: -x}"), 5, "tasks.a.workspace.base"),
-        ],
-    )
-    def test_both_names_at_once_and_mistakes_are_refused_by_the_name_that_stands_there(
-        self, text: str, line: int, field: str
-    ) -> None:
-        with refuses(PlanError, field=field, line=line):
-            read_plan(text.encode(), source="plan.yaml")
-
-    def test_python_accepts_it_too_but_not_both(self) -> None:
-        assert Task("a", {"shell": "ls"}, workspace="git-worktree").checkout == "git-worktree"
-        assert Defaults(workspace="git-worktree").checkout == "git-worktree"
-        with refuses(Refused, field="workspace"):
-            Task("a", {"shell": "ls"}, checkout="folder", workspace="git-worktree")
-        with refuses(Refused, field="workspace"):
-            Defaults(checkout="git-worktree", workspace="git-worktree")
+@pytest.mark.parametrize(
+    ("text", "line", "field"),
+    [
+        (with_task("workspace: git-worktree"), 5, "tasks.a.workspace"),
+        ("version: 1\ndefaults: {workspace: folder}\ntasks: [{key: a, run: {shell: ls}}]\n", 2, "defaults.workspace"),
+    ],
+)
+def test_the_key_workspace_is_refused_with_the_name_that_is_meant(text: str, line: int, field: str) -> None:
+    with refuses(PlanError, field=field, line=line):
+        read_plan(text.encode(), source="plan.yaml")
 
 
 READY = "setup: uv sync, lock: [uv.lock], copy: [.env, conf/local], share: [.venv], ports: 3"

@@ -126,7 +126,7 @@ class TestConflicts:
             ["make -v"],
             3,
         )
-        assert parse_workspace(task["workspace"]).merge is not None
+        assert parse_workspace(task["checkout"]).merge is not None
         assert parse_gates(task["gates"])
         prompt = templates.fill(task["run"]["prompt"], {})
         made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
@@ -152,7 +152,7 @@ class TestConflicts:
         assert json_problem([dict(found.task), result.error, dict(result.carry)]) is None
         assert "- n\N{REPLACEMENT CHARACTER}.txt (add/add)" in found.task["run"]["prompt"]
         read = {**agent("true"), "command": ["cat"]}
-        left = site.run(found.task["key"], read, workspace=found.task["workspace"])
+        left = site.run(found.task["key"], read, workspace=found.task["checkout"])
         assert left.error == "conflicts are left in n\N{REPLACEMENT CHARACTER}.txt (add/add)"
         assert "+theirs" in str(left.output)
 
@@ -164,7 +164,7 @@ class TestConflicts:
         resolve = "grep -c '<<<<<<<' readme.txt; printf 'theirs\\nours\\n' > readme.txt"
 
         resolved = site.run(
-            merge["key"], agent(resolve), workspace=merge["workspace"], gates=merge["gates"], title=merge["title"]
+            merge["key"], agent(resolve), workspace=merge["checkout"], gates=merge["gates"], title=merge["title"]
         )
         last = site.again("ours", agent("touch ran-again"), first, gates=["true"])
 
@@ -195,7 +195,7 @@ class TestConflicts:
         first = site.run("ours", agent(f"echo ours > readme.txt; {other}"))
         merge = first.discovered[0].task
 
-        result = site.run(merge["key"], agent(script), workspace=merge["workspace"])
+        result = site.run(merge["key"], agent(script), workspace=merge["checkout"])
 
         assert (result.outcome, result.error) == (Outcome.FAILED, why)
         assert result.carry["feedback"]
@@ -206,7 +206,7 @@ class TestConflicts:
         merge = first.discovered[0].task
         checkout.git("update-ref", f"refs/heads/{site.branch}", "main")
 
-        result = site.run(merge["key"], agent("touch ran"), workspace=merge["workspace"], gates=["cat readme.txt"])
+        result = site.run(merge["key"], agent("touch ran"), workspace=merge["checkout"], gates=["cat readme.txt"])
 
         assert (result.outcome, result.output) == (Outcome.COMPLETED, "It was merged without conflicts")
         assert checkout.git("ls-tree", "--name-only", site.branch).split() == ["readme.txt"]
@@ -216,8 +216,8 @@ class TestConflicts:
         merge = first.discovered[0].task
         third = merged_meanwhile(site, "third", "echo third > readme.txt")
 
-        result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), workspace=merge["workspace"])
-        again = site.again(merge["key"], agent("echo all > readme.txt"), result, workspace=merge["workspace"])
+        result = site.run(merge["key"], agent(f"echo both > readme.txt; {third}"), workspace=merge["checkout"])
+        again = site.again(merge["key"], agent("echo all > readme.txt"), result, workspace=merge["checkout"])
 
         assert result.outcome is Outcome.DEFERRED
         assert "has moved on" in result.carry["feedback"]

@@ -274,7 +274,7 @@ def _whole(task: Mapping[str, Any], claim: Claim) -> Mapping[str, Any]:
     run = task.get("run")
     if not isinstance(run, Mapping) or set(run) != {"prompt"} or not isinstance(run["prompt"], str):
         return task
-    if "prompt" not in claim.work:
+    if not claim.job_kind.asks_a_model:
         raise Refused("This job is no agent: say who is to do what it found", hint="Write run: {agent: …, prompt: …}")
     work = {**claim.work, "prompt": literal(run["prompt"])}
     return {**task, "run": work} | ({"agent": claim.agent} if claim.agent and "agent" not in task else {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.projects.model_policy import named
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.services import holds
@@ -34,7 +33,7 @@ def check_rendered_model(store: Store, stored: Claim, rendered: Claim) -> Attemp
 
     The task waits then, as it does when its claim meets a forbidden model, and is charged nothing.
     """
-    if not asks_a_model(stored.work) or not any("{{" in name for name in named(stored.work)):
+    if not stored.job_kind.asks_a_model or not any("{{" in name for name in named(stored.work)):
         return None
     try:
         with store.read() as tx:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
 
 import structlog
 
@@ -13,7 +12,7 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.agents import prompts
 from coordination.domain.agents.prompts import PromptContext
-from coordination.domain.jobs.work import AgentCall, parse_work
+from coordination.domain.jobs.work import AgentCall
 from coordination.domain.plans import review_loop
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from coordination.domain.tasks.questions import ANSWERS
@@ -104,5 +103,5 @@ class PromptStep:
 
 def resumes_conversation(claim: Claim) -> bool:
     """Return whether the attempt resumes an earlier conversation, which has the whole prompt already."""
-    work: Any = parse_work(claim.work)
+    work = claim.job
     return isinstance(work, AgentCall) and taken_up(claim, work, ADAPTERS[work.agent])

@@ -108,7 +108,7 @@ class _AttemptInWorktree:
         self._keep = step.keep if checkout.keep_failed is None else checkout.keep_failed
         self._message = worktree.message_of(attempt.claim)
         # The prompt of a chat, too, can say what was wrong with an earlier attempt.
-        self._is_agent = "prompt" in attempt.claim.work
+        self._is_agent = attempt.claim.job_kind.asks_a_model
         self._rounds = int(merge_queue.mapping_in(attempt.claim.carried, "merge").get("rounds", 0))
         self._ready = PreparedWorktree()
         self._change: Change | None = None

@@ -25,7 +25,7 @@ def commit_worktree(attempt: RunningAttempt, proceed: Proceed) -> AttemptEnd:
     if change.briefing:
         inside = replace(inside, work={**inside.work, "prompt": f"{inside.work['prompt']}{change.briefing}"})
     told_of_merges = merged_changes.hearing(place, control, Control(scratch=control.scratch))
-    with told_of_merges if "prompt" in claim.work else contextlib.nullcontext():
+    with told_of_merges if claim.job_kind.asks_a_model else contextlib.nullcontext():
         result = change.result = proceed(replace(attempt, claim=inside))
     if is_unfinished(result):
         return result

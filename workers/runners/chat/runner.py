@@ -12,7 +12,6 @@ from coordination.base.errors import NotFound, Refused
 from coordination.base.extras import install_command
 from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from coordination.domain.jobs.work import parse_work
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
@@ -27,6 +26,7 @@ from workers.runners.output import Capture, clean_json
 from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.shared import Shared
 
 
 class ChatRunner:
@@ -89,7 +89,7 @@ class ChatRunner:
         return secrets.hide_in(result)
 
     def _checked(self, claim: Claim) -> tuple[ChatCall, ProviderVariables]:
-        call = parse_work(claim.work)
+        call = claim.job
         if not isinstance(call, ChatCall):
             raise Refused(f"A {call.kind} job is not a chat")
         of_tools = (name for server in call.tools if not isinstance(server, str) for name in server.get("secrets", ()))
@@ -182,3 +182,8 @@ def _bounded(text: str, limit: int) -> str:
     kept = Capture(limit)
     kept.feed(text.encode("utf-8", errors="replace"))
     return kept.text()
+
+
+def make_runner(shared: Shared) -> ChatRunner:
+    """Return the runner of this kind."""
+    return ChatRunner(shared.launcher, shared.providing)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from coordination.base.durations import LONGEST
 from coordination.base.money import ZERO
-from coordination.domain.jobs.work import IN_WORKTREE
+from coordination.domain.jobs import IN_WORKTREE
 from coordination.domain.money.estimates import KEPT, JobSample
 from coordination.domain.tasks.attempts import Outcome
 from coordination.store.tables.tasks.attempts import attempts

@@ -1,0 +1,200 @@
+"""A conversation with a model as a job: which model, what it is told, which tools it has, what form its answer has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.fields import Field, ValueType, at, load_fields, plain, schema_of
+from coordination.domain.jobs.accounts import check_account
+from coordination.domain.jobs.agent_call import OURS
+from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
+from coordination.domain.jobs.job_environment import check_environment
+from coordination.domain.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, whole, wrong
+
+MAX_STEPS = 20
+"""How often the model is called in one attempt, if the job says nothing else."""
+
+MOST_STEPS = 1_000
+MOST_TOKENS = 10_000_000
+HOTTEST = 2
+MOST_SERVERS = 20
+
+_MODEL = re.compile(r"[a-z][a-z0-9-]*:\S{1,190}")
+_URL = re.compile(r"https?://[^\s/?#@]+([/?#]\S*)?")
+_LONGEST_URL = 2_000
+
+SETTINGS = (
+    Field("temperature", number(0, HOTTEST, checked=True)),
+    Field("max_tokens", whole(1, MOST_TOKENS, checked=True), "tokens of one answer"),
+    Field("max_steps", whole(1, MOST_STEPS, checked=True), f"calls of the model in one attempt; default {MAX_STEPS}"),
+)
+SERVER = (
+    Field("command", TEXTS, "the program of an MCP server, and its arguments"),
+    Field("url", TEXT, "the address of an MCP server"),
+    Field("env", TEXTS_BY_NAME),
+    Field("secrets", TEXTS, SECRETS.meaning),
+)
+
+
+def _load_servers(value: Any, place: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > MOST_SERVERS:
+        hint = "Write tools: [{command: [npx, some-server]}]"
+        raise wrong(place, f"a list of at most {MOST_SERVERS} MCP servers", value, hint=hint)
+    return tuple(_load_server(server, f"{place}[{index}]") for index, server in enumerate(value))
+
+
+def _load_server(server: Any, place: str) -> Any:
+    if server == OURS:
+        return OURS
+    if not isinstance(server, Mapping):
+        hint = "Write {command: [npx, some-server]} or {url: https://…}"
+        raise wrong(place, f"an MCP server or {OURS}", server, hint=hint)
+    loaded: dict[str, Any] = load_fields(server, SERVER, dict, place=place)
+    return plain(loaded)
+
+
+_SERVERS = ValueType(
+    _load_servers,
+    {"type": "array", "maxItems": MOST_SERVERS, "items": {"anyOf": [{"const": OURS}, schema_of(SERVER)]}},
+    plain,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCall(Job):
+    """A model's answer to a prompt, after as many calls of tools as it takes. Its output is that answer.
+
+    *chat*: ``provider:model``. *system*: what the model is told beforehand. *url*: the base address of any server that
+    speaks OpenAI's protocol. *schema*: a JSON Schema that the answer has to fit; the output is then the JSON value.
+    *tools*: MCP servers, ``{"command": [...], "env": {...}, "secrets": [...]}``, ``{"url": ..., "secrets": [...]}``, or
+    OURS.
+    *settings*: the keys of SETTINGS. *secrets*: variables of the worker's own environment by name, the first of which
+    is the key for the model; their values are stored nowhere.
+    *account*: which account of the worker's machine has the keys; None: what the worker's environment has.
+    """
+
+    chat: str
+    prompt: str
+    system: str | None = None
+    url: str | None = None
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any] | str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
+    account: str | None = None
+
+    kind = "chat"
+    table = (
+        Field("chat", TEXT, "the provider and its model: `openai:gpt-5-mini`", required=True),
+        PROMPT,
+        Field("system", TEXT, "what the model is told beforehand"),
+        Field("url", TEXT, "the base address of a server that speaks OpenAI's protocol"),
+        Field("schema", MAPPING, "a JSON Schema that the answer has to fit"),
+        Field("tools", _SERVERS, f"MCP servers, each with a `command` or a `url`, or `{OURS}`"),
+        Field("settings", record(dict, SETTINGS), "`temperature`, `max_tokens`, `max_steps`"),
+        ENV,
+        SECRETS,
+        ACCOUNT,
+    )
+    asks_a_model = True
+    templates = ("chat", "prompt", "system")
+    output_name = "answer"
+    lent_unchanged = ("url", "account")
+    lent = ("chat", *lent_unchanged, "secrets", "tools", "settings")
+
+    @property
+    def provider(self) -> str:
+        """Return what stands before the colon."""
+        return self.chat.partition(":")[0]
+
+    @property
+    def model(self) -> str:
+        """Return the model as its provider calls it."""
+        return self.chat.partition(":")[2]
+
+    @property
+    def max_steps(self) -> int:
+        """Return how often the model may be called."""
+        return int(self.settings.get("max_steps", MAX_STEPS))
+
+    @classmethod
+    def model_in(cls, body: Mapping[str, Any]) -> str | None:
+        """Return what stands behind the colon."""
+        return str(body["chat"]).partition(":")[2]
+
+    @classmethod
+    def model_named(cls, body: Mapping[str, Any]) -> str | None:
+        """Return the provider and its model."""
+        return str(body["chat"])
+
+    @classmethod
+    def with_model(cls, body: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """Return the stored chat with another *model*, of the same provider if it names none."""
+        provider, _, _ = str(body["chat"]).partition(":")
+        return {**body, "chat": model if ":" in model else f"{provider}:{model}"}
+
+    def check(self) -> None:
+        """Refuse a call with one sentence for what is wrong in it."""
+        _check_model(self.chat)
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise Refused("A chat needs a prompt, written as one text", field="prompt")
+        if self.url is not None:
+            _check_url(self.url)
+        check_environment(self.env, self.secrets)
+        if self.account is not None:
+            check_account(self.account)
+        for index, server in enumerate(self.tools):
+            loaded = _load_server(server, place := f"tools[{index}]")
+            if loaded != OURS:
+                at(place, _check_server, loaded)
+
+
+def _check_model(chat: object) -> None:
+    if isinstance(chat, str) and "{{" in chat:
+        return  # known when the job starts, and looked at then
+    if not isinstance(chat, str) or not _MODEL.fullmatch(chat):
+        raise Refused(
+            f"{excerpt(chat)} names no model", hint="Write it like openai:gpt-5-mini, provider and model", field="chat"
+        )
+
+
+def _check_url(url: object) -> None:
+    _check_literal(url)
+    if not isinstance(url, str) or len(url) > _LONGEST_URL or not _URL.fullmatch(url):
+        raise Refused(
+            f"{excerpt(url)} is no address",
+            hint="Write it like http://localhost:11434/v1, no password in it",
+            field="url",
+        )
+
+
+def _check_server(server: Mapping[str, Any]) -> None:
+    if ("command" in server) == ("url" in server):
+        raise Refused("an MCP server has either a command or a url")
+    env = server.get("env", {})
+    check_environment(env, server.get("secrets", ()))
+    if "url" in server:
+        _check_url(server["url"])
+        if env:
+            raise Refused("a server that is reached by its url has no env of ours", field="env")
+        return
+    command = server["command"]
+    for text in (*command, *env.values()):
+        _check_literal(text)
+    if not command or not command[0].strip():
+        raise Refused(
+            "command is empty", hint="Write the program and its arguments: [npx, some-server]", field="command"
+        )
+
+
+def _check_literal(text: object) -> None:
+    if isinstance(text, str) and "{{" in text:
+        raise Refused(
+            "addresses and tools hold no templates", hint="No earlier output decides what is started, or where keys go"
+        )

@@ -1,0 +1,212 @@
+"""An HTTP request as a job. Pure; workers/runners/http makes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from coordination.base.errors import Refused
+from coordination.base.wording import excerpt
+from coordination.domain.fields import Field, ValueType, plain
+from coordination.domain.jobs.base import SECRETS, Job
+from coordination.domain.jobs.job_environment import check_environment
+from coordination.domain.jobs.network import Place, host_of, place_of
+from coordination.domain.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, wrong
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+TIMEOUT = timedelta(seconds=30)
+LONGEST_TIMEOUT = timedelta(days=1)
+SUCCESS = ("200..299",)
+
+_LONGEST_URL = 8_000
+_MOST_HEADERS = 100
+_LONGEST_HEADER = 8_000
+_URL = re.compile(r"https?://[^\s/?#@\\]+([/?#][^\s\\]*)?")
+_LITERAL_HOST = re.compile(r"https?://[^\s/?#@\\{}]+([/?#]|$)")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_OURS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "expect", "te"})
+_CREDENTIALS = re.compile(r"(?i)(authorization|cookie|api-?key|token|secret|passw|credential)")
+_SHORTEST_SECRET = 8
+_NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_STATUSES = re.compile(r"([1-5][0-9]{2})(?:\.\.([1-5][0-9]{2}))?")
+
+
+def is_credential(name: str, value: str) -> bool:
+    """Return whether a header may be sent to the host of the plan alone: by its name, or for a secret in it."""
+    return _CREDENTIALS.search(name) is not None or _NAMED.search(value) is not None
+
+
+def _load_headers(value: Any, place: str) -> Any:
+    if isinstance(value, Mapping):  # a template that is one expression may give a number
+        value = {key: str(item) if type(item) in (int, float) else item for key, item in value.items()}
+    return TEXTS_BY_NAME.load(value, place)
+
+
+def _load_statuses(value: Any, place: str) -> tuple[str, ...]:
+    items = [str(item) if type(item) is int else item for item in value] if isinstance(value, list | tuple) else []
+    if not items or not all(isinstance(item, str) and _STATUSES.fullmatch(item) for item in items):
+        raise wrong(place, "a list of statuses", value, hint='Write [200, 404] or ["200..299"]')
+    return tuple(items)
+
+
+_STATUS = {"anyOf": [{"type": "integer", "minimum": 100, "maximum": 599}, {"type": "string"}]}
+_REQUEST = (
+    Field("url", TEXT, "the address, `https://…`", required=True),
+    Field("method", text(words=METHODS), "`GET` (default), `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE` or `OPTIONS`"),
+    Field(
+        "headers",
+        replace(TEXTS_BY_NAME, load=_load_headers),
+        "headers by name; `${NAME}` stands for a variable that `secrets` names",
+    ),
+    Field("body", ANYTHING, "a text, or a value that is sent as JSON"),
+    Field(
+        "expect",
+        ValueType(_load_statuses, {"type": "array", "items": _STATUS, "minItems": 1}, plain),
+        "the statuses that count as success: `[200, 404]`, `[200..299]` (default)",
+    ),
+    Field("timeout", DURATION, "how long it may take from its first to its last byte, redirects included; default 30s"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request. *body*: a text, or a value that is sent as JSON; None: none. *expect*: statuses and ranges."""
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    expect: Sequence[str] = SUCCESS
+    timeout: timedelta = TIMEOUT
+
+    def expects(self, status: int) -> bool:
+        """Return whether an answer with that *status* is a success."""
+        limits = [found.groups() for one in self.expect if (found := _STATUSES.fullmatch(one))]
+        return any(int(low) <= status <= int(high or low) for low, high in limits)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall(Job):
+    """An HTTP request. Its output is the body of the answer: text, or the value where it is JSON.
+
+    *secrets*: variables of the worker's own environment, by name, for ``${NAME}`` in headers; their values are stored
+    nowhere, and leave for no other host. *network*: ``host:port`` of places in private networks, and on the worker's
+    own machine, that it may reach; besides these, the public internet alone.
+    """
+
+    request: HttpRequest
+    secrets: Sequence[str] = ()
+    network: Sequence[str] = ()
+
+    account: ClassVar[str | None] = None
+    env: ClassVar[Mapping[str, str]] = {}
+    kind = "http"
+    table = (
+        Field(
+            "http",
+            record(HttpRequest, _REQUEST),
+            "`url`, `method`, `headers`, `body`, `expect` (statuses), `timeout`",
+            required=True,
+            attribute="request",
+        ),
+        SECRETS,
+        Field("network", TEXTS, "`host:port` of places that are not public and that it may reach"),
+    )
+    templates = ("http",)
+    keeps_values = True
+    output_name = "body"
+    only_in_plans = ("network",)
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """Return the places of *network*."""
+        return frozenset(map(place_of, self.network))
+
+    @classmethod
+    def label(cls, body: Mapping[str, Any]) -> str:
+        """Return the method and the host."""
+        return f"{body['http'].get('method', 'GET')} {str(body['http'].get('url')).partition('://')[2].split('/')[0]}"
+
+    @classmethod
+    def instruction(cls, body: Mapping[str, Any]) -> str:
+        """Return the method and the address."""
+        return f"{body['http'].get('method', 'GET')} {body['http'].get('url')}"
+
+    def check(self) -> None:
+        """Refuse an address, a method or headers that no request can have, and secrets that could leave elsewhere."""
+        request = self.request
+        if request.method not in METHODS:
+            raise Refused(
+                f"{excerpt(request.method)} is no method", hint=f"It may be: {', '.join(METHODS)}", field="http.method"
+            )
+        if not timedelta(0) < request.timeout <= LONGEST_TIMEOUT:
+            raise Refused("http.timeout must be longer than zero, and a day at most", field="http.timeout")
+        _check_url(request.url)
+        check_environment({}, self.secrets)
+        self._check_headers()
+        if self.secrets and not _LITERAL_HOST.match(request.url):
+            raise Refused(
+                "The host of a request with secrets holds no template",
+                hint="No earlier output decides where keys go: write https://host/{{ … }}",
+                field="http.url",
+            )
+        for place in self.network:
+            try:
+                place_of(place)
+            except ValueError:
+                raise Refused(
+                    f"{excerpt(place)} is no host with a port", hint="Write it like intranet:8080", field="network"
+                ) from None
+
+    def _check_headers(self) -> None:
+        headers = self.request.headers
+        if len(headers) > _MOST_HEADERS:
+            raise Refused(
+                f"There are {len(headers)} headers, at most {_MOST_HEADERS} are possible", field="http.headers"
+            )
+        for name, value in headers.items():
+            place = f"http.headers.{name}"
+            if not _HEADER.fullmatch(name) or name.lower() in _OURS:
+                raise Refused(f"{excerpt(name)} cannot be set as a header", field=place)
+            if len(value) > _LONGEST_HEADER or _NOT_IN_HEADERS.search(value):
+                raise Refused(f"The header {name} is too long, or holds a line break", field=place)
+            named = set(_NAMED.findall(value))
+            if unknown := sorted(named - set(self.secrets)):
+                raise Refused(
+                    f"The header {name} names ${{{unknown[0]}}}, which is not among the secrets",
+                    hint=f"Write secrets: [{unknown[0]}]",
+                    field=place,
+                )
+            if not named and "{{" not in value and len(value) >= _SHORTEST_SECRET and _CREDENTIALS.search(name):
+                raise Refused(
+                    f"The header {name} looks like a secret, and what stands in a plan is stored and shown",
+                    hint=f"Set a variable where the worker runs, and write {name}: ${{NAME}} and secrets: [NAME]",
+                    field=place,
+                )
+
+
+def _check_url(url: str) -> None:
+    if "{{" in url or "{%" in url:
+        return  # known when the job starts, and looked at then
+    good = len(url) <= _LONGEST_URL and _URL.fullmatch(url) is not None
+    try:
+        parts = urlsplit(url)
+        good = good and parts.port != 0 and bool(parts.hostname)
+        if ":" not in (parts.hostname or ""):
+            host_of((parts.hostname or "").encode("idna").decode("ascii"))
+    except ValueError:
+        good = False
+    if not good:
+        raise Refused(
+            f"{excerpt(url)} is no address", hint="Write it like https://host/path, no password in it", field="http.url"
+        )
+
+
+def with_secrets(value: str, secrets: Mapping[str, str]) -> str:
+    """Return a header's value with the secrets that it names."""
+    return _NAMED.sub(lambda found: secrets[found[1]], value)

@@ -1,0 +1,33 @@
+"""A shell command as a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordination.base.errors import Refused
+from coordination.domain.fields import Field
+from coordination.domain.jobs.base import ENV, Job
+from coordination.domain.value_types import TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class Shell(Job):
+    """A command for ``/bin/sh -c``. Its output is what it prints on stdout, without the last line break."""
+
+    command: str
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    kind = "shell"
+    table = (Field("shell", TEXT, "the command", required=True, attribute="command"), ENV)
+
+    def check(self) -> None:
+        """Refuse a command that is empty."""
+        if not isinstance(self.command, str) or not self.command.strip():
+            raise Refused("A shell job needs a command, written as one text", field="shell")
+
+    @classmethod
+    def label(cls, body: Mapping[str, Any]) -> str:
+        """Return the command's first word."""
+        return str(body["shell"]).split(maxsplit=1)[0]

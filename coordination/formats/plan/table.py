@@ -1,0 +1,229 @@
+"""The one table of a plan's fields: reader, writer, JSON Schema and the tables of docs/plan.md follow from it.
+
+What a value may be beyond its type, ``domain/graph`` and the records of the domain say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from coordination.domain.fields import Field, Table, ValueType, schema_of, write_fields
+from coordination.domain.jobs.artifacts import MOST_PATTERNS
+from coordination.domain.jobs.changed_files import CHANGES
+from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
+from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
+from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, Defaults, ProjectRef
+from coordination.domain.tasks.retry import Backoff
+from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.tasks import OnDependencyFailure
+from coordination.domain.value_types import (
+    DURATION,
+    FLAG,
+    MAPPING,
+    MOMENT,
+    SIZE,
+    TEXT,
+    TEXTS,
+    by_name,
+    choice,
+    number,
+    record,
+    text,
+    texts,
+    whole,
+)
+from coordination.formats.plan.values import (
+    BUDGET,
+    CHECKOUT,
+    ESTIMATE,
+    GATES,
+    KEY,
+    NAME,
+    NEEDS,
+    RUN,
+    SUPERVISION,
+    SUPERVISOR,
+    VARIANTS,
+)
+
+VERSION = 1
+
+_VERSION = ValueType(lambda version, _place: version, {"const": VERSION})
+_SLOTS = whole(1, MAX_SLOTS)
+_TITLE = replace(
+    text(longest=MAX_TITLE),
+    load=lambda value, place: TEXT.load(value, place).rstrip("\n"),
+)
+_BACKOFF = record(
+    Backoff,
+    (
+        Field("initial", DURATION),
+        Field("factor", number(1, MAX_FACTOR)),
+        Field("max", DURATION, attribute="maximum"),
+    ),
+)
+_LIMITS = record(
+    Limits,
+    (
+        Field("memory", SIZE),
+        Field("cpu", DURATION),
+        Field("files", whole(FEWEST_FILES)),
+        Field("output", SIZE),
+    ),
+)
+
+RULES: Table = (
+    Field("timeout", DURATION, "how long it may take; default 4h"),
+    Field("stall_timeout", DURATION, "how long it may say nothing"),
+    Field("max_attempts", whole(1, MAX_ATTEMPTS), "how often it is tried; default 1"),
+    Field(
+        "max_starts",
+        whole(1, MOST_STARTS),
+        "how often an agent or a chat may start, whatever it ends as, before a person must let it go on; default 20, "
+        "or `max_attempts` if that is more ([concepts](concepts.md#leases-and-fencing))",
+    ),
+    Field(
+        "backoff",
+        _BACKOFF,
+        "the waits between attempts (`initial`, `factor`, `max`); another `max` than 10 minutes bounds the wait for a "
+        "[limit](agents.md#when-its-provider-is-in-trouble) too",
+    ),
+    Field(
+        "on_dependency_failure",
+        choice(OnDependencyFailure),
+        "what happens when a task that it needs ends without success: `cancel` (default), `block` until somebody "
+        "retries it, or `run` anyway",
+    ),
+    Field("workdir", TEXT, "the folder it runs in"),
+    Field("agent", NAME, "whose work it is"),
+    Field(
+        "limits",
+        _LIMITS,
+        "the most that it may use: `memory: 2GiB`, `cpu: 10m`, `files: 1024`, `output: 100MB` ([below](#limits))",
+    ),
+    Field(
+        "checkout",
+        CHECKOUT,
+        "`folder` (default), or `git-worktree`: a worktree of its own, merged to the run's branch "
+        "([workspaces](workspaces.md)). Or `{kind: git-worktree, base: main, keep_failed: 3d}`; what makes it "
+        "[ready to work](workspaces.md#ready-to-work)",
+    ),
+)
+"""What the plan's defaults and each task have in common."""
+
+DEFAULTS: Table = (
+    *RULES,
+    Field("account", TEXT, "An account of the worker's machine for agents and chats, such as `claude@work`"),
+)
+
+TASK: Table = (
+    Field("key", KEY, "its name in the plan, once", required=True),
+    Field("title", _TITLE, "a sentence for people"),
+    Field("run", RUN, "its job: one of the [kinds](#kinds-of-jobs), with its fields", required=True),
+    Field("needs", NEEDS, "keys of the tasks that must complete first"),
+    Field("input", MAPPING, "values for the job"),
+    Field("parent", KEY, "the task it is a part of"),
+    Field("priority", whole(-MAX_PRIORITY, MAX_PRIORITY), "higher runs earlier; default 0"),
+    *RULES,
+    Field("repeatable", FLAG, "`false`: never started a second time when its worker was lost; a person decides"),
+    Field(
+        "concurrency_key",
+        NAME,
+        "tasks with the same key run one at a time, or as many as `concurrency.keys` allows",
+    ),
+    Field("not_before", MOMENT, "a moment with its offset, such as `2026-05-01T06:00:00+02:00`"),
+    Field("due", MOMENT, "likewise: when it should be done"),
+    Field("criteria", TEXTS, "when it is done, for its agent ([agents](agents.md#what-it-is-told))"),
+    Field("context", FLAG, "`false` sends an agent its prompt as it is"),
+    Field(
+        "variants",
+        VARIANTS,
+        "how many race, or a list of what differs in each; the first past its gates wins "
+        "([agents](agents.md#variants))",
+    ),
+    Field("supervised", FLAG, "`false` leaves it out of the plan's supervision"),
+    Field(
+        "outputs",
+        texts(shortest=1, most=MOST_PATTERNS),
+        'files that the job has to leave in its folder: paths, patterns (`"build/*.whl"`, `"**/*.xml"`), folders '
+        "([below](#files))",
+    ),
+    Field(
+        "gates",
+        GATES,
+        "commands that must pass before it counts as completed: "
+        '`["pytest -q", {run: make, timeout: 30m, name: build}]`',
+    ),
+    Field(
+        "estimate",
+        ESTIMATE,
+        "what it is expected to use, as long as no job like it has run in the project: `{usd: 0.25, tokens: 20000, "
+        "duration: 10m}`, any of them ([simulation](simulation.md)); so much is reserved of [budgets](budgets.md) "
+        "before it starts",
+    ),
+    Field("budget", BUDGET, "what all its attempts together may spend; the same keys as the plan's"),
+    Field("metadata", MAPPING, "anything else"),
+    Field(
+        "expects",
+        text(words=(CHANGES,)),
+        "`changes`: an agent that changes nothing in its folder has failed ([agents](agents.md#what-it-changed))",
+    ),
+)
+
+PLAN: Table = (
+    Field("version", _VERSION, "1", required=True),
+    Field(
+        "project",
+        record(ProjectRef, (Field("name", NAME), Field("git_remote", TEXT), Field("path", TEXT))),
+        "`name`, `git_remote`, `path`. Default: the git repository that you stand in",
+    ),
+    Field("name", NAME, "a name for the run"),
+    Field("session", NAME, "a name for the session that its costs belong to"),
+    Field("defaults", record(Defaults, DEFAULTS), "what holds for tasks that do not say otherwise"),
+    Field(
+        "budget",
+        BUDGET,
+        "what the run may spend: `usd`, `tokens`, `starts` (of agents and chats), `max_unpriced_calls`, `on_exceed` "
+        "(`block`, `warn`, `downgrade`), `warn_at` (percent), `downgrade_to` (a model); see [budgets](budgets.md)",
+    ),
+    Field(
+        "concurrency",
+        record(
+            Concurrency,
+            (
+                Field("project", _SLOTS),
+                Field("agents", by_name(_SLOTS)),
+                Field("keys", by_name(_SLOTS)),
+            ),
+        ),
+        "how many tasks may run at once: `project: 4`, `agents: {NAME: 2}`, `keys: {deploy: 1}`",
+    ),
+    Field(
+        "supervision",
+        SUPERVISION,
+        "`assess` and `analyze`: who looks at each agent's task before and after "
+        "([agents](agents.md#the-supervised-loop))",
+    ),
+    Field(
+        "questions",
+        SUPERVISOR,
+        "the agent that answers what tasks ask ([agents](agents.md#questions-that-an-agent-answers))",
+    ),
+    Field(
+        "gates",
+        GATES,
+        "commands that must pass before an agent's task, or one with a worktree, counts as completed "
+        "([gates](workspaces.md#gates))",
+    ),
+    Field("python_path", texts(shortest=1), "folders, from the plan's own, where Python jobs are looked up"),
+    Field(
+        "tasks",
+        ValueType(
+            lambda tasks, _place: tasks,
+            {"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": schema_of(TASK)},
+            lambda tasks: [write_fields(task, TASK) for task in tasks],
+        ),
+        "the tasks",
+        required=True,
+    ),
+)

@@ -1,0 +1,342 @@
+"""Makes HTTP requests: output is the body of the answer, the log says where redirects led.
+
+A request reaches the public internet, and what its job's ``network`` or the worker's COORD_SANDBOX_NETWORK names. That
+is checked on the address that a connection is made to, again at each redirect; no proxy stands in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ipaddress
+import json
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, cast
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from coordination.base.errors import NotFound, Refused
+from coordination.base.json_values import is_too_deep
+from coordination.domain.jobs.http_call import HttpCall, is_credential, with_secrets
+from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, host_of, is_public
+from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
+from coordination.domain.tasks.events import EventType
+from coordination.settings import load_settings
+from workers.runners import program
+from workers.runners.base import Control
+from workers.runners.output import Capture, clean_json, decode, one_line
+from workers.runners.process_watch import Interruption
+from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
+from workers.runners.shared import Shared
+
+LARGEST = 64 * 1024 * 1024
+"""Bytes of an answer that are read; a longer one fails."""
+
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_KEEP_METHOD = frozenset({307, 308})
+_CHUNK = 64 * 1024
+_LONGEST_SAID = 300
+_SAFE = "%/:=&?~#+!$,;'@()*[]"
+
+
+class _Failed(Exception):
+    """The request cannot succeed. *retryable*: whether it may, another time."""
+
+    def __init__(self, sentence: str, *, retryable: bool = True) -> None:
+        super().__init__(sentence)
+        self.retryable = retryable
+
+
+class HttpRunner:
+    """Executes HTTP requests. *network*: what this worker's jobs may reach; None: as its settings say."""
+
+    def __init__(self, providing: ProviderEnvironment, network: Network | None = None) -> None:
+        self._providing = providing
+        if network is not None:
+            self._network = network
+
+    @cached_property
+    def _network(self) -> Network:
+        return load_settings().network()
+
+    def run(self, claim: Claim, control: Control) -> AttemptEnd:
+        """Make the request, and wait for the whole answer."""
+        if (stopped := program.stopped_early(control)) is not None:
+            return stopped
+        try:
+            call = cast("HttpCall", claim.job)
+            given = self._providing.given_to(call, program="http", passes_on=(), named=call.secrets)
+        except (Refused, NotFound) as refusal:
+            return program.refused(refusal.sentence())
+        control.secrets = given
+        control.event(EventType.STARTED, {"request": call.instruction(claim.work)})
+        exchange = _Exchange(call, given, self._network, control, control.limits_for(claim).output or LARGEST)
+        try:
+            interruption = exchange.wait(claim, control)
+        finally:
+            exchange.close()
+        if interruption is not None:
+            return AttemptEnd(interruption.outcome, error=interruption.error)
+        return given.hide_in(exchange.result(call, control.output_limit))
+
+
+class _Exchange:
+    """One request with its redirects, in a thread of its own. Close it."""
+
+    def __init__(self, call: HttpCall, given: ProviderVariables, network: Network, control: Control, most: int) -> None:
+        self._call = call
+        self._secrets = given.values
+        self._network = network
+        self._control = control
+        self._most = min(most, LARGEST)
+        self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._closed = False
+        self._began = self._moved = time.monotonic()
+        self._log: list[str] = []
+        self._answer: tuple[int, str, bytes] | None = None
+        self._error: Exception | None = None
+        threading.Thread(target=self._run, name="http", daemon=True).start()
+
+    def wait(self, claim: Claim, control: Control) -> Interruption | None:
+        """Sleep until the request has ended; return what interrupted it, if anything did."""
+        waiter = select.poll()
+        waiter.register(self._ended, select.POLLIN)
+        waiter.register(control.fileno(), select.POLLIN)
+        while True:
+            now = time.monotonic()
+            limits = [(self._began, claim.timeout, Interruption.too_long)]
+            limits += [(self._moved, claim.stall_timeout, Interruption.stalled)]
+            due = [(since + limit.total_seconds(), make(limit)) for since, limit, make in limits if limit is not None]
+            if control.stop_reason is not None:
+                return Interruption.asked(control.stop_reason)
+            if passed := [interruption for moment, interruption in due if moment <= now]:
+                return passed[0]
+            left = self._began + self._call.request.timeout.total_seconds() - now
+            if left <= 0:
+                self._error = TimeoutError()
+                return None
+            ready = waiter.poll(1000 * min([left, *(moment - now for moment, _ in due)]) + 1)
+            if any(fd == self._ended for fd, _ in ready):
+                return None
+
+    def close(self) -> None:
+        """End the request where it still runs."""
+        with self._lock:
+            self._closed = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+            os.close(self._ended)
+
+    def result(self, call: HttpCall, limit: int) -> AttemptEnd:
+        """Return how the attempt ended."""
+        log = "\n".join(self._log) or None
+        if self._error is not None or self._answer is None:
+            retryable = getattr(self._error, "retryable", True)
+            late = f"no whole answer came within {call.request.timeout.total_seconds():g} s"
+            error = late if isinstance(self._error, TimeoutError) else _sentence(self._error)
+            return AttemptEnd(Outcome.FAILED, error=error, log=log, retryable=retryable)
+        status, kind, body = self._answer
+        output = _value_of(kind, body, limit)
+        if call.request.expects(status):
+            if not isinstance(output, str) and len(body) > limit:
+                error = f"the answer has {len(body):,} bytes of JSON, more than the {limit:,} that are kept"
+                return AttemptEnd(Outcome.FAILED, error=error, log=log)
+            return AttemptEnd(Outcome.COMPLETED, output=output, log=log)
+        said = one_line(decode(body[:_LONGEST_SAID]), _LONGEST_SAID)
+        error = f"status {status}: {said}" if said else f"status {status}"
+        return AttemptEnd(Outcome.FAILED, output=_text_of(body, limit), error=error, log=log)
+
+    def _run(self) -> None:
+        try:
+            self._answer = self._follow()
+        except Exception as error:  # noqa: BLE001 - whatever it is becomes the attempt's sentence
+            self._error = self._error or error
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._ended, 1)
+
+    def _follow(self) -> tuple[int, str, bytes]:
+        """Make the request, and those that its redirects ask for; return status, content type and body."""
+        request = self._call.request
+        url, method = request.url, request.method
+        headers, body = _headers(request.headers, request.body)
+        for _ in range(_MOST_REDIRECTS + 1):
+            parts = urlsplit(url)
+            status, answered, data = self._send(parts, method, headers, body)
+            location = answered.get("Location")
+            if status not in _REDIRECTS or location is None or request.expects(status):
+                return status, answered.get("Content-Type", ""), data
+            following = urlsplit(url := urljoin(url, location))
+            if following.scheme not in ("http", "https") or not following.hostname or following.username is not None:
+                raise _Failed("a redirect leads to what is no address of HTTP", retryable=False)
+            self._log.append(f"[http] status {status} leads to {following.scheme}://{following.netloc}")
+            if _origin(following) != _origin(parts):
+                headers = {name: value for name, value in headers.items() if not is_credential(name, value)}
+            if status not in _KEEP_METHOD and method not in ("GET", "HEAD"):
+                method, body = "GET", None
+                headers = {name: value for name, value in headers.items() if not name.lower().startswith("content-")}
+        raise _Failed(f"there were more than {_MOST_REDIRECTS} redirects", retryable=False)
+
+    def _send(
+        self, parts: SplitResult, method: str, headers: Mapping[str, str], body: bytes | None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        host, port = place = _place(parts)
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = self._connect(place, tls=parts.scheme == "https")
+        with contextlib.closing(connection):
+            filled = {name: _bytes(name, with_secrets(value, self._secrets)) for name, value in headers.items()}
+            target = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=_SAFE)
+            shown = f"[{host}]" if ":" in host else host
+            standard = {"http": 80, "https": 443}[parts.scheme]
+            address = shown if port == standard else f"{shown}:{port}"
+            own: dict[str, Any] = {"Host": address, "Accept-Encoding": "identity", "Connection": "close"}
+            connection.request(method, target, body, own | filled)
+            with contextlib.closing(connection.getresponse()) as response:
+                return response.status, response.headers, self._read(response)
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        body = bytearray()
+        while data := response.read1(_CHUNK):
+            self._progress()
+            body += data
+            if len(body) > self._most:
+                raise _Failed(f"the answer is longer than {self._most:,} bytes", retryable=False)
+        if response.length:
+            raise _Failed("the connection was lost before the answer was whole")
+        return bytes(body)
+
+    def _connect(self, place: Place, *, tls: bool) -> socket.socket:
+        """Return a connection to an address of *place* that may be reached."""
+        host, port = place
+        if self._network.reach is not NetworkMode.ON and not self._network.allows(host, port):
+            raise _Failed(f"this worker's jobs may not reach {host}:{port} (COORD_SANDBOX_NETWORK)", retryable=False)
+        addresses = [item[4][0] for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        allowed = [one for one in dict.fromkeys(map(str, addresses)) if self._may_reach(place, one)]
+        if not allowed:
+            raise _Failed(
+                f"{host} leads to {addresses[0]}, which is not public: name {host}:{port} in the job's network",
+                retryable=False,
+            )
+        error: OSError | None = None
+        for address in allowed:
+            try:
+                return self._open(place, address, tls=tls)
+            except ssl.SSLError:
+                raise
+            except OSError as refused:
+                error = refused
+        raise error or OSError("no address")
+
+    def _may_reach(self, place: Place, text: str) -> bool:
+        address: Address = ipaddress.ip_address(text)
+        if self._network.reach is not NetworkMode.ON:
+            return self._network.may_connect(address, place[1])
+        listed = self._call.places
+        return is_public(address) or place in listed or (str(address), place[1]) in listed
+
+    def _open(self, place: Place, address: str, *, tls: bool) -> socket.socket:
+        left = self._began + self._call.request.timeout.total_seconds() - time.monotonic()
+        opened = socket.create_connection((address, place[1]), timeout=max(left, 0.01))
+        try:
+            self._hold(opened)
+            self._check_peer(place, opened)
+            if tls:
+                trust = ssl.create_default_context()
+                opened = trust.wrap_socket(opened, server_hostname=place[0], do_handshake_on_connect=False)
+                self._hold(opened)
+                opened.do_handshake()
+        except BaseException:
+            opened.close()
+            raise
+        self._progress()
+        return opened
+
+    def _check_peer(self, place: Place, opened: socket.socket) -> None:
+        if not self._may_reach(place, str(opened.getpeername()[0])):
+            raise _Failed(f"{place[0]} led to another address than the one that was looked up", retryable=False)
+
+    def _hold(self, opened: socket.socket) -> None:
+        """Let ``close`` end what this socket waits for."""
+        with self._lock:
+            self._socket = opened
+            if self._closed:
+                raise OSError("the request was ended")
+
+    def _progress(self) -> None:
+        self._moved = time.monotonic()
+        self._control.progress()
+
+
+def _place(parts: SplitResult) -> Place:
+    """Return the host and the port of an address, as ``domain/network`` writes them."""
+    name, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        if ":" in name:
+            return str(ipaddress.IPv6Address(name)), port
+        return host_of(name if name.isascii() else name.encode("idna").decode("ascii")), port
+    except ValueError:
+        raise _Failed("a redirect leads to what is no name of a host", retryable=False) from None
+
+
+def _origin(parts: SplitResult) -> tuple[str, Place]:
+    return parts.scheme, _place(parts)
+
+
+def _headers(headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes | None]:
+    """Return the headers with the type of the body, and the body as bytes."""
+    if body is None:
+        return dict(headers), None
+    kind = "text/plain; charset=utf-8" if isinstance(body, str) else "application/json"
+    named = any(name.lower() == "content-type" for name in headers)
+    data = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+    return dict(headers) | ({} if named else {"Content-Type": kind}), data.encode(errors="replace")
+
+
+def _bytes(name: str, value: str) -> bytes:
+    """Return a header's value; what http.client refuses of it would be shown."""
+    if not value.isprintable():
+        raise _Failed(f"the secret for the header {name} holds a line break or another sign without a form")
+    return value.encode()
+
+
+def _value_of(kind: str, body: bytes, limit: int) -> Any:
+    """Return the body as the value that it is in JSON, or as text."""
+    media = kind.partition(";")[0].strip().lower()
+    if media == "application/json" or media.endswith("+json"):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(body, parse_constant=_refuse_constant)
+            if not is_too_deep(value):
+                return clean_json(value)
+    return _text_of(body, limit)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _text_of(body: bytes, limit: int) -> str:
+    kept = Capture(limit)
+    kept.feed(body)
+    return kept.text()
+
+
+def _sentence(error: Exception | None) -> str:
+    if isinstance(error, _Failed):
+        return str(error)
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"the request failed: {one_line(str(said), _LONGEST_SAID)}"
+
+
+def make_runner(shared: Shared) -> HttpRunner:
+    """Return the runner of this kind."""
+    return HttpRunner(shared.providing)
