@@ -16,8 +16,9 @@ import typer
 
 import coordination
 from coordination import settings
+from coordination.base.errors import CoordinationError
+from coordination.base.fields import Table
 from coordination.cli.main import app
-from coordination.domain.fields import Table
 from coordination.domain.jobs import JOBS
 from coordination.domain.tasks.tasks import MOVES, TaskState
 from coordination.formats.plan.schema import plan_schema
@@ -86,6 +87,7 @@ def pages() -> dict[str, str]:
         "cli.md": _cli(),
         "api.md": _api(),
         "settings.md": _settings(),
+        "errors.md": _errors(),
         "plan.schema.json": json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n",
         "concepts.md": _between(concepts, "moves", _moves()),
         "plan.md": _plan_fields(),
@@ -174,6 +176,33 @@ def _settings() -> str:
         shape = spec.metadata["shape"].replace("|", r"\|")
         rows.append(f"| `{settings._VARIABLES[name]}` | {shown} | {shape} | {_MEANINGS[name]} |")  # noqa: SLF001
     return "\n".join(rows) + "\n"
+
+
+def _errors() -> str:
+    rows = [
+        _WRITTEN,
+        "# Errors",
+        "",
+        "Every error has a code for programs, the exit code of a command that ends with it, and the HTTP status of a",
+        "response. An error without values of its own has those of the error it is a kind of.",
+        "",
+        "| error | kind of | code | exit code | HTTP status | meaning |",
+        "|---|---|---|---|---|---|",
+    ]
+    for error in _error_classes(CoordinationError):
+        base = "" if error is CoordinationError else error.__bases__[0].__name__
+        meaning = (error.__doc__ or "").partition("\n")[0].replace("``", "`")
+        rows.append(
+            f"| {error.__name__} | {base} | `{error.code}` | {error.exit_code} | {error.http_status} | {meaning} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _error_classes(base: type[CoordinationError]) -> Iterator[type[CoordinationError]]:
+    yield base
+    for error in sorted(base.__subclasses__(), key=lambda error: error.__name__):
+        if error.__module__ == CoordinationError.__module__:
+            yield from _error_classes(error)
 
 
 def _api() -> str:

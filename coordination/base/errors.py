@@ -1,17 +1,20 @@
-"""Every refusal the system can give, as one tree; each carries a code, a sentence and, where it helps, a hint.
+"""All errors that callers see, as one tree. Each has a code, an exit code, an HTTP status, a sentence and maybe a hint.
 
 CoordinationError
 ├── Refused               the caller's input is wrong; nothing was changed
 │   ├── PlanError         a plan file or a Plan object (knows file and line)
 │   ├── FormatError       a foreign file (knows file and line)
 │   ├── Ambiguous         a name that several things have
-│   └── SettingsError     an environment variable or option
+│   ├── SettingsError     an environment variable or option
+│   └── TokenRefused      a token of an attempt that is not accepted
 ├── NotFound              no such run, task, project, issue
 ├── Conflict              somebody else was first
 │   ├── IllegalMove       the task machine has no such move from that state
-│   ├── LeaseLost         a later attempt holds the task
+│   ├── LeaseLost         a later attempt owns the lease
 │   └── StackRunning      another stack owns this home folder
-└── Unavailable           the world is not there (now)
+├── StackGoneError        the process of the embedded stack was killed
+├── StackStoppedError     somebody stopped the embedded stack
+└── Unavailable           something outside cannot be reached now
     ├── DatabaseUnavailable
     ├── RedisUnavailable
     └── SchemaMismatch    the store's schema and this program do not fit
@@ -20,17 +23,32 @@ CoordinationError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
+
+# Exit codes of the command line. An error carries its own; the others are for what ends without an error of this tree.
+OK = 0
+NOT_COMPLETED = 1
+REFUSED = 2
+WAITS_FOR_PERSON = 3
+"""Nothing of the run can continue until a person acts, and no terminal is attached."""
+INTERNAL = 70
+INTERRUPTED = 130
+OUTPUT_CLOSED = 141
+"""The reader of the output has gone, as ``head`` does: the code that a shell shows for SIGPIPE."""
 
 
 class CoordinationError(Exception):
-    """Base of all refusals. ``code`` and ``field`` are stable and machine-readable; ``hint`` says what to do about it.
+    """Base of all errors. ``code`` and ``field`` are stable and machine-readable; ``hint`` says what to do about it.
 
-    ``field`` names the value that is wrong, if it is one: a place in a plan (``tasks.fix.timeout``), a field of a
-    record, a parameter, or the variable of a setting. ``commands`` are those of the command line that may have been
-    meant or that go on, as they can be typed.
+    ``exit_code`` is that of a command which ends with the error, ``http_status`` that of a response.
+    ``field`` names the value that is wrong, if there is one: a place in a plan (``tasks.fix.timeout``), a field of a
+    record, a parameter, or the variable of a setting. ``commands`` are command lines that may have been meant, or that
+    continue from here, as they can be typed.
     """
 
-    code = "error"
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = NOT_COMPLETED
+    http_status: ClassVar[int] = 500
 
     def __init__(
         self, message: str, *, hint: str | None = None, field: str | None = None, commands: Sequence[str] = ()
@@ -64,12 +82,15 @@ class Refused(CoordinationError):
     """The input is wrong; nothing was stored."""
 
     code = "refused"
+    exit_code = REFUSED
+    http_status = 400
 
 
 class PlanError(Refused):
     """A plan that cannot be accepted. ``source`` is the file's name (or None), ``line`` is 1-based (or None)."""
 
     code = "plan_error"
+    http_status = 422
 
     def __init__(
         self,
@@ -120,22 +141,34 @@ class SettingsError(Refused):
     """A setting that cannot be used."""
 
     code = "settings_error"
+    http_status = 500
+
+
+class TokenRefused(Refused):
+    """A token that is not accepted; the message says why, and nothing of what is in the token."""
+
+    code = "token_refused"
+    http_status = 401
 
 
 class NotFound(CoordinationError):
-    """Nothing there by that name or id."""
+    """There is nothing with that name or id."""
 
     code = "not_found"
+    exit_code = REFUSED
+    http_status = 404
 
 
 class Conflict(CoordinationError):
     """Somebody else was first."""
 
     code = "conflict"
+    exit_code = REFUSED
+    http_status = 409
 
 
 class IllegalMove(Conflict):
-    """The move does not exist from this state."""
+    """The task machine has no such move from this state."""
 
     code = "illegal_move"
 
@@ -146,7 +179,7 @@ class IllegalMove(Conflict):
 
 
 class LeaseLost(Conflict):
-    """The attempt that speaks is not the one that holds the task."""
+    """The attempt no longer owns the lease on its task."""
 
     code = "lease_lost"
 
@@ -157,10 +190,27 @@ class StackRunning(Conflict):
     code = "stack_running"
 
 
+class StackGoneError(CoordinationError):
+    """The embedded stack that a command was using ended without a word: its process was killed."""
+
+    code = "stack_gone"
+    http_status = 503
+
+
+class StackStoppedError(CoordinationError):
+    """Somebody stopped the embedded stack that a command was using."""
+
+    code = "stack_stopped"
+    exit_code = INTERRUPTED
+    http_status = 503
+
+
 class Unavailable(CoordinationError):
-    """Something outside this program is not there now."""
+    """Something outside this program cannot be reached now."""
 
     code = "unavailable"
+    exit_code = REFUSED
+    http_status = 503
 
 
 class DatabaseUnavailable(Unavailable):
@@ -170,7 +220,7 @@ class DatabaseUnavailable(Unavailable):
 
 
 class RedisUnavailable(Unavailable):
-    """Redis cannot be reached, or refuses us."""
+    """Redis cannot be reached, or refuses the connection."""
 
     code = "redis_unavailable"
 

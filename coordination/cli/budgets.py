@@ -196,7 +196,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Compare what is kept of every budget with the ledger and with what runs. Exit code 1: some differ."""
-    from coordination.cli.exit_codes import NOT_COMPLETED, OK
+    from coordination.base.errors import NOT_COMPLETED, OK
     from coordination.cli.tables import show as table
 
     with connected() as co:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordination.cli.exit_codes import NOT_COMPLETED
+from coordination.base.errors import NOT_COMPLETED
 from coordination.cli.options import AsJson, print_json
 
 if TYPE_CHECKING:

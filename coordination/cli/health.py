@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from coordination.cli.exit_codes import NOT_COMPLETED, OK
+from coordination.base.errors import NOT_COMPLETED, OK
 from coordination.cli.options import print_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from coordination.base import gc_tuning
-from coordination.base.errors import Ambiguous, CoordinationError
+from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
 from coordination.base.host import speak_utf8
 from coordination.cli import (
     accounts,
@@ -41,7 +41,6 @@ from coordination.cli import (
     work,
     workspaces,
 )
-from coordination.cli.exit_codes import EXIT_CODES, INTERNAL, INTERRUPTED, OUTPUT_CLOSED
 from coordination.cli.options import shared
 from coordination.cli.suggestions import Commands, OutputClosedError, chosen
 from coordination.cli.terminal import cleaned, leave_unread
@@ -211,7 +210,7 @@ def _refused(error: CoordinationError, typed: Sequence[str]) -> int:
         error.commands = (*error.commands, *chosen(typed, error.choices))
     said = "\n  ".join(error.lines())
     print(f"coord: {said}", file=sys.stderr)
-    return EXIT_CODES.get(error.code, 1)
+    return error.exit_code
 
 
 if __name__ == "__main__":

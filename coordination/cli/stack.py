@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordination.base.durations import show_duration
-from coordination.cli.exit_codes import INTERRUPTED
+from coordination.base.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from coordination.settings import Settings
@@ -34,10 +34,10 @@ def up(
     slots: Annotated[int | None, typer.Option(help="Jobs at once (default: COORD_SLOTS, or 8).", min=1)] = None,
 ) -> None:
     """Start the embedded stack (Redis, a worker, beat) and keep it up until Ctrl-C or `coord down`."""
+    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.embedded import join_stack
     from coordination.settings import load_settings
     from coordination.stack.interrupts import interruptible
-    from coordination.stack.joining import StackGoneError, StackStoppedError
 
     settings = load_settings(slots=slots)
     while True:

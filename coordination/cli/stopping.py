@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordination.base.errors import NOT_COMPLETED
 from coordination.base.wording import plural
-from coordination.cli.exit_codes import NOT_COMPLETED
 from coordination.cli.options import AsJson, OfProject, connected, print_json
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from coordination.base.errors import INTERRUPTED, NOT_COMPLETED, OK, WAITS_FOR_PERSON
 from coordination.base.wording import plural
-from coordination.cli.exit_codes import INTERRUPTED, NOT_COMPLETED, OK, STANDS_STILL
 from coordination.cli.names import InProject, aim_hints
 from coordination.cli.options import AsJson, connected, print_json
 from coordination.cli.stopping import say_if_stopped
@@ -209,10 +209,10 @@ def _on_a_stack(settings: Settings, begin: Callable[[Coordination], Run], comman
 
     When the process of the stack is killed, the run goes on on another one.
     """
+    from coordination.base.errors import StackGoneError, StackStoppedError
     from coordination.cli.embedded import stack_for
     from coordination.client import Coordination
     from coordination.runtime import open_runtime
-    from coordination.stack.joining import StackGoneError, StackStoppedError
 
     started: list[str] = []
     around: Surroundings | None = None
@@ -275,5 +275,5 @@ def _follow(run: Run, around: Surroundings, *, as_json: bool) -> int:
     else:
         summary.show(run, ended=not waits)  # what it waits for was said with the command that goes on
     if waits:
-        return STANDS_STILL
+        return WAITS_FOR_PERSON
     return OK if run.state is RunState.COMPLETED else NOT_COMPLETED

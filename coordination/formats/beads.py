@@ -42,7 +42,7 @@ def read_issues(
 
     *note* gets a sentence, with file and line, for each dependency that is not taken as it stands.
     """
-    reader = _Reader(source, note)
+    reader = _IssueReader(source, note)
     for number, line in enumerate(data.split(b"\n") if isinstance(data, bytes) else data, start=1):
         reader.take(number, line)
     return reader.issues()
@@ -76,7 +76,7 @@ class _Draft:
         )
 
 
-class _Reader:
+class _IssueReader:
     """What was read so far of one file."""
 
     def __init__(self, source: str | None, note: Callable[[str], None] | None) -> None:

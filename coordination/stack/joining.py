@@ -23,7 +23,9 @@ from coordination.base.errors import (
     Refused,
     SchemaMismatch,
     SettingsError,
+    StackGoneError,
     StackRunning,
+    StackStoppedError,
     Unavailable,
 )
 from coordination.base.host import keep_private
@@ -49,18 +51,6 @@ _TOLD = {
         *(Unavailable, RedisUnavailable, DatabaseUnavailable, SchemaMismatch),
     )
 }
-
-
-class StackGoneError(CoordinationError):
-    """The stack that a command was using ended without a word: its process was killed."""
-
-    code = "stack_gone"
-
-
-class StackStoppedError(CoordinationError):
-    """Somebody stopped the stack that a command was using."""
-
-    code = "stack_stopped"
 
 
 class StackStarter:

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import select
 
 from coordination.adapters.account_store import Accounts
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.accounts import SecretPlace
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.plans.plans import Defaults, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState

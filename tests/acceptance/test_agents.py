@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.runs import RunState

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState

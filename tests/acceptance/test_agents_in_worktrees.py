@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.runs import RunState

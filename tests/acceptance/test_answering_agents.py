@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.runs import RunState

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.events import EventType
 from coordination.domain.tasks.runs import RunState

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome

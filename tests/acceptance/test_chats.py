@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType

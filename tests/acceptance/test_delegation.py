@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coordination.domain.agents.agents import Profile
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_mcp import answers, calling

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from tests.acceptance.test_reports import COORD

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import func, select
 
 from coordination.client import Run
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.output import Stream
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.retry import Backoff

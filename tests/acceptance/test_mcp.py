@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from coordination.mcp_server import reporting

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 
 from coordination.client import Run
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.checkouts import Gate
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import BudgetCap, Task
 from coordination.domain.tasks.attempts import Outcome

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import BudgetCap, Concurrency, Task
 from coordination.domain.tasks.retry import Backoff
 from coordination.domain.tasks.tasks import OnDependencyFailure, TaskState

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from coordination.client import Run
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from tests.support.fleet import Fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.events import EventType

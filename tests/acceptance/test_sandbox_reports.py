@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordination.client import Run
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from coordination.store.queries.money import costs

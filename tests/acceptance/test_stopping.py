@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.projects.stops import StopResult

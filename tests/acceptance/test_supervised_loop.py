@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Supervision, Task
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import OnDependencyFailure

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.cli.exit_codes import REFUSED
+from coordination.base.errors import REFUSED
 from coordination.client import Coordination, Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.runs import RunState

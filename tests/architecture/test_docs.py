@@ -40,7 +40,7 @@ def commands_in(text: str) -> Iterator[tuple[str, str]]:
             yield found.group(1), found.group(2) or ""
 
 
-@pytest.mark.parametrize("name", ["cli.md", "api.md", "settings.md", "plan.schema.json", "concepts.md"])
+@pytest.mark.parametrize("name", ["cli.md", "api.md", "settings.md", "errors.md", "plan.schema.json", "concepts.md"])
 def test_generated_pages_are_what_the_code_says_now(name: str) -> None:
     stored = (ROOT / "docs" / name).read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Names that two places must agree on: beat's tasks and Celery's, the errors and their exit codes."""
+"""Names that two places must agree on: beat's tasks and Celery's."""
 
 from __future__ import annotations
 
@@ -9,14 +9,7 @@ import pytest
 from celery import Celery
 
 import beat_schedule
-from coordination.base import errors
-from coordination.cli.exit_codes import EXIT_CODES
 from tests.support.apps import app_of, worker_settings
-
-
-def all_errors(base: type[errors.CoordinationError]) -> set[type[errors.CoordinationError]]:
-    below = {kind for child in base.__subclasses__() for kind in all_errors(child)}
-    return {base, *(kind for kind in below if kind.__module__.startswith(("coordination.", "workers.")))}
 
 
 @pytest.fixture
@@ -44,22 +37,3 @@ def test_every_task_has_its_queue(app: Celery) -> None:
 
     assert ours == {"coordination.run", "coordination.tick", "coordination.sweep", "coordination.retain"}
     assert set(app.conf.task_routes) == ours
-
-
-def test_every_error_code_has_an_exit_code() -> None:
-    codes = {kind.code for kind in all_errors(errors.CoordinationError)}
-
-    assert not codes - set(EXIT_CODES)
-
-
-def test_every_error_has_a_code_of_its_own() -> None:
-    kinds = all_errors(errors.CoordinationError)
-
-    assert len({kind.code for kind in kinds}) == len(kinds)
-
-
-def test_the_tree_in_the_docstring_is_the_tree_in_the_code() -> None:
-    drawn = {word for line in (errors.__doc__ or "").splitlines() for word in line.split()}
-    ours = {kind.__name__ for kind in all_errors(errors.CoordinationError) if kind.__module__ == errors.__name__}
-
-    assert ours <= drawn

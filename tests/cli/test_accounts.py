@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from coordination.adapters.account_store import Accounts
+from coordination.base.errors import NOT_COMPLETED
 from coordination.base.host import host
-from coordination.cli.exit_codes import NOT_COMPLETED
 from coordination.domain.jobs.accounts import SecretPlace
 from tests.support.command import Coord
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.cli import exit_codes
+from coordination.base import errors
 from tests.support.command import Coord
 from tests.support.refusals import check_refused
 
@@ -96,11 +96,11 @@ def test_raising_never_mixes_up_a_run_and_a_project_and_asks_for_the_period(coor
     coord("submit", plan)
     coord("budgets", "set", "project", "nightly", "--usd", "10", "--period", "month")
 
-    both = coord("budgets", "raise", "nightly", "20", code=exit_codes.REFUSED)
+    both = coord("budgets", "raise", "nightly", "20", code=errors.REFUSED)
 
     exact = ["coord budgets raise run nightly 20", "coord budgets raise project nightly 20 --period month"]
     assert [line.strip() for line in both.err.splitlines()[1:]] == exact
-    by_period = coord("budgets", "raise", "project", "nightly", "20", code=exit_codes.REFUSED)
+    by_period = coord("budgets", "raise", "project", "nightly", "20", code=errors.REFUSED)
     assert [line.strip() for line in by_period.err.splitlines()[1:]] == exact[1:]
     caps = {(one["scope"], one["usd"]) for one in coord("budgets", "list", "--json").json["budgets"]}
     assert {("run", "2"), ("project", "10")} <= caps
@@ -110,7 +110,7 @@ def test_raising_never_mixes_up_a_run_and_a_project_and_asks_for_the_period(coor
     caps = {(one["scope"], one["usd"]) for one in coord("budgets", "list", "--json").json["budgets"]}
     assert {("run", "20"), ("project", "20")} <= caps
     coord("budgets", "set", "project", "nightly", "--usd", "100")
-    several = coord("budgets", "raise", "project", "nightly", "200", code=exit_codes.REFUSED).err
+    several = coord("budgets", "raise", "project", "nightly", "200", code=errors.REFUSED).err
     assert ("--period total" in several, "--period month" in several) == (True, True)
     coord("budgets", "raise", "project", "nightly", "200", "--period", "total")
 
@@ -121,6 +121,6 @@ def test_raising_says_what_is_missing(coord: Coord, plan: Path) -> None:
 
     assert "workspace default is raised: $60.00" in coord("budgets", "raise", "workspace", "60").out
     for words in (["5"], ["project", "5"], ["project", "shop", "5"], ["nowhere", "5"], ["run", "nightly", "much"]):
-        refused = coord("budgets", "raise", *words, code=exit_codes.REFUSED)
+        refused = coord("budgets", "raise", *words, code=errors.REFUSED)
         assert refused.err.count("\n") == 1, refused.err
     assert "$50" not in coord("budgets", "list").out

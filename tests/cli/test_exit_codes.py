@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from coordination.base.errors import CoordinationError
-from coordination.cli import exit_codes, main, work
+from coordination.cli import main, work
 from coordination.cli.embedded import Surroundings
 from coordination.client import Coordination
-from coordination.domain.access.attempt_tokens import TokenRefused
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.runtime import open_runtime
-from coordination.stack import joining
 from coordination.store.engine import open_store
 from tests.support.command import Coord
 from tests.support.stacks import settings_in
@@ -73,24 +70,6 @@ def test_a_run_that_is_followed_to_its_end_exits_with_what_it_came_to(
     exit_codes = [work._follow(run, HERE, as_json=as_json) for as_json in (False, True)]
 
     assert (run.state.value, exit_codes) == (end.__name__, [code, code])
-
-
-def every_error(of: type[CoordinationError] = CoordinationError) -> Iterator[type[CoordinationError]]:
-    yield of
-    for further in of.__subclasses__():
-        yield from every_error(further)
-
-
-def test_every_error_of_ours_is_a_refusal_but_the_plain_one_and_the_end_of_a_stack() -> None:
-    codes = {error.code for error in every_error() if error.__module__.startswith("coordination.")}
-
-    assert {joining.StackGoneError.code, joining.StackStoppedError.code, TokenRefused.code} <= codes
-    assert codes == set(exit_codes.EXIT_CODES)
-    assert {code: exit_codes.EXIT_CODES[code] for code in codes if exit_codes.EXIT_CODES[code] != 2} == {
-        "error": 1,
-        "stack_gone": 1,
-        "stack_stopped": 130,
-    }
 
 
 def test_an_interruption_and_a_bug_have_exit_codes_of_their_own(

@@ -20,12 +20,11 @@ import typer
 
 from coordination import Plan, Profile, Task, connect
 from coordination.adapters.account_store import Accounts
-from coordination.base.errors import Refused
+from coordination.base.errors import REFUSED, Refused
 from coordination.base.host import WORKER_MARKER
 from coordination.base.ids import new_id
 from coordination.budgeting import Budgets
 from coordination.cli import stack
-from coordination.cli.exit_codes import REFUSED
 from coordination.cli.main import app
 from coordination.client import Coordination, Run, TaskHandle
 from coordination.costs import Costs

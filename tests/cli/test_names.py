@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.cli.exit_codes import REFUSED
+from coordination.base.errors import REFUSED
 from tests.support.command import Coord
 
 PLAN = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.cli.exit_codes import OUTPUT_CLOSED
+from coordination.base.errors import OUTPUT_CLOSED
 from tests.support.command import Coord
 
 COMMANDS = [

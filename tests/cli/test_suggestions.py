@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from coordination.cli.exit_codes import REFUSED
+from coordination.base.errors import REFUSED
 from coordination.cli.main import app
 from coordination.cli.suggestions import GUESSES, suggestions
 from tests.support.command import Coord

@@ -13,11 +13,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from coordination.base.errors import RedisUnavailable, SettingsError, StackRunning, Unavailable
+from coordination.base.errors import (
+    RedisUnavailable,
+    SettingsError,
+    StackGoneError,
+    StackRunning,
+    StackStoppedError,
+    Unavailable,
+)
 from coordination.cli.stopping_stack import Waiting
 from coordination.stack import joining, running, stack
 from coordination.stack.home import Home
-from coordination.stack.joining import JoinedStack, StackGoneError, StackStoppedError
+from coordination.stack.joining import JoinedStack
 from coordination.stack.users import StackUsers
 from tests.support.processes import Processes, until
 from tests.support.refusals import refuses

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import delete
 
+from coordination.base.errors import TokenRefused
 from coordination.base.ids import new_id
-from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, TokenRefused, derive_key, issue
+from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, derive_key, issue
 from coordination.domain.tasks.attempts import Outcome
 from coordination.services.access.attempt_tokens import AttemptRef, check_token, make_token_key
 from coordination.services.fleet import broker_keys

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from coordination.base.errors import DatabaseUnavailable
-from coordination.domain.access.attempt_tokens import Scope, TokenRefused, verify
+from coordination.base.errors import DatabaseUnavailable, TokenRefused
+from coordination.domain.access.attempt_tokens import Scope, verify
 from coordination.domain.plans.plan_expansion import ANSWER
 from coordination.domain.tasks.attempts import Claim
 from coordination.services.access.attempt_tokens import check_token, make_token_key

@@ -9,32 +9,26 @@ from typing import Any
 import structlog
 
 from coordination.base.errors import NotFound, Refused
+from coordination.domain.jobs import CUSTOM, AgentCall
 from coordination.domain.jobs.changed_files import ChangeSummary
 from coordination.domain.jobs.output import Stream
-from coordination.domain.jobs.work import CUSTOM, AgentCall
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners import environment, program, usage_file
+from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import Adapter, StartCommand, Transcript
-from workers.runners.agents.claude import Claude
-from workers.runners.agents.codex import Codex
 from workers.runners.agents.conversation import AgentConversation
-from workers.runners.agents.custom import Custom
 from workers.runners.agents.ends import account_of, end_of
-from workers.runners.agents.gemini import Gemini
 from workers.runners.agents.lines import JsonLines
-from workers.runners.agents.opencode import OpenCode
 from workers.runners.base import Control
-from workers.runners.output import Capture, clean_text, decode, without_line_break
+from workers.runners.output import Capture, clean_text, decode, shorten, without_line_break
 from workers.runners.process import Launcher
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
 from workers.runners.shared import Shared
 
 log = structlog.get_logger()
 
-_ALL: tuple[Adapter, ...] = (Claude(), Codex(), Gemini(), OpenCode(), Custom())
 _LONGEST_COMPLAINT = 8_000
-ADAPTERS = {adapter.name: adapter for adapter in _ALL}
 
 
 class AgentRunner:
@@ -71,7 +65,7 @@ class AgentRunner:
             if (problem := program.program_problem(name, folder=folder, path=variables["PATH"])) is not None:
                 return program.refused(problem)
             advice = adapter.log_in.advice(call.agent, given, call.secrets)
-            reader = _Reader(adapter, call, control, conversation, advice=advice)
+            reader = _OutputReader(adapter, call, control, conversation, advice=advice)
             return self._execute(start, claim, control, reader, variables=variables, folder=folder, scratch=scratch)
 
     def _execute(
@@ -79,7 +73,7 @@ class AgentRunner:
         start: StartCommand,
         claim: Claim,
         control: Control,
-        reader: _Reader,
+        reader: _OutputReader,
         *,
         variables: Mapping[str, str],
         folder: str,
@@ -113,6 +107,8 @@ class AgentRunner:
         adapter = ADAPTERS.get(call.agent)
         if adapter is None:
             raise Refused(f"No runner starts the agent {call.agent}", hint=f"It may be: {', '.join(ADAPTERS)}")
+        if call.tools and not adapter.takes_servers:
+            raise Refused(f"{call.agent} finds MCP servers in its own configuration", hint="Name coord mcp there")
         given = self._providing.given_to(
             call,
             program=call.agent,
@@ -123,7 +119,7 @@ class AgentRunner:
         return call, adapter, given
 
 
-class _Reader:
+class _OutputReader:
     """Takes an agent's output as it comes, cuts it into lines, and says what came of it."""
 
     def __init__(
@@ -177,7 +173,7 @@ class _Reader:
             self._lines.close()
             self.told.cut_off()
             if self.told.result is not None:
-                self.told.result = _bounded(self._hide(self.told.result), self._control.output_limit)
+                self.told.result = shorten(self._hide(self.told.result), self._control.output_limit)
         for remark in self.told.remarks:
             self._control.printed(Stream.ERR, f"[agent] {remark}\n".encode())
 
@@ -231,12 +227,6 @@ class _Reader:
 
     def _show(self, text: str) -> None:
         self._control.printed(Stream.OUT, f"{text}\n".encode(errors="replace"))
-
-
-def _bounded(text: str, limit: int) -> str:
-    kept = Capture(limit)
-    kept.feed(text.encode("utf-8", errors="replace"))
-    return kept.text()
 
 
 def make_runner(shared: Shared) -> AgentRunner:

@@ -47,6 +47,15 @@ class Capture:
         return f"{clean_text(decode(whole_head))}\n… {left_out:,} bytes left out …\n{clean_text(decode(whole_tail))}"
 
 
+def shorten(text: str, limit: int) -> str:
+    """Return *text*, or its head and tail of *limit* bytes in all, with a notice between them."""
+    if len(text) <= limit // 4:  # four bytes are the longest character
+        return clean_text(text)
+    capture = Capture(limit)
+    capture.feed(text.encode("utf-8", errors="replace"))
+    return capture.text()
+
+
 def decode(data: bytes) -> str:
     """UTF-8, with a replacement character for whatever is not."""
     return data.decode("utf-8", errors="replace")

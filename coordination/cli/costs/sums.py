@@ -126,7 +126,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Prove that the sums are those of the ledger's records, to the last digit; exit code 1 when they are not."""
-    from coordination.cli.exit_codes import NOT_COMPLETED
+    from coordination.base.errors import NOT_COMPLETED
 
     with connected() as co:
         found = co.costs.check(repair=repair)

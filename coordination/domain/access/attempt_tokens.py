@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from coordination.base.errors import Refused
+from coordination.base.errors import Refused, TokenRefused
 
 LONGEST = 4096
 """Characters of a token; what is longer is refused before anything is computed."""
@@ -54,12 +54,6 @@ class AttemptClaims:
     attempt: int
     agent: str | None = None
     scopes: frozenset[Scope] = EVERYTHING
-
-
-class TokenRefused(Refused):
-    """A token that does not count; its text says why, and nothing of what is in the token."""
-
-    code = "token_refused"
 
 
 def derive_key(secret: bytes) -> bytes:

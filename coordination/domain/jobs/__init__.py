@@ -1,13 +1,7 @@
 """What a job is: one module per kind, each with one registration."""
 
-from coordination.domain.jobs.agent_call import (
-    AGENTS,
-    COUNTS,
-    CUSTOM,
-    OURS,
-    AgentCall,
-    check_account_for,
-)
+from coordination.domain.jobs.agent_call import COUNTS, OURS, AgentCall, check_account_for
+from coordination.domain.jobs.agent_programs import AGENTS, CUSTOM
 from coordination.domain.jobs.base import Job
 from coordination.domain.jobs.chat_call import MAX_STEPS, ChatCall
 from coordination.domain.jobs.python_call import PythonCall, target_of

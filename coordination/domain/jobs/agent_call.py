@@ -8,22 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.base.fields import Field, nullable
+from coordination.base.value_types import TEXT, TEXTS, TEXTS_BY_NAME
 from coordination.base.wording import excerpt
-from coordination.domain.fields import Field, nullable
 from coordination.domain.jobs.accounts import check_account, program_of
+from coordination.domain.jobs.agent_programs import AGENTS, CONFIGURE_SERVERS, CUSTOM
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
-from coordination.domain.value_types import TEXT, TEXTS, TEXTS_BY_NAME
-
-CUSTOM = "custom"
-AGENTS = ("claude", "codex", "gemini", "opencode", CUSTOM)
-"""Coding agents whose command lines are known, and any other one, whose command line and output the job describes."""
 
 OURS = "coord"
 """Among the tools of an agent or a chat: our own MCP server, with which a job reports on its task."""
-
-GIVEN_TOOLS = ("claude",)
-"""Agents that we tell of our MCP server; to the others their own configuration tells it."""
 
 COUNTS = ("input_tokens", "output_tokens", "cached_input_tokens")
 READS = ("format", "result", "error", "session", "model", "cost_usd", *COUNTS)
@@ -153,7 +147,7 @@ class AgentCall(Job):
             raise Refused(
                 f"An agent is given no tools {excerpt(unknown[0])}", hint=f"tools may be: [{OURS}]", field="tools"
             )
-        if self.tools and self.agent in AGENTS and self.agent not in GIVEN_TOOLS:
+        if self.tools and self.agent in CONFIGURE_SERVERS:
             raise Refused(
                 f"{self.agent} is told of MCP servers by its own configuration",
                 hint="Name there the program: coord mcp",

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Self
 
-from coordination.domain import fields
-from coordination.domain.fields import Field, Table
-from coordination.domain.value_types import TEXT, TEXTS, TEXTS_BY_NAME
+from coordination.base import fields
+from coordination.base.fields import Field, Table
+from coordination.base.value_types import TEXT, TEXTS, TEXTS_BY_NAME
 
 
 class Job:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.base.fields import Field, ValueType, at, load_fields, plain, schema_of
+from coordination.base.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, whole, wrong
 from coordination.base.wording import excerpt
-from coordination.domain.fields import Field, ValueType, at, load_fields, plain, schema_of
 from coordination.domain.jobs.accounts import check_account
 from coordination.domain.jobs.agent_call import OURS
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
-from coordination.domain.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, whole, wrong
 
 MAX_STEPS = 20
 """How often the model is called in one attempt, if the job says nothing else."""

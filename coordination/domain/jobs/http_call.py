@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from coordination.base.errors import Refused
+from coordination.base.fields import Field, ValueType, plain
+from coordination.base.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, wrong
 from coordination.base.wording import excerpt
-from coordination.domain.fields import Field, ValueType, plain
 from coordination.domain.jobs.base import SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
 from coordination.domain.jobs.network import Place, host_of, place_of
-from coordination.domain.value_types import ANYTHING, DURATION, TEXT, TEXTS, TEXTS_BY_NAME, record, text, wrong
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 TIMEOUT = timedelta(seconds=30)

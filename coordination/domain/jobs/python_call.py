@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.base.fields import Field
+from coordination.base.value_types import MAPPING, TEXT
 from coordination.base.wording import excerpt
-from coordination.domain.fields import Field
 from coordination.domain.jobs.base import ENV, Job
-from coordination.domain.value_types import MAPPING, TEXT
 
 _TARGET = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
 _LONGEST_TARGET = 200

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.errors import Refused
-from coordination.domain.fields import Field
+from coordination.base.fields import Field
+from coordination.base.value_types import TEXT
 from coordination.domain.jobs.base import ENV, Job
-from coordination.domain.value_types import TEXT
 
 
 @dataclass(frozen=True, slots=True)

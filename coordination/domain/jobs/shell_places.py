@@ -1,9 +1,9 @@
-"""Where in a shell command a value may stand: as a plain word or a part of one, and nowhere else.
+"""Where a value may stand in a shell command: as a plain word or as a part of one, and nowhere else.
 
-A value is passed as a variable, and a quoted reference to it is put in its place. Inside the author's own quotes, a
-comment, a here-document or backticks that would be something else, and as a command's name or script it would run (see
-shell_scripts). So a value's places are found by reading the command as a shell does; where this reader is not sure (a
-construct it does not follow), it refuses the place.
+A value is never part of the command's text: a variable holds it, and a quoted reference stands in its place. Inside the
+author's own quotes, a comment or a here-document that reference would mean something else, and as the name of a program
+or as a script the value would run (see shell_scripts). The reader below knows words, quotes, substitutions, pipes and
+here-documents. It refuses every value of a command with a construct that it does not know.
 """
 
 from __future__ import annotations
@@ -11,13 +11,28 @@ from __future__ import annotations
 import re
 
 from coordination.domain.jobs import shell_scripts
-from coordination.domain.jobs.shell_scripts import ASSIGNMENT, MARK, leads
+from coordination.domain.jobs.shell_scripts import MARK
 
 __all__ = ["MARK", "refusal"]
 
-_PLAIN = re.compile(r"[^ \t\n\0\\'\"`$#;&|(){}<>]+")
+_VARIABLE = r"\$(?:\w+|[#?!*@$-]|\(\((?:[^()'\"`\\#\0]|\([^()'\"`\\#\0]*\))*\)\)|(?=[\s\"/.,:;=%)]|$))"
+_BACKTICKS = r"`(?:\\[^\0]|[^`\\\0])*`"
+_WORD = re.compile(rf"(?:[^ \t\n\\'\"`$;&|()<>]|{_VARIABLE}|{_BACKTICKS})+")
+_IN_QUOTES = re.compile(rf"(?:[^\0\\\"`$]|{_VARIABLE}|\$(?=')|{_BACKTICKS})+")
+_IN_BRACES = re.compile(rf"(?:[^\0\\\"'`$}}]|{_VARIABLE}|{_BACKTICKS})+")
+_SINGLE_QUOTED = re.compile(r"'[^'\0]*'")
+_ESCAPED = re.compile(r"\\[^\0]", re.DOTALL)
+_SUBSTITUTION = re.compile(r"[$<>]\((?!\()")
+_BLANK = re.compile(r"(?:[ \t]|\\\n)+")
+_COMMENT = re.compile(r"#[^\n]*")
+_OPERATOR = re.compile(r"\d*(?:<<<|>>|[<>]&|<>|>\||<<-?|[<>](?!\())|\|[|&]?|&&?|;[;&]*|\n|\((?!\()|\)")
+_DELIMITER = re.compile(r"[ \t]*(?:'(?P<one>\w+)'|\"(?P<two>\w+)\"|(?P<plain>\w+))(?=[\s;&|<>)]|$)")
+
+_OPENS = frozenset({"{", "while", "until", "for", "if"})
+_CLOSES = frozenset({"}", "done", "fi", "esac"})
+
 _QUOTED = "stands inside quotes"
-_UNSURE = "stands behind a construct of the shell in which its place cannot be told for sure"
+_UNKNOWN = "stands at or near syntax that cannot be checked"
 
 
 class _Refuse(Exception):
@@ -25,233 +40,164 @@ class _Refuse(Exception):
 
 
 def refusal(command: str) -> str | None:
-    """Why a value cannot stand where *command* has a MARK, as the rest of a sentence; None when every place is safe."""
+    """Return why a value cannot stand where *command* has a MARK, as the rest of a sentence; None when all can."""
     if MARK not in command:
         return None
     try:
-        _Reader(command).read()
+        _CommandReader(command).commands()
     except _Refuse as refuse:
         return str(refuse)
+    except RecursionError:
+        return _UNKNOWN
     return None
 
 
-class _Reader:
-    """One pass over a command. ``words`` are those of the simple command being read, ``word`` the one not yet ended."""
+class _Level:
+    """The commands between two parentheses: the words of the one being read, and whether values stand in it."""
+
+    def __init__(self, fed: bool) -> None:  # noqa: FBT001 - its only argument
+        self.words: list[str] = []
+        self.marked = False  # a value is in a word of this command
+        self.seen = False  # a value is in a command up to here
+        self.fed = fed  # the standard input of this command holds a value
+        self._all_fed = fed  # that of all commands that follow does
+
+    def add(self, word: str) -> None:
+        self.words.append(word)
+        self.marked |= MARK in word
+        self.seen |= self.marked
+
+    def check(self) -> None:
+        """Refuse the command when it would run a value."""
+        if (why := shell_scripts.problem(self.words, fed=self.fed)) is not None:
+            raise _Refuse(why)
+
+    def begin_command(self, operator: str) -> None:
+        """Begin the command behind *operator*, which may get what this one prints."""
+        self._all_fed |= self.fed and bool(self.words) and self.words[0] in _OPENS
+        if operator in ("|", "|&"):
+            is_compound = not self.words or self.words[-1] in _CLOSES
+            self.fed |= self.seen if is_compound else self.marked
+        else:  # a line that ends with a pipe continues
+            self.fed = self._all_fed or (self.fed and not self.words and operator == "\n")
+        self.words, self.marked = [], False
+
+
+class _CommandReader:
+    """Reads one command. A word is the text that a program would get, with MARK for each value."""
 
     def __init__(self, command: str) -> None:
         self.text = command
         self.at = 0
-        self.open: list[str] = []  # double quotes and parentheses around this place, innermost last
-        self.kept: list[tuple[list[str], str, bool, bool, bool, str, bool]] = []  # around each open parenthesis
-        self.unsure = False
-        self.seen = False  # a value, anywhere up to here
-        self.fed = False  # a value comes on the standard input of this command
-        self._begin_command()
+        self.documents: list[tuple[str, bool]] = []  # here-documents that begin on this line: end, whether it is quoted
 
-    def _begin_command(self) -> None:
-        self.words: list[str] = []
-        self.word = ""
-        self.begun = False  # a word has begun; it may still be empty, as in ''
-        self.redirected = ""  # the operator, when the next word is what it redirects to
+    def take(self, pattern: re.Pattern[str]) -> str:
+        """Return what matches here and go behind it; empty when nothing does."""
+        match = pattern.match(self.text, self.at)
+        self.at = match.end() if match else self.at
+        return match[0] if match else ""
 
-    def read(self) -> None:
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            if char == "\\":
-                self._backslash()
-            elif char == "`":
-                self._backticks()
-            elif char == "$":
-                self._dollar()
-            elif char == '"':
-                self._double_quote()
-            elif self.open and self.open[-1] == '"':
-                if char == MARK:
-                    raise _Refuse(_QUOTED)
-                self.word += char
-                self.at += 1
-            else:
-                self._unquoted(char)
-        self._end_command()
+    def commands(self, *, inner: bool = False, fed: bool = False) -> bool:
+        """Read up to the end, or to the parenthesis that closes; return whether a value stands there.
 
-    def _backslash(self) -> None:
-        after = self.text[self.at + 1 : self.at + 2]
-        if after == MARK:
-            raise _Refuse("follows a backslash")
-        if after != "\n":  # else the line goes on; no word has begun by this
-            self.word += after
-            self.begun = True
-        self.at += 2
-
-    def _unquoted(self, char: str) -> None:
-        if char == MARK:
-            self._mark()
-        elif char == "'":
-            self._skip_to("'", _QUOTED)
-        elif char in " \t":
-            self._end_word()
-            self.at += 1
-        elif char in "\n;&|":
-            self._separator(char)
-        elif char == "(":
-            self.unsure = self.unsure or self.text.startswith("((", self.at)
-            self._end_word()
-            self.at += 1
-            self._open_parenthesis("(")
-        elif char == ")":
-            self._close_parenthesis()
-        elif char in "<>":
-            self._redirect()
-        elif char == "#" and not self.begun:
-            end = self.text.find("\n", self.at)
-            end = len(self.text) if end < 0 else end
-            if MARK in self.text[self.at : end]:
+        *fed*: the standard input holds a value.
+        """
+        level = _Level(fed)
+        while True:
+            self.take(_BLANK)
+            if MARK in self.take(_COMMENT):
                 raise _Refuse("stands in a comment")
-            self.at = end
-        else:
-            plain = _PLAIN.match(self.text, self.at)
-            self._part(plain.end() - self.at if plain else 1)
+            operator = self.take(_OPERATOR)
+            if operator == "(":
+                level.seen |= self.inside(fed=level.fed)
+            elif "<" in operator or ">" in operator:
+                self.redirection(operator, level)
+            elif not operator and self.at < len(self.text):
+                level.add(self.word(fed=level.fed or level.marked))
+                if inner and level.words[-1] == "case":  # its patterns end with parentheses, too
+                    raise _Refuse(_UNKNOWN)
+            else:
+                level.check()
+                if not operator or (operator == ")" and inner):
+                    if self.documents or inner != (operator == ")"):
+                        raise _Refuse(_UNKNOWN)
+                    return level.seen
+                level.begin_command(operator)
+                if operator == "\n":
+                    self.skip_documents()
 
-    def _part(self, length: int) -> None:
-        self.word += self.text[self.at : self.at + length]
-        self.begun = True
-        self.at += length
-
-    def _skip_to(self, closing: str, why: str) -> None:
-        """Over everything up to *closing*, in which no value may stand."""
-        end = self.text.find(closing, self.at + 1)
-        end = len(self.text) if end < 0 else end
-        if MARK in self.text[self.at : end]:
-            raise _Refuse(why)
-        self.word += self.text[self.at + 1 : end]
-        self.begun = True
-        self.at = end + 1
-
-    def _mark(self) -> None:
-        if self.unsure:
-            raise _Refuse(_UNSURE)
-        if not self.redirected and not ASSIGNMENT.match(self.word) and all(map(leads, self.words)):
-            raise _Refuse("stands where the command's own name is expected")
-        self.seen = True
-        self._part(1)
-
-    def _separator(self, char: str) -> None:
-        """The end of a simple command. What it was given comes, behind a pipe, to the next one."""
-        self._end_word()
-        twice = self.text.startswith((";;", "&&", "||"), self.at)
-        if char == "|" and not twice:
-            compound = not self.words or self.words[-1] in ("}", "done", "fi", "esac")
-            fed = self.fed or (self.seen if compound else any(MARK in word for word in self.words))
-        else:
-            fed = self.fed and not self.words and not twice  # a line that ends with a pipe goes on
-        self._end_command()
-        self.fed = fed
-        self._begin_command()
-        self.at += 1 + twice
-
-    def _end_command(self) -> None:
-        self._end_word()
-        if (why := shell_scripts.problem(self.words, fed=self.fed)) is not None:
-            raise _Refuse(why)
-
-    def _end_word(self) -> None:
-        if not self.begun:
+    def redirection(self, operator: str, level: _Level) -> None:
+        """Read what input or output is redirected to."""
+        if operator.lstrip("0123456789") in ("<<", "<<-"):
+            self.document()
             return
-        if self.redirected:
-            self.fed = self.fed or (self.redirected.startswith("<") and MARK in self.word)
-            self.redirected = ""
-        else:
-            # Inside parentheses the patterns of a case end with parentheses of their own.
-            if self.word == "case" and self.open:
-                self.unsure = True
-            self.words.append(self.word)
-        self.word, self.begun = "", False
+        self.take(_BLANK)
+        marked = MARK in self.word(fed=level.fed)
+        if marked and operator.endswith("&"):  # bash expands the name of a file behind >& a second time
+            raise _Refuse(f"stands behind {operator}")
+        level.seen |= marked
+        level.fed |= marked and "<" in operator
 
-    def _double_quote(self) -> None:
-        if self.open and self.open[-1] == '"':
-            self.open.pop()
-        else:
-            self.open.append('"')
-        self.begun = True
-        self.at += 1
-
-    def _backticks(self) -> None:
-        end = self.at + 1
-        while end < len(self.text) and self.text[end] != "`":
-            end += 2 if self.text[end] == "\\" else 1
-        if MARK in self.text[self.at : end]:
-            raise _Refuse("stands inside backticks")
-        self._part(end + 1 - self.at)
-
-    def _dollar(self) -> None:
-        after = self.text[self.at + 1 : self.at + 2]
-        if after == MARK:
-            raise _Refuse("follows a dollar sign")
-        if self.text.startswith("$((", self.at):
-            self._arithmetic()
-        elif after == "(":
-            self._part(2)
-            self._open_parenthesis("$(")
-        elif after == "{":
-            end = self.text.find("}", self.at)
-            end = len(self.text) if end < 0 else end
-            inside = self.text[self.at + 2 : end]
-            if MARK in inside:
-                raise _Refuse("stands inside ${…}")
-            self.unsure = self.unsure or any(char in inside for char in "'\"`\\${")
-            self._part(end + 1 - self.at)
-        else:
-            # $'…' has escapes in one shell and none in another; $[…] computes in some.
-            self.unsure = self.unsure or after == "[" or (after == "'" and self.open[-1:] != ['"'])
-            self._part(2 if after.isalnum() or after in ("#", "$", "?", "!", "*", "@", "-", "_") else 1)
-
-    def _arithmetic(self) -> None:
-        depth, end = 0, self.at + 1
-        while end < len(self.text):
-            depth += {"(": 1, ")": -1}.get(self.text[end], 0)
-            end += 1
-            if depth == 0:
+    def word(self, *, fed: bool) -> str:
+        """Read one word and return its text without quotes."""
+        begin, text = self.at, ""
+        while self.at < len(self.text):
+            if plain := self.take(_WORD):
+                text += plain
+            elif single_quoted := self.take(_SINGLE_QUOTED):
+                text += single_quoted[1:-1]
+            elif (part := self.special(fed=fed)) is not None:
+                text += part
+            else:
                 break
-        inside = self.text[self.at : end]
-        if MARK in inside:
-            raise _Refuse("stands inside $((…))")
-        self.unsure = self.unsure or any(char in inside for char in "'\"`\\#")
-        self._part(end - self.at)
+        if self.at == begin:
+            raise _Refuse(_QUOTED if self.text.startswith("'", self.at) else _UNKNOWN)
+        return text
 
-    def _open_parenthesis(self, how: str) -> None:
-        fed = self.fed or (how == ">(" and any(MARK in word for word in self.words))
-        self.kept.append((self.words, self.word, self.begun, self.seen, self.fed, how, bool(self.redirected)))
-        self.open.append("(")
-        self.seen, self.fed = False, fed
-        self._begin_command()
+    def special(self, *, fed: bool) -> str | None:
+        """Read what means the same within and without double quotes, or a text in them; None when nothing is here."""
+        if part := self.take(_ESCAPED):
+            return part[1:].replace("\n", "")
+        if self.text.startswith('"', self.at):
+            return self.quoted('"', _IN_QUOTES, fed=fed)
+        if self.text.startswith("${", self.at):
+            self.at += 1
+            return "$" + self.quoted("}", _IN_BRACES, fed=fed)
+        if opening := self.take(_SUBSTITUTION):
+            return MARK if self.inside(fed=fed) and opening != ">(" else opening
+        return None
 
-    def _close_parenthesis(self) -> None:
-        self._end_command()
+    def quoted(self, end: str, plain: re.Pattern[str], *, fed: bool) -> str:
+        """Read from an opening quote or brace to *end*, in which no value may stand but in a substitution."""
         self.at += 1
-        if not self.open:  # the end of a case pattern
-            self._begin_command()
-            return
-        # The innermost is a parenthesis: inside double quotes this is not called.
-        self.open.pop()
-        inside = self.seen
-        self.words, self.word, self.begun, self.seen, self.fed, how, redirected = self.kept.pop()
-        self.redirected = "<" if redirected else ""
-        self.seen = self.seen or inside
-        if inside and how in ("$(", "<("):  # what is printed inside, a value or made of one, is a part of this word
-            if how == "$(" and not redirected and not ASSIGNMENT.match(self.word) and all(map(leads, self.words)):
-                raise _Refuse("stands where the command's own name is expected")
-            self.word += MARK
+        text = ""
+        while not self.text.startswith(end, self.at):
+            part = self.take(plain) or self.special(fed=fed)
+            if part is None:
+                raise _Refuse(_QUOTED if end == '"' else _UNKNOWN)
+            text += part
+        self.at += 1
+        return text
 
-    def _redirect(self) -> None:
-        operator = re.compile(r"<<<|<<-?|[<>]\(|>>|[<>]&|<>|>\||[<>]").match(self.text, self.at)
-        found = operator.group() if operator else ""
-        if found.endswith("("):
-            self._part(2)
-            self._open_parenthesis(found)
-            return
-        if found.startswith("<<") and found != "<<<":
-            self.unsure = True  # the lines of a here-document follow
-        if not self.word.isdigit():
-            self._end_word()
-        self.word, self.begun, self.redirected = "", False, found
-        self.at += len(found)
+    def inside(self, *, fed: bool) -> bool:
+        """Read the commands in parentheses that have been opened; return whether a value stands there."""
+        if self.documents:
+            raise _Refuse(_UNKNOWN)
+        return self.commands(inner=True, fed=fed)
+
+    def document(self) -> None:
+        """Read the word that ends a here-document, whose lines follow this one."""
+        delimiter = _DELIMITER.match(self.text, self.at)
+        if delimiter is None:
+            raise _Refuse(_UNKNOWN)
+        self.at = delimiter.end()
+        self.documents.append((delimiter["one"] or delimiter["two"] or delimiter["plain"], not delimiter["plain"]))
+
+    def skip_documents(self) -> None:
+        for end, is_quoted in self.documents:
+            last = re.compile(rf"^\t*{end}$", re.MULTILINE).search(self.text, self.at)
+            body = self.text[self.at : last.start() if last else len(self.text)]
+            if last is None or MARK in body or ("\\\n" in body and not is_quoted):
+                raise _Refuse("stands in a here-document" if MARK in body else _UNKNOWN)
+            self.at = last.end()
+        self.documents = []

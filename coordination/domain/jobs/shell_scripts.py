@@ -1,7 +1,7 @@
-"""Which words of one shell command would be read as a script: by a shell, another interpreter, or the shell itself.
+"""Finds values that a command would run as a script: the shell itself, another shell or another interpreter.
 
-A value that stands as a plain word does no harm as an argument of a program. As the text of ``sh -c``, of ``eval``, of
-``python -c`` or of ``ssh`` it would run, whatever starts that program: ``env``, ``timeout 5``, ``xargs``, a pipe.
+A value is harmless as an argument of most programs. As the text of ``sh -c``, of ``eval``, of ``python -c`` or of
+``ssh`` it would run, whatever starts that program: ``env``, ``timeout 5``, ``xargs``, a pipe.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ _INTERPRETER = re.compile(
 """Programs that take a script from their command line, a file or their input."""
 
 _CLIENT = re.compile(r"(psql|sqlite3|mysql|mariadb|gdb|vim?|nvim|ex|emacs|git|scala|erl|irb|octave|tmux|screen)[\d.]*")
-"""Programs that take one by an option, and otherwise words of another kind."""
+"""Programs that take a script by an option only."""
 
 _SCRIPT_IN_OPTION = re.compile(r"--?(e|c|E|r|p|pe|ne|eval|exec|execute|expression|command|print|run|source)|-\w*[ceE]")
 _COMMAND_IN_OPTION = re.compile(r"--?([\w-]+-)?(exec|execdir|ok|okdir|command|cmd|eval|shell|rsh|split-string)")
-# They run, or compute with, the text of their words: in bash even a number's place can hold a command.
+# Builtins that run the text of their words or compute with it: bash runs commands even where it expects a number.
 _EVALUATING = frozenset(
     {
         *("eval", "trap", "alias", "let", "[[", "declare", "typeset", "source", ".", "bind", "complete", "compgen"),
         *("mapfile", "readarray", "read", "getopts", "unset", "fc", "coproc", "script", "at", "batch"),
     }
 )
+# Programs that run the text of their words in another shell.
 _ELSEWHERE = frozenset(
     {"eval", "ssh", "slogin", "rsh", "sshpass", "autossh", "mosh", "su", "runuser", "watch", "parallel"}
 )
-# They start the command that their words name.
+# Programs that start the command that their words name.
 _STARTING = frozenset(
     {
         *("env", "timeout", "nice", "ionice", "setsid", "sudo", "doas", "stdbuf", "chroot", "unshare", "nsenter"),
@@ -45,7 +46,7 @@ _STARTING = frozenset(
         *("toybox", "caffeinate", "unbuffer", "entr", "bwrap", "firejail", "proot", "fakeroot", "xvfb-run", "numactl"),
     }
 )
-# They do so behind words of their own.
+# Programs that do so behind words of their own.
 _STARTING_LATER = frozenset(
     {
         *("find", "fd", "docker", "podman", "nerdctl", "kubectl", "lxc", "machinectl", "uv", "uvx", "poetry", "pipenv"),
@@ -54,7 +55,7 @@ _STARTING_LATER = frozenset(
 )
 _TAKES_A_WORD_FIRST = frozenset({"timeout", "flock", "taskset", "chrt", "chroot"})
 _FREE = frozenset(["time", "exec", "command", "builtin", "nohup"])
-# After these words a command still begins.
+# Words after which the name of a command still follows.
 LEADING = frozenset(["if", "then", "elif", "else", "while", "until", "do", "!", "{"]) | _FREE
 
 _TAKE_A_WORD = re.compile(
@@ -63,18 +64,18 @@ _TAKE_A_WORD = re.compile(
 
 
 def leads(word: str) -> bool:
-    """Whether a command still begins after this word."""
+    """Return whether the name of the command still follows *word*."""
     return word in LEADING or bool(ASSIGNMENT.match(word))
 
 
 def problem(words: Sequence[str], *, fed: bool) -> str | None:
-    """Why a value in *words* would run, as the rest of a sentence; None when it would not.
+    """Return why a value in *words* would run, as the rest of a sentence; None when it would not.
 
-    *words*: of one simple command, without the quotes around them; a value is a MARK in one of them. *fed*: what the
-    command reads on its standard input holds a value.
+    *words* are those of one simple command without their quotes, with MARK for each value. *fed*: the command's
+    standard input holds a value.
     """
-    begin = next((at for at, word in enumerate(words) if not leads(word)), len(words))
-    words = words[begin:]
+    first = next((at for at, word in enumerate(words) if not leads(word)), len(words))
+    words = words[first:]
     marked = any(MARK in word for word in words)
     if not words or not (marked or fed):
         return None
@@ -86,7 +87,7 @@ def problem(words: Sequence[str], *, fed: bool) -> str | None:
 
 
 def _evaluating(words: Sequence[str], names: Sequence[str], *, fed: bool) -> Iterator[str]:
-    """The programs that would run a value."""
+    """Yield the names of programs that would run a value."""
     starting = names[0] in _STARTING or names[0] in _STARTING_LATER
     if names[0] in _EVALUATING:
         yield names[0]
@@ -105,7 +106,7 @@ def _takes_scripts(name: str, word: str) -> bool:
 
 
 def _is_run(name: str, before: str, word: str) -> bool:
-    """Whether the value in *word* is given by an option that means a command, of whatever program."""
+    """Return whether the value in *word* belongs to an option that takes a command, of any program."""
     option, equals, _ = word.partition("=")
     if _COMMAND_IN_OPTION.fullmatch(before) or (equals and _COMMAND_IN_OPTION.fullmatch(option)):
         return True
@@ -113,7 +114,7 @@ def _is_run(name: str, before: str, word: str) -> bool:
 
 
 def _starts_a_value(name: str, words: Sequence[str]) -> bool:
-    """Whether a value is the command that another one starts."""
+    """Return whether a value is the command that another one starts."""
     skip = name in _TAKES_A_WORD_FIRST
     for before, word in pairwise(words):
         if ASSIGNMENT.match(word) or _TAKE_A_WORD.fullmatch(before):
@@ -129,10 +130,10 @@ def _starts_a_value(name: str, words: Sequence[str]) -> bool:
 
 
 def _runs(words: Sequence[str], *, fed: bool, sure: bool, shell: bool) -> bool:
-    """Whether a value is the script of an interpreter that gets *words*.
+    """Return whether a value is the script of an interpreter that gets *words*.
 
-    The first word that is no option is its script, or names the file of it; what follows are arguments. *sure*: it
-    is started by this command, where else its name may be just a word.
+    The first word that is not an option is the script or its file; arguments follow. *sure*: this command starts the
+    interpreter; otherwise its name may be a plain argument.
     """
     in_option, before = False, ""
     for at, word in enumerate(words):
@@ -151,5 +152,5 @@ def _runs(words: Sequence[str], *, fed: bool, sure: bool, shell: bool) -> bool:
 
 
 def _again(words: Sequence[str]) -> bool:
-    """Whether a value follows one more option with a script: perl and sed take several."""
+    """Return whether a value follows another option with a script: perl and sed take several."""
     return any(MARK in word and before in {"-e", "--expression"} for before, word in pairwise(words))

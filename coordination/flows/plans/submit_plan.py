@@ -15,9 +15,9 @@ from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
 from coordination.domain.issues import Issue
+from coordination.domain.jobs import AGENTS, Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
-from coordination.domain.jobs.work import AGENTS, Work
 from coordination.domain.money.sessions import SessionTarget
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import (
@@ -76,7 +76,7 @@ def submit_plan(
 
     *issues*: of a foreign tracker, which become the project's; a task whose metadata name one (``issue``) works it off.
     """
-    works: Mapping[str, Work] = graph.check(plan)
+    works: Mapping[str, Job] = graph.check(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
         raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")

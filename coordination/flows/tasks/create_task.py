@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.domain.fleet.supervisor_status import DEFAULT_LIFETIME
+from coordination.domain.jobs import Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import CheckoutKind, parse_gates, run_branch
-from coordination.domain.jobs.work import Work
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
 from coordination.domain.plans.plans import Defaults, Plan
@@ -72,7 +72,7 @@ def create_task(
     plan = Plan([task], defaults=Defaults(account=metadata.get(DEFAULT_ACCOUNT)))
     graph.check(plan, known=there)
     plan = expanded(replace(plan, supervision=supervision_of(who) if who else None))
-    works: Mapping[str, Work] = graph.check(plan, known=there)
+    works: Mapping[str, Job] = graph.check(plan, known=there)
     if taken := task_rows.keyed(tx, workspace_id, run_id, [one.key for one in plan.tasks]):
         raise key_taken(min(taken))
     satisfied = check_needs(plan.tasks, there, None, set())

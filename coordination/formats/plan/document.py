@@ -16,8 +16,8 @@ import yaml
 
 from coordination.base.errors import PlanError
 from coordination.base.json_values import MAX_DEPTH
+from coordination.base.value_types import Unquoted
 from coordination.base.wording import excerpt
-from coordination.domain.value_types import Unquoted
 from coordination.formats.plan.scalars import plain_value
 
 MAX_BYTES = 10_000_000
@@ -147,7 +147,7 @@ _MERGE = _Merge()
 
 
 @dataclass(slots=True)
-class _Open:
+class _OpenContainer:
     """A container that is being read: its value, the lines in it, the key that waits for its value, its size so far."""
 
     value: dict[str, Any] | list[Any]
@@ -165,7 +165,7 @@ class _Builder:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self.stack: list[_Open] = []
+        self.stack: list[_OpenContainer] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
         self.expanded = 0
         self.begun = False
@@ -215,7 +215,7 @@ class _Builder:
             )
         self.anchors.pop(event.anchor, None)
         mapping = type(event) is yaml.MappingStartEvent
-        self.stack.append(_Open({} if mapping else [], {} if mapping else [], event.anchor, line))
+        self.stack.append(_OpenContainer({} if mapping else [], {} if mapping else [], event.anchor, line))
 
     def _end(self, _event: Any) -> None:
         done = self.stack.pop()
@@ -260,7 +260,7 @@ class _Builder:
             into.append(value if value is not _MERGE else "<<")
             container.lines.append(line)
 
-    def _begin_pair(self, container: _Open, key: Any, line: int) -> None:
+    def _begin_pair(self, container: _OpenContainer, key: Any, line: int) -> None:
         refuse = self.document.error
         if isinstance(key, Unquoted):
             raise refuse(f"The key {key.text} may be read as {key.reading}", line, hint=f'Write "{key.text}"')
@@ -270,7 +270,7 @@ class _Builder:
             raise refuse(f"The key {excerpt(key)} is written twice, first in line {container.lines[key]}", line)
         container.key, container.key_line = key, line
 
-    def _merge(self, done: _Open) -> None:
+    def _merge(self, done: _OpenContainer) -> None:
         for value, line in done.merges:
             for source in value if isinstance(value, list) else [value]:
                 if not isinstance(source, dict):

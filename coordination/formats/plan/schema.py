@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from coordination.domain.fields import schema_of
+from coordination.base.fields import schema_of
 from coordination.formats.plan.table import PLAN
 
 

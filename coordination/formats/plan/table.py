@@ -7,16 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from coordination.domain.fields import Field, Table, ValueType, schema_of, write_fields
-from coordination.domain.jobs.artifacts import MOST_PATTERNS
-from coordination.domain.jobs.changed_files import CHANGES
-from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
-from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
-from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, Defaults, ProjectRef
-from coordination.domain.tasks.retry import Backoff
-from coordination.domain.tasks.task_limits import MOST_STARTS
-from coordination.domain.tasks.tasks import OnDependencyFailure
-from coordination.domain.value_types import (
+from coordination.base.fields import Field, Table, ValueType, schema_of, write_fields
+from coordination.base.value_types import (
     DURATION,
     FLAG,
     MAPPING,
@@ -32,6 +24,14 @@ from coordination.domain.value_types import (
     texts,
     whole,
 )
+from coordination.domain.jobs.artifacts import MOST_PATTERNS
+from coordination.domain.jobs.changed_files import CHANGES
+from coordination.domain.jobs.resource_limits import FEWEST_FILES, Limits
+from coordination.domain.plans.graph import MAX_ATTEMPTS, MAX_FACTOR, MAX_PRIORITY, MAX_SLOTS
+from coordination.domain.plans.plans import MAX_TASKS, MAX_TITLE, Concurrency, Defaults, ProjectRef
+from coordination.domain.tasks.retry import Backoff
+from coordination.domain.tasks.task_limits import MOST_STARTS
+from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.formats.plan.values import (
     BUDGET,
     CHECKOUT,

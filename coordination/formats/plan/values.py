@@ -12,7 +12,7 @@ from typing import Any
 
 from coordination.base.durations import write_duration
 from coordination.base.errors import Refused
-from coordination.domain.fields import (
+from coordination.base.fields import (
     Field,
     Table,
     ValueType,
@@ -22,6 +22,19 @@ from coordination.domain.fields import (
     plain,
     schema_of,
     write_fields,
+)
+from coordination.base.value_types import (
+    DURATION,
+    MAPPING,
+    MONEY,
+    TEXT,
+    choice,
+    number_or_text,
+    record,
+    text,
+    texts,
+    whole,
+    wrong,
 )
 from coordination.domain.jobs import JOBS, KINDS, Job, parse_job, preparation
 from coordination.domain.jobs.checkouts import (
@@ -38,19 +51,6 @@ from coordination.domain.money.estimates import MOST_TOKENS, parse_stated
 from coordination.domain.plans.plan_expansion import ANSWERER, MOST_VARIANTS, check_supervisor, supervision_of
 from coordination.domain.plans.plans import MAX_KEY, BudgetCap, Dependency
 from coordination.domain.tasks.tasks import DependencyKind
-from coordination.domain.value_types import (
-    DURATION,
-    MAPPING,
-    MONEY,
-    TEXT,
-    choice,
-    number_or_text,
-    record,
-    text,
-    texts,
-    whole,
-    wrong,
-)
 
 _SHORT = 60
 _SOME_TEXT = {"type": "string", "minLength": 1}

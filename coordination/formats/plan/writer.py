@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from coordination.domain.fields import write_fields
+from coordination.base.fields import write_fields
 from coordination.domain.plans.plans import Plan
 from coordination.formats.plan.scalars import plain_value
 from coordination.formats.plan.table import PLAN, VERSION

@@ -6,14 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from coordination.domain.access.attempt_tokens import (
-    AttemptClaims,
-    Scope,
-    TokenRefused,
-    check_scope,
-    derive_key,
-    verify,
-)
+from coordination.base.errors import TokenRefused
+from coordination.domain.access.attempt_tokens import AttemptClaims, Scope, check_scope, derive_key, verify
 from coordination.store.queries.fleet import broker_keys
 from coordination.store.queries.tasks import attempts
 

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from coordination.base.errors import NotFound, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
+from coordination.domain.jobs import Job
 from coordination.domain.jobs.accounts import DEFAULT_ACCOUNT
 from coordination.domain.jobs.checkouts import without_merge
-from coordination.domain.jobs.work import Work
 from coordination.domain.money.estimates import asks_a_model
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import SUPERVISION, VARIANT, VARIANTS, expanded, supervision_of
@@ -83,7 +83,7 @@ def grow(
     new = [task for task in planned if task.key not in again]
     about_run = runs.metadata_of(tx, finder.workspace_id, finder.run_id) if new else {}
     plan = Plan(new, defaults=_defaults(finder, about_run.get(DEFAULT_ACCOUNT)))
-    works: Mapping[str, Work] = graph.check(plan, known=there) if new else {}
+    works: Mapping[str, Job] = graph.check(plan, known=there) if new else {}
     check_needs(new, there, finder, first)
     if new and (parted := _in_parts(tx, finder, plan, about_run.get(SUPERVISION))) is not plan:
         plan, works = parted, graph.check(parted, known=there)
@@ -230,7 +230,7 @@ def waits(task: Planned, satisfied: set[tuple[str, str]]) -> bool:
     return any(_holds_back(need) and (key_of(need), task.key) not in satisfied for need in task.needs)
 
 
-def _restrictions(tx: Connection, finder: TaskRecord, works: Mapping[str, Work]) -> Mapping[str, Any]:
+def _restrictions(tx: Connection, finder: TaskRecord, works: Mapping[str, Job]) -> Mapping[str, Any]:
     """Return which models the project allows; nothing where no task asks any."""
     if not any(asks_a_model(work.to_json()) for work in works.values()):
         return {}

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.domain.fleet.supervisor_settings import SupervisorSettings
-from coordination.domain.jobs.work import Work
+from coordination.domain.jobs import Job
 from coordination.domain.plans import graph
 from coordination.domain.plans.plan_expansion import expanded, supervision_of
 from coordination.domain.plans.plans import Plan
 
 
-def in_parts(plan: Plan, works: Mapping[str, Work], settings: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Work]]:
+def in_parts(plan: Plan, works: Mapping[str, Job], settings: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Job]]:
     """*plan* with what its variants and its supervision (or the project's) make of its tasks."""
     wanted = settings.get("supervision")
     if plan.supervision is None and isinstance(wanted, Mapping):

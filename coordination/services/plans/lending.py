@@ -12,9 +12,9 @@ from coordination.base.errors import PlanError, Refused, inside
 from coordination.base.ids import new_id
 from coordination.base.wording import excerpt
 from coordination.domain.access.authority import DELEGATED_BY, DELEGATES, Rights, delegate, lend, rights_of
+from coordination.domain.jobs import PAID_KINDS
 from coordination.domain.jobs.checkouts import MERGE_KEY, merge_key, without_merge
 from coordination.domain.jobs.resource_limits import limits_of
-from coordination.domain.jobs.work import PAID_KINDS
 from coordination.domain.money.budgets import Budget, BudgetScope, ExceededAction
 from coordination.domain.plans.graph import MAX_PRIORITY
 from coordination.domain.plans.plan_expansion import VARIANT, WORK

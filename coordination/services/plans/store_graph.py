@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from coordination.base.errors import Refused
 from coordination.base.wording import excerpt
-from coordination.domain.jobs.work import Work
+from coordination.domain.jobs import Job
 from coordination.domain.plans.plans import Plan
 from coordination.services.plans import task_rows
 from coordination.services.plans.check_models import check_models
@@ -28,7 +28,7 @@ Edge = tuple[str, str]
 """The keys of a parent and its child."""
 
 
-def prepare_graph(plan: Plan, works: Mapping[str, Work], desk: AgentChooser, restrictions: Mapping[str, Any]) -> Graph:
+def prepare_graph(plan: Plan, works: Mapping[str, Job], desk: AgentChooser, restrictions: Mapping[str, Any]) -> Graph:
     """Return what is to be stored of a checked plan. Raise PlanError for an unknown agent or a forbidden model."""
     works, agents = task_rows.assignments(plan, works, desk)
     graph = Graph(plan, task_rows.jobs(works), agents)

@@ -12,12 +12,11 @@ from coordination.base.errors import PlanError, Refused
 from coordination.base.ids import new_id
 from coordination.base.wording import did_you_mean, excerpt
 from coordination.domain.agents.agents import Profile
+from coordination.domain.jobs import AGENTS, IN_WORKTREE, AgentCall, ChatCall, Job, kind_of
 from coordination.domain.jobs.accounts import fits
 from coordination.domain.jobs.changed_files import EXPECTS
-from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.checkouts import FOLDER, STORED, Checkout, Gate, gates_for, parse_checkout, parse_gates
 from coordination.domain.jobs.resource_limits import NO_LIMITS, limits_of
-from coordination.domain.jobs.work import AGENTS, IN_WORKTREE, AgentCall, Work, kind_of
 from coordination.domain.money import budgets as budgeting
 from coordination.domain.money.budgets import Budget
 from coordination.domain.money.caps import budget_of, caps_of
@@ -60,7 +59,7 @@ class AgentChooser(Protocol):
         ...
 
 
-def assignments(plan: Plan, works: Mapping[str, Work], desk: AgentChooser) -> tuple[Mapping[str, Work], dict[str, str]]:
+def assignments(plan: Plan, works: Mapping[str, Job], desk: AgentChooser) -> tuple[Mapping[str, Job], dict[str, str]]:
     """The works with agents put in for their names, and the default account; and whose each task is, by its key."""
     found, assigned = dict(works), {}
     for task in plan.tasks:
@@ -89,9 +88,9 @@ def assignments(plan: Plan, works: Mapping[str, Work], desk: AgentChooser) -> tu
     return found, assigned
 
 
-def _with_account(works: Mapping[str, Work], account: str) -> dict[str, Work]:
-    """*works* in which those that *account* fits, and that name none, have it. What shares a Work still does."""
-    made: dict[int, Work] = {}
+def _with_account(works: Mapping[str, Job], account: str) -> dict[str, Job]:
+    """*works* in which those that *account* fits, and that name none, have it. What shares a Job still does."""
+    made: dict[int, Job] = {}
     for work in works.values():
         if id(work) in made:
             continue
@@ -123,8 +122,8 @@ class Graph:
         return {key: job.body for key, job in self.jobs.items()}
 
 
-def jobs(works: Mapping[str, Work]) -> dict[str, JobRow]:
-    """The jobs by key; tasks that share a Work share the object that is written as JSON."""
+def jobs(works: Mapping[str, Job]) -> dict[str, JobRow]:
+    """The jobs by key; tasks that share a Job share the object that is written as JSON."""
     made: dict[int, JobRow] = {}
     for work in works.values():
         if id(work) not in made:

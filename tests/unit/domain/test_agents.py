@@ -10,8 +10,7 @@ import pytest
 
 from coordination.base.errors import Refused
 from coordination.domain.agents.agents import AgentChoice, Profile, checked, choice_of, profile_of
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall, ChatCall
 from tests.support.refusals import refuses
 
 WHOLE = Profile(

@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from coordination.base.errors import Refused
+from coordination.base.errors import Refused, TokenRefused
 from coordination.base.ids import new_id
 from coordination.domain.access import attempt_tokens
 from coordination.domain.access.attempt_tokens import (
     LONGEST,
     AttemptClaims,
     Scope,
-    TokenRefused,
     check_scope,
     derive_key,
     issue,

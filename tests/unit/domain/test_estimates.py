@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.money.estimates import (
     ENOUGH,

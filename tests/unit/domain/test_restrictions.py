@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.work import AgentCall, ChatCall, PythonCall, Shell
+from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
 from coordination.domain.projects.model_policy import ModelPolicy, named, parse_restrictions, refusal
 from tests.support.refusals import refuses
 

@@ -1,6 +1,7 @@
 """Places of values in a shell command: judged as real shells read them."""
 
 import subprocess
+import time
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -53,6 +54,15 @@ SAFE = [
     "make @",
     "psql @",
     "ls /usr/bin/sh @",
+    "cat > @ <<E\ndon't\nE",
+    "cat <<'E' >f\n$(x\nE\necho @",
+    "cat <<-E\n\tE\necho @",
+    'tool "${X:-$Y}" @',
+    'tool "${X:-"$(date) }"}" @',
+    "echo `date` @",
+    "echo $((3 * (2 + 1))) @",
+    "tool @ >log 2>&1",
+    'echo "$" @',
 ]
 UNSAFE = {
     "@": "own name",
@@ -66,16 +76,25 @@ UNSAFE = {
     'echo "$(echo "@")"': "quotes",
     "(a)# don't\n echo '@'": "quotes",
     "a \\\n# don't\n echo '@'": "quotes",
-    "echo \\@": "backslash",
-    "echo $@": "dollar",
-    "`echo @`": "backticks",
+    "echo \\@": "cannot be checked",
+    "echo $@": "cannot be checked",
+    "`echo @`": "cannot be checked",
     "echo a # @": "comment",
-    "cat <<E\n@\nE": "cannot be told",
-    "echo ${x:-@}": "${",
-    "echo $((@+1))": "$((",
-    "((i=@))": "cannot be told",
-    "echo $'a\\'' '@'": "cannot be told",
-    "$(case x in a) echo @;; esac)": "cannot be told",
+    "cat <<E\n@\nE": "here-document",
+    "cat <<'E'\n@\nE": "here-document",
+    "cat <<-E\n\tx\n\t@\n\tE\necho @": "here-document",
+    "cat <<E @\nx\\\nE\n@\nE": "cannot be checked",
+    "cat <<E @": "cannot be checked",
+    "cat <<E$x @\nE": "cannot be checked",
+    "cat <<E $(echo\n) @\nE": "cannot be checked",
+    "{ echo @; cat <<E\ndon't\nE\n} | sh": "by sh",
+    "echo ${x:-@}": "cannot be checked",
+    "echo $((@+1))": "cannot be checked",
+    "echo @ $'\\'' | sh #'": "cannot be checked",
+    "echo x >&1@": "behind >&",
+    "((i=@))": "cannot be checked",
+    "echo $'a\\'' '@'": "cannot be checked",
+    "$(case x in a) echo @;; esac)": "cannot be checked",
     "eval echo @": "by eval",
     "/bin/sh -ec @": "by sh",
     "[[ @ -eq 1 ]]": "by [[",
@@ -88,6 +107,8 @@ UNSAFE = {
     "'sh' -c @": "by sh",
     '"/bin/sh" -c @': "by sh",
     "s\\h -c @": "by sh",
+    "''s''h -c @": "by sh",
+    "s\\\nh -c @": "by sh",
     "sh -c x@": "by sh",
     "sh -c 'echo '@": "by sh",
     "sh @": "by sh",
@@ -138,6 +159,8 @@ UNSAFE = {
     "echo @ | ssh host": "by ssh",
     "sh <<< @": "by sh",
     "sh < @": "by sh",
+    "echo @ | { true; sh; }": "by sh",
+    "echo @ | (true; sh)": "by sh",
     'sh -c "$(echo @)"': "by sh",
     'eval "$(echo @)"': "by eval",
     "source <(echo @)": "by source",
@@ -162,6 +185,14 @@ PIECES = st.sampled_from(
         "case x in a) ",
         ";; esac",
         "A=",
+        "\nE\n",
+        " <<'E'",
+        " | sh",
+        "{ ",
+        "; }",
+        "${x:-",
+        "2>&1",
+        "<(",
     ]
 )
 ATTACKS = (
@@ -208,6 +239,15 @@ def test_no_value_in_an_accepted_place_ever_runs(tmp_path_factory, pieces, attac
     )
 
     assert not (folder / "pwned").exists()
+
+
+def test_a_long_command_is_read_in_a_time_that_grows_with_its_length():
+    started = time.process_time()
+
+    assert refusal(f"echo {'a ' * 200_000}{MARK}") is None
+    for opening in ("$(", '"${x:-', "`", "<<E ", "$((", "'"):
+        assert refusal(f"echo {opening * 199_999}{MARK}") is not None
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize("command", ["echo a#b @", "echo ''#b @", "echo # a comment\necho @"])

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.chat import ChatCall
-from coordination.domain.jobs.work import AgentCall, PythonCall, Shell, parse_work, target_of
+from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell, parse_job, target_of
 from tests.support.refusals import refuses
 
 
@@ -53,17 +52,17 @@ from tests.support.refusals import refuses
     ],
 )
 def test_a_job_comes_back_from_its_stored_form(work) -> None:
-    assert parse_work(json.loads(json.dumps(work.to_json()))) == work
-    assert parse_work(work) == work
+    assert parse_job(json.loads(json.dumps(work.to_json()))) == work
+    assert parse_job(work) == work
 
 
 @pytest.mark.parametrize("env", [{"MAX_TOKENS": "32000000"}, {"TOKEN": "{{ needs.a.output }}"}, {"API_KEY": ""}])
 def test_what_is_no_secret_may_stand_in_the_environment_of_an_agent(env: dict[str, str]) -> None:
-    assert parse_work({"agent": "claude", "prompt": "x", "env": env}).env == env
+    assert parse_job({"agent": "claude", "prompt": "x", "env": env}).env == env
 
 
 def test_an_importable_function_is_a_job() -> None:
-    assert parse_work(json.dumps) == PythonCall("json:dumps")
+    assert parse_job(json.dumps) == PythonCall("json:dumps")
     assert target_of(json.JSONEncoder.encode) == "json.encoder:JSONEncoder.encode"
 
 
@@ -155,4 +154,4 @@ def test_an_importable_function_is_a_job() -> None:
 )
 def test_what_is_no_job_is_refused_with_what_is_wrong(value, field: str | None) -> None:
     with refuses(Refused, field=field):
-        parse_work(value)
+        parse_job(value)

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from coordination.base.durations import LONGEST
 from coordination.base.errors import PlanError
 from coordination.base.sizes import LARGEST
+from coordination.domain.jobs import AgentCall, ChatCall, PythonCall, Shell
 from coordination.domain.jobs.artifacts import outputs_problem
-from coordination.domain.jobs.chat import ChatCall
 from coordination.domain.jobs.checkouts import FOLDER, Checkout, CheckoutKind, Gate, HalfMerged
 from coordination.domain.jobs.resource_limits import Limits
-from coordination.domain.jobs.work import AgentCall, PythonCall, Shell
 from coordination.domain.money.estimates import parse_stated
 from coordination.domain.plans import graph
 from coordination.domain.plans.plans import (

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from coordination.domain.jobs import templates
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.speed import patience
@@ -99,6 +100,19 @@ def test_a_command_that_is_too_long_is_refused_in_words(bench: Bench) -> None:
 
     assert (result.outcome, result.retryable) == (Outcome.FAILED, False)
     assert "pass data in a file" in (result.error or "")
+
+
+@pytest.mark.parametrize(("size", "outcome"), [(100_000, Outcome.COMPLETED), (200_000, Outcome.FAILED)])
+def test_a_value_of_another_task_arrives_whole_or_is_refused_in_words(
+    bench: Bench, size: int, outcome: Outcome
+) -> None:
+    needs = {"big": {"state": "completed", "output": "$(exit 1)\n" + "x" * size}}
+    work = templates.render({"shell": "printf %s {{ needs.big.output }} | wc -c"}, needs=needs, context={})
+
+    result = bench.run(work)
+
+    assert result.outcome is outcome
+    assert str(size + 10) in result.output if outcome is Outcome.COMPLETED else "in a file" in (result.error or "")
 
 
 def test_the_program_behind_the_shell_has_the_grace_too(bench: Bench, tmp_path: Path) -> None:

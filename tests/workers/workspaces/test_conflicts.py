@@ -8,9 +8,8 @@ from dataclasses import replace
 import pytest
 
 from coordination.base.json_values import json_problem
-from coordination.domain.jobs import templates
+from coordination.domain.jobs import parse_job, templates
 from coordination.domain.jobs.checkouts import parse_gates, parse_workspace, task_branch
-from coordination.domain.jobs.work import parse_work
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.repositories import Checkout, Site, agent, merged_meanwhile
 from workers.attempt.running import Proceed, RunningAttempt
@@ -132,7 +131,7 @@ class TestConflicts:
         made = checkout.git("rev-parse", task_branch(site.run_id, "ours"))
         for piece in ("bring them together", "- readme.txt (content)", f"commit {made[:12]}", "Say ours {{ now }}"):
             assert piece in prompt
-        assert parse_work(task["run"]).to_json()["env"] == {"A": "b"}
+        assert parse_job(task["run"]).to_json()["env"] == {"A": "b"}
         templates.check_work(task["run"], needs=())
         said = templates.render(task["run"], needs={}, context={})
         assert "Say ours {{ now }} {% raw %}" in said["prompt"]

@@ -12,7 +12,7 @@ from coordination.base.clock import monotonic
 from coordination.base.errors import DatabaseUnavailable
 from coordination.domain.agents import prompts
 from coordination.domain.agents.prompts import PromptContext
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.plans import review_loop
 from coordination.domain.tasks.attempts import AttemptEnd, Claim
 from coordination.domain.tasks.questions import ANSWERS
@@ -20,7 +20,7 @@ from coordination.store.engine import Store
 from coordination.store.queries.projects import projects
 from coordination.store.reports.agents import prompt_context
 from workers.attempt.running import Proceed, RunningAttempt
-from workers.runners.agent import ADAPTERS
+from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.conversation import taken_up
 
 log = structlog.get_logger()

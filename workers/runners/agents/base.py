@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from coordination.base.errors import Refused
 from coordination.base.money import usd
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_errors import ProviderLimit
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import Usage
 from coordination.domain.tasks.events import EventType
 from workers.runners.agents.failures import LONGEST_SENTENCE, AgentFailure, failure_of_words, with_limit

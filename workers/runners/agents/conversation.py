@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordination.base.host import host
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.tasks.attempts import CONVERSATION, AttemptEnd, Claim, Outcome, Usage
 from workers.runners.agents.base import Adapter
 

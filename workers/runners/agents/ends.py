@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordination.base.host import host
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import Outcome
 from workers.runners import program
 from workers.runners.agents.base import Adapter, Transcript

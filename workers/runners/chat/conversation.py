@@ -34,7 +34,7 @@ from pydantic_ai.output import OutputObjectDefinition
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.failures import AgentFailure, failure_of_words

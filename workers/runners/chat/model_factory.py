@@ -12,7 +12,7 @@ from pydantic_ai.models import Model, infer_model
 from pydantic_ai.providers import Provider, infer_provider_class
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from workers.runners.chat.providers import COMPATIBLE, Access
 
 # What the parameter for the address is called, where it is not base_url.

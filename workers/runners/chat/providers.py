@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from coordination.base.errors import Refused
 from coordination.base.host import host
 from coordination.base.wording import did_you_mean
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from workers.runners.provider_environment import ProviderVariables
 
 COMPATIBLE = ("openai", "openai-chat", "openai-responses")

@@ -10,7 +10,7 @@ from typing import Any
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.extras import install_command
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType
@@ -22,7 +22,7 @@ from workers.runners.chat.loop import ChatLoop, Make, wait_for
 from workers.runners.chat.providers import access, needs_of
 from workers.runners.chat.servers import ToolServers
 from workers.runners.login_help import LogIn
-from workers.runners.output import Capture, clean_json
+from workers.runners.output import clean_json, shorten
 from workers.runners.process import Launcher
 from workers.runners.process_watch import Interruption
 from workers.runners.provider_environment import ProviderEnvironment, ProviderVariables
@@ -75,7 +75,7 @@ class ChatRunner:
             spent, warnings = spending.end()
         log = "\n".join(filter(None, [servers.log(), *(f"[chat] {one}" for one in told.remarks)]))
         if told.result is not None:
-            told.result = _bounded(secrets.hide(told.result), control.output_limit)
+            told.result = shorten(secrets.hide(told.result), control.output_limit)
         result = _result(
             interruption,
             told,
@@ -176,12 +176,6 @@ def _failed(result: AttemptEnd, failure: AgentFailure, call: ChatCall, given: Pr
     if failure.of is ProviderErrorClass.LOG_IN:
         fields["error"] = f"{LogIn(keys).advice(call.chat, given, call.secrets)} (it said: {failure.sentence})"
     return replace(result, **fields)
-
-
-def _bounded(text: str, limit: int) -> str:
-    kept = Capture(limit)
-    kept.feed(text.encode("utf-8", errors="replace"))
-    return kept.text()
 
 
 def make_runner(shared: Shared) -> ChatRunner:

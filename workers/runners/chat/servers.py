@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from coordination.base.errors import Refused
-from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs import OURS
 from coordination.domain.tasks.attempts import Claim
 from workers.runners import environment
 from workers.runners.base import Control

@@ -20,7 +20,7 @@ from workers.runners.agents.failures import AgentFailure
 from workers.runners.chat import http
 from workers.runners.chat.errors import ChatGaveUp, cause_of
 from workers.runners.chat.servers import ToolServer, how_it_ended
-from workers.runners.output import Capture, clean_text, one_line
+from workers.runners.output import clean_text, one_line, shorten
 
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes of one message of a server; a longer one ends it."""
@@ -74,7 +74,7 @@ class Toolbox:
             return f"The tool failed: {error.message}", True
         except (ValueError, RuntimeError) as error:  # what it gave back is no result of its version of the protocol
             return f"The tool gave back nothing usable: {one_line(str(error), 300)}", True
-        return _bounded(_texts(result), self._limit), bool(result.is_error)
+        return shorten(_texts(result), self._limit), bool(result.is_error)
 
     async def _progress(self, progress: float, total: float | None, message: str | None) -> None:  # noqa: ARG002
         self._moved()
@@ -244,11 +244,3 @@ def _texts(result: CallToolResult) -> str:
 
         parts.append(json.dumps(result.structured_content, ensure_ascii=False))
     return clean_text("\n".join(parts))
-
-
-def _bounded(text: str, limit: int) -> str:
-    if len(text) <= limit // 4:
-        return text
-    kept = Capture(limit)
-    kept.feed(text.encode("utf-8", errors="replace"))
-    return kept.text()

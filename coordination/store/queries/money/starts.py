@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
-from coordination.domain.jobs.work import PAID_KINDS
+from coordination.domain.jobs import PAID_KINDS
 from coordination.domain.money.budgets import BudgetScope
 from coordination.store.tables.tasks.attempts import attempts
 from coordination.store.tables.tasks.runs import runs

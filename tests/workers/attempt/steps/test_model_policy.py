@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.domain.jobs.work import ChatCall, Shell
+from coordination.domain.jobs import ChatCall, Shell
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.store.engine import Store, open_store
 from tests.support.world import World, watched

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.tasks.attempts import Outcome, Usage
 from coordination.domain.tasks.events import EventType
 from tests.support.sources import ROOT
-from workers.runners.agent import ADAPTERS
+from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import LONGEST_TEXT, MOST_EVENTS, Transcript, json_line, tokens
 
 CALL, RETURNED, SAID = EventType.TOOL_CALL, EventType.TOOL_RESULT, EventType.PROGRESS

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from coordination.base.host import host
-from coordination.domain.jobs.work import AgentCall
+from coordination.domain.jobs import AgentCall
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.jobs import Bench
 from tests.support.stand_in import DONE, SAID, SESSION, StandIn, claude
-from workers.runners.agent import ADAPTERS
+from workers.runners.agents.adapters import ADAPTERS
 
 THREAD = {"type": "thread.started", "thread_id": "t-1"}
 

@@ -16,13 +16,13 @@ import pytest
 
 from coordination.adapters.account_store import Accounts
 from coordination.base.host import host
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from coordination.domain.jobs.work import AgentCall
 from coordination.domain.tasks.attempts import AttemptEnd, Outcome
 from tests.support.jobs import Bench
 from tests.support.sources import ROOT
 from tests.support.stand_in import StandIn
-from workers.runners.agent import ADAPTERS
+from workers.runners.agents.adapters import ADAPTERS
 from workers.runners.agents.base import Transcript
 from workers.runners.agents.ends import AgentEnd, end_of
 from workers.runners.agents.failures import failure_of_words

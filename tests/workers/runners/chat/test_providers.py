@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coordination.domain.jobs.chat import ChatCall
+from coordination.domain.jobs import ChatCall
 from coordination.domain.tasks.attempts import Outcome
 from tests.support.chats import RETURNED, SAID, SERVER, Provider
 from tests.support.jobs import Bench

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
-from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import StartCommand, Transcript, at, tokens, total
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens, total
 from workers.runners.login_help import LogIn
 
 _DEFAULT = "opencode-default"
@@ -23,7 +23,7 @@ _KEYS = (
 )
 
 
-class OpenCode:
+class OpenCode(Adapter):
     """Starts and reads OpenCode."""
 
     name = "opencode"

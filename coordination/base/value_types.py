@@ -12,10 +12,7 @@ from typing import Any, cast
 
 from coordination.base import durations, sizes
 from coordination.base.errors import Refused
-from coordination.base.json_values import json_problem
-from coordination.base.money import usd
-from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.fields import (
+from coordination.base.fields import (
     Schema,
     Table,
     ValueType,
@@ -26,6 +23,9 @@ from coordination.domain.fields import (
     schema_of,
     write_fields,
 )
+from coordination.base.json_values import json_problem
+from coordination.base.money import usd
+from coordination.base.wording import did_you_mean, excerpt
 
 MOMENT_PATTERN = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?([Zz]|[+-][0-9]{2}:[0-9]{2})$"

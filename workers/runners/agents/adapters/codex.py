@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import StartCommand, Transcript, at, tokens
+from coordination.domain.jobs import AgentCall
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens
 from workers.runners.login_help import LogIn
 
 _DEFAULT = "codex-default"
@@ -18,7 +18,7 @@ _TOOLS = frozenset({"command_execution", "file_change", "mcp_tool_call", "web_se
 _NOT_INPUT = frozenset({"id", "type", "status", "aggregated_output", "exit_code", "result", "error"})
 
 
-class Codex:
+class Codex(Adapter):
     """Starts and reads Codex."""
 
     name = "codex"

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import StartCommand, Transcript, at, tokens, total
+from coordination.domain.jobs import AgentCall
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens, total
 from workers.runners.login_help import LogIn
 
 _NOT_ALLOWED = ("policy_violation", "tool_not_registered", "execution_denied")
 
 
-class Gemini:
+class Gemini(Adapter):
     """Starts and reads Gemini CLI."""
 
     name = "gemini"

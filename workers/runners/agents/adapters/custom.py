@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.jobs.work import COUNTS, CUSTOM, AgentCall
-from workers.runners.agents.base import StartCommand, Transcript, at, tokens
+from coordination.domain.jobs import COUNTS, CUSTOM, AgentCall
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, tokens
 from workers.runners.login_help import LogIn
 
 _PROMPT = "{prompt}"
 _PLACE = re.compile(r"\{(?:prompt|model|session)\}")
 
 
-class Custom:
+class Custom(Adapter):
     """Starts what the job says, and reads what it says it prints."""
 
     name = CUSTOM

@@ -12,18 +12,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coordination.domain.jobs.chat import OURS
+from coordination.domain.jobs import OURS, AgentCall
 from coordination.domain.jobs.provider_error_table import ProviderErrorClass
 from coordination.domain.jobs.provider_errors import ProviderLimit, window_of
 from coordination.domain.jobs.reset_times import of_epoch
-from coordination.domain.jobs.work import AgentCall
-from workers.runners.agents.base import StartCommand, Transcript, at, texts, tokens, total
+from workers.runners.agents.base import Adapter, StartCommand, Transcript, at, texts, tokens, total
 from workers.runners.login_help import LogIn
 
 _SYNTHETIC = "<synthetic>"  # the model of messages that the program itself made
 
 
-class Claude:
+class Claude(Adapter):
     """Starts and reads Claude Code."""
 
     name = "claude"
