@@ -14,10 +14,10 @@ from benchmarks.bench import STORES, Bench, no_op
 from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import Plan, connect
+from coordination.api.connection import Coordination
 from coordination.base.clock import utc_now
 from coordination.base.host import boot_id, host
 from coordination.base.ids import new_id
-from coordination.client import Coordination
 from coordination.domain.plans.plans import ProjectRef
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.flows.attempts.dispatch import DispatchTerms, next_work

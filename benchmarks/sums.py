@@ -15,7 +15,7 @@ from benchmarks.bench import STORES, Bench
 from benchmarks.measure import series
 from benchmarks.report import Line
 from coordination import connect
-from coordination.client import Coordination
+from coordination.api.connection import Coordination
 from coordination.settings import load_settings
 
 _TIMES = 10

@@ -208,7 +208,7 @@ def _error_classes(base: type[CoordinationError]) -> Iterator[type[CoordinationE
 def _api() -> str:
     parts = [_WRITTEN, "# Python API", "", "Everything here is imported from `coordination`.", ""]
     for name in coordination.__all__:
-        home = coordination._HOMES[name]  # noqa: SLF001
+        home = getattr(coordination, name).__module__
         source = Path(import_module(home).__file__ or "").read_text(encoding="utf-8")
         parts += _definition(name, source)
     parts += [
@@ -228,25 +228,10 @@ def _definition(name: str, source: str) -> list[str]:
     lines = source.splitlines()
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
-            return _class(node, lines) + _inherited(node, tree)
+            return _class(node, lines)
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return [f"## {name}", "", *_function(node), *_doc(node)]
     raise LookupError(f"{name} is not defined in the module that coordination imports it from")
-
-
-def _inherited(node: ast.ClassDef, tree: ast.Module) -> list[str]:
-    """What a class has from bases that its module imports from ours."""
-    bases = {base.id for base in node.bases if isinstance(base, ast.Name) and base.id != "Job"}
-    parts = []
-    for item in tree.body:
-        if isinstance(item, ast.ImportFrom) and (item.module or "").startswith("coordination."):
-            for name in sorted(bases & {alias.name for alias in item.names}):
-                source = Path(import_module(item.module or "").__file__ or "").read_text(encoding="utf-8")
-                base = next(one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name)
-                for method in base.body:
-                    if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                        parts += [f"### {node.name}.{method.name}", "", *_function(method), *_doc(method)]
-    return parts
 
 
 def _class(node: ast.ClassDef, lines: list[str]) -> list[str]:

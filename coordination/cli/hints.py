@@ -1,8 +1,8 @@
-"""Commands in what the program prints, written so that they can be pasted into the terminal where they are read.
+"""Rewrites commands in printed text so that they can be pasted into the terminal where they are read.
 
-A hint says ``coord resume RUN``. That does nothing useful where ``coord`` is not on the PATH, or where this command was
-given a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So every command that is
-printed gets what the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
+A hint says ``coord resume RUN``. That fails where ``coord`` is not on the PATH, or where this command was started with
+a home that the terminal does not have (``COORD_HOME=… coord run``, ``make demo``). So every printed command gets what
+the terminal lacks: the home, the workspace, the folder of the project, and the path of the program.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-# Inside a job the worker has set up what these need, and a client of MCP is not a shell.
+# Inside a job the worker has prepared the environment of these, and an MCP client is not a shell.
 _NOT_FOR_A_SHELL = frozenset({"task", "mcp"})
 # Commands that look for a run or a task in the project of the current folder, if neither an id nor a project is given.
 _BY_FOLDER = frozenset({"budgets", "explain", "questions", "ready", "resume", "runs", "tasks"})
@@ -23,7 +23,7 @@ _FOR_HELP = re.compile(r"\nTry 'coord (.+)' for help\.")
 
 
 class Exact(str):
-    """Text that somebody asked for: a result, a log, JSON. It is printed without a change to the commands in it."""
+    """Text that is printed unchanged, commands in it included: a result, a log, JSON."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class Exact(str):
 
 
 class _Shell:
-    """What the terminal lacks; with nothing known, commands stay as they are."""
+    """What commands need in this terminal; without a pattern, they stay as they are."""
 
     def __init__(self) -> None:
         self.commands: re.Pattern[str] | None = None
@@ -43,20 +43,20 @@ _shell = _Shell()
 
 
 def begin(commands: Iterable[str]) -> None:
-    """Write commands for the terminal from now on. *commands*: the first words after ``coord``."""
+    """Rewrite commands from now on. *commands*: the first words after ``coord``."""
     words = "|".join(sorted(map(re.escape, set(commands) - _NOT_FOR_A_SHELL)))
     _shell.commands = re.compile(rf"(?<![\w./:$@=-])(?<!Usage: )coord (?=({words})\b(?!-))")
 
 
 def about(folder: str, identity: str) -> None:
-    """Say which project it is that what is printed from now on is about."""
+    """Set the project to which later output refers."""
     _shell.project = folder, identity
 
 
 def pasted(text: str, escape: Callable[[str], str] = str) -> str:
-    """Return *text* with every command of ours written as the terminal needs it. ``Exact`` and help stay as they are.
+    """Return *text* with every ``coord`` command rewritten for the terminal; ``Exact`` and help stay unchanged.
 
-    *escape*: what to do with each command that is put in, for a text with markup.
+    *escape*: applied to each inserted command, for a text with markup.
     """
     if _shell.commands is None or "coord " not in text or isinstance(text, Exact):
         return text
@@ -65,12 +65,12 @@ def pasted(text: str, escape: Callable[[str], str] = str) -> str:
     return _shell.commands.sub(lambda found: escape(_for_the_terminal(found)), text)
 
 
-def _for_the_terminal(found: re.Match[str]) -> str:
+def _for_the_terminal(match: re.Match[str]) -> str:
     try:
         start = f"{_start()} "
     except OSError:  # the current folder has gone
-        return found[0]
-    if _shell.project is None or found[1] not in _BY_FOLDER or _WITH_PLACE.match(found.string, found.end()):
+        return match[0]
+    if _shell.project is None or match[1] not in _BY_FOLDER or _WITH_PLACE.match(match.string, match.end()):
         return start
     folder, identity = _shell.project
     return start if _is_here(identity) else f"cd {shlex.quote(folder)} && {start}"
@@ -89,7 +89,7 @@ def _is_here(identity: str) -> bool:
 
 @cache
 def _start() -> str:
-    """How the terminal starts this program on this home and workspace."""
+    """Return the words that start this program in the terminal, on this home and workspace."""
     return " ".join([*_assignments(), _program()])
 
 
@@ -100,7 +100,7 @@ def _assignments() -> list[str]:
     try:
         ours = load_settings()
     except SettingsError:
-        return []  # that is what the hint is about
+        return []  # the hint is about that error
     try:
         theirs = load_settings(_environment_of_the_terminal())
     except SettingsError:
@@ -114,13 +114,13 @@ def _assignments() -> list[str]:
 
 
 def _environment_of_the_terminal() -> dict[str, str]:
-    """What the first process of this terminal was started with. What its shell exported later is not known."""
+    """Return the environment of this terminal's first process; what its shell exported later is not known."""
     import os
 
     try:
         entries = Path(f"/proc/{os.getsid(0)}/environ").read_bytes().split(b"\0")
     except OSError:
-        return {}  # it has gone, or is another user's
+        return {}  # the process has ended, or is another user's
     return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)
 
 

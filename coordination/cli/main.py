@@ -1,4 +1,4 @@
-"""``coord``: the commands put together, and the one place where a refusal becomes a sentence and an exit code."""
+"""``coord``: registers all commands, and turns every error into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -13,42 +13,25 @@ import typer
 from coordination.base import gc_tuning
 from coordination.base.errors import INTERNAL, INTERRUPTED, OUTPUT_CLOSED, Ambiguous, CoordinationError
 from coordination.base.host import speak_utf8
-from coordination.cli import (
-    accounts,
-    agents,
-    artifacts,
-    beads,
-    budgets,
-    costs,
-    doctor,
-    hints,
-    logs,
-    mcp,
-    prices,
-    projects,
-    questions,
-    retention,
-    runs,
-    schema,
-    sessions,
-    simulate,
-    single_tasks,
-    stack,
-    status,
-    stopping,
-    task,
-    tasks,
-    work,
-    workspaces,
-)
+from coordination.cli import hints
+from coordination.cli.agents import accounts, agents
+from coordination.cli.fleet import doctor, retention, status
+from coordination.cli.forecast import simulate
+from coordination.cli.issues import beads
+from coordination.cli.jobs import mcp, task
+from coordination.cli.money import budgets, costs, prices
 from coordination.cli.options import shared
+from coordination.cli.plans import check, run
+from coordination.cli.projects import projects, sessions, stopping, workspaces
+from coordination.cli.stack import stack
 from coordination.cli.suggestions import Commands, OutputClosedError, chosen
+from coordination.cli.tasks import artifacts, create, logs, questions, runs, tasks
 from coordination.cli.terminal import cleaned, leave_unread
 
 app = typer.Typer(
     name="coord",
     cls=Commands,
-    help="Teams of AI agents as a production job system.",
+    help="A job system for coding agents and other long-running work on your repositories.",
     no_args_is_help=True,
     # Rich help costs as much to import as everything else that --help needs.
     rich_markup_mode=None,
@@ -57,8 +40,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"coord {version('coordination')}")
@@ -66,7 +49,7 @@ def _show_version(asked: bool) -> None:
 
 
 def _enter(folder: Path | None) -> None:
-    """Work as if the program had been started in *folder*; what the environment names stays where it was."""
+    """Change into *folder*; a relative COORD_HOME keeps its meaning."""
     from coordination.base.errors import Refused
 
     if folder is None:
@@ -81,9 +64,7 @@ def _enter(folder: Path | None) -> None:
 
 @app.callback()
 def _global(
-    folder: Annotated[
-        Path | None, typer.Option("-C", metavar="DIR", help="Work as if started in this folder (its project is meant).")
-    ] = None,
+    folder: Annotated[Path | None, typer.Option("-C", metavar="DIR", help="Run as if started in this folder.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
@@ -92,28 +73,28 @@ def _global(
     """Options of every command."""
     shared.debug = debug
     _enter(folder)
-    _warn_of_strangers()
+    _warn_of_unknown_variables()
 
 
-def _warn_of_strangers() -> None:
-    """A mistyped variable would otherwise be a setting that silently does nothing."""
+def _warn_of_unknown_variables() -> None:
+    """Warn of COORD_ variables that are no setting: a mistyped one would silently do nothing."""
     from coordination.settings import unknown_variables
 
     for name, meant in unknown_variables().items():
-        hint = f"; did you mean {meant}?" if meant else "; it is not used"
-        print(f"coord: there is no setting {name}{hint}", file=sys.stderr)
+        hint = f"; did you mean {meant}?" if meant else "; it is ignored"
+        print(f"coord: {name} is not a setting{hint}", file=sys.stderr)
 
 
 _ALL = (
     *(
-        work,
+        run,
         simulate,
         stack,
         stopping,
         status,
         runs,
         tasks,
-        single_tasks,
+        create,
         task,
         logs,
         artifacts,
@@ -127,7 +108,7 @@ _ALL = (
         workspaces,
         budgets,
     ),
-    *(beads, schema, retention, doctor, mcp),
+    *(beads, check, retention, doctor, mcp),
 )
 for commands in _ALL:
     commands.add_to(app)
@@ -137,7 +118,7 @@ for group in app.registered_groups:
 
 
 def _words_after_coord() -> Iterator[str]:
-    """The names of all commands and groups."""
+    """Yield the names of all commands and groups."""
     for command in app.registered_commands:
         if command.name:
             yield command.name
@@ -152,7 +133,7 @@ _FIRST_WORDS = tuple(_words_after_coord())
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. *argv*: the arguments after the program's name.
 
-    Without *argv* the arguments and the whole process are the program's own.
+    Without *argv* the arguments are those of the process, which then runs nothing else.
     """
     if argv is None:
         speak_utf8()
@@ -161,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with cleaned():
             code = _run(argv)
-            sys.stdout.flush()  # what is in the buffers, before it is too late to say that nobody reads it
+            sys.stdout.flush()  # while a closed pipe can still be noticed
             sys.stderr.flush()
     except (OutputClosedError, BrokenPipeError):
         leave_unread()
@@ -208,8 +189,7 @@ def _refused(error: CoordinationError, typed: Sequence[str]) -> int:
         traceback.print_exception(error)
     if isinstance(error, Ambiguous):
         error.commands = (*error.commands, *chosen(typed, error.choices))
-    said = "\n  ".join(error.lines())
-    print(f"coord: {said}", file=sys.stderr)
+    print("coord: " + "\n  ".join(error.lines()), file=sys.stderr)
     return error.exit_code
 
 

@@ -1,4 +1,4 @@
-"""How a person names a run or a task, and which project is meant: the one that the command line stands in."""
+"""Finds the runs and tasks that arguments name: in the given project, or in that of the current folder."""
 
 from __future__ import annotations
 
@@ -7,91 +7,90 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from coordination.client import Coordination, Run, TaskHandle
+    from coordination.api.connection import Coordination
+    from coordination.api.runs import Run
+    from coordination.api.tasks import TaskHandle
 
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="The task: its key, or a part of its id.")]
 OfRun = Annotated[
     str | None,
-    typer.Option("--run", metavar="RUN", help="Of this run (default: the newest of this project that has the key)."),
+    typer.Option("--run", metavar="RUN", help="The task's run (default: the newest of the project that has the key)."),
 ]
 InProject = Annotated[
     str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="Of this project (default: the one you stand in)."),
+    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
 ]
 
 
-def found_run(co: Coordination, name: str, project: str | None = None) -> Run:
-    """The run of that name: of the project that is given or that one stands in, or by its id.
+def find_run(co: Coordination, name: str, project: str | None = None) -> Run:
+    """Return the run of that id or name, in the given project or that of the current folder.
 
-    NotFound, or Refused where several are meant.
+    Raises NotFound, or Ambiguous where several match.
     """
     run = co.run(name, project=project)
     aim_hints(co, run.record.project_id)
     return run
 
 
-def found_task(co: Coordination, name: str, run: str | None, project: str | None = None) -> TaskHandle:
-    """The task of that name: in the run if one is given, else in the newest run of the project that is given or that
-    one stands in.
+def find_task(co: Coordination, name: str, run: str | None, project: str | None = None) -> TaskHandle:
+    """Return the task of that id or key, in *run* or in the newest run of the project that has the key.
 
-    An id names a task of any project. So does a key where no project is, if one project alone has it.
-    NotFound, or Refused where several are meant.
+    An id names a task of any project. Outside of a project, so does a key that only one project has.
+    Raises NotFound, or Ambiguous where several match.
     """
     if run is not None:
-        return found_run(co, run, project).task(name)
+        return find_run(co, run, project).task(name)
     task = co.task(name, project=project)
     aim_hints(co, task.record.project_id)
     return task
 
 
 def aim_hints(co: Coordination, project_id: str) -> None:
-    """Let the commands that are printed from now on find what is of this project, whose folder may be another one."""
+    """Make the commands in later output work for this project, whose folder may be another one."""
     from coordination.cli import hints
     from coordination.store.queries.projects import projects
 
     with co.runtime.store.read() as tx:
-        found = projects.get(tx, co.runtime.workspace_id, project_id)
-    if found is not None and found.path is not None:
-        hints.about(found.path, found.identity)
+        project = projects.get(tx, co.runtime.workspace_id, project_id)
+    if project is not None and project.path is not None:
+        hints.about(project.path, project.identity)
 
 
 def newest_run(co: Coordination, project: str | None) -> Run:
-    """The newest run of the project that is given, that one stands in, or that alone is there.
+    """Return the newest run of the given project, that of the current folder, or the only one.
 
-    NotFound where it has none, Refused with the commands where several projects may be meant.
+    Raises NotFound where there is none, and Ambiguous with the commands where several projects match.
     """
+    from coordination.api.names import project_here
+    from coordination.api.runs import Run
     from coordination.base.errors import Ambiguous, NotFound
-    from coordination.client import Run
-    from coordination.lookups import project_here
     from coordination.store.queries.projects import projects
     from coordination.store.reports.tasks import task_list
 
     runtime = co.runtime
-    meant = co.project(project) if project is not None else project_here(runtime)
+    owner = co.project(project) if project is not None else project_here(runtime)
     with runtime.store.read() as tx:
-        if meant is None:
-            known = [one for one in projects.listed(tx, runtime.workspace_id) if one.status != "archived"]
-            if len(known) > 1:
-                names = [one.name for one in known]
+        if owner is None:
+            active = [one for one in projects.listed(tx, runtime.workspace_id) if one.status != "archived"]
+            if len(active) > 1:
+                names = [one.name for one in active]
                 raise Ambiguous("Several projects have runs", choices=[("", ["--project", one]) for one in names])
-            if not known:
+            if not active:
                 raise NotFound("There are no runs yet", hint="Start one with: coord run PLAN")
-            meant = known[0]
-        found = task_list.newest_run(tx, runtime.workspace_id, meant.id)
-    if found is None:
-        raise NotFound(f"The project {meant.name} has no run", hint="Start one with: coord run PLAN")
-    return Run(co, found)
+            owner = active[0]
+        run_id = task_list.newest_run(tx, runtime.workspace_id, owner.id)
+    if run_id is None:
+        raise NotFound(f"The project {owner.name} has no run", hint="Start one with: coord run PLAN")
+    return Run(runtime, run_id)
 
 
-def place(co: Coordination, project_id: str, run_id: str) -> str:
-    """The project and the run that a command acted on, for its answer."""
-    from coordination.store.queries.projects import projects
-
-    with co.runtime.store.read() as tx:
-        names = projects.names_of(tx, co.runtime.workspace_id, [project_id])
-    return f"project {names.get(project_id, project_id)}, run {run_id}"
+def place(run: Run) -> str:
+    """Return the project and the run on which a command acted, for its answer."""
+    return f"project {run.record.project}, run {run.id}"
 
 
-def place_of(co: Coordination, task: TaskHandle) -> str:
-    """The project and the run of a task."""
-    return place(co, task.record.project_id, task.record.run_id)
+def place_of(task: TaskHandle) -> str:
+    """Return the project and the run of a task."""
+    from coordination.api.runs import Run
+
+    return place(Run(task.runtime, task.record.run_id))

@@ -1,4 +1,4 @@
-"""What all commands share: the options given before the command, opening the store, and printing JSON."""
+"""Shared by all commands: global options, common option types, opening a connection, printing JSON."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from coordination.base.json_values import plain
 from coordination.cli.terminal import json_text
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from coordination.client import Coordination
+    from coordination.api.connection import Coordination
     from coordination.domain.projects.projects import Project
 
 
@@ -31,52 +29,52 @@ shared = Shared()
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
 ProjectName = Annotated[
     str | None,
-    typer.Option("--project", "-p", metavar="NAME", help="Which project (default: the repository you stand in)."),
+    typer.Option("--project", "-p", metavar="NAME", help="The project (default: that of the current folder)."),
 ]
-OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only of this project.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", help="At most so many.", min=1, max=100_000)]
+OfProject = Annotated[str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", help="The maximum number of rows.", min=1, max=100_000)]
 
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """Which project is meant, by its identity; it need not exist yet."""
+class TargetProject:
+    """The project on which a command acts, by its identity; it need not exist yet."""
 
     identity: str
     name: str
     path: str | None
 
 
-def whereabouts(co: Coordination, project: str | None) -> Whereabouts:
-    """The project that a person names (it must exist), else that of the folder one stands in (it may be new)."""
+def target_project(co: Coordination, project: str | None) -> TargetProject:
+    """Return the named project, which must exist, or that of the current folder, which may be new."""
     if project is not None:
-        found = co.project(project)
-        return Whereabouts(found.identity, found.name, found.path)
+        named = co.project(project)
+        return TargetProject(named.identity, named.name, named.path)
     from coordination.adapters import git_checkout
 
     here = git_checkout.here()
-    return Whereabouts(here.identity, here.name, str(here.root))
+    return TargetProject(here.identity, here.name, str(here.root))
 
 
-def chosen_project(tx: Connection, co: Coordination, project: str | None) -> Project:
-    """The project that a person names, else that of the folder one stands in; NotFound when it is not known yet."""
+def chosen_project(co: Coordination, project: str | None) -> Project:
+    """Return the named project, or that of the current folder. Raises NotFound when the workspace does not know it."""
     from coordination.adapters import git_checkout
     from coordination.base.errors import NotFound
-    from coordination.services.projects import projects as project_service
     from coordination.store.queries.projects import projects
 
     if project is not None:
-        return project_service.find(tx, co.runtime.workspace_id, project)
+        return co.project(project)
     here = git_checkout.here()
-    found = projects.by_identity(tx, co.runtime.workspace_id, here.identity)
-    if found is None:
+    with co.runtime.store.read() as tx:
+        known_project = projects.by_identity(tx, co.runtime.workspace_id, here.identity)
+    if known_project is None:
         raise NotFound(f"{here.root} is no project yet", hint="Name one with --project; see: coord projects list")
-    return found
+    return known_project
 
 
 @contextmanager
 def connected(*, migrate: bool = True) -> Iterator[Coordination]:
-    """The store that the settings name; the embedded one is made at its first use."""
-    from coordination.client import Coordination
+    """Connect to the store of the settings; the embedded one is created at its first use."""
+    from coordination.api.connection import Coordination
     from coordination.runtime import open_runtime
     from coordination.settings import load_settings
 
@@ -91,5 +89,5 @@ def connected(*, migrate: bool = True) -> Iterator[Coordination]:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
+    """Print a JSON document: money as text (exact), moments as ISO 8601 in UTC, durations in seconds."""
     print(json_text(plain(value), indent=2))

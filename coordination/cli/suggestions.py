@@ -1,7 +1,7 @@
-"""What an unknown command suggests: the command that was meant, with the arguments that were typed.
+"""Suggests commands for an unknown one, with the arguments that were typed.
 
-Names that users of docker, kubectl, celery, make and the like try first stand in ``GUESSES``. A name that is a command
-of some group (``coord forecast``) suggests that one, and a typing mistake what is written like it.
+``GUESSES`` has the names that users of docker, kubectl, celery, make and the like try first. A name that is a command
+of a group (``coord forecast``) suggests that one; a typing error suggests similar names.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
         **dict.fromkeys(("ps", "top", "watch", "stat", "stats", "active", "inspect"), _STATUS),
         **dict.fromkeys(("log", "logs", "tail", "follow"), _LOGS),
         **dict.fromkeys(("kill", "cancel", "abort", "rm", "revoke", "terminate", "delete", "remove"), _CANCEL),
-        "stop": ("runs cancel …", "tasks cancel …", "projects hold …", "down"),
-        **dict.fromkeys(("pause", "hold", "suspend"), ("projects hold …",)),
-        **dict.fromkeys(("unpause", "activate", "continue"), ("projects activate …", "resume …")),
+        "stop": ("runs cancel …", "tasks cancel …", "projects pause …", "down"),
+        **dict.fromkeys(("pause", "hold", "suspend"), ("projects pause …",)),
+        **dict.fromkeys(("unpause", "activate", "continue"), ("projects resume …", "resume …")),
         **dict.fromkeys(("list", "ls", "get"), _LIST),
         **dict.fromkeys(("restart", "retry", "rerun", "redo"), (*_RETRY, "resume …")),
         **dict.fromkeys(("exec", "sh", "bash", "shell", "attach", "ssh"), ("tasks shell …",)),
@@ -71,8 +71,8 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "projects": {
         "ls": ("projects list …",),
-        **dict.fromkeys(("pause", "stop", "suspend"), ("projects hold …",)),
-        **dict.fromkeys(("resume", "unpause", "start", "release"), ("projects activate …",)),
+        **dict.fromkeys(("hold", "stop", "suspend"), ("projects pause …",)),
+        **dict.fromkeys(("activate", "unpause", "start", "release"), ("projects resume …",)),
         **dict.fromkeys(("rm", "delete", "remove"), ("projects archive …",)),
         **dict.fromkeys(("update", "edit", "set"), ("projects change …",)),
         **dict.fromkeys(("get", "describe", "inspect", "status"), ("projects show …",)),
@@ -103,32 +103,32 @@ GUESSES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "sessions": {"ls": ("sessions list …",), "get": ("sessions show …",)},
     "prices": {"ls": ("prices list …",), **dict.fromkeys(("rm", "remove"), ("prices delete …",))},
 }
-"""By group (``""``: none) and by what was typed: commands, where … stands for the arguments that were typed."""
+"""Commands by group (``""``: none) and typed name; … stands for the typed arguments."""
 
 
 class OutputClosedError(Exception):
-    """Nobody reads what is printed any more. No OSError: of those typer makes an exit code of its own."""
+    """The reader of the output has gone. Not an OSError: typer has an exit code of its own for those."""
 
 
 class Commands(TyperGroup):
-    """A group of commands that knows what an unknown one was meant to be."""
+    """A group of commands that suggests others for an unknown one."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        """Read the arguments; OutputClosedError when nobody reads a help text."""
+        """Parse the arguments. Raises OutputClosedError when the reader of a help text has gone."""
         try:
             return super().make_context(*args, **options)
         except BrokenPipeError as error:
             raise OutputClosedError from error
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; OutputClosedError when nobody reads what it prints."""
+        """Run the command. Raises OutputClosedError when the reader of its output has gone."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise OutputClosedError from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Find the command; Refused with the ones that may be meant when there is none of that name."""
+        """Return the command. Raises Refused with suggestions when no command has that name."""
         name = args[0]
         if self.get_command(ctx, name) is not None or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
@@ -144,22 +144,24 @@ class Commands(TyperGroup):
 
 
 def suggestions(root: Any, group: str, name: str, rest: Sequence[str] = ()) -> list[str]:
-    """Commands of *root* that an unknown *name* in *group* (``""``: none) may mean, with the arguments *rest*.
+    """Return existing commands that an unknown *name* in *group* (``""``: none) may mean, with the arguments *rest*.
 
-    Likely ones first, a few at most, and only those that there are.
+    A few at most, the likely ones first.
     """
-    known = dict(_all(root))
+    existing = dict(_all(root))
     guesses = (
-        GUESSES.get(group, {}).get(name.lower()) or _same_elsewhere(known, group, name) or _alike(root, group, name)
+        GUESSES.get(group, {}).get(name.lower())
+        or _same_elsewhere(existing, group, name)
+        or _similar(root, group, name)
     )
     typed = shlex.join(rest)
-    found = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, known)]
-    return [f"coord {one}" for one in dict.fromkeys(found)][:_MOST]
+    commands = [guess.replace("…", typed).strip() for guess in guesses if _exists(guess, existing)]
+    return [f"coord {one}" for one in dict.fromkeys(commands)][:_MOST]
 
 
 def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """The command that was *typed*, once for each of the *choices* of an ambiguous name, as it can be pasted."""
-    found = []
+    """Return the *typed* command once for each of the *choices* of an ambiguous name, ready to be pasted."""
+    commands = []
     for name, (*words,) in choices:
         at = next((at for at, word in enumerate(typed) if name and word == name), None)
         joined = next((at for at, word in enumerate(typed) if name and word.endswith(f"={name}")), None)
@@ -174,23 +176,23 @@ def chosen(typed: Sequence[str], choices: Sequence[tuple[str, Sequence[str]]]) -
             ]
         else:
             command = [*typed, *(words[1:] if name else words)]
-        found.append(f"coord {shlex.join(command)}")
-    return found
+        commands.append(f"coord {shlex.join(command)}")
+    return commands
 
 
-def _exists(guess: str, known: Mapping[str, Any]) -> bool:
-    """Whether the command of a guess is one; options of the program itself are."""
+def _exists(guess: str, existing: Mapping[str, Any]) -> bool:
+    """Return whether the command of a guess exists; options of the program do."""
     words = [word for word in guess.split() if word != "…" and not word.isupper()]
-    return words[0].startswith("-") or " ".join(words) in known
+    return words[0].startswith("-") or " ".join(words) in existing
 
 
-def _same_elsewhere(known: Mapping[str, Any], group: str, name: str) -> list[str]:
-    """Commands of that name, or of its singular or plural, in other groups and outside of them."""
-    return [f"{path} …" for path in known if path.rpartition(" ")[2] == name.lower() and path != f"{group} {name}"]
+def _same_elsewhere(existing: Mapping[str, Any], group: str, name: str) -> list[str]:
+    """Return commands of that name in other groups, or in none."""
+    return [f"{path} …" for path in existing if path.rpartition(" ")[2] == name.lower() and path != f"{group} {name}"]
 
 
-def _alike(root: Any, group: str, name: str) -> list[str]:
-    """What is written like the name: commands beside it, and what may be guessed there."""
+def _similar(root: Any, group: str, name: str) -> list[str]:
+    """Return commands of the group, or guesses there, with a similar name."""
     from difflib import get_close_matches
 
     here = root.commands[group] if group else root
@@ -204,7 +206,7 @@ def _alike(root: Any, group: str, name: str) -> list[str]:
 
 
 def _all(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command and group, by what is typed after ``coord``."""
+    """Yield every command and group with the words typed after ``coord``."""
     for name, command in group.commands.items():
         path = f"{before} {name}".strip()
         if not command.hidden:

@@ -1,4 +1,4 @@
-"""Tables and texts for people: coloured on a terminal, plain and unbroken lines in a pipe, safe with foreign texts."""
+"""Prints tables and fields: coloured on a terminal, unbroken plain lines in a pipe, without control characters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def show(
     empty: str = "(none)",
     optional: Collection[str] = (),
 ) -> None:
-    """Print one table; *empty* where it has no row. *optional*: columns that are left out where they say nothing."""
+    """Print one table; *empty* where it has no row. *optional*: columns that are left out when all cells are empty."""
     from rich.table import Table
     from rich.text import Text
 
@@ -26,13 +26,13 @@ def show(
     if not console.is_terminal:
         console = terminal.console(highlight=False, width=_UNBROKEN)
     rows = list(rows)
-    said = [at for at, name in enumerate(headers) if name not in optional or any(shown(row[at]) for row in rows)]
+    columns = [at for at, name in enumerate(headers) if name not in optional or any(shown(row[at]) for row in rows)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for header in (headers[at] for at in said):
-        # Ids are there to be copied: whole, on one line.
+    for header in (headers[at] for at in columns):
+        # Ids are copied, so each stays whole, on one line.
         table.add_column(header, no_wrap=True, overflow="fold" if header in ("id", "run") else "ellipsis")
     for row in rows:
-        table.add_row(*(Text(shown(row[at])) for at in said))
+        table.add_row(*(Text(shown(row[at])) for at in columns))
     if not table.row_count:
         print(empty)
         return
@@ -42,7 +42,7 @@ def show(
 
 
 def fields(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Print names with their values, one a line; what has no value is left out."""
+    """Print names with their values, one a line; empty values are left out."""
     shown_pairs = [(name, shown(value)) for name, value in pairs if value not in (None, "", {}, [])]
     width = max((len(name) for name, _ in shown_pairs), default=0)
     for name, value in shown_pairs:
@@ -50,7 +50,7 @@ def fields(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def shown(value: Any) -> str:
-    """One line of text: nothing that a terminal would obey."""
+    """Return a value as one line of printable text."""
     if value is None:
         return ""
     if isinstance(value, datetime):

@@ -1,15 +1,15 @@
-"""What the command line prints: text, and nothing that a terminal obeys.
+"""Cleans everything that the command line prints: no control sequences reach the terminal.
 
 Titles, errors, questions and outputs come from jobs. An escape sequence in one could rename a window, hide a line or
 put a command where the next paste finds it; a mark that turns the direction of text makes a name look like another.
-So all that is written to stdout and stderr is cleaned where it is written, and no command has to think of it. Styles
-of our own come from ``console``, which cleans the texts and writes past that. ``raw`` is for what a person asked for
-as it is.
+So everything written to stdout and stderr is cleaned where it is written, and no command has to do it. Styles come
+from ``console``, which cleans texts and then writes to the stream itself. ``raw`` is for output that a person wants
+unchanged.
 
-In the same place commands of ours are written as the terminal needs them (``hints``), except in what is ``Exact``.
+In the same place commands are rewritten for the terminal (``hints``), except in ``Exact`` texts.
 
-A terminal or a pipe with another encoding than UTF-8 shows what it can: our own marks in ASCII, other letters as
-escapes; JSON then has the escapes of JSON, so that it stays what it is.
+A terminal or a pipe with another encoding than UTF-8 gets our marks in ASCII and other letters as escapes; JSON gets
+the escapes of JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _IN_ASCII = {"✓": "+", "✗": "x", "·": "-", "…": "...", "→": "->", "–"
 
 
 def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """A codec's answer to letters that its encoding does not have."""
+    """Handle the error of a codec: replace letters that its encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
@@ -48,12 +48,12 @@ codecs.register_error(_PLAIN, _in_plain)
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
-    """*value* as JSON in which whatever ``clean`` would take away is escaped, so that nothing of it is lost."""
+    """Return *value* as JSON in which everything that ``clean`` would remove is escaped."""
     return Exact(json_writer(indent=indent)(value))
 
 
 def json_writer(*, indent: int | None = None) -> Callable[[Any], str]:
-    """``json_text`` for very many values: what depends on the stream is asked once."""
+    """Return ``json_text`` for very many values: the stream is examined once."""
     encode = json.JSONEncoder(ensure_ascii=not _has_every_letter(sys.stdout), indent=indent).encode
 
     def write(value: Any) -> str:
@@ -85,7 +85,7 @@ class _Cleaned:
 
 @contextmanager
 def cleaned() -> Iterator[None]:
-    """Clean what is written to stdout and stderr meanwhile."""
+    """Clean what is written to stdout and stderr inside the block."""
     before = sys.stdout, sys.stderr
     behind = [raw(stream) for stream in before]
     strict = [(stream, stream.errors) for stream in behind if _may_fail(stream)]
@@ -103,7 +103,7 @@ def cleaned() -> Iterator[None]:
 
 
 def leave_unread() -> None:
-    """Let what is left in the buffers of stdout and stderr go nowhere, where nobody reads it."""
+    """Discard what is left in the buffers of stdout and stderr when their reader has gone."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -115,24 +115,24 @@ def leave_unread() -> None:
 
 
 def _may_fail(stream: TextIO) -> TypeGuard[io.TextIOWrapper]:
-    """Whether a letter that the stream's encoding lacks would end the command, or come out as a bare escape."""
+    """Return whether a letter that the stream's encoding lacks would fail, or be printed as a bare escape."""
     return isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape", "backslashreplace")
 
 
 def _has_every_letter(stream: TextIO) -> bool:
-    """Whether the encoding is one of Unicode's; a stream without one keeps texts."""
+    """Return whether the stream can encode every letter; one without an encoding keeps texts."""
     return not (encoding := stream.encoding) or codecs.lookup(encoding).name.startswith("utf")
 
 
 def raw(stream: TextIO) -> TextIO:
-    """The stream behind a cleaned one."""
+    """Return the stream behind a cleaned one."""
     return stream.raw if isinstance(stream, _Cleaned) else stream
 
 
 def console(**options: Any) -> Console:
-    """A console of rich on stdout whose styles reach the terminal, and whose texts are cleaned.
+    """Return a rich console on stdout whose styles reach the terminal and whose texts are cleaned.
 
-    Commands in what it prints are written as the terminal needs them, except without markup: such texts are of others.
+    Commands in printed text are rewritten for the terminal; with ``markup=False``, for foreign texts, they are not.
     """
     from rich.console import Console
     from rich.markup import escape

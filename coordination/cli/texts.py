@@ -1,4 +1,4 @@
-"""Texts that a command reads from a file or from stdin: UTF-8 whatever the locale says, with lines that end alike."""
+"""Reads texts from a file or stdin: UTF-8 whatever the locale is, with ``\\n`` at the end of lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, or of stdin for ``-``, without a byte order mark and with ``\\n`` at the end of each line.
+    """Return the text of a file, or of stdin for ``-``, without a byte order mark and with ``\\n`` line ends.
 
-    Refused, in one sentence, when it cannot be read or is not UTF-8.
+    Raises Refused when it cannot be read or is not UTF-8.
     """
     name = "stdin" if str(path) == "-" else str(path)
     try:
@@ -34,6 +34,6 @@ def read_text(path: Path) -> str:
 
 
 def _stdin() -> bytes:
-    """The bytes of stdin; a stream that has none is one that a caller put there as text."""
+    """Return the bytes of stdin, also where a caller has replaced it by a stream of text."""
     buffer = getattr(sys.stdin, "buffer", None)
     return sys.stdin.read().encode("utf-8", "surrogateescape") if buffer is None else buffer.read()

@@ -1,1 +1,1 @@
-"""The door for agents that speak the Model Context Protocol: a small set of tools, every call safe to repeat."""
+"""MCP server: a small set of tools for agents; every call is safe to repeat."""

@@ -1,4 +1,4 @@
-"""Tools that look at plans at work, and change nothing."""
+"""Read-only tools: runs, tasks, questions and the status of the system."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from coordination.mcp_server.tools import TEXT, Tool
+from coordination.views.fields import compact
 
 if TYPE_CHECKING:
-    from coordination.client import Coordination, TaskHandle
+    from coordination.api.connection import Coordination
+    from coordination.api.tasks import TaskHandle
 
 LONGEST_ANSWER = 20_000
 """Characters."""
@@ -21,69 +23,60 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
     """Return the tools. Each call of one asks *connect* for the open connection."""
 
     def status() -> str:
-        """What runs now with its last sign of progress, projects, open runs, living workers, what was spent today."""
+        """Show running tasks with their last sign of progress, projects, open runs, workers, the cost of today."""
         from coordination.store.reports.projects.overview import overview
+        from coordination.views import fleet as views
 
         runtime = connect().runtime
         with runtime.store.read() as tx:
-            found = overview(
+            system = overview(
                 tx,
                 runtime.workspace_id,
                 thresholds=runtime.settings.supervision(),
                 live_within=runtime.settings.lease_ttl,
             )
-        return _json(found)
+        return _json(views.overview(system))
 
     def runs(project: str | None = None) -> str:
-        """The newest runs with their state and cost, of one project or of all."""
-        return _json([_run(one) for one in connect().runs(project=project, limit=20)])
+        """List the newest runs with state and cost, of one project or of all."""
+        from coordination.views import tasks as views
+
+        return _json([compact(views.run(one)) for one in connect().runs(project=project, limit=20)])
 
     def tasks(run: str) -> str:
-        """The tasks of a run (its id or name): key, state, what holds them."""
-        found = connect().run(run).tasks()
-        told = [_short(task) for task in found[:_MOST]]
-        return _json(told if len(found) <= _MOST else [*told, f"… {len(found)} in all"])
+        """List the tasks of a run (its id or name): key, state, why they wait."""
+        from coordination.views import tasks as views
+
+        handles = connect().run(run).tasks()
+        shown = [compact(views.task_summary(one.record, one.record.run_id)) for one in handles[:_MOST]]
+        return _json(shown if len(handles) <= _MOST else [*shown, f"… {len(handles)} in all"])
 
     def task(task: str, run: str | None = None) -> str:
-        """One task (its key or id) with its attempts, questions and output."""
-        found = _task(task, run)
-        tried = [
-            {"number": one.number, "outcome": one.outcome, "error": one.error, "started_at": one.started_at}
-            | ({} if one.account is None else {"account": one.account})
-            for one in found.attempts()
-        ]
-        asked = [{"question": one.question, "answer": one.answer, "by": one.answered_by} for one in found.questions()]
-        told = {"title": found.record.title, "runs": found.record.work, "attempts": tried, "questions": asked}
-        return _json({**_short(found), **told, **_ended(found), "output": found.output})
+        """Show a task (its key or id) with its attempts, questions and output."""
+        from coordination.domain.tasks.tasks import TaskState
+        from coordination.views import tasks as views
+
+        handle = _task(task, run)
+        failed = handle.state is TaskState.FAILED
+        view = views.task_for_agent(
+            handle.record,
+            output=handle.output,
+            attempts=handle.attempts(),
+            questions=handle.questions(),
+            last_lines=handle.last_lines() if failed else (),
+            stale=() if failed else handle.outdated(),
+        )
+        return _json(compact(view))
 
     def explain(task: str, run: str | None = None) -> str:
-        """Everything that holds a task (its key or id), in sentences, with the commands that go on."""
-        from coordination.budgeting import current_estimator
-        from coordination.flows.tasks.explain_task import explain_task
-        from coordination.lookups import project_here
-
-        co = connect()
-        found, runtime = _task(task, run), co.runtime
-        here = project_here(runtime)
-        with runtime.store.read() as tx:
-            why = explain_task(
-                tx,
-                runtime.workspace_id,
-                found.record,
-                live_within=runtime.settings.lease_ttl,
-                window=runtime.settings.window,
-                estimator=current_estimator(tx, runtime.workspace_id),
-                here=None if here is None else here.id,
-            )
-        return _bounded("\n".join(why.lines()))
+        """Explain why a task (its key or id) is not running, in sentences, with the commands that help."""
+        return _bounded("\n".join(_task(task, run).explain().lines()))
 
     def questions() -> str:
-        """What tasks have asked, and nobody has answered yet."""
-        from coordination.store.queries.tasks import questions as question_rows
+        """List the open questions of tasks."""
+        from coordination.views import tasks as views
 
-        runtime = connect().runtime
-        with runtime.store.read() as tx:
-            return _json(question_rows.unanswered(tx, runtime.workspace_id))
+        return _json([compact(views.question(one)) for one in connect().questions.list()])
 
     def _task(name: str, run: str | None) -> TaskHandle:
         co = connect()
@@ -98,43 +91,6 @@ def tools(connect: Callable[[], Coordination]) -> tuple[Tool, ...]:
         Tool(explain, of_one, ("task",)),
         Tool(questions),
     )
-
-
-def _run(run: Any) -> dict[str, Any]:
-    return {
-        "id": run.id,
-        "name": run.name,
-        "project": run.project,
-        "state": run.state,
-        "tasks": run.counts,
-        "cost_usd": run.cost_usd,
-    }
-
-
-def _short(task: TaskHandle) -> dict[str, Any]:
-    record = task.record
-    told = {
-        "key": task.key,
-        "id": task.id,
-        "run": record.run_id,
-        "state": task.state,
-        "held_by": record.reasons.names(),
-        "error": task.error,
-        "agent": record.agent,
-    }
-    return {name: value for name, value in told.items() if value}
-
-
-def _ended(task: TaskHandle) -> dict[str, Any]:
-    """The last lines of what a failed task printed; what another was given that is out of date."""
-    from coordination.domain.tasks.tasks import TaskState
-
-    told: dict[str, Any] = {}
-    if task.state is TaskState.FAILED:
-        told["last_lines"] = {one.stream: list(one.lines) for one in task.last_lines()}
-    elif old := task.outdated():
-        told["outdated"] = [one.sentence() for one in old]
-    return told
 
 
 def _json(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""``coord mcp`` inside a job: answers its agent itself, and passes calls on to the worker. Standard library only.
+"""``coord mcp`` inside a job: answers its agent, and passes tool calls to the worker. Standard library only.
 
-An agent sends its first request to its model when its servers have answered, or without their tools: so what the server
-is and which tools it has is said at once, from this small program. A call of a tool is one line to the socket of the
-attempt, where the worker checks the token and the process as it does for ``coord task``.
+An agent may send its first request to its model without the tools of a slow server, so this small program lists its
+tools at once. A tool call is one line to the socket of the attempt, where the worker checks the token and the process
+as it does for ``coord task``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from coordination.mcp_server.session import INVALID_REQUEST, PARSE_ERROR, McpSes
 from coordination.mcp_server.tools import Tool
 
 LONGEST_MESSAGE = 8 * 1024 * 1024
-"""Bytes; the worker takes reports of a megabyte."""
+"""Bytes; the worker accepts reports of a megabyte."""
 
 MOST_WAITING = 100
-"""Calls that wait for those before them; more are refused."""
+"""The most calls that wait for earlier ones; more are refused."""
 
 
 def serve(
@@ -32,7 +32,7 @@ def serve(
     lines: BinaryIO | None = None,
     out: BinaryIO | None = None,
 ) -> None:
-    """Answer until *lines*, or stdin, ends. Calls of tools run one after the other, beside everything else."""
+    """Serve until *lines*, or stdin, ends. Tool calls run one after the other, in a thread of their own."""
     source, session = lines or sys.stdin.buffer, McpSession(reporting, reading)
     say, calls = _writer(out or sys.stdout.buffer), SimpleQueue[Any]()
     waiting = threading.Semaphore(MOST_WAITING)
@@ -60,7 +60,7 @@ def serve(
 
 
 def _message(line: bytes, source: BinaryIO, say: Callable[[dict[str, Any]], None]) -> Any:
-    """What the line says, or None after a complaint about it."""
+    """Return the parsed line, or None after answering with an error."""
     if len(line) > LONGEST_MESSAGE:
         while line and not line.endswith(b"\n"):
             line = source.readline(LONGEST_MESSAGE)
@@ -77,7 +77,7 @@ def _message(line: bytes, source: BinaryIO, say: Callable[[dict[str, Any]], None
 
 
 def _writer(out: BinaryIO) -> Callable[[dict[str, Any] | None], None]:
-    """Return what writes answers, one line each, from any thread; a client that reads no more is none to tell."""
+    """Return a function that writes answers, one line each, from any thread; a closed pipe is ignored."""
     lock = threading.Lock()
 
     def say(answer: dict[str, Any] | None) -> None:

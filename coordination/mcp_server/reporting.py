@@ -1,4 +1,4 @@
-"""Tools with which an agent reports on the task it works on: what ``coord task`` does, as calls."""
+"""Tools with which an agent reports on its task: those of ``coord task``, as calls."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from coordination.base.errors import Refused
 from coordination.job import NotReported, report
 from coordination.mcp_server.tools import ANYTHING, FLAG, NUMBER, TEXT, TEXTS, Tool
 
-_END = "Noted. End now: the task is started again {}."
+_END = "Noted. End now: the task starts again {}."
 
 
 def progress(text: str, percent: float | None = None) -> str:
-    """Say what you are doing, for whoever watches."""
-    return _heard("Noted.", _report("progress", text=text, **({} if percent is None else {"percent": percent})))
+    """Report what you are doing, for people who watch."""
+    return _with_news("Noted.", _report("progress", text=text, **({} if percent is None else {"percent": percent})))
 
 
 def ask(question: str) -> str:
-    """Ask for a decision that you need, and then end: you are started again with the answer."""
+    """Ask a question, and then end: you are started again with the answer."""
     _report("ask", question=question)
     return _END.format("with the answer")
 
 
 def escalate(why: str) -> str:
-    """Ask your supervisor to decide what goes beyond your task, and then end: you are started again with the answer."""
+    """Ask your supervisor for a decision beyond your task, and then end: you are started again with the answer."""
     _report("escalate", why=why)
     return _END.format("with the answer")
 
@@ -38,13 +38,13 @@ def discovered(
     needs: list[str] | None = None,
     first: bool = False,
 ) -> str:
-    """Add work that you found and that is not yours to do now.
+    """Add discovered work as a task of its own.
 
     key: a short name of letters, digits and -. Either prompt, for an agent like you, or shell, a command. needs: keys
-    of tasks that must complete before it. first: you need it done before you can go on; then end.
+    of tasks that must complete before it. first: your task waits for it; end now.
     """
     if (prompt is None) == (shell is None):
-        raise Refused("Say either prompt or shell")
+        raise Refused("Give either prompt or shell")
     run = {"prompt": prompt} if shell is None else {"shell": shell}
     task = {"key": key, "run": run, "title": title, "needs": needs}
     answer = _report("discovered", tasks=[{name: value for name, value in task.items() if value}], first=first)
@@ -60,30 +60,29 @@ def delegate(
     needs: list[str] | None = None,
     first: bool = False,
 ) -> str:
-    """Give a part of your work, or what is left of it, to another agent.
+    """Delegate a part of your work, or the rest of it, to another agent.
 
-    key: a short name of letters, digits and -. to: the agent's name. first: you need it done before you can go on;
-    then end.
+    key: a short name of letters, digits and -. to: the agent's name. first: your task waits for it; end now.
     """
-    said = {"title": title, "needs": needs}
-    more = {name: value for name, value in said.items() if value}
+    options = {"title": title, "needs": needs}
+    more = {name: value for name, value in options.items() if value}
     answer = _report("delegate", key=key, to=to, prompt=prompt, first=first, **more)
     return _added(answer, first=first)
 
 
 def done(output: Any) -> str:
-    """Say what the task gives to those that need it, text or JSON, instead of your last answer. Then end."""
-    return _heard("Noted. It counts as done when you end.", _report("done", output=output))
+    """Set the output for tasks that need this one, text or JSON, instead of your last answer. Then end."""
+    return _with_news("Noted. The task is completed when you end.", _report("done", output=output))
 
 
 def fail(why: str, *, final: bool = False) -> str:
-    """Say that it cannot be done, and then end. final: no other attempt could do it either."""
+    """Report that the task cannot be done, and then end. final: another attempt would fail, too."""
     _report("fail", why=why, final=final)
     return "Noted. End now."
 
 
 def context() -> str:
-    """What the task is, and what the tasks before it gave."""
+    """Return your task, and the outputs of the tasks it needs."""
     answer = _report("context")
     answer.pop("ok", None)
     return json.dumps(answer, ensure_ascii=False)
@@ -111,16 +110,16 @@ TOOLS = (
 
 def _added(answer: dict[str, Any], *, first: bool) -> str:
     ids = json.dumps(answer.get("ids", {}))
-    return f"{ids} {_END.format('when it is done')}" if first else _heard(ids, answer)
+    return f"{ids} {_END.format('when it is done')}" if first else _with_news(ids, answer)
 
 
-def _heard(said: str, answer: dict[str, Any]) -> str:
-    """What a tool says, with what the agent should know now."""
-    return f"{said}\n\n{news}" if (news := answer.get("news")) else said
+def _with_news(text: str, answer: dict[str, Any]) -> str:
+    """Return a tool's answer, with news for the agent."""
+    return f"{text}\n\n{news}" if (news := answer.get("news")) else text
 
 
-def _report(do: str, **said: Any) -> dict[str, Any]:
+def _report(do: str, **fields: Any) -> dict[str, Any]:
     try:
-        return report(do, **said)
+        return report(do, **fields)
     except NotReported as error:
         raise Refused(str(error)) from None

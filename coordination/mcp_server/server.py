@@ -1,4 +1,4 @@
-"""The server over stdin and stdout by the protocol's own library: for agents outside of jobs."""
+"""The MCP server over stdin and stdout, with the official library: for agents outside of jobs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from coordination.mcp_server.tools import Tool, call
 
 MOST_TOOLS = 14
 MOST_BYTES = 12 * 1024
-"""Of all their schemas together: each tool costs every agent that sees it a part of its context."""
+"""The limit of all schemas together: they are part of every agent's context."""
 
 
 def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> Server:
-    """A server with these tools."""
+    """Return a server with these tools."""
     tools = (*reporting, *reading)
 
     async def list_tools(_context: object, _asked: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[types.Tool.model_validate(tool.declaration()) for tool in tools])
 
-    async def call_tool(_context: object, asked: types.CallToolRequestParams) -> types.CallToolResult:
-        text, failed = await to_thread.run_sync(partial(call, tools, asked.name, asked.arguments))
+    async def call_tool(_context: object, request: types.CallToolRequestParams) -> types.CallToolResult:
+        text, failed = await to_thread.run_sync(partial(call, tools, request.name, request.arguments))
         return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=failed)
 
     return Server(
@@ -41,7 +41,7 @@ def make_server(reporting: Sequence[Tool], reading: Sequence[Tool]) -> Server:
 
 
 def serve(reporting: Sequence[Tool], reading: Sequence[Tool]) -> None:
-    """Answer until stdin ends."""
+    """Serve until stdin ends."""
     anyio.run(_serve, make_server(reporting, reading))
 
 

@@ -1,7 +1,7 @@
-"""One session of the protocol as far as a server of tools needs it: messages in, answers out. Standard library only.
+"""An MCP session, as far as a server of tools needs it: messages in, answers out. Standard library only.
 
-Two eras, as the protocol's own library serves them on a stream: the client's first request decides. Up to 2025-11-25
-there is the ``initialize`` handshake; from 2026-07-28 on each request carries its version and what the client can do.
+It serves two generations of the protocol, as the official library does; the client's first request decides. Up to
+2025-11-25 there is the ``initialize`` handshake; from 2026-07-28 each request has its version and capabilities.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _VERSION, _CAPABILITIES, _SERVER_INFO = (
     f"{_PREFIX}{name}" for name in ("protocolVersion", "clientCapabilities", "serverInfo")
 )
 
-_IN_A_JOB = "Report on the task that you work on; a job that ends well is done."
-_OUTSIDE = "Look at plans of agents at work."
+_IN_A_JOB = "Report on your task; it is completed when your job ends successfully."
+_OUTSIDE = "Read the state of runs and tasks of agents."
 
 
 Answer = dict[str, Any] | Callable[[], dict[str, Any]] | None
-"""What is said at once, or what does what was asked and returns what is to be said; None: nothing is said."""
+"""An answer, a function that makes it, or None for no answer."""
 
 
 class McpSession:
-    """What one client and the server have said."""
+    """The state of the connection with one client."""
 
     def __init__(self, reporting: Sequence[Tool], reading: Sequence[Tool]) -> None:
         self._tools = (*reporting, *reading)
@@ -43,7 +43,7 @@ class McpSession:
         self._modern: bool | None = None
 
     def answer(self, message: object) -> Answer:
-        """Return the answer to one message; for a call of a tool, what runs it."""
+        """Return the answer to a message; for a tool call, a function that runs it."""
         if not isinstance(message, Mapping) or not is_request(message):
             return None if is_silent(message) else failed(None, INVALID_REQUEST, "That is not a request")
         id_, method, params = message["id"], message["method"], message.get("params") or {}
@@ -55,19 +55,19 @@ class McpSession:
             self._modern = enveloped and method != "initialize"
         if not self._modern:
             if enveloped and method != "initialize":
-                told = "This connection was opened with initialize; a request on it names no version of its own"
-                return failed(id_, INVALID_REQUEST, told)
+                text = "This connection was opened with initialize; a request on it names no version of its own"
+                return failed(id_, INVALID_REQUEST, text)
             return self._answer(id_, method, params)
         return self._problem(id_, method, params) or self._answer_modern(id_, method, params)
 
     def _answer(self, id_: object, method: str, params: Mapping[str, Any]) -> Answer:
         match method:
             case "initialize":
-                asked = params.get("protocolVersion")
+                version = params.get("protocolVersion")
                 return answered(
                     id_,
                     {
-                        "protocolVersion": asked if asked in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1],
+                        "protocolVersion": version if version in HANDSHAKE_VERSIONS else HANDSHAKE_VERSIONS[-1],
                         **self._about(),
                         "serverInfo": SERVER,
                     },
@@ -82,16 +82,16 @@ class McpSession:
 
     @staticmethod
     def _problem(id_: object, method: str, params: Mapping[str, Any]) -> dict[str, Any] | None:
-        """What is wrong with a request for which there is no handshake."""
+        """Return the error of a request without a handshake, or None."""
         if method == "initialize":
-            told = f"This connection speaks {MODERN_VERSIONS[-1]}, which has no initialize"
-            return failed(id_, UNSUPPORTED_VERSION, told, _supported(params.get("protocolVersion")))
+            text = f"This connection speaks {MODERN_VERSIONS[-1]}, which has no initialize"
+            return failed(id_, UNSUPPORTED_VERSION, text, _supported(params.get("protocolVersion")))
         meta = params.get("_meta")
         if not isinstance(meta, Mapping) or _VERSION not in meta or not isinstance(meta.get(_CAPABILITIES), Mapping):
             return failed(id_, INVALID_PARAMS, f"params._meta must have {_VERSION} and {_CAPABILITIES}")
         if meta[_VERSION] not in MODERN_VERSIONS:
-            told = "That version of the protocol is not served"
-            return failed(id_, UNSUPPORTED_VERSION, told, _supported(meta[_VERSION]))
+            text = "That version of the protocol is not served"
+            return failed(id_, UNSUPPORTED_VERSION, text, _supported(meta[_VERSION]))
         return None
 
     def _answer_modern(self, id_: object, method: str, params: Mapping[str, Any]) -> Answer:
@@ -113,25 +113,25 @@ class McpSession:
         return {"tools": [tool.declaration() for tool in self._tools]}
 
     def _call(self, id_: object, params: Mapping[str, Any], common: Mapping[str, Any]) -> Answer:
-        name, given = params.get("name"), params.get("arguments")
-        if not isinstance(name, str) or not (given is None or isinstance(given, Mapping)):
+        name, arguments = params.get("name"), params.get("arguments")
+        if not isinstance(name, str) or not (arguments is None or isinstance(arguments, Mapping)):
             return failed(id_, INVALID_PARAMS, "tools/call needs name, a text, and arguments, an object")
-        return partial(self._called, id_, name, given, common)
+        return partial(self._called, id_, name, arguments, common)
 
     def _called(
-        self, id_: object, name: str, given: Mapping[str, Any] | None, common: Mapping[str, Any]
+        self, id_: object, name: str, arguments: Mapping[str, Any] | None, common: Mapping[str, Any]
     ) -> dict[str, Any]:
-        text, is_error = call(self._tools, name, given)
+        text, is_error = call(self._tools, name, arguments)
         return answered(id_, {"content": [{"type": "text", "text": text}], "isError": is_error, **common})
 
 
 def instructions(reporting: Sequence[Tool], reading: Sequence[Tool]) -> str:
-    """Return what the server says of itself."""
+    """Return the instructions of the server."""
     return " ".join([*([_IN_A_JOB] if reporting else []), *([_OUTSIDE] if reading else [])])
 
 
 def is_request(message: Mapping[str, Any]) -> bool:
-    """Whether the message is a request of JSON-RPC 2.0 that wants an answer."""
+    """Return whether the message is a JSON-RPC 2.0 request that needs an answer."""
     id_ = message.get("id")
     return (
         message.get("jsonrpc") == "2.0"
@@ -141,7 +141,7 @@ def is_request(message: Mapping[str, Any]) -> bool:
 
 
 def is_silent(message: object) -> bool:
-    """Whether the message is a notification, or an answer to something that was never asked."""
+    """Return whether the message is a notification, or an answer without a request."""
     return isinstance(message, Mapping) and ("id" not in message or "result" in message or "error" in message)
 
 
@@ -151,7 +151,7 @@ def answered(id_: object, result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def failed(id_: object, code: int, text: str, data: object = None) -> dict[str, Any]:
-    """Return the error that answers the request with that id; None: it is not known which."""
+    """Return the error for the request with that id; None: the id is unknown."""
     error = {"code": code, "message": text} | ({} if data is None else {"data": data})
     return {"jsonrpc": "2.0", "id": id_, "error": error}
 

@@ -1,6 +1,6 @@
-"""What a tool is: a function with a description and the schema of its arguments, which are checked here.
+"""Tools: functions with a description and a schema of their arguments, which are checked here.
 
-Standard library only, and little of it: ``coord mcp`` inside a job has to answer its agent's first request in time.
+Little of the standard library only: ``coord mcp`` inside a job must answer its agent's first request in time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ ANYTHING: dict[str, Any] = {}
 
 _SHOWN = 60
 
-_NAMES = {"string": "a text", "number": "a number", "boolean": "true or false", "array": "a list of texts"}
+_NAMES = {"string": "a string", "number": "a number", "boolean": "true or false", "array": "a list of strings"}
 
 
 class Tool(NamedTuple):
-    """One tool. *arguments*: the JSON Schema of each argument; those in *needed* have to be given."""
+    """One tool. *arguments*: the JSON Schema of each argument; those in *needed* are required."""
 
     call: Callable[..., str]
     arguments: Mapping[str, Mapping[str, Any]] = {}
@@ -32,48 +32,50 @@ class Tool(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the function."""
+        """Return the name of the function."""
         return self.call.__name__
 
     def declaration(self) -> dict[str, Any]:
-        """Return the tool as ``tools/list`` has it."""
+        """Return the declaration of the tool for ``tools/list``."""
         schema: dict[str, Any] = {"type": "object", "properties": {**self.arguments}, "additionalProperties": False}
         if self.needed:
             schema["required"] = [*self.needed]
         return {"name": self.name, "description": _description(self.call), "inputSchema": schema}
 
 
-def call(tools: Sequence[Tool], name: str, given: Mapping[str, Any] | None) -> tuple[str, bool]:
-    """Call the tool of that name; return its answer, or one sentence about what is wrong, and whether it failed."""
+def call(tools: Sequence[Tool], name: str, arguments: Mapping[str, Any] | None) -> tuple[str, bool]:
+    """Call the tool of that name; return its answer or an error in one sentence, and whether it failed."""
     tool = next((tool for tool in tools if tool.name == name), None)
     if tool is None:
         names = ", ".join(tool.name for tool in tools)
         return Refused(f"There is no tool {_shown(name)}", hint=f"Call one of: {names}").sentence(), True
     try:
-        return tool.call(**_checked(tool, given or {})), False
+        return tool.call(**_checked(tool, arguments or {})), False
     except CoordinationError as error:
         return error.sentence(), True
-    except Exception as error:  # noqa: BLE001 - whoever calls is told, and the server goes on
+    except Exception as error:  # noqa: BLE001 - the caller gets an error, and the server continues
         return f"{name} failed unexpectedly with {type(error).__name__}: {_shown(str(error))}. This is a bug.", True
 
 
-def _checked(tool: Tool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the tool takes them. Raises Refused."""
+def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked arguments. Raises Refused."""
     hint = f"Call {tool.name} with: {_signature(tool)}" if tool.arguments else f"Call {tool.name} without arguments"
-    if strange := [name for name in given if name not in tool.arguments]:
+    if strange := [name for name in arguments if name not in tool.arguments]:
         raise Refused(f"{tool.name} has no argument {_shown(strange[0])}", hint=hint, field=strange[0])
-    # Models say null for what they leave out.
-    said = {name: value for name, value in given.items() if value is not None or tool.arguments[name] is ANYTHING}
-    if missing := [name for name in tool.needed if name not in said]:
+    # Models write null for arguments that they leave out.
+    present = {
+        name: value for name, value in arguments.items() if value is not None or tool.arguments[name] is ANYTHING
+    }
+    if missing := [name for name in tool.needed if name not in present]:
         raise Refused(f"{tool.name} lacks the argument {missing[0]}", hint=hint, field=missing[0])
-    return {name: _value(tool, name, value, hint) for name, value in said.items()}
+    return {name: _value(tool, name, value, hint) for name, value in present.items()}
 
 
 def _value(tool: Tool, name: str, value: Any, hint: str) -> Any:
     type_ = tool.arguments[name].get("type")
     if type_ is None or _is(type_, value):
         return value
-    if isinstance(value, str):  # models at times write a number, a list or true as a text
+    if isinstance(value, str):  # models may write a number, a list or true as a string
         try:
             read = json.loads(value)
         except (ValueError, RecursionError):
@@ -96,11 +98,11 @@ def _is(type_: str, value: Any) -> bool:
 
 
 def _signature(tool: Tool) -> str:
-    said = [f"{name} ({_NAMES.get(one.get('type', ''), 'any value')})" for name, one in tool.arguments.items()]
+    parts = [f"{name} ({_NAMES.get(one.get('type', ''), 'any value')})" for name, one in tool.arguments.items()]
     for number, name in enumerate(tool.arguments):
         if name not in tool.needed:
-            said[number] = f"{said[number][:-1]}, optional)"
-    return ", ".join(said)
+            parts[number] = f"{parts[number][:-1]}, optional)"
+    return ", ".join(parts)
 
 
 def _shown(value: Any) -> str:

@@ -91,7 +91,7 @@ def test_rubbish_is_asked_about_once_more_and_then_left_to_a_person(
         "paint": ["its answer cannot be used: It says either answer or cannot"],
         "lamp": ["taste is not mine"],
     }
-    assert fleet.coord("tasks", "answer", "paint", "red").out.startswith("paint goes on (project ")
+    assert fleet.coord("tasks", "answer", "paint", "red").out.startswith("Answer saved; paint resumes (project ")
     run.task("lamp").answer("green")
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert (run.task("paint").output, run.task("lamp").output) == ("painted red", "painted green")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.plans.plans import BudgetCap, Task

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import Event, EventType
 from coordination.domain.tasks.runs import RunState
@@ -49,7 +49,7 @@ def claims_between(run: Run, begin: datetime, end: datetime) -> int:
     """How many attempts of the run began in that time."""
     e = event_log.c
     claimed = (e.run_id == run.id, e.type == EventType.CLAIMED, e.created_at > begin, e.created_at < end)
-    with run.co.runtime.store.read() as tx:
+    with run.runtime.store.read() as tx:
         return tx.execute(select(func.count()).where(*claimed)).scalar_one()
 
 

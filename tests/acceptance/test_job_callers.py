@@ -25,7 +25,7 @@ VERBS = (
     "tasks retry other",
     "budgets set workspace --usd 1000",
     "agents create eve --runner claude",
-    "projects hold fleet",
+    "projects pause fleet",
     "prices set m --input 1 --output 1",
     "submit plan.yaml",
 )

@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.output import Stream
 from coordination.domain.plans.plans import Task

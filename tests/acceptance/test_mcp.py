@@ -100,7 +100,7 @@ def test_outside_it_looks_and_inside_too_where_it_is_told_of_the_store(fleet: Fl
     tools, (_, failed, text) = answers(done.stdout)
     assert tools == ["status", "runs", "tasks", "task", "explain", "questions"]
     assert not failed
-    assert json.loads(text)["run"] == run.id
+    assert json.loads(text)["run_id"] == run.id
 
 
 def test_a_chat_reports_and_finds_work_with_our_tools_but_no_command(fleet: Fleet) -> None:

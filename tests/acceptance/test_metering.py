@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall
 from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.money.costs import CostRecord

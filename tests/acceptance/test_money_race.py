@@ -12,7 +12,7 @@ from decimal import Decimal
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs.checkouts import Gate
 from coordination.domain.money.budgets import BudgetScope
 from coordination.domain.money.costs import CostRecord

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import BudgetCap, Concurrency, Task
 from coordination.domain.tasks.retry import Backoff
@@ -104,7 +104,7 @@ def limit(fleet: Fleet) -> Stuck:
 def on_hold(fleet: Fleet) -> Stuck:
     first = fleet.submit(Task("a", {"shell": "true"}))
     first.wait(timeout=60)
-    fleet.co.hold("fleet")
+    fleet.co.projects.pause("fleet")
     return Stuck(fleet.submit(Task("b", {"shell": "true"})), "b", TaskState.BLOCKED)
 
 
@@ -297,8 +297,8 @@ def test_the_end_of_a_run_shows_both_streams_and_a_command_that_goes_on_with_it(
         ("stdout", "1 failed", True),
         ("stderr", "broken pipe", False),
     ]
-    assert re.fullmatch(r"try again what did not complete: .*coord resume nightly --retry", said.splitlines()[-1])
-    assert shown.splitlines()[-1] == "try again what did not complete: coord resume nightly --retry"
+    assert re.fullmatch(r"retry what did not complete: .*coord resume nightly --retry", said.splitlines()[-1])
+    assert shown.splitlines()[-1] == "retry what did not complete: coord resume nightly --retry"
 
     (coord.cwd / "mended").touch()
     again = coord.process(*shlex.split(commands_of(shown)[-1])[1:]).out

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
@@ -82,7 +82,7 @@ def test_a_question_stops_the_task_and_its_answer_starts_it_again(fleet: Fleet, 
     assert (question.question, question.answer, task.record.reasons.names()) == ("Which colour?", None, ["question"])
     assert "Which colour?" in fleet.coord("questions").out
     assert fleet.coord("questions", "--json").json["questions"][0]["key"] == "paint"
-    assert fleet.coord("tasks", "answer", "paint", "blue").out.startswith("paint goes on (project ")
+    assert fleet.coord("tasks", "answer", "paint", "blue").out.startswith("Answer saved; paint resumes (project ")
 
     assert run.wait(timeout=60) is RunState.COMPLETED
     assert "Which colour?\n  Answer: blue" in told(tmp_path, "paint", 2)
@@ -158,7 +158,7 @@ def test_bad_reports_are_refused_in_one_sentence_and_change_nothing(fleet: Fleet
         "has a task 'other' already",
         "needs 'nobody'",
         "'a b' cannot be a key",
-        "Give it a key",
+        "Give the task a key",
         "is not JSON",
         "not that of the attempt whose socket this is",
         '"key": "a"',

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from coordination.domain.tasks.tasks import TaskState

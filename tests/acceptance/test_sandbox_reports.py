@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coordination.client import Run
+from coordination.api.runs import Run
 from coordination.domain.jobs import AgentCall, ChatCall
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
@@ -177,7 +177,7 @@ def test_a_job_that_runs_reports_after_the_key_was_replaced_and_so_does_the_next
     )
     fleet.await_file_made("began")
 
-    assert "The key is replaced" in fleet.coord("rekey").out
+    assert "Replaced the key" in fleet.coord("rekey").out
     fleet.file("go").touch()
 
     assert run.wait(timeout=90) is RunState.COMPLETED

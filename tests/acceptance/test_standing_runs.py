@@ -50,7 +50,7 @@ def test_submit_says_that_no_worker_lives_and_a_run_ends_for_want_of_one(fleet: 
     assert "is no terminal, so this command ends" in ended.err
     fleet.worker()
     assert fleet.coord("submit", path).err == ""
-    assert fleet.coord.process("resume", ended.json["run"], "--json").json["waits_for"] == []
+    assert fleet.coord.process("resume", ended.json["id"], "--json").json["waits_for"] == []
 
 
 def test_a_run_in_a_project_on_hold_ends_with_the_command_that_helps(fleet: Fleet) -> None:
@@ -58,15 +58,15 @@ def test_a_run_in_a_project_on_hold_ends_with_the_command_that_helps(fleet: Flee
     path = plan(fleet, {"key": "a", "run": {"shell": WAITS}}, {"key": "b", "needs": ["a"], "run": {"shell": "echo b"}})
     running = start(fleet, "run", path)
     fleet.await_file_made("began")
-    fleet.coord("projects", "hold", "fleet")
+    fleet.coord("projects", "pause", "fleet")
     fleet.file("go").touch()
 
     assert running.wait(within=LONG) == 3
     said = plain(running.output)
-    assert "its project fleet is on hold; let it go on with: coord projects activate fleet" in said
+    assert "its project fleet is paused; resume it with: coord projects resume fleet" in said
     run = re.search(r"coord resume (\S+)", said)
     assert run is not None
-    fleet.coord("projects", "activate", "fleet")
+    fleet.coord("projects", "resume", "fleet")
     assert fleet.coord.process("resume", run[1]).code == 0
 
 
@@ -91,13 +91,13 @@ def test_ctrl_c_on_configured_servers_says_that_the_run_goes_on(fleet: Fleet) ->
 
     assert running.wait(within=LONG) == 130
     said = plain(running.output)
-    assert "the run goes on, on the workers that are configured" in said
+    assert "the run continues, on the workers that are configured" in said
     run = fleet.coord("runs", "list", "--json").json["runs"][0]["id"]
     assert f"Watch it: coord resume {run}" in said
     assert f"Cancel it: coord runs cancel {run}" in said
     fleet.file("go").touch()
     assert fleet.coord.process("resume", run).code == 0
-    assert fleet.coord("runs", "show", run, "--json").json["tasks"][0]["attempts"] == 1
+    assert fleet.coord("runs", "show", run, "--json").json["tasks"][0]["attempt"] == 1
 
 
 def test_at_a_terminal_a_run_that_stands_still_waits_and_goes_on(fleet: Fleet) -> None:

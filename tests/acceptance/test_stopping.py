@@ -170,13 +170,13 @@ def test_without_a_stack_it_says_what_is_left_and_a_run_is_told(fleet: Fleet) ->
 
     stopped = fleet.coord("stop", "--reason", "for the night")
 
-    assert "Nothing runs any more; 0 attempts were in flight. Go on with: coord start" in stopped.out
+    assert "Nothing is running; 0 attempts were in flight. Continue with: coord start" in stopped.out
     again = fleet.coord("stop")
     assert "is stopped already since" in again.out
     assert "(for the night)" in again.out
     (fleet.folder / "plan.yaml").write_text("version: 1\ntasks: [{key: a, run: {shell: 'true'}}]\n")
     assert "is stopped since" in fleet.coord("submit", str(fleet.folder / "plan.yaml")).err
-    assert "The workspace goes on." in fleet.coord("start").out
+    assert "The workspace is started again." in fleet.coord("start").out
     assert "was not stopped" in fleet.coord("start").out
     assert submitted.state is RunState.OPEN
 

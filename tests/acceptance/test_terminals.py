@@ -96,7 +96,7 @@ def finishes(desk: Desk, first: Process) -> None:
 def is_interrupted(desk: Desk, first: Process) -> None:
     first.signal(signal.SIGINT)
     assert first.wait(within=LONG) == 130
-    assert "the run goes on" in first.output
+    assert "the run continues" in first.output
     run = desk.coord("runs", "list", "--json").json["runs"][-1]["id"]
     assert f"coord resume {run}" in first.output
     assert f"coord runs cancel {run}" in first.output

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from coordination.api.connection import Coordination
+from coordination.api.runs import Run
 from coordination.base.errors import REFUSED
-from coordination.client import Coordination, Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.runs import RunState
 from coordination.runtime import open_runtime

@@ -200,7 +200,7 @@ class TestNoRestart:
 
     def test_while_the_project_is_on_hold(self, fleet: Fleet) -> None:
         first = fleet.submit(Task("a", {"shell": "true"}), Task("b", {"shell": "true"}))
-        fleet.co.hold("fleet")
+        fleet.co.projects.pause("fleet")
         worker = fleet.worker("-c", "2", **self.ENV)
         until(lambda: {task.state for task in first.tasks()} == {TaskState.BLOCKED}, what="held back")
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import sqlalchemy.exc
 
+from coordination.api.connection import Coordination
 from coordination.base.errors import CoordinationError
-from coordination.client import Coordination
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.chaos import plans

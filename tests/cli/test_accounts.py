@@ -68,7 +68,7 @@ def test_at_a_terminal_each_value_is_asked_for_without_echo(coord: Coord) -> Non
     os.close(theirs)
     shown = b""
     for name, value in (("FIRST_KEY", f"{KEY}1"), ("SECOND_KEY", f"{KEY}2")):
-        while f"{name} of work (is not shown): ".encode() not in shown:
+        while f"{name} of work (not shown): ".encode() not in shown:
             shown += os.read(ours, 1000)
         os.write(ours, f"{value}\n".encode())
     try:

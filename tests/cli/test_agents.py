@@ -89,7 +89,7 @@ def test_agents_move_to_another_home(coord: Coord, tmp_path: Path) -> None:
 
     said = elsewhere("agents", "import", file)
 
-    assert said.out == "2 agents: dave/shop, dave/vc\n"
+    assert said.out == "Imported 2 agents: dave/shop, dave/vc\n"
     assert elsewhere("agents", "export").json == json.loads(file.read_text())
     assert [one["name"] for one in coord("agents", "export", "dave/vc").json["agents"]] == ["dave/vc"]
 

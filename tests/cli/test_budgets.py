@@ -26,7 +26,7 @@ def test_budgets_are_set_shown_changed_and_taken_away(coord_on_each: Coord, plan
     coord("submit", plan)
 
     said = coord("budgets", "set", "workspace", "--usd", "50", "--period", "month", "--warn-at", "90%").out
-    assert said.startswith("The budget of the month of workspace default is set: $50.00; told at 90%")
+    assert said.startswith("Set the budget of the month of workspace default: $50.00; warns at 90%")
     assert "Spent $0.00, reserved $0.00, left $50.00." in said
     coord("budgets", "set", "agent", "ann", "--tokens", "1,000", "--on-exceed", "warn")
     coord("budgets", "set", "task", "a", "--run", "nightly", "--usd", "0.5", "--unpriced-calls", "2")
@@ -58,7 +58,7 @@ def test_a_cap_of_starts_is_set_shown_and_taken_away(coord_on_each: Coord, plan:
     coord("submit", plan)
 
     said = coord("budgets", "set", "project", "shop", "--starts", "1,000", "--period", "day").out
-    assert said.startswith("The budget of the day of project shop is set: 1,000 starts; told at 80%")
+    assert said.startswith("Set the budget of the day of project shop: 1,000 starts; warns at 80%")
     assert "Spent $0.00, reserved $0.00, left 1,000 starts." in said
     (found,) = coord("budgets", "show", "project", "shop", "--json").json["budgets"]
     assert (found["max_starts"], found["left"]["starts"], found["percent"]) == (1000, 1000, 0)
@@ -119,7 +119,7 @@ def test_raising_says_what_is_missing(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
     coord("budgets", "set", "workspace", "--usd", "50")
 
-    assert "workspace default is raised: $60.00" in coord("budgets", "raise", "workspace", "60").out
+    assert "workspace default: $60.00" in coord("budgets", "raise", "workspace", "60").out
     for words in (["5"], ["project", "5"], ["project", "shop", "5"], ["nowhere", "5"], ["run", "nightly", "much"]):
         refused = coord("budgets", "raise", *words, code=errors.REFUSED)
         assert refused.err.count("\n") == 1, refused.err

@@ -56,7 +56,7 @@ def test_days_and_months_are_those_of_the_workspaces_zone(coord_on_each: Coord, 
 def test_the_forecast_says_how_fast_money_goes_and_where_the_month_ends(coord_on_each: Coord, tmp_path: Path) -> None:
     coord = coord_on_each
     nothing = coord("costs", "forecast")
-    assert "cannot be told yet" in nothing.out
+    assert "There is no forecast for the month yet" in nothing.out
     assert coord("costs", "forecast", "--json").json["outlook"]["forecast"] is None
     now = datetime.now(UTC)
     path = tmp_path / "costs.jsonl"
@@ -81,19 +81,19 @@ def test_sums_that_are_not_those_of_the_records_are_found_and_mended(coord_on_ea
     path = tmp_path / "costs.jsonl"
     path.write_text(line("c1", datetime.now(UTC)) + line("c2", "2026-01-01T00:00:00Z"))
     coord("costs", "import", path)
-    assert coord("costs", "check").out == "All sums are those of the records.\n"
+    assert coord("costs", "check").out == "All sums match the records.\n"
     store = open_store(load_settings(coord.environment).database_url)
     with store.write() as tx:
         tx.execute(text("UPDATE rollups SET calls = calls + 1 WHERE dimension = 'model' AND grain = 'day'"))
     store.close()
 
     said = coord("costs", "check", code=1)
-    assert "2 sums are not those of the records. Make them right: coord costs check --repair" in said.out
+    assert "2 sums do not match the records. Correct them: coord costs check --repair" in said.out
     wrong = coord("costs", "check", "--json", code=1).json
     assert (wrong["right"], wrong["wrong"], wrong["examples"][0]["missing"]["calls"]) == (False, 2, -1)
     doctor = coord("doctor", code=None)
     assert "sums of costs: those of yesterday and today are not what the records say" in doctor.out
-    assert "2 sums were wrong; now they are those of the records." in coord("costs", "check", "--repair").out
+    assert "2 wrong sums were corrected." in coord("costs", "check", "--repair").out
     assert coord("costs", "check", "--json").json["right"] is True
     assert "sums of costs: days begin in UTC" in coord("doctor", code=None).out
 
@@ -105,14 +105,14 @@ def test_importing_says_what_is_free_unknown_or_not_finished(coord: Coord, tmp_p
 
     said = coord("costs", "import", path).out
 
-    assert "4 of 4 records are new to the ledger of shop." in said
-    assert "Line 5, the last, is not finished and was left out." in said
-    assert "1 of them are of unknown price" in said
-    assert "3 calls that used tokens were told to cost nothing" in said
+    assert "Imported 4 of 4 records into the ledger of shop." in said
+    assert "Line 5, the last, is unfinished and was skipped." in said
+    assert "1 of them have no known price" in said
+    assert "3 calls that used tokens were reported as free" in said
     assert "coord costs reprice --zero --dry-run" in said
     again = coord("costs", "import", path, "--json").json
     assert (again["new"], again["torn_line"], again["zero_cost_calls_of_priced_models"]) == (0, 5, {})
-    assert coord("costs", "check").out == "All sums are those of the records.\n"
+    assert coord("costs", "check").out == "All sums match the records.\n"
 
 
 def test_an_id_with_another_amount_refuses_the_file(coord_on_each: Coord, tmp_path: Path) -> None:

@@ -110,8 +110,8 @@ class TestMistypedVariables:
         said = coord(*command)
 
         assert said.err.splitlines() == [
-            "coord: there is no setting COORD_PINEAPPLE; it is not used",
-            "coord: there is no setting COORD_SLOT; did you mean COORD_SLOTS?",
+            "coord: COORD_PINEAPPLE is not a setting; it is ignored",
+            "coord: COORD_SLOT is not a setting; did you mean COORD_SLOTS?",
         ]
 
     def test_the_doctor_counts_it_as_wrong(self, tmp_path: Path) -> None:

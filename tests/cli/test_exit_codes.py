@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coordination.cli import main, work
-from coordination.cli.embedded import Surroundings
-from coordination.client import Coordination
+from coordination.api.connection import Coordination
+from coordination.cli import main
+from coordination.cli.plans import run as work
+from coordination.cli.stack.embedded import UsedStack
 from coordination.domain.tasks.tasks import OnDependencyFailure
 from coordination.runtime import open_runtime
 from coordination.store.engine import open_store
@@ -17,7 +18,7 @@ from tests.support.command import Coord
 from tests.support.stacks import settings_in
 from tests.support.world import World
 
-HERE = Surroundings(redis_url=None, problem=lambda: None)
+HERE = UsedStack(redis_url=None, problem=lambda: None)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def hint(said: str, after: str) -> str:
 
 
 def test_a_home_that_the_terminal_does_not_have_stands_in_a_hint(shop: Shop) -> None:
-    again = hint(shop.ran, "try again what did not complete: ")
+    again = hint(shop.ran, "retry what did not complete: ")
     shown = Terminal(shop.folder)(again)
 
     assert f"COORD_HOME='{shop.folder}/.coord' {COORD} resume " in again

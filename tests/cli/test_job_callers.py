@@ -18,20 +18,25 @@ from typing import Any
 import pytest
 import typer
 
-from coordination import Plan, Profile, Task, connect
+from coordination import Gate, Plan, Profile, Task, connect
 from coordination.adapters.account_store import Accounts
+from coordination.api.agents import Agents
+from coordination.api.budgets import Budgets
+from coordination.api.connection import Coordination
+from coordination.api.costs import Costs
+from coordination.api.issues import Issues
+from coordination.api.prices import Prices
+from coordination.api.projects import Projects
+from coordination.api.questions import Questions
+from coordination.api.runs import Run
+from coordination.api.tasks import TaskHandle
 from coordination.base.errors import REFUSED, Refused
 from coordination.base.host import WORKER_MARKER
 from coordination.base.ids import new_id
-from coordination.budgeting import Budgets
-from coordination.cli import stack
 from coordination.cli.main import app
-from coordination.client import Coordination, Run, TaskHandle
-from coordination.costs import Costs
+from coordination.cli.stack import stack
 from coordination.domain.tasks.tasks import TaskState
-from coordination.prices import Prices
 from coordination.settings import load_settings
-from coordination.staffing import Agents
 from coordination.store.engine import open_store
 from coordination.store.queries.fleet import workers
 from tests.support.command import Coord
@@ -59,14 +64,14 @@ DECIDES = {
     "migrate": "",
     "prices delete": "m",
     "prices set": "m --input 1 --output 1",
-    "projects activate": "shop",
+    "projects resume": "shop",
     "projects alias": "shop git@example.org:group/repo.git",
     "projects archive": "shop",
     "projects change": "shop --description x",
     "projects complete": "shop",
     "projects create": "other",
     "projects gates": "shop true",
-    "projects hold": "shop",
+    "projects pause": "shop",
     "projects limit": "shop --project 2",
     "rekey": "",
     "resume": "three",
@@ -188,13 +193,10 @@ VERBS: dict[type, dict[str, Verb]] = {
     },
     Coordination: {
         "create": lambda co: co.create(Task("x", {"shell": "true"})),
-        "hold": lambda co: co.hold("shop"),
-        "resume_project": lambda co: co.resume_project("shop"),
-        "set_limits": lambda co: co.set_limits("shop", {"project": 1}),
+        "replace_broker_key": lambda co: co.replace_broker_key(),
         "start": lambda co: co.start(),
         "stop": lambda co: co.stop(),
         "submit": lambda co: co.submit(Plan([Task("x", {"shell": "true"})])),
-        "wake": lambda co: co.wake(_run(co).record),
     },
     Run: {
         "cancel": lambda co: _run(co).cancel(),
@@ -219,6 +221,7 @@ VERBS: dict[type, dict[str, Verb]] = {
         "clone": lambda co: co.agents.clone("bob", "eve"),
         "create": lambda co: co.agents.create(Profile("eve", runner="claude")),
         "delete": lambda co: co.agents.delete("bob"),
+        "edit": lambda co: co.agents.edit("bob", lambda profile: replace(profile, model="opus")),
         "import_": lambda co: co.agents.import_(co.agents.export("bob")),
     },
     Costs: {
@@ -227,6 +230,21 @@ VERBS: dict[type, dict[str, Verb]] = {
         "reprice": lambda co: co.costs.reprice(),
         "set_timezone": lambda co: co.costs.set_timezone("Europe/Berlin"),
     },
+    Issues: {
+        "replace": lambda co: co.issues.replace([], identity="local:x", name="x", path=None),
+    },
+    Projects: {
+        "add_alias": lambda co: co.projects.add_alias("shop", "https://example.org/shop"),
+        "archive": lambda co: co.projects.archive("shop"),
+        "change": lambda co: co.projects.change("shop", description="x"),
+        "complete": lambda co: co.projects.complete("shop"),
+        "create": lambda co: co.projects.create("other", remote="https://example.org/other"),
+        "pause": lambda co: co.projects.pause("shop"),
+        "resume": lambda co: co.projects.resume("shop"),
+        "set_gates": lambda co: co.projects.set_gates("shop", [Gate("true")]),
+        "set_limits": lambda co: co.projects.set_limits("shop", {"project": 1}),
+    },
+    Questions: {},
     Prices: {
         "delete": lambda co: co.prices.delete("m"),
         "set": lambda co: co.prices.set("m", input=1, output=1),
@@ -235,20 +253,36 @@ VERBS: dict[type, dict[str, Verb]] = {
 LOOKING: dict[type, set[str]] = {
     Accounts: {"command", "get", "held", "names", "problems", "suggestion"},
     Coordination: {
-        *("accounts", "agents", "close", "costs", "prices", "project", "run", "runs", "simulate", "stopped", "task")
+        *("close", "project", "run", "runs", "simulate", "stopped", "task"),
     },
     Run: {
-        *("budget", "co", "cost", "events", "id", "outputs", "record", "running", "state", "task", "tasks", "wait"),
+        *(
+            "budget",
+            "cost",
+            "events",
+            "id",
+            "outputs",
+            "record",
+            "running",
+            "runtime",
+            "state",
+            "task",
+            "tasks",
+            "wait",
+        ),
     },
     TaskHandle: {
-        *("artifacts", "attempts", "checkout", "co", "cost", "error", "events", "id", "key", "logs", "output"),
-        *("last_lines", "outdated"),
+        *("artifacts", "attempts", "checkout", "cost", "error", "events", "explain", "id", "key", "logs", "output"),
+        *("last_lines", "outdated", "runtime"),
         *("prompt", "questions", "record", "refresh", "state"),
     },
-    Budgets: {"check", "held", "lacking", "list", "of", "store_all"},  # the last one in a transaction of its caller
-    Agents: {"export", "get", "list", "record"},
+    Budgets: {"check", "lacking", "list", "of", "shortages"},
+    Agents: {"export", "get", "list", "list_with_records", "record"},
     Costs: {"export", "forecast", "free_but_priced", "span", "summary", "timezone", "total", "with_a_price"},
-    Prices: {"list", "of"},
+    Issues: {"list"},
+    Prices: {"list", "list_with_projects", "look_up", "of"},
+    Projects: {"details", "limits", "list", "list_with_totals"},
+    Questions: {"list"},
 }
 
 

@@ -66,7 +66,7 @@ def test_a_part_of_an_id_names_what_it_alone_fits(shop: Callable[[str], Coord]) 
     assert other["id"].startswith(common)
 
     refused = here("tasks", "cancel", common, code=REFUSED)
-    assert "names several tasks" in refused.err
+    assert "matches several tasks" in refused.err
 
     assert here("tasks", "cancel", build["id"][-12:], "--json").json["task"] == build["id"]
     assert here("tasks", "show", build["id"].upper(), "--json").json["id"] == build["id"]
@@ -103,7 +103,7 @@ UNSTORABLE = ["\0", "a\0b", "\ud800", "x\udcff", "\ufffe\udc80"]
 LOOKUPS: list[tuple[str, ...]] = [
     *(("tasks", verb) for verb in ("show", "cancel", "retry", "output", "logs", "artifacts", "events")),
     *(("runs", verb) for verb in ("show", "cancel", "retry", "events")),
-    *(("projects", verb) for verb in ("show", "hold", "activate", "complete", "archive", "gates")),
+    *(("projects", verb) for verb in ("show", "pause", "resume", "complete", "archive", "gates")),
     *(("agents", verb) for verb in ("show", "change", "delete", "export")),
     *(("explain",), ("sessions", "show"), ("tasks", "list"), ("budgets", "show", "project"), ("costs", "list", "-p")),
 ]

@@ -39,7 +39,7 @@ def test_a_price_is_looked_up_set_and_taken_back(coord_on_each: Coord) -> None:
     assert known["usd_per_million_tokens"] == {"input": "0.25", "cached_input": "0.025", "output": "2"}
     assert "more than 200,000 tokens" in coord("prices", "show", "claude-sonnet-4-5").out
     missing = coord("prices", "show", UNKNOWN)
-    assert "There is no price of house-llama: it is not in the price list." in missing.out
+    assert "There is no price for house-llama: it is not in the price list." in missing.out
     assert "Set one with: coord prices set house-llama --input USD --output USD" in missing.out
     assert coord("prices", "show", UNKNOWN, "--json").json["known"] is False
 
@@ -66,7 +66,7 @@ def test_a_name_with_brackets_is_shown_with_a_command_that_a_shell_takes(coord: 
 
     shown = coord("prices", "show", name, "--project", "shop").out
 
-    assert f"There is no price of {name}: the list has no price for its long context." in shown
+    assert f"There is no price for {name}: the list has no price for its long context." in shown
     assert f"coord prices set '{name}' --input USD --output USD --project shop" in shown
     coord("prices", "set", name, "--input", "6", "--output", "22.5", "--project", "shop")
     assert coord("prices", "show", name, "-p", "shop", "--json").json["usd_per_million_tokens"]["input"] == "6"
@@ -97,7 +97,7 @@ def test_what_was_taken_in_as_free_is_shown_and_priced_when_that_is_asked_for(le
     assert before["zero_cost_calls_of_priced_models"] == {PRICED: 2}
     assert before["total"] == {"cost_usd": "1.5", "calls": 5, "unpriced_calls": 1}
     said = ledger("costs", "summary").out
-    assert "2 calls that used tokens were told to cost nothing" in said
+    assert "2 calls that used tokens were reported as free" in said
     assert "coord costs reprice --zero --dry-run" in said
 
     untouched = ledger("costs", "reprice", "--json").json
@@ -134,7 +134,7 @@ def test_a_price_that_is_set_settles_what_was_unknown_and_twice_is_once(ledger: 
     assert made["occurred_at"] == records["c4"]["occurred_at"]
     shown = ledger("costs", "list").out
     assert "corrects c4 by override of the workspace" in shown
-    assert "as told" in shown
+    assert "as reported" in shown
 
 
 def test_what_a_stale_attempt_spent_is_marked_for_people_too(coord_on_each: Coord, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_what_a_stale_attempt_spent_is_marked_for_people_too(coord_on_each: Coor
     shown = coord_on_each("costs", "list").out
 
     assert shown.count("stale") == 1
-    assert "as told, stale" in shown
+    assert "as reported, stale" in shown
 
 
 def test_a_time_that_is_none_is_refused(coord: Coord) -> None:

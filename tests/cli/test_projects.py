@@ -63,10 +63,10 @@ def test_the_supervisors_answer_is_part_of_the_project(coord: Coord, plan: Path)
 
 def test_a_held_project_says_so_until_it_is_activated(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
-    coord("projects", "hold", "shop")
+    coord("projects", "pause", "shop")
 
     held = coord("explain", "a", "--json").json["task"]
-    coord("projects", "activate", "shop")
+    coord("projects", "resume", "shop")
 
     assert [blocker["kind"] for blocker in held["blockers"]] == ["on_hold", "no_worker"]
     assert coord("projects", "show", "shop", "--json").json["status"] == "active"

@@ -191,7 +191,7 @@ tasks:
         ("key_missing", ["a"], "NO_SUCH_KEY"),
     ]
     assert [line.startswith("warning: ") for line in people] == [True] * 4 + [False] * 2
-    assert people[-1] == f"run it with: coord run {plan}"
+    assert people[-1] == f"Run it with: coord run {plan}"
 
 
 def test_outdated_tasks_are_shown_wherever_tasks_are_until_they_are_done_again(
@@ -207,7 +207,7 @@ def test_outdated_tasks_are_shown_wherever_tasks_are_until_they_are_done_again(
     coord("tasks", "force", "a", "queued", "--reason", "it was wrong")
     coord("tasks", "force", "a", "completed", "--reason", "by hand")
 
-    again = "do it again with: coord tasks force b queued --reason 'it is outdated'"
+    again = "run it again with: coord tasks force b queued --reason 'it is outdated'"
     assert again in coord("explain", "b").out
     assert again in coord("tasks", "show", "b").out
     assert again in coord("runs", "show", "two").out

@@ -54,7 +54,7 @@ def test_what_nobody_knows_is_named_until_something_is_assumed(coord: Coord, pla
     assumed = coord("simulate", plan, "--assume", "30s", "--json").json
 
     assert "at least" in bare
-    assert "How long these take is not known, so it counts as nothing: shell:echo, shell:true" in bare
+    assert "The duration of these is unknown and counts as zero: shell:echo, shell:true" in bare
     assert "--assume 30s" in bare
     assert assumed["untimed"] == []
     assert 60 < assumed["duration"]["p50"] < 240, "four in a row"

@@ -23,7 +23,7 @@ def test_a_task_is_a_run_of_its_own_or_of_one_that_exists(coord: Coord) -> None:
     )
 
     assert made["state"] == "queued"
-    assert said.out.startswith("fix is blocked (project shop, run ")
+    assert said.out.startswith("Created fix, which is blocked (project shop, run ")
     listed = coord("tasks", "list", made["run"], "--json").json["tasks"]
     assert [(one["key"], one["title"]) for one in listed] == [("lint", "Look"), ("fix", "fix")]
     assert coord("tasks", "show", "fix", "--json").json["work"]["agent"] == "claude"
@@ -42,8 +42,8 @@ def test_a_worktree_a_model_and_a_priority_are_as_a_plan_says_them(coord: Coord)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("a",), "Say what it does. Give --shell COMMAND, or --agent NAME with --prompt TEXT."),
-        (("a", "--shell", "x", "--agent", "claude"), "Say what it does."),
+        (("a",), "Give the work. Give --shell COMMAND, or --agent NAME with --prompt TEXT."),
+        (("a", "--shell", "x", "--agent", "claude"), "Give the work."),
         (("a", "--agent", "claude"), "An agent needs a prompt."),
         (("a", "--shell", "x", "--prompt", "y"), "A command has no prompt and no model."),
         (("a b", "--shell", "x"), "cannot be a key"),
@@ -67,15 +67,15 @@ def test_a_waiting_task_is_given_to_another_model_agent_or_person(coord: Coord) 
     coord("tasks", "create", "b", "--shell", "cat", "--run", "a", "--needs", "a")
     coord("agents", "create", "bob", "--runner", "codex")
 
-    assert coord("tasks", "assign", "a", "--model", "opus").out.startswith("a is for claude with opus now (")
-    assert coord("tasks", "assign", "a", "bob").out.startswith("a is for bob now (")
+    assert coord("tasks", "assign", "a", "--model", "opus").out.startswith("Assigned a to claude with opus (")
+    assert coord("tasks", "assign", "a", "bob").out.startswith("Assigned a to bob (")
     person = coord("tasks", "assign", "a", "--person", "ann").out.splitlines()
 
-    assert person[0].startswith("a is for ann now (")
+    assert person[0].startswith("Assigned a to ann (")
     assert person[1].startswith("When it is done: coord tasks answer a 'what came of it' --run ")
     assert "ann is to do this: Mend it" in coord("questions").out
     assert "ann is to do it; when it is done: coord tasks answer a 'what came of it'" in coord("explain", "a").out
-    assert coord("tasks", "answer", "a", "mended").out.startswith("a is completed (")
+    assert coord("tasks", "answer", "a", "mended").out.startswith("Answer saved; a is completed (")
     assert coord("tasks", "output", "a").out.strip() == "mended"
     assert coord("questions", "--json").json == {"questions": []}
     assert coord("tasks", "show", "b", "--json").json["state"] == "queued"

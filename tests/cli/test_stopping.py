@@ -18,7 +18,7 @@ def test_a_stop_is_said_by_every_command_that_a_person_asks(coord_on_each: Coord
 
     assert "The project shop is stopped since" in stopped.out
     assert stopped.out.endswith(
-        "Nothing runs any more; 0 attempts were in flight. Go on with: coord start --project shop\n"
+        "Nothing is running; 0 attempts were in flight. Continue with: coord start --project shop\n"
     )
     for command in ("status", "doctor", "explain a"):
         said = coord(*command.split(), code=None).out
@@ -46,8 +46,8 @@ def test_what_stop_and_start_say_when_repeated(coord: Coord, plan: Path) -> None
     assert again["stop"] == {**first["stop"], "now": True}
     assert "The workspace is stopped already since" in coord("stop").out
     started = coord("start").out
-    assert started.startswith("The workspace goes on.\nThe project shop is stopped since")
-    assert "Let it go on with: coord start --project shop" in started
+    assert started.startswith("The workspace is started again.\nThe project shop is stopped since")
+    assert "Start it with: coord start --project shop" in started
     assert coord("start").out.startswith("The workspace was not stopped.\n")
     assert coord("start", "--project", "shop", "--json").json["still"] == []
     assert "stopped" not in coord("status").out
@@ -55,10 +55,10 @@ def test_what_stop_and_start_say_when_repeated(coord: Coord, plan: Path) -> None
 
 def test_a_person_activates_a_project_that_is_stopped(coord: Coord, plan: Path) -> None:
     coord("submit", plan)
-    coord("projects", "hold", "shop")
+    coord("projects", "pause", "shop")
     coord("stop")
 
-    said = coord("projects", "activate", "shop")
+    said = coord("projects", "resume", "shop")
 
     assert "The workspace is stopped since" in said.err
     assert "active (stopped)" in coord("projects", "list").out

@@ -65,7 +65,7 @@ def test_a_hint_names_the_newest_run_by_its_name(coord: Coord, tmp_path: Path) -
     said = [coord("submit", plan).out for _ in range(2)]
 
     assert all(one.endswith("See: coord runs show nightly\n") for one in said)
-    assert coord("runs", "show", "nightly", "--json").json["run"] in said[1]
+    assert coord("runs", "show", "nightly", "--json").json["id"] in said[1]
 
 
 def test_many_tasks_are_read_by_a_few_statements_and_not_all_at_once(coord_on_each: Coord, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_many_tasks_are_read_by_a_few_statements_and_not_all_at_once(coord_on_ea
     assert [task["key"] for task in listed] == [*(f"many-{number}" for number in range(2500)), "last"]
     assert len(coord("tasks", "list").out.splitlines()) == 2502
     assert task_list._AT_ONCE <= 1000
-    assert listed[0].keys() == {*task_list.TaskLine._fields, "outdated"}
+    assert listed[0].keys() == {*task_list.TaskLine._fields, "run_id", "outdated"}
 
 
 @pytest.mark.parametrize("title", ["two  words", "mixed \u05d0\u05d1", "x" * 500])

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from coordination import Plan, Profile, ProjectRef, Task, connect
+from coordination.api.connection import Coordination
+from coordination.api.runs import Run
 from coordination.base.errors import NotFound, Refused
-from coordination.client import Coordination, Run
 from coordination.domain.money.costs import CostRecord
 from coordination.domain.plans.plans import Concurrency
 from coordination.services.money import ledger as ledger_service

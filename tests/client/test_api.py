@@ -54,6 +54,13 @@ def test_a_run_is_found_again_by_its_id_by_a_part_of_it_and_by_name(fleet: Fleet
         fleet.co.run("other")
 
 
+def test_a_printed_handle_shows_no_settings(fleet: Fleet) -> None:
+    run = fleet.submit(Task("a", {"shell": "true"}))
+
+    assert repr(run) == f"Run(id='{run.id}')"
+    assert fleet.co.runtime.settings.database_url not in repr(run.task("a"))
+
+
 def test_waiting_ends_when_the_time_is_over(fleet: Fleet) -> None:
     run = fleet.submit(Task("a", {"shell": "true"}))
 
@@ -101,11 +108,11 @@ def test_a_held_project_starts_nothing_until_it_goes_on(fleet: Fleet) -> None:
     first = fleet.submit(Task("a", {"shell": "true"}))
     first.wait(timeout=30)
 
-    fleet.co.hold("fleet")
+    fleet.co.projects.pause("fleet")
     run = fleet.submit(Task("b", {"shell": "true"}))
     until(lambda: run.task("b").state is TaskState.BLOCKED, what="the pause")
     assert run.task("b").record.reasons.names() == ["paused"]
-    assert fleet.co.resume_project("fleet") == 1
+    assert fleet.co.projects.resume("fleet") == 1
 
     assert run.wait(timeout=30) is RunState.COMPLETED
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
+from coordination.api.connection import Coordination, connect
 from coordination.base.errors import CoordinationError, NotFound, Refused
-from coordination.client import Coordination, connect
 from coordination.domain.money.budgets import BudgetPeriod, BudgetScope, ExceededAction
 from coordination.domain.plans.plans import BudgetCap
 from coordination.domain.tasks.attempts import Usage
 from coordination.flows.money.checkpoint_costs import checkpoint_costs
 from coordination.services.attempts.decide import cost_of
 from coordination.settings import load_settings
+from coordination.views.money import budget
 from tests.support.refusals import refuses
 from tests.support.world import World
 
@@ -45,7 +46,7 @@ def world(co: Coordination) -> World:
 
 
 def stored(co: Coordination) -> list[dict[str, Any]]:
-    return [one.to_json() for one in co.budgets.list(ended=True)]
+    return [budget(one) for one in co.budgets.list(ended=True)]
 
 
 def test_a_run_says_what_is_spent_and_left_and_who_waits(co: Coordination, world: World) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from mcp import Client
 
+from coordination.api.connection import Coordination
+from coordination.api.runs import Run
 from coordination.base.errors import Ambiguous, NotFound
-from coordination.client import Coordination, Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.mcp_server import reading
 from coordination.mcp_server.server import make_server
@@ -94,4 +95,4 @@ def test_tools_over_mcp_look_where_they_stand(
     monkeypatch.chdir(tmp_path / "a")
     assert runs["a"].id in asyncio.run(ask(task="build"))
     assert runs["b"].id in asyncio.run(ask(task="build", run=runs["b"].id))
-    assert "which you stand in" in asyncio.run(ask(task="only-b"))
+    assert "of the current folder" in asyncio.run(ask(task="only-b"))

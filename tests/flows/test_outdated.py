@@ -76,7 +76,7 @@ def test_what_has_completed_with_the_former_output_is_outdated_until_it_is_done_
     assert (after.need_state, after.again) == ("completed", True)
     assert said_after.splitlines()[-2:] == [
         "  outdated: attempt 1 was given what up had made before it was done again",
-        "  do it again with: coord tasks force down queued --reason 'it is outdated'",
+        "  run it again with: coord tasks force down queued --reason 'it is outdated'",
     ]
     assert redone == {"up": "new", "other": None}
     assert found(world) == []

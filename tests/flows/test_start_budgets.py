@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from coordination.api.budgets import current_estimator
 from coordination.base.errors import Refused
-from coordination.budgeting import current_estimator
 from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetUse
 from coordination.domain.money.caps import caps_of
 from coordination.domain.plans.plans import BudgetCap

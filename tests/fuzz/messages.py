@@ -12,8 +12,8 @@ from typing import Any
 import redis
 from hypothesis import strategies as st
 
+from coordination.api.runs import Run
 from coordination.base.ids import new_id
-from coordination.client import Run
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.runs import RunState
 from coordination.settings import load_settings

@@ -17,11 +17,11 @@ import typer
 import yaml
 from hypothesis import strategies as st
 
+from coordination.api.connection import Coordination
 from coordination.base.errors import CoordinationError
 from coordination.base.ids import SHORTEST_PART
 from coordination.base.printable import KEPT
 from coordination.cli.main import app
-from coordination.client import Coordination
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from tests.fuzz.driver import drive

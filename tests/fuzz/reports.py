@@ -18,8 +18,8 @@ import psutil
 from hypothesis import strategies as st
 from sqlalchemy import text as sql
 
+from coordination.api.runs import Run
 from coordination.base.json_values import json_problem
-from coordination.client import Run
 from coordination.domain.plans.plans import Task
 from coordination.store.tables import metadata
 from tests.fuzz.driver import drive
@@ -137,7 +137,7 @@ class Reports:
         """Start the worker and both jobs."""
         self.worker = self.fleet.worker("-c", "3", FUZZ_SECRET=SECRET)
         self.neighbour = self._job("neighbour")
-        self.fleet.co.set_limits("fleet", {"project": 2})  # what is found never runs
+        self.fleet.co.projects.set_limits("fleet", {"project": 2})  # what is found never runs
         self.speaker = self._job("speaker")
         self.before = self._memory()
 
@@ -177,13 +177,13 @@ class Reports:
     def end_speaker(self) -> None:
         """End the attempt that spoke, and look at what it left."""
         self.ended, run = self.speaker.token, self.speaker.run
-        self.fleet.co.hold("fleet")
+        self.fleet.co.projects.pause("fleet")
         task = run.task("speaker")
         self.speaker.end()
         until(lambda: task.refresh().state != "running", what="the attempt has ended")
         self._look_at(run)
         run.cancel()
-        self.fleet.co.resume_project("fleet")
+        self.fleet.co.projects.resume("fleet")
 
     def close(self) -> None:
         """End both jobs; the neighbour's reports have all counted."""

@@ -21,7 +21,7 @@ from coordination.base.errors import (
     StackStoppedError,
     Unavailable,
 )
-from coordination.cli.stopping_stack import Waiting
+from coordination.cli.stack.stopping import Waiting
 from coordination.stack import joining, running, stack
 from coordination.stack.home import Home
 from coordination.stack.joining import JoinedStack

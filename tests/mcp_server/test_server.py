@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from coordination.api.connection import Coordination
 from coordination.base.errors import Refused
-from coordination.client import Coordination
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.mcp_server import reading, reporting
 from coordination.mcp_server.server import MOST_BYTES, MOST_TOOLS, make_server
@@ -74,12 +74,12 @@ def test_they_look_at_what_is_at_work(co: Coordination) -> None:
     }
 
     assert not [name for name, (failed, _) in looked.items() if failed]
-    assert json.loads(looked["runs"][1])[0]["tasks"] == {"queued": 1, "blocked": 1}
+    assert json.loads(looked["runs"][1])[0]["counts"] == {"queued": 1, "blocked": 1}
     assert [(task["key"], task["state"]) for task in json.loads(looked["tasks"][1])] == [
         ("lint", "queued"),
         ("fix", "blocked"),
     ]
-    assert json.loads(looked["task"][1])["runs"] == {"shell": "true"}
+    assert json.loads(looked["task"][1])["work"] == {"shell": "true"}
     assert "lint" in looked["explain"][1]
     assert looked["questions"][1] == "[]"
     assert json.loads(looked["status"][1])["projects"][0]["name"] == "shop"
@@ -107,16 +107,16 @@ def test_a_long_answer_is_cut(co: Coordination, monkeypatch: pytest.MonkeyPatch)
         ("explain", {"task": "nobody", "run": "none"}, "There is no run 'none'"),
         ("runs", {"project": "nowhere"}, "nowhere"),
         ("nothing", {}, "There is no tool 'nothing'. Call one of: progress, ask"),
-        ("tasks", {}, "tasks lacks the argument run. Call tasks with: run (a text)."),
+        ("tasks", {}, "tasks lacks the argument run. Call tasks with: run (a string)."),
         ("tasks", {"run": None}, "tasks lacks the argument run."),
-        ("tasks", {"run": ["x"]}, 'tasks: run is a text, not ["x"]. Call tasks with: run (a text).'),
-        ("runs", {"projects": "x"}, "runs has no argument 'projects'. Call runs with: project (a text, optional)."),
+        ("tasks", {"run": ["x"]}, 'tasks: run is a string, not ["x"]. Call tasks with: run (a string).'),
+        ("runs", {"projects": "x"}, "runs has no argument 'projects'. Call runs with: project (a string, optional)."),
         ("status", {"run": "x"}, "status has no argument 'run'. Call status without arguments."),
         ("progress", {"text": "x", "percent": "half"}, "progress: percent is a number, not 'half'."),
-        ("discovered", {"key": "x", "shell": "y", "needs": [1]}, "discovered: needs is a list of texts, not [1]."),
+        ("discovered", {"key": "x", "shell": "y", "needs": [1]}, "discovered: needs is a list of strings, not [1]."),
         ("progress", {"text": "x"}, "This is not a job that can report"),
-        ("discovered", {"key": "x"}, "Say either prompt or shell"),
-        ("discovered", {"key": "x", "prompt": "a", "shell": "b"}, "Say either prompt or shell"),
+        ("discovered", {"key": "x"}, "Give either prompt or shell"),
+        ("discovered", {"key": "x", "prompt": "a", "shell": "b"}, "Give either prompt or shell"),
         ("context", {}, "This is not a job"),
     ],
 )
@@ -153,11 +153,11 @@ def test_a_tool_that_fails_unexpectedly_is_a_sentence_too() -> None:
 
 
 def test_without_the_extra_it_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from coordination.cli.mcp import mcp
+    from coordination.cli.jobs.mcp import mcp
 
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     monkeypatch.delitem(sys.modules, "coordination.mcp_server.server")
-    monkeypatch.setattr("coordination.cli.mcp.install_command", lambda extra: f"pip install '.[{extra}]'")
+    monkeypatch.setattr("coordination.cli.jobs.mcp.install_command", lambda extra: f"pip install '.[{extra}]'")
 
     with refuses(Refused):
         mcp()

@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
+from coordination.api.runs import Run
 from coordination.base.errors import CoordinationError
-from coordination.client import Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.retry import Backoff
 from tests.soak.servers import Servers

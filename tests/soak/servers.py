@@ -13,7 +13,7 @@ import psutil
 import psycopg
 from sqlalchemy import make_url
 
-from coordination.client import Coordination
+from coordination.api.connection import Coordination
 from coordination.runtime import open_runtime
 from coordination.settings import load_settings
 from coordination.store import schema

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from datetime import timedelta
 from pathlib import Path
 
+from coordination.api.connection import Coordination
+from coordination.api.runs import Run
 from coordination.base.ids import new_id
-from coordination.client import Coordination, Run
 from coordination.domain.plans.plans import Plan, ProjectRef, Task
 from coordination.domain.tasks.events import Event, EventType
 from coordination.runtime import open_runtime

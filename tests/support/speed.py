@@ -89,7 +89,7 @@ def scale_timeouts(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 def _let_clients_wait() -> None:
     """Scale the time-outs that tests give to the waits of runs; those of the product's other processes stay."""
-    from coordination.client import Run
+    from coordination.api.runs import Run
 
     wait = Run.wait
 

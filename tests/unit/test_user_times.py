@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from coordination.user_times import resolved
+from coordination.api.user_times import resolved
 
 NOW = datetime(2026, 12, 2, 23, 30, tzinfo=UTC)  # a Wednesday; in Tokyo it is Thursday
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import bindparam, text
 
-from coordination.client import Coordination, Run
+from coordination.api.connection import Coordination
+from coordination.api.runs import Run
 from coordination.domain.plans.plans import Task
 from coordination.domain.tasks.attempts import Outcome
 from coordination.domain.tasks.runs import RunState

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from coordination.base.money import ZERO
 from coordination.domain.money.budgets import Amount, Budget, BudgetPeriod, BudgetScope, BudgetUse, ExceededAction
@@ -95,32 +93,6 @@ class BudgetStatus:
         shares = [used / cap * _WHOLE if cap else _WHOLE for used, cap in caps if cap is not None]
         return int(max(shares)) if shares else None
 
-    def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
-        budget = self.budget
-        return {
-            "id": budget.id,
-            "scope": budget.scope.value,
-            "subject": budget.shown_subject,
-            "name": self.name,
-            "period": budget.period.value,
-            "starts": self.use.starts or None,
-            "usd": budget.usd,
-            "tokens": budget.tokens,
-            "max_starts": budget.max_starts,
-            "max_unpriced_calls": budget.unpriced_calls,
-            "on_exceed": budget.action.value,
-            "warn_at": budget.warn_percent,
-            "downgrade_to": budget.downgrade_to,
-            "spent": _spent(self.use),
-            "reserved": _amount(self.use.reserved),
-            "left": {"usd": self.left_usd, "tokens": self.left_tokens, "starts": self.left_starts},
-            "percent": self.percent,
-            "waiting": self.waiting,
-            "set_by": budget.set_by,
-            "set_at": budget.set_at,
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class BudgetCheck:
@@ -135,23 +107,3 @@ class BudgetCheck:
     def right(self) -> bool:
         """Whether they say the same."""
         return (self.kept.spent, self.kept.reserved) == (self.counted.spent, self.counted.reserved)
-
-    def to_json(self) -> dict[str, Any]:
-        """As printed by --json."""
-        return {
-            "id": self.budget.id,
-            "scope": self.budget.scope.value,
-            "name": self.name,
-            "period": self.budget.period.value,
-            "right": self.right,
-            "kept": {"spent": _spent(self.kept), "reserved": _amount(self.kept.reserved)},
-            "counted": {"spent": _spent(self.counted), "reserved": _amount(self.counted.reserved)},
-        }
-
-
-def _spent(of: BudgetUse) -> Mapping[str, Any]:
-    return {**_amount(of.spent), "starts": of.spent.starts}
-
-
-def _amount(of: Amount) -> Mapping[str, Any]:
-    return {"usd": of.usd, "tokens": of.tokens, "unpriced_calls": of.unpriced}

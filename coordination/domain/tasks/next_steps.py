@@ -1,7 +1,7 @@
-"""What a person enters next: for each situation of a task or a run, the commands that let it go on. Pure.
+"""Next steps: for each situation of a task or a run, the commands that continue it. Pure.
 
-The one table for everybody who says so: ``coord explain``, the end of a run, ``coord status`` and the MCP tools. In
-commands, words in capitals (USD, N) and in quotation marks ('the answer') are for the person to fill in.
+The one table for ``coord explain``, the end of a run, ``coord status`` and the MCP tools. In commands, words in
+capitals (USD, N) and in quotation marks ('the answer') are for the person to fill in.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from enum import StrEnum
 
 
 class Situation(StrEnum):
-    """What keeps a task or a run from going on, or what can be asked of it."""
+    """Why a task or a run does not continue, or what can be done with it."""
 
     # an open task
     QUESTION = "question"
-    PERSON = "person"  # who is to do it
+    PERSON = "person"  # its owner is a person
     OUTCOME_UNKNOWN = "outcome_unknown"
     LIMIT = "limit"
     MODEL = "model"
@@ -50,7 +50,7 @@ class Situation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
-    """One command, and what it is for as half a sentence."""
+    """A command and its purpose, as half a sentence."""
 
     what: str
     command: str
@@ -64,13 +64,13 @@ class NextStep:
         return {"what": self.what, "command": self.command}
 
 
-_LOOK = ("what it printed", "coord tasks logs {task}")
-_MENDED = ("when that is mended", "coord tasks retry {task}")
+_OUTPUT = ("what it printed", "coord tasks logs {task}")
+_FIXED = ("when that is fixed", "coord tasks retry {task}")
 _NOW = "coord tasks force {task} queued --reason 'it need not wait'"
 
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
-# The last command of each is the one that goes on.
+# The last command of each continues the task or run.
 _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     Situation.QUESTION: (("answer it", "coord tasks answer {task} 'the answer'"),),
     Situation.PERSON: (("when it is done", "coord tasks answer {task} 'what came of it'"),),
@@ -78,17 +78,17 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
         ("if it was done", "coord tasks force {task} completed --reason 'it was done'"),
         ("if it was not, run it again with", "coord tasks retry {task}"),
     ),
-    Situation.LIMIT: (("let it go on with", "coord tasks retry {task}"),),
-    Situation.ON_HOLD: (("let it go on with", "coord projects activate {project}"),),
+    Situation.LIMIT: (("resume it with", "coord tasks retry {task}"),),
+    Situation.ON_HOLD: (("resume it with", "coord projects resume {project}"),),
     Situation.NOT_BEFORE: (("start it now with", _NOW),),
     Situation.SLOT: (("raise it with", "coord projects limit {project} --{limit} {value}"),),
     Situation.NO_WORKER: (("start one with", "coord up"),),
     Situation.NO_WORKER_OF_WORKSPACE: (("start one with", "COORD_WORKSPACES={workspace} coord worker"),),
     Situation.SUPERVISOR: (("what is wrong with it", "coord doctor --live"),),
     Situation.NEED_ENDED_BADLY: (("retry it with", "coord tasks retry {need}"),),
-    Situation.FAILED: (_LOOK, _MENDED),
-    Situation.GATE: (("what the gate printed", "coord tasks logs {task}"), _MENDED),
-    Situation.CONFLICT: (("what is in conflict", "coord tasks logs {task}"), _MENDED),
+    Situation.FAILED: (_OUTPUT, _FIXED),
+    Situation.GATE: (("what the gate printed", "coord tasks logs {task}"), _FIXED),
+    Situation.CONFLICT: (("what is in conflict", "coord tasks logs {task}"), _FIXED),
     Situation.MODEL: (
         ("what the project allows", "coord projects show {project}"),
         ("allow it with", "coord projects change {project} --models 'allow=[\"MODEL\"]'"),
@@ -98,21 +98,21 @@ _STEPS: Mapping[Situation, tuple[tuple[str, str], ...]] = {
     ),
     Situation.FOLDER: (("when the folder is there", "coord tasks retry {task}"),),
     Situation.LOG_IN: (("and then", "coord tasks retry {task}"),),
-    Situation.CANCELED: (("run it after all with", "coord tasks retry {task}"),),
-    Situation.CANCELED_WITH_NEED: (("it comes back with", "coord tasks retry {need}"),),
-    Situation.OUTDATED: (("do it again with", "coord tasks force {task} queued --reason 'it is outdated'"),),
+    Situation.CANCELED: (("run it anyway with", "coord tasks retry {task}"),),
+    Situation.CANCELED_WITH_NEED: (("restore it with", "coord tasks retry {need}"),),
+    Situation.OUTDATED: (("run it again with", "coord tasks force {task} queued --reason 'it is outdated'"),),
     Situation.RUNNING: (("watch it with", "coord tasks logs {task} --follow"),),
     Situation.READY: (("watch it with", "coord tasks logs {task} --follow"),),
-    Situation.COMPLETED: (("what it gave", "coord tasks output {task}"),),
-    Situation.RUN_ENDED_BADLY: (("try again what did not complete", "coord resume {run} --retry"),),
+    Situation.COMPLETED: (("its output", "coord tasks output {task}"),),
+    Situation.RUN_ENDED_BADLY: (("retry what did not complete", "coord resume {run} --retry"),),
     Situation.RUN_STUCK: (
-        ("why it does not go on", "coord runs show {run}"),
-        ("try again what did not complete", "coord resume {run} --retry"),
+        ("why it does not continue", "coord runs show {run}"),
+        ("retry what did not complete", "coord resume {run} --retry"),
     ),
-    Situation.RUN_INTERRUPTED: (("go on with", "coord resume {run}"),),
+    Situation.RUN_INTERRUPTED: (("continue with", "coord resume {run}"),),
 }
 
-# How errors begin or what is in them, where they say what else than the job itself was in the way.
+# How errors start, or what they contain, where something other than the job has failed.
 _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
     (re.compile(r"gate .{0,200} failed: ", re.DOTALL), Situation.GATE),
     (re.compile(r"its change conflicts with what others have merged"), Situation.CONFLICT),
@@ -123,9 +123,9 @@ _OF_ERRORS: tuple[tuple[re.Pattern[str], Situation], ...] = (
 
 
 def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
-    """The commands for a *situation*, the one that goes on last.
+    """Return the commands for a *situation*; the last one continues the task or run.
 
-    *names*: those that the situation has, as a command takes them: ``task``, ``need``, ``run``, ``project``,
+    *names*: those of the situation, as commands take them: ``task``, ``need``, ``run``, ``project``,
     ``workspace``; ``limit`` and ``value`` of a slot. They are quoted for a shell here.
     """
     quoted = {name: shlex.quote(value) for name, value in names.items()}
@@ -133,16 +133,16 @@ def steps(situation: Situation, **names: str) -> tuple[NextStep, ...]:
 
 
 def _filled(command: str, names: Mapping[str, str]) -> str:
-    # All at once: what stands in a name is no place for another one, or that would be quoted within quotes.
+    # All at once: a placeholder inside a name must not be replaced, or it would be quoted within quotes.
     return _PLACE.sub(lambda found: names.get(found[1], found[0]), command)
 
 
 def failure_of(error: str | None) -> Situation:
-    """The situation of a task that failed with *error*."""
+    """Return the situation of a task that failed with *error*."""
     found = (situation for pattern, situation in _OF_ERRORS if pattern.match(error or ""))
     return next(found, Situation.FAILED)
 
 
 def sentence(found: Iterable[NextStep]) -> str:
-    """The steps on one line, the one that goes on at its end; empty without any."""
+    """Return the steps on one line, in their order; empty without any."""
     return "; ".join(step.sentence() for step in found)

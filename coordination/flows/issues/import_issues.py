@@ -30,6 +30,6 @@ def import_issues(
     """Make *issues* those of the project that *identity* names (made if it is new); Refused when it is archived."""
     project = project_service.resolve(tx, workspace_id, identity=identity, name=name, path=path)
     if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
     before = issue_service.replace(tx, workspace_id, project.id, issues)
     return ImportedIssues(project.id, project.name, len(issues), before)

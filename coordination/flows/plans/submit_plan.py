@@ -79,7 +79,7 @@ def submit_plan(
     works: Mapping[str, Job] = graph.check(plan)
     project = project_service.resolve(tx, workspace_id, identity=origin.identity, name=origin.name, path=origin.path)
     if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
     plan, works = in_parts(plan, works, project.settings)
     desk = agent_service.AgentLookup(tx, workspace_id)
     graph_ = prepare_graph(plan, works, desk, project.model_restrictions)

@@ -60,7 +60,7 @@ def create_task(
     if run is None or project is None:
         raise NotFound(f"There is no run {run_id}", hint="See: coord runs list")
     if project.status is ProjectStatus.ARCHIVED:
-        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects activate {project.name}")
+        raise Refused(f"The project {project.name} is archived", hint=f"Run: coord projects resume {project.name}")
     keys = sorted({task.key, *map(key_of, task.needs), *([task.parent] if task.parent else [])})
     # What it needs must not end between this look and its edges.
     task_rows.lock(tx, workspace_id, [one.id for one in task_rows.keyed(tx, workspace_id, run_id, keys).values()])

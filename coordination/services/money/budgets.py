@@ -331,7 +331,7 @@ def set_cap(tx: Connection, workspace_id: str, wanted: Budget) -> Budget:
             before = "" if known is None else f"; it stays at {known.caps()}"
             raise Refused(
                 f"{said} are spent of {wanted.named()} already: a cap of {wanted.caps()} is below that{before}",
-                hint="Set it higher, or pause what it is for: coord projects hold",
+                hint="Set it higher, or pause what it is for: coord projects pause",
             )
     return wanted
 

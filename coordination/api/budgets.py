@@ -1,0 +1,357 @@
+"""Budgets in the Python API: set, list, raise, remove and check them; why tasks wait for money.
+
+co.budgets.set("project", "shop", usd="50", period="month")
+co.budgets.set("agent", "ann", usd=5, period="day", on_exceed="warn")
+for one in co.budgets.list():
+    print(one.name, one.period, one.spent.usd, one.left_usd, one.waiting)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from coordination.adapters import price_list
+from coordination.api.names import find_project, find_run, find_task
+from coordination.api.raised_budgets import raise_budget
+from coordination.base.clock import utc_now
+from coordination.base.errors import NotFound, Refused, Unavailable
+from coordination.base.ids import is_id
+from coordination.base.money import usd
+from coordination.base.wording import excerpt
+from coordination.domain.money.budget_status import BudgetCheck, BudgetStatus
+from coordination.domain.money.budgets import Budget, BudgetPeriod, BudgetScope, BudgetShortage
+from coordination.domain.money.caps import caps_of
+from coordination.domain.money.pricing import PriceBook, Quote, UnknownPrice
+from coordination.flows.money.set_budget import amend_budget, check_budget, remove_budget, set_budget
+from coordination.runtime import Runtime
+from coordination.services.forecast.cost_estimates import estimator
+from coordination.services.money import budgets as service
+from coordination.services.money import prices
+from coordination.store.queries.money import budget_usage, budgets
+
+MOST = 10_000
+"""The default maximum number of listed budgets."""
+
+
+class Unchanged(Enum):
+    """The type of a value that is not given."""
+
+    UNCHANGED = "unchanged"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""The default of arguments of ``Budgets.set``: leave the value as it is."""
+
+
+class Budgets:
+    """The budgets of a workspace: ``co.budgets``. Subjects have names as in commands; the workspace has none."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def set(
+        self,
+        scope: BudgetScope | str,
+        subject: str | None = None,
+        *,
+        usd: Decimal | float | str | Unchanged | None = UNCHANGED,
+        tokens: int | Unchanged | None = UNCHANGED,
+        starts: int | Unchanged | None = UNCHANGED,
+        max_unpriced_calls: int | Unchanged | None = UNCHANGED,
+        period: BudgetPeriod | str = BudgetPeriod.TOTAL,
+        on_exceed: str | Unchanged = UNCHANGED,
+        warn_at: int | Unchanged | None = UNCHANGED,
+        downgrade_to: str | Unchanged | None = UNCHANGED,
+    ) -> BudgetStatus:
+        """Set or change the budget of a workspace, project, agent, session, run or task: total, each day or each month.
+
+        *starts*: how often agents and chats may start, whatever their result. Arguments that are not given change
+        nothing; None removes a cap. Tasks that wait for money are checked again at once. Raises NotFound for an unknown
+        subject, and Refused for an invalid budget or a cap below what is spent; then nothing has changed.
+        """
+        fields = {
+            "usd": usd,
+            "tokens": tokens,
+            "starts": starts,
+            "max_unpriced_calls": max_unpriced_calls,
+            "on_exceed": on_exceed,
+            "warn_at": warn_at,
+            "downgrade_to": downgrade_to,
+        }
+        which = scope_named(scope)
+        when = period_named(period)
+        return self._amend(which, self._subject(which, subject, known=True), when, _given(fields))
+
+    def _amend(
+        self, scope: BudgetScope, subject: str | None, period: BudgetPeriod, fields: Mapping[str, Any]
+    ) -> BudgetStatus:
+        runtime = self._runtime
+        budget = runtime.store.transact(
+            lambda tx: amend_budget(
+                tx, runtime.workspace_id, fields, scope=scope, subject=subject, period=period, actor=runtime.actor
+            )
+        )
+        self._nudge(budget)
+        return self._stand([budget])[0]
+
+    def raise_to(
+        self,
+        subject: str | None,
+        cap: Decimal | float | str,
+        *,
+        scope: BudgetScope | str = BudgetScope.RUN,
+        period: BudgetPeriod | str | None = None,
+    ) -> BudgetStatus:
+        """Raise the cap of a budget in dollars, a run's or that of a *scope*, so that waiting tasks can start.
+
+        Without *period* it is the budget in all (``total``), if it is the subject's only one. Raises Ambiguous with the
+        commands where there are others, and Refused when there is none or its cap is as large already.
+        """
+        which = scope_named(scope)
+        when = None if period is None else period_named(period)
+        whose = self._subject(which, subject, known=True)
+        budget = raise_budget(
+            self._runtime,
+            which,
+            subject,
+            whose,
+            cap=usd(cap),
+            period=when,
+            instead=lambda: self._elsewhere(whose or ""),
+        )
+        self._nudge(budget)
+        return self._stand([budget])[0]
+
+    def list(
+        self,
+        *,
+        project: str | None = None,
+        run: str | None = None,
+        ended: bool = False,
+        most: int = MOST,
+    ) -> Sequence[BudgetStatus]:
+        """Return the budgets with their present status: all, or those of a project or run and what belongs to it.
+
+        *ended*: include those of ended runs and their tasks.
+        """
+        runtime = self._runtime
+        project_id = find_project(self._runtime, project).id if project else None
+        run_id = find_run(self._runtime, run) if run else None
+        with runtime.store.read() as tx:
+            records = budgets.listed(
+                tx,
+                runtime.workspace_id,
+                project_id=project_id,
+                run_id=run_id,
+                unfinished=not ended and run_id is None,
+                most=most,
+            )
+            return _in_order(self._standings(tx, records))
+
+    def of(self, scope: BudgetScope | str, subject: str | None = None) -> Sequence[BudgetStatus]:
+        """Return the subject's own budgets: total, month and day."""
+        which = scope_named(scope)
+        runtime = self._runtime
+        with runtime.store.read() as tx:
+            whose = self._subject(which, subject, known=False) or runtime.workspace_id
+            records = budgets.of_subject(tx, runtime.workspace_id, which, whose)
+        return self._stand(records)
+
+    def remove(
+        self, scope: BudgetScope | str, subject: str | None = None, *, period: BudgetPeriod | str | None = None
+    ) -> BudgetStatus:
+        """Remove a budget and return its last status. Without *period*: the only one of the subject.
+
+        Costs stay in the ledger, and tasks that waited for it can start. Raises NotFound when there is none.
+        """
+        candidates = self.of(scope, subject)
+        named = f"{scope} {subject}" if subject else f"{scope}"
+        if period is not None:
+            wanted = period_named(period)
+            candidates = [one for one in candidates if one.period is wanted]
+        if not candidates:
+            raise NotFound(f"The {named} has no such budget", hint="See: coord budgets list")
+        if len(candidates) > 1:
+            periods = ", ".join(one.period for one in candidates)
+            raise Refused(f"The {named} has {len(candidates)} budgets: {periods}", hint="Give the period")
+        runtime, budget = self._runtime, candidates[0].budget
+        runtime.store.transact(lambda tx: remove_budget(tx, runtime.workspace_id, budget.id))
+        self._nudge(budget)
+        return candidates[0]
+
+    def check(self, *, repair: bool = False) -> Sequence[BudgetCheck]:
+        """Compare the counters of every budget's present period with the ledger and the running attempts.
+
+        *repair*: correct counters that differ. Each budget is compared in a transaction of its own.
+        """
+        runtime = self._runtime
+        with runtime.store.read() as tx:
+            records = budgets.listed(tx, runtime.workspace_id)
+            names = budgets.names(tx, runtime.workspace_id, records)
+        checks = []
+        for one in records:
+            kept, counted = runtime.store.transact(
+                lambda tx, one=one: check_budget(tx, runtime.workspace_id, one, repair=repair)  # type: ignore[misc]
+            )
+            checks.append(BudgetCheck(one, names.get(one.id, one.subject), kept, counted))
+            if repair and not checks[-1].right:
+                self._nudge(one)
+        return checks
+
+    def lacking(self, *, run: str | None = None, tasks: Collection[str] | None = None) -> dict[str, BudgetShortage]:
+        """Return why tasks wait for money, by task id: of the workspace, of a run's id, or of some tasks' ids.
+
+        A waiting task that is missing in the result can start again by itself.
+        """
+        runtime = self._runtime
+        with runtime.store.read() as tx:
+            return lacking(tx, runtime.workspace_id, run=run, tasks=tasks)
+
+    def shortages(self, run: str) -> Sequence[BudgetShortage]:
+        """Return what each waiting task of a run's id lacks; nothing when one of them can start."""
+        runtime = self._runtime
+        with runtime.store.read() as tx:
+            lacks = lacking(tx, runtime.workspace_id, run=run)
+            waiting = budget_usage.count_waiting(tx, runtime.workspace_id, run)
+        return list(lacks.values()) if len(lacks) == waiting else ()
+
+    def _nudge(self, budget: Budget) -> None:
+        """Trigger a tick of the projects of a budget."""
+        runtime = self._runtime
+        if budget.project_id is not None:
+            runtime.nudge(budget.project_id)
+            return
+        with runtime.store.read() as tx:
+            waiting = budget_usage.projects_waiting(tx, runtime.workspace_id)
+        for project_id in waiting:
+            runtime.nudge(project_id)
+
+    def _subject(self, scope: BudgetScope, name: str | None, *, known: bool) -> str | None:
+        if scope is BudgetScope.WORKSPACE:
+            if name is not None:
+                raise Refused("The workspace has no name", hint="coord budgets set workspace --usd 50")
+            return None
+        if not name:
+            raise Refused(f"Give the name of the {scope}", hint=f"coord budgets set {scope} NAME --usd 5")
+        match scope:
+            case BudgetScope.PROJECT:
+                return find_project(self._runtime, name).id
+            case BudgetScope.RUN:
+                return find_run(self._runtime, name)
+            case BudgetScope.TASK:
+                return find_task(self._runtime, name).id
+            case BudgetScope.SESSION if known and not is_id(name):
+                raise NotFound(f"There is no session {excerpt(name)}", hint="See: coord sessions list")
+        return name
+
+    def _stand(self, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
+        with self._runtime.store.read() as tx:
+            return self._standings(tx, records)
+
+    def _standings(self, tx: Connection, records: Sequence[Budget]) -> Sequence[BudgetStatus]:
+        workspace_id = self._runtime.workspace_id
+        return service.standings(tx, workspace_id, records, lacking(tx, workspace_id) if records else {})
+
+    def _elsewhere(self, run_id: str) -> str:
+        """Return which budget the run's tasks wait for, if it is not the run's own."""
+        for lack in self.lacking(run=run_id).values():
+            if not lack.passing:
+                return f"What holds it: {lack.sentence()}. {lack.hint()}"
+        return f"Give it one: coord budgets set run {run_id} --usd N"
+
+
+def budget_of_run(runtime: Runtime, run_id: str) -> BudgetStatus | None:
+    """Return the status of a run's own budget; None when it has none."""
+    with runtime.store.read() as tx:
+        budget = budgets.get(tx, runtime.workspace_id, BudgetScope.RUN, run_id, BudgetPeriod.TOTAL)
+        if budget is None:
+            return None
+        lacks = lacking(tx, runtime.workspace_id, run=run_id)
+        return service.standings(tx, runtime.workspace_id, [budget], lacks)[0]
+
+
+def replace_project_budgets(
+    tx: Connection, runtime: Runtime, project_id: str, caps: Mapping[BudgetPeriod, Mapping[str, Any] | None]
+) -> None:
+    """Set a project's budgets by period, in a larger transaction; None removes the one of that period."""
+    for period, fields in caps.items():
+        present = budgets.find(tx, runtime.workspace_id, BudgetScope.PROJECT, project_id, period)
+        if fields is not None:
+            set_budget(
+                tx,
+                runtime.workspace_id,
+                caps_of(fields),
+                scope=BudgetScope.PROJECT,
+                subject=project_id,
+                period=period,
+                actor=runtime.actor,
+            )
+        elif present is not None:
+            remove_budget(tx, runtime.workspace_id, present.id)
+
+
+def lacking(
+    tx: Connection, workspace_id: str, *, run: str | None = None, tasks: Collection[str] | None = None
+) -> dict[str, BudgetShortage]:
+    """Return why tasks wait for money, at present prices."""
+    guess = current_estimator(tx, workspace_id)
+    if tasks is not None:
+        return service.shortages(tx, workspace_id, budget_usage.asking(tx, workspace_id, tasks), guess)
+    return service.lacking(tx, workspace_id, guess, run_id=run)
+
+
+def current_estimator(tx: Connection, workspace_id: str) -> service.Estimator:
+    book: list[PriceBook] = []
+
+    def quote(_workspace: str, project_id: str, model: str) -> Quote | UnknownPrice:
+        if not book:
+            book.append(prices.open_book(tx, workspace_id, price_list.quote))
+        try:
+            return book[0].quote(model, project_id, utc_now())
+        except Unavailable:
+            return UnknownPrice("the price list cannot be loaded")
+
+    return estimator(quote)
+
+
+def scope_named(name: BudgetScope | str) -> BudgetScope:
+    """Return the scope of that name. Raises Refused for another."""
+    try:
+        return BudgetScope(name)
+    except ValueError:
+        raise Refused(
+            f"{excerpt(str(name))} is not a scope of budgets", hint=f"One of: {', '.join(BudgetScope)}", field="scope"
+        ) from None
+
+
+def period_named(name: BudgetPeriod | str) -> BudgetPeriod:
+    """Return the period of that name. Raises Refused for another."""
+    try:
+        return BudgetPeriod(name)
+    except ValueError:
+        raise Refused(
+            f"A budget's period is {', '.join(BudgetPeriod)}, not {excerpt(str(name))}",
+            hint="total never starts again",
+            field="period",
+        ) from None
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given fields. A cheaper model alone implies that it is to be used."""
+    present = {name: value for name, value in fields.items() if value is not UNCHANGED}
+    if present.get("downgrade_to") is not None and "on_exceed" not in present:
+        present["on_exceed"] = "downgrade"
+    return present
+
+
+def _in_order(standings: Sequence[BudgetStatus]) -> Sequence[BudgetStatus]:
+    """Sort by scope, the widest first."""
+    order = list(BudgetScope)
+    return sorted(
+        standings, key=lambda one: (order.index(one.scope), one.name if one.scope is not BudgetScope.RUN else "")
+    )

@@ -1,0 +1,188 @@
+"""The connection of the Python API: submit plans, find runs and tasks, stop and start work; areas are attributes.
+
+co = connect()
+run = co.submit(Plan([Task("lint", {"shell": "ruff check ."})]))
+run.wait(timeout=60)
+print(run.task("lint").output, run.cost)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection
+
+from coordination.adapters.account_store import Accounts
+from coordination.api.agents import Agents
+from coordination.api.budgets import Budgets
+from coordination.api.costs import Costs
+from coordination.api.issues import Issues
+from coordination.api.names import find_project, find_run, find_task
+from coordination.api.plan_origin import origin_of
+from coordination.api.prices import Prices
+from coordination.api.projects import Projects
+from coordination.api.questions import Questions
+from coordination.api.runs import Run
+from coordination.api.simulate import simulate
+from coordination.api.stops import PATIENCE, current_stop, start_work, stop_and_wait
+from coordination.api.tasks import TaskHandle, add_to_run
+from coordination.base import gc_tuning
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.issues import Issue
+from coordination.domain.plans.plans import Plan, Task
+from coordination.domain.projects.projects import Project
+from coordination.domain.projects.stops import StartResult, Stop, StopResult
+from coordination.domain.tasks.runs import RunRecord as RunRecord
+from coordination.flows.plans.submit_plan import SubmittedRun, submit_plan
+from coordination.runtime import Runtime, open_runtime
+from coordination.services.fleet.broker_keys import rotate
+from coordination.settings import Settings, load_settings
+from coordination.store.queries.tasks import runs
+
+
+def connect(settings: Settings | None = None, *, migrate: bool = False) -> Coordination:
+    """Connect to the stack that the environment names (COORD_DATABASE_URL, COORD_REDIS_URL, or the one on COORD_HOME).
+
+    ``migrate`` creates or updates the schema first. Raises SettingsError, DatabaseUnavailable or SchemaMismatch.
+    """
+    return Coordination(open_runtime(settings or load_settings(), migrate=migrate))
+
+
+class Coordination:
+    """A connection: close it, or use it as a context manager; handles work until then.
+
+    Areas are attributes: ``agents``, ``accounts``, ``budgets``, ``costs``, ``issues``, ``prices``, ``projects``,
+    ``questions``.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.accounts = Accounts(runtime.settings.home, refusal=runtime.store.refusal)
+        self.agents = Agents(runtime)
+        self.budgets = Budgets(runtime)
+        self.costs = Costs(runtime)
+        self.issues = Issues(runtime)
+        self.prices = Prices(runtime)
+        self.projects = Projects(runtime)
+        self.questions = Questions(runtime)
+
+    def submit(
+        self, plan: Plan, *, metadata: Mapping[str, Any] | None = None, issues: Sequence[Issue] | None = None
+    ) -> Run:
+        """Store *plan* as a new run and wake a worker; the handle is returned at once.
+
+        The project is the plan's, or the git repository of the current folder. *issues* become the project's, linked
+        to the tasks that work on them, in the same transaction. Raises PlanError or Refused with nothing stored.
+        """
+        runtime = self.runtime
+        origin = origin_of(plan, actor=runtime.actor, metadata=metadata or {})
+
+        def store(tx: Connection) -> SubmittedRun:
+            with gc_tuning.paused():  # not while it waits for the database
+                return submit_plan(
+                    tx,
+                    runtime.workspace_id,
+                    plan,
+                    origin,
+                    lifetime=runtime.settings.supervisor_lifetime,
+                    issues=issues,
+                )
+
+        submitted = runtime.store.transact(store, patience=timedelta(seconds=30))
+        runtime.nudge(submitted.project_id)
+        return Run(runtime, submitted.run_id)
+
+    def create(self, task: Task, *, run: Run | None = None) -> TaskHandle:
+        """Store a single task without a plan, in an existing *run* or one of its own, and wake a worker.
+
+        A run that has ended is reopened by it. Raises NotFound, PlanError or Refused with nothing stored.
+        """
+        if run is None:
+            return self.submit(Plan([task], name=task.key)).task(task.key)
+        add_to_run(self.runtime, run.id, task)
+        return run.task(task.key)
+
+    def run(self, name: str, *, project: str | None = None) -> Run:
+        """Return the run with that id, or that unique part of an id or name (the newest) in a project.
+
+        Without *project* it is that of the current folder; where that belongs to none, the run must be the only one
+        of that name. A part of an id has at least four letters. Raises NotFound or Refused.
+        """
+        return Run(self.runtime, find_run(self.runtime, name, project_id=self._project_id(project)))
+
+    def runs(self, *, project: str | None = None, limit: int = 50) -> list[RunRecord]:
+        """Return the newest runs, of one project or of all."""
+        project_id = self._project_id(project)
+        with self.runtime.store.read() as tx:
+            return runs.listed(tx, self.runtime.workspace_id, project_id=project_id, limit=limit)
+
+    def task(self, name: str, *, project: str | None = None) -> TaskHandle:
+        """Return the task with that id, or that unique part of an id or key (of the newest run) in a project.
+
+        See ``run`` for *project*.
+        """
+        return TaskHandle(self.runtime, find_task(self.runtime, name, project_id=self._project_id(project)))
+
+    def project(self, name: str) -> Project:
+        """Return the project of that name, identity, alias or id."""
+        return find_project(self.runtime, name)
+
+    def simulate(
+        self, plan: Plan, *, slots: int | None = None, assume: timedelta | None = None, seed: int = 0
+    ) -> Prediction:
+        """Predict what *plan* would take and cost in its project, from earlier jobs like its own; nothing is stored.
+
+        *slots*: how many jobs run at once (default: as many as the living workers, else one worker). *assume*: the
+        duration of jobs about which nothing is known. The same *seed* gives the same result. Raises PlanError or
+        Refused.
+        """
+        return simulate(self.runtime, plan, slots=slots, assume=assume, seed=seed)
+
+    def stop(
+        self,
+        project: str | None = None,
+        *,
+        reason: str | None = None,
+        now: bool = False,
+        timeout: float | timedelta = PATIENCE,
+    ) -> StopResult:
+        """Stop the project, or the whole workspace (None); return what was in flight, and how each attempt ended.
+
+        Nothing starts from the first commit on. Running jobs are asked to end, get their grace (*now*: none), and are
+        handed back: ``start`` continues with the same work. Waits until all have ended, at most *timeout* (seconds):
+        see ``StopResult.silent``. What is stopped already is looked at again. Raises Refused in a job.
+        """
+        return stop_and_wait(self.runtime, self._project_id(project), reason=reason, now=now, timeout=timeout)
+
+    def start(self, project: str | None = None) -> StartResult:
+        """End the stop of the project, or of the workspace (None). Raises Refused in a job.
+
+        A stop of the other kind stays: see ``StartResult.still``.
+        """
+        return start_work(self.runtime, self._project_id(project))
+
+    def stopped(self, project: str | None = None) -> Stop | None:
+        """Return the stop of the workspace, or else that of the project; None when nothing is stopped."""
+        return current_stop(self.runtime, self._project_id(project))
+
+    def replace_broker_key(self) -> None:
+        """Replace the key that signs messages; processes use the new one within a minute. Raises Refused in a job."""
+        rotate(self.runtime.store)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _project_id(self, name: str | None) -> str | None:
+        return None if name is None else find_project(self.runtime, name).id

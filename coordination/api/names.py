@@ -1,0 +1,110 @@
+"""Finds projects, runs and tasks by name: a key, a name, an id, or a unique part of an id.
+
+An id names a run or a task of the whole workspace. Everything else is searched in the given project, or in that of the
+current folder. Without a project, only one project may have a match.
+"""
+
+from __future__ import annotations
+
+from coordination.adapters import git_checkout
+from coordination.base.errors import Ambiguous, CoordinationError, NotFound, Refused
+from coordination.base.ids import SHORT, SHORTEST_PART, is_id
+from coordination.base.wording import excerpt
+from coordination.domain.projects.projects import Project
+from coordination.domain.tasks.tasks import TaskRecord
+from coordination.runtime import Runtime
+from coordination.services.projects import projects as project_service
+from coordination.store.queries.projects import projects
+from coordination.store.queries.tasks import names
+
+_RUNS, _TASKS = "See: coord runs list", "See: coord tasks list"
+_ELSEWHERE = "Give its id, or its project or run; see: coord runs list"
+
+
+def find_project(runtime: Runtime, name: str) -> Project:
+    """Return the project of that name, identity, alias or id. Raises NotFound, or Refused when it fits several."""
+    with runtime.store.read() as tx:
+        return project_service.find(tx, runtime.workspace_id, name)
+
+
+def find_run(runtime: Runtime, name: str, *, project_id: str | None = None) -> str:
+    """Return the id of the run with that id, name (the newest of the project), or unique part of an id.
+
+    *project_id*: the project; None: that of the current folder. Raises NotFound, or Ambiguous for several matches.
+    """
+    _check(name, "run")
+    here = None if project_id is not None or is_id(name) else project_here(runtime)
+    with runtime.store.read() as tx:
+        ids = names.find_runs(tx, runtime.workspace_id, name, project_id=here.id if here else project_id)
+        owners: list[str] = []
+        if here is None and project_id is None and not is_id(name):
+            owners = names.projects_with_run(tx, runtime.workspace_id, name)
+    if not ids:
+        raise NotFound(f"There is no run {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _RUNS)
+    if len(owners) > 1:
+        raise _in_several(runtime, name, "run", owners)
+    if len(ids) > 1:
+        raise _ambiguous(name, "runs", ids, _RUNS)
+    return ids[0]
+
+
+def find_task(runtime: Runtime, name: str, *, run_id: str | None = None, project_id: str | None = None) -> TaskRecord:
+    """Return the task with that id, key (of the newest run of the project that has it), or unique part of an id.
+
+    *run_id*, *project_id*: only in that run or project; without both, in the project of the current folder.
+    Raises NotFound, or Ambiguous for several matches.
+    """
+    _check(name, "task")
+    anywhere = run_id is None and project_id is None and not is_id(name)
+    here = project_here(runtime) if anywhere else None
+    with runtime.store.read() as tx:
+        matches = names.find_tasks(
+            tx, runtime.workspace_id, name, run_id=run_id, project_id=here.id if here else project_id
+        )
+        owners = names.projects_with(tx, runtime.workspace_id, name) if anywhere and here is None else []
+    if not matches:
+        if run_id is not None:
+            raise NotFound(f"The run {run_id} has no task {excerpt(name)}", hint=f"See: coord tasks list {run_id}")
+        raise NotFound(f"There is no task {excerpt(name)}{_in(here)}", hint=_ELSEWHERE if here else _TASKS)
+    if len(owners) > 1:
+        raise _in_several(runtime, name, "task", owners)
+    if len(matches) > 1:
+        raise _ambiguous(name, "tasks", [task.id for task in matches], _TASKS)
+    return matches[0]
+
+
+def project_here(runtime: Runtime) -> Project | None:
+    """Return the project of the current folder, if the workspace knows it."""
+    try:
+        here = git_checkout.here()
+    except (CoordinationError, OSError):
+        return None  # the folder is gone, or cannot be read
+    with runtime.store.read() as tx:
+        return projects.by_identity(tx, runtime.workspace_id, here.identity)
+
+
+def _in(project: Project | None) -> str:
+    return f" in the project {project.name} of the current folder" if project else ""
+
+
+def _check(name: str, what: str) -> None:
+    if not name.strip():
+        raise Refused(f"The name of the {what} is empty", hint=f"Give its id, or {SHORTEST_PART} or more letters of it")
+
+
+def _ambiguous(name: str, what: str, ids: list[str], hint: str) -> Ambiguous:
+    return Ambiguous(
+        f"{excerpt(name)} matches several {what}, such as {ids[0]} and {ids[1]}",
+        hint=f"Give more of the id. {hint}",
+        choices=[(name, [one[-SHORT:]]) for one in ids],
+    )
+
+
+def _in_several(runtime: Runtime, name: str, what: str, owners: list[str]) -> Ambiguous:
+    with runtime.store.read() as tx:
+        project_names = projects.names_of(tx, runtime.workspace_id, owners)
+    return Ambiguous(
+        f"Several projects have a {what} {excerpt(name)}",
+        hint=_ELSEWHERE,
+        choices=[(name, [name, "--project", project_names[one]]) for one in owners if one in project_names],
+    )

@@ -1,0 +1,199 @@
+"""Projects in the Python API: list, create, change, pause and resume them; their limits and gates.
+
+co.projects.pause("shop")
+co.projects.set_limits("shop", {"project": 4, "agent:ann": 1})
+co.projects.resume("shop")
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection
+
+from coordination.adapters import git_checkout
+from coordination.api.budgets import replace_project_budgets
+from coordination.api.names import find_project
+from coordination.domain.jobs.checkouts import Gate, parse_gates
+from coordination.domain.money.budgets import BudgetPeriod
+from coordination.domain.money.sessions import Session
+from coordination.domain.projects.projects import Project, ProjectStatus, identity_of
+from coordination.domain.tasks.runs import RunRecord
+from coordination.flows.projects.change_project import change_project
+from coordination.flows.projects.end_project import end_project
+from coordination.flows.projects.pause_project import hold_project, resume_project
+from coordination.runtime import Runtime
+from coordination.services.projects import projects as service
+from coordination.services.tasks import concurrency_limits as limit_service
+from coordination.store.queries.issues import issues
+from coordination.store.queries.projects import projects as rows
+from coordination.store.queries.tasks import runs, slots
+from coordination.store.reports.fleet import supervision
+from coordination.store.reports.money import spending
+from coordination.store.reports.money.spending import Spending
+from coordination.store.reports.projects import project_summary
+from coordination.store.reports.projects.project_summary import ProjectTotals
+
+_NEWEST = 10
+
+
+class ProjectDetails(NamedTuple):
+    """Everything that belongs to a project. *orchestrator*: its supervisor; *sessions*: each with its cost, if any."""
+
+    aliases: Sequence[str]
+    totals: ProjectTotals
+    orchestrator: Mapping[str, Any]
+    limits: Sequence[dict[str, Any]]
+    sessions: Sequence[tuple[Session, Spending | None]]
+    runs: Sequence[RunRecord]
+    issues: int
+
+
+class Projects:
+    """The projects of a workspace: ``co.projects``. Each is named by its name, identity, alias or id.
+
+    Raises NotFound for a name that no project has.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._store, self._workspace_id = runtime.store, runtime.workspace_id
+
+    def list(self, *, archived: bool = False) -> builtins.list[Project]:
+        """Return all projects; archived ones only with *archived*."""
+        with self._store.read() as tx:
+            projects = rows.listed(tx, self._workspace_id)
+        return [one for one in projects if archived or one.status is not ProjectStatus.ARCHIVED]
+
+    def list_with_totals(self, *, archived: bool = False) -> builtins.list[tuple[Project, ProjectTotals]]:
+        """Return the same, each with its totals."""
+        projects = self.list(archived=archived)
+        with self._store.read() as tx:
+            totals = project_summary.totals(tx, self._workspace_id)
+        return [(one, totals.get(one.id, ProjectTotals())) for one in projects]
+
+    def details(self, project: Project) -> ProjectDetails:
+        """Return everything that belongs to a project."""
+        workspace_id, thresholds = self._workspace_id, self._runtime.settings.supervision()
+        with self._store.read() as tx:
+            totals = project_summary.totals(tx, workspace_id, project_id=project.id)
+            spent = spending.spending(tx, workspace_id, by="session", project_id=project.id)
+            by_session = {group.key: group for group in spent}
+            sessions = runs.list_sessions(tx, workspace_id, project_id=project.id)
+            return ProjectDetails(
+                aliases=rows.aliases(tx, workspace_id, project.id),
+                totals=totals.get(project.id, ProjectTotals()),
+                orchestrator=supervision.orchestrator(tx, workspace_id, project.id, thresholds=thresholds),
+                limits=slots.listed(tx, workspace_id, project.id),
+                sessions=[(one, by_session.get(one.id)) for one in sessions],
+                runs=runs.listed(tx, workspace_id, project_id=project.id, limit=_NEWEST),
+                issues=issues.count(tx, workspace_id, project.id),
+            )
+
+    def create(self, name: str, *, remote: str | None = None, description: str | None = None) -> Project:
+        """Create the project of a git *remote*, or of the current folder. Raises Refused when it exists."""
+        here = None if remote else git_checkout.here()
+        identity = here.identity if here else identity_of(remote or "")
+        path = str(here.root) if here else None
+
+        def store(tx: Connection) -> str:
+            created = service.create(tx, self._workspace_id, identity=identity, name=name, path=path)
+            service.amend(tx, self._workspace_id, created, description=description)
+            return created.id
+
+        return find_project(self._runtime, self._store.transact(store))
+
+    def change(
+        self,
+        project: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        models: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        budgets: Mapping[BudgetPeriod, Mapping[str, Any] | None] | None = None,
+    ) -> Project:
+        """Change what is given, and leave the rest; None removes a key. Return the project as it is now.
+
+        *models*: the lists ``allow`` and ``deny`` of model names. *budgets*: by period; each replaces the project's.
+        """
+        merged = {"settings": settings or {}, "model_restrictions": models or {}, "metadata": metadata or {}}
+
+        def store(tx: Connection) -> str:
+            present = service.find(tx, self._workspace_id, project)
+            change_project(
+                tx,
+                self._workspace_id,
+                present,
+                actor=self._runtime.actor,
+                name=name,
+                description=description,
+                merged=merged,
+            )
+            replace_project_budgets(tx, self._runtime, present.id, budgets or {})
+            return present.id
+
+        project_id = self._store.transact(store)
+        if budgets or settings or models:
+            self._runtime.nudge(project_id)
+        return find_project(self._runtime, project_id)
+
+    def pause(self, project: str) -> None:
+        """Start no more tasks of the project; running jobs continue. Its status is then ``on_hold``."""
+        project_id = find_project(self._runtime, project).id
+        self._store.transact(lambda tx: hold_project(tx, self._workspace_id, project_id))
+
+    def resume(self, project: str) -> int:
+        """Make a paused, completed or archived project active again; return how many tasks are queued again."""
+        runtime, project_id = self._runtime, find_project(self._runtime, project).id
+        queued = self._store.transact(
+            lambda tx: resume_project(tx, self._workspace_id, project_id, actor=runtime.actor)
+        )
+        runtime.nudge(project_id)
+        return queued
+
+    def complete(self, project: str) -> Project:
+        """Mark the project as completed. Raises Refused while a run of it is open."""
+        return self._end(project, ProjectStatus.COMPLETED)
+
+    def archive(self, project: str) -> Project:
+        """Archive the project: it refuses new work until it is resumed. Raises Refused while a run of it is open."""
+        return self._end(project, ProjectStatus.ARCHIVED)
+
+    def add_alias(self, project: str, remote: str) -> str:
+        """Let another git remote name the project too; return the identity that it stands for."""
+        identity, target = identity_of(remote), find_project(self._runtime, project)
+        self._store.transact(lambda tx: service.rename_remote(tx, self._workspace_id, target, identity))
+        return identity
+
+    def limits(self, project: str) -> builtins.list[dict[str, Any]]:
+        """Return the limits on tasks that run at once: name, used and cap of each."""
+        project_id = find_project(self._runtime, project).id
+        with self._store.read() as tx:
+            return slots.listed(tx, self._workspace_id, project_id)
+
+    def set_limits(self, project: str, caps: Mapping[str, int | None]) -> builtins.list[dict[str, Any]]:
+        """Set how many tasks run at once (``project``, ``agent:NAME``, ``key:NAME``; None: any); return all limits."""
+        project_id = find_project(self._runtime, project).id
+        limits = self._store.transact(lambda tx: limit_service.set_limits(tx, self._workspace_id, project_id, caps))
+        self._runtime.nudge(project_id)
+        return limits
+
+    def set_gates(self, project: str, gates: Sequence[Gate]) -> Project:
+        """Set the commands that must succeed before a task counts as completed; an empty list removes them."""
+        value = [gate.to_json() for gate in parse_gates(list(gates))] or None
+
+        def store(tx: Connection) -> Project:
+            present = service.find(tx, self._workspace_id, project)
+            service.amend(tx, self._workspace_id, present, merged={"settings": {"gates": value}})
+            return service.find(tx, self._workspace_id, present.id)
+
+        return self._store.transact(store)
+
+    def _end(self, project: str, status: ProjectStatus) -> Project:
+        target = find_project(self._runtime, project)
+        self._store.transact(lambda tx: end_project(tx, self._workspace_id, target.id, status))
+        return find_project(self._runtime, target.id)

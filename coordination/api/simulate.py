@@ -1,0 +1,29 @@
+"""Predicts what a plan would take and cost before it is submitted."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from coordination.api.plan_origin import origin_of
+from coordination.domain.forecast.predictions import Prediction
+from coordination.domain.plans.plans import Plan
+from coordination.flows.forecast.simulate_plan import simulate_plan
+from coordination.runtime import Runtime
+
+
+def simulate(runtime: Runtime, plan: Plan, *, slots: int | None, assume: timedelta | None, seed: int) -> Prediction:
+    """Return the prediction for *plan*. See ``Coordination.simulate``."""
+    settings = runtime.settings
+    origin = origin_of(plan, actor=runtime.actor, metadata={})
+    with runtime.store.read() as tx:
+        basis = simulate_plan(
+            tx,
+            runtime.workspace_id,
+            plan,
+            origin.identity,
+            places=slots,
+            live_within=settings.lease_ttl,
+            otherwise=settings.slots,
+            assume=assume,
+        )
+    return basis.predicted(seed=seed)

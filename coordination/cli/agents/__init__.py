@@ -1,0 +1,1 @@
+"""Commands about agents, and about the accounts that their jobs use."""

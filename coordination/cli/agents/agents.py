@@ -1,0 +1,297 @@
+"""``coord agents …``: list, create, change and delete agents; export and import them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.base.wording import plural
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.terminal import json_text
+from coordination.views import agents as views
+from coordination.views.fields import listing
+
+if TYPE_CHECKING:
+    from coordination.api.connection import Coordination
+    from coordination.domain.agents.agents import Agent, Profile
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The agent's name, such as dave/vc.")]
+Runner = Annotated[
+    str | None,
+    typer.Option(
+        "--runner",
+        help="The program: claude, codex, gemini, opencode or custom; or a chat model: openai:gpt-5-mini.",
+    ),
+]
+Model = Annotated[str | None, typer.Option("--model", help="The model, as the runner calls it.")]
+Role = Annotated[str | None, typer.Option("--role", help="A role, by which tasks choose it; part of its prompts.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="A label, by which tasks choose it; repeat it for several. Replaces all."),
+]
+Description = Annotated[str | None, typer.Option("--description", help="A description.")]
+Default = Annotated[
+    bool | None, typer.Option("--default/--no-default", help="Whether it gets tasks with agent: default.")
+]
+Active = Annotated[bool | None, typer.Option("--active/--inactive", help="Whether it gets tasks.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Other fields: type, objective, identity.personality, identity.behaviour, runner.args='[\"--x\"]', "
+        "runner.secrets, runner.env, runner.command, runner.reads, runner.url, runner.tools; null removes one.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage agents.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("create")(create)
+    group.command("change")(change)
+    group.command("rename")(rename)
+    group.command("clone")(clone)
+    group.command("delete")(delete)
+    group.command("export")(export)
+    group.command("import")(import_)
+    app.add_typer(group, name="agents")
+
+
+def list_(*, as_json: AsJson = False) -> None:
+    """List agents with their work so far."""
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        agents = co.agents.list_with_records()
+    if as_json:
+        print_json(listing("agents", lambda pair: views.agent(*pair), agents))
+        return
+    table(
+        ["name", "runner", "model", "role", "labels", "state", "open", "completed", "last activity"],
+        [
+            (
+                of.name,
+                of.runner.get("agent") or of.runner.get("chat"),
+                of.model,
+                of.identity.get("role"),
+                " ".join(of.labels),
+                _state(of),
+                record.open,
+                record.completed,
+                record.last_activity_at,
+            )
+            for of, record in ((agent.profile, record) for agent, record in agents)
+        ],
+        empty="No agents yet. Create one: coord agents create NAME --runner claude",
+    )
+
+
+def show(name: Name, *, as_json: AsJson = False) -> None:
+    """Show an agent: its runner, its identity and its work so far."""
+    from coordination.cli.tables import fields
+
+    with connected() as co:
+        agent, record = co.agents.get(name), co.agents.record(name)
+    if as_json:
+        print_json(views.agent(agent, record))
+        return
+    of = agent.profile
+    fields(
+        [
+            ("name", of.name),
+            ("state", _state(of)),
+            ("description", of.description),
+            ("type", of.type),
+            ("objective", of.objective),
+            ("labels", " ".join(of.labels)),
+            *((f"runner {key}", _shown(value)) for key, value in of.runner.items()),
+            ("model", of.model),
+            *of.identity.items(),
+            ("created", agent.created_at),
+            ("tasks", f"{record.open} open, {record.completed} completed, started {record.interactions} times"),
+            ("last activity", record.last_activity_at),
+        ]
+    )
+
+
+def create(
+    name: Name,
+    *,
+    runner: Runner = None,
+    model: Model = None,
+    role: Role = None,
+    label: Label = None,
+    description: Description = None,
+    default: Default = None,
+    active: Active = None,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create an agent."""
+    from coordination.domain.agents.agents import Profile
+
+    changes = _changes(runner, model, role, label, description, default, active, settings)
+    with connected() as co:
+        agent = co.agents.create(_with(Profile(name), changes))
+        _answer(co, agent, "Created", as_json=as_json)
+
+
+def change(
+    name: Name,
+    *,
+    runner: Runner = None,
+    model: Model = None,
+    role: Role = None,
+    label: Label = None,
+    description: Description = None,
+    default: Default = None,
+    active: Active = None,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change an agent. Tasks that were assigned before keep its earlier fields."""
+    changes = _changes(runner, model, role, label, description, default, active, settings)
+    with connected() as co:
+        changed = co.agents.edit(name, lambda profile: _with(profile, changes))
+        _answer(co, changed, "Changed", as_json=as_json)
+
+
+def rename(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name from now on.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Give an agent another name; its tasks, costs and budgets show it from now on."""
+    with connected() as co:
+        agent = co.agents.rename(name, new_name)
+    if as_json:
+        print_json(agent.profile.to_json())
+    else:
+        print(f"Agent {name} is now {new_name}. See: coord agents show {new_name}")
+
+
+def clone(
+    name: Name,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="The name of the copy.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Copy an agent under a new name."""
+    with connected() as co:
+        _answer(co, co.agents.clone(name, new_name), "Created", as_json=as_json)
+
+
+def delete(name: Name) -> None:
+    """Delete an agent that has no open tasks; its ended tasks keep its name."""
+    with connected() as co:
+        co.agents.delete(name)
+    print(f"Deleted agent {name}.")
+
+
+def export(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]…", help="The agents (default: all).")] = None,
+) -> None:
+    """Print agents as JSON, for coord agents import. It contains no secrets, only names of variables."""
+    with connected() as co:
+        print_json(co.agents.export(*names or ()))
+
+
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The output of coord agents export; - is stdin.", allow_dash=True)
+    ],
+) -> None:
+    """Create or replace agents from a file: all of them, or none."""
+    from coordination.base.errors import Refused
+
+    try:
+        document = json.loads(sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"{file} cannot be read as JSON: {error}") from None
+    with connected() as co:
+        imported = co.agents.import_(document, source=str(file))
+    print(f"Imported {plural(len(imported), 'agent')}: {', '.join(agent.profile.name for agent in imported)}")
+
+
+_Changes = list[tuple[str, Any]]
+
+
+def _changes(  # noqa: PLR0917 - the options of two commands, in their order
+    runner: str | None,
+    model: str | None,
+    role: str | None,
+    label: list[str] | None,
+    description: str | None,
+    default: bool | None,
+    active: bool | None,
+    settings: list[str] | None,
+) -> _Changes:
+    """Return the options as places in an agent's document with their values."""
+    options = [
+        *_runner(runner),
+        *(("model", model), ("identity.role", role), ("labels", label)),
+        *(("description", description), ("default", default), ("active", active)),
+    ]
+    return [(place, value) for place, value in options if value is not None] + [
+        _setting(text) for text in settings or ()
+    ]
+
+
+def _runner(name: str | None) -> _Changes:
+    """Return the changes for a program, or a provider with its model; one replaces the other."""
+    if name is None:
+        return []
+    kind, other = ("chat", "agent") if ":" in name else ("agent", "chat")
+    return [(f"runner.{kind}", name), (f"runner.{other}", "")]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    from coordination.base.errors import Refused
+
+    place, equals, value = text.partition("=")
+    if not equals:
+        raise Refused(f"--set {text} has no value", hint="Write it like --set objective='Keep the tests green'")
+    try:
+        return place, json.loads(value)
+    except (ValueError, RecursionError):
+        return place, value
+
+
+def _with(profile: Profile, changes: _Changes) -> Profile:
+    """Return the profile with these changes; an empty text and null remove a value."""
+    from coordination.base.errors import Refused
+    from coordination.domain.agents.agents import profile_of
+
+    document = profile.to_json()
+    for place, value in changes:
+        first, point, key = place.partition(".")
+        inner = document.setdefault(first, {}) if point else document
+        if not isinstance(inner, dict) or "." in key:
+            raise Refused(f"An agent has no field {place}")
+        inner[key or first] = value
+        if value in (None, "", []):
+            del inner[key or first]
+    return profile_of({key: value for key, value in document.items() if value not in (None, {}, [])})
+
+
+def _answer(co: Coordination, agent: Agent, verb: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(views.agent(agent, co.agents.record(agent.profile.name)))
+    else:
+        print(f"{verb} agent {agent.profile.name}. See: coord agents show {agent.profile.name}")
+
+
+def _state(profile: Profile) -> str:
+    return "default" if profile.default else "active" if profile.active else "inactive"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json_text(value)

@@ -1,0 +1,368 @@
+"""``coord doctor``: checks that everything this machine needs is there and works. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.base.errors import NOT_COMPLETED
+from coordination.cli.options import AsJson, print_json
+from coordination.views import fleet as views
+
+if TYPE_CHECKING:
+    from coordination.settings import Settings
+    from coordination.store.engine import Store
+
+_LIBRARIES = ("celery", "redis", "sqlalchemy", "psycopg", "typer", "rich", "PyYAML", "jinja2")
+_EXTRAS = {"flower": "the page that shows workers and queues"}
+_UNANSWERED = timedelta(seconds=60)
+_MOST_RUNS = 1000
+
+
+class Verdict(StrEnum):
+    """The result of a check."""
+
+    OK = "ok"
+    NOTE = "note"  # worth knowing, nothing is wrong
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check and its result; ``hint``: what to do about it."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    hint: str | None = None
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Check the running work instead: what is stuck, late, lost or wrong.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, versions, database, Redis, workers and supervisors; exit code 1 when something is wrong."""
+    import platform
+
+    if live:
+        from coordination.cli.fleet import health
+
+        raise typer.Exit(health.examine(as_json=as_json))
+
+    from coordination.cli.tables import shown
+    from coordination.settings import load_settings
+
+    settings = load_settings()
+    checks = list(_checks(settings))
+    healthy = all(check.verdict is not Verdict.WRONG for check in checks)
+    if as_json:
+        print_json(
+            views.diagnosis(
+                healthy=healthy,
+                python=platform.python_version(),
+                versions=_versions(),
+                settings=settings.shown(),
+                checks=checks,
+            )
+        )
+    else:
+        print("settings")
+        for name, value in settings.shown().items():
+            print(f"  {name:<20} {shown(value.value)}  ({value.source})")
+        print("checks")
+        for check in checks:
+            hint = f". {check.hint}" if check.hint else ""
+            print(f"  {check.verdict:<5}  {check.name}: {shown(check.detail)}{hint}")
+        print("All is well." if healthy else "Something is wrong.")
+    if not healthy:
+        raise typer.Exit(NOT_COMPLETED)
+
+
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for name in ("coordination", *_LIBRARIES, *_EXTRAS):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    import platform
+
+    from coordination.base.extras import install_command
+
+    versions = _versions()
+    installed = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    yield Check("versions", Verdict.OK, f"Python {platform.python_version()}, {installed}")
+    for name in _LIBRARIES:
+        if versions[name] is None:
+            yield Check("library", Verdict.WRONG, f"{name} is not installed", "Install the package again")
+    for name, what in _EXTRAS.items():
+        if versions[name] is None:
+            hint = f"For it: {install_command(name)}"
+            yield Check("extra", Verdict.NOTE, f"{name} ({what}) is not installed", hint)
+    yield _sandbox(settings)
+    yield from _accounts(settings)
+    yield from _database(settings)
+    yield from _redis(settings)
+
+
+def _accounts(settings: Settings) -> Iterator[Check]:
+    """Check whether the accounts of this machine can be used; yield nothing where there are none."""
+    from coordination.adapters import keyrings
+    from coordination.adapters.account_store import Accounts
+    from coordination.base.wording import plural
+
+    accounts = Accounts(settings.home)
+    for problem in accounts.problems():
+        yield Check("accounts", Verdict.WRONG, problem)
+    if (names := accounts.names() if accounts.folder.is_dir() else []) and not accounts.problems():
+        where = f"the keyring {keyring}, or files" if (keyring := keyrings.name()) else "files"
+        yield Check("accounts", Verdict.OK, f"{plural(len(names), 'account')}, whose secrets are kept in {where}")
+
+
+def _sandbox(settings: Settings) -> Check:
+    """Check what can confine jobs here, and what workers with these settings use of it."""
+    from coordination.base.kernel_features import ENOUGH, means
+    from coordination.setting_values import STRICT
+
+    features = means()
+    if not settings.confines:
+        return Check("sandbox", Verdict.OK, f"off; there is {features.in_words}", "COORD_SANDBOX turns it on")
+    strict = settings.sandbox == STRICT
+    detail = f"{'strict' if strict else 'on'}, with {features.in_words}"
+    if (strict or settings.require_sandbox) and (features.landlock < ENOUGH or not features.seccomp):
+        hint = "Workers do not start: they need Linux 6.2 or later, with landlock among lsm= of its boot parameters"
+        return Check("sandbox", Verdict.WRONG, detail, hint)
+    if strict and features.bubblewrap is None:
+        return Check("sandbox", Verdict.WRONG, detail, "Workers do not start; run: apt install bubblewrap")
+    if strict and features.problem is not None:
+        hint = "Workers do not start: let their user make user namespaces, or set COORD_SANDBOX=1"
+        return Check("sandbox", Verdict.WRONG, detail, hint)
+    if features.landlock < ENOUGH or not features.seccomp:
+        return Check("sandbox", Verdict.NOTE, detail, "With COORD_REQUIRE_SANDBOX=1 no worker starts here")
+    return Check("sandbox", Verdict.OK, detail)
+
+
+def _database(settings: Settings) -> Iterator[Check]:
+    from coordination.base.errors import CoordinationError
+    from coordination.settings import masked
+    from coordination.store import schema
+    from coordination.store.engine import open_store, sqlite_path
+
+    store = open_store(settings.database_url)
+    try:
+        path = sqlite_path(store.url)
+        if path is not None and not path.exists():
+            own = not settings.sources.get("database_url")
+            hint = "It is created at the first use" if own else "Run: coord migrate"
+            yield Check("database", Verdict.NOTE if own else Verdict.WRONG, f"{path} does not exist yet", hint)
+            return
+        try:
+            if (pooler := _pooler(store)) is not None:
+                yield pooler
+                if pooler.verdict is Verdict.WRONG:
+                    return  # later checks would fail now and then
+            schema.require(store)
+        except CoordinationError as error:
+            yield Check("database", Verdict.WRONG, error.message, error.hint)
+            return
+        yield Check("database", Verdict.OK, f"{masked(settings.database_url)}, schema {schema.current(store)}")
+        yield from _work(settings, store)
+        yield from _sums(settings, store)
+        yield from _lent(settings, store)
+    finally:
+        store.close()
+
+
+def _pooler(store: Store) -> Check | None:
+    """Check whether the URL fits the connection pooler before PostgreSQL; None where there is none."""
+    from coordination.store.postgresql import PREPARE, PoolingMode
+
+    pooling = store.pooling()
+    if pooling is PoolingMode.TRANSACTION and not store.pooled:
+        option = store.url.query.get(PREPARE)
+        url = f"its URL says {PREPARE}={option}" if option else f"its URL does not say {PREPARE}=none"
+        return Check(
+            "pooler",
+            Verdict.WRONG,
+            f"one lends a session of the server to each transaction, but {url}, so statements are prepared for others",
+            f"Add {PREPARE}=none to COORD_DATABASE_URL",
+        )
+    if pooling is not PoolingMode.NONE:
+        return Check("pooler", Verdict.OK, f"one stands before the database, in {pooling} mode")
+    if store.pooled:
+        return Check(
+            "pooler",
+            Verdict.NOTE,
+            f"none stands before the database, yet its URL says {PREPARE}=none: every statement is planned anew",
+            f"Leave {PREPARE} out where no pooler is",
+        )
+    return None
+
+
+def _work(settings: Settings, store: Store) -> Iterator[Check]:
+    from coordination.domain.tasks.runs import RunState
+    from coordination.store.queries.fleet import serving, workers
+    from coordination.store.queries.projects import projects, stops
+    from coordination.store.reports.projects import overview
+
+    with store.read() as tx:
+        workspace_id = projects.workspace_named(tx, settings.workspace)
+        living = overview.living(tx, within=settings.lease_ttl)
+        serves = not workspace_id or bool(serving.live_for(tx, workspace_id, within=settings.lease_ttl))
+        stopped = stops.active(tx, workspace_id) if workspace_id else []
+        unanswered = workers.unanswered(tx, after=_UNANSWERED)
+        overview_now = (
+            overview.overview(
+                tx, workspace_id, thresholds=settings.supervision(), live_within=settings.lease_ttl, most=_MOST_RUNS
+            )
+            if workspace_id
+            else None
+        )
+    for stop in stopped:
+        yield Check("stopped", Verdict.NOTE, stop.sentence(), f"Let it go on with: {stop.command}")
+    # A stuck run waits for a person; no worker can help.
+    moving = {run.project_id for run in overview_now.runs if run.state is RunState.OPEN} if overview_now else set()
+    waiting = [line for line in overview_now.projects if line.id in moving] if overview_now else []
+    if living and waiting and not serves:
+        what = f"{len(living)} alive, none runs jobs of the workspace {settings.workspace}, and work waits"
+        yield Check("workers", Verdict.WRONG, what, f"Run: COORD_WORKSPACES={settings.workspace} coord worker")
+    elif living:
+        places = sum(worker.slots for worker in living)
+        yield Check("workers", Verdict.OK, f"{len(living)} alive with {places} places")
+    elif waiting:
+        yield Check("workers", Verdict.WRONG, "none is alive, and work waits", "Run: coord up, or coord worker")
+    else:
+        yield Check("workers", Verdict.NOTE, "none is alive", "coord run and coord up start some")
+    if unanswered and living:
+        yield Check(
+            "messages",
+            Verdict.WRONG,
+            f"{unanswered} queued tasks were enqueued more than {_UNANSWERED.total_seconds():g} s ago "
+            "and no worker has claimed them",
+            "Are the workers full, or at another Redis? See: coord status",
+        )
+    for line in waiting:
+        yield _supervisor(line)
+
+
+def _sums(settings: Settings, store: Store) -> Iterator[Check]:
+    """Check that the sums of costs exist, and those of yesterday and today: all would take too long."""
+    from datetime import date
+
+    from coordination.api.costs import check_costs
+    from coordination.store.queries.money import rollups
+    from coordination.store.queries.projects import projects
+
+    with store.read() as tx:
+        workspace_id = projects.workspace_named(tx, settings.workspace)
+        if workspace_id is None:
+            return
+        yesterday = date.fromisoformat(rollups.today(tx, workspace_id)) - timedelta(days=1)
+    sums = check_costs(store, workspace_id, since=yesterday)
+    if not sums.complete:
+        problem = "they were never counted, so every summary reads the whole ledger"
+    elif sums.wrong:
+        problem = "those of yesterday and today are not what the records say"
+    else:
+        yield Check("sums of costs", Verdict.OK, f"days begin in {sums.zone}")
+        return
+    yield Check("sums of costs", Verdict.WRONG, problem, "Run: coord costs check --repair")
+
+
+def _lent(settings: Settings, store: Store) -> Iterator[Check]:
+    """Check the ports and databases that attempts have here, and kept results of setup commands; only those in use."""
+    from coordination.base.durations import show_duration
+    from coordination.base.host import host
+    from coordination.base.wording import plural
+    from coordination.store.queries.fleet import host_leases
+    from coordination.store.queries.fleet.host_leases import LeaseKind
+
+    here, ports = host(), settings.ports
+    with store.read() as tx:
+        lent_ports = host_leases.names_on(tx, here, LeaseKind.PORT)
+        ended = {lease.name for lease in host_leases.ended_on(tx, here, LeaseKind.PORT)}
+        left = host_leases.ended_on(tx, here, LeaseKind.DATABASE)
+    if lent := len(lent_ports - ended):
+        full = lent >= len(ports)
+        hint = "Give COORD_PORTS a longer range, or tasks wait" if full else None
+        usage = f"{lent:,} of {len(ports):,} are lent to running attempts"
+        yield Check("ports", Verdict.NOTE if full else Verdict.OK, usage, hint)
+    if left:
+        names = ", ".join(lease.name for lease in left[:3])
+        hint = "Workers of this machine drop them within about a minute, if they reach the server"
+        yield Check(
+            "databases", Verdict.NOTE, f"ended attempts have left {plural(len(left), 'copy', 'copies')}: {names}", hint
+        )
+    warm = (settings.worktrees or settings.home / "worktrees") / ".warm"
+    if results := len(list(warm.glob("*.lock"))):
+        kept = show_duration(settings.warm_kept)
+        yield Check("setups", Verdict.OK, f"{plural(results, 'result')} in {warm}, for {kept} after the last use")
+
+
+def _supervisor(line: Any) -> Check:
+    name = f"supervisor of {line.name}"
+    hint = "A worker or beat wakes it; is one alive? See: coord status"
+    if line.error:
+        return Check(name, Verdict.WRONG, f"its last tick failed: {line.error}", hint)
+    if line.supervisor != "running":
+        return Check(name, Verdict.WRONG, f"{line.supervisor}, with {line.open_runs} open runs", hint)
+    return Check(name, Verdict.OK, line.supervisor)
+
+
+def _redis(settings: Settings) -> Iterator[Check]:
+    from coordination.base.errors import CoordinationError
+    from coordination.settings import client_url, masked
+    from coordination.store.redis.queues import look
+
+    url = settings.redis_url
+    if url is None:
+        from coordination.stack.home import Home
+        from coordination.stack.redis_server import find_server
+
+        home = Home(settings.home)
+        record = home.read() if settings.home.is_dir() and home.is_owned() else None
+        if record is None:
+            try:
+                program = find_server()
+            except CoordinationError as error:
+                yield Check("redis", Verdict.WRONG, error.message, error.hint)
+            else:
+                yield Check("redis", Verdict.NOTE, f"no stack runs on {settings.home}; it would start {program}")
+            return
+        url = record.redis_url
+    try:
+        facts = look(client_url(url))
+    except CoordinationError as error:
+        yield Check("redis", Verdict.WRONG, error.message, error.hint)
+        return
+    lengths = ", ".join(f"{name} {length}" for name, length in facts.lengths.items())
+    yield Check("redis", Verdict.OK, f"{masked(url)}, version {facts.version}; waiting: {lengths}")
+    if facts.eviction not in (None, "noeviction"):
+        yield Check(
+            "redis policy",
+            Verdict.WRONG,
+            f"it may drop messages when it is full (maxmemory-policy {facts.eviction})",
+            "Set maxmemory-policy noeviction",
+        )
+    if facts.append_only is False:
+        # Nothing is lost: the next sweep enqueues the tasks again.
+        yield Check("redis persistence", Verdict.NOTE, "appendonly is off: after a restart, tasks are enqueued again")

@@ -1,0 +1,179 @@
+"""``coord doctor --live``: finds what is stuck, late, lost or wrong in the running work. Read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from coordination.base.errors import NOT_COMPLETED, OK
+from coordination.cli.options import print_json
+from coordination.views import fleet as views
+
+if TYPE_CHECKING:
+    from coordination.domain.fleet.health import Finding
+    from coordination.settings import Settings
+    from coordination.store.engine import Store
+
+_STUCK = timedelta(seconds=60)
+_MARGIN = timedelta(seconds=10)  # beyond a sweep, for a lease that has run out
+_SKEW = timedelta(seconds=2)
+_JUST_ENDED = timedelta(seconds=10)  # the processes of an attempt that ended now may be ending themselves
+
+
+def examine(*, as_json: bool) -> int:
+    """Print every finding and return the exit code: 1 when one of them is wrong."""
+    from coordination.cli.tables import shown
+    from coordination.settings import load_settings
+
+    findings = list(findings_of(load_settings()))
+    healthy = not any(finding.wrong for finding in findings)
+    if as_json:
+        print_json(views.findings(findings, healthy=healthy))
+    else:
+        for finding in findings:
+            since = f" (since {shown(finding.since)})" if finding.since else ""
+            verdict = "wrong" if finding.wrong else "note"
+            print(f"{verdict:<5}  {finding.code}  {shown(finding.subject)}: {shown(finding.sentence)}{since}.")
+            print(f"       {shown(finding.hint)}")
+        print("All is well." if healthy else "Something is wrong.")
+    return OK if healthy else NOT_COMPLETED
+
+
+def findings_of(settings: Settings) -> Iterator[Finding]:
+    """Yield the findings about settings, database, Redis and the processes of this machine."""
+    from coordination.base.errors import CoordinationError
+    from coordination.domain.fleet.health import Finding
+    from coordination.store import schema
+    from coordination.store.engine import open_store, sqlite_path
+
+    yield from _mistyped()
+    messages, findings = _waiting(settings)
+    yield from findings
+    store = open_store(settings.database_url)
+    try:
+        path = sqlite_path(store.url)
+        if path is not None and not path.exists():
+            yield Finding(
+                "no_database", str(path), "It does not exist yet", "It is created at the first use", wrong=False
+            )
+            return
+        try:
+            schema.require(store)
+            yield from _of_store(settings, store, messages)
+        except CoordinationError as error:
+            yield Finding(error.code, "database", error.message, error.hint or "See: coord doctor")
+    finally:
+        store.close()
+
+
+def _mistyped() -> Iterator[Finding]:
+    from coordination.domain.fleet.health import Finding
+    from coordination.settings import unknown_variables
+
+    for name, meant in unknown_variables().items():
+        hint = f"Did you mean {meant}?" if meant else "Remove it; docs/settings.md lists all settings"
+        yield Finding("setting_unknown", name, "There is no such setting, so it does nothing", hint)
+
+
+def _waiting(settings: Settings) -> tuple[int | None, list[Finding]]:
+    """Return how many messages wait for a worker; None, and perhaps a finding, when Redis does not answer."""
+    from coordination.base.errors import CoordinationError
+    from coordination.domain.fleet.health import Finding
+    from coordination.settings import client_url
+    from coordination.stack.home import Home
+    from coordination.store.redis.queues import look
+
+    url = settings.redis_url
+    if url is None:
+        home = Home(settings.home)
+        record = home.read() if settings.home.is_dir() and home.is_owned() else None
+        if record is None:
+            return None, []  # no stack is up: no Redis is expected
+        url = record.redis_url
+    try:
+        return look(client_url(url)).lengths["jobs"], []
+    except CoordinationError as error:
+        return None, [Finding(error.code, "redis", error.message, error.hint or "See: coord doctor")]
+
+
+def _of_store(settings: Settings, store: Store, messages: int | None) -> Iterator[Finding]:
+    from coordination.base.host import host
+    from coordination.domain.fleet.health import Finding
+    from coordination.store.drift import differences
+    from coordination.store.queries.projects import projects
+    from coordination.store.reports.fleet import health
+
+    with store.read() as tx:
+        changed = differences(tx)
+    for difference in changed:
+        yield Finding(
+            "schema_drift",
+            "database",
+            f"Its tables are not as this program made them: {difference}",
+            "Somebody changed them by hand: undo that, or restore a backup; coord migrate does not",
+        )
+    if changed:
+        return  # later checks may need what is missing
+    of_ours = list(_clock(store))
+    yield from of_ours
+    here = host() if of_ours else ""  # already found
+    leases = settings.leases()
+    patience = health.HealthThresholds(stuck=_STUCK, lease=leases.ttl, late=leases.sweep + _MARGIN)
+    with store.read() as tx:
+        yield from health.silent_workers(tx, patience=patience)
+        yield from health.strange_clocks(tx, patience=patience, apart=_SKEW, besides=here)
+        workspace_id = projects.workspace_named(tx, settings.workspace)
+        if workspace_id is None:
+            return
+        yield from health.nobody_works(tx, workspace_id, patience=patience, messages=messages)
+        yield from health.of_work(tx, workspace_id, patience=patience, thresholds=settings.supervision())
+    yield from _orphans(store, workspace_id)
+
+
+def _clock(store: Store) -> Iterator[Finding]:
+    """Compare this machine's clock with the database's, not counting the time of the query."""
+    from coordination.base.clock import utc_now
+    from coordination.base.host import host
+    from coordination.store.queries.fleet import workers
+    from coordination.store.reports.fleet import health
+
+    with store.read() as tx:
+        workers.clock(tx)  # connects
+    before = utc_now()
+    with store.read() as tx:
+        there = workers.clock(tx)
+    after = utc_now()
+    apart = before - there if before > there else there - after
+    if apart > _SKEW:
+        yield health.clock_finding(host(), apart if before > there else -apart)
+
+
+def _orphans(store: Store, workspace_id: str) -> Iterator[Finding]:
+    """Find processes of jobs on this machine whose attempt has ended, or is unknown."""
+    from coordination.base.host import host, job_processes
+    from coordination.base.ids import is_id
+    from coordination.domain.fleet.health import Finding
+    from coordination.store.reports.fleet import health
+
+    processes = job_processes()
+    pairs = sorted({pair for pair in processes.values() if is_id(pair[0])})
+    with store.read() as tx:
+        ended, recorded = health.ended_attempts(tx, workspace_id, pairs, patience=_JUST_ENDED)
+    for pid, pair in sorted(processes.items()):
+        task_id, number = pair
+        if pair in ended:
+            yield Finding(
+                "orphan_process",
+                f"process {pid} on {host()}",
+                f"It was started by attempt {number} of task {task_id}, which has ended",
+                f"If it does nothing that is needed, end it: kill -9 {pid}",
+            )
+        elif pair not in recorded:
+            yield Finding(
+                "stranger_process",
+                f"process {pid} on {host()}",
+                f"It belongs to attempt {number} of task {task_id}, which this workspace does not know",
+                "Another workspace's or another database's, perhaps: ask there before you end it",
+                wrong=False,
+            )

@@ -1,0 +1,76 @@
+"""``coord retain``: deletes rows that are older than the settings allow, or counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.views import fleet as views
+
+if TYPE_CHECKING:
+    from coordination.api.retention import RetentionResult
+
+_WORDS = {
+    "runs": "finished runs",
+    "tasks": "tasks",
+    "attempts": "attempts",
+    "artifacts": "kept files",
+    "merges": "records of merges",
+    "output_chunks": "pieces of live output",
+    "dependencies": "dependencies",
+    "task_holds": "holds of tasks",
+    "events": "events",
+    "sessions": "sessions without other runs",
+    "workers": "stopped workers",
+    "costs": "cost records",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("retain")(retain)
+
+
+def retain(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive",
+            metavar="FOLDER",
+            help="Write each run to a file there before it is deleted (default: COORD_RETENTION_ARCHIVE).",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete finished runs and other rows that are older than COORD_RETENTION_RUNS, _WORKERS and _COSTS.
+
+    Workers do the same by themselves. Costs are kept when their runs are deleted, until COORD_RETENTION_COSTS.
+    """
+    from coordination.api.retention import retain as delete_old_rows
+
+    with connected() as co:
+        settings = co.runtime.settings
+        deleted = delete_old_rows(co.runtime, dry_run=dry_run, archive=archive)
+    if as_json:
+        print_json(views.retained(deleted, settings, dry_run=dry_run))
+    else:
+        _show(deleted, dry_run=dry_run)
+
+
+def _show(deleted: RetentionResult, *, dry_run: bool) -> None:
+    counted = [f"{deleted.rows[name]:,} {words}" for name, words in _WORDS.items() if deleted.rows[name]]
+    if not counted:
+        print("Nothing is old enough to be deleted.")
+    elif dry_run:
+        print("Would delete: " + ", ".join(counted) + ".")
+    else:
+        print("Deleted: " + ", ".join(counted) + ".")
+    if deleted.needed:
+        print(f"{len(deleted.needed):,} old runs stay: open work or an open issue refers to them.")
+    for path in deleted.archives:
+        print(f"Written: {path}")

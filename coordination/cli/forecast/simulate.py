@@ -1,0 +1,180 @@
+"""``coord simulate PLAN``: predicts duration and cost of a plan; compares a run with its prediction."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.plan_files import PlanFile, Repo, read_plan
+from coordination.views import plans as views
+
+if TYPE_CHECKING:
+    from coordination.domain.forecast.predictions import Prediction
+    from coordination.domain.tasks.runs import RunRecord
+
+_MOST_LEGS = 40
+_MOST_KINDS = 40
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    plan: PlanFile = None,
+    *,
+    repo: Repo = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(help="Jobs at once (default: as many as the living workers run).", min=1, max=1_000_000),
+    ] = None,
+    assume: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="The duration of jobs without any data, such as 30s.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The seed of the random numbers.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Predict duration and cost of a plan from earlier jobs like its own. Nothing is run or stored."""
+    from coordination.base.durations import parse_duration
+
+    assumed = None if assume is None else parse_duration(assume)
+    what = read_plan(plan, repo)
+    with connected() as co:
+        prediction = co.simulate(what, slots=slots, assume=assumed, seed=seed)
+    if as_json:
+        print_json(views.prediction(prediction))
+    else:
+        _show(prediction)
+
+
+def _show(prediction: Prediction) -> None:
+    from coordination.base.durations import show_duration
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import fields, show
+
+    at_least = "at least " if prediction.untimed else ""
+    fields(
+        [
+            ("tasks", f"{prediction.tasks:,}, {prediction.slots:,} at once"),
+            ("duration", at_least + _range(prediction.duration, show_duration)),
+            (
+                "cost",
+                ("at least " if prediction.uncosted or prediction.unpriced.p90 else "")
+                + _range(prediction.usd, show_usd),
+            ),
+            ("tokens", _range(prediction.tokens, lambda count: f"{count:,}") if prediction.tokens.p90 else None),
+            (
+                "unknown price",
+                _range(prediction.unpriced, lambda count: f"{count:,} calls") if prediction.unpriced.p90 else None,
+            ),
+            ("budget", _budget(prediction)),
+            (
+                "failing",
+                f"in {prediction.failing:.0%} of {prediction.rounds:,} rounds a task fails for good"
+                if prediction.failing
+                else None,
+            ),
+        ]
+    )
+    print("\nthe critical path of the median round")
+    legs = prediction.path
+    shown = legs if len(legs) <= _MOST_LEGS else sorted(legs, key=lambda leg: leg.took + leg.waited)[-_MOST_LEGS:]
+    show(
+        ["task", "takes", "waits for a slot"],
+        [
+            (leg.key, show_duration(leg.took), show_duration(leg.waited) if leg.waited else "")
+            for leg in legs
+            if leg in shown
+        ],
+    )
+    if len(legs) > _MOST_LEGS:
+        print(f"and {len(legs) - _MOST_LEGS:,} more that are shorter")
+    print("\nduration and cost of one attempt (median)")
+    kinds = sorted(prediction.kinds, key=lambda kind: -kind.tasks)[:_MOST_KINDS]
+    show(
+        ["kind", "tasks", "seen", "known from", "takes", "costs"],
+        [
+            (
+                kind.kind,
+                f"{kind.tasks:,}",
+                kind.measured,
+                kind.source,
+                "?" if kind.took is None else show_duration(kind.took),
+                "?" if kind.usd is None else show_usd(kind.usd),
+            )
+            for kind in kinds
+        ],
+    )
+    if prediction.untimed:
+        print(f"\nThe duration of these is unknown and counts as zero: {_named(prediction.untimed)}.")
+        print("Set it in the plan (estimate: {duration: 5m}), or for all of them: --assume 30s")
+    if prediction.uncosted:
+        print(f"\nThe cost of these is unknown and counts as zero: {_named(prediction.uncosted)}.")
+        print("Set it in the plan: estimate: {usd: 0.25}")
+
+
+def _named(kinds: tuple[str, ...]) -> str:
+    from coordination.cli.tables import shown
+
+    more = f" and {len(kinds) - _MOST_KINDS:,} more" if len(kinds) > _MOST_KINDS else ""
+    return ", ".join(map(shown, kinds[:_MOST_KINDS])) + more
+
+
+def _range(quantiles: Any, shown: Any) -> str:
+    if quantiles.p10 == quantiles.p90:
+        return str(shown(quantiles.p50))
+    return f"{shown(quantiles.p50)} ({shown(quantiles.p10)} to {shown(quantiles.p90)} in 8 of 10 rounds)"
+
+
+def _budget(prediction: Prediction) -> str | None:
+    from coordination.base.money import show_usd
+
+    if prediction.budget is None or prediction.within_budget is None:
+        return None
+    share = f"{prediction.within_budget:.0%} of {prediction.rounds:,} rounds"
+    return f"{show_usd(prediction.budget)}, which is enough in {share}"
+
+
+def beside(run: RunRecord) -> None:
+    """Print the predicted duration and cost of a run beside the actual ones, if it has a prediction."""
+    from decimal import Decimal
+
+    from coordination.base.clock import utc_now
+    from coordination.base.durations import show_duration
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import show
+
+    expected = run.predicted
+    if expected is None:
+        return
+    took = (run.finished_at or utc_now()) - run.created_at
+    so_far = "" if run.finished_at else " so far"
+    unknown = f" + {run.unpriced_calls} unknown" if run.unpriced_calls else ""
+    spans = [show_duration(timedelta(seconds=each)) for each in expected["duration"]]
+    dollars = [show_usd(Decimal(each)) for each in expected["usd"]]
+    print()
+    show(
+        ["", "predicted", "in 8 of 10 rounds", "actual"],
+        [
+            (
+                "duration",
+                _least(spans[1], bool(expected["untimed"])),
+                f"{spans[0]} to {spans[2]}",
+                show_duration(took) + so_far,
+            ),
+            (
+                "cost",
+                _least(dollars[1], bool(expected["uncosted"] or expected["unpriced"][2])),
+                f"{dollars[0]} to {dollars[2]}",
+                show_usd(run.cost_usd) + unknown + so_far,
+            ),
+        ],
+    )
+
+
+def _least(shown: str, unknown: bool) -> str:
+    return f"at least {shown}" if unknown else shown

@@ -1,0 +1,1 @@
+"""Commands for use inside a job: coord task, and the MCP server."""

@@ -1,0 +1,37 @@
+"""``coord mcp``: a server of the Model Context Protocol on stdin and stdout, for agents."""
+
+from __future__ import annotations
+
+import os
+
+import typer
+
+from coordination.base.errors import Refused
+from coordination.base.extras import install_command
+from coordination.cli.jobs import mcp_in_a_job
+from coordination.cli.options import connected
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("mcp")(mcp)
+
+
+def mcp() -> None:
+    """Serve tools to an agent over stdin and stdout (MCP).
+
+    Tools inside a job: progress, ask, escalate, discovered, delegate, done, fail, context. Tools elsewhere, and in a
+    job whose environment names a store: status, runs, tasks, task, explain, questions.
+    """
+    if "COORD_TOKEN" in os.environ:
+        raise typer.Exit(mcp_in_a_job.serve())
+    try:
+        from coordination.mcp_server import reading
+        from coordination.mcp_server.server import serve
+    except ImportError as error:
+        raise Refused(
+            f"There is no MCP server here: {error.name or error} is not installed",
+            hint=f"Run: {install_command('mcp')}",
+        ) from None
+    with connected() as co:
+        serve((), reading.tools(lambda: co))

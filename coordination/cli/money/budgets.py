@@ -1,0 +1,364 @@
+"""``coord budgets …``: set caps on spending, show what is left, raise budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.base.wording import excerpt, plural
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.views import money as views
+from coordination.views.fields import listing
+
+if TYPE_CHECKING:
+    from coordination.api.connection import Coordination
+    from coordination.domain.money.budget_status import BudgetStatus
+    from coordination.domain.money.budgets import BudgetPeriod
+
+Whose = Annotated[str, typer.Argument(metavar="SCOPE", help="workspace, project, agent, session, run or task.")]
+Name = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="The subject; the workspace has no name.", show_default=False)
+]
+OfRun = Annotated[str | None, typer.Option("--run", metavar="RUN", help="With task: the run of the task.")]
+_NONE = "none"
+_MOST_TASKS = 20
+_MOST_DIGITS = 18
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage budgets: caps on spending.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("set")(set_)
+    group.command("raise")(raise_)
+    group.command("remove")(remove)
+    group.command("check")(check)
+    app.add_typer(group, name="budgets")
+
+
+def list_(
+    *,
+    project: Annotated[
+        str | None, typer.Option("--project", "-p", metavar="NAME", help="Only this project, its runs and tasks.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only this run and its tasks.")] = None,
+    ended: Annotated[bool, typer.Option("--ended", help="Include those of ended runs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List all budgets: spent, reserved and left in the present period, and the number of waiting tasks."""
+    with connected() as co:
+        budgets = co.budgets.list(project=project, run=run, ended=ended)
+    if as_json:
+        print_json(listing("budgets", views.budget, budgets))
+    else:
+        budget_table(budgets)
+
+
+def show(scope: Whose, name: Name = None, *, run: OfRun = None, as_json: AsJson = False) -> None:
+    """Show the budgets of one subject, and the tasks that wait for them."""
+    from coordination.base.errors import NotFound
+
+    with connected() as co:
+        budgets = co.budgets.of(scope, _subject(co, scope, name, run))
+        if not budgets:
+            raise NotFound(
+                f"The {scope}{f' {name}' if name else ''} has no budget",
+                hint=f"Set one with: coord budgets set {scope}{f' {name}' if name else ''} --usd N",
+            )
+        waiting = _waiting(co, budgets)
+    if as_json:
+        print_json(views.budgets_of_subject(budgets, waiting))
+        return
+    budget_table(budgets)
+    for one in budgets:
+        by = f" by {one.budget.set_by}" if one.budget.set_by else ""
+        print(f"\nof the {one.period}: " if one.period != "total" else "\nin all: ", end="")
+        print(f"{_does(one)}; set{by}" + (f" on {one.budget.set_at:%Y-%m-%d %H:%M} UTC" if one.budget.set_at else ""))
+    if waiting:
+        print("\nwaiting tasks")
+        for each in waiting:
+            print(f"  {each['key']}: {each['why']}")
+        if (more := sum(one.waiting for one in budgets) - len(waiting)) > 0:
+            print(f"  and {more} more")
+
+
+def set_(
+    scope: Whose,
+    name: Name = None,
+    *,
+    usd: Annotated[str | None, typer.Option("--usd", metavar="N", help="US dollars.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", metavar="N", help="Tokens.")] = None,
+    starts: Annotated[
+        str | None, typer.Option("--starts", metavar="N", help="Starts of agents and chats, whatever their result.")
+    ] = None,
+    unpriced_calls: Annotated[
+        str | None,
+        typer.Option(
+            "--unpriced-calls",
+            metavar="N",
+            help="Calls of models without a known price (with --usd, the default is 0).",
+        ),
+    ] = None,
+    period: Annotated[str, typer.Option("--period", help="total, day or month.")] = "total",
+    on_exceed: Annotated[
+        str | None,
+        typer.Option("--on-exceed", metavar="WHAT", help="block (new work waits), warn or downgrade."),
+    ] = None,
+    warn_at: Annotated[
+        str | None, typer.Option("--warn-at", metavar="PERCENT", help="Warn at this percentage of a cap (default: 80).")
+    ] = None,
+    downgrade_to: Annotated[
+        str | None, typer.Option("--downgrade-to", metavar="MODEL", help="The cheaper model to use from --warn-at on.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set or change the caps of a workspace, project, agent, session, run or task.
+
+    Such as: coord budgets set project shop --usd 50 --period month; coord budgets set task fix --run nightly --usd 1
+
+    Options that are not given change nothing; "none" removes a cap. Waiting tasks are checked again at once.
+    """
+    from coordination.base.errors import Refused
+
+    fields: dict[str, Any] = {}
+    if usd is not None:
+        fields["usd"] = None if usd == _NONE else usd
+    numbers = {"tokens": tokens, "starts": starts, "max_unpriced_calls": unpriced_calls, "warn_at": warn_at}
+    for key, text in numbers.items():
+        if text is not None:
+            fields[key] = None if text == _NONE else _number(text)
+    fields |= {
+        key: text for key, text in (("on_exceed", on_exceed), ("downgrade_to", downgrade_to)) if text is not None
+    }
+    if not fields:
+        raise Refused(
+            "Give at least one cap or option", hint="Such as --usd 5, --tokens 100000, --starts 20 or --on-exceed warn"
+        )
+    with connected() as co:
+        budget = co.budgets.set(scope, _subject(co, scope, name, run), period=period, **fields)
+    _answer(budget, "Set", as_json=as_json)
+
+
+def raise_(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[SCOPE] NAME USD",
+            help="The subject (without SCOPE: a run, if nothing else has that name) and its new cap.",
+        ),
+    ],
+    *,
+    period: Annotated[
+        str | None, typer.Option("--period", help="The budget's period, if it has one: total, day or month.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raise the cap of a budget in dollars, so that waiting tasks can start.
+
+    Such as: coord budgets raise nightly 5; coord budgets raise project shop 80 --period month;
+    coord budgets raise workspace 200 --period month
+    """
+    from coordination.cli.money.raised_budget import parts, scope_of
+
+    scope, name, usd = parts(words)
+    with connected() as co:
+        if scope is None:
+            scope = scope_of(co, name or "", usd)
+        budget = co.budgets.raise_to(_subject(co, scope, name, run), usd, scope=scope, period=period)
+        still = co.budgets.shortages(budget.budget.subject) if budget.scope == "run" else ()
+    _answer(budget, "Raised", as_json=as_json)
+    if still and not as_json:
+        waiting = plural(len(still), "task of it waits", "tasks of it wait")
+        print(f"{waiting} anyway: {still[0].sentence()}. {still[0].hint()}")
+
+
+def remove(
+    scope: Whose,
+    name: Name = None,
+    *,
+    period: Annotated[
+        str | None, typer.Option("--period", help="The period, if there are several budgets: total, day or month.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a budget; tasks that waited for it can start."""
+    with connected() as co:
+        budget = co.budgets.remove(scope, _subject(co, scope, name, run), period=period)
+    if as_json:
+        print_json(views.about_budget(removed=budget))
+    else:
+        print(f"Removed {_named(budget)}. Its costs stay in the ledger.")
+
+
+def check(
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Correct budgets that differ from the ledger.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare every budget with the ledger and the running attempts. Exit code 1: some differ."""
+    from coordination.base.errors import NOT_COMPLETED, OK
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        checks = co.budgets.check(repair=repair)
+    wrong = [one for one in checks if not one.right]
+    if as_json:
+        print_json(views.budget_checks(checks, repaired=repair))
+    else:
+        if wrong:
+            table(
+                ["scope", "name", "period", "kept: spent", "reserved", "counted: spent", "reserved"],
+                [
+                    (
+                        one.budget.scope,
+                        one.name,
+                        one.budget.period,
+                        *(_amount(amount) for use in (one.kept, one.counted) for amount in (use.spent, use.reserved)),
+                    )
+                    for one in wrong
+                ],
+            )
+        repaired = " and corrected" if repair else "; correct them with: coord budgets check --repair"
+        checked, differing = plural(len(checks), "budget"), plural(len(wrong), "differs", "differ")
+        print(f"{checked} checked, {differing}{repaired if wrong else ''}.")
+    raise typer.Exit(NOT_COMPLETED if wrong and not repair else OK)
+
+
+def budget_table(budgets: Sequence[BudgetStatus]) -> None:
+    """Print budgets as a table."""
+    from coordination.cli.tables import show as table
+
+    table(
+        ["scope", "name", "period", "cap", "spent", "reserved", "left", "%", "then", "waiting", "id"],
+        [
+            (
+                one.scope,
+                one.name,
+                one.period,
+                one.budget.caps(),
+                _amount(one.spent),
+                _amount(one.reserved),
+                _left(one),
+                "" if one.percent is None else one.percent,
+                one.on_exceed,
+                one.waiting or "",
+                one.budget.subject if one.scope in ("run", "task", "session") else "",
+            )
+            for one in budgets
+        ],
+        empty="No budgets. Set one with: coord budgets set project NAME --usd 50 --period month",
+    )
+
+
+def caps_of_project(options: Mapping[str, Any]) -> dict[BudgetPeriod, dict[str, Any] | None]:
+    """Return a project's budgets by period, from its options; None: remove the one of that period."""
+    from coordination.api.budgets import period_named
+    from coordination.base.errors import Refused
+
+    caps: dict[BudgetPeriod, dict[str, Any] | None] = {}
+    for key, value in options.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, dict | int | float | str)):
+            raise Refused(f"{excerpt(value)} is no budget", hint="Write it like --budget month=50")
+        caps[period_named(key)] = value if value is None or isinstance(value, dict) else {"usd": value}
+    return caps
+
+
+def usage_of(one: BudgetStatus) -> str:
+    """Return it in words: $12.00 of $50.00 of the month, $1.00 reserved; 3 tasks wait for it."""
+    from coordination.base.money import show_usd
+
+    parts = []
+    if one.usd is not None:
+        parts.append(f"{show_usd(one.spent.usd)} of {show_usd(one.usd)}")
+    if one.tokens is not None:
+        parts.append(f"{one.spent.tokens:,} of {one.tokens:,} tokens")
+    if one.max_starts is not None:
+        parts.append(f"{one.spent.starts:,} of {plural(one.max_starts, 'start')}")
+    when = "in all" if one.period == "total" else f"of the {one.period}"
+    reserved = f", {show_usd(one.reserved.usd)} reserved" if one.reserved.usd else ""
+    waiting = f"; {plural(one.waiting, 'task waits', 'tasks wait')} for it" if one.waiting else ""
+    return f"{' and '.join(parts) or 'calls of unknown price'} {when}{reserved}{waiting}"
+
+
+def _answer(budget: BudgetStatus, verb: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(views.about_budget(budget=budget))
+        return
+    print(f"{verb} {_named(budget)}: {budget.budget.caps()}; {_does(budget)}.")
+    print(f"Spent {_amount(budget.spent)}, reserved {_amount(budget.reserved)}, left {_left(budget)}.")
+    if budget.waiting:
+        whose = "" if budget.scope == "workspace" else f" {budget.budget.subject}"
+        waiting = plural(budget.waiting, "task still waits", "tasks still wait")
+        print(f"{waiting} for it. See: coord budgets show {budget.scope}{whose}")
+
+
+def _named(one: BudgetStatus) -> str:
+    """Return the budget in words: the budget of run nightly."""
+    when = "" if one.period == "total" else f" of the {one.period}"
+    return f"the budget{when} of {one.scope} {one.name}"
+
+
+def _does(one: BudgetStatus) -> str:
+    """Return what the budget does as it fills."""
+    budget = one.budget
+    warns = "does not warn" if budget.warn_percent is None else f"warns at {budget.warn_percent}%"
+    if budget.action == "downgrade":
+        return f"{warns}, from then on jobs use {budget.downgrade_to}; then blocks new work"
+    return f"{warns}, " + ("blocks nothing" if budget.action == "warn" else "then blocks new work")
+
+
+def _amount(of: Any) -> str:
+    from coordination.base.money import show_usd
+
+    parts = [show_usd(of.usd)]
+    if of.tokens:
+        parts.append(f"{of.tokens:,} tokens")
+    if of.starts:
+        parts.append(plural(of.starts, "start"))
+    if of.unpriced:
+        parts.append(f"{plural(of.unpriced, 'call')} of unknown price")
+    return ", ".join(parts)
+
+
+def _left(one: BudgetStatus) -> str:
+    from coordination.base.money import show_usd
+
+    parts = []
+    if one.left_usd is not None:
+        parts.append(show_usd(one.left_usd))
+    if one.left_tokens is not None:
+        parts.append(f"{one.left_tokens:,} tokens")
+    if one.left_starts is not None:
+        parts.append(plural(one.left_starts, "start"))
+    return ", ".join(parts)
+
+
+def _waiting(co: Coordination, budgets: Sequence[BudgetStatus]) -> list[dict[str, str]]:
+    """Return the first tasks that wait for these budgets, and why."""
+    ids = {one.budget.id for one in budgets}
+    lacks = [(task_id, lack) for task_id, lack in co.budgets.lacking().items() if lack.budget.id in ids]
+    return [{"id": each, "key": co.task(each).key, "why": lack.sentence()} for each, lack in lacks[:_MOST_TASKS]]
+
+
+def _subject(co: Coordination, scope: str, name: str | None, run: str | None) -> str | None:
+    """Return the subject; for a run or a task its id, found as other commands find it."""
+    from coordination.base.errors import Refused
+    from coordination.cli.names import find_run, find_task
+
+    if run is not None and (scope != "task" or name is None):
+        raise Refused("--run is for the budget of a task", hint="coord budgets set task KEY --run RUN --usd 1")
+    if name is None or scope not in {"run", "task"}:
+        return name
+    return find_task(co, name, run).id if scope == "task" else find_run(co, name).id
+
+
+def _number(text: str) -> Any:
+    """Return the number in a text, or the text, which the API then refuses."""
+    bare = text.replace(",", "").replace("_", "").removesuffix("%")
+    return int(bare) if bare.isascii() and bare.isdecimal() and len(bare) <= _MOST_DIGITS else text

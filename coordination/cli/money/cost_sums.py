@@ -1,0 +1,176 @@
+"""``coord costs summary``, ``forecast`` and ``check``: sums of the ledger, and their verification."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.base.wording import plural
+from coordination.cli.money.cost_records import warn_of_free_calls
+from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.views import money as views
+from coordination.views import projects
+
+if TYPE_CHECKING:
+    from coordination.api.costs import CheckedSums
+
+
+class By(StrEnum):
+    """The dimensions of the sums."""
+
+    PROJECT = "project"
+    SESSION = "session"
+    MODEL = "model"
+    RUN = "run"
+    AGENT = "agent"
+    ACCOUNT = "account"
+    DAY = "day"
+    MONTH = "month"
+
+
+_TIME = "today, yesterday, monday, 7d, a month (2027-01), a day or a time"
+
+
+def summary(
+    *,
+    by: Annotated[By, typer.Option("--by", help="The dimension.")] = By.PROJECT,
+    project: OfProject = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"From this time on: {_TIME}.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Until this time; a month or day is included.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", help="Only this many, the most expensive.", min=1, max=100_000)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the sums of the ledger, by days and months in the workspace's time zone."""
+    from coordination.api.user_times import describe
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import show
+
+    with connected() as co:
+        span, zone = co.costs.span(since, until), co.costs.timezone
+        begin, end = span.since or span.first, span.until or span.last
+        groups = co.costs.summary(by.value, project=project, since=begin, until=end, top=top)
+        total = co.costs.total(project=project, since=begin, until=end)
+        free = co.costs.free_but_priced(project=project, asked=span)
+    if as_json:
+        begins, ends = span.moments(zone)
+        print_json(
+            views.cost_summary(
+                by=by.value, since=begins, until=ends, timezone=zone, groups=groups, total=total, free=free
+            )
+        )
+        return
+    show(
+        [by.value, "calls", "tokens in", "out", "cost", "of unknown price"],
+        [
+            (
+                group.name or group.key or "(none)",
+                group.calls,
+                group.input_tokens,
+                group.output_tokens,
+                show_usd(group.cost_usd),
+                group.unpriced_calls or "",
+            )
+            for group in groups
+        ],
+        empty="No costs.",
+    )
+    unknown = f", {total.unpriced_calls} of them of unknown price" if total.unpriced_calls else ""
+    print(f"\n{show_usd(total.cost_usd)} in {plural(total.calls, 'call')}{unknown}")
+    if when := describe(span, zone):
+        print(f"Counted {when}.")
+    if total.unpriced_calls:
+        print("Check for prices: coord costs reprice --dry-run")
+    warn_of_free_calls(free)
+
+
+def forecast(*, project: OfProject = None, as_json: AsJson = False) -> None:
+    """Show what was spent today and this month, the pace, and the forecast for the month."""
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import fields
+    from coordination.domain.forecast.forecasts import CONFIDENCE, LEAST
+
+    with connected() as co:
+        outlook = co.costs.forecast(project=project)
+    if as_json:
+        print_json(views.cost_forecast(project, outlook))
+        return
+    ends = outlook.forecast
+    cents = [show_usd(round(amount, 2)) for amount in ((ends.usd, ends.low, ends.high) if ends else ())]
+    fields(
+        [
+            ("day", f"{outlook.day} ({outlook.zone})"),
+            ("spent today", show_usd(outlook.spent_today_usd)),
+            ("spent this month", show_usd(outlook.spent_month_usd)),
+            ("pace", f"{show_usd(outlook.burn.per_day)} a day, {show_usd(outlook.burn.per_hour)} an hour"),
+            ("month's end", f"{cents[0]}, with {CONFIDENCE} % between {cents[1]} and {cents[2]}" if ends else None),
+            ("taken from", f"{ends.days} days, by {ends.method}" if ends else None),
+        ]
+    )
+    if ends is None:
+        print(f"There is no forecast for the month yet: it needs {LEAST} whole days with costs before today.")
+    if outlook.unpriced_month:
+        print(
+            f"{outlook.unpriced_month:,} calls of this month without a known price are not in it: coord costs reprice"
+        )
+
+
+def check(
+    *,
+    repair: Annotated[bool, typer.Option("--repair", help="Correct wrong sums. Safe while work is running.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that the sums match the ledger's records, to the last digit; exit code 1 when they do not."""
+    from coordination.base.errors import NOT_COMPLETED
+
+    with connected() as co:
+        result = co.costs.check(repair=repair)
+    if as_json:
+        print_json(views.cost_check(result))
+    else:
+        _say(result)
+    if not result.repaired and (result.wrong or not result.complete):
+        raise typer.Exit(NOT_COMPLETED)
+
+
+def _say(result: CheckedSums) -> None:
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import show
+
+    rows = [
+        (cell.dimension, cell.key or "(none)", cell.grain, cell.starts, missing.calls, show_usd(missing.cost_usd))
+        for cell, missing in result.examples
+    ]
+    if rows:
+        show(["sum of", "which", "over", "from", "calls missing", "dollars missing"], rows)
+    if result.repaired:
+        print(f"{result.wrong:,} wrong sums were corrected.")
+    elif result.wrong:
+        print(f"{result.wrong:,} sums do not match the records. Correct them: coord costs check --repair")
+    elif not result.complete:
+        print(
+            "The sums were never computed, so every summary reads the ledger. Compute them: coord costs check --repair"
+        )
+    else:
+        print("All sums match the records.")
+
+
+def timezone(
+    zone: Annotated[str | None, typer.Argument(metavar="[ZONE]", help="Such as Europe/Berlin.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show the time zone of days and months, or change it and recompute all sums."""
+    with connected() as co:
+        if zone is not None:
+            co.costs.set_timezone(zone)
+        now = co.costs.timezone
+    if as_json:
+        print_json(projects.workspace(timezone=now))
+    else:
+        print(f"The time zone is {now}.")

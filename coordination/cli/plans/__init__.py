@@ -1,0 +1,1 @@
+"""Commands that take a plan file: run, submit, resume, check, schema."""

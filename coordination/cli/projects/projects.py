@@ -1,0 +1,297 @@
+"""``coord projects …``: list, create, change, pause and resume projects; set their limits and gates."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.base.wording import excerpt, plural
+from coordination.cli.money.budgets import caps_of_project, usage_of
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.projects.gates import gates
+from coordination.cli.projects.stopping import warn_if_stopped
+from coordination.views import projects as views
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from coordination.api.projects import ProjectDetails
+    from coordination.domain.money.budget_status import BudgetStatus
+    from coordination.domain.projects.projects import Project
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The project: its name, identity, alias or id.")]
+_MOST_DIGITS = 9
+_JSON_HINT = "Write it like key=true, key=12 or key='{\"a\": 1}'; key=null removes it"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage projects.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("create")(create)
+    group.command("change")(change)
+    group.command("pause")(pause)
+    group.command("resume")(resume)
+    group.command("complete")(complete)
+    group.command("archive")(archive)
+    group.command("alias")(alias)
+    group.command("limit")(limit)
+    group.command("gates")(gates)
+    app.add_typer(group, name="projects")
+
+
+def list_(
+    *,
+    archived: Annotated[bool, typer.Option("--archived", help="Include archived.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List projects with their totals."""
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        rows = co.projects.list_with_totals(archived=archived)
+        budgets = [one for one in co.budgets.list() if one.scope == "project"] if as_json else []
+    if as_json:
+        print_json(views.projects(rows, budgets))
+        return
+    table(
+        ["name", "status", "runs", "tasks", "sessions", "agents", "cost", "identity"],
+        [
+            (
+                project.name,
+                f"{project.status} (stopped)" if project.stopped else project.status,
+                of.runs,
+                of.tasks,
+                of.sessions,
+                of.agents,
+                show_usd(of.cost_usd),
+                project.identity,
+            )
+            for project, of in rows
+        ],
+        empty="No projects yet. Create the first one with: coord run PLAN",
+    )
+
+
+def show(name: Name, *, as_json: AsJson = False) -> None:
+    """Show a project: totals, supervisor, limits, sessions with their cost, the newest runs."""
+    with connected() as co:
+        project = co.project(name)
+        details = co.projects.details(project)
+        budgets = co.budgets.of("project", project.id)
+    if as_json:
+        print_json(views.project_details(project, budgets=budgets, **details._asdict()))
+    else:
+        _show_for_people(project, budgets, details)
+
+
+def _show_for_people(project: Project, budgets: Sequence[BudgetStatus], details: ProjectDetails) -> None:
+    from coordination.base.money import ZERO, show_usd
+    from coordination.cli.tables import fields
+    from coordination.cli.tables import show as table
+
+    totals, supervisor = details.totals, details.orchestrator
+    unknown = f" and {plural(totals.unpriced_calls, 'call')} of unknown price" if totals.unpriced_calls else ""
+    failing = f"since {supervisor['failingSince']}: {supervisor['error']}" if supervisor["error"] else None
+    counts = ((totals.runs, "run"), (totals.tasks, "task"), (totals.sessions, "session"), (totals.agents, "agent"))
+    fields(
+        [
+            ("name", project.name),
+            ("identity", project.identity),
+            ("aliases", ", ".join(details.aliases)),
+            ("id", project.id),
+            ("description", project.description),
+            ("status", project.status),
+            ("stopped", "nothing of it starts (coord status says why)" if project.stopped else None),
+            ("folder", project.path),
+            ("supervisor", supervisor["status"]),
+            ("its ticks fail", failing),
+            ("cost", show_usd(totals.cost_usd) + unknown),
+            ("counts", ", ".join(plural(number, noun) for number, noun in counts)),
+            ("issues", details.issues or None),
+            ("limits", {slot["name"]: f"{slot['used']}/{slot['cap']}" for slot in details.limits}),
+            *(("budget", usage_of(one)) for one in budgets),
+            ("settings", project.settings),
+            ("model_restrictions", project.model_restrictions),
+            ("metadata", project.metadata),
+        ]
+    )
+    print("\nsessions")
+    table(
+        ["id", "purpose", "agent", "calls", "cost", "last activity"],
+        [
+            (
+                one.id,
+                one.purpose,
+                one.agent,
+                spent.calls if spent else 0,
+                show_usd(spent.cost_usd if spent else ZERO),
+                one.last_activity_at,
+            )
+            for one, spent in details.sessions
+        ],
+    )
+    print("\nnewest runs")
+    table(
+        ["id", "name", "state", "tasks", "created"],
+        [(run.id, run.name, run.state, run.total, run.created_at) for run in details.runs],
+    )
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    *,
+    remote: Annotated[str | None, typer.Option("--remote", metavar="URL", help="Its git remote.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a project before any work is submitted to it: of a git remote, or of the current folder."""
+    with connected() as co:
+        created = co.projects.create(name, remote=remote, description=description)
+    if as_json:
+        print_json(views.project(created))
+    else:
+        print(f"Created project {created.name} ({created.identity}).")
+
+
+def change(
+    name: Name,
+    *,
+    rename: Annotated[str | None, typer.Option("--name", help="A new name.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="A description.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=JSON", help="A setting.")] = None,
+    budgets: Annotated[
+        list[str] | None,
+        typer.Option("--budget", metavar="PERIOD=JSON", help='A budget: month=50, total={"usd": 5, "tokens": 100000}.'),
+    ] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--models", metavar="KEY=JSON", help="allow or deny, with a list of model names."),
+    ] = None,
+    metadata: Annotated[list[str] | None, typer.Option("--meta", metavar="KEY=JSON", help="Any other data.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change name, description, settings, budgets, model restrictions, metadata; null removes a key.
+
+    A budget replaces the project's budget of that period: total, day or month.
+    """
+    caps = caps_of_project(_pairs(budgets))
+    with connected() as co:
+        after = co.projects.change(
+            name,
+            name=rename,
+            description=description,
+            settings=_pairs(settings),
+            models=_pairs(models),
+            metadata=_pairs(metadata),
+            budgets=caps,
+        )
+        own_budgets = co.budgets.of("project", after.id)
+    if as_json:
+        print_json(views.project(after, own_budgets))
+    else:
+        print(f"Changed project {after.name}. See: coord projects show {after.name}")
+
+
+def pause(name: Name) -> None:
+    """Start no more tasks of a project; running jobs continue. Its status is then on_hold."""
+    with connected() as co:
+        co.projects.pause(name)
+    print(f"Paused {name}. Resume it with: coord projects resume {name}")
+
+
+def resume(name: Name) -> None:
+    """Make a paused, completed or archived project active again."""
+    with connected() as co:
+        count = co.projects.resume(name)
+        warn_if_stopped(co, co.project(name).id)
+    queued = f"; {plural(count, 'task is', 'tasks are')} queued again" if count else ""
+    print(f"{name} is active{queued}.")
+
+
+def complete(name: Name) -> None:
+    """Mark a project as completed."""
+    with connected() as co:
+        project = co.projects.complete(name)
+    print(f"{project.name} is {project.status}.")
+
+
+def archive(name: Name) -> None:
+    """Archive a project: it refuses new work until it is resumed."""
+    with connected() as co:
+        project = co.projects.archive(name)
+    print(f"{project.name} is {project.status}.")
+
+
+def alias(name: Name, remote: Annotated[str, typer.Argument(metavar="REMOTE", help="The other git remote.")]) -> None:
+    """Add a renamed or moved git remote to a project."""
+    with connected() as co:
+        project = co.project(name)
+        identity = co.projects.add_alias(project.id, remote)
+    print(f"{identity} also names {project.name}.")
+
+
+def limit(
+    name: Name,
+    *,
+    project: Annotated[int | None, typer.Option("--project", metavar="N", help="Parallel tasks in all.", min=0)] = None,
+    agent: Annotated[
+        list[str] | None, typer.Option("--agent", metavar="NAME=N", help="Parallel tasks of an agent.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", metavar="NAME=N", help="Parallel tasks with a concurrency key.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", metavar="LIMIT", help="Remove a limit: project, agent:NAME or key:NAME."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set how many tasks of a project run in parallel; without options, show the limits."""
+    from coordination.cli.tables import show as table
+
+    caps: dict[str, int | None] = {f"agent:{who}": cap for who, cap in _numbers(agent)}
+    caps |= {f"key:{what}": cap for what, cap in _numbers(key)}
+    if project is not None:
+        caps["project"] = project
+    caps |= dict.fromkeys(drop or [])
+    with connected() as co:
+        target = co.project(name)
+        slots = co.projects.set_limits(target.id, caps) if caps else co.projects.limits(target.id)
+    if as_json:
+        print_json(views.project_limits(target.name, slots))
+    else:
+        table(
+            ["limit", "used", "of"], [(slot["name"], slot["used"], slot["cap"]) for slot in slots], empty="No limits."
+        )
+
+
+def _numbers(pairs: list[str] | None) -> list[tuple[str, int]]:
+    from coordination.base.errors import Refused
+
+    numbers = []
+    for pair in pairs or []:
+        name, separator, number = pair.rpartition("=")
+        if not (separator and name and number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS):
+            raise Refused(f"{excerpt(pair)} is no limit", hint="Write it like NAME=2")
+        numbers.append((name, int(number)))
+    return numbers
+
+
+def _pairs(pairs: list[str] | None) -> dict[str, Any]:
+    from coordination.base.errors import Refused
+
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, separator, value = pair.partition("=")
+        if not (separator and key):
+            raise Refused(f"{excerpt(pair)} sets nothing", hint=_JSON_HINT)
+        try:
+            values[key] = json.loads(value)
+        except (ValueError, RecursionError):
+            raise Refused(f"The value of {excerpt(key)} is not JSON: {excerpt(value[:80])}", hint=_JSON_HINT) from None
+    return values

@@ -1,0 +1,165 @@
+"""``coord up | down | worker | beat | migrate``: start and stop processes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.base.durations import show_duration
+from coordination.base.errors import INTERRUPTED
+
+if TYPE_CHECKING:
+    from coordination.settings import Settings
+    from coordination.stack.joining import JoinedStack
+
+_UP = "coord up"
+_LOOK_AGAIN = 0.2
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("up")(up)
+    app.command("down")(down)
+    app.command("worker", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(worker)
+    app.command("beat", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(beat)
+    app.command("migrate")(migrate)
+
+
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it is up.")] = False,
+    slots: Annotated[
+        int | None, typer.Option(help="The number of parallel jobs (default: COORD_SLOTS, or 8).", min=1)
+    ] = None,
+) -> None:
+    """Start the embedded stack (Redis, a worker, beat) and keep it up until Ctrl-C or `coord down`."""
+    from coordination.base.errors import StackGoneError, StackStoppedError
+    from coordination.cli.stack.embedded import join_stack
+    from coordination.settings import load_settings
+    from coordination.stack.interrupts import interruptible
+
+    settings = load_settings(slots=slots)
+    while True:
+        with interruptible():
+            try:
+                joined = join_stack(settings, _UP)
+            except KeyboardInterrupt:
+                raise typer.Exit(INTERRUPTED) from None
+            try:
+                _keep_up(joined, settings, detach=detach, slots=slots)
+            except KeyboardInterrupt:
+                if joined.is_last():
+                    grace = show_duration(timedelta(seconds=joined.found.grace))
+                    print(f"\nStopping; running jobs have {grace} to end. Ctrl-C again ends them at once.", flush=True)
+                break
+            except StackStoppedError:
+                break
+            except StackGoneError:
+                print("coord: the process of the stack was killed; starting it again", file=sys.stderr)
+                continue
+            finally:
+                stays = joined.leave()
+        break
+    if not detach and stays:
+        print(f"The stack stays up for {', '.join(stays)}. Stop it with: coord down")
+
+
+def _keep_up(joined: JoinedStack, settings: Settings, *, detach: bool, slots: int | None) -> None:
+    """Print that it is up, and wait until it ends or until Ctrl-C."""
+    pid = joined.found.owner.pid
+    if not joined.started:
+        _join_others(joined, slots)
+    if detach:
+        joined.keep()
+        print(f"The stack is up on {settings.home} (process {pid}). Stop it with: coord down")
+        return
+    print(f"The stack is up on {settings.home}. Ctrl-C stops it.", flush=True)
+    while (problem := joined.problem()) is None:
+        time.sleep(_LOOK_AGAIN)
+    raise problem
+
+
+def _join_others(joined: JoinedStack, slots: int | None) -> None:
+    """Refuse a second ``coord up``, or other settings for a running stack; else print who started it."""
+    if joined.is_kept() or any(user.command == _UP for user in joined.membership.others()) or slots is not None:
+        raise joined.taken()
+    print(f"Another command has started the stack (process {joined.found.owner.pid}); this one keeps it up.")
+
+
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Hand running jobs back at once, without a grace period.")] = False,
+) -> None:
+    """Stop the embedded stack; running jobs get their grace period and are handed back.
+
+    Shows what it waits for. Commands that follow a run on this stack end with a hint how to continue it.
+    """
+    from coordination.callers import check_caller
+    from coordination.cli.stack.embedded import rescue_from
+    from coordination.cli.stack.stopping import StopMessages
+    from coordination.settings import load_settings
+    from coordination.stack import running
+    from coordination.stack.home import Home
+
+    settings = load_settings()
+    check_caller(settings.database_url)
+    messages = StopMessages(settings, now=now)
+    messages.print_users(Home(settings.home))
+    try:
+        stopped = running.down(
+            settings.home, now=now, on_worker_death=rescue_from(settings), on_wait=messages.print_jobs
+        )
+    except KeyboardInterrupt:
+        print("\ncoord: the stack is still stopping. To end its jobs now: coord down --now", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    print("The stack has stopped." if stopped else f"No stack runs on {settings.home}.")
+
+
+def worker(context: typer.Context) -> None:
+    """Run a worker: a Celery worker with our defaults. Other options are those of Celery (-c 16, -P prefork, …)."""
+    from coordination.callers import check_caller
+    from coordination.settings import load_settings
+
+    check_caller(load_settings().database_url)
+    _become(["-m", "workers", *context.args])
+
+
+def beat(context: typer.Context) -> None:
+    """Run Celery's beat with our schedule; any number of them is safe."""
+    from coordination.base import inherited_variables
+    from coordination.callers import check_caller
+    from coordination.settings import load_settings
+    from coordination.stack.home import Home
+
+    settings = load_settings()
+    check_caller(settings.database_url)
+    home = Home(settings.home).prepared()
+    schedule = ["--schedule", str(home.beat_schedule)]
+    inherited_variables.put_aside()
+    _become(["-m", "celery", "-A", "workers.app", "beat", *schedule, *context.args])
+
+
+def _become(arguments: list[str]) -> None:
+    """Replace this process, so that signals reach the worker directly."""
+    import os
+
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - our own interpreter, no shell
+
+
+def migrate() -> None:
+    """Create or update the database's tables. Safe to run any number of times, from any number of machines."""
+    from coordination.api.stack import prepare_store
+    from coordination.settings import load_settings, masked
+    from coordination.store import schema
+    from coordination.store.engine import open_store
+
+    settings = load_settings()
+    prepare_store(settings)
+    store = open_store(settings.database_url)
+    try:
+        print(f"{masked(settings.database_url)} has schema {schema.current(store)}.")
+    finally:
+        store.close()

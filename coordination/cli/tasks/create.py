@@ -1,0 +1,116 @@
+"""``coord tasks create`` and ``coord tasks assign``: create a task without a plan, and assign tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.cli.names import OfRun, TaskName, find_run, find_task, place_of
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.views import tasks as views
+
+if TYPE_CHECKING:
+    from coordination.domain.plans.plans import Task
+
+Model = Annotated[str | None, typer.Option("--model", help="The model, by the name that its program uses.")]
+
+
+def add_to(_app: typer.Typer) -> None:
+    """Register the commands with those of tasks."""
+    from coordination.cli.tasks.tasks import group
+
+    group.command("create")(create)
+    group.command("assign")(assign)
+
+
+def create(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its key: letters, digits and -.")],
+    *,
+    shell: Annotated[str | None, typer.Option("--shell", metavar="COMMAND", help="A command to run.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="An agent or a program.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The prompt of the agent.")] = None,
+    model: Model = None,
+    title: Annotated[str | None, typer.Option("--title", help="A title for people.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="The run to which it is added (default: a new one).")
+    ] = None,
+    needs: Annotated[
+        str | None, typer.Option("--needs", metavar="A,B", help="Tasks of the run that must complete first.")
+    ] = None,
+    checkout: Annotated[
+        str | None, typer.Option("--checkout", help="Where it works: folder, or worktree for one of its own.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", help="Higher runs earlier.", min=-1000, max=1000)] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Create a single task without a plan file: a command, or a prompt for an agent."""
+    fields = {"title": title, "needs": [one.strip() for one in needs.split(",") if one.strip()] if needs else None}
+    work = _work(shell, agent, prompt, model)
+    task = _task({"key": key, "run": work, "priority": priority, **fields, "checkout": _place(checkout)})
+    with connected() as co:
+        if co.runtime.nudges is not None:
+            co.runtime.nudges.ping()  # an unreachable Redis is reported before anything is stored
+        created = co.create(task, run=None if run is None else find_run(co, run))
+        place = place_of(created)
+    if as_json:
+        print_json(views.about_task(created.record, state=created.state))
+    else:
+        see = f"coord tasks show {created.key} --run {created.record.run_id}"
+        print(f"Created {created.key}, which is {created.state} ({place}). See: {see}")
+
+
+def assign(
+    name: TaskName,
+    to: Annotated[
+        str | None, typer.Argument(metavar="[AGENT]", help="An agent, role:NAME, label:NAME, or a program.")
+    ] = None,
+    *,
+    model: Model = None,
+    person: Annotated[
+        str | None, typer.Option("--person", metavar="NAME", help="A person, whose answer completes it.")
+    ] = None,
+    run: OfRun = None,
+    as_json: AsJson = False,
+) -> None:
+    """Assign a waiting task to another agent, another model, or a person."""
+    from coordination.domain.jobs import kind_in
+
+    with connected() as co:
+        task = find_task(co, name, run)
+        assigned, place = task.assign(to, model=model, person=person), place_of(task)
+    if as_json:
+        print_json(views.about_task(task.record, agent=assigned.agent, work=assigned.work))
+        return
+    who = assigned.agent or assigned.work[kind_in(assigned.work).kind]
+    with_model = f" with {assigned.work['model']}" if person is None and assigned.work.get("model") else ""
+    print(f"Assigned {task.key} to {who}{with_model} ({place}).")
+    if person is not None:
+        print(f"When it is done: coord tasks answer {task.key} 'what came of it' --run {task.record.run_id}")
+
+
+def _work(shell: str | None, agent: str | None, prompt: str | None, model: str | None) -> dict[str, Any]:
+    from coordination.base.errors import Refused
+
+    if (shell is None) == (agent is None):
+        raise Refused("Give the work", hint="Give --shell COMMAND, or --agent NAME with --prompt TEXT")
+    if shell is not None:
+        if prompt is not None or model is not None:
+            raise Refused("A command has no prompt and no model", hint="Leave --prompt and --model out")
+        return {"shell": shell}
+    if prompt is None:
+        raise Refused("An agent needs a prompt", hint="Give it with --prompt TEXT")
+    return {"agent": agent, "prompt": prompt} | ({"model": model} if model else {})
+
+
+def _place(checkout: str | None) -> str | None:
+    return "git-worktree" if checkout == "worktree" else checkout
+
+
+def _task(fields: dict[str, Any]) -> Task:
+    """Return the task, with the checks of a plan."""
+    from coordination.formats.plan import read_tasks
+
+    present = {name: value for name, value in fields.items() if value is not None}
+    (task,) = read_tasks([present], source="coord tasks create")
+    return task

@@ -1,0 +1,74 @@
+"""``coord tasks logs``: prints the output of a task's jobs, while they run and afterwards."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.base.json_values import plain
+from coordination.cli.hints import Exact
+from coordination.cli.names import InProject, OfRun, TaskName, find_task
+from coordination.cli.options import AsJson, connected, print_json
+from coordination.cli.tasks import tasks
+from coordination.cli.terminal import json_text, raw
+from coordination.views import tasks as views
+from coordination.views.fields import listing
+
+if TYPE_CHECKING:
+    from coordination.domain.jobs.output import OutputChunk
+
+
+def add_to(_app: typer.Typer) -> None:
+    """Register the command, in the group of tasks."""
+    tasks.group.command("logs")(logs)
+
+
+def logs(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    project: InProject = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Continue as it is printed, over all attempts, to the end of the task."),
+    ] = False,
+    attempt: Annotated[
+        int | None, typer.Option("--attempt", metavar="N", help="The attempt (default: the latest).", min=1)
+    ] = None,
+    as_it_is: Annotated[
+        bool, typer.Option("--raw", help="Keep control sequences such as colours, which are removed otherwise.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the output of a task's job, while it runs and afterwards: stdout to stdout, stderr to stderr.
+
+    For an agent: its messages, and the tools that it uses. With --follow and --json: one JSON document a line.
+    """
+    if as_it_is and as_json:
+        raise typer.BadParameter("--raw and --json exclude each other")
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        pieces = task.logs(follow=follow, attempt=attempt)
+        if not as_json:
+            _show(pieces, followed=follow, as_it_is=as_it_is)
+        elif follow:
+            for piece in pieces:
+                print(json_text(plain(views.output_piece(piece))), flush=True)
+        else:
+            number = task.record.attempt if attempt is None else attempt
+            print_json(views.about_task(task.record, attempt=number, **listing("pieces", views.output_piece, pieces)))
+
+
+def _show(pieces: Iterator[OutputChunk], *, followed: bool, as_it_is: bool) -> None:
+    from coordination.domain.jobs.output import Stream
+
+    number: int | None = None
+    for piece in pieces:
+        if followed and number not in (None, piece.attempt):
+            print(f"coord: attempt {piece.attempt}", file=sys.stderr)
+        number = piece.attempt
+        stream = sys.stderr if piece.stream is Stream.ERR else sys.stdout
+        print(Exact(piece.text), end="", file=raw(stream) if as_it_is else stream, flush=True)

@@ -1,0 +1,97 @@
+"""``coord questions``, ``coord tasks answer`` and ``coord tasks prompt``: questions of agents, and their prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
+from coordination.cli.next_steps import after_change, name_of_task
+from coordination.cli.options import AsJson, OfProject, connected, print_json
+from coordination.cli.texts import read_text
+from coordination.domain.agents.assignments import PERSON
+from coordination.views import tasks as views
+from coordination.views.fields import listing
+
+if TYPE_CHECKING:
+    from coordination.api.connection import Coordination
+    from coordination.domain.tasks.questions import Question
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("questions")(questions)
+
+
+def questions(*, project: OfProject = None, as_json: AsJson = False) -> None:
+    """List the open questions of agents, in all projects or in one."""
+    from coordination.cli.tables import show
+
+    with connected() as co:
+        open_questions = co.questions.list(project=project)
+        first = _answer_one(co, open_questions[0]) if open_questions else None
+    if as_json:
+        print_json(listing("questions", views.question, open_questions))
+        return
+    show(
+        ["task", "asked", "id", "question"],
+        [(one.key, one.asked_at, one.task_id[-12:], _shown(one)) for one in open_questions],
+    )
+    if first is not None:
+        print(first)
+
+
+def _answer_one(co: Coordination, one: Question) -> str:
+    """Return the command that answers a question."""
+    from coordination.domain.tasks.next_steps import Situation, sentence, steps
+
+    return f"{one.key}: {sentence(steps(Situation.QUESTION, task=name_of_task(co.task(one.task_id))))}"
+
+
+def _shown(one: Question) -> str:
+    return f"escalated: {one.question}" if one.escalated else one.question
+
+
+def answer(
+    name: TaskName,
+    text: Annotated[str | None, typer.Argument(metavar="ANSWER", help="The answer.")] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A file with the answer; - is stdin.", allow_dash=True)
+    ] = None,
+    run: OfRun = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the open question of a task; its agent continues with the answer."""
+    from coordination.base.errors import Refused
+
+    if (text is None) == (file is None):
+        raise Refused("Give the answer, or --file")
+    if file is not None:
+        text = read_text(file)
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        ready, place = task.answer(text or ""), place_of(task)
+        is_done = PERSON in task.record.options
+        then = after_change(task) if ready or is_done else f"See: coord explain {quote(name_of_task(task))}"
+    if as_json:
+        print_json(views.about_task(task.record, ready=ready))
+    elif is_done:
+        print(f"Answer saved; {task.key} is completed ({place}).")
+    else:
+        print(f"Answer saved; {task.key} {'resumes' if ready else 'still waits for something else'} ({place}).\n{then}")
+
+
+def prompt(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+    """Print the prompt that the agent of a task would get if it started now."""
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        prompt_text = task.prompt()
+    if as_json:
+        print_json(views.about_task(task.record, prompt=prompt_text))
+    else:
+        print(prompt_text)

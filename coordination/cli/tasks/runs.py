@@ -1,0 +1,141 @@
+"""``coord runs …``: list and show runs, cancel and retry them, follow their events."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from coordination.base.wording import plural
+from coordination.cli.names import InProject, find_run, place
+from coordination.cli.options import AsJson, Limit, OfProject, connected, print_json
+from coordination.cli.terminal import json_text
+from coordination.views import tasks as views
+from coordination.views.fields import listing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from coordination.domain.tasks.events import Event
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run: its id, a part of it, or its name.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Continue as things happen, until the run has ended.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage runs: submitted plans.")
+    group.command("list")(list_)
+    group.command("show")(show)
+    group.command("cancel")(cancel)
+    group.command("retry")(retry)
+    group.command("events")(events)
+    app.add_typer(group, name="runs")
+
+
+def list_(
+    *,
+    project: OfProject = None,
+    limit: Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest runs."""
+    from coordination.base.money import show_usd
+    from coordination.cli.tables import show as table
+
+    with connected() as co:
+        records = co.runs(project=project, limit=limit)
+    if as_json:
+        print_json(listing("runs", views.run, records))
+        return
+    table(
+        ["id", "project", "name", "state", "tasks", "cost", "created"],
+        [
+            (
+                run.id,
+                run.project,
+                run.name,
+                run.state,
+                ", ".join(f"{number} {state}" for state, number in run.counts.items()),
+                show_usd(run.cost_usd) + (f" + {run.unpriced_calls} unknown" if run.unpriced_calls else ""),
+                run.created_at,
+            )
+            for run in records
+        ],
+        empty="No runs yet. Start one with: coord run PLAN",
+    )
+
+
+def show(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+    """Show a run: its tasks, failures, prediction, and why the rest is not running."""
+    from coordination.cli.forecast import simulate
+    from coordination.cli.tasks import summary
+
+    with connected() as co:
+        run = find_run(co, name, project)
+        if as_json:
+            print_json(summary.details(run))
+            return
+        summary.show(run, ended=False)
+        simulate.beside(run.record)
+        summary.explain_open(run)
+        summary.show_next(run)
+
+
+def cancel(
+    name: RunName,
+    *,
+    project: InProject = None,
+    why: Annotated[
+        str, typer.Option("--why", help="The reason, kept in the events of the tasks.")
+    ] = "canceled by its owner",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel every open task of a run; running jobs are stopped at once."""
+    with connected() as co:
+        run = find_run(co, name, project)
+        number = run.cancel(why)
+        record, where = run.record, place(run)
+    if as_json:
+        print_json(views.about_run(record, canceled=number))
+    else:
+        answer = f"Canceled {plural(number, 'task')} of {run.id}" if number else f"No task of {run.id} was open"
+        print(f"{answer} ({where}).")
+
+
+def retry(name: RunName, *, project: InProject = None, as_json: AsJson = False) -> None:
+    """Retry the failed and canceled tasks of a run on the running workers."""
+    with connected() as co:
+        run = find_run(co, name, project)
+        number = run.retry()
+        record, where = run.record, place(run)
+    if as_json:
+        print_json(views.about_run(record, retried=number))
+    else:
+        retried = f"Retrying {plural(number, 'task')} of {run.id}" if number else f"No task of {run.id} can be retried"
+        print(f"{retried} ({where}).")
+
+
+def events(name: RunName, *, project: InProject = None, follow: Follow = False, as_json: AsJson = False) -> None:
+    """Print the events of a run. With --follow and --json: one JSON document a line, as things happen."""
+    with connected() as co:
+        show_events(find_run(co, name, project).events(follow=follow), follow=follow, as_json=as_json)
+
+
+def show_events(stream: Iterable[Event], *, follow: bool, as_json: bool) -> None:
+    """Print events as they come, or as one document."""
+
+    from coordination.base.json_values import plain
+    from coordination.cli.tables import shown
+
+    if as_json and not follow:
+        print_json(listing("events", views.event, stream))
+        return
+    for event in stream:
+        if as_json:
+            print(json_text(plain(views.event(event))), flush=True)
+            continue
+        payload = ", ".join(f"{key}={shown(value)[:200]}" for key, value in event.payload.items())
+        attempt = f"#{event.attempt}" if event.attempt else ""
+        parts = [f"{event.at.astimezone():%H:%M:%S}", f"{event.key or 'run'}{attempt}", str(event.type), payload]
+        print("  ".join(parts).rstrip(), flush=True)

@@ -1,0 +1,318 @@
+"""``coord tasks …`` and ``coord explain``: show, change and explain single tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordination.base.durations import show_duration
+from coordination.base.wording import excerpt, plural
+from coordination.cli.hints import Exact
+from coordination.cli.issues.beads import DEFAULT_RULES, BeadsFile, Now, Rules, issues_in, moment_of
+from coordination.cli.names import InProject, OfRun, TaskName, find_task, place_of
+from coordination.cli.next_steps import after_change
+from coordination.cli.options import AsJson, ProjectName, connected, print_json
+from coordination.cli.tasks import task_list
+from coordination.cli.tasks.questions import answer, prompt
+from coordination.cli.tasks.runs import show_events
+from coordination.cli.tasks.shell import shell
+from coordination.cli.terminal import json_text
+from coordination.domain.access.authority import delegators
+from coordination.domain.fleet.leases import MAX_DEFERRALS
+from coordination.domain.jobs.changed_files import sentence_of
+from coordination.domain.jobs.provider_errors import limit_of
+from coordination.views import tasks as views
+from coordination.views.fields import fields_of
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from coordination.api.connection import Coordination
+    from coordination.domain.tasks.attempts import Attempt
+    from coordination.domain.tasks.tasks import TaskRecord
+
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Manage tasks: the jobs of runs.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    group.command("list")(task_list.list_)
+    group.command("show")(show)
+    group.command("events")(events)
+    group.command("cancel")(cancel)
+    group.command("retry")(retry)
+    group.command("priority")(priority)
+    group.command("force")(force)
+    group.command("output")(output)
+    group.command("prompt")(prompt)
+    group.command("shell")(shell)
+    group.command("answer")(answer)
+    app.add_typer(group, name="tasks")
+    app.command("explain")(explain)
+
+
+def show(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+    """Show a task: its work, its attempts, and why it is not running."""
+    from coordination.base.money import show_usd
+    from coordination.cli.next_steps import name_of_task
+    from coordination.cli.tables import fields
+    from coordination.cli.tables import show as table
+    from coordination.cli.tasks.summary import show_last_lines
+    from coordination.domain.tasks.attempts import Outcome
+    from coordination.store.queries.money import costs
+
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        attempts = task.attempts()
+        why, name, lines = task.explain(), name_of_task(task), task.last_lines()
+        with co.runtime.store.read() as tx:
+            cost, _, unpriced = costs.total(tx, co.runtime.workspace_id, task_id=task.id)
+    if as_json:
+        print_json(
+            views.task_details(
+                task.record,
+                cost_usd=cost,
+                unpriced_calls=unpriced,
+                attempts=attempts,
+                last_lines=lines,
+                explanation=why,
+            )
+        )
+        return
+    record = task.record
+    fields(
+        [
+            ("key", task.key),
+            ("title", record.title if record.title != task.key else None),
+            ("id", task.id),
+            ("run", record.run_id),
+            ("runs", json_text(record.work)),
+            ("agent", record.agent),
+            ("starts", f"{record.starts} of {record.max_starts}" if record.starts else None),
+            ("deferred", _deferred(record, co.runtime.settings.deferral_limit)),
+            ("priority", record.priority),
+            ("created by", record.creator),
+            ("delegated by", ", by ".join(delegators(record.options)) or None),
+            ("cost", show_usd(cost) + (f" + {plural(unpriced, 'call')} of unknown price" if unpriced else "")),
+        ]
+    )
+    if attempts:
+        print()
+        table(
+            ["attempt", "outcome", "worker", "account", "started", "finished", "exit", "error"],
+            [
+                (
+                    one.number,
+                    _outcome(one),
+                    one.worker,
+                    one.account,
+                    one.started_at,
+                    one.finished_at,
+                    one.exit_code,
+                    one.error,
+                )
+                for one in attempts
+            ],
+            optional=["account"],
+        )
+        if attempts[-1].outcome in (Outcome.FAILED, Outcome.TIMED_OUT):
+            show_last_lines(task, attempts[-1], called=name)
+    print("\n" + "\n".join(why.lines()))
+
+
+def _outcome(one: Attempt) -> str:
+    """Return its outcome, with what its agent changed, refused tools, and the limit that it met."""
+    if one.outcome is None:
+        return "running"
+    details = one.details or {}
+    limit = limit_of(details)
+    more = [sentence_of(details.get("effect")), None if limit is None else limit.sentence()]
+    return ", ".join([one.outcome, *filter(None, more)])
+
+
+def _deferred(record: TaskRecord, limit: timedelta) -> str | None:
+    if record.deferred_since is None:
+        return None
+    since = f"{record.deferred_since:%Y-%m-%d %H:%M:%S} UTC, at most for {show_duration(limit)}"
+    return f"{record.deferrals} of {MAX_DEFERRALS} times in a row; since {since}"
+
+
+def events(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+    """Print the events of a task."""
+    with connected() as co:
+        show_events(find_task(co, name, run, project).events(), follow=False, as_json=as_json)
+
+
+def cancel(
+    name: TaskName,
+    *,
+    run: OfRun = None,
+    project: InProject = None,
+    why: Annotated[
+        str, typer.Option("--why", help="The reason, kept in the events of the task.")
+    ] = "canceled by its owner",
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a task, and the tasks that depend on it as the plan says."""
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        open_, place = task.cancel(why), place_of(task)
+    if as_json:
+        print_json(views.about_task(task.record, canceled=open_))
+    else:
+        print(f"Canceled {task.key} ({place})." if open_ else f"{task.key} is {task.state} already ({place}).")
+
+
+def retry(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+    """Retry a failed or canceled task, and tasks canceled because of it; resume a task that reached its limit."""
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        task.retry()
+        place, then = place_of(task), after_change(task)
+    if as_json:
+        print_json(views.about_task(task.record, retried=True))
+    else:
+        print(f"Retrying {task.key} ({place}).\n{then}")
+
+
+def priority(
+    name: TaskName,
+    number: Annotated[int, typer.Argument(metavar="N", help="Higher runs earlier.", min=-1000, max=1000)],
+    *,
+    run: OfRun = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the priority of an open task."""
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        open_, place = task.set_priority(number), place_of(task)
+    if as_json:
+        print_json(views.about_task(task.record, priority=number, changed=open_))
+    else:
+        answer = (
+            f"Set the priority of {task.key} to {number}" if open_ else f"{task.key} is {task.state}; nothing changed"
+        )
+        print(f"{answer} ({place}).")
+
+
+def force(
+    name: TaskName,
+    state: Annotated[str, typer.Argument(metavar="STATE", help="queued, completed, failed or canceled.")],
+    *,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="The reason, kept in the events of the task.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="TEXT", help="With completed: its output (JSON or text)."),
+    ] = None,
+    run: OfRun = None,
+    project: InProject = None,
+    as_json: AsJson = False,
+) -> None:
+    """Force a task into a state, when nothing else helps. A running attempt is stopped.
+
+    Example: coord tasks force fix completed --reason "done by hand" --output '{"files": 3}'
+    """
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        forced, place = task.force(state, reason=reason, output=_value(output)), place_of(task)
+        then = f"\n{after_change(task)}" if forced.state == "queued" else ""
+    if as_json:
+        print_json(views.about_task(task.record, **fields_of(forced, without=["project_id"])))
+        return
+    stopped = "; its running attempt is stopped" if forced.fenced else ""
+    print(f"{task.key} was {forced.before} and is {forced.state} now{stopped} ({place}).{then}")
+
+
+def _value(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def output(name: TaskName, *, run: OfRun = None, project: InProject = None, as_json: AsJson = False) -> None:
+    """Print the output of a completed task: text unchanged, anything else as JSON."""
+    from coordination.base.errors import Refused
+    from coordination.domain.tasks.tasks import TaskState
+
+    with connected() as co:
+        task = find_task(co, name, run, project)
+        value = task.output
+    if as_json:
+        print_json(views.about_task(task.record, state=task.state, output=value))
+        return
+    if task.state is not TaskState.COMPLETED:
+        raise Refused(f"{task.key} is {task.state} and has no output", hint=f"See: coord tasks show {task.key}")
+    print(Exact(value) if isinstance(value, str) else json_text(value, indent=2))
+
+
+def explain(
+    name: Annotated[str, typer.Argument(metavar="TASK|ISSUE", help="A task's key or id, or an issue's id.")],
+    *,
+    run: OfRun = None,
+    beads: BeadsFile = None,
+    rules: Rules = None,
+    now: Now = None,
+    project: ProjectName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why a task or an issue is not running, and what helps."""
+    from coordination.base.errors import NotFound
+    from coordination.domain.issues import explain as explain_issue
+
+    moment = moment_of(now)
+    if beads is not None:
+        answer = explain_issue(issues_in(beads), name, rules or DEFAULT_RULES, moment)
+        _answer(None, answer, as_json=as_json)
+        return
+    with connected() as co:
+        of_task = _task_or_none(co, name, run, project)
+        issues = _issues_or_none(co, project)
+        of_issue = None
+        if any(issue.id == name for issue in issues):
+            of_issue = explain_issue(issues, name, rules or DEFAULT_RULES, moment)
+    if of_task is None and of_issue is None:
+        raise NotFound(
+            f"There is neither a task nor an imported issue {excerpt(name)}",
+            hint="See: coord tasks list; for an issue of a file add --beads FILE",
+        )
+    _answer(of_task, of_issue, as_json=as_json)
+
+
+def _answer(of_task: Any, of_issue: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(views.explanation(of_task, of_issue))
+        return
+    for explanation in (of_task, of_issue):
+        if explanation is not None:
+            print("\n".join(explanation.lines()))
+
+
+def _task_or_none(co: Coordination, name: str, run: str | None, project: str | None) -> Any:
+    from coordination.base.errors import NotFound
+
+    try:
+        return find_task(co, name, run, project).explain()
+    except NotFound:
+        return None
+
+
+def _issues_or_none(co: Coordination, project: str | None) -> list[Any]:
+    from coordination.base.errors import NotFound
+    from coordination.cli.options import chosen_project
+
+    try:
+        here = chosen_project(co, project)
+    except NotFound:
+        if project is not None:
+            raise
+        return []
+    return co.issues.list(here.id)

@@ -1,0 +1,52 @@
+"""JSON forms of agents and of the accounts of a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coordination.adapters.account_store import Account, Variable
+    from coordination.domain.agents.agents import Agent, Record
+
+
+def agent(record: Agent, work: Record) -> dict[str, Any]:
+    """Return an agent: its profile without empty values, and its work so far."""
+    return {
+        **record.profile.to_json(),
+        "default": record.profile.default,
+        "id": record.id,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "tasks_open": work.open,
+        "tasks_completed": work.completed,
+        "interactions": work.interactions,
+        "last_activity_at": work.last_activity_at,
+    }
+
+
+def variable(record: Variable) -> dict[str, Any]:
+    """Return a variable of an account; secrets have no value here."""
+    view: dict[str, Any] = {"name": record.name, "kept": record.kept}
+    return view if record.value is None else view | {"value": record.value}
+
+
+def account(record: Account) -> dict[str, Any]:
+    """Return an account, without its secrets."""
+    return {"account": record.name, "variables": [variable(one) for one in record.variables]}
+
+
+def account_in_folder(record: Account, folder: Path) -> dict[str, Any]:
+    """Return an account, with the folder of the accounts."""
+    return {"folder": folder} | account(record)
+
+
+def accounts(records: Sequence[Account], folder: Path, unusable: Mapping[str, str]) -> dict[str, Any]:
+    """Return a list of accounts; *unusable*: what is wrong with others, by name."""
+    return {"folder": folder, "accounts": [account(one) for one in records], "unusable": unusable}
+
+
+def about_account(name: str, **facts: Any) -> dict[str, Any]:
+    """Return an answer about an account: which one, and *facts*."""
+    return {"account": name, **facts}

@@ -1,0 +1,23 @@
+"""JSON forms of what is known of a plan before it runs: its check and its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from coordination.views.fields import fields_of
+
+if TYPE_CHECKING:
+    from coordination.domain.forecast.predictions import Prediction
+    from coordination.domain.plans.plan_warnings import PlanWarning
+
+
+def plan_check(path: str, *, tasks: int, dependencies: int, warnings: Sequence[PlanWarning]) -> dict[str, Any]:
+    """Return the check of a valid plan file."""
+    counts = {"tasks": tasks, "dependencies": dependencies}
+    return {"plan": path, "valid": True, **counts, "warnings": [one.to_json() for one in warnings]}
+
+
+def prediction(record: Prediction) -> dict[str, Any]:
+    """Return what a plan will take and cost."""
+    return fields_of(record)
