@@ -1,5 +1,6 @@
 """The list of public names: ``coordination`` exports what is imported here, and docs/api.md documents it."""
 
+from coordination.adapters.account_store import Accounts as Accounts
 from coordination.api.agents import Agents as Agents
 from coordination.api.budgets import Budgets as Budgets
 from coordination.api.checkouts import TaskCheckout as TaskCheckout
@@ -12,3 +13,38 @@ from coordination.api.projects import Projects as Projects
 from coordination.api.questions import Questions as Questions
 from coordination.api.runs import Run as Run
 from coordination.api.tasks import TaskHandle as TaskHandle
+from coordination.base.errors import CoordinationError as CoordinationError
+from coordination.domain.agents.agents import Agent as Agent
+from coordination.domain.agents.agents import Profile as Profile
+from coordination.domain.forecast.predictions import Prediction as Prediction
+from coordination.domain.jobs import AgentCall as AgentCall
+from coordination.domain.jobs import ChatCall as ChatCall
+from coordination.domain.jobs import PythonCall as PythonCall
+from coordination.domain.jobs import Shell as Shell
+from coordination.domain.jobs.checkouts import Checkout as Checkout
+from coordination.domain.jobs.checkouts import CheckoutKind as CheckoutKind
+from coordination.domain.jobs.checkouts import Gate as Gate
+from coordination.domain.jobs.preparation import Database as Database
+from coordination.domain.jobs.preparation import Preparation as Preparation
+from coordination.domain.jobs.resource_limits import Limits as Limits
+from coordination.domain.money.budget_status import BudgetStatus as BudgetStatus
+from coordination.domain.plans.plans import BudgetCap as BudgetCap
+from coordination.domain.plans.plans import Concurrency as Concurrency
+from coordination.domain.plans.plans import Defaults as Defaults
+from coordination.domain.plans.plans import Dependency as Dependency
+from coordination.domain.plans.plans import Plan as Plan
+from coordination.domain.plans.plans import ProjectRef as ProjectRef
+from coordination.domain.plans.plans import Task as Task
+from coordination.domain.projects.stops import StartResult as StartResult
+from coordination.domain.projects.stops import Stop as Stop
+from coordination.domain.projects.stops import StoppedAttempt as StoppedAttempt
+from coordination.domain.projects.stops import StopResult as StopResult
+from coordination.domain.tasks.attempts import Attempt as Attempt
+from coordination.domain.tasks.attempts import Outcome as Outcome
+from coordination.domain.tasks.events import Event as Event
+from coordination.domain.tasks.events import EventType as EventType
+from coordination.domain.tasks.retry import Backoff as Backoff
+from coordination.domain.tasks.runs import RunState as RunState
+from coordination.domain.tasks.tasks import DependencyKind as DependencyKind
+from coordination.domain.tasks.tasks import OnDependencyFailure as OnDependencyFailure
+from coordination.domain.tasks.tasks import TaskState as TaskState

@@ -50,7 +50,10 @@ def test_another_name_is_refused_as_python_does_it(name: str) -> None:
 
 
 def test_importing_a_module_does_not_load_the_api() -> None:
-    code = "import sys; from coordination.base import clock; from coordination import job; print('coordination.api.public' in sys.modules)"
+    code = (
+        "import sys; from coordination.base import clock; from coordination import job;"
+        "print('coordination.api.public' in sys.modules)"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -23,7 +23,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from coordination.base.errors import NotFound, Refused
 from coordination.base.json_values import is_too_deep
-from coordination.domain.jobs.http_call import HttpCall, is_credential, with_secrets
+from coordination.domain.jobs.kinds.http_call import HttpCall, is_credential, with_secrets
 from coordination.domain.jobs.network import Address, Network, NetworkMode, Place, host_of, is_public
 from coordination.domain.tasks.attempts import AttemptEnd, Claim, Outcome
 from coordination.domain.tasks.events import EventType

@@ -1,12 +1,12 @@
 """What a job is: one module per kind, each with one registration."""
 
-from coordination.domain.jobs.agent_call import COUNTS, OURS, AgentCall, check_account_for
 from coordination.domain.jobs.agent_programs import AGENTS, CUSTOM
 from coordination.domain.jobs.base import Job
-from coordination.domain.jobs.chat_call import MAX_STEPS, ChatCall
-from coordination.domain.jobs.python_call import PythonCall, target_of
+from coordination.domain.jobs.kinds.agent_call import COUNTS, OURS, AgentCall, check_account_for
+from coordination.domain.jobs.kinds.chat_call import MAX_STEPS, ChatCall
+from coordination.domain.jobs.kinds.python_call import PythonCall, target_of
+from coordination.domain.jobs.kinds.shell import Shell
 from coordination.domain.jobs.registry import IN_WORKTREE, JOBS, KINDS, PAID_KINDS, kind_in, kind_of, parse_job
-from coordination.domain.jobs.shell import Shell
 
 __all__ = [
     "AGENTS",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordination.base.printable import clean
-from coordination.domain.jobs import kind_in
+from coordination.domain.jobs.registry import kind_in
 
 MOST_LINES = 15
 MOST_CHARACTERS = 4_000

@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import Any
 
 from coordination.base.errors import Refused
+from coordination.domain.jobs import kinds
 from coordination.domain.jobs.base import Job
-from coordination.domain.jobs.python_call import PythonCall, target_of
+from coordination.domain.jobs.kinds.python_call import PythonCall, target_of
 
 _LONGEST_LABEL = 200
 
 
 def _registrations() -> Iterator[type[Job]]:
-    package = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules(import_module(package).__path__):
-        for value in vars(import_module(f"{package}.{module.name}")).values():
-            if isinstance(value, type) and issubclass(value, Job) and value.__module__ == f"{package}.{module.name}":
+    for module in pkgutil.iter_modules(kinds.__path__, f"{kinds.__name__}."):
+        for value in vars(import_module(module.name)).values():
+            if isinstance(value, type) and issubclass(value, Job) and value.__module__ == module.name:
                 yield value
 
 
@@ -52,11 +52,11 @@ def parse_job(value: object) -> Job:
 
 def kind_in(body: Mapping[Any, Any]) -> type[Job]:
     """Return the kind of a job in its JSON form; Refused where it has the key of none or of several."""
-    kinds = [job for kind, job in JOBS.items() if kind in body]
-    if len(kinds) != 1:
+    named_kinds = [job for kind, job in JOBS.items() if kind in body]
+    if len(named_kinds) != 1:
         named = ", ".join(sorted(str(key) for key in body)) or "nothing"
         raise Refused(f"A job has one of the keys {', '.join(KINDS)}; this one has {named}")
-    return kinds[0]
+    return named_kinds[0]
 
 
 def kind_of(body: Mapping[str, Any]) -> str:

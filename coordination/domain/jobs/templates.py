@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from coordination.base.errors import Refused
 from coordination.base.wording import did_you_mean, excerpt
-from coordination.domain.jobs import kind_in, shell_places
+from coordination.domain.jobs import shell_places
+from coordination.domain.jobs.registry import kind_in
 
 if TYPE_CHECKING:  # jinja2 takes a tenth of a second to import, and most plans have no template
     from jinja2 import nodes

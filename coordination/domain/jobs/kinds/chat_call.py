@@ -12,9 +12,9 @@ from coordination.base.fields import Field, ValueType, at, load_fields, plain, s
 from coordination.base.value_types import MAPPING, TEXT, TEXTS, TEXTS_BY_NAME, number, record, whole, wrong
 from coordination.base.wording import excerpt
 from coordination.domain.jobs.accounts import check_account
-from coordination.domain.jobs.agent_call import OURS
 from coordination.domain.jobs.base import ACCOUNT, ENV, PROMPT, SECRETS, Job
 from coordination.domain.jobs.job_environment import check_environment
+from coordination.domain.jobs.kinds.agent_call import OURS
 
 MAX_STEPS = 20
 """How often the model is called in one attempt, if the job says nothing else."""
