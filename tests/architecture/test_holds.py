@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from coordination.cli import standstill
+from coordination.cli.tasks import stalled_run
 from coordination.domain.tasks.tasks import BlockReason
 from coordination.flows.fleet import tick_idle_supervisors, tick_supervisor
 from coordination.flows.projects import pause_project
@@ -31,7 +31,7 @@ WALK_THE_LIST = [
     idle_supervisors,
     ready,
     queueing,
-    standstill,
+    stalled_run,
 ]
 THE_GRAPH = BlockReason.DEPENDENCIES
 """No hold: a task that waits for others is not ready."""
